@@ -1,0 +1,13 @@
+"""UnfoldLDM and VLU-Net for BasicSR. Importing this package registers everything it offers."""
+
+from unfoldldm_basicsr import compat as _compat
+
+__version__ = '0.1.0'
+
+try:
+    _compat.apply()
+except ImportError:
+    if not _compat.asked_for_doctor():
+        raise
+else:
+    from unfoldldm_basicsr import archs, data, losses, metrics, models  # noqa: F401

@@ -1,0 +1,33 @@
+"""Gated depthwise feed-forward network.
+
+    out = W_out (GELU(a) * b),   [a, b] = DWConv3x3(W_in x)
+
+Restormer's GDFN (CVPR 2022, section 3.2). Source of the formula: swz30/Restormer.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class GatedFeedForward(nn.Module):
+    """Per-position mixing of channels with a gate.
+
+    Args:
+        dim: C.
+        expansion: hidden width = int(dim * expansion).
+        bias: biases in the convolutions.
+    """
+
+    def __init__(self, dim: int, *, expansion: float = 2.66, bias: bool = False) -> None:
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.project_in = nn.Conv2d(dim, 2 * hidden, 1, bias=bias)
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
+        self.project_out = nn.Conv2d(hidden, dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        a, b = self.dwconv(self.project_in(x)).chunk(2, dim=1)
+        return self.project_out(F.gelu(a) * b)

@@ -1,0 +1,86 @@
+"""Reading constructor arguments back from the shapes of a state dict.
+
+With these, a weight file alone is enough to rebuild a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+StateDict = Mapping[str, Tensor]
+
+PUBLISHED_EXPANSION = 2.66  # of Restormer and VLU-Net
+
+
+def shape_of(state_dict: StateDict, key: str, arch: str) -> tuple[int, ...]:
+    """The shape stored under ``key``.
+
+    Raises:
+        ValueError: the key is missing, so these are not weights of ``arch``.
+    """
+    if key not in state_dict:
+        known = ', '.join(list(state_dict)[:3]) or 'no keys at all'
+        raise ValueError(
+            f"These are not weights of {arch}: '{key}' is missing (found: {known}, ...). "
+            f"A training checkpoint keeps them under 'params' or 'params_ema'."
+        )
+    return tuple(state_dict[key].shape)
+
+
+def count_blocks(state_dict: StateDict, prefix: str) -> int:
+    """Number of consecutive modules ``prefix.0``, ``prefix.1``, ... that own weights."""
+    indices = {
+        key[len(prefix) + 1 :].split('.', 1)[0]
+        for key in state_dict
+        if key.startswith(f'{prefix}.')
+    }
+    count = 0
+    while str(count) in indices:
+        count += 1
+    return count
+
+
+def find_expansion(dims: Sequence[int], hidden: Sequence[int], arch: str) -> float:
+    """The factor f with int(dim * f) = hidden at every level: 2.66 or the shortest decimal.
+
+    Args:
+        dims: channels per level.
+        hidden: hidden width of the feed-forward part per level.
+        arch: name used in the error.
+
+    Raises:
+        ValueError: no single factor explains all levels.
+    """
+    low = max(h / d for h, d in zip(hidden, dims, strict=True))
+    shortest = [(int(low * 10**digits) + up) / 10**digits for digits in range(8) for up in (0, 1)]
+    for factor in (PUBLISHED_EXPANSION, *shortest):
+        if all(int(d * factor) == h for h, d in zip(hidden, dims, strict=True)):
+            return factor
+    raise ValueError(
+        f'These are not weights of {arch}: no ffn_expansion_factor turns {list(dims)} channels '
+        f'into hidden widths {list(hidden)}.'
+    )
+
+
+def check_strict(arch: str, state_dict: StateDict, expected: Mapping[str, Tensor]) -> None:
+    """Compares names and shapes with those of the network rebuilt from the inferred arguments.
+
+    Raises:
+        ValueError: something is missing, left over or of another shape.
+    """
+    missing = [key for key in expected if key not in state_dict]
+    extra = [key for key in state_dict if key not in expected]
+    shapes = [
+        f'{key} {tuple(state_dict[key].shape)}, expected {tuple(value.shape)}'
+        for key, value in expected.items()
+        if key in state_dict and state_dict[key].shape != value.shape
+    ]
+    problems = [
+        f'{title}: {", ".join(found[:3])}{" ..." if len(found) > 3 else ""}'
+        for title, found in (('missing', missing), ('left over', extra), ('shape', shapes))
+        if found
+    ]
+    if problems:
+        raise ValueError(f'These are not weights of {arch}: {"; ".join(problems)}.')

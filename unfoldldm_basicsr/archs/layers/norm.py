@@ -1,0 +1,91 @@
+"""Layer normalisation over the channels of an image tensor.
+
+    y = (x - mean_C(x)) / sqrt(var_C(x) + eps) * weight + bias
+
+Restormer ("Restormer: Efficient Transformer for High-Resolution Image Restoration", CVPR 2022) also
+uses a variant without bias that keeps the mean: y = x / sqrt(var_C(x) + eps) * weight.
+Source of the formulas: swz30/Restormer and megvii-research/NAFNet.
+
+Shapes: B batch, C channels, H x W positions; all tensors here are (B, C, H, W).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LAYER_NORM_TYPES = ('WithBias', 'BiasFree')
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+class LayerNorm2d(nn.Module):
+    """Normalises every position over its channels; keeps the memory format, computes in fp32.
+
+    Args:
+        channels: C.
+        bias: adds a learned offset per channel.
+        eps: added to the variance (1e-5 in Restormer and VLU-Net, 1e-6 in NAFNet).
+        bias_free: Restormer's variant: neither the mean is subtracted nor an offset added.
+    """
+
+    def __init__(
+        self, channels: int, *, bias: bool = True, eps: float = 1e-5, bias_free: bool = False
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.bias_free = bias_free
+        self.weight = nn.Parameter(torch.ones(channels))
+        if bias and not bias_free:
+            self.bias = nn.Parameter(torch.zeros(channels))
+        else:
+            self.register_parameter('bias', None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W) of the same dtype and memory format."""
+        dtype = x.dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
+        if not self.bias_free and _is_channels_last(x):
+            # B C H W -> B H W C is a view here, so the fused kernel needs no copy.
+            x = F.layer_norm(
+                x.permute(0, 2, 3, 1), (x.shape[1],), self.weight, self.bias, self.eps
+            ).permute(0, 3, 1, 2)
+            return x.to(dtype)
+        mean = x.mean(1, keepdim=True)
+        centred = x - mean
+        scale = centred.square().mean(1, keepdim=True).add(self.eps).rsqrt()
+        out = (x if self.bias_free else centred) * scale * self.weight.view(-1, 1, 1)
+        if self.bias is not None:
+            out = out + self.bias.view(-1, 1, 1)
+        return out.to(dtype)
+
+    def extra_repr(self) -> str:
+        return f'{self.weight.numel()}, eps={self.eps}, bias_free={self.bias_free}'
+
+
+class LayerNorm(nn.Module):
+    """The normalisation under its released name: parameters live in ``body``.
+
+    Args:
+        dim: C.
+        LayerNorm_type: ``WithBias`` or ``BiasFree``.
+
+    Raises:
+        ValueError: another ``LayerNorm_type``.
+    """
+
+    def __init__(self, dim: int, LayerNorm_type: str = 'WithBias') -> None:
+        super().__init__()
+        if LayerNorm_type not in LAYER_NORM_TYPES:
+            raise ValueError(
+                f"LayerNorm_type '{LayerNorm_type}' is unknown; use 'WithBias' or 'BiasFree'."
+            )
+        self.body = LayerNorm2d(dim, bias_free=LayerNorm_type == 'BiasFree')
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.body(x)

@@ -1,0 +1,73 @@
+"""Changes of resolution: embedding, down- and upsampling by 2, padding to a multiple and back.
+
+Key names of swz30/Restormer, so that released weights load without a map.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class OverlapPatchEmbed(nn.Module):
+    """3x3 convolution from image to feature channels: (B, C_in, H, W) -> (B, dim, H, W)."""
+
+    def __init__(self, in_channels: int = 3, dim: int = 48, bias: bool = False) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class Downsample(nn.Module):
+    """(B, C, H, W) -> (B, 2C, H/2, W/2): 3x3 convolution to C/2, then PixelUnshuffle."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Upsample(nn.Module):
+    """(B, C, H, W) -> (B, C/2, 2H, 2W): 3x3 convolution to 2C, then PixelShuffle."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(dim, dim * 2, 3, padding=1, bias=False), nn.PixelShuffle(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def pad_to_multiple(
+    x: Tensor, multiple: int, *, mode: str = 'reflect'
+) -> tuple[Tensor, tuple[int, int]]:
+    """Enlarges height and width to multiples of ``multiple`` on the bottom and right.
+
+    Args:
+        x: (B, C, H, W), H and W at least 1.
+        multiple: the number both sides are to be divisible by.
+        mode: 'reflect' (a side too short to be reflected is replicated), 'replicate' or
+            'constant' (zeros).
+
+    Returns:
+        The padded tensor and the original (H, W) for :func:`crop_to`.
+    """
+    height, width = x.shape[-2:]
+    down, right = -height % multiple, -width % multiple
+    for size, amount, pad in ((width, right, (0, right, 0, 0)), (height, down, (0, 0, 0, down))):
+        if amount:
+            x = F.pad(x, pad, 'replicate' if mode == 'reflect' and amount >= size else mode)
+    return x, (height, width)
+
+
+def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Takes the top left (H, W) of ``x``: undoes :func:`pad_to_multiple`."""
+    return x[..., : size[0], : size[1]]

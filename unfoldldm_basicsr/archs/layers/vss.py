@@ -1,0 +1,189 @@
+"""Vision state-space block: a token mixer over the whole image followed by a gated FFN.
+
+    F <- s1 * F + SS2D(LN(F)),      F <- s2 * F + FFN(LN(F)),      s1, s2 per channel, start at 1
+
+SS2D, with d_i = expand * C:
+
+    [u, z] = W_in F,  u <- SiLU(DWConv3x3(u))
+    (dt, B, C)_k = W_k u        for the four scan directions k; dt_k of rank R is expanded to d_i
+    y = sum_k selective_scan_k(u, dt_k, A_k, B_k, C_k, D_k)
+    out = W_out (LN(y) * SiLU(z))
+
+The projections act on single pixels, so they run once on the image and the scan op takes its
+inputs in pixel order. Sources: VMamba (arXiv 2401.10166) for SS2D and its initialisation, MambaIR
+(arXiv 2402.15648) for the block with scaled skips.
+
+Shapes: B batch, C channels, H x W positions. Blocks take and return (B, C, H, W), token mixers
+(B, H, W, C), which is the same memory when the tensor is in the channels-last format.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
+from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
+from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.ops.ss2d import scan_flops, ss2d_scan
+
+NUM_DIRECTIONS = 4
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f'{name} must be at least 1, got {size}.')
+
+
+def _exempt_from_decay(parameter: nn.Parameter) -> nn.Parameter:
+    """Marks a parameter that weight decay would pull towards a meaningless value."""
+    parameter._no_weight_decay = True
+    return parameter
+
+
+def ss2d_macs(dim: int, *, d_state: int = 16, expand: int = 2, dt_rank: int | None = None) -> float:
+    """Multiply-accumulates of :class:`SS2D` per position (two flops of the scan = one)."""
+    inner, rank = expand * dim, dt_rank or math.ceil(dim / 16)
+    projections = dim * 2 * inner + 9 * inner + inner * dim
+    selection = NUM_DIRECTIONS * inner * (rank + 2 * d_state + rank)
+    return projections + selection + scan_flops(1, inner, d_state) / 2
+
+
+class SS2D(nn.Module):
+    """Selective scan of an image in four directions with input-dependent parameters.
+
+    Args:
+        dim: C.
+        d_state: N, state size per channel; cost is linear in it above a floor.
+        expand: inner width d_i = expand * dim.
+        dt_rank: R, rank of the step sizes before expansion; ceil(dim / 16) by default.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    def __init__(
+        self, dim: int, *, d_state: int = 16, expand: int = 2, dt_rank: int | None = None
+    ) -> None:
+        super().__init__()
+        rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
+        _check_positive(dim=dim, d_state=d_state, expand=expand, dt_rank=rank)
+        inner, k = expand * dim, NUM_DIRECTIONS
+        self.d_state, self.dt_rank = d_state, rank
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.x_proj = nn.Parameter(torch.empty(k, rank + 2 * d_state, inner))
+        self.dt_proj = nn.Parameter(torch.empty(k, inner, rank))
+        self.dt_bias = _exempt_from_decay(nn.Parameter(torch.empty(k, inner)))
+        self.A_log = _exempt_from_decay(nn.Parameter(torch.empty(k, inner, d_state)))
+        self.D = _exempt_from_decay(nn.Parameter(torch.empty(k, inner)))
+        self.norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self._init_selection()
+
+    @torch.no_grad()
+    def _init_selection(self) -> None:
+        inner = self.x_proj.shape[2]
+        nn.init.uniform_(self.x_proj, -(inner**-0.5), inner**-0.5)
+        nn.init.uniform_(self.dt_proj, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        # softplus(dt_bias) log-uniform in [1e-3, 1e-1], through softplus^-1(v) = v + log(1-e^-v).
+        low, high = math.log(1e-3), math.log(1e-1)
+        step = torch.empty_like(self.dt_bias).uniform_(low, high).exp_().clamp_(min=1e-4)
+        self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
+        self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float32).log())
+        self.D.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        # B H W C -> B C H W is a view in channels-last format, and so is the way back.
+        u = F.silu(self.conv(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        selection = F.linear(u, self.x_proj.flatten(0, 1)).unflatten(-1, (NUM_DIRECTIONS, -1))
+        dt, b, c = selection.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt = torch.einsum('bhwkr,kcr->bhwkc', dt, self.dt_proj)
+        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        y = ss2d_scan(u, dt, A, b, c, self.D, self.dt_bias)
+        return self.out_proj(self.norm(y) * F.silu(z))
+
+
+class ConvTokenMixer(nn.Module):
+    """Convolutional counterpart of :class:`SS2D` at equal cost: what is non-local worth?
+
+        [u, z] = W_in F,     out = W_out (DWConv7x7(u) * SiLU(z))
+
+    The inner width follows from SS2D's multiply-accumulates (within half a channel's worth).
+
+    Args:
+        dim: C.
+        d_state: of the SS2D to match.
+        expand: of the SS2D to match.
+        dt_rank: of the SS2D to match.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    def __init__(
+        self, dim: int, *, d_state: int = 16, expand: int = 2, dt_rank: int | None = None
+    ) -> None:
+        super().__init__()
+        _check_positive(dim=dim, d_state=d_state, expand=expand)
+        budget = ss2d_macs(dim, d_state=d_state, expand=expand, dt_rank=dt_rank)
+        inner = max(1, round(budget / (3 * dim + 49)))
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv = nn.Conv2d(inner, inner, 7, padding=3, groups=inner)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u = self.conv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.out_proj(u * F.silu(z))
+
+
+MIXERS: dict[str, type[nn.Module]] = {'vss': SS2D, 'conv': ConvTokenMixer}
+
+
+class VSSBlock(nn.Module):
+    """Token mixer and gated FFN, each behind a LayerNorm and beside a scaled skip.
+
+    Args:
+        dim: C.
+        d_state: state size of the scan.
+        expand: inner width of the mixer over dim.
+        ffn_expansion: hidden width of the FFN over dim.
+        mixer: 'vss' (SS2D) or 'conv' (convolutional counterpart of equal cost).
+
+    Raises:
+        ValueError: unknown mixer, or a size below 1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        d_state: int = 16,
+        expand: int = 2,
+        ffn_expansion: float = 2.0,
+        mixer: str = 'vss',
+    ) -> None:
+        super().__init__()
+        if mixer not in MIXERS:
+            raise ValueError(f"mixer '{mixer}' is unknown.{did_you_mean(mixer, MIXERS)}")
+        self.norm1 = LayerNorm2d(dim)
+        self.mixer = MIXERS[mixer](dim, d_state=d_state, expand=expand)
+        self.scale1 = nn.Parameter(torch.ones(dim))
+        self.norm2 = LayerNorm2d(dim)
+        self.ffn = GatedFeedForward(dim, expansion=ffn_expansion)
+        self.scale2 = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in any memory format -> (B, C, H, W) in channels-last format."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        mixed = self.mixer(self.norm1(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = torch.addcmul(mixed, x, self.scale1.view(-1, 1, 1))
+        return torch.addcmul(self.ffn(self.norm2(x)), x, self.scale2.view(-1, 1, 1))

@@ -1,0 +1,261 @@
+"""NAFNet: a U-shaped convolutional network without activation functions, and its local variant.
+
+"Simple Baselines for Image Restoration", Chen et al., ECCV 2022, figures 2 to 4. Written anew;
+argument names and state-dict keys are those of megvii-research/NAFNet, so released weights and
+option files load directly.
+
+``NAFNetLocal`` replaces global pooling by pooling over windows whose size follows the training
+patches: "Improving Image Restoration by Revisiting Global Information Aggregation" (TLC), Chu et
+al., ECCV 2022.
+
+Shapes: level l of 0..L works on (B, 2^l width, H / 2^l, W / 2^l).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..compat.registry import register
+from .layers.hyperparameters import StateDict, check_strict, count_blocks, shape_of
+from .layers.norm import LayerNorm2d
+from .layers.resample import crop_to, pad_to_multiple
+
+TLC_WINDOW_FACTOR = 1.5  # window over training patch, as published
+FAST_STRIDES = (5, 4, 3, 2, 1)
+
+
+def simple_gate(x: Tensor) -> Tensor:
+    """(B, 2C, H, W) -> (B, C, H, W): one half times the other."""
+    a, b = x.chunk(2, dim=1)
+    return a * b
+
+
+class NAFBlock(nn.Module):
+    """Depthwise convolution with simplified channel attention, then a gated feed-forward part.
+
+    Args:
+        channels: C; both parts widen to 2 C and gate back to C.
+        pool: the pooling in front of the channel attention.
+    """
+
+    def __init__(self, channels: int, pool: nn.Module) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.conv1 = nn.Conv2d(channels, wide, 1)
+        self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+        self.sca = nn.Sequential(pool, nn.Conv2d(channels, channels, 1))
+        self.conv4 = nn.Conv2d(channels, wide, 1)
+        self.conv5 = nn.Conv2d(channels, channels, 1)
+        self.norm1 = LayerNorm2d(channels, eps=1e-6)
+        self.norm2 = LayerNorm2d(channels, eps=1e-6)
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        h = simple_gate(self.conv2(self.conv1(self.norm1(x))))
+        x = x + self.conv3(h * self.sca(h)) * self.beta
+        h = simple_gate(self.conv4(self.norm2(x)))
+        return x + self.conv5(h) * self.gamma
+
+
+@register(ARCH_REGISTRY)
+class NAFNet(nn.Module):
+    """Restores an image of any size; its channel attention averages over the whole image.
+
+    Args:
+        img_channel: channels of input and output.
+        width: channels of the first level.
+        middle_blk_num: blocks at the lowest resolution.
+        enc_blk_nums: blocks per encoder level; their number is the number of halvings.
+        dec_blk_nums: blocks per decoder level, lowest resolution first.
+
+    Raises:
+        ValueError: encoder and decoder differ in depth.
+    """
+
+    tiling_changes_result = True
+
+    def __init__(
+        self,
+        img_channel: int = 3,
+        width: int = 16,
+        middle_blk_num: int = 1,
+        enc_blk_nums: Sequence[int] = (),
+        dec_blk_nums: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        if len(enc_blk_nums) != len(dec_blk_nums):
+            raise ValueError(
+                f'{type(self).__name__} needs as many decoder as encoder levels: enc_blk_nums has '
+                f'{len(enc_blk_nums)} entries, dec_blk_nums has {len(dec_blk_nums)}.'
+            )
+        self.size_multiple = 2 ** len(enc_blk_nums)
+
+        def blocks(level: int, count: int) -> nn.Sequential:
+            channels = width * 2**level
+            return nn.Sequential(
+                *(NAFBlock(channels, self.build_pool(level)) for _ in range(count))
+            )
+
+        depth = len(enc_blk_nums)
+        self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
+        self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
+        self.encoders = nn.ModuleList(blocks(i, n) for i, n in enumerate(enc_blk_nums))
+        self.decoders = nn.ModuleList(blocks(depth - 1 - i, n) for i, n in enumerate(dec_blk_nums))
+        self.middle_blks = blocks(depth, middle_blk_num)
+        self.ups = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2))
+            for c in (width * 2**level for level in range(depth, 0, -1))
+        )
+        self.downs = nn.ModuleList(
+            nn.Conv2d(c, 2 * c, 2, stride=2) for c in (width * 2**level for level in range(depth))
+        )
+
+    def build_pool(self, level: int) -> nn.Module:
+        """The pooling of the channel attention at ``level`` (0 is the full resolution)."""
+        return nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """Restores ``lq``; sides are extended by zeros as in the released code.
+
+        Args:
+            lq: (B, img_channel, H, W), RGB in [0, 1], any H and W.
+
+        Returns:
+            (B, img_channel, H, W), not clamped.
+        """
+        image, size = pad_to_multiple(lq, self.size_multiple, mode='constant')
+        x = self.intro(image)
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = down(x)
+        x = self.middle_blks(x)
+        for decoder, up in zip(self.decoders, self.ups, strict=True):
+            x = decoder(up(x) + skips.pop())
+        return crop_to(self.ending(x) + image, size)
+
+    @classmethod
+    def infer_kwargs(cls, state_dict: StateDict) -> dict:
+        """Constructor arguments from the shapes of a state dict.
+
+        ``NAFNetLocal``: its windows leave no trace in the weights and take their defaults.
+
+        Raises:
+            ValueError: not weights of this network.
+        """
+        width, img_channel = shape_of(state_dict, 'intro.weight', cls.__name__)[:2]
+        depth = count_blocks(state_dict, 'downs')
+        kwargs = {
+            'img_channel': img_channel,
+            'width': width,
+            'middle_blk_num': count_blocks(state_dict, 'middle_blks'),
+            'enc_blk_nums': [count_blocks(state_dict, f'encoders.{i}') for i in range(depth)],
+            'dec_blk_nums': [count_blocks(state_dict, f'decoders.{i}') for i in range(depth)],
+        }
+        with torch.device('meta'):
+            check_strict(cls.__name__, state_dict, cls(**kwargs).state_dict())
+        return kwargs
+
+
+class LocalAveragePool2d(nn.Module):
+    """Mean over a window around every position; at the borders the window is moved inside.
+
+    Images no larger than the window are averaged globally.
+
+    Args:
+        window: rows and columns of the window.
+        strides: candidates for the grid on which means are computed approximately; (1,) is exact.
+    """
+
+    def __init__(self, window: tuple[int, int], strides: Sequence[int] = (1,)) -> None:
+        super().__init__()
+        self.window = window
+        self.strides = tuple(strides)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), or (B, C, 1, 1) when the window covers the image."""
+        size = x.shape[-2:]
+        if all(k >= n for k, n in zip(self.window, size, strict=True)):
+            return F.adaptive_avg_pool2d(x, 1)
+        rows, columns = (next(r for r in self.strides if n % r == 0) for n in size)
+        out = x[..., ::rows, ::columns]
+        for dim, stride in ((-2, rows), (-1, columns)):
+            n = out.shape[dim]
+            limit = n if stride == 1 else max(1, n - 1)
+            out = _sliding_mean(out, dim, min(limit, max(1, self.window[dim] // stride)))
+        if rows > 1 or columns > 1:
+            out = F.interpolate(out, scale_factor=(rows, columns), mode='nearest')
+        down, right = (n - m for n, m in zip(size, out.shape[-2:], strict=True))
+        return F.pad(out, (right // 2, -(-right // 2), down // 2, -(-down // 2)), 'replicate')
+
+    def extra_repr(self) -> str:
+        return f'window={self.window}, strides={self.strides}'
+
+
+def _sliding_mean(x: Tensor, dim: int, size: int) -> Tensor:
+    """Means of all ``size`` consecutive entries along ``dim``: n -> n - size + 1 entries."""
+    n = x.shape[dim]
+    total = x.float().cumsum(dim)
+    head = total.narrow(dim, size - 1, n - size + 1)
+    tail = torch.cat(
+        [torch.zeros_like(head.narrow(dim, 0, 1)), total.narrow(dim, 0, n - size)], dim
+    )
+    return ((head - tail) / size).to(x.dtype)
+
+
+@register(ARCH_REGISTRY)
+class NAFNetLocal(NAFNet):
+    """NAFNet for testing: pooling over windows of 1.5 training patches instead of the whole image.
+
+    Closes the gap between training on patches and testing on full images. Same keys as NAFNet.
+
+    Args:
+        img_channel: as in :class:`NAFNet`.
+        width: as in :class:`NAFNet`.
+        middle_blk_num: as in :class:`NAFNet`.
+        enc_blk_nums: as in :class:`NAFNet`.
+        dec_blk_nums: as in :class:`NAFNet`.
+        train_size: shape (N, C, H, W) of the training batches; H and W set the windows.
+        fast_imp: means on a coarser grid: quicker, slightly different results.
+
+    Raises:
+        ValueError: ``train_size`` has not four entries.
+    """
+
+    def __init__(
+        self,
+        img_channel: int = 3,
+        width: int = 16,
+        middle_blk_num: int = 1,
+        enc_blk_nums: Sequence[int] = (),
+        dec_blk_nums: Sequence[int] = (),
+        train_size: Sequence[int] = (1, 3, 256, 256),
+        fast_imp: bool = False,
+    ) -> None:
+        if len(train_size) != 4:
+            raise ValueError(
+                f'NAFNetLocal.train_size is the shape [N, C, H, W] of a training batch, '
+                f'got {list(train_size)}.'
+            )
+        self._train_size = tuple(train_size[-2:])
+        self._fast = fast_imp
+        super().__init__(img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums)
+
+    def build_pool(self, level: int) -> nn.Module:
+        """A window of 1.5 training patches, measured in positions of ``level``."""
+        window, strides = [], FAST_STRIDES if self._fast else (1,)
+        for side in self._train_size:
+            padded = side + -side % self.size_multiple
+            base = int(side * TLC_WINDOW_FACTOR)
+            window.append((padded >> level) * base // side)
+        largest = max(1, min(FAST_STRIDES[0] * (n >> level) // n for n in self._train_size))
+        return LocalAveragePool2d(tuple(window), [r for r in strides if r <= largest])

@@ -1,0 +1,180 @@
+"""Restormer: a four-level U-shaped transformer with channel attention.
+
+"Restormer: Efficient Transformer for High-Resolution Image Restoration", Zamir et al., CVPR 2022,
+figure 2. Written anew; argument names and state-dict keys are those of swz30/Restormer, so released
+weights and option files load directly.
+
+Shapes: level l of 1..4 works on (B, 2^(l-1) dim, H / 2^(l-1), W / 2^(l-1)); the last decoder level
+and the refinement keep 2 dim channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from ..compat.registry import register
+from .layers.hyperparameters import (
+    StateDict,
+    check_strict,
+    count_blocks,
+    find_expansion,
+    shape_of,
+)
+from .layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
+from .layers.transformer import TransformerBlock
+
+
+@register(ARCH_REGISTRY)
+class Restormer(nn.Module):
+    """Restores an image of any size; attention between channels mixes the whole image.
+
+    Args:
+        inp_channels: channels of the input (6 for dual-pixel pairs).
+        out_channels: channels of the output.
+        dim: channels of the first level.
+        num_blocks: transformer blocks of the levels 1 to 4.
+        num_refinement_blocks: blocks after the last decoder level.
+        heads: attention heads of the levels 1 to 4.
+        ffn_expansion_factor: hidden width of the feed-forward parts over their channels.
+        bias: biases in the convolutions of blocks, fusions and output.
+        LayerNorm_type: ``WithBias`` or ``BiasFree``.
+        dual_pixel_task: defocus deblurring from two views: the embedding is added before the output
+            and the input is not added after it.
+
+    Raises:
+        ValueError: arguments that do not fit together.
+    """
+
+    size_multiple = 8
+    tiling_changes_result = True
+
+    def __init__(
+        self,
+        inp_channels: int = 3,
+        out_channels: int = 3,
+        dim: int = 48,
+        num_blocks: Sequence[int] = (4, 6, 6, 8),
+        num_refinement_blocks: int = 4,
+        heads: Sequence[int] = (1, 2, 4, 8),
+        ffn_expansion_factor: float = 2.66,
+        bias: bool = False,
+        LayerNorm_type: str = 'WithBias',
+        dual_pixel_task: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(num_blocks) != 4 or len(heads) != 4:
+            raise ValueError(
+                f'Restormer has four levels: num_blocks ({list(num_blocks)}) and heads '
+                f'({list(heads)}) need four entries each.'
+            )
+        if inp_channels != out_channels and not dual_pixel_task:
+            raise ValueError(
+                f'Restormer adds its input to its output, so inp_channels ({inp_channels}) must '
+                f'equal out_channels ({out_channels}) unless dual_pixel_task is true.'
+            )
+
+        def blocks(channels: int, num_heads: int, count: int) -> nn.Sequential:
+            return nn.Sequential(
+                *(
+                    TransformerBlock(
+                        channels,
+                        num_heads,
+                        expansion=ffn_expansion_factor,
+                        bias=bias,
+                        LayerNorm_type=LayerNorm_type,
+                    )
+                    for _ in range(count)
+                )
+            )
+
+        self.patch_embed = OverlapPatchEmbed(inp_channels, dim)
+        self.encoder_level1 = blocks(dim, heads[0], num_blocks[0])
+        self.down1_2 = Downsample(dim)
+        self.encoder_level2 = blocks(2 * dim, heads[1], num_blocks[1])
+        self.down2_3 = Downsample(2 * dim)
+        self.encoder_level3 = blocks(4 * dim, heads[2], num_blocks[2])
+        self.down3_4 = Downsample(4 * dim)
+        self.latent = blocks(8 * dim, heads[3], num_blocks[3])
+        self.up4_3 = Upsample(8 * dim)
+        self.reduce_chan_level3 = nn.Conv2d(8 * dim, 4 * dim, 1, bias=bias)
+        self.decoder_level3 = blocks(4 * dim, heads[2], num_blocks[2])
+        self.up3_2 = Upsample(4 * dim)
+        self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=bias)
+        self.decoder_level2 = blocks(2 * dim, heads[1], num_blocks[1])
+        self.up2_1 = Upsample(2 * dim)
+        self.decoder_level1 = blocks(2 * dim, heads[0], num_blocks[0])
+        self.refinement = blocks(2 * dim, heads[0], num_refinement_blocks)
+        self.dual_pixel_task = dual_pixel_task
+        if dual_pixel_task:
+            self.skip_conv = nn.Conv2d(dim, 2 * dim, 1, bias=bias)
+        self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=bias)
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """Restores ``lq``.
+
+        Args:
+            lq: (B, inp_channels, H, W), RGB in [0, 1], any H and W.
+
+        Returns:
+            (B, out_channels, H, W), not clamped.
+        """
+        image, size = pad_to_multiple(lq, self.size_multiple)
+        embedded = self.patch_embed(image)
+        x1 = self.encoder_level1(embedded)
+        x2 = self.encoder_level2(self.down1_2(x1))
+        x3 = self.encoder_level3(self.down2_3(x2))
+        x = self.latent(self.down3_4(x3))
+        x = self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(x), x3], 1)))
+        x = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(x), x2], 1)))
+        x = self.decoder_level1(torch.cat([self.up2_1(x), x1], 1))
+        x = self.refinement(x)
+        x = (
+            self.output(x + self.skip_conv(embedded))
+            if self.dual_pixel_task
+            else self.output(x) + image
+        )
+        return crop_to(x, size)
+
+    @classmethod
+    def infer_kwargs(cls, state_dict: StateDict) -> dict:
+        """Constructor arguments from the shapes of a state dict.
+
+        Raises:
+            ValueError: not weights of this network.
+        """
+        dim, inp_channels = shape_of(state_dict, 'patch_embed.proj.weight', cls.__name__)[:2]
+        levels = ['encoder_level1', 'encoder_level2', 'encoder_level3', 'latent']
+        first = [f'{level}.0' for level in levels]
+        kwargs = {
+            'inp_channels': inp_channels,
+            'out_channels': shape_of(state_dict, 'output.weight', cls.__name__)[0],
+            'dim': dim,
+            'num_blocks': [count_blocks(state_dict, level) for level in levels],
+            'num_refinement_blocks': count_blocks(state_dict, 'refinement'),
+            **infer_block_kwargs(state_dict, first, dim, cls.__name__),
+            'dual_pixel_task': 'skip_conv.weight' in state_dict,
+        }
+        with torch.device('meta'):
+            check_strict(cls.__name__, state_dict, cls(**kwargs).state_dict())
+        return kwargs
+
+
+def infer_block_kwargs(state_dict: StateDict, first: list[str], dim: int, arch: str) -> dict:
+    """Arguments shared by all transformer blocks, from the first block of each of the four levels.
+
+    Raises:
+        ValueError: a block is missing or the feed-forward widths do not agree.
+    """
+    dims = [dim, 2 * dim, 4 * dim, 8 * dim]
+    hidden = [shape_of(state_dict, f'{b}.ffn.project_out.weight', arch)[1] for b in first]
+    with_bias = f'{first[0]}.norm1.body.bias' in state_dict
+    return {
+        'heads': [shape_of(state_dict, f'{b}.attn.temperature', arch)[0] for b in first],
+        'ffn_expansion_factor': find_expansion(dims, hidden, arch),
+        'bias': f'{first[0]}.attn.qkv.bias' in state_dict,
+        'LayerNorm_type': 'WithBias' if with_bias else 'BiasFree',
+    }

@@ -1,0 +1,126 @@
+"""VLU-Net's degradation-aware gradient step on features (D-GDM).
+
+    a      = softmax(W_d d)                          weights of the learned prompts
+    P      = resize(sum_n a_n prompt_n)
+    x     <- x - r Phi^T( Phi(x; P) - y )
+
+Phi is channel cross-attention from x (query, value) to the prompt (key), Phi^T a channel
+self-attention, r one learned number. "Vision-Language Gradient Descent-driven All-in-One Deep
+Unfolding Networks", CVPR 2025 (arXiv 2503.16930), section 3; key names of the released code.
+
+Shapes: B batch, C channels, N prompts, E entries of the degradation vector d, p prompt channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..layers.attention import TransposedSelfAttention, check_heads, transposed_attention
+
+PROMPT_SIDE = 96  # rows and columns of the prompts at the full resolution
+NUM_HEADS = 2
+
+
+class GradientStepTrace(NamedTuple):
+    """What one gradient step did.
+
+    Attributes:
+        weights: (B, N) weights a of the prompts, rows sum to 1.
+        residual: (B, C, H, W) Phi(x) - y.
+        step: (B, C, H, W) what was subtracted from x.
+    """
+
+    weights: Tensor
+    residual: Tensor
+    step: Tensor
+
+
+class PromptCrossAttention(nn.Module):
+    """Phi: channel attention with queries and values from x, keys from the prompt.
+
+    Args:
+        dim: C of x.
+        prompt_dim: channels p of the prompt.
+        num_heads: heads; divides ``dim``.
+    """
+
+    def __init__(self, dim: int, prompt_dim: int, num_heads: int = NUM_HEADS) -> None:
+        super().__init__()
+        check_heads(dim, num_heads)
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.qv = nn.Conv2d(dim, 2 * dim, 1, bias=False)
+        self.qv_dwconv = nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, groups=2 * dim, bias=False)
+        self.k = nn.Conv2d(prompt_dim, dim, 1, bias=False)
+        self.k_dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.project_out = nn.Conv2d(dim, dim, 1, bias=False)
+
+    def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
+        """x (B, C, H, W), prompt (B, p, H, W) -> (B, C, H, W)."""
+        q, v = self.qv_dwconv(self.qv(x)).chunk(2, dim=1)
+        k = self.k_dwconv(self.k(prompt))
+        return self.project_out(transposed_attention(q, k, v, self.temperature))
+
+
+class DGDM(nn.Module):
+    """The gradient step of one level.
+
+    Args:
+        dim: C, at least 10 and even.
+        level: level number s = 1..4; sets the prompt's size: (C // 10) * s channels, 96 // s rows.
+        de_dim: number N of learned prompts, one per degradation.
+        embed_dim: entries E of the degradation vector.
+
+    Raises:
+        ValueError: ``dim`` too small or odd.
+    """
+
+    def __init__(self, dim: int, level: int, de_dim: int, embed_dim: int = 512) -> None:
+        super().__init__()
+        if dim < 10:
+            raise ValueError(
+                f'VLU-Net gives a level of {dim} channels {dim} // 10 = 0 prompt channels; '
+                f'use dim of at least 10.'
+            )
+        prompt_dim, side = dim // 10 * level, PROMPT_SIDE // level
+        self.r = nn.Parameter(torch.ones(1))
+        self.prompt_param = nn.Parameter(torch.rand(1, de_dim, prompt_dim, side, side))
+        self.phi = PromptCrossAttention(dim, prompt_dim)
+        self.phit = TransposedSelfAttention(dim, NUM_HEADS)
+        self.linear = nn.Linear(embed_dim, de_dim)
+
+    def combine_prompts(self, degradation: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The prompt of each image, without a copy of the bank per image.
+
+        Args:
+            degradation: (B, E).
+            size: rows and columns wanted.
+
+        Returns:
+            Prompt (B, p, H, W) and its weights (B, N).
+        """
+        weights = self.linear(degradation).float().softmax(-1)
+        bank = self.prompt_param[0]
+        prompt = (weights.to(bank.dtype) @ bank.flatten(1)).view(-1, *bank.shape[1:])
+        return F.interpolate(prompt, size, mode='bilinear', align_corners=False), weights
+
+    def forward(
+        self, x: Tensor, y: Tensor, degradation: Tensor
+    ) -> tuple[Tensor, GradientStepTrace]:
+        """One step from the estimate towards the observation.
+
+        Args:
+            x: (B, C, H, W) features of the estimate.
+            y: (B, C, H, W) features of the observation.
+            degradation: (B, E) vector.
+
+        Returns:
+            The new estimate (B, C, H, W) and what happened.
+        """
+        prompt, weights = self.combine_prompts(degradation, x.shape[-2:])
+        residual = self.phi(x, prompt) - y
+        step = self.r * self.phit(residual)
+        return x - step, GradientStepTrace(weights, residual, step)

@@ -1,0 +1,58 @@
+"""Prior encoders PI and PI' of UnfoldLDM: images -> one vector per image.
+
+PI sees the clean image (Phase I; afterwards the frozen teacher), PI' the two gradient-step
+estimates. The body follows DiffIR's and Reti-Diff's encoders. Unlike theirs, the vector is
+layer-normalised without affine parameters, so every prior has zero mean and unit variance and the
+noise schedule of the diffusion means the same for every image.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x)))."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> same."""
+        return x + self.conv2(F.leaky_relu(self.conv1(x), 0.1))
+
+
+class PriorEncoder(nn.Module):
+    """Images (B, in_channels, h, w), h and w multiples of 4 -> prior (B, prior_dim).
+
+    Args:
+        in_channels: channels of all input images together.
+        prior_dim: C_p.
+        width: channels of the body.
+        num_blocks: residual blocks.
+    """
+
+    def __init__(
+        self, in_channels: int, prior_dim: int = 64, *, width: int = 64, num_blocks: int = 5
+    ):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(16 * in_channels, width, 3, padding=1),
+            *(ResidualBlock(width) for _ in range(num_blocks)),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.LeakyReLU(0.1),
+        )
+        self.head = nn.Sequential(
+            nn.Linear(2 * width, 2 * width), nn.LeakyReLU(0.1), nn.Linear(2 * width, prior_dim)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, in_channels, h, w) -> (B, prior_dim), zero mean and unit variance per item."""
+        prior = self.head(self.body(images).mean((2, 3)))
+        return F.layer_norm(prior.float(), prior.shape[1:])

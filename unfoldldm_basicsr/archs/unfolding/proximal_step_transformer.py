@@ -1,0 +1,49 @@
+"""VLU-Net's proximal step (PMM): Restormer blocks as the learned proximal operator.
+
+    x <- prox(x) = Block_n(... Block_1(x))
+
+arXiv 2503.16930, section 3; key names of the released code.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..layers.transformer import TransformerBlock
+
+
+class PMM(nn.Module):
+    """A chain of transformer blocks.
+
+    Args:
+        dim: C.
+        num_heads: attention heads; divides ``dim``.
+        num_blocks: length of the chain.
+        expansion: hidden width of the feed-forward parts over ``dim``.
+        bias: biases in the convolutions.
+        LayerNorm_type: ``WithBias`` or ``BiasFree``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_blocks: int,
+        *,
+        expansion: float = 2.66,
+        bias: bool = False,
+        LayerNorm_type: str = 'WithBias',
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(
+                TransformerBlock(
+                    dim, num_heads, expansion=expansion, bias=bias, LayerNorm_type=LayerNorm_type
+                )
+                for _ in range(num_blocks)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.blocks(x)

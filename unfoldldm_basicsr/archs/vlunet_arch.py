@@ -1,0 +1,246 @@
+"""VLU-Net: all-in-one restoration by unfolding a gradient descent in feature space.
+
+"Vision-Language Gradient Descent-driven All-in-One Deep Unfolding Networks", CVPR 2025 (arXiv
+2503.16930), figure 2. Written anew; argument names and state-dict keys are those of the
+released code.
+
+Every level of the U-shaped network is one unfolding stage: a gradient step steered by a degradation
+vector, then a proximal step. Two feature streams run through all levels, the estimate x and the
+observation y; y only changes its resolution.
+
+Shapes: level l of 1..4 works on (B, 2^(l-1) dim, H / 2^(l-1), W / 2^(l-1)); the last decoder level
+and the refinement keep 2 dim channels in both streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from ..compat.registry import register
+from .layers.hyperparameters import StateDict, check_strict, count_blocks, shape_of
+from .layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
+from .restormer_arch import infer_block_kwargs
+from .unfolding.gradient_step_vlgd import DGDM, GradientStepTrace
+from .unfolding.proximal_step_transformer import PMM
+
+
+class VLUStageTrace(NamedTuple):
+    """One stage as seen from outside; maps have the stage's resolution, without padding.
+
+    Attributes:
+        name: module name, for example ``encoder_level2``.
+        weights: (B, N) weights of the prompts.
+        residual: (B, C, h, w) Phi(x) - y before the step.
+        step: (B, C, h, w) what the gradient step subtracted.
+    """
+
+    name: str
+    weights: Tensor
+    residual: Tensor
+    step: Tensor
+
+
+class VLUTrace(NamedTuple):
+    """Output (B, 3, H, W) and what each of the eight stages did, in order."""
+
+    output: Tensor
+    stages: tuple[VLUStageTrace, ...]
+
+
+class VLUStage(nn.Module):
+    """Gradient step, then proximal step; see :class:`DGDM` and :class:`PMM`."""
+
+    def __init__(self, gradient_descent: DGDM, denoiser: PMM) -> None:
+        super().__init__()
+        self.gradient_descent = gradient_descent
+        self.denoiser = denoiser
+
+    def forward(
+        self, x: Tensor, y: Tensor, degradation: Tensor, *, return_trace: bool = False
+    ) -> tuple[Tensor, GradientStepTrace | None]:
+        """x, y (B, C, h, w), degradation (B, E) -> new x, and the step's trace if asked."""
+        x, trace = self.gradient_descent(x, y, degradation)
+        if not return_trace:
+            trace = None  # frees its maps before the blocks run
+        return self.denoiser(x), trace
+
+
+@register(ARCH_REGISTRY)
+class VLUNet(nn.Module):
+    """Restores an image of any size and of a degradation described by a vector.
+
+    The first downsampling of the observation uses ``down1_2``, the one of the estimate, as in the
+    released network. ``down1_2_i`` exists in every released checkpoint and is never used; it is kept
+    so that weights load strictly, and frozen so that distributed training sees no unused parameter.
+
+    Args:
+        de_dim: number of learned prompts, one per degradation.
+        inp_channels: channels of the input.
+        out_channels: channels of the output; equals ``inp_channels``.
+        dim: channels of the first level, even and at least 10.
+        num_blocks: transformer blocks of the levels 1 to 4.
+        num_refinement_blocks: blocks of the refinement stage.
+        heads: attention heads of the levels 1 to 4.
+        ffn_expansion_factor: hidden width of the feed-forward parts over their channels.
+        bias: biases in the convolutions of blocks, fusions and output.
+        LayerNorm_type: ``WithBias`` or ``BiasFree``.
+        embed_dim: length of the degradation vector (512 for CLIP ViT-B-32).
+
+    Raises:
+        ValueError: arguments that do not fit together.
+    """
+
+    size_multiple = 8
+    tiling_changes_result = True
+
+    def __init__(
+        self,
+        de_dim: int = 7,
+        inp_channels: int = 3,
+        out_channels: int = 3,
+        dim: int = 48,
+        num_blocks: Sequence[int] = (4, 6, 6, 8),
+        num_refinement_blocks: int = 4,
+        heads: Sequence[int] = (1, 2, 4, 8),
+        ffn_expansion_factor: float = 2.66,
+        bias: bool = False,
+        LayerNorm_type: str = 'WithBias',
+        embed_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        if len(num_blocks) != 4 or len(heads) != 4:
+            raise ValueError(
+                f'VLUNet has four levels: num_blocks ({list(num_blocks)}) and heads '
+                f'({list(heads)}) need four entries each.'
+            )
+        if inp_channels != out_channels:
+            raise ValueError(
+                f'VLUNet adds its input to its output, so inp_channels ({inp_channels}) must equal '
+                f'out_channels ({out_channels}).'
+            )
+        self.embed_dim = embed_dim
+
+        def stage(channels: int, level: int, count: int) -> VLUStage:
+            denoiser = PMM(
+                channels,
+                heads[level - 1],
+                count,
+                expansion=ffn_expansion_factor,
+                bias=bias,
+                LayerNorm_type=LayerNorm_type,
+            )
+            return VLUStage(DGDM(channels, level, de_dim, embed_dim), denoiser)
+
+        self.patch_embed = OverlapPatchEmbed(inp_channels, dim)
+        self.patch_embed_i = OverlapPatchEmbed(inp_channels, dim)
+        self.encoder_level1 = stage(dim, 1, num_blocks[0])
+        self.down1_2 = Downsample(dim)
+        self.down1_2_i = Downsample(dim).requires_grad_(False)
+        self.encoder_level2 = stage(2 * dim, 2, num_blocks[1])
+        self.down2_3 = Downsample(2 * dim)
+        self.down2_3_i = Downsample(2 * dim)
+        self.encoder_level3 = stage(4 * dim, 3, num_blocks[2])
+        self.down3_4 = Downsample(4 * dim)
+        self.down3_4_i = Downsample(4 * dim)
+        self.latent = stage(8 * dim, 4, num_blocks[3])
+        self.up4_3 = Upsample(8 * dim)
+        self.up4_3_i = Upsample(8 * dim)
+        self.reduce_chan_level3 = nn.Conv2d(8 * dim, 4 * dim, 1, bias=bias)
+        self.reduce_chan_level3_img = nn.Conv2d(8 * dim, 4 * dim, 1, bias=bias)
+        self.decoder_level3 = stage(4 * dim, 3, num_blocks[2])
+        self.up3_2 = Upsample(4 * dim)
+        self.up3_2_i = Upsample(4 * dim)
+        self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=bias)
+        self.reduce_chan_level2_img = nn.Conv2d(4 * dim, 2 * dim, 1, bias=bias)
+        self.decoder_level2 = stage(2 * dim, 2, num_blocks[1])
+        self.up2_1 = Upsample(2 * dim)
+        self.up2_1_i = Upsample(2 * dim)
+        self.decoder_level1 = stage(2 * dim, 1, num_blocks[0])
+        self.refinement = stage(2 * dim, 1, num_refinement_blocks)
+        self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=bias)
+
+    def forward(
+        self, lq: Tensor, degradation: Tensor, *, return_trace: bool = False
+    ) -> Tensor | VLUTrace:
+        """Restores ``lq``.
+
+        Args:
+            lq: (B, inp_channels, H, W), RGB in [0, 1], any H and W.
+            degradation: (B, embed_dim) vector that chooses the prompts.
+            return_trace: returns a :class:`VLUTrace` instead of the output alone.
+
+        Returns:
+            (B, out_channels, H, W), not clamped.
+
+        Raises:
+            ValueError: ``degradation`` has another shape.
+        """
+        if degradation.shape != (lq.shape[0], self.embed_dim):
+            raise ValueError(
+                f'VLUNet needs one degradation vector of length {self.embed_dim} per image: '
+                f'expected shape {(lq.shape[0], self.embed_dim)}, got {tuple(degradation.shape)}.'
+            )
+        image, size = pad_to_multiple(lq, self.size_multiple)
+        stages: list[VLUStageTrace] = []
+
+        def run(name: str, x: Tensor, y: Tensor) -> Tensor:
+            stage = getattr(self, name)
+            x, trace = stage(x, y, degradation, return_trace=return_trace)
+            if trace is not None:
+                scale = image.shape[-1] // x.shape[-1]
+                small = tuple(-(-side // scale) for side in size)
+                maps = (crop_to(m, small) for m in (trace.residual, trace.step))
+                stages.append(VLUStageTrace(name, trace.weights, *maps))
+            return x
+
+        x1, y1 = self.patch_embed(image), self.patch_embed_i(image)
+        x1 = run('encoder_level1', x1, y1)
+        x2, y2 = self.down1_2(x1), self.down1_2(y1)  # one module for both, as released
+        x2 = run('encoder_level2', x2, y2)
+        x3, y3 = self.down2_3(x2), self.down2_3_i(y2)
+        x3 = run('encoder_level3', x3, y3)
+        x, y = self.down3_4(x3), self.down3_4_i(y3)
+        x = run('latent', x, y)
+        x = self.reduce_chan_level3(torch.cat([self.up4_3(x), x3], 1))
+        y = self.reduce_chan_level3_img(torch.cat([self.up4_3_i(y), y3], 1))
+        x = run('decoder_level3', x, y)
+        x = self.reduce_chan_level2(torch.cat([self.up3_2(x), x2], 1))
+        y = self.reduce_chan_level2_img(torch.cat([self.up3_2_i(y), y2], 1))
+        x = run('decoder_level2', x, y)
+        x = torch.cat([self.up2_1(x), x1], 1)
+        y = torch.cat([self.up2_1_i(y), y1], 1)
+        x = run('decoder_level1', x, y)
+        x = run('refinement', x, y)
+        output = crop_to(self.output(x) + image, size)
+        return VLUTrace(output, tuple(stages)) if return_trace else output
+
+    @classmethod
+    def infer_kwargs(cls, state_dict: StateDict) -> dict:
+        """Constructor arguments from the shapes of a state dict.
+
+        Raises:
+            ValueError: not weights of this network.
+        """
+        name = cls.__name__
+        dim, inp_channels = shape_of(state_dict, 'patch_embed.proj.weight', name)[:2]
+        linear = shape_of(state_dict, 'encoder_level1.gradient_descent.linear.weight', name)
+        levels = ['encoder_level1', 'encoder_level2', 'encoder_level3', 'latent']
+        chains = [f'{level}.denoiser.blocks' for level in levels]
+        kwargs = {
+            'de_dim': linear[0],
+            'inp_channels': inp_channels,
+            'out_channels': shape_of(state_dict, 'output.weight', name)[0],
+            'dim': dim,
+            'num_blocks': [count_blocks(state_dict, chain) for chain in chains],
+            'num_refinement_blocks': count_blocks(state_dict, 'refinement.denoiser.blocks'),
+            **infer_block_kwargs(state_dict, [f'{chain}.0' for chain in chains], dim, name),
+            'embed_dim': linear[1],
+        }
+        with torch.device('meta'):
+            check_strict(name, state_dict, cls(**kwargs).state_dict())
+        return kwargs

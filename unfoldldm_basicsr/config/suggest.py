@@ -1,0 +1,29 @@
+"""Nearest valid names for error messages. No dependencies, importable from everywhere."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """Text to append to an error about an unknown ``name``.
+
+    Returns:
+        For example ``" Did you mean 'dim'? Known: dim, heads."``; without a near match only the
+        known names; an empty string when nothing is known.
+    """
+    names = sorted(str(k) for k in known)
+    if not names:
+        return ''
+    folded = {n.lower(): n for n in names}
+    near = difflib.get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.6)
+    hint = f" Did you mean '{folded[near[0]]}'?" if near else ''
+    return f'{hint} Known: {", ".join(names)}.'
+
+
+def check_choice(name: str, value: object, known: Iterable[object]) -> None:
+    """Raises ValueError naming the nearest choice unless ``value`` is one of ``known``."""
+    known = tuple(known)
+    if value not in known:
+        raise ValueError(f"{name}: unknown value '{value}'.{did_you_mean(value, known)}")

@@ -1,0 +1,259 @@
+"""Row scan: the selective scan of an image in plain PyTorch, on any device and in float64.
+
+Recurrence along one direction, state ``h`` of shape N per channel:
+
+    delta_t = softplus(dt_t + bias)
+    h_t     = exp(delta_t A) h_{t-1} + delta_t x_t B_t,      y_t = C_t . h_t + D x_t
+
+The image gives the chunks for free: all R rows are scanned at the same time and the T columns one
+after the other, so L = R T pixels take T steps. Pass 1 runs every row from a zero state and keeps
+its end state, a short carry over the R rows turns these into the true start states, pass 2 runs
+again from those and emits y. Column-major directions see the transposed view, reversed ones walk
+the same arrays backwards; nothing is flipped or stacked.
+
+What makes it fast in eager mode: ``exp2`` with log2(e) folded into A (half the price of ``exp``),
+the layout (..., N, C) with channels contiguous, buffers that are allocated once, and blocks of
+columns that fit the cache, so that everything but the recurrence itself is one call per block.
+Every exponent is <= 0: no size of delta can overflow.
+
+Shapes: P = B * R rows; column arrays are (T, P, ...), states (P, N, C).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LOG2E = 1.0 / math.log(2.0)
+_BLOCK_NUMEL = 1 << 18  # numbers per block buffer: 1 MiB in float32
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """dtype of state and accumulators: float64 for float64 input, otherwise float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _rows(t: Tensor, axis: int) -> Tensor:
+    """(B, H, W, ...) -> view (B, R, T, ...): rows of the scan; axis 0 row-, 1 column-major."""
+    return t.transpose(1, 2) if axis else t
+
+
+def _columns(t: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
+    """(B, H, W, Z) -> contiguous copy (T, B R, Z) in ``dtype``."""
+    view = _rows(t, axis).permute(2, 0, 1, 3)
+    return torch.empty(view.shape, dtype=dtype, device=t.device).copy_(view).flatten(1, 2)
+
+
+def _uncolumns(t: Tensor, like: Tensor) -> Tensor:
+    """(T, B R, Z) -> view (B, R, T, Z) with B taken from ``like`` (B, R, T, ...)."""
+    return t.unflatten(1, (like.shape[0], like.shape[1])).permute(1, 2, 0, 3)
+
+
+class _Direction:
+    """One direction's arrays in column layout, and the walks over them."""
+
+    def __init__(self, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, *, axis: int,
+                 bias: Tensor, reverse: bool, batch: int) -> None:  # fmt: skip
+        dtype = x.dtype
+        self.x, self.reverse, self.batch = x, reverse, batch
+        self.delta = _columns(dt, axis, dtype).add_(bias)
+        F.softplus(self.delta, out=self.delta)
+        self.dx = self.delta * x  # (T, P, C)
+        self.b, self.c = _columns(b, axis, dtype), _columns(c, axis, dtype)  # (T, P, N)
+        self.a = a.t().contiguous()  # (N, C)
+        self.a2 = self.a * _LOG2E
+        self.steps, self.num_rows = x.shape[0], x.shape[1]
+        self.state_shape = (self.num_rows, *self.a.shape)
+
+    def blocks(self, size: int, *, backwards: bool = False) -> list[tuple[int, int]]:
+        """Column ranges of at most ``size`` columns in scan order (or against it)."""
+        cuts = [(lo, min(lo + size, self.steps)) for lo in range(0, self.steps, size)]
+        return cuts[::-1] if self.reverse != backwards else cuts
+
+    def order(self, count: int) -> range:
+        """Columns inside a block in scan order."""
+        return range(count - 1, -1, -1) if self.reverse else range(count)
+
+    def cached_columns(self) -> int:
+        """Columns per block such that one block buffer stays in the cache."""
+        return max(1, min(self.steps, _BLOCK_NUMEL // math.prod(self.state_shape)))
+
+    def empty(self, *lead: int) -> Tensor:
+        return torch.empty((*lead, *self.state_shape), dtype=self.x.dtype, device=self.x.device)
+
+    def decay(self, lo: int, hi: int, out: Tensor) -> Tensor:
+        """exp(delta A) of columns lo..hi, (K, P, N, C)."""
+        out = out[: hi - lo]
+        return torch.mul(self.delta[lo:hi].unsqueeze(2), self.a2, out=out).exp2_()
+
+    def states(self, lo: int, hi: int, h: Tensor, decay: Tensor, out: Tensor) -> tuple:
+        """States of columns lo..hi entered with state h: (all of them (K, P, N, C), the last)."""
+        out = out[: hi - lo]
+        torch.mul(self.dx[lo:hi].unsqueeze(2), self.b[lo:hi].unsqueeze(3), out=out)
+        state, factor = out.unbind(0), decay.unbind(0)
+        for t in self.order(hi - lo):
+            h = state[t].addcmul_(factor[t], h)
+        return out, h
+
+    def row_decay(self) -> Tensor:
+        """Product of all decays of each row, (P, N, C)."""
+        return torch.mul(self.delta.sum(0).unsqueeze(1), self.a2).exp2_()
+
+    def carry(self, gain: Tensor, end: Tensor, *, backwards: bool = False) -> Tensor:
+        """Start value of every row from the rows' results for a zero start, (P, N, C)."""
+        start = torch.empty_like(end)
+        lead = (self.batch, -1)
+        to, ends, gains = (t.unflatten(0, lead).unbind(1) for t in (start, end, gain))
+        order = range(len(to))
+        if self.reverse != backwards:
+            order = order[::-1]
+        to[order[0]].zero_()
+        for row, following in pairwise(order):
+            torch.addcmul(ends[row], gains[row], to[row], out=to[following])
+        return start
+
+
+def _contract(weight: Tensor, states: Tensor, out: Tensor) -> Tensor:
+    """out[..., c] = sum_n weight[..., n] states[..., n, c] with K P leading numbers."""
+    if states.shape[2] == 1:
+        return torch.mul(weight, states.squeeze(2), out=out)
+    weight, states = weight.flatten(0, 1).unsqueeze(1), states.flatten(0, 1)
+    torch.bmm(weight, states, out=out.flatten(0, 1).unsqueeze(1))
+    return out
+
+
+def _outer_grad(states: Tensor, vector: Tensor, out: Tensor) -> Tensor:
+    """out[..., n] = sum_c states[..., n, c] vector[..., c]."""
+    states, vector = states.flatten(0, 1), vector.flatten(0, 1)
+    torch.bmm(vector.unsqueeze(1), states.transpose(1, 2), out=out.flatten(0, 1).unsqueeze(1))
+    return out
+
+
+def _directions(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor,
+                bias: Tensor) -> Iterator[tuple[int, int, _Direction]]:  # fmt: skip
+    """(axis, k, direction) for 0 row-major, 2 its reverse, 1 column-major, 3 its reverse."""
+    dtype = compute_dtype(x)
+    for axis in (0, 1):
+        columns = _columns(x, axis, dtype)
+        for k in (axis, axis + 2):
+            yield axis, k, _Direction(
+                columns, dt[..., k, :], A[k], Bm[..., k, :], Cm[..., k, :],
+                axis=axis, bias=bias[k], reverse=k >= 2, batch=x.shape[0],
+            )  # fmt: skip
+
+
+def _scan(d: _Direction) -> Tensor:
+    """y of one direction without the D term, (T, P, C); overwrites ``d.dx``."""
+    size = d.cached_columns()
+    blocks = d.blocks(size)
+    decay, buffers = d.empty(size), (d.empty(size), d.empty(size))
+    h = torch.zeros(d.state_shape, dtype=d.x.dtype, device=d.x.device)
+    if d.num_rows > d.batch:
+        for i, (lo, hi) in enumerate(blocks):
+            _, h = d.states(lo, hi, h, d.decay(lo, hi, decay), buffers[i % 2])
+        h = d.carry(d.row_decay(), h)
+    for i, (lo, hi) in enumerate(blocks):
+        states, h = d.states(lo, hi, h, d.decay(lo, hi, decay), buffers[i % 2])
+        _contract(d.c[lo:hi], states, out=d.dx[lo:hi])
+    return d.dx
+
+
+def forward(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
+            bias: Tensor) -> Tensor:  # fmt: skip
+    """See :func:`unfoldldm_basicsr.ops.ss2d.ss2d_scan`; A, D, bias in the compute dtype."""
+    y = x * D.sum(0)  # promoted to the compute dtype
+    for axis, _, direction in _directions(x, dt, A, Bm, Cm, bias):
+        rows = _rows(y, axis)
+        rows.add_(_uncolumns(_scan(direction), rows))
+    return y.to(x.dtype).contiguous()
+
+
+def _start_values(d: _Direction, gy: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Start state of every row, and gradient with respect to every row's end state.
+
+    Both row passes share the decays: a row's gradient with respect to its start state is
+    ``sum_t (prod_{s<=t} decay_s) C_t gy_t`` when nothing enters at its end, which a forward walk
+    can sum as it goes.
+    """
+    zeros = torch.zeros(d.state_shape, dtype=d.x.dtype, device=d.x.device)
+    if d.num_rows == d.batch:
+        return zeros, zeros
+    decay, emitted, buffers = d.empty(size), d.empty(size), (d.empty(size), d.empty(size))
+    h, gain, grad = zeros, torch.ones_like(zeros), torch.zeros_like(zeros)
+    for i, (lo, hi) in enumerate(d.blocks(size)):
+        factors = d.decay(lo, hi, decay)
+        _, h = d.states(lo, hi, h, factors, buffers[i % 2])
+        torch.mul(d.c[lo:hi].unsqueeze(3), gy[lo:hi].unsqueeze(2), out=emitted[: hi - lo])
+        for t in d.order(hi - lo):
+            grad.addcmul_(gain.mul_(factors[t]), emitted[t])
+    return d.carry(gain, h), d.carry(gain, grad, backwards=True)
+
+
+def _scan_backward(d: _Direction, gy: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of one direction's scan in column layout: x, delta, A, B, C (without D)."""
+    h, flow = _start_values(d, gy, d.cached_columns())
+    # Blocks of sqrt(T / 3) columns minimise the states held: one per block + three per column.
+    size = min(d.steps, max(d.cached_columns(), math.isqrt(max(1, d.steps // 3))))
+    decay, buffers = d.empty(size), (d.empty(size), d.empty(size))
+    entering = [h]
+    for i, (lo, hi) in enumerate(d.blocks(size)[:-1]):
+        _, h = d.states(lo, hi, h, d.decay(lo, hi, decay), buffers[i % 2])
+        entering.append(h.clone())
+
+    a_grad = torch.zeros(d.state_shape, dtype=d.x.dtype, device=d.x.device)
+    input_grad, delta_grad = torch.empty_like(d.dx), torch.empty_like(d.dx)
+    b_grad, c_grad = torch.empty_like(d.b), torch.empty_like(d.c)
+    ones = d.b.new_ones(()).expand(size, *d.b.shape[1:])
+    adjoints = buffers[1]
+    for lo, hi in d.blocks(size, backwards=True):
+        h = entering.pop()
+        decays = d.decay(lo, hi, decay)
+        states, _ = d.states(lo, hi, h, decays, buffers[0])
+        _outer_grad(states, gy[lo:hi], out=c_grad[lo:hi])
+
+        adjoint = torch.mul(d.c[lo:hi].unsqueeze(3), gy[lo:hi].unsqueeze(2),
+                            out=adjoints[: hi - lo])  # fmt: skip
+        order = d.order(hi - lo)
+        for t in reversed(order):
+            flow = decays[t] * adjoint[t].add_(flow)
+        _outer_grad(adjoint, d.dx[lo:hi], out=b_grad[lo:hi])
+        _contract(d.b[lo:hi], adjoint, out=input_grad[lo:hi])
+
+        # Gradient with respect to the exponent delta A: adjoint_t * decay_t * h_{t-1}.
+        delta = d.delta[lo:hi].unsqueeze(2)
+        decays.mul_(adjoint)
+        for t, before in zip(order, (None, *order)):  # noqa: B905 (one longer on purpose)
+            decays[t].mul_(h if before is None else states[before])
+            a_grad.addcmul_(decays[t], delta[t])
+        _contract(ones[: hi - lo], decays.mul_(d.a), out=delta_grad[lo:hi])
+    delta_grad.addcmul_(d.x, input_grad)
+    return input_grad.mul_(d.delta), delta_grad, a_grad.sum(0).t(), b_grad, c_grad
+
+
+def backward(gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
+             bias: Tensor) -> tuple[Tensor, ...]:  # fmt: skip
+    """Gradients of :func:`forward` for x, dt, A, Bm, Cm, D, bias; everything is recomputed."""
+    dtype = compute_dtype(x)
+    x_grad = gy * D.sum(0)
+    dt_grad, b_grad, c_grad = (torch.empty_like(t) for t in (dt, Bm, Cm))
+    a_grad, bias_grad = torch.empty_like(A), torch.empty_like(bias)
+    d_grad = (gy.to(dtype) * x.to(dtype)).sum((0, 1, 2)).expand(D.shape).contiguous()
+    gy_columns = gy_axis = None
+    for axis, k, direction in _directions(x, dt, A, Bm, Cm, bias):
+        if gy_axis != axis:
+            gy_columns, gy_axis = _columns(gy, axis, dtype), axis
+        gx, gdelta, ga, gb, gc = _scan_backward(direction, gy_columns)
+        # d softplus(v) / dv = sigmoid(v) = 1 - exp(-softplus(v))
+        gdt = gdelta.mul_(torch.expm1(direction.delta.neg_())).neg_()
+        rows = _rows(x_grad, axis)
+        rows.add_(_uncolumns(gx, rows))
+        for full, part in ((dt_grad, gdt), (b_grad, gb), (c_grad, gc)):
+            target = _rows(full[..., k, :], axis)
+            target.copy_(_uncolumns(part, target))
+        a_grad[k], bias_grad[k] = ga, gdt.sum((0, 1))
+    return x_grad.to(x.dtype).contiguous(), dt_grad, a_grad, b_grad, c_grad, d_grad, bias_grad

@@ -1,0 +1,142 @@
+"""``ss2d_scan``: the four-direction selective scan of an image as one PyTorch operator.
+
+A ``torch.library.custom_op`` rather than an ``autograd.Function``: torch.compile keeps it whole
+instead of tracing and unrolling the recurrence, and shapes are known on the meta device. The
+backward pass is a second operator that recomputes the states, so nothing but the inputs is kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from unfoldldm_basicsr.ops.ss2d import dispatch
+from unfoldldm_basicsr.ops.ss2d._torch import compute_dtype
+
+NUM_DIRECTIONS = 4
+
+
+@torch.library.custom_op('unfoldldm::ss2d_scan', mutates_args=())
+def _scan_op(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
+             bias: Tensor) -> Tensor:  # fmt: skip
+    return dispatch.backend_for(x).forward(x, dt, A, Bm, Cm, D, bias)
+
+
+@_scan_op.register_fake
+def _(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
+      bias: Tensor) -> Tensor:  # fmt: skip
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op('unfoldldm::ss2d_scan_backward', mutates_args=())
+def _backward_op(
+    gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return dispatch.backend_for(x).backward(gy, x, dt, A, Bm, Cm, D, bias)
+
+
+@_backward_op.register_fake
+def _(
+    gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = (x, dt, A, Bm, Cm, D, bias)
+    return tuple(t.new_empty(t.shape) for t in inputs)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _autograd_backward(ctx, gy: Tensor) -> tuple[Tensor, ...]:
+    return _backward_op(gy, *ctx.saved_tensors)
+
+
+_scan_op.register_autograd(_autograd_backward, setup_context=_setup_context)
+
+
+def scan_flops(num_pixels: int, channels: int, d_state: int) -> int:
+    """Floating-point operations of one forward scan over ``num_pixels`` pixels.
+
+    The convention of the published Mamba-based tables (VMamba's counter): 9 per state and 1 per
+    channel for the D term, in each of the four directions.
+    """
+    return NUM_DIRECTIONS * num_pixels * channels * (9 * d_state + 1)
+
+
+@register_flop_formula(torch.ops.unfoldldm.ss2d_scan)
+def _forward_flops(x_shape, dt_shape, a_shape, *args, out_shape=None, **kwargs) -> int:
+    batch, height, width, channels = x_shape
+    return scan_flops(batch * height * width, channels, a_shape[-1])
+
+
+@register_flop_formula(torch.ops.unfoldldm.ss2d_scan_backward)
+def _backward_flops(gy_shape, x_shape, dt_shape, a_shape, *args, out_shape=None, **kwargs) -> int:
+    # One recomputation of the states, then twice the forward work as for any bilinear layer.
+    return 3 * _forward_flops(x_shape, dt_shape, a_shape)
+
+
+def _check_shapes(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
+                  bias: Tensor) -> None:  # fmt: skip
+    if x.ndim != 4 or 0 in x.shape:
+        raise ValueError(f'ss2d_scan: x must be (B, H, W, C) and not empty, got {tuple(x.shape)}.')
+    if A.ndim != 3:
+        raise ValueError(f'ss2d_scan: A must be (4, C, N), got {tuple(A.shape)}.')
+    grid, channels, d_state, k = tuple(x.shape[:3]), x.shape[3], A.shape[2], NUM_DIRECTIONS
+    expected = {
+        'dt': (dt, (*grid, k, channels), '(B, H, W, 4, C)'),
+        'A': (A, (k, channels, d_state), '(4, C, N)'),
+        'Bm': (Bm, (*grid, k, d_state), '(B, H, W, 4, N)'),
+        'Cm': (Cm, (*grid, k, d_state), '(B, H, W, 4, N)'),
+        'D': (D, (k, channels), '(4, C)'),
+        'bias': (bias, (k, channels), '(4, C)'),
+    }
+    for name, (tensor, shape, legend) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(
+                f'ss2d_scan: {name} must be {legend} = {shape} for x {tuple(x.shape)} and '
+                f'N = {d_state}, got {tuple(tensor.shape)}.'
+            )
+        if tensor.device != x.device:
+            raise ValueError(f'ss2d_scan: {name} is on {tensor.device}, x on {x.device}.')
+    if not x.is_floating_point():
+        raise ValueError(f'ss2d_scan: x must be a floating-point tensor, got {x.dtype}.')
+
+
+def ss2d_scan(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
+              bias: Tensor) -> Tensor:  # fmt: skip
+    """Selective scan of an image in four directions, summed at every pixel.
+
+    Direction 0 visits the pixels row by row, 1 column by column, 2 and 3 in the reverse order of
+    0 and 1. All inputs and the output are in pixel order: the projections that make dt, Bm and Cm
+    act on single pixels, so they are run once on the image instead of on four reordered copies.
+
+    Args:
+        x: Sequence input (B, H, W, C); float64, float32, bfloat16 or float16.
+        dt: Step sizes (B, H, W, 4, C) before bias and softplus.
+        A: State matrix (4, C, N), negative.
+        Bm: Input matrix (B, H, W, 4, N).
+        Cm: Output matrix (B, H, W, 4, N).
+        D: Skip weights (4, C).
+        bias: Added to dt before the softplus (4, C).
+
+    Returns:
+        (B, H, W, C) in the dtype of x. State and accumulators are float32 (float64 for float64
+        x), and so are A, D and bias; under float16 autocast x, dt, Bm and Cm are cast to float32
+        too, since float16 input makes the training of such models unstable.
+
+    Raises:
+        ValueError: A shape or device does not fit x; the message says which.
+
+    Source: Mamba (arXiv 2312.00752) for the recurrence, VMamba (arXiv 2401.10166) for the four
+    directions.
+    """
+    _check_shapes(x, dt, A, Bm, Cm, D, bias)
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if autocast and torch.get_autocast_dtype(kind) == torch.float16 and x.dtype != torch.float64:
+        x = x.float()
+    state = compute_dtype(x)
+    dt, Bm, Cm = (t.to(x.dtype) for t in (dt, Bm, Cm))
+    A, D, bias = (t.to(state) for t in (A, D, bias))
+    return _scan_op(x, dt, A, Bm, Cm, D, bias)
