@@ -1,0 +1,225 @@
+"""Small vocabulary shared by the tests."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_python(
+    *args: str, cwd: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess:
+    """Runs a fresh interpreter that finds this checkout; output as text, no exception on failure.
+
+    Args:
+        args: command line of Python, for example ``'-c', code`` or ``'-m', module``.
+        cwd: folder to run in.
+        variables: environment variables to add.
+    """
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), **variables)
+    return subprocess.run(
+        [sys.executable, *args],
+        cwd=cwd or ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def write_photos(
+    folder: Path, count: int = 3, size: tuple[int, int] = (48, 64), seed: int = 0
+) -> list[Path]:
+    """Writes ``count`` smooth random colour pictures (height, width) as ``img_0.png`` and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    paths = []
+    for index in range(count):
+        coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        picture = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+        paths.append(folder / f'img_{index}.png')
+        cv2.imwrite(str(paths[-1]), picture)
+    return paths
+
+
+def write_options(path: Path, options: dict) -> Path:
+    """Writes an option file."""
+    path.write_text(yaml.safe_dump(options, sort_keys=False), encoding='utf-8')
+    return path
+
+
+def stock_options(folder: Path, total_iter: int = 4, batch: int = 2) -> dict:
+    """Options of a tiny x4 training with classes of BasicSR only; its pictures go to ``folder``."""
+    write_photos(folder / 'gt', 5, (32, 48))
+    write_photos(folder / 'lq', 5, (8, 12))
+    data = {
+        'type': 'PairedImageDataset',
+        'dataroot_gt': str(folder / 'gt'),
+        'dataroot_lq': str(folder / 'lq'),
+        'io_backend': {'type': 'disk'},
+    }
+    train_data = {
+        'gt_size': 32,
+        'use_hflip': True,
+        'use_rot': True,
+        'num_worker_per_gpu': 0,
+        'batch_size_per_gpu': batch,
+    }
+    return {
+        'name': 'stock',
+        'model_type': 'SRModel',
+        'scale': 4,
+        'num_gpu': 0,
+        'manual_seed': 0,
+        'datasets': {'train': {**data, **train_data}, 'val': {'name': 'held_out', **data}},
+        'network_g': {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 4},
+        'path': {'pretrain_network_g': None},
+        'train': {
+            'total_iter': total_iter,
+            'optim_g': {'type': 'Adam', 'lr': 1e-3},
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [2], 'gamma': 0.5},
+            'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0},
+        },
+        'val': {
+            'val_freq': 100,
+            'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}},
+        },
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 2},
+    }
+
+
+def tiny_unfoldldm(phase: int | str = 2, **changes) -> dict:
+    """``network_g`` of the smallest UnfoldLDM that has every part (two stages)."""
+    return {
+        'type': 'UnfoldLDM',
+        'phase': phase,
+        'dim': 8,
+        'num_blocks': [1, 1, 1, 1],
+        'num_refinement_blocks': 1,
+        'heads': [1, 1, 2, 2],
+        'num_stages': 2,
+        'mgda_dim': 8,
+        'mgda_blocks': 1,
+        'mgda_d_state': 2,
+        'embed_dim': 8,
+        'prior_dim': 8,
+        'prior_width': 8,
+        'prior_encoder_blocks': 1,
+        'denoiser_dim': 16,
+        **changes,
+    }
+
+
+def model_options(folder: Path, network: dict, *, is_train: bool = True, **train) -> dict:
+    """Option dict that a model class takes directly; ``train`` changes keys of its section."""
+    path = {'log': folder, 'models': folder / 'models', 'training_states': folder / 'states'}
+    path['visualization'] = folder / 'visualization'
+    for value in path.values():
+        value.mkdir(parents=True, exist_ok=True)
+    options = {
+        'name': 'unit',
+        'num_gpu': 0,
+        'is_train': is_train,
+        'dist': False,
+        'rank': 0,
+        'world_size': 1,
+        'manual_seed': 3,
+        'network_g': network,
+        'path': {key: str(value) for key, value in path.items()},
+        'val': {'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
+        'logger': {'print_freq': 1},
+    }
+    if is_train:
+        options['train'] = {
+            'total_iter': 100,
+            'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.0},
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [1000]},
+            'ema_decay': 0.9,
+            'pixel_opt': {'type': 'L1Loss'},
+            **train,
+        }
+    return options
+
+
+def plugin_options(folder: Path) -> dict:
+    """Options of a tiny Phase I training with classes of this package."""
+    write_photos(folder / 'clean', 3, (40, 48))
+    data = {
+        'type': 'SyntheticDegradationDataset',
+        'dataroot_gt': str(folder / 'clean'),
+        'degradations': [{'type': 'gaussian_noise', 'sigma': [5, 50]}],
+    }
+    sizes = {'gt_size': 32, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
+    return {
+        'name': 'phase1',
+        'model_type': 'UnfoldLDMPhase1Model',
+        'scale': 1,
+        'num_gpu': 0,
+        'datasets': {'train': {**data, **sizes}, 'val': {'name': 'held_out', **data}},
+        'network_g': {
+            'type': 'UnfoldLDM',
+            'phase': 1,
+            'dim': 8,
+            'num_blocks': [1, 1, 1, 1],
+            'heads': [1, 1, 1, 1],
+            'num_refinement_blocks': 1,
+            'num_stages': 2,
+            'mgda_dim': 8,
+            'prior_width': 8,
+            'prior_dim': 8,
+        },
+        'path': {'pretrain_network_g': None},
+        'train': {
+            'total_iter': 10,
+            'ema_decay': 0.99,
+            'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'betas': [0.9, 0.99]},
+            'scheduler': {
+                'type': 'CosineAnnealingRestartCyclicLR',
+                'periods': [4, 6],
+                'restart_weights': [1, 1],
+                'eta_mins': [1e-4, 1e-6],
+            },
+            'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0},
+            'isda_opt': {'type': 'ISDALoss', 'loss_weight': 0.1},
+        },
+        'val': {'val_freq': 5, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 5},
+    }
+
+
+DELETE = object()  # for put
+
+
+def put(options: dict, path: str, value: object) -> dict:
+    """A copy of ``options`` with one key path set, or removed for DELETE."""
+    options = copy.deepcopy(options)
+    *sections, key = path.split('.')
+    place: Any = options
+    for section in sections:
+        place = place[section]
+    if value is DELETE:
+        del place[key]
+    else:
+        place[key] = value
+    return options
+
+
+def problems_at(options: dict, path: str, **settings) -> str:
+    """What the preflight says of one key path, '' if nothing."""
+    from unfoldldm_basicsr.config.preflight import preflight
+
+    lines = preflight(options, 'x.yml', 'train' in options, **settings)
+    assert all(line.startswith('x.yml: ') and '\n' not in line for line in lines)
+    start = f'x.yml: {path}: '
+    return ' '.join(line.removeprefix(start) for line in lines if line.startswith(start))

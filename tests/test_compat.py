@@ -1,0 +1,175 @@
+"""BasicSR 1.4.2 on today's stack: what is replaced, that it is in place, and importing it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+import types
+
+import basicsr.data.prefetch_dataloader as prefetch
+import basicsr.utils.options
+import pytest
+from helpers import ROOT, run_python
+
+from unfoldldm_basicsr import compat
+from unfoldldm_basicsr.compat import imports
+from unfoldldm_basicsr.compat.patching import replace, stock
+from unfoldldm_basicsr.compat.registry import register
+
+# What is replaced, and the beginning of the sha256 of BasicSR's source of it.
+REPLACED = {
+    (basicsr.utils.options, 'ordered_yaml'): '1fb04e3900bc',
+    (basicsr.utils.options, '_postprocess_yml_value'): 'db4d8cf06906',
+    (basicsr.utils.options, 'parse_options'): '347305bea18e',
+    (basicsr.utils.options, 'copy_opt_file'): '51833866f607',
+    (basicsr.utils.dist_util, '_init_dist_pytorch'): '221ad79b2125',
+    (basicsr.utils.dist_util, '_init_dist_slurm'): '09a06fc3c9bc',
+    (basicsr.train, 'load_resume_state'): '9f0a2c11735b',
+    (basicsr.train, 'create_train_val_dataloader'): '7dc43480652e',
+    (basicsr.data, 'worker_init_fn'): '5f8a7563b1ef',
+    (prefetch.PrefetchGenerator, 'run'): 'faae2c8597aa',
+    (prefetch.PrefetchGenerator, '__next__'): 'aca178171474',
+    (prefetch.CPUPrefetcher, '__init__'): '29caf7fc1b84',
+}
+# What the replacements rely on: who calls them, in which order, with what.
+RELIED_ON = {
+    (basicsr.train, 'train_pipeline'): 'daf6515cece6',
+    (basicsr.test, 'test_pipeline'): '6500d8cc3c47',
+    (basicsr.data, 'build_dataloader'): '5a72348149df',
+    (basicsr.utils, 'make_exp_dirs'): '12f9afe99aa1',
+    (basicsr.utils, 'check_resume'): '3ccf4c729292',
+    (basicsr.utils.dist_util, 'init_dist'): '38c1b5671709',
+    (prefetch.CPUPrefetcher, 'reset'): '753893332e63',
+}
+
+
+def fingerprint(owner: object, name: str) -> str:
+    source = inspect.getsource(stock(getattr(owner, name)))
+    return hashlib.sha256(source.encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name', 'known'),
+    [(o, n, h) for (o, n), h in (REPLACED | RELIED_ON).items()],
+    ids=lambda v: getattr(v, '__name__', v) or None,
+)
+def test_source_of_basicsr_is_the_known_one(owner, name, known):
+    assert fingerprint(owner, name) == known, (
+        f'{owner.__name__}.{name} of BasicSR changed: read it again, then update its replacement'
+    )
+
+
+@pytest.mark.parametrize(('owner', 'name'), REPLACED, ids=lambda v: getattr(v, '__name__', v))
+def test_no_module_of_basicsr_still_holds_a_stock_function(owner, name):
+    replacement = getattr(owner, name)
+    original = replacement.replaces
+    assert replacement.__module__.startswith('unfoldldm_basicsr.compat')
+    assert original.__module__.startswith('basicsr')
+    holders = [m for n, m in sys.modules.items() if n.split('.')[0] == 'basicsr']
+    assert [m.__name__ for m in holders if getattr(m, name, None) is original] == []
+
+
+def test_applying_again_changes_nothing():
+    before = {key: getattr(*key) for key in REPLACED}
+    compat.apply()
+    assert all(getattr(*key) is function for key, function in before.items())
+    assert all(function.replaces.__module__.startswith('basicsr') for function in before.values())
+
+
+def test_a_target_that_moved_is_reported():
+    with pytest.raises(ImportError, match=r'basicsr\.utils\.options\.gone does not exist'):
+        replace(basicsr.utils.options, 'gone', lambda: None)
+
+
+def test_the_package_imports_with_warnings_as_errors():
+    result = run_python('-W', 'error', '-c', 'import unfoldldm_basicsr, basicsr.train')
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ('shim', 'name'),
+    [
+        (imports.shim_functional_tensor, 'torchvision.transforms.functional_tensor'),
+        (imports.shim_scipy_filters, 'scipy.ndimage.filters'),
+    ],
+)
+def test_shims_leave_a_module_that_exists_alone(shim, name, monkeypatch):
+    present = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, present)
+    shim()
+    assert sys.modules[name] is present
+
+
+@pytest.mark.parametrize(
+    ('shim', 'name', 'attribute'),
+    [
+        (
+            imports.shim_functional_tensor,
+            'torchvision.transforms.functional_tensor',
+            'rgb_to_grayscale',
+        ),
+        (imports.shim_scipy_filters, 'scipy.ndimage.filters', 'convolve'),
+    ],
+)
+def test_shims_fill_in_for_a_module_that_is_gone(shim, name, attribute, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)  # as if it could not be imported
+    shim()
+    assert callable(getattr(sys.modules[name], attribute))
+
+
+def test_distutils_comes_from_setuptools_or_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'distutils', None)
+    monkeypatch.setitem(sys.modules, 'setuptools', None)
+    with pytest.raises(ImportError, match='pip install setuptools'):
+        imports.provide_distutils()
+
+
+@pytest.mark.parametrize('missing', ['torch', 'torchvision', 'basicsr'])
+def test_a_missing_package_is_named_with_the_commands(missing):
+    code = f'import sys; sys.modules[{missing!r}] = None; import unfoldldm_basicsr'
+    result = run_python('-c', code)
+    assert result.returncode == 1
+    last = result.stderr[result.stderr.rindex('ImportError') :]
+    assert f'needs {missing}, not installed' in last
+    assert 'pip install torch torchvision' in last
+    assert 'pip install --no-build-isolation basicsr==1.4.2' in last
+
+
+@pytest.mark.parametrize(
+    ('version_file', 'says'),
+    [("__version__ = '1.2.0+1386'\n", 'version 1.2.0'), (None, 'without version.py')],
+)
+def test_another_package_named_basicsr_is_recognised(tmp_path, version_file, says):
+    fork = tmp_path / 'basicsr'
+    fork.mkdir()
+    (fork / '__init__.py').write_text('')
+    if version_file:
+        (fork / 'version.py').write_text(version_file)
+    code = (
+        f'import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import unfoldldm_basicsr'
+    )
+    result = run_python('-c', code)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith('ImportError')
+    assert says in last
+    assert str(fork) in last
+
+
+def test_registering_again_from_the_same_module_replaces_the_class():
+    registry = basicsr.utils.registry.Registry('arch')
+    first, second = (types.new_class('Net') for _ in range(2))
+    register(registry)(first)
+    register(registry)(second)
+    assert registry.get('Net') is second
+
+
+def test_a_name_of_another_package_is_not_taken_over():
+    registry = basicsr.utils.registry.Registry('arch')
+    theirs, ours = (types.new_class('Net') for _ in range(2))
+    theirs.__module__ = 'another_package.nets'
+    register(registry)(theirs)
+    with pytest.raises(KeyError, match=r'another_package\.nets') as caught:
+        register(registry)(ours)
+    assert ours.__module__ in str(caught.value)
+    assert registry.get('Net') is theirs

@@ -1,0 +1,306 @@
+"""Option files and --force_yml are data: read safely, completed, seeded from, never executed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+
+import basicsr.train
+import basicsr.utils.options
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers import stock_options, write_options
+
+from unfoldldm_basicsr.compat import options as compat_options
+from unfoldldm_basicsr.compat.defaults import fill_defaults
+from unfoldldm_basicsr.compat.yaml_options import (
+    OptionLoader,
+    apply_overrides,
+    parse_value,
+    read_option_file,
+)
+
+NUMBERS = {
+    '1e-4': 1e-4,
+    '1E+3': 1000.0,
+    '-2.5e-3': -2.5e-3,
+    '.5': 0.5,
+    '5.': 5.0,
+    '3': 3,
+    '!!float 2': 2.0,
+    '.inf': float('inf'),
+}
+TEXTS = ('e-4', '1e', 'v1.2.3', '1-2', 'x1e4')
+
+
+@pytest.mark.parametrize(('text', 'value'), NUMBERS.items())
+def test_numbers_are_numbers(text, value):
+    parsed = yaml.load(f'a: {text}', Loader=OptionLoader)['a']
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize('text', TEXTS)
+def test_texts_stay_texts(text):
+    assert yaml.load(f'a: {text}', Loader=OptionLoader)['a'] == text
+
+
+def test_basicsr_reads_through_the_safe_loader():
+    loader, _ = basicsr.utils.options.ordered_yaml()
+    assert issubclass(loader, yaml.SafeLoader)
+    stock_loader, _ = basicsr.utils.options.ordered_yaml.replaces()
+    assert not issubclass(stock_loader, yaml.SafeLoader)  # notices when BasicSR mends it
+    assert yaml.load('lr: 1e-4', Loader=stock_loader)['lr'] == '1e-4'
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        '!!python/object/apply:os.mkdir [proof]',
+        '!!python/object/new:os.mkdir [proof]',
+        '!!python/name:os.mkdir',
+        '!!python/module:os',
+    ],
+)
+def test_yaml_constructs_no_python_objects(tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'x.yml').write_text(f'name: {value}\n')
+    with pytest.raises(ValueError, match=r'x\.yml: line 1, column 7.*python'):
+        read_option_file('x.yml')
+    with pytest.raises(ValueError, match='is not YAML'):
+        parse_value(value)
+    assert not (tmp_path / 'proof').exists()
+
+
+def test_merge_keys_fill_in_and_own_keys_win(tmp_path):
+    path = tmp_path / 'x.yml'
+    path.write_text('base: &b {type: A, size: 1}\nval: {<<: *b, size: 2}\n')
+    assert read_option_file(path)['val'] == {'type': 'A', 'size': 2}
+
+
+FAULTY_FILES = {
+    'train:\n  lr: 1\n  lr: 2\n': r"line 3, column 3: the key 'lr' appears twice.*line 2",
+    'a: [1, 2\nb: 3\n': 'line 2',
+    'a: b: c\n': 'line 1',
+    '- 1\n': 'not an option file',
+    '': 'not an option file',
+    'a: &a {b: *a}\n': 'aliases',
+    '{[1]: 2}\n': 'key must be a plain word',
+    'a: 2024-13-45\n': 'month',
+    'a: !!int x\n': 'x.yml',
+    '[' * 5000: 'too deeply nested',
+}
+
+
+@pytest.mark.parametrize(('text', 'says'), FAULTY_FILES.items(), ids=range(len(FAULTY_FILES)))
+def test_a_faulty_file_is_one_sentence_with_its_place(tmp_path, text, says):
+    path = tmp_path / 'x.yml'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=says) as caught:
+        read_option_file(path)
+    assert str(caught.value).startswith(str(path))
+    assert '\n' not in str(caught.value)
+
+
+def test_aliases_that_explode_are_refused(tmp_path):
+    levels = ['a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]']
+    levels += [f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]' for i in range(1, 9)]
+    (tmp_path / 'x.yml').write_text('\n'.join(levels))
+    with pytest.raises(ValueError, match='aliases expand'):
+        read_option_file(tmp_path / 'x.yml')
+
+
+def test_files_are_read_as_utf8_wherever_python_runs(tmp_path):
+    (tmp_path / 'x.yml').write_bytes('name: Größe  # ×4\n'.encode())
+    assert read_option_file(tmp_path / 'x.yml') == {'name': 'Größe'}
+    (tmp_path / 'x.yml').write_bytes(b'name: \xff\n')
+    with pytest.raises(ValueError, match='not a UTF-8'):
+        read_option_file(tmp_path / 'x.yml')
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('1e-4', 1e-4),
+        ('-1', -1),
+        ('[0.9, 0.99]', [0.9, 0.99]),
+        ('~', None),
+        ('null', None),
+        ('None', None),
+        ('True', True),
+        ('"x"', 'x'),
+        ('/x=y', '/x=y'),
+        ('{a: 1}', {'a': 1}),
+    ],
+)
+def test_force_yml_takes_yaml_values(text, value):
+    options = {'train': {'lr': 0}}
+    apply_overrides(options, [f'train:lr={text}'])
+    assert options == {'train': {'lr': value}}
+
+
+def test_force_yml_reaches_into_lists():
+    options = {'mix': [{'prob': 0}, {'prob': 0}]}
+    apply_overrides(options, ['mix:1:prob=0.5'])
+    assert options == {'mix': [{'prob': 0}, {'prob': 0.5}]}
+
+
+@pytest.mark.parametrize(
+    ('entry', 'says'),
+    [
+        ('trian:lr=1', r"no 'trian'\. Did you mean 'train'\?"),
+        ('train:optim:lr=1', r"train has no 'optim'\. Did you mean 'optim_g'"),
+        ('train', 'write KEY:KEY=VALUE'),
+        ('train:lr=', 'write KEY:KEY=VALUE'),
+        ('=1', 'write KEY:KEY=VALUE'),
+        ('name:x=1', 'name is a single value'),
+        ('mix:7=1', 'list of 2 items'),
+        ('train:lr=[1', 'is not YAML'),
+    ],
+)
+def test_force_yml_faults_name_the_entry(entry, says):
+    options = {'name': 'x', 'train': {'lr': 0, 'optim_g': {}}, 'mix': [1, 2]}
+    with pytest.raises(ValueError, match=says) as caught:
+        apply_overrides(options, [entry])
+    assert f"'{entry}'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'entry',
+    [
+        'name"];__import__("os").mkdir("proof");opt["name=zz',
+        'name=[__import__("os").mkdir("proof")]',
+        'name=!!python/object/apply:os.mkdir [proof]',
+    ],
+)
+def test_force_yml_executes_nothing(tmp_path, monkeypatch, entry):
+    monkeypatch.chdir(tmp_path)
+    options = {'name': 'x'}
+    with contextlib.suppress(ValueError):
+        apply_overrides(options, [entry])
+    assert not (tmp_path / 'proof').exists()
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Calls the parse_options that BasicSR's train module sees, with a command line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compat_options, '_preflight', None)
+    write_options(tmp_path / 'x.yml', stock_options(tmp_path))
+
+    def call(*words, is_train=True):
+        monkeypatch.setattr(sys, 'argv', ['train', '-opt', 'x.yml', *words])
+        return basicsr.train.parse_options(str(tmp_path), is_train=is_train)[0]
+
+    return call
+
+
+def draws() -> tuple:
+    return random.random(), float(np.random.random()), float(torch.rand(1))  # noqa: NPY002
+
+
+def test_the_forced_seed_is_the_one_used(command):
+    assert command('--force_yml', 'manual_seed=5')['manual_seed'] == 5
+    forced = draws()
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    assert draws() == forced
+
+
+def test_an_absent_seed_is_drawn_and_recorded(command):
+    seed = command('--force_yml', 'manual_seed=~')['manual_seed']
+    drawn = draws()
+    assert command('--force_yml', f'manual_seed={seed}')['manual_seed'] == seed
+    assert draws() == drawn
+
+
+@pytest.mark.parametrize('word', ['--local-rank=1', '--local_rank=1'])
+def test_both_spellings_of_local_rank_are_accepted(command, word):
+    assert command(word)['rank'] == 0
+
+
+def test_train_paths_are_those_of_basicsr(command, tmp_path):
+    paths = command()['path']
+    root = tmp_path / 'experiments' / 'stock'
+    assert paths['experiments_root'] == paths['log'] == str(root)
+    names = ('models', 'training_states', 'visualization')
+    assert [paths[n] for n in names] == [str(root / n) for n in names]
+
+
+def test_test_paths_are_those_of_basicsr(command, tmp_path):
+    options = command(is_train=False)
+    assert options['path']['results_root'] == str(tmp_path / 'results' / 'stock')
+    assert options['is_train'] is False
+
+
+def test_home_folders_are_expanded(command):
+    options = command('--force_yml', 'datasets:val:dataroot_gt=~/x', 'path:resume_state=~/y')
+    home = os.path.expanduser('~')
+    assert options['datasets']['val']['dataroot_gt'] == f'{home}/x'
+    assert options['path']['resume_state'] == f'{home}/y'
+
+
+def test_debug_prefixes_the_name_once_and_validates_often(command):
+    options = command('--debug', '--force_yml', 'name=debug_x')
+    assert options['name'] == 'debug_x'
+    assert options['val']['val_freq'] == options['logger']['save_checkpoint_freq'] == 8
+
+
+def test_keys_that_basicsr_demands_are_filled():
+    options = {'datasets': {'train': {}, 'val_2': {'persistent_workers': True}}, 'val': {}}
+    filled = fill_defaults(options, is_train=True)
+    train, val = options['datasets'].values()
+    assert options['scale'] == 1
+    assert options['logger']['use_tb_logger'] is False
+    assert options['val'] == {'val_freq': 5000, 'save_img': False, 'suffix': None}
+    assert train['io_backend'] == val['io_backend'] == {'type': 'disk'}
+    assert train['persistent_workers'] is True
+    assert val['persistent_workers'] is False  # torch refuses it without workers
+    assert val['name'] == 'val_2'
+    assert 'datasets.val_2.name=val_2' in filled
+
+
+def test_given_values_are_kept_and_whole_floats_become_counts():
+    options = {
+        'datasets': {'train': {'num_worker_per_gpu': 0, 'persistent_workers': True}},
+        'train': {'total_iter': 5e3, 'warmup_iter': -1},
+        'val': {'val_freq': 1e2, 'suffix': 'x'},
+    }
+    filled = fill_defaults(options, is_train=True)
+    assert options['train'] == {'total_iter': 5000, 'warmup_iter': -1}
+    assert isinstance(options['train']['total_iter'], int)
+    assert options['val'] == {'val_freq': 100, 'suffix': 'x', 'save_img': False}
+    assert options['datasets']['train']['persistent_workers'] is False
+    assert not any(f.startswith('val.suffix') for f in filled)
+
+
+def test_problems_end_the_run_with_status_2_before_anything_is_written(command, capsys, tmp_path):
+    before = sorted(p.name for p in tmp_path.iterdir())
+    compat_options.set_preflight(lambda options, file, is_train: [f'{file}: a: bad', 'and more'])
+    with pytest.raises(SystemExit) as caught:
+        command()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == '2 problems:\nx.yml: a: bad\nand more\n'
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_only_one_rank_reports_the_problems(command, capsys, monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    with pytest.raises(SystemExit):
+        command('--force_yml', 'nonsense')
+    assert capsys.readouterr().err == ''
+
+
+def test_resuming_from_the_copy_of_the_option_file_leaves_it_alone(tmp_path):
+    copy = write_options(tmp_path / 'x.yml', {'name': 'x'})
+    text = copy.read_text()
+    basicsr.train.copy_opt_file(str(copy), str(tmp_path))
+    assert copy.read_text() == text
+    basicsr.train.copy_opt_file(str(copy), str(tmp_path / 'run'))
+    assert (tmp_path / 'run' / 'x.yml').read_text().endswith(text)
+    assert (tmp_path / 'run' / 'x.yml').read_text().startswith('# GENERATE TIME')

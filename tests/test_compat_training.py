@@ -1,0 +1,337 @@
+"""BasicSR's training loop: real epochs, fresh crops, errors that arrive, resume, process groups."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import random
+import socket
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import basicsr.data
+import basicsr.train
+import numpy as np
+import pytest
+import torch
+from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.prefetch_dataloader import CPUPrefetcher, PrefetchDataLoader
+from helpers import run_python, stock_options
+from torch.utils.data import DataLoader, Dataset
+
+from unfoldldm_basicsr.compat import distributed
+from unfoldldm_basicsr.compat.defaults import fill_defaults
+from unfoldldm_basicsr.compat.loaders import SeededSampler
+
+
+class Draws(Dataset):
+    """Items are what the global generators give in the worker."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index):
+        return torch.tensor([random.random(), np.random.random()])  # noqa: NPY002
+
+
+class Broken(Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index):
+        raise ValueError(f'picture {index} is broken')
+
+
+# ---- loaders ------------------------------------------------------------------------------------
+
+
+def parsed(tmp_path: Path, **changes) -> dict:
+    """Stock options as parse_options would leave them."""
+    options = stock_options(tmp_path, **changes)
+    fill_defaults(options, is_train=True)
+    options.update(dist=False, rank=0, world_size=1, is_train=True, auto_resume=False)
+    for phase, dataset in options['datasets'].items():
+        dataset.update(phase=phase, scale=4)
+    return options
+
+
+def test_epochs_are_counted_from_the_batches_the_loader_gives(tmp_path):
+    options = parsed(tmp_path, total_iter=10, batch=3)  # 5 pictures: one batch, the rest dropped
+    arguments = options, logging.getLogger('test')
+    loader, *_, epochs, _ = basicsr.train.create_train_val_dataloader(*arguments)
+    *_, stock_epochs, _ = basicsr.train.create_train_val_dataloader.replaces(*arguments)
+    steps = len(loader)
+    assert steps * (epochs + 1) > 10  # the loop runs epochs + 1 times
+    assert steps * (stock_epochs + 1) < 10
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+    options = parsed(tmp_path, batch=6)
+    with pytest.raises(ValueError, match=r'batch_size_per_gpu: 5 images.*less than one batch of 6'):
+        basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
+
+
+def test_missing_and_unknown_phases_are_refused(tmp_path):
+    options = parsed(tmp_path)
+    options['datasets']['valid'] = options['datasets'].pop('val')
+    with pytest.raises(ValueError, match=r"datasets\.valid: training knows 'train'"):
+        basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
+    options['datasets'] = {}
+    with pytest.raises(ValueError, match="no 'train' section"):
+        basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
+
+
+def test_the_order_of_images_follows_seed_and_epoch():
+    def order(seed, epoch):
+        sampler = SeededSampler(range(50), num_replicas=1, rank=0, ratio=1, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(s, e)) for s in range(3) for e in range(3)}) == 9
+
+
+@pytest.mark.parametrize(('images', 'ranks', 'ratio'), [(7, 2, 1), (5, 3, 4), (4, 1, 2.5)])
+def test_ranks_share_one_permutation_as_in_basicsr(images, ranks, ratio):
+    shares = [list(SeededSampler(range(images), ranks, r, ratio, seed=1)) for r in range(ranks)]
+    theirs = [list(EnlargedSampler(range(images), ranks, r, ratio)) for r in range(ranks)]
+    assert [len(s) for s in shares] == [len(s) for s in theirs]
+    assert sorted(chain(*shares)) == sorted(chain(*theirs))
+
+
+def worker_draws(init, epochs: int = 2) -> list[list]:
+    torch.manual_seed(3)
+    loader = DataLoader(
+        Draws(),
+        num_workers=2,
+        multiprocessing_context='fork',
+        worker_init_fn=partial(init, num_workers=2, rank=0, seed=0),
+    )
+    return [torch.cat(list(loader)).flatten().tolist() for _ in range(epochs)]
+
+
+def test_workers_draw_anew_in_every_epoch_and_repeat_in_every_run():
+    stock_first, stock_second = worker_draws(basicsr.data.worker_init_fn.replaces)
+    assert stock_first == stock_second  # the trap
+    first, second = worker_draws(basicsr.data.worker_init_fn)
+    assert not set(first) & set(second)
+    assert len(set(first)) == len(first)  # workers differ
+    assert worker_draws(basicsr.data.worker_init_fn) == [first, second]
+
+
+def test_build_dataloader_uses_the_replaced_worker_init(tmp_path):
+    options = parsed(tmp_path)
+    loader, *_ = basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
+    assert loader.worker_init_fn.func is basicsr.data.worker_init_fn
+
+
+def test_an_error_while_prefetching_arrives_instead_of_hanging():
+    loader = PrefetchDataLoader(num_prefetch_queue=1, dataset=Broken(), num_workers=0)
+    with pytest.raises(ValueError, match='picture 0 is broken'):
+        list(loader)
+
+
+def test_prefetching_gives_every_item_and_ends():
+    loader = PrefetchDataLoader(num_prefetch_queue=1, dataset=list(range(5)), num_workers=0)
+    assert torch.cat(list(loader)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_prefetcher_starts_one_set_of_workers_per_epoch():
+    starts = []
+
+    class Loader:
+        def __iter__(self):
+            starts.append(1)
+            return iter([1, 2])
+
+    prefetcher = CPUPrefetcher(Loader())
+    prefetcher.reset()
+    assert [prefetcher.next() for _ in range(3)] == [1, 2, None]
+    assert len(starts) == 1
+
+
+def test_stock_datasets_reach_a_spawned_worker(tmp_path):
+    dataset = PairedImageDataset(parsed(tmp_path)['datasets']['val'])
+    (tmp_path / 'dataset.pkl').write_bytes(pickle.dumps(dataset))
+    code = 'import pickle, sys; d = pickle.load(open("dataset.pkl", "rb")); print(d[0]["lq"].shape)'
+    result = run_python('-c', code, cwd=tmp_path)  # imports nothing of this package by itself
+    assert result.stdout.strip() == 'torch.Size([3, 8, 12])', result.stderr
+
+
+# ---- resume -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """An experiment with checkpoints 10, 20 and 100, seen from another folder."""
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    root = tmp_path / 'experiments' / 'x'
+    paths = {'experiments_root': str(root)}
+    for name in ('models', 'training_states'):
+        (root / name).mkdir(parents=True)
+        paths[name] = str(root / name)
+    options = {'auto_resume': True, 'rank': 0, 'network_g': {}, 'path': paths}
+    for iteration in (10, 20, 100):
+        state = {'epoch': 1, 'iter': iteration, 'optimizers': [], 'schedulers': []}
+        torch.save(state, root / 'training_states' / f'{iteration}.state')
+        torch.save({'params': {}}, root / 'models' / f'net_g_{iteration}.pth')
+    return options
+
+
+def state_file(run: dict, iteration: int) -> Path:
+    return Path(run['path']['training_states']) / f'{iteration}.state'
+
+
+def weight_file(run: dict, iteration: int) -> Path:
+    return Path(run['path']['models']) / f'net_g_{iteration}.pth'
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def test_the_newest_state_is_found_from_any_folder(run):
+    assert basicsr.train.load_resume_state(run)['iter'] == 100
+    assert run['path']['resume_state'] == str(state_file(run, 100))
+    assert run['path']['pretrain_network_g'] == str(weight_file(run, 100))
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda run: truncate(state_file(run, 100)),
+        lambda run: state_file(run, 100).write_bytes(b''),
+        lambda run: torch.save([1], state_file(run, 100)),
+        lambda run: truncate(weight_file(run, 100)),
+        lambda run: weight_file(run, 100).unlink(),
+    ],
+    ids=['truncated', 'empty', 'other content', 'weights truncated', 'weights gone'],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_named(run, damage, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    damage(run)
+    with caplog.at_level('WARNING', logger='basicsr'):
+        assert basicsr.train.load_resume_state(run)['iter'] == 20
+    assert str(state_file(run, 100)) in caplog.text
+
+
+def test_files_that_are_no_iteration_are_ignored(run):
+    state_file(run, 100).with_name('best.state').write_bytes(b'')
+    assert basicsr.train.load_resume_state(run)['iter'] == 100
+
+
+def test_nothing_is_restarted_when_no_state_is_whole(run):
+    for iteration in (10, 20, 100):
+        truncate(state_file(run, iteration))
+    with pytest.raises(ValueError, match='no training state can be resumed') as caught:
+        basicsr.train.load_resume_state(run)
+    assert all(str(state_file(run, i)) in str(caught.value) for i in (10, 20, 100))
+
+
+def test_without_states_the_run_starts_anew(run):
+    for iteration in (10, 20, 100):
+        state_file(run, iteration).unlink()
+    assert basicsr.train.load_resume_state(run) is None
+    run['auto_resume'] = False
+    assert basicsr.train.load_resume_state(run) is None
+
+
+def test_a_named_state_is_used_or_refused(run):
+    run['auto_resume'] = False
+    run['path']['resume_state'] = str(state_file(run, 10))
+    assert basicsr.train.load_resume_state(run)['iter'] == 10
+    run['path']['resume_state'] = str(state_file(run, 30))
+    with pytest.raises(ValueError, match=r'path\.resume_state: .*30\.state does not exist'):
+        basicsr.train.load_resume_state(run)
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ('proof',)
+
+
+@pytest.mark.parametrize('file', [state_file, weight_file])
+def test_a_state_with_code_in_it_is_not_executed(run, file, tmp_path):
+    torch.save({'iter': Payload()}, file(run, 100))
+    assert basicsr.train.load_resume_state(run)['iter'] == 20
+    assert not (tmp_path / 'elsewhere' / 'proof').exists()
+
+
+# ---- process groups -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = str(probe.getsockname()[1])
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    monkeypatch.setenv('MASTER_PORT', port)
+    yield monkeypatch
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def test_torchrun_without_a_gpu_uses_gloo(one_process):
+    one_process.setattr(torch.cuda, 'device_count', lambda: 0)
+    for name, value in (('RANK', '0'), ('WORLD_SIZE', '1'), ('LOCAL_RANK', '0')):
+        one_process.setenv(name, value)
+    basicsr.utils.dist_util.init_dist('pytorch')
+    assert torch.distributed.get_backend() == 'gloo'
+
+
+def test_slurm_starts_from_its_variables(one_process):
+    one_process.setattr(torch.cuda, 'device_count', lambda: 0)
+    one_process.setenv('SLURM_PROCID', '0')
+    one_process.setenv('SLURM_NTASKS', '1')
+    basicsr.utils.dist_util.init_dist('slurm')
+    assert torch.distributed.get_backend() == 'gloo'
+    assert os.environ['WORLD_SIZE'] == '1'
+
+
+def test_launchers_without_their_variables_are_explained(one_process):
+    with pytest.raises(ValueError, match='torchrun --nproc_per_node'):
+        distributed.init_dist_pytorch('nccl')
+    one_process.delenv('SLURM_PROCID', raising=False)
+    with pytest.raises(ValueError, match='srun'):
+        distributed.init_dist_slurm('nccl')
+
+
+def test_more_processes_than_gpus_are_refused(one_process):
+    one_process.setattr(torch.cuda, 'device_count', lambda: 2)
+    for name, value in (('RANK', '2'), ('WORLD_SIZE', '3'), ('LOCAL_RANK', '2')):
+        one_process.setenv(name, value)
+    with pytest.raises(ValueError, match='nproc_per_node=2'):
+        distributed.init_dist_pytorch('nccl')
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """A stand-in for SLURM's scontrol that records its arguments."""
+    program = tmp_path / 'bin' / 'scontrol'
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nprintf "%s|" "$@" > {tmp_path}/seen\nprintf "n1\\nn2\\n"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{program.parent}:{os.environ["PATH"]}')
+    return tmp_path / 'seen'
+
+
+def test_slurm_hosts_are_expanded_without_a_shell(scontrol, monkeypatch):
+    monkeypatch.setenv('SLURM_NODELIST', 'n[1-2],m-03')
+    assert distributed.first_slurm_host() == 'n1'
+    assert scontrol.read_text() == 'show|hostnames|n[1-2],m-03|'
+
+
+@pytest.mark.parametrize('nodes', ['n1; touch proof', '$(touch proof)', '--help', 'a\nb', ''])
+def test_a_node_list_that_is_no_list_of_hosts_is_refused(scontrol, monkeypatch, nodes):
+    monkeypatch.setenv('SLURM_NODELIST', nodes)
+    monkeypatch.delenv('SLURM_JOB_NODELIST', raising=False)
+    with pytest.raises(ValueError, match='MASTER_ADDR'):
+        distributed.first_slurm_host()
+    assert not scontrol.exists()

@@ -1,0 +1,188 @@
+"""Imports run one way, without cycles; importing the package stays cheap; files stay short."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, run_python
+
+PACKAGE = 'unfoldldm_basicsr'
+SOURCES = sorted((ROOT / PACKAGE).rglob('*.py'))
+MAX_LINES = 400
+
+# Part of the package (longest match counts) -> level; imports go to the same or a lower level.
+LEVELS = {
+    'compat': 0,
+    'config.suggest': 0,
+    'archs.layers': 1,
+    'ops': 1,
+    'data.degradations': 1,
+    'inference.tiling': 1,
+    'archs.unfolding': 2,
+    'reporting': 2,
+    'archs': 3,
+    'losses': 3,
+    'data': 3,
+    'metrics': 3,
+    'inference': 4,
+    'models': 4,
+    'config': 5,
+    'commands': 6,
+    'cli': 6,
+    'train': 6,
+    'test': 6,
+    '': 6,
+}
+# Parts that know neither BasicSR nor each other, and the one exception.
+PURE = ('archs.layers', 'ops', 'archs.unfolding', 'data.degradations')
+MAY_IMPORT = {('archs.unfolding', 'archs.layers'), ('archs.layers', 'ops')}
+# Models build networks and losses by name through BasicSR.
+NEVER = {('models', 'archs'), ('models', 'losses'), ('inference', 'archs')}
+HEAVY = ('open_clip', 'mamba_ssm', 'matplotlib', 'wandb', 'pyiqa', 'lpips', 'spandrel', 'skimage')
+
+
+def module_name(path: Path) -> str:
+    """``archs.layers.norm`` for a file; '' for the package itself."""
+    parts = path.relative_to(ROOT / PACKAGE).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+def part_of(module: str) -> str:
+    parts = module.split('.') if module else []
+    names = ['.'.join(parts[:n]) for n in range(len(parts), -1, -1)]
+    return next(name for name in names if name in LEVELS)
+
+
+def imports_of(module: str, path: Path, *, top_level: bool = False) -> list[tuple[str, int]]:
+    """Imported names with their lines: modules of this package as ``archs.x``, others as ``>x``.
+
+    Imports for type checkers only do not count.
+
+    Args:
+        module: name of the importing module.
+        path: its file.
+        top_level: only imports that run when the module is imported.
+    """
+    found = []
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    nodes = tree.body if top_level else ast.walk(tree)
+    types_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING'
+        for inner in node.body
+    }
+    for node in nodes:
+        if id(node) in types_only:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ''
+            if node.level:
+                package = [PACKAGE, *module.split('.')] if module else [PACKAGE]
+                up = node.level - (path.name == '__init__.py')
+                base = '.'.join([*package[: len(package) - up], *([base] if base else [])])
+            found += [(f'{base}.{alias.name}', node.lineno) for alias in node.names]
+    return [(_shorten(name), line) for name, line in found]
+
+
+def _shorten(name: str) -> str:
+    if name.split('.')[0] != PACKAGE:
+        return f'>{name}'  # from outside
+    inner = name.split('.')[1:]
+    while inner and '.'.join(inner) not in MODULES:
+        inner.pop()
+    return '.'.join(inner)
+
+
+def test_imports_go_down_the_levels():
+    wrong = []
+    for module, path in MODULES.items():
+        for target, line in imports_of(module, path):
+            if target.startswith('>') or target == '':
+                continue
+            if LEVELS[part_of(target)] > LEVELS[part_of(module)]:
+                wrong.append(f'{path.relative_to(ROOT)}:{line} imports {target}')
+    assert wrong == []
+
+
+def test_pure_parts_know_neither_basicsr_nor_each_other():
+    wrong = []
+    for module, path in MODULES.items():
+        own = part_of(module)
+        if own not in PURE:
+            continue
+        for target, line in imports_of(module, path):
+            other = '' if target.startswith('>') else part_of(target)
+            foreign = other in PURE and other != own and (own, other) not in MAY_IMPORT
+            if foreign or target.startswith('>basicsr'):
+                wrong.append(f'{path.relative_to(ROOT)}:{line} imports {target.lstrip(">")}')
+    assert wrong == []
+
+
+def test_models_reach_networks_and_losses_only_by_name():
+    wrong = [
+        f'{path.relative_to(ROOT)}:{line} imports {target}'
+        for module, path in MODULES.items()
+        for target, line in imports_of(module, path)
+        if (module.split('.')[0], target.split('.')[0]) in NEVER
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {
+        module: {
+            target
+            for target, _ in imports_of(module, path, top_level=True)
+            if not target.startswith('>') and target not in ('', module)
+        }
+        for module, path in MODULES.items()
+        if module
+    }
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, ' -> '.join([*trail[trail.index(module) :], module])
+        if module not in done:
+            for target in sorted(graph[module]):
+                visit(target, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize('folder', [PACKAGE, 'tests', 'scripts'])
+def test_files_stay_short(folder):
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding='utf-8').splitlines())
+        for path in (ROOT / folder).rglob('*.py')
+    }
+    assert {name: n for name, n in lengths.items() if n >= MAX_LINES} == {}
+
+
+def test_importing_the_package_loads_no_optional_package():
+    code = f'import sys, {PACKAGE}, {PACKAGE}.cli\nprint([n for n in {HEAVY} if n in sys.modules])'
+    result = run_python('-c', code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == '[]'
+
+
+def test_setup_needs_no_other_package():
+    tree = ast.parse((ROOT / 'setup.py').read_text(encoding='utf-8'))
+    roots = {
+        name.split('.')[0]
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in (
+            [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+        )
+    }
+    assert roots <= {'re', 'sys', 'pathlib', 'setuptools'}

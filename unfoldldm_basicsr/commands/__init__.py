@@ -1,0 +1,1 @@
+"""commands of unfoldldm_basicsr."""

@@ -1,0 +1,220 @@
+"""``unfoldldm doctor``: is this installation sound, and if not, what mends it?
+
+Starts on a broken installation too, so nothing of the package is imported here at the top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+NAME = 'doctor'
+HELP = 'versions, scan backends and GPU of this installation, and the fix for every fault'
+
+# Distribution, import name, smallest version, first version that does not work, fix.
+REQUIRED = (
+    ('torch', 'torch', '2.4', None, "pip install 'torch>=2.4' torchvision"),
+    ('torchvision', 'torchvision', '0.19', None, "pip install 'torch>=2.4' torchvision"),
+    ('basicsr', None, '1.4.2', '1.4.3', 'pip install --no-build-isolation basicsr==1.4.2'),
+    ('numpy', 'numpy', '1.22', None, 'pip install -U numpy'),
+    ('opencv-python', 'cv2', '4.5', None, 'pip install opencv-python'),
+    ('lmdb', 'lmdb', '1.0', None, 'pip install lmdb'),
+    ('scipy', 'scipy', '1.8', '2', "pip install 'scipy<2'"),
+    ('scikit-image', 'skimage', '0.19', None, 'pip install scikit-image'),
+    ('PyYAML', 'yaml', '5.4', None, 'pip install pyyaml'),
+    ('tqdm', 'tqdm', '4', None, 'pip install tqdm'),
+)
+OPTIONAL = (
+    ('open_clip_torch', 'pip install open_clip_torch', 'degradation vectors of VLU-Net'),
+    ('mamba-ssm', "pip install --no-build-isolation 'mamba-ssm>=2.2'", 'scan backend, NVIDIA only'),
+    ('triton', 'pip install triton', 'scan backend, comes with torch on Linux with a GPU'),
+    ('matplotlib', 'pip install matplotlib', 'curves'),
+    ('lpips', 'pip install lpips', 'LPIPS'),
+    ('tensorboard', 'pip install tensorboard', 'logger.use_tb_logger'),
+)
+ALIASES = {
+    'opencv-python': ('opencv-contrib-python', 'opencv-python-headless'),
+    'tensorboard': ('tb-nightly',),  # what BasicSR depends on
+}
+CV2_FIX = 'apt install libgl1 libglib2.0-0 (or the same packages of your system)'
+
+
+class Line(NamedTuple):
+    """One finding; ``fix`` is empty when nothing is wrong."""
+
+    name: str
+    state: str
+    fix: str = ''
+    mark: str = 'ok'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command has no options."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what is found.
+
+    Returns:
+        0, or 1 if something is broken.
+    """
+    faults = 0
+    for title, check in CHECKS.items():
+        print(title)
+        for line in check():
+            print(f'  {"FAULT" if line.fix else line.mark:<6}{line.name:<16} {line.state}')
+            if line.fix:
+                faults += 1
+                print(f'        fix: {line.fix}')
+    print(f'\n{faults} faults found.' if faults else '\nEverything needed is in place.')
+    return 1 if faults else 0
+
+
+def check_python() -> Iterator[Line]:
+    """BasicSR 1.4.2 sets the range."""
+    version = '.'.join(map(str, sys.version_info[:3]))
+    if (3, 10) <= sys.version_info[:2] <= (3, 12):
+        yield Line('python', version)
+    else:
+        yield Line(
+            'python',
+            f'{version}: BasicSR 1.4.2 cannot be built here',
+            'make an environment with Python 3.10, 3.11 or 3.12: python3.12 -m venv .venv',
+        )
+
+
+def check_required() -> Iterator[Line]:
+    """Versions, and whether the packages with compiled parts can be imported."""
+    for name, module, lowest, beyond, fix in REQUIRED:
+        version = installed_version(name)
+        if version is None:
+            yield Line(name, 'not installed', fix)
+        elif parsed(version) < parsed(lowest) or (beyond and parsed(version) >= parsed(beyond)):
+            limits = f'{lowest} or later' + (f', before {beyond}' if beyond else '')
+            yield Line(name, f'{version}, but {limits} is needed', fix)
+        else:
+            fault = import_fault(module) if module else ''
+            hint = CV2_FIX if 'libGL' in fault or 'libgthread' in fault else f'{fix} (reinstall)'
+            yield Line(name, f'{version}{fault}', hint if fault else '')
+    if version_of('opencv-python') and version_of('opencv-python-headless'):
+        yield Line(
+            'opencv',
+            'opencv-python and opencv-python-headless write the same folder',
+            'pip uninstall opencv-python-headless; pip install --force-reinstall opencv-python',
+        )
+
+
+def check_optional() -> Iterator[Line]:
+    """What is there beyond the needed; absence is no fault."""
+    for name, install, purpose in OPTIONAL:
+        version = installed_version(name)
+        if version is None:
+            yield Line(name, f'not installed ({purpose}): {install}', mark='-')
+        else:
+            yield Line(name, version)
+
+
+def check_package() -> Iterator[Line]:
+    """The package itself: BasicSR's remedies and the registered classes."""
+    from unfoldldm_basicsr import compat
+
+    try:
+        compat.apply()
+        importlib.import_module('unfoldldm_basicsr.models')
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        yield Line('import', type(error).__name__, str(error))
+        return
+    from unfoldldm_basicsr.commands.list_command import registered_classes
+
+    found = sum(len(entries) for entries in registered_classes().values())
+    yield Line('import', f'BasicSR usable, {found} classes of this package registered')
+
+
+def check_gpu() -> Iterator[Line]:
+    """GPUs that torch sees, and whether there are some that it does not."""
+    if import_fault('torch'):
+        yield Line('GPU', 'unknown, as torch cannot be imported')
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            memory = properties.total_memory / 2**30
+            yield Line(f'GPU {index}', f'{properties.name}, {memory:.0f} GiB')
+    elif shutil.which('nvidia-smi'):
+        built = f'built for CUDA {torch.version.cuda}' if torch.version.cuda else 'built for CPU'
+        yield Line(
+            'GPU',
+            f'torch ({built}) sees none, although nvidia-smi is there',
+            'run nvidia-smi: if it shows a GPU, install the torch build for that driver (see '
+            'pytorch.org, Get Started), or update the driver',
+        )
+    else:
+        yield Line('GPU', 'none seen: everything runs on the CPU')
+
+
+def check_backends() -> Iterator[Line]:
+    """Backends of the selective scan."""
+    if import_fault('torch'):
+        yield Line('scan', 'unknown, as torch cannot be imported')
+        return
+    from unfoldldm_basicsr.ops.ss2d import describe_backends
+
+    for name, state in describe_backends().items():
+        yield Line(name, state)
+
+
+def check_system() -> Iterator[Line]:
+    """Shared memory, through which loader processes hand over batches."""
+    try:
+        free = shutil.disk_usage('/dev/shm').total / 2**20
+    except OSError:  # other systems have no such folder and no such limit
+        return
+    fix = 'more shared memory (docker run --shm-size=8g), or datasets.train.num_worker_per_gpu: 0'
+    yield Line('shared memory', f'{free:.0f} MiB', fix if free < 128 else '')
+
+
+CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
+    'Python': check_python,
+    'Needed packages': check_required,
+    'Optional packages': check_optional,
+    'This package': check_package,
+    'Device': check_gpu,
+    'Selective scan backends': check_backends,
+    'System': check_system,
+}
+
+
+def installed_version(distribution: str) -> str | None:
+    """Version of an installed distribution, or of one that provides the same package."""
+    versions = map(version_of, (distribution, *ALIASES.get(distribution, ())))
+    return next((version for version in versions if version is not None), None)
+
+
+def version_of(distribution: str) -> str | None:
+    """Version of exactly this distribution, None if it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def parsed(version: str) -> tuple[int, ...]:
+    """Leading numbers of a version, for comparison."""
+    return tuple(int(n) for n in re.match(r'\d+(?:\.\d+)*', version).group().split('.'))
+
+
+def import_fault(module: str) -> str:
+    """What goes wrong when a module is imported, '' if nothing."""
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return f', but importing it fails: {error}'
+    return ''

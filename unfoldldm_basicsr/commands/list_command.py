@@ -1,0 +1,123 @@
+"""``unfoldldm list``: what importing the package registers, and what the option files build."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unfoldldm_basicsr.compat.yaml_options import read_option_file
+from unfoldldm_basicsr.reporting.cost import Cost, network_cost
+
+NAME = 'list'
+HELP = 'registered networks, models, losses, data sets and metrics, and the sizes of the networks'
+SIZE = 256  # of the image that the operations are counted for
+
+
+class Row(NamedTuple):
+    """A network and the option files that hold it."""
+
+    network: str
+    files: tuple[str, ...]
+    cost: Cost | None
+    fault: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the options of the command."""
+    parser.add_argument(
+        '--options', metavar='FOLDER', help='folder with option files (default: ./options)'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints both lists.
+
+    Returns:
+        0, or 1 if an option file or its network is faulty.
+
+    Raises:
+        FileNotFoundError: the folder of ``--options`` does not exist.
+    """
+    for title, entries in registered_classes().items():
+        if entries:
+            print(title)
+            width = max(len(name) for name, _ in entries)
+            for name, summary in entries:
+                print(f'  {name:<{width}}  {summary}')
+            print()
+    folder = Path(args.options or 'options')
+    if not folder.is_dir():
+        if args.options:
+            raise FileNotFoundError(f'--options {folder}: no such folder.')
+        print('No folder ./options here: give one with --options to see the networks in it.')
+        return 0
+    rows = networks_in(folder)
+    print_networks(folder, rows)
+    return 1 if any(row.fault for row in rows) else 0
+
+
+def registered_classes() -> dict[str, list[tuple[str, str]]]:
+    """Name and first line of documentation of what this package registers, by kind."""
+    from basicsr.utils import registry
+
+    registries = {
+        'Networks (network_g: type)': registry.ARCH_REGISTRY,
+        'Models (model_type)': registry.MODEL_REGISTRY,
+        'Losses (train: ..._opt: type)': registry.LOSS_REGISTRY,
+        'Data sets (datasets: ...: type)': registry.DATASET_REGISTRY,
+        'Metrics (val: metrics: ...: type)': registry.METRIC_REGISTRY,
+    }
+    return {
+        title: sorted(
+            (name, (inspect.getdoc(obj) or '').partition('\n')[0])
+            for name, obj in entries
+            if obj.__module__.startswith('unfoldldm_basicsr.')
+        )
+        for title, entries in registries.items()
+    }
+
+
+def networks_in(folder: Path) -> list[Row]:
+    """Every distinct network of the option files below ``folder``, smallest first."""
+    networks: dict[str, tuple[dict, list[str]]] = {}
+    faulty = []
+    for file in sorted([*folder.rglob('*.yml'), *folder.rglob('*.yaml')]):
+        name = str(file.relative_to(folder))
+        try:
+            network = read_option_file(file).get('network_g')
+        except ValueError as error:
+            faulty.append(Row('?', (name,), None, str(error)))
+            continue
+        if isinstance(network, dict) and 'type' in network:
+            key = json.dumps(network, sort_keys=True, default=str)
+            networks.setdefault(key, (network, []))[1].append(name)
+    rows = [_row(network, files) for network, files in networks.values()]
+    return sorted(rows, key=lambda r: (r.network, r.cost or Cost(0, 0))) + faulty
+
+
+def _row(network: dict[str, Any], files: list[str]) -> Row:
+    try:
+        return Row(str(network['type']), tuple(files), network_cost(network, SIZE), '')
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        return Row(str(network['type']), tuple(files), None, f'{type(error).__name__}: {error}')
+
+
+def print_networks(folder: Path, rows: list[Row]) -> None:
+    """Prints a table of networks."""
+    print(f'Networks in {folder} (GMACs for one {SIZE} x {SIZE} image)')
+    if not rows:
+        print('  none')
+        return
+    width = max(len(row.network) for row in rows)
+    print(f'  {"network":<{width}}  {"parameters":>10}  {"GMACs":>8}  option files')
+    for row in rows:
+        if row.cost is None:
+            figures = f'{"-":>10}  {"-":>8}'
+        else:
+            figures = f'{row.cost.params / 1e6:>8.2f} M  {row.cost.macs / 1e9:>8.1f}'
+        print(f'  {row.network:<{width}}  {figures}  {", ".join(row.files)}')
+        if row.fault:
+            print(f'  {"":<{width}}  {row.fault}')

@@ -1,0 +1,92 @@
+"""Start of the process group: on CPU too, on the right GPU, and without a shell."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+import torch
+from torch import distributed
+
+
+def init_dist_pytorch(backend: str, **kwargs) -> None:
+    """Replaces ``basicsr.utils.dist_util._init_dist_pytorch``.
+
+    BasicSR divides by the number of GPUs (zero on CPU), picks the GPU by global rank and leaves the
+    backend at nccl. Here processes without a GPU use gloo, others the GPU of their LOCAL_RANK.
+
+    Raises:
+        ValueError: not started by torchrun, or more processes than GPUs on this machine.
+    """
+    if 'RANK' not in os.environ:
+        raise ValueError(
+            '--launcher pytorch needs the variables that torchrun sets, and RANK is not there. '
+            'Start with: torchrun --nproc_per_node=N -m unfoldldm_basicsr.train -opt FILE '
+            '--launcher pytorch (one process without a launcher: leave --launcher out)'
+        )
+    local_rank = int(os.environ.get('LOCAL_RANK', os.environ['RANK']))
+    backend = _select_device(backend, local_rank)
+    distributed.init_process_group(backend=backend, **kwargs)
+
+
+def init_dist_slurm(backend: str, port: int | None = None) -> None:
+    """Replaces ``basicsr.utils.dist_util._init_dist_slurm``, which ran ``scontrol`` in a shell.
+
+    The node list comes from the environment, so it must never reach a shell. MASTER_ADDR and
+    MASTER_PORT are respected when set.
+
+    Raises:
+        ValueError: not started by srun, or the first host cannot be found.
+    """
+    try:
+        rank, tasks = int(os.environ['SLURM_PROCID']), int(os.environ['SLURM_NTASKS'])
+    except KeyError as error:
+        raise ValueError(
+            f'--launcher slurm needs the variables that srun sets, and {error} is not there. '
+            'Start with: srun ... python -m unfoldldm_basicsr.train -opt FILE --launcher slurm'
+        ) from error
+    local_rank = int(os.environ.get('SLURM_LOCALID', rank))
+    if port is not None:
+        os.environ['MASTER_PORT'] = str(port)
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' not in os.environ:
+        os.environ['MASTER_ADDR'] = first_slurm_host()
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(tasks), LOCAL_RANK=str(local_rank))
+    backend = _select_device(backend, local_rank)
+    distributed.init_process_group(backend=backend)
+
+
+def first_slurm_host() -> str:
+    """Name of the first node of this job.
+
+    Raises:
+        ValueError: no node list, one with characters that no host name has, or no ``scontrol``.
+    """
+    nodes = os.environ.get('SLURM_NODELIST') or os.environ.get('SLURM_JOB_NODELIST') or ''
+    if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*', nodes):
+        raise ValueError(
+            f"SLURM_NODELIST is '{nodes}', not a list of hosts. Set MASTER_ADDR to the first host."
+        )
+    command = ['scontrol', 'show', 'hostnames', nodes]
+    try:
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(
+            f"'{' '.join(command)}' failed ({error}). Set MASTER_ADDR to the first host instead."
+        ) from error
+    return output.split()[0]
+
+
+def _select_device(backend: str, local_rank: int) -> str:
+    """Chooses this process's GPU and returns the backend to use."""
+    gpus = torch.cuda.device_count()
+    if backend == 'gloo' or gpus == 0:
+        return 'gloo'
+    if local_rank >= gpus:
+        raise ValueError(
+            f'process {local_rank} of this machine has no GPU: there are {gpus}. '
+            f'Start at most {gpus} per machine (torchrun --nproc_per_node={gpus}).'
+        )
+    torch.cuda.set_device(local_rank)
+    return backend

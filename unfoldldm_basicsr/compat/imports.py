@@ -1,0 +1,124 @@
+"""What has to be put right before ``import basicsr`` can succeed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import types
+import warnings
+from pathlib import Path
+
+BASICSR_VERSION = '1.4.2'
+INSTALL = (
+    'pip install torch torchvision',
+    "pip install 'setuptools>=68' wheel cython numpy",
+    f'pip install --no-build-isolation basicsr=={BASICSR_VERSION}',
+)
+
+
+def require_packages() -> None:
+    """torch, torchvision and BasicSR must be there, and BasicSR must be the known release.
+
+    Raises:
+        ImportError: with the commands that install what is missing, or with the place of the
+            package that goes by the name of ``basicsr`` but is another one.
+    """
+    missing = [n for n in ('torch', 'torchvision', 'basicsr') if not is_installed(n)]
+    if missing:
+        commands = ''.join(f'\n    {command}' for command in INSTALL)
+        raise ImportError(
+            f'unfoldldm_basicsr needs {" and ".join(missing)}, not installed for '
+            f'{sys.executable}. Install, in this order:{commands}'
+        )
+    version, folder = find_basicsr()
+    if version != BASICSR_VERSION:
+        raise ImportError(
+            f'unfoldldm_basicsr needs BasicSR {BASICSR_VERSION}, but "import basicsr" finds '
+            f'{"version " + version if version else "a package without version.py"} in {folder}: '
+            'another release, or the copy that some repositories carry under the same name. '
+            f'Start Python outside that folder, or: {INSTALL[-1]}'
+        )
+
+
+def is_installed(name: str) -> bool:
+    """Whether ``import name`` would find a package, without importing it."""
+    if name in sys.modules:
+        return sys.modules[name] is not None
+    return importlib.util.find_spec(name) is not None
+
+
+def find_basicsr() -> tuple[str, Path]:
+    """Version ('' if not stated) and folder of the package that ``import basicsr`` gives.
+
+    The files are read, not imported: BasicSR cannot be imported before the shims are in place.
+    """
+    spec = importlib.util.find_spec('basicsr')
+    places = list(spec.submodule_search_locations or []) or [spec.origin]
+    folder = Path(places[0])
+    version_file = folder / 'version.py'
+    if not version_file.is_file():
+        return '', folder
+    text = version_file.read_text(encoding='utf-8')
+    found = re.search(r"^__version__ = ['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return (found.group(1) if found else ''), folder
+
+
+def shim_functional_tensor() -> None:
+    """BasicSR imports a private torchvision module that torchvision 0.17 removed.
+
+    ``basicsr.data.degradations`` takes ``rgb_to_grayscale`` from it, and is reached by every
+    import of BasicSR.
+    """
+    name = 'torchvision.transforms.functional_tensor'
+    if is_installed(name):
+        return
+    from torchvision.transforms import functional
+
+    module = types.ModuleType(name, 'Stands in for a module that torchvision removed.')
+    module.rgb_to_grayscale = functional.rgb_to_grayscale
+    sys.modules[name] = module
+
+
+def shim_scipy_filters() -> None:
+    """BasicSR's NIQE imports ``scipy.ndimage.filters``, deprecated and gone in SciPy 2."""
+    name = 'scipy.ndimage.filters'
+    if is_installed(name):
+        return
+    from scipy import ndimage
+
+    module = types.ModuleType(name, 'Stands in for a module that SciPy removed.')
+    module.convolve = ndimage.convolve
+    sys.modules[name] = module
+
+
+def provide_distutils() -> None:
+    """BasicSR imports ``distutils``, which Python 3.12 has only through setuptools.
+
+    Raises:
+        ImportError: neither is there.
+    """
+    if is_installed('distutils'):
+        return
+    if not is_installed('setuptools'):
+        raise ImportError(
+            'BasicSR needs distutils, which setuptools provides: pip install setuptools'
+        )
+    import setuptools  # noqa: F401  (puts its distutils into sys.modules)
+
+
+def import_basicsr() -> None:
+    """Imports BasicSR and the modules that are patched, without its deprecation warning.
+
+    With ``python -W error`` that warning alone would make BasicSR impossible to import.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            'ignore', message='.*scipy.ndimage.filters', category=DeprecationWarning
+        )
+        import basicsr
+        import basicsr.data.prefetch_dataloader
+        import basicsr.test
+        import basicsr.train
+        import basicsr.utils.dist_util
+        import basicsr.utils.options  # noqa: F401

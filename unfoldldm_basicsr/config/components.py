@@ -1,0 +1,225 @@
+"""Checks of sections that name a registered class: networks, losses, metrics, and their weights."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unfoldldm_basicsr.config.problems import VALUE_ERRORS, Problems
+from unfoldldm_basicsr.config.schema import METRIC
+from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.config.values import argument_problem, key_problem, show
+from unfoldldm_basicsr.inference.checkpoint import read_checkpoint
+from unfoldldm_basicsr.reporting.cost import build_on_meta
+
+_LARGEST = 100_000  # of a network's numbers: more blocks than that would only hang
+_EMPTY = inspect.Parameter.empty
+
+
+def registered(registry, name: object) -> Any:
+    """The class or function of that name, None if there is none."""
+    known = dict(iter(registry))
+    return known.get(name, known.get(f'{name}_basicsr')) if isinstance(name, str) else None
+
+
+def find_registered(problems: Problems, path: str, section: object, registry, what: str) -> Any:
+    """What ``section['type']`` names, or None with the problem added."""
+    if not isinstance(section, Mapping):
+        problems.add(path, f'must be a section with a type, got {show(section)}.')
+        return None
+    if 'type' not in section:
+        problems.add(f'{path}.type', f'is missing: the {what} to use.')
+        return None
+    found = registered(registry, section['type'])
+    if found is None:
+        names = [name for name, _ in registry]
+        problems.add(
+            f'{path}.type',
+            f'no {what} {show(section["type"])} is registered.'
+            f'{did_you_mean(section["type"], names)}',
+        )
+    return found
+
+
+def check_arguments(
+    problems: Problems,
+    path: str,
+    section: Mapping,
+    function: Callable,
+    extra: tuple[str, ...] = (),
+    given: tuple[str, ...] = (),
+) -> bool:
+    """Compares a section with the parameters of the class or function it is passed to.
+
+    Args:
+        problems: gets what is found.
+        path: path of the section.
+        section: the arguments, with ``type``.
+        function: what takes them.
+        extra: further keys that are read before the call.
+        given: parameters that the caller provides.
+
+    Returns:
+        Whether nothing was found.
+    """
+    before = len(problems)
+    parameters = inspect.signature(function).parameters
+    named = {
+        name: p
+        for name, p in parameters.items()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY) and name not in given
+    }
+    takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(function)
+    owner = getattr(function, '__name__', str(function))
+    for name, value in section.items():
+        if name == 'type' or name in extra:
+            continue
+        if name not in named:
+            if not takes_any or inspect.isfunction(function):
+                known = [*named, *extra]
+                problems.add(
+                    f'{path}.{name}',
+                    f'is not an argument of {owner}.{did_you_mean(name, known)}',
+                )
+            continue
+        problem = argument_problem(value, named[name], hints.get(name, _EMPTY))
+        if problem:
+            problems.add(f'{path}.{name}', problem)
+    for name, parameter in named.items():
+        if parameter.default is _EMPTY and name not in section:
+            problems.add(f'{path}.{name}', f'is missing: {owner} needs it.')
+    return len(problems) == before
+
+
+def _hints(function: Callable) -> dict[str, Any]:
+    target = function.__init__ if inspect.isclass(function) else function
+    try:
+        return typing.get_type_hints(target)
+    except (NameError, TypeError, AttributeError):  # annotations of names that are not imported
+        return {}
+
+
+def check_network(problems: Problems, path: str, section: object) -> nn.Module | None:
+    """Checks ``network_g`` and the like; returns the network without memory for its weights."""
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    cls = find_registered(problems, path, section, ARCH_REGISTRY, 'network')
+    if cls is None or not check_arguments(problems, path, section, cls):
+        return None
+    for name, value in section.items():
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(n, (int, float)) and abs(n) > _LARGEST for n in numbers):
+            problems.add(f'{path}.{name}', f'{show(value)} is too large to build.')
+            return None
+    try:
+        return build_on_meta(cls, {k: v for k, v in section.items() if k != 'type'})
+    except VALUE_ERRORS as error:
+        kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+        problems.add(path, f'{cls.__name__} cannot be built with these values: {kind}{error}')
+        return None
+
+
+def check_loss(problems: Problems, path: str, section: object) -> None:
+    """Checks a ``train.*_opt`` section. Losses of BasicSR are not built: some download weights."""
+    from basicsr.utils.registry import LOSS_REGISTRY
+
+    cls = find_registered(problems, path, section, LOSS_REGISTRY, 'loss')
+    if cls is None or not check_arguments(problems, path, section, cls):
+        return
+    if cls.__module__.startswith('unfoldldm_basicsr.'):
+        try:
+            cls(**{k: v for k, v in section.items() if k != 'type'})
+        except VALUE_ERRORS as error:
+            problems.add(path, f'{cls.__name__} cannot be built with these values: {error}')
+    elif 'reduction' in section and section['reduction'] not in ('none', 'mean', 'sum'):
+        problems.add(
+            f'{path}.reduction',
+            f'unknown value {show(section["reduction"])}.'
+            f'{did_you_mean(section["reduction"], ("none", "mean", "sum"))}',
+        )
+
+
+def check_metrics(problems: Problems, path: str, section: object, has_gt: bool) -> None:
+    """Checks ``val.metrics``: BasicSR looks the names up at the first validation, hours later."""
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    if not isinstance(section, Mapping):
+        problems.add(path, f'must be a section "name: {{type, ...}}", got {show(section)}.')
+        return
+    for name, metric in section.items():
+        place = f'{path}.{name}'
+        function = find_registered(problems, place, metric, METRIC_REGISTRY, 'metric')
+        if function is None:
+            continue
+        check_arguments(problems, place, metric, function, ('better',), ('img', 'img2'))
+        for argument in METRIC.keys() & metric.keys():
+            problem = key_problem(metric[argument], METRIC[argument])
+            if problem:
+                problems.add(f'{place}.{argument}', problem)
+        if 'img2' in inspect.signature(function).parameters and not has_gt:
+            problems.add(
+                place, 'compares with a ground truth, but no validation set has one: remove it.'
+            )
+
+
+def check_weights(
+    problems: Problems,
+    path: str,
+    file: str,
+    net: nn.Module | None,
+    *,
+    param_key: str | None = None,
+    strict: bool = True,
+    partial: bool = False,
+) -> None:
+    """Checks that a weight file can be read and fits a network.
+
+    Args:
+        problems: gets what is found.
+        path: key path that names the file.
+        file: the file.
+        net: the network it goes to, None if that cannot be built.
+        param_key: which weights of the file; None for those that are there.
+        strict: every name must fit.
+        partial: whole modules may be new in the network (a later phase of training).
+    """
+    try:
+        checkpoint = read_checkpoint(Path(file).expanduser(), param_key=param_key)
+    except (ValueError, OSError) as error:
+        problems.add(path, str(error))
+        return
+    if net is None:
+        return
+    own, given = net.state_dict(), checkpoint.state_dict
+    new = {k.split('.')[0] for k in own} - {k.split('.')[0] for k in given} if partial else set()
+    missing = [k for k in own if k not in given and k.split('.')[0] not in new]
+    left_over = [k for k in given if k not in own]
+    reshaped = [k for k in own if k in given and own[k].shape != given[k].shape]
+    faults = []
+    if partial and not new:
+        problems.add(
+            path,
+            f'{file} has every module of this network already, so it is not from an earlier '
+            'phase. To go on from it, name it in path.pretrain_network_g.',
+        )
+    if reshaped:
+        shapes = f'{tuple(given[reshaped[0]].shape)} instead of {tuple(own[reshaped[0]].shape)}'
+        faults.append(f'{len(reshaped)} of another shape ({reshaped[0]}: {shapes})')
+    if missing and strict:
+        faults.append(f'{len(missing)} missing in the file ({missing[0]})')
+    if left_over and strict:
+        faults.append(f'{len(left_over)} without a place in the network ({left_over[0]})')
+    if faults and (strict or len(reshaped) * 2 > len(own)):
+        trained = f' The file was made by {checkpoint.arch["type"]}.' if checkpoint.arch else ''
+        problems.add(
+            path,
+            f'{file} does not fit {type(net).__name__} with these arguments: '
+            f'{", ".join(faults)} of {len(own)} tensors.{trained} '
+            'Correct the path, or make network_g the one the file was trained with.',
+        )

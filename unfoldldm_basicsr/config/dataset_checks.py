@@ -1,0 +1,193 @@
+"""Checks of the ``datasets`` section."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import cv2
+import lmdb
+import torch
+
+from unfoldldm_basicsr.compat.loaders import no_full_batch
+from unfoldldm_basicsr.config.components import find_registered
+from unfoldldm_basicsr.config.problems import VALUE_ERRORS, Problems
+from unfoldldm_basicsr.config.schema import IO_BACKENDS, dataset_keys
+from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.config.values import show
+
+_DATA_KEYS = ('dataroot', 'meta_info')  # beginnings of the keys that name files
+
+
+def check_datasets(problems: Problems, options: Mapping, *, is_train: bool, here: bool) -> None:
+    """Checks every data set of an option dict.
+
+    Args:
+        problems: gets what is found.
+        options: completed with defaults; ``phase`` and ``scale`` in each data set.
+        is_train: which phases are read.
+        here: whether the data must exist on this machine. Then the sets are built as well, so that
+            nothing of them can fail later, and the training batch is compared with their size.
+    """
+    datasets = options.get('datasets')
+    if not isinstance(datasets, Mapping) or not datasets:
+        problems.add('datasets', 'is missing: the sections train and val, or test.')
+        return
+    phases = ('train', 'val') if is_train else ('val', 'test')
+    if is_train and 'train' not in datasets:
+        problems.add('datasets.train', 'is missing: the data to train on.')
+    names: dict[str, str] = {}
+    for phase, section in datasets.items():
+        path = f'datasets.{phase}'
+        kind = str(phase).split('_')[0]
+        if kind not in phases or (kind == 'train' and phase != 'train'):
+            read = (
+                'training reads train, val, val_2, ...'
+                if is_train
+                else ('a test reads val, val_2, ... and test, test_2, ...')
+            )
+            problems.add(path, f'is not read: {read}')
+            continue
+        check_dataset(problems, path, section, options, here=here)
+        name = section.get('name') if isinstance(section, Mapping) else None
+        if kind != 'train' and name is not None:
+            if str(name) in names:
+                problems.add(
+                    f'{path}.name',
+                    f'{show(name)} is the name of {names[str(name)]} too, their results would mix.',
+                )
+            names.setdefault(str(name), path)
+
+
+def check_dataset(
+    problems: Problems, path: str, section: object, options: Mapping, *, here: bool
+) -> None:
+    """Checks one data set; arguments as in :func:`check_datasets`."""
+    from basicsr.utils.registry import DATASET_REGISTRY
+
+    cls = find_registered(problems, path, section, DATASET_REGISTRY, 'data set')
+    if cls is None:
+        return
+    keys, words = dataset_keys(cls)
+    training = section.get('phase') == 'train'
+    required = ['batch_size_per_gpu'] if training and 'batch_size_per_gpu' in keys else []
+    own = {k: v for k, v in section.items() if k not in ('phase', 'scale')}
+    problems.check_keys(path, own, keys, words, required)
+    _check_backend(problems, path, section)
+    _check_prefetch(problems, path, section, here)
+    check_options = getattr(cls, 'check_options', None)
+    if check_options is not None:
+
+        def counts(key: str) -> bool:
+            return here or not key.startswith(_DATA_KEYS) or not section.get(key)
+
+        problems.check_with(path, lambda: check_options(section), counts)
+    elif here:
+        _check_roots(problems, path, section)
+    if here and not problems.within(path):
+        _build(problems, path, cls, section, options)
+
+
+def _check_backend(problems: Problems, path: str, section: Mapping) -> None:
+    backend = section.get('io_backend')
+    if not isinstance(backend, Mapping):
+        return  # a wrong type is found with the other keys
+    if backend.get('type') not in IO_BACKENDS:
+        problems.add(
+            f'{path}.io_backend.type',
+            f'unknown value {show(backend.get("type"))}.'
+            f'{did_you_mean(backend.get("type"), IO_BACKENDS)} '
+            '(others could import code from a folder named in the option file)',
+        )
+    for key in backend:
+        if key != 'type':
+            problems.add(f'{path}.io_backend.{key}', 'is not an option; only type is.')
+
+
+def _check_prefetch(problems: Problems, path: str, section: Mapping, here: bool) -> None:
+    if section.get('prefetch_mode') != 'cuda' or section.get('phase') != 'train':
+        return
+    if section.get('pin_memory') is not True:
+        problems.add(f'{path}.pin_memory', 'must be true with prefetch_mode: cuda.')
+    if here and not torch.cuda.is_available():
+        problems.add(
+            f'{path}.prefetch_mode', "'cuda' needs a GPU, and none is seen here: set it to ~."
+        )
+
+
+def _check_roots(problems: Problems, path: str, section: Mapping) -> None:
+    """Existence of what the keys of a stock data set name."""
+    backend = section.get('io_backend')
+    is_lmdb = isinstance(backend, Mapping) and backend.get('type') == 'lmdb'
+    for key, value in section.items():
+        if not isinstance(value, str) or not key.startswith(_DATA_KEYS):
+            continue
+        place = Path(os.path.expanduser(value))
+        if key.startswith('meta_info'):
+            if not place.is_file():
+                problems.add(f'{path}.{key}', f'no such file: {value}.{_relative(place)}')
+        elif not place.is_dir():
+            problems.add(f'{path}.{key}', f'no such folder: {value}.{_relative(place)}')
+        elif is_lmdb and not value.endswith('.lmdb'):
+            problems.add(f'{path}.{key}', f"the name of an LMDB must end with '.lmdb': {value}.")
+        elif is_lmdb:
+            _check_lmdb(problems, f'{path}.{key}', place)
+
+
+def _check_lmdb(problems: Problems, path: str, folder: Path) -> None:
+    for name in ('data.mdb', 'meta_info.txt'):
+        if not (folder / name).is_file():
+            problems.add(path, f'{folder} has no {name}: it is no LMDB of BasicSR, or incomplete.')
+            return
+    lines = (folder / 'meta_info.txt').read_text(encoding='utf-8', errors='replace').splitlines()
+    try:
+        with lmdb.open(str(folder), readonly=True, lock=False, readahead=False) as database:
+            entries = database.stat()['entries']
+    except lmdb.Error as error:
+        problems.add(path, f'{folder} cannot be opened ({error}): make it again.')
+        return
+    if entries != len(lines):
+        problems.add(
+            path,
+            f'{folder} holds {entries} images but its meta_info.txt lists {len(lines)}: '
+            'make it again.',
+        )
+
+
+def _relative(place: Path) -> str:
+    return '' if place.is_absolute() else f' Relative paths start at {Path.cwd()}.'
+
+
+def _build(problems: Problems, path: str, cls: type, section: Mapping, options: Mapping) -> None:
+    """Builds the set as BasicSR will, reads one item, and compares its size with the batch."""
+    try:
+        dataset = cls(deepcopy(dict(section)))
+        images = len(dataset)
+        if images:
+            dataset[0]
+    except (*VALUE_ERRORS, lmdb.Error, cv2.error) as error:
+        kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
+        problems.add(path, f'{cls.__name__} does not work with these values: {kind}{error}')
+        return
+    if images == 0:
+        problems.add(path, 'holds no images. Look at its dataroot keys.')
+    elif section.get('phase') == 'train':
+        _check_batch(problems, path, section, options, images)
+
+
+def _check_batch(
+    problems: Problems, path: str, section: Mapping, options: Mapping, images: int
+) -> None:
+    processes = int(os.environ.get('WORLD_SIZE', os.environ.get('SLURM_NTASKS', '1')))
+    gpus = options.get('num_gpu')
+    if gpus == 'auto':
+        gpus = torch.cuda.device_count()
+    batch = section['batch_size_per_gpu']
+    if processes == 1 and isinstance(gpus, int):
+        batch *= max(gpus, 1)
+    samples = math.ceil(images * section.get('dataset_enlarge_ratio', 1) / processes)
+    if samples < batch:
+        problems.add(f'{path}.batch_size_per_gpu', no_full_batch(images, samples, batch))

@@ -1,0 +1,256 @@
+"""Checks a whole option dict before anything is built, written or renamed.
+
+All problems are reported at once, each as ``FILE: key.path: cause and remedy``. Nothing here
+changes the options, sets BasicSR's logger up, or leaves a trace on the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from unfoldldm_basicsr.compat.defaults import fill_defaults
+from unfoldldm_basicsr.config import schema
+from unfoldldm_basicsr.config.components import (
+    check_metrics,
+    check_network,
+    check_weights,
+    registered,
+)
+from unfoldldm_basicsr.config.dataset_checks import check_datasets
+from unfoldldm_basicsr.config.problems import Problems
+from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.config.train_checks import check_train
+from unfoldldm_basicsr.config.values import show
+
+_NAME = re.compile(r'[A-Za-z0-9_][\w.+=,@-]*')
+_WITHOUT_GT = {'SingleImageDataset'}
+
+
+def is_training(options: Mapping) -> bool:
+    """Whether an option file is for training, by its sections."""
+    datasets = options.get('datasets')
+    return 'train' in options or (isinstance(datasets, Mapping) and 'train' in datasets)
+
+
+def preflight(options: dict, file: str, is_train: bool, *, here: bool = True) -> list[str]:
+    """Every problem of an option dict, one line each; empty when the run can start.
+
+    Args:
+        options: as read from the file, not completed; stays unchanged.
+        file: name for the messages.
+        is_train: training or test.
+        here: also check what belongs to this machine: data, weights, GPUs.
+    """
+    options = deepcopy(options)
+    fill_defaults(options, is_train)
+    problems = Problems()
+    for path, value in _numbers(options):
+        if not math.isfinite(value):
+            problems.add(path, f'must be a finite number, got {value}.')
+    with basicsr_logger_untouched():
+        model = _check_top(problems, options, is_train)
+        networks = {
+            str(key): check_network(problems, str(key), section)
+            for key, section in options.items()
+            if str(key).startswith('network_') and not problems.covers(str(key))
+        }
+        for phase, dataset in _sections(options.get('datasets')):
+            dataset['phase'], dataset['scale'] = phase.split('_')[0], options['scale']
+        check_datasets(problems, options, is_train=is_train, here=here)
+        if is_train:
+            check_train(problems, options, model)
+            _check_logger(problems, options, model)
+        _check_val(problems, options, model)
+        _check_dist(problems, options)
+        if here:
+            _check_gpus(problems, options['num_gpu'])
+        _check_model(problems, options, model, is_train=is_train, here=here)
+        _check_path(problems, options, model, networks, here=here)
+    return problems.lines(file)
+
+
+@contextmanager
+def basicsr_logger_untouched() -> Iterator[None]:
+    """Undoes a set-up of BasicSR's logger inside: the first one decides about its log file."""
+    from basicsr.utils.logger import initialized_logger
+
+    logger = logging.getLogger('basicsr')
+    known, handlers = dict(initialized_logger), list(logger.handlers)
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.ERROR)  # what is built here only to be checked has nothing to say
+    try:
+        yield
+    finally:
+        initialized_logger.clear()
+        initialized_logger.update(known)
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def _numbers(value: object, path: str = '') -> Iterator[tuple[str, float]]:
+    """Every float of an option dict with its key path."""
+    if isinstance(value, float):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, f'{path}.{key}' if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _numbers(item, f'{path}.{index}')
+
+
+def _sections(section: object) -> list[tuple[str, dict]]:
+    if not isinstance(section, Mapping):
+        return []
+    return [(str(name), value) for name, value in section.items() if isinstance(value, dict)]
+
+
+def _check_top(problems: Problems, options: dict, is_train: bool) -> type | None:
+    """Checks the top level; returns the class of ``model_type``."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    model = registered(MODEL_REGISTRY, options.get('model_type'))
+    keys, words = schema.model_keys(model, '')
+    required = ('name', 'model_type', 'network_g')
+    problems.check_keys('', options, keys, words, required)
+    if isinstance(options.get('model_type'), str) and model is None:
+        names = [name for name, _ in MODEL_REGISTRY]
+        problems.add(
+            'model_type',
+            f'no model {show(options["model_type"])} is registered.'
+            f'{did_you_mean(options["model_type"], names)}',
+        )
+    name = options.get('name')
+    if isinstance(name, str) and not _NAME.fullmatch(name):
+        problems.add(
+            'name',
+            f'{show(name)} becomes a folder: use letters, digits and _ . + = , @ - only.',
+        )
+    gpus = options.get('num_gpu')
+    if isinstance(gpus, str) and gpus != 'auto':
+        problems.add('num_gpu', f"must be a whole number or 'auto', got {show(gpus)}.")
+    return model
+
+
+def _check_logger(problems: Problems, options: dict, model: type | None) -> None:
+    logger = options.get('logger')
+    keys, words = schema.model_keys(model, 'logger')
+    if not problems.check_keys('logger', logger, keys, words):
+        return
+    wandb = logger.get('wandb')
+    project = None
+    if wandb is not None and not problems.covers('logger.wandb'):
+        problems.check_keys('logger.wandb', wandb, schema.WANDB)
+        project = wandb.get('project')
+    if project is not None:
+        if find_spec('wandb') is None:
+            problems.add('logger.wandb.project', 'needs Weights & Biases: pip install wandb.')
+        if logger.get('use_tb_logger') is not True:
+            problems.add('logger.use_tb_logger', 'must be true with logger.wandb.project.')
+    if logger.get('use_tb_logger') is True and find_spec('tensorboard') is None:
+        problems.add('logger.use_tb_logger', 'needs TensorBoard: pip install tensorboard.')
+
+
+def _check_val(problems: Problems, options: dict, model: type | None) -> None:
+    val = options.get('val')
+    if val is None:
+        return
+    keys, words = schema.model_keys(model, 'val')
+    if not problems.check_keys('val', val, keys, words):
+        return
+    if val.get('metrics') is not None:
+        sets = [d for p, d in _sections(options.get('datasets')) if p.split('_')[0] != 'train']
+        has_gt = not sets or any(str(d.get('type')) not in _WITHOUT_GT for d in sets)
+        check_metrics(problems, 'val.metrics', val['metrics'], has_gt)
+
+
+def _check_dist(problems: Problems, options: dict) -> None:
+    params = options.get('dist_params')
+    if params is not None and not problems.covers('dist_params'):
+        problems.check_keys('dist_params', params, schema.DIST_PARAMS)
+
+
+def _check_gpus(problems: Problems, wanted: object) -> None:
+    present = torch.cuda.device_count()
+    if isinstance(wanted, int) and wanted > present and 'RANK' not in os.environ:
+        problems.add(
+            'num_gpu',
+            f'{wanted} asked for, but torch sees {present} here. '
+            "Write 'auto' for what there is, or 0 for the CPU.",
+        )
+
+
+def _check_model(
+    problems: Problems, options: dict, model: type | None, *, is_train: bool, here: bool
+) -> None:
+    """The model's own view of the whole dict."""
+    check_options = getattr(model, 'check_options', None)
+    if check_options is None:
+        return
+    paths = options['path'] if isinstance(options['path'], Mapping) else {}
+
+    def counts(path: str) -> bool:
+        section, _, key = path.partition('.')
+        return here or section != 'path' or not paths.get(key)  # a file named may lie elsewhere
+
+    problems.check_with('', lambda: check_options({**options, 'is_train': is_train}), counts)
+
+
+def _check_path(
+    problems: Problems,
+    options: dict,
+    model: type | None,
+    networks: Mapping[str, nn.Module | None],
+    *,
+    here: bool,
+) -> None:
+    paths = options.get('path')
+    keys, words = schema.model_keys(model, 'path')
+    if not problems.check_keys('path', paths, keys, words) or not here:
+        return
+    for key, value in paths.items():
+        place = f'path.{key}'
+        if not isinstance(value, str) or problems.covers(place):
+            continue
+        file = Path(os.path.expanduser(value))
+        if key == 'resume_state' and not file.is_file():
+            problems.add(place, f'no such file: {value}. To start anew, write ~.')
+        elif key.startswith('pretrain_network_') and not file.is_file():
+            problems.add(place, f'no such file: {value}.{_remedy(key, file)}')
+        elif key.startswith('pretrain_network_'):
+            label = key.removeprefix('pretrain_network_')
+            first_phase = label == 'phase1'
+            net = networks.get('network_g' if first_phase else f'network_{label}')
+            strict = paths.get(f'strict_load_{label}', True) is not False
+            param_key = paths.get(f'param_key_{label}')
+            check_weights(
+                problems,
+                place,
+                value,
+                net,
+                param_key=param_key if isinstance(param_key, str) else None,
+                strict=strict,
+                partial=first_phase,
+            )
+
+
+def _remedy(key: str, file: Path) -> str:
+    near = []
+    if file.parent.is_dir():
+        near = [p.name for p in file.parent.glob('*.pth')]
+    hint = did_you_mean(file.name, near)
+    if key.endswith('phase1'):
+        hint += ' Train Phase I first: python -m unfoldldm_basicsr.train -opt its option file.'
+    return hint

@@ -1,0 +1,24 @@
+"""Testing: ``python -m unfoldldm_basicsr.test -opt FILE [--root FOLDER] [BasicSR's options]``.
+
+The option file is checked as a whole, then BasicSR's own pipeline runs. Results go below the
+current folder, or below ``--root``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from unfoldldm_basicsr.train import take_root
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs BasicSR's ``test_pipeline``; a problem with the options ends with status 2."""
+    import basicsr.test
+
+    root, rest = take_root(sys.argv[1:] if argv is None else argv)
+    sys.argv[1:] = rest  # where BasicSR reads its options
+    basicsr.test.test_pipeline(root)
+
+
+if __name__ == '__main__':
+    main()
