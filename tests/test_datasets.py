@@ -1,0 +1,284 @@
+"""Synthetic and paired datasets: contents, randomness, BasicSR's loader."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.data import build_dataset
+from dataset_options import NOTHING, epochs, make_loader, paired, synthetic
+from helpers import write_photos
+
+from unfoldldm_basicsr.data.image_source import read_meta_info
+from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.data.patches import random_flips, random_window
+
+
+def same(first: list[dict], second: list[dict], keys=('lq', 'gt')) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in keys
+    )
+
+
+def pixels(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.numpy().transpose(1, 2, 0)
+
+
+def test_training_items_hold_the_batch_contract(tmp_path):
+    write_photos(tmp_path, 3)
+    item = build_dataset(synthetic(tmp_path))[0]
+    assert set(item) == {
+        'lq', 'gt', 'lq_path', 'gt_path', 'degradation', 'degradation_name'
+    }  # fmt: skip
+    for key in ('lq', 'gt'):
+        assert item[key].shape == (3, 16, 16)
+        assert item[key].dtype == torch.float32
+        assert item[key].min() >= 0
+        assert item[key].max() <= 1
+    assert item['gt_path'] == str(tmp_path / 'img_0.png')
+    assert (item['degradation'], item['degradation_name']) == (0, 'gaussian_noise')
+
+
+def test_validation_returns_the_whole_photo_and_the_stated_noise(tmp_path):
+    write_photos(tmp_path, 1, (200, 200))
+    options = synthetic(
+        tmp_path,
+        'val',
+        degradations=[{'type': 'gaussian_noise', 'sigma': 25}],
+        lq_output='unclipped',
+    )
+    item = build_dataset(options)[0]
+    photo = cv2.imread(str(tmp_path / 'img_0.png'))[:, :, ::-1].astype(np.float32) / 255
+    np.testing.assert_array_equal(pixels(item['gt']), photo)
+    assert (item['lq'] - item['gt']).std() * 255 == pytest.approx(25, rel=0.02)
+
+
+def test_validation_is_identical_in_every_run_and_depends_on_seed_and_index(tmp_path):
+    write_photos(tmp_path, 2, seed=3)
+    (tmp_path / 'img_1.png').write_bytes((tmp_path / 'img_0.png').read_bytes())
+    first = build_dataset(synthetic(tmp_path, 'val'))
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    again = build_dataset(synthetic(tmp_path, 'val'))
+    assert torch.equal(again[1]['lq'], first[1]['lq'])
+    assert torch.equal(again[1]['lq'], again[1]['lq'])
+    assert not torch.equal(first[0]['lq'], first[1]['lq'])
+    other_seed = build_dataset(synthetic(tmp_path, 'val', seed=1))
+    assert not torch.equal(other_seed[0]['lq'], first[0]['lq'])
+    workers = torch.utils.data.DataLoader(first, num_workers=2)
+    for index, batch in enumerate(workers):
+        assert torch.equal(batch['lq'][0], first[index]['lq'])
+
+
+def test_crops_and_noise_differ_in_every_epoch_although_basicsr_reseeds_numpy(tmp_path):
+    write_photos(tmp_path, 4)
+    options = synthetic(tmp_path, num_worker_per_gpu=2)
+    first, second, third = epochs(options, 3)
+
+    def by_path(batches):
+        return {p: b['gt'][i] for b in batches for i, p in enumerate(b['gt_path'])}
+
+    views = [by_path(batches) for batches in (first, second, third)]
+    for path in views[0]:
+        assert not torch.equal(views[0][path], views[1][path])
+        assert not torch.equal(views[1][path], views[2][path])
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_training_is_reproducible_from_the_manual_seed(tmp_path, num_workers):
+    write_photos(tmp_path, 4)
+    options = synthetic(tmp_path, num_worker_per_gpu=num_workers)
+    first, again, other = (epochs(options, 2, seed=s) for s in (10, 10, 11))
+    for epoch in range(2):
+        assert same(first[epoch], again[epoch])
+        assert not same(first[epoch], other[epoch])
+
+
+def test_persistent_workers_do_not_repeat_either(tmp_path):
+    write_photos(tmp_path, 2)
+    options = synthetic(tmp_path, num_worker_per_gpu=1, persistent_workers=True)
+    first, second = epochs(options, 2)
+    assert not same(first, second)
+
+
+def test_workers_and_ranks_draw_different_patches_of_the_same_photo(tmp_path):
+    write_photos(tmp_path, 1, (64, 64))
+    options = synthetic(tmp_path, num_worker_per_gpu=2, repeat=8)
+    batches = [b for rank in (0, 1) for b in epochs(options, rank=rank, world_size=2)[0]]
+    patches = {gt.numpy().tobytes() for batch in batches for gt in batch['gt']}
+    assert len(patches) == 8
+
+
+def test_lmdb_and_folder_give_identical_batches(tmp_path):
+    write_photos(tmp_path / 'a', 3, (24, 40))
+    write_photos(tmp_path / 'a-b', 2, seed=1)  # sorts before a/ by file name only
+    images = tmp_path / 'images'
+    images.mkdir()
+    for folder in ('a', 'a-b'):
+        (tmp_path / folder).rename(images / folder)
+    write_lmdb(images, tmp_path / 'i.lmdb')
+    for options in (synthetic, lambda root: paired(root, root)):
+        for num_workers in (0, 2):
+            results = [
+                epochs(options(root) | {'num_worker_per_gpu': num_workers}, 2)
+                for root in (images, tmp_path / 'i.lmdb')
+            ]
+            for epoch in range(2):
+                assert same(results[0][epoch], results[1][epoch])
+    stems = [str(Path(p).relative_to(images).with_suffix('')) for b in results[0][0]
+             for p in b['gt_path']]  # fmt: skip
+    assert stems == [key for batch in results[1][0] for key in batch['gt_path']]
+
+
+def test_spawned_workers_load_the_same_as_forked_ones(tmp_path):
+    write_photos(tmp_path / 'images', 4)
+    write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')
+    options = synthetic(tmp_path / 'i.lmdb', num_worker_per_gpu=1)
+    forked = epochs(options)[0]
+    loader, _ = make_loader(options)
+    loader.multiprocessing_context = 'spawn'
+    loader.dataset[0]  # an open LMDB must not prevent sending the dataset to the worker
+    torch.manual_seed(10)
+    assert same(list(loader), forked)
+
+
+def test_paired_crops_and_flips_are_the_same_for_both_images(tmp_path):
+    write_photos(tmp_path, 3, (20, 70))
+    dataset = build_dataset(paired(tmp_path, tmp_path, gt_size=18))
+    for index in range(3):
+        item = dataset[index]
+        assert torch.equal(item['gt'], item['lq'])
+
+
+def test_flips_cover_all_eight_orientations_or_none():
+    image = np.arange(12).reshape(2, 2, 3)
+    rng = np.random.default_rng(0)
+    flip_all = partial(random_flips, rng, hflip=True, rot=True)
+    seen = {flip_all().apply(image).tobytes() for _ in range(200)}
+    assert len(seen) == 8
+    mirrored = {random_flips(rng, hflip=True, rot=False).apply(image).tobytes() for _ in range(50)}
+    assert mirrored == {image.tobytes(), image[:, ::-1].tobytes()}
+    kept = {random_flips(rng, hflip=False, rot=False).apply(image).tobytes() for _ in range(50)}
+    assert kept == {image.tobytes()}
+
+
+def test_windows_reach_every_corner_and_their_margins_end_at_the_border():
+    rng = np.random.default_rng(0)
+    windows = [random_window(12, 10, 8, rng, margin=3) for _ in range(300)]
+    assert {(w.top, w.left) for w in windows} == {(t, x) for t in range(5) for x in range(3)}
+    image = np.arange(120).reshape(12, 10)[..., None]
+    for window in windows:
+        flips = random_flips(rng, hflip=True, rot=True)
+        patch = flips.apply_to_margins(window).trim(flips.apply(window.cut(image)))
+        inner = image[window.top : window.top + 8, window.left : window.left + 8]
+        np.testing.assert_array_equal(patch, flips.apply(inner))
+
+
+def test_training_patches_are_blurred_as_parts_of_the_photo(tmp_path):
+    write_photos(tmp_path, 1, (80, 80))
+    blur = [{'type': 'motion_blur', 'length': 15, 'angle': 45}]
+    options = {'degradations': blur, 'lq_output': 'unclipped'}
+    whole = pixels(build_dataset(synthetic(tmp_path, 'val', **options))[0]['lq'])
+    dataset = build_dataset(synthetic(tmp_path, use_hflip=False, use_rot=False, **options))
+    views = np.lib.stride_tricks.sliding_window_view(whole, (16, 16), axis=(0, 1))
+    for _ in range(5):
+        patch = dataset[0]['lq'].numpy()
+        assert np.abs(views - patch).max(axis=(2, 3, 4)).min() < 1e-5
+
+
+def test_images_smaller_than_the_patch_are_reflected(tmp_path):
+    write_photos(tmp_path, 1, (10, 24))
+    small = build_dataset(
+        synthetic(tmp_path, gt_size=24, use_hflip=False, use_rot=False, degradations=NOTHING)
+    )[0]['gt']
+    photo = cv2.imread(str(tmp_path / 'img_0.png'))[:, :, ::-1].astype(np.float32) / 255
+    expected = np.pad(photo, [(0, 14), (0, 0), (0, 0)], mode='reflect')
+    np.testing.assert_array_equal(pixels(small), expected)
+
+
+def test_16_bit_grey_and_alpha_images_keep_their_values(tmp_path):
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 65536, (8, 8, 3), dtype=np.uint16)
+    grey = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+    alpha = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    for name, image in (('a_deep', deep), ('b_grey', grey), ('c_alpha', alpha)):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), image)
+    dataset = build_dataset(synthetic(tmp_path, 'val', degradations=NOTHING))
+    expected = [deep[:, :, ::-1] / 65535, np.repeat(grey[..., None], 3, 2) / 255,
+                alpha[:, :, 2::-1] / 255]  # fmt: skip
+    for index, image in enumerate(expected):
+        np.testing.assert_allclose(pixels(dataset[index]['gt']), image, atol=1e-7)
+
+
+def test_validation_crops_are_central(tmp_path):
+    write_photos(tmp_path, 1, (50, 71))
+    photo = cv2.imread(str(tmp_path / 'img_0.png'))[:, :, ::-1].astype(np.float32) / 255
+    item = build_dataset(synthetic(tmp_path, 'val', crop_multiple=16))[0]
+    np.testing.assert_array_equal(pixels(item['gt']), photo[1:49, 3:67])
+    item = build_dataset(synthetic(tmp_path, 'val', center_crop=40))[0]
+    np.testing.assert_array_equal(pixels(item['gt']), photo[5:45, 15:55])
+
+
+def test_repeat_lengthens_the_epoch(tmp_path):
+    write_photos(tmp_path, 3)
+    dataset = build_dataset(synthetic(tmp_path, repeat=4))
+    paths = [Path(dataset[i]['gt_path']).name for i in range(len(dataset))]
+    assert sorted(paths) == sorted(['img_0.png', 'img_1.png', 'img_2.png'] * 4)
+
+
+def test_class_index_follows_the_explicit_order(tmp_path):
+    write_photos(tmp_path, 1)
+    options = synthetic(
+        tmp_path, degradation_names=['haze', 'noise', 'rain'], degradation_name='noise'
+    )
+    item = build_dataset(options)[0]
+    assert (item['degradation'], item['degradation_name']) == (1, 'noise')
+
+
+def test_meta_info_lists_pairs_of_any_names_and_subsets(tmp_path):
+    write_photos(tmp_path / 'gt', 3)
+    lq = write_photos(tmp_path / 'lq', 3, seed=1)
+    lq[2].rename(tmp_path / 'lq' / 'img 2, hazy.png')
+    meta = tmp_path / 'pairs.txt'
+    meta.write_text('img_2.png, img 2, hazy.png\r\n\nimg_0.png (48,64,3)\nimg_0.png (48,64,3) 1\n')
+    assert read_meta_info(meta) == [
+        ('img_2.png', 'img 2, hazy.png'),
+        ('img_0.png', None),
+        ('img_0.png', None),
+    ]
+    dataset = build_dataset(
+        paired(tmp_path / 'gt', tmp_path / 'lq', 'val', meta_info_file=str(meta))
+    )
+    assert [Path(dataset[i]['lq_path']).name for i in range(3)] == [
+        'img 2, hazy.png',
+        'img_0.png',
+        'img_0.png',
+    ]
+    for root in ('gt', 'lq'):
+        write_lmdb(tmp_path / root, tmp_path / f'{root}.lmdb')
+    roots = tmp_path / 'gt.lmdb', tmp_path / 'lq.lmdb'
+    from_lmdb = build_dataset(paired(*roots, 'val', meta_info_file=str(meta)))
+    assert torch.equal(from_lmdb[0]['lq'], dataset[0]['lq'])
+    meta.write_text('img_7.png\n')
+    with pytest.raises(FileNotFoundError, match=r'img_7\.png'):
+        build_dataset(synthetic(tmp_path / 'gt', meta_info_file=str(meta)))
+
+
+def test_pairs_match_by_template_subfolder_and_stem(tmp_path):
+    write_photos(tmp_path / 'gt' / 'night', 2)
+    for path in write_photos(tmp_path / 'lq' / 'night', 2, seed=1):
+        image = cv2.imread(str(path))
+        path.unlink()
+        cv2.imwrite(str(path.with_name(f'{path.stem}_dark.jpg')), image)
+    options = paired(tmp_path / 'gt', tmp_path / 'lq', 'val', filename_tmpl='{}_dark')
+    dataset = build_dataset(options)
+    assert Path(dataset[1]['lq_path']).name == 'img_1_dark.jpg'
+    (tmp_path / 'lq' / 'night' / 'img_0_dark.jpg').unlink()
+    with pytest.raises(ValueError, match=r'1 of 2 .*no partner.*img_0\.png.*img_0_dark\.png'):
+        build_dataset(options)
+    with pytest.raises(ValueError, match=r'must contain \{\}'):
+        build_dataset(options | {'filename_tmpl': 'dark'})

@@ -1,0 +1,361 @@
+"""The degradations follow their published formulas; chains are seeded and checked."""
+
+from __future__ import annotations
+
+import inspect
+
+import cv2
+import numpy as np
+import pytest
+import scipy.ndimage
+from skimage.metrics import peak_signal_noise_ratio
+
+from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain, parse_steps
+from unfoldldm_basicsr.data.degradations.blur import (
+    convolve,
+    gaussian_blur,
+    gaussian_psf,
+    motion_blur,
+    motion_psf,
+)
+from unfoldldm_basicsr.data.degradations.jpeg import jpeg
+from unfoldldm_basicsr.data.degradations.low_light import low_light
+from unfoldldm_basicsr.data.degradations.noise import gaussian_noise, poisson_noise
+from unfoldldm_basicsr.data.degradations.weather import haze, rain, random_depth, scatter
+
+ALL_DEFAULT = [{'type': name} for name in DEGRADATIONS]
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def picture(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:
+    coarse = generator(seed).random((7, 9, 3), dtype=np.float32)
+    return np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+
+
+def flat(value: float, side: int = 200) -> np.ndarray:
+    return np.full((side, side, 3), value, np.float32)
+
+
+def psf_moments(psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centroid relative to the centre (x, y up) and covariance."""
+    radius = psf.shape[0] // 2
+    y, x = np.mgrid[radius : -radius - 1 : -1, -radius : radius + 1]
+    points = np.stack([x.ravel(), y.ravel()])
+    mean = points @ psf.ravel()
+    centred = points - mean[:, None]
+    return mean, (centred * psf.ravel()) @ centred.T
+
+
+def test_gaussian_noise_has_the_stated_standard_deviation_in_8_bit_units():
+    noise = (gaussian_noise(flat(0.5), generator(), sigma=25) - 0.5) * 255
+    assert noise.std() == pytest.approx(25, rel=0.01)
+    assert abs(noise.mean()) < 0.3
+    channels = np.corrcoef(noise.reshape(-1, 3).T)
+    assert np.abs(channels - np.eye(3)).max() < 0.02
+
+
+@pytest.mark.parametrize('level', [0.1, 0.4, 0.9])
+def test_poisson_noise_has_variance_intensity_over_peak(level):
+    noisy = poisson_noise(flat(level), generator(), peak=50)
+    assert noisy.mean() == pytest.approx(level, rel=0.01)
+    assert noisy.var() == pytest.approx(level / 50, rel=0.03)
+    assert np.allclose(noisy * 50, np.round(noisy * 50), atol=1e-3)  # whole photons
+
+
+@pytest.mark.parametrize('sigma', [0.4, 1.3, 4.0])
+def test_isotropic_gaussian_blur_equals_scipy(sigma):
+    image = picture()
+    expected = scipy.ndimage.gaussian_filter(image, (sigma, sigma, 0), mode='mirror', truncate=4)
+    blurred = gaussian_blur(image, generator(), sigma=sigma, aspect=1.0, angle=30.0)
+    np.testing.assert_allclose(blurred, expected, atol=2e-6)
+    nearly_round = gaussian_blur(image, generator(), sigma=sigma, aspect=1 - 1e-9, angle=30.0)
+    np.testing.assert_allclose(nearly_round, expected, atol=1e-5)
+
+
+def test_anisotropic_gaussian_psf_has_the_stated_covariance():
+    psf = gaussian_psf(3.0, aspect=0.5, angle=30.0)
+    mean, covariance = psf_moments(psf)
+    rotation = np.array([[np.sqrt(3) / 2, -0.5], [0.5, np.sqrt(3) / 2]])
+    expected = rotation @ np.diag([9.0, 2.25]) @ rotation.T
+    assert psf.sum() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(mean, 0, atol=1e-6)
+    np.testing.assert_allclose(covariance, expected, rtol=0.01)
+
+
+@pytest.mark.parametrize('angle', [0.0, 35.0, 90.0, 140.0])
+def test_straight_motion_psf_is_a_centred_segment_of_stated_length_and_angle(angle):
+    length = 15.0
+    psf = motion_psf(length, angle)
+    mean, covariance = psf_moments(psf)
+    values, vectors = np.linalg.eigh(covariance)
+    assert psf.sum() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(mean, 0, atol=1e-5)
+    assert values[1] == pytest.approx(length**2 / 12, rel=0.02)  # uniform along the path
+    assert values[0] < 0.3  # bilinear splatting only
+    direction = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])) % 180
+    assert abs((direction - angle + 90) % 180 - 90) < 1.0
+
+
+@pytest.mark.parametrize('bend', [-120.0, 60.0, 180.0])
+def test_bent_motion_psf_sums_to_one_and_spreads_across_the_path(bend):
+    psf = motion_psf(21.0, 20.0, bend)
+    mean, covariance = psf_moments(psf)
+    across, along = np.linalg.eigvalsh(covariance)
+    assert psf.sum() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(mean, 0, atol=1e-4)
+    assert across > 0.6  # a straight path has less than 0.3
+    assert along < 21.0**2 / 12
+
+
+def test_motion_of_length_zero_changes_nothing():
+    image = picture()
+    still = motion_blur(image, generator(), length=0.0, angle=40.0, bend=20.0)
+    np.testing.assert_allclose(still, image, atol=1e-6)
+
+
+def test_convolve_gives_the_psf_itself_for_a_point_of_light():
+    psf = motion_psf(9.0, 30.0, 120.0)
+    assert np.abs(psf - psf[::-1, ::-1]).max() > 0.01  # not symmetric: a correlation would flip it
+    point = np.zeros((41, 41, 3), np.float32)
+    point[20, 20] = 1
+    response = convolve(point, psf)[..., 0]
+    radius = psf.shape[0] // 2
+    window = response[20 - radius : 21 + radius, 20 - radius : 21 + radius]
+    np.testing.assert_allclose(window, psf, atol=1e-6)
+
+
+def test_low_light_without_noise_is_the_tone_curve():
+    image = picture()
+    dark = low_light(image, generator(), gamma=2.2, gain=0.6, shot_noise=0.0, read_noise=0.0)
+    np.testing.assert_allclose(dark, 0.6 * image**2.2, atol=1e-6)
+
+
+@pytest.mark.parametrize(('shot', 'read'), [(0.004, 0.0), (0.0, 3.0), (0.004, 3.0)])
+def test_low_light_noise_is_poisson_gaussian(shot, read):
+    dark = low_light(flat(0.5), generator(), gamma=2.0, gain=0.8, shot_noise=shot, read_noise=read)
+    level = 0.8 * 0.5**2
+    assert dark.mean() == pytest.approx(level, rel=0.01)
+    assert dark.var() == pytest.approx(shot * level + (read / 255) ** 2, rel=0.03)
+
+
+def test_jpeg_error_grows_as_quality_falls_and_output_is_8_bit_rgb():
+    image = picture(64, 64)
+    image[..., 2] *= 0.2  # swapped channels would show
+    errors = []
+    for quality in (95, 60, 20, 5):
+        decoded = jpeg(image, generator(), quality=quality)
+        levels = decoded * 255
+        np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
+        errors.append(-peak_signal_noise_ratio(image, decoded, data_range=1))
+    assert errors == sorted(errors)
+    assert errors[0] < -33  # quality 95 stays close, in the right channels
+    assert errors[-1] > -30
+
+
+def test_rain_brightens_only_where_streaks_are_and_stays_in_range():
+    image = picture(120, 120)
+    parameters = {'density': 0.002, 'length': 15.0, 'angle': 10.0, 'thickness': 1.0}
+    rainy = rain(image, generator(), intensity=0.7, **parameters)
+    change = rainy - image
+    assert change.min() > -1e-6
+    assert rainy.max() <= 1 + 1e-6
+    assert 0.02 < (change.max(axis=2) > 0.05).mean() < 0.5
+    none = rain(image, generator(), intensity=0.0, **parameters)
+    np.testing.assert_allclose(none, image, atol=1e-6)
+
+
+@pytest.mark.parametrize(('angle', 'sign'), [(40.0, -1), (-40.0, 1)])
+def test_rain_falls_along_the_stated_slant(angle, sign):
+    streaks = rain(
+        flat(0.0, 160), generator(), density=0.002, length=25.0, angle=angle, thickness=1.0,
+        intensity=1.0,
+    )[..., 0]  # fmt: skip
+    dy, dx = np.gradient(streaks.astype(np.float64))
+    # along a streak going down-left (positive angle) x falls while the row grows
+    orientation = 0.5 * np.degrees(np.arctan2(2 * (dx * dy).sum(), (dx**2 - dy**2).sum()))
+    assert orientation == pytest.approx(-sign * abs(angle), abs=6)
+
+
+def test_haze_is_the_atmospheric_scattering_model():
+    image = picture()
+    depth = generator(3).random(image.shape[:2], dtype=np.float32)
+    transmission = np.exp(-1.7 * depth.astype(np.float64))[..., None]
+    expected = image * transmission + 0.85 * (1 - transmission)
+    np.testing.assert_allclose(scatter(image, depth, 1.7, 0.85), expected, atol=1e-6)
+    np.testing.assert_allclose(scatter(image, depth, 0.0, 0.85), image, atol=1e-6)
+    hazy = haze(image, generator(5), beta=2.0, airlight=0.9, depth_cells=3)
+    same_depth = random_depth(*image.shape[:2], 3, generator(5))
+    np.testing.assert_allclose(hazy, scatter(image, same_depth, 2.0, 0.9), atol=1e-7)
+
+
+def test_random_depth_spans_zero_to_one_and_is_smooth():
+    depth = random_depth(200, 300, 3, generator())
+    assert depth.min() == 0
+    assert depth.max() == 1
+    assert np.abs(np.diff(depth, axis=0)).max() < 0.05
+    assert np.abs(np.diff(depth, axis=1)).max() < 0.05
+    assert depth[:50].mean() > depth[-50:].mean()  # farther towards the top
+
+
+@pytest.mark.parametrize('name', DEGRADATIONS)
+def test_catalogue_names_exactly_the_parameters_of_the_function(name):
+    signature = inspect.signature(DEGRADATIONS[name].apply)
+    keywords = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert [p.name for p in keywords] == list(DEGRADATIONS[name].parameters)
+    assert all(p.default is p.empty for p in keywords)
+
+
+@pytest.mark.parametrize('name', DEGRADATIONS)
+@pytest.mark.parametrize('size', [(40, 56), (1, 1), (3, 64)])
+def test_degradations_are_seeded_and_leave_their_input_alone(name, size):
+    image = picture(*size)
+    before = image.copy()
+    chain = DegradationChain([{'type': name}])
+    first = chain(image, generator(1))
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(first, chain(image, generator(1)))
+    assert first.shape == image.shape
+    assert first.dtype == np.float32
+    assert first.min() >= 0
+    assert first.max() <= 1
+    if size == (40, 56):
+        assert np.abs(first - chain(image, generator(2))).max() > 1e-3
+        assert np.abs(first - image).max() > 1e-3
+
+
+@pytest.mark.parametrize('name', DEGRADATIONS)
+def test_every_parameter_changes_the_result(name):
+    image = picture(64, 64)
+    degradation = DEGRADATIONS[name]
+    middle = {'aspect': 0.5, 'bend': 40.0}
+    for key, parameter in degradation.parameters.items():
+        base = {k: middle.get(k, _middle(p.default)) for k, p in degradation.parameters.items()}
+        other = base | {key: 2 if parameter.integer else _far(parameter, base[key])}
+        difference = degradation.apply(image, generator(), **base) - degradation.apply(
+            image, generator(), **other
+        )
+        assert np.abs(difference).max() > 1e-3, key
+
+
+def _middle(default):
+    return default if not isinstance(default, tuple) else sum(default) // 2 or sum(default) / 2
+
+
+def _far(parameter, value):
+    return value / 2 if value else parameter.maximum / 10
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        {'type': 'gaussian_blur', 'sigma': 2.0, 'aspect': 0.6},
+        {'type': 'motion_blur', 'length': 9.0, 'bend': [-90, 90]},
+        {'type': 'motion_blur', 'length': 8.0, 'angle': 45},
+    ],
+)
+def test_a_pixel_has_no_influence_beyond_the_reach_of_the_chain(step):
+    chain = DegradationChain([step], output='unclipped')
+    image = picture(61, 61)
+    changed = image.copy()
+    changed[30, 30] += 1
+    touched = np.abs(chain(image, generator()) - chain(changed, generator())).max(axis=2) > 1e-5
+    rows, columns = np.nonzero(touched)
+    furthest = max(np.abs(rows - 30).max(), np.abs(columns - 30).max())
+    assert chain.reach / 3 < furthest <= chain.reach
+
+
+def test_chain_applies_steps_in_order_with_parameters_from_their_ranges():
+    chain = DegradationChain(
+        [
+            {'type': 'gaussian_blur', 'sigma': [1, 2]},
+            {'type': 'jpeg', 'quality': [30, 32]},
+            {'type': 'gaussian_noise', 'sigma': 25},
+        ]
+    )
+    drawn = [chain.sample(generator(seed)) for seed in range(60)]
+    assert all([name for name, _ in d] == [s.type for s in chain.steps] for d in drawn)
+    sigmas = [d[0][1]['sigma'] for d in drawn]
+    assert 1 <= min(sigmas) < 1.1
+    assert 1.9 < max(sigmas) <= 2
+    assert {d[1][1]['quality'] for d in drawn} == {30, 31, 32}  # ends included
+    assert {d[2][1]['sigma'] for d in drawn} == {25}
+    assert chain.name == 'gaussian_blur+jpeg+gaussian_noise'
+
+
+def test_probability_of_a_step_is_respected():
+    chain = DegradationChain(
+        [{'type': 'jpeg', 'prob': 0.25}, {'type': 'gaussian_noise', 'prob': 0}]
+    )
+    rng = generator()
+    counts = [len(chain.sample(rng)) for _ in range(2000)]
+    assert np.mean(counts) == pytest.approx(0.25, abs=0.03)
+
+
+def test_output_modes_clip_quantise_or_leave_the_values():
+    steps = [{'type': 'gaussian_noise', 'sigma': 80}]
+    results = {
+        output: DegradationChain(steps, output=output)(picture(), generator())
+        for output in ('unclipped', 'clip', 'uint8')
+    }
+    raw = results['unclipped']
+    assert raw.min() < 0
+    assert raw.max() > 1
+    np.testing.assert_array_equal(results['clip'], np.clip(raw, 0, 1))
+    levels = results['uint8'] * 255
+    np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
+    np.testing.assert_allclose(results['uint8'], results['clip'], atol=0.51 / 255)
+
+
+@pytest.mark.parametrize('entry', ALL_DEFAULT, ids=lambda e: e['type'])
+def test_more_strength_degrades_more(entry):
+    (step,), _ = parse_steps([entry])
+    image = picture(64, 64)
+    quality = [
+        peak_signal_noise_ratio(
+            image, step.degradation.apply(image, generator(), **step.at_strength(s)), data_range=1
+        )
+        for s in (0.0, 0.5, 1.0)
+        if s or entry['type'] != 'gaussian_noise'  # starts at no noise, infinite PSNR
+    ]
+    assert quality == sorted(quality, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ('steps', 'place', 'words'),
+    [
+        ([{'type': 'gausian_noise'}], 'degradations[0].type', "Did you mean 'gaussian_noise'?"),
+        ([{'type': 'jpeg'}, {'type': 'jpeg', 'qualty': 3}], 'degradations[1].qualty', "'quality'"),
+        ([{'type': 'jpeg', 'quality': 0}], 'degradations[0].quality', 'outside 1..100'),
+        ([{'type': 'jpeg', 'quality': 30.5}], 'degradations[0].quality', 'whole number'),
+        ([{'type': 'jpeg', 'quality': [90, 20]}], 'degradations[0].quality', 'upside down'),
+        ([{'type': 'jpeg', 'quality': [1, 2, 3]}], 'degradations[0].quality', '[low, high]'),
+        ([{'type': 'jpeg', 'quality': True}], 'degradations[0].quality', '[low, high]'),
+        ([{'type': 'gaussian_noise', 'sigma': '1e-3'}], 'degradations[0].sigma', '1.0e-3'),
+        ([{'type': 'gaussian_noise', 'sigma': float('nan')}], 'degradations[0].sigma', 'nan'),
+        ([{'type': 'gaussian_noise', 'prob': 2}], 'degradations[0].prob', '0..1'),
+        (['gaussian_noise'], 'degradations[0]', 'mapping with a type'),
+        ([], 'degradations', 'at least one'),
+        (None, 'degradations', 'at least one'),
+        ({'type': 'jpeg'}, 'degradations', 'must be a list'),
+    ],
+)
+def test_bad_chains_are_refused_with_place_and_remedy(steps, place, words):
+    _, problems = parse_steps(steps)
+    assert [p for p, _ in problems] == [place]
+    assert words in problems[0][1]
+    with pytest.raises(ValueError, match='degradations') as error:
+        DegradationChain(steps)
+    assert words in str(error.value)
+
+
+def test_all_problems_of_a_chain_are_reported_at_once():
+    steps = [{'type': 'jpg'}, {'type': 'jpeg', 'quality': -1, 'strength': 2}]
+    _, problems = parse_steps(steps)
+    assert [p for p, _ in problems] == [
+        'degradations[0].type',
+        'degradations[1].strength',
+        'degradations[1].quality',
+    ]

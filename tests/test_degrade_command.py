@@ -1,0 +1,119 @@
+"""The contact sheet of ``unfoldldm degrade``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from helpers import write_options, write_photos
+
+from unfoldldm_basicsr.commands import degrade_command
+from unfoldldm_basicsr.data.degradations import DegradationChain
+
+BLUR_AND_NOISE = [
+    {'type': 'gaussian_blur', 'sigma': [0.5, 3]},
+    {'type': 'gaussian_noise', 'sigma': 15},
+]
+
+
+def run(*words: object) -> int:
+    parser = argparse.ArgumentParser()
+    degrade_command.add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(['degrade', *map(str, words)])
+    return args.run(args)
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    return write_photos(tmp_path, 1, (60, 80))[0]
+
+
+def rows_and_height(photo: Path, tmp_path: Path, steps: list) -> int:
+    options = write_options(tmp_path / 'o.yml', {'degradations': steps})
+    assert run(photo, '-opt', options, '-o', tmp_path / 'sheet.png') == 0
+    return cv2.imread(str(tmp_path / 'sheet.png')).shape[0]
+
+
+def test_a_sheet_has_a_row_per_step_and_one_for_the_chain(photo, tmp_path):
+    one = rows_and_height(photo, tmp_path, BLUR_AND_NOISE[:1])
+    two = rows_and_height(photo, tmp_path, BLUR_AND_NOISE)
+    three = rows_and_height(photo, tmp_path, [*BLUR_AND_NOISE, {'type': 'jpeg'}])
+    assert two - one == 2 * (three - two) > 400  # two steps and the chain; then one step more
+
+
+def test_cells_show_the_photo_then_growing_strength(photo):
+    image = cv2.imread(str(photo))[:, :, ::-1].astype(np.float32) / 255
+    sheet = degrade_command.contact_sheet(image, {'b': DegradationChain(BLUR_AND_NOISE[:1])})
+    left, top = 28 + 330, 28 + 54
+    cells = [
+        sheet[top : top + 240, x : x + 320].astype(float) for x in range(left, left + 4 * 330, 330)
+    ]
+    distance = [np.abs(cell - cells[0]).mean() for cell in cells]
+    assert distance[0] == 0
+    assert distance == sorted(distance)
+    assert distance[3] > 3
+
+
+def test_all_degradations_are_shown_without_an_option_file(photo, tmp_path, capsys):
+    assert run(photo, '-o', tmp_path / 'sheet.jpg', '--area', 32, 24) == 0
+    assert '8 degradations' in capsys.readouterr().out
+    assert cv2.imread(str(tmp_path / 'sheet.jpg')).shape[0] > 8 * 240
+
+
+def test_the_sheet_is_the_same_for_the_same_seed(photo, tmp_path):
+    for name, seed in (('a', 1), ('b', 1), ('c', 2)):
+        run(photo, '-o', tmp_path / f'{name}.png', '--seed', seed)
+    a, b, c = ((tmp_path / f'{name}.png').read_bytes() for name in 'abc')
+    assert a == b != c
+
+
+def test_chains_are_found_in_the_sets_of_a_mixture_and_by_section():
+    options = {
+        'datasets': {
+            'train': {
+                'sets': [
+                    {'degradation_name': 'rain', 'dataroot_lq': 'x'},
+                    {'degradation_name': 'both', 'degradations': BLUR_AND_NOISE},
+                ]
+            },
+            'val': {'degradations': BLUR_AND_NOISE[1:], 'lq_output': 'uint8'},
+        }
+    }
+    chains = degrade_command.find_chains(options, 'o.yml', None)
+    assert {name: chain.name for name, chain in chains.items()} == {
+        'both': 'gaussian_blur+gaussian_noise'
+    }
+    (chain,) = degrade_command.find_chains(options, 'o.yml', 'val').values()
+    assert chain.output == 'uint8'
+    with pytest.raises(ValueError, match=r"no section 'test'.*train, val"):
+        degrade_command.find_chains(options, 'o.yml', 'test')
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ({'datasets': {'train': {'dataroot_gt': 'x'}}}, 'no degradations'),
+        (
+            {'datasets': {'train': {'degradations': [{'type': 'jpg'}]}}},
+            r"datasets\.train: degradations\[0\]\.type.*Did you mean 'jpeg'",
+        ),
+        ({'datasets': 3}, 'datasets must be a section'),
+    ],
+)
+def test_option_files_without_usable_degradations_are_explained(photo, tmp_path, options, words):
+    file = write_options(tmp_path / 'o.yml', options)
+    with pytest.raises(ValueError, match=rf'o\.yml: .*{words}|o\.yml: {words}'):
+        run(photo, '-opt', file, '-o', tmp_path / 'sheet.png')
+
+
+def test_the_photo_is_never_overwritten_and_bad_files_are_named(photo, tmp_path):
+    with pytest.raises(ValueError, match='would replace the photo'):
+        run(photo, '-o', photo)
+    with pytest.raises(OSError, match=r'nowhere\.png: cannot be read'):
+        run(tmp_path / 'nowhere.png', '-o', tmp_path / 'sheet.png')
+    photo.write_bytes(b'no image')
+    with pytest.raises(ValueError, match=r'img_0\.png: cannot be decoded'):
+        run(photo, '-o', tmp_path / 'sheet.png')

@@ -1,0 +1,315 @@
+"""LMDBs round-trip, are readable by BasicSR itself, and bad input is refused by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+from basicsr.data import build_dataset
+from helpers import ROOT, write_photos
+
+from unfoldldm_basicsr.data import lmdb_writer
+from unfoldldm_basicsr.data.image_source import FolderImages, LmdbImages, close_lmdbs, read_lmdb
+from unfoldldm_basicsr.data.lmdb_writer import SubImages, plan_keys, write_lmdb
+
+
+def load_script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'scripts' / 'data' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_odd_images(folder) -> None:
+    """8/16 bits, grey, alpha, a palette, a JPEG with an EXIF rotation, a subfolder."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    (folder / 'sub').mkdir(parents=True)
+    cv2.imwrite(str(folder / 'grey.png'), rng.integers(0, 256, (20, 30), dtype=np.uint8))
+    cv2.imwrite(str(folder / 'grey16.png'), rng.integers(0, 65536, (20, 30), dtype=np.uint16))
+    cv2.imwrite(str(folder / 'deep.png'), rng.integers(0, 65536, (20, 30, 3), dtype=np.uint16))
+    cv2.imwrite(str(folder / 'alpha.png'), rng.integers(0, 256, (20, 30, 4), dtype=np.uint8))
+    cv2.imwrite(str(folder / 'sub' / 'plain.bmp'), rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    grey_alpha = rng.integers(0, 256, (20, 30, 2), dtype=np.uint8)
+    Image.fromarray(grey_alpha, 'LA').save(folder / 'grey_alpha.png')
+    colours = Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    colours.quantize(16).save(folder / 'palette.png')
+    write_rotated_jpeg(folder / 'rotated.jpg')
+
+
+def write_rotated_jpeg(path) -> None:
+    """Stored 40 wide and 24 high, shown 24 wide and 40 high (EXIF orientation 6)."""
+    from PIL import Image
+
+    pixels = np.zeros((24, 40, 3), np.uint8)
+    pixels[:12, :, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+
+
+@pytest.mark.parametrize('payload', ['png', 'source'])
+def test_lmdb_gives_the_same_images_in_the_same_order_as_its_folder(tmp_path, payload):
+    write_odd_images(tmp_path / 'images')
+    assert write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb', payload=payload) == 8
+    folder, database = FolderImages(tmp_path / 'images'), LmdbImages(tmp_path / 'i.lmdb')
+    assert database.names == [os.path.splitext(name)[0] for name in folder.names]
+    for file, key in zip(folder.names, database.names, strict=True):
+        ours, theirs = database.read(key), folder.read(file)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs, err_msg=file)
+        assert database.shapes[key] == theirs.shape[:2]
+    assert folder.read('rotated.jpg').shape == (40, 24, 3)
+
+
+def test_basicsr_reads_the_lmdbs_with_its_own_dataset(tmp_path):
+    write_photos(tmp_path / 'gt', 3)
+    write_photos(tmp_path / 'lq', 3, seed=1)
+    for side, payload in (('gt', 'png'), ('lq', 'bmp')):
+        write_lmdb(tmp_path / side, tmp_path / f'{side}.lmdb', payload=payload)
+    options = {
+        'name': 'stock',
+        'type': 'PairedImageDataset',
+        'phase': 'val',
+        'scale': 1,
+        'dataroot_gt': str(tmp_path / 'gt.lmdb'),
+        'dataroot_lq': str(tmp_path / 'lq.lmdb'),
+        'io_backend': {'type': 'lmdb'},
+    }
+    dataset = build_dataset(options)
+    assert len(dataset) == 3
+    item = dataset[1]
+    expected = cv2.imread(str(tmp_path / 'lq' / 'img_1.png'))[:, :, ::-1]
+    np.testing.assert_array_equal(
+        (item['lq'].numpy() * 255).round().astype(np.uint8), expected.transpose(2, 0, 1)
+    )
+    assert item['gt_path'] == 'img_1'
+
+
+def test_lmdbs_written_by_basicsr_are_readable_even_with_dotted_names(tmp_path):
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+
+    paths = write_photos(tmp_path / 'images', 2)
+    names = [p.name for p in paths]
+    make_lmdb_from_imgs(str(tmp_path / 'images'), str(tmp_path / 'b.lmdb'), names, ['b.v1', 'a'])
+    database = LmdbImages(tmp_path / 'b.lmdb')
+    assert database.names == ['a', 'b.v1']
+    np.testing.assert_array_equal(
+        database.read('b.v1'), FolderImages(tmp_path / 'images').read(names[0])
+    )
+
+
+def test_map_grows_when_images_do_not_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_writer, '_FIRST_MAP_SIZE', 2**15)
+    monkeypatch.setattr(lmdb_writer, '_BYTES_PER_COMMIT', 2**16)
+    write_photos(tmp_path / 'images', 12, (64, 64))
+    write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb', payload='bmp', num_threads=3)
+    database = LmdbImages(tmp_path / 'i.lmdb')
+    folder = FolderImages(tmp_path / 'images')
+    for key in database.names:
+        np.testing.assert_array_equal(database.read(key), folder.read(f'{key}.png'))
+
+
+@pytest.mark.parametrize(
+    ('side', 'thresh', 'starts'),
+    [
+        (30, 0, [0]),
+        (40, 0, [0]),
+        (60, 0, [0, 20]),
+        (65, 0, [0, 20, 25]),
+        (65, 5, [0, 20]),
+        (66, 5, [0, 20, 26]),
+    ],
+)
+def test_sub_images_cover_a_side_with_the_stated_overlap(side, thresh, starts):
+    assert SubImages(40, 20, thresh).starts(side) == starts
+
+
+def test_sub_images_are_the_parts_of_the_photo(tmp_path):
+    write_photos(tmp_path / 'images', 1, (50, 70))
+    count = write_lmdb(
+        tmp_path / 'images', tmp_path / 'i.lmdb', sub_images=SubImages(40, 20), payload='bmp'
+    )
+    whole = FolderImages(tmp_path / 'images').read('img_0.png')
+    database = LmdbImages(tmp_path / 'i.lmdb')
+    assert database.names == [f'img_0_s{i:03d}' for i in range(1, count + 1)]
+    places = [(top, left) for top in (0, 10) for left in (0, 20, 30)]
+    assert count == len(places)
+    for key, (top, left) in zip(database.names, places, strict=True):
+        np.testing.assert_array_equal(database.read(key), whole[top : top + 40, left : left + 40])
+
+
+@pytest.mark.parametrize(
+    ('names', 'words'),
+    [
+        (['a.png', 'a.jpg'], "a.jpg and a.png would both have the key 'a'"),
+        (['img.v1.png'], r'--rename'),
+        (['ü.png'], 'ASCII'),
+        (['x' * 512 + '.png'], '512 bytes'),
+        ([' a.png'], 'space'),
+    ],
+)
+def test_keys_that_could_not_be_read_back_are_refused(names, words):
+    with pytest.raises(ValueError, match=re.escape(names[0])) as error:
+        plan_keys(names)
+    assert words in str(error.value)
+
+
+def test_renaming_makes_dotted_and_differently_named_files_round_trip(tmp_path):
+    for index, name in enumerate(('norain-1.v2.png', 'norain-2.png')):
+        write_photos(tmp_path / 'new', 1, seed=index)[0].rename(tmp_path / 'new' / name)
+    renames = [('^norain-', 'rain-'), (r'\.', '_')]
+    write_lmdb(tmp_path / 'new', tmp_path / 'i.lmdb', renames=renames)
+    assert LmdbImages(tmp_path / 'i.lmdb').names == ['rain-1_v2', 'rain-2']
+
+
+def test_only_the_selected_images_are_taken(tmp_path):
+    for kind in ('blur', 'blur_gamma', 'sharp'):
+        write_photos(tmp_path / 'train' / 'scene' / kind, 1)
+    options = {'only': '/blur/', 'renames': [('/blur/', '/')]}
+    write_lmdb(tmp_path / 'train', tmp_path / 'i.lmdb', **options)
+    assert LmdbImages(tmp_path / 'i.lmdb').names == ['scene/img_0']
+    with pytest.raises(ValueError, match='contains /noisy/'):
+        write_lmdb(tmp_path / 'train', tmp_path / 'j.lmdb', only='/noisy/')
+
+
+def test_existing_lmdb_is_kept_without_force_and_replaced_with_it(tmp_path, capsys):
+    make_lmdb = load_script('make_lmdb')
+    write_photos(tmp_path / 'one', 1)
+    write_photos(tmp_path / 'two', 2)
+    output = tmp_path / 'i.lmdb'
+    assert make_lmdb.main([str(tmp_path / 'one'), '-o', str(output)]) == 0
+    assert make_lmdb.main([str(tmp_path / 'two'), '-o', str(output)]) == 1
+    assert '--force' in capsys.readouterr().err
+    assert LmdbImages(output).names == ['img_0']
+    assert make_lmdb.main([str(tmp_path / 'two'), '-o', str(output), '--force']) == 0
+    assert LmdbImages(output).names == ['img_0', 'img_1']
+    assert LmdbImages(output).read('img_1').shape == (48, 64, 3)
+    assert '2 images' in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['i.lmdb', 'one', 'two']
+
+
+def test_force_never_removes_a_folder_that_is_no_lmdb(tmp_path):
+    write_photos(tmp_path / 'images', 1)
+    write_photos(tmp_path / 'photos.lmdb', 1)
+    with pytest.raises(FileExistsError, match='not an LMDB'):
+        write_lmdb(tmp_path / 'images', tmp_path / 'photos.lmdb', force=True)
+    assert (tmp_path / 'photos.lmdb' / 'img_0.png').is_file()
+
+
+def test_failure_names_the_file_and_leaves_nothing_behind(tmp_path, capsys):
+    make_lmdb = load_script('make_lmdb')
+    paths = write_photos(tmp_path / 'images', 3)
+    paths[1].write_bytes(paths[1].read_bytes()[:200])
+    assert make_lmdb.main([str(tmp_path / 'images'), '-o', str(tmp_path / 'i.lmdb')]) == 1
+    assert 'img_1.png: cannot be decoded' in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ['images']
+
+
+def test_16_bit_images_are_refused_as_bmp_instead_of_losing_bits(tmp_path):
+    (tmp_path / 'images').mkdir()
+    cv2.imwrite(str(tmp_path / 'images' / 'deep.png'), np.full((8, 8, 3), 1000, np.uint16))
+    with pytest.raises(ValueError, match=r'deep\.png: BMP holds 8 bits'):
+        write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb', payload='bmp')
+
+
+def test_verification_notices_a_payload_that_decodes_to_another_image(tmp_path, monkeypatch):
+    write_photos(tmp_path / 'images', 1)
+    monkeypatch.setattr(
+        lmdb_writer, 'encode_image', lambda image, _: cv2.imencode('.jpg', image)[1].tobytes()
+    )
+    with pytest.raises(ValueError, match='img_0 differs'):
+        write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')
+    assert not (tmp_path / 'i.lmdb').exists()
+
+
+def test_bad_arguments_of_the_script_are_explained(tmp_path, capsys):
+    make_lmdb = load_script('make_lmdb')
+    output = ['-o', str(tmp_path / 'i.lmdb')]
+    for arguments, words in [
+        ([str(tmp_path / 'nowhere'), *output], 'no such folder'),
+        ([str(tmp_path), *output], 'no image in it'),
+        ([str(tmp_path), '-o', str(tmp_path / 'i')], 'must end in .lmdb'),
+        ([str(tmp_path), *output, '--payload', 'source', '--crop-size', '8'], 'whole files'),
+    ]:
+        assert make_lmdb.main(arguments) == 1
+        assert words in capsys.readouterr().err
+    for arguments, words in [(['--step', '8'], '--crop-size'), (['--rename', '(', ''], 'regular')]:
+        with pytest.raises(SystemExit):
+            make_lmdb.main([str(tmp_path), *output, *arguments])
+        assert words in capsys.readouterr().err
+
+
+def test_damaged_lmdbs_are_reported_with_their_path(tmp_path):
+    write_photos(tmp_path / 'images', 2)
+    root = tmp_path / 'i.lmdb'
+    write_lmdb(tmp_path / 'images', root)
+    with (root / 'meta_info.txt').open('a') as meta:
+        meta.write('img_9.png (48,64,3) 1\n')
+    with pytest.raises(ValueError, match=r'i\.lmdb \(key img_9\).*lacks it'):
+        LmdbImages(root).read('img_9')
+    close_lmdbs()
+    (root / 'data.mdb').write_bytes(b'nonsense' * 1000)
+    with pytest.raises(ValueError, match=r'i\.lmdb: LMDB error'):
+        LmdbImages(root).read('img_0')
+    (root / 'meta_info.txt').unlink()
+    with pytest.raises(FileNotFoundError, match=r'has no meta_info\.txt'):
+        LmdbImages(root)
+
+
+def test_one_environment_per_database_is_shared_and_survives_a_fork(tmp_path):
+    write_photos(tmp_path / 'images', 2)
+    root = tmp_path / 'i.lmdb'
+    write_lmdb(tmp_path / 'images', root)
+    first, second = LmdbImages(root), LmdbImages(str(root) + '/')
+    expected = first.read('img_0')
+    np.testing.assert_array_equal(second.read('img_0'), expected)  # LMDB allows one only
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(first.read('img_0'), expected)
+        os._exit(0 if same else 1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert read_lmdb(str(root), 'img_1') is not None
+    with pytest.raises(lmdb.Error, match='already open'):
+        lmdb.open(str(root), readonly=True, lock=False)
+    close_lmdbs()
+    lmdb.open(str(root), readonly=True, lock=False).close()
+
+
+def test_photos_of_scikit_image_are_written_grey_and_colour(tmp_path):
+    script = load_script('skimage_photos')
+    assert script.main(['-o', str(tmp_path)]) == 0
+    assert sorted(p.name for p in (tmp_path / 'val').iterdir()) == [
+        'astronaut.png',
+        'chelsea.png',
+        'coffee.png',
+    ]
+    train = {
+        p.stem: cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in (tmp_path / 'train').iterdir()
+    }
+    assert len(train) == 12
+    assert train['rocket'].shape == (427, 640, 3)
+    assert {name for name, image in train.items() if image.ndim == 2} == {
+        'camera', 'brick', 'grass', 'gravel', 'coins', 'moon'
+    }  # fmt: skip
+
+
+def test_another_layout_of_scikit_image_is_an_error_that_names_the_photos(
+    tmp_path, capsys, monkeypatch
+):
+    script = load_script('skimage_photos')
+    monkeypatch.setattr(script, 'photo_folder', lambda: tmp_path)
+    assert script.main(['-o', str(tmp_path / 'out')]) == 1
+    assert 'astronaut.png' in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, 'skimage', None)
+    assert script.main(['-o', str(tmp_path / 'out')]) == 1
+    assert 'pip install scikit-image' in capsys.readouterr().err

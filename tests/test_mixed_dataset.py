@@ -1,0 +1,247 @@
+"""All-in-one mixtures: labels, composition of the epoch, workers and ranks, checks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.data.data_sampler import EnlargedSampler
+from helpers import write_photos
+
+from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.data.mixed_degradation_dataset import (
+    MixedDegradationDataset,
+    weighted_counts,
+)
+
+NAMES = ['noise', 'rain', 'blur']
+
+
+@pytest.fixture
+def mixture(tmp_path) -> dict:
+    """Noise on 6 photos from a folder, rain pairs from an LMDB (2), blur on 3 photos."""
+    write_photos(tmp_path / 'six', 6)
+    write_photos(tmp_path / 'three', 3, seed=1)
+    for index, root in enumerate(('gt', 'lq')):
+        write_photos(tmp_path / root, 2, seed=2 + index)
+        write_lmdb(tmp_path / root, tmp_path / f'{root}.lmdb')
+    return {
+        'name': 'mixture',
+        'type': 'MixedDegradationDataset',
+        'phase': 'train',
+        'scale': 1,
+        'gt_size': 16,
+        'io_backend': {'type': 'disk'},
+        'degradation_names': NAMES,
+        'batch_size_per_gpu': 2,
+        'num_worker_per_gpu': 0,
+        'sets': [
+            {
+                'type': 'SyntheticDegradationDataset',
+                'degradation_name': 'noise',
+                'dataroot_gt': str(tmp_path / 'six'),
+                'degradations': [{'type': 'gaussian_noise', 'sigma': 25}],
+            },
+            {
+                'type': 'PairedDegradationDataset',
+                'degradation_name': 'rain',
+                'dataroot_gt': str(tmp_path / 'gt.lmdb'),
+                'dataroot_lq': str(tmp_path / 'lq.lmdb'),
+                'io_backend': {'type': 'lmdb'},
+            },
+            {
+                'type': 'SyntheticDegradationDataset',
+                'degradation_name': 'blur',
+                'dataroot_gt': str(tmp_path / 'three'),
+                'degradations': [{'type': 'gaussian_blur', 'sigma': 2}],
+            },
+        ],
+    }
+
+
+def with_shares(mixture: dict, key: str, values: list) -> dict:
+    mixture = deepcopy(mixture)
+    for entry, value in zip(mixture['sets'], values, strict=True):
+        entry[key] = value
+    return mixture
+
+
+def epoch(options: dict, rank: int = 0, world_size: int = 1, number: int = 0) -> list[dict]:
+    torch.manual_seed(10 + rank)
+    dataset = build_dataset(options)
+    sampler = EnlargedSampler(dataset, world_size, rank)
+    sampler.set_epoch(number)
+    loader = build_dataloader(
+        dataset, options, num_gpu=1, dist=world_size > 1, sampler=sampler, seed=10
+    )
+    return list(loader)
+
+
+def classes(batches: list[dict]) -> Counter:
+    return Counter(index for batch in batches for index in batch['degradation'].tolist())
+
+
+def test_every_item_carries_its_class_by_the_explicit_order(mixture):
+    dataset = build_dataset(mixture)
+    items = [dataset[i] for i in range(len(dataset))]
+    assert [item['degradation'] for item in items] == [0] * 6 + [1] * 2 + [2] * 3
+    assert all(NAMES[item['degradation']] == item['degradation_name'] for item in items)
+    other_order = build_dataset(mixture | {'degradation_names': NAMES[::-1]})
+    assert [other_order[i]['degradation'] for i in (0, 6, 8)] == [2, 1, 0]
+    for item in items:
+        assert item['lq'].shape == item['gt'].shape == (3, 16, 16)
+    assert items[6]['gt_path'] == 'img_0'
+
+
+def test_repeat_factors_compose_the_epoch(mixture):
+    dataset = build_dataset(with_shares(mixture, 'repeat', [1, 4, 2]))
+    seen = Counter(
+        (item['degradation_name'], item['gt_path'])
+        for item in (dataset[i] for i in range(len(dataset)))
+    )
+    assert len(dataset) == 6 + 8 + 6
+    assert {count for (name, _), count in seen.items() if name == 'noise'} == {1}
+    assert {count for (name, _), count in seen.items() if name == 'rain'} == {4}
+    assert {count for (name, _), count in seen.items() if name == 'blur'} == {2}
+
+
+def test_weights_give_exact_shares_and_every_image(mixture):
+    dataset = build_dataset(with_shares(mixture, 'weight', [1, 2, 1]))
+    items = [dataset[i] for i in range(len(dataset))]
+    assert Counter(item['degradation_name'] for item in items) == {
+        'noise': 6, 'rain': 12, 'blur': 6
+    }  # fmt: skip
+    assert len({(item['degradation_name'], item['gt_path']) for item in items}) == 6 + 2 + 3
+
+
+@pytest.mark.parametrize(
+    ('lengths', 'weights', 'counts'),
+    [
+        ([100, 10], [1, 1], [100, 100]),
+        ([100, 10], [10, 1], [100, 10]),
+        ([3, 5, 7], [0.2, 0.3, 0.5], [3, 5, 8]),
+        ([1000, 1], [1, 0.5], [1000, 500]),
+    ],
+)
+def test_weighted_counts_are_the_shortest_epoch_with_these_shares(lengths, weights, counts):
+    assert weighted_counts(lengths, weights) == counts
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_ranks_together_see_the_epoch_exactly_once(mixture, num_workers):
+    options = with_shares(mixture, 'weight', [1, 1, 1]) | {
+        'num_worker_per_gpu': num_workers,
+        'batch_size_per_gpu': 3,
+    }
+    ranks = [epoch(options, rank, 2) for rank in (0, 1)]
+    assert classes(ranks[0] + ranks[1]) == {0: 6, 1: 6, 2: 6}
+    noise = [path for batches in ranks for batch in batches
+             for path, index in zip(batch['gt_path'], batch['degradation'], strict=True)
+             if index == 0]  # fmt: skip
+    assert len(set(noise)) == 6
+
+
+def test_mixture_is_reproducible_and_varies_over_epochs(mixture):
+    options = mixture | {'num_worker_per_gpu': 2, 'batch_size_per_gpu': 1}
+    first, again, later = (epoch(options, number=n) for n in (0, 0, 1))
+    assert all(torch.equal(a['lq'], b['lq']) for a, b in zip(first, again, strict=True))
+    order = [[b['gt_path'][0] for b in batches] for batches in (first, later)]
+    assert order[0] != order[1]
+
+
+def test_validation_sees_every_image_once_and_identically(mixture):
+    options = with_shares(mixture, 'weight', [1, 5, 1]) | {'phase': 'val', 'crop_multiple': 16}
+    del options['gt_size']
+    first, second = build_dataset(options), build_dataset(options)
+    assert len(first) == 11
+    for index in range(11):
+        assert torch.equal(first[index]['lq'], second[index]['lq'])
+    assert first[8]['gt'].shape == (3, 48, 64)
+
+
+def test_sets_inherit_common_keys_and_may_override_them(mixture):
+    mixture['sets'][0]['use_hflip'] = False
+    mixture['use_hflip'] = True
+    mixture['seed'] = 7
+    dataset = build_dataset(mixture)
+    assert [part.opt['use_hflip'] for part in dataset.sets] == [False, True, True]
+    assert [part.seed for part in dataset.sets] == [7, 7, 7]
+
+
+def test_index_beyond_the_end_is_an_index_error(mixture):
+    dataset = build_dataset(mixture)
+    for index in (11, -1):
+        with pytest.raises(IndexError, match='of a dataset of 11'):
+            dataset[index]
+
+
+def test_damaged_image_of_a_set_is_named(mixture, tmp_path):
+    (tmp_path / 'three' / 'img_1.png').write_bytes(b'\x89PNG')
+    with pytest.raises(ValueError, match=r'three.img_1\.png'):
+        epoch(mixture)
+
+
+def change(mixture: dict, place: str, value) -> None:
+    """``change(m, 'sets.0.weight', 2)``; None removes."""
+    *path, last = place.split('.')
+    for step in path:
+        mixture = mixture[int(step) if step.isdigit() else step]
+    if value is None:
+        del mixture[last]
+    else:
+        mixture[last] = value
+
+
+@pytest.mark.parametrize(
+    ('place', 'value', 'key', 'words'),
+    [
+        ('sets.0.degradation_name', 'nois', 'sets[0].degradation_name', "Did you mean 'noise'"),
+        ('sets.2.degradation_name', None, 'sets[2].degradation_name', 'is missing'),
+        ('sets.1.type', 'PairedImageDataset', 'sets[1].type', 'PairedDegradationDataset'),
+        ('sets.1.filename_tpl', '{}', 'sets[1].filename_tpl', "Did you mean 'filename_tmpl'"),
+        ('sets.0.gt_size', 'big', 'sets[0].gt_size', 'must be int'),
+        ('sets.0.weight', 1, 'sets[1].weight', 'all sets need one'),
+        ('sets.0.num_worker_per_gpu', 1, 'sets[0].num_worker_per_gpu', 'not an option here'),
+        ('sets.0.dataroot_gt', 'nowhere', 'sets[0].dataroot_gt', 'no such folder'),
+        ('degradation_names', None, 'degradation_names', 'is missing'),
+        ('degradation_name', 'noise', 'degradation_name', 'not an option here'),
+        ('sets', [], 'sets', 'at least one'),
+        ('gt_size', None, 'gt_size', 'is missing'),
+    ],
+)
+def test_bad_mixtures_are_refused_with_place_and_remedy(mixture, place, value, key, words):
+    assert MixedDegradationDataset.check_options(mixture) == []
+    change(mixture, place, value)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        build_dataset(mixture)
+    assert words in str(error.value)
+    if key != 'degradation_name':  # an unknown key at the top is the option checker's business
+        problems = MixedDegradationDataset.check_options(mixture)
+        assert [place for place, _ in problems] == [key]
+        assert words in problems[0][1]
+
+
+@pytest.mark.parametrize(
+    ('shares', 'words'),
+    [
+        ([('weight', [1, 0, 1])], 'must be positive'),
+        ([('weight', [1, 1, 1]), ('repeat', [1, 2, 1])], 'exclude each other'),
+        ([('weight', [1e-9, 1, 1])], 'raise it'),
+    ],
+)
+def test_bad_shares_are_refused(mixture, shares, words):
+    for key, values in shares:
+        mixture = with_shares(mixture, key, values)
+    with pytest.raises(ValueError, match=words):
+        build_dataset(mixture)
+
+
+def test_batches_mix_the_classes(mixture):
+    options = with_shares(mixture, 'weight', [1, 1, 1]) | {'batch_size_per_gpu': 6}
+    mixed = [len(set(batch['degradation'].tolist())) for n in range(4) for batch in
+             epoch(options, number=n)]  # fmt: skip
+    assert np.mean(mixed) > 2

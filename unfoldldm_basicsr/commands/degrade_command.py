@@ -1,0 +1,203 @@
+"""``unfoldldm degrade``: a contact sheet of the degradations of an option file on a photo."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..compat.yaml_options import read_option_file
+from ..data.degradations import DEGRADATIONS, DegradationChain, Step
+from ..data.image_io import decode_image, to_float
+from ..data.patches import center_crop
+from ..reporting.drawing import GREY, INK, LABEL, SMALL, TITLE, Page, fit, save_picture, to_rgb8
+from ..reporting.quality import measure
+
+NAME = 'degrade'
+HELP = 'preview the degradations of an option file on a photo'
+
+_STRENGTHS = {'low': 0.0, 'middle': 0.5, 'high': 1.0}
+_DRAWS = (1, 2, 3)
+_MARGIN, _GAP, _LABELS, _CAPTION, _LINE = 28, 10, 330, 34, 26
+_CELL_WIDTH, _CELL_HEIGHT = 320, 240
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the options of the command."""
+    parser.add_argument('image', type=Path, help='a clean photo')
+    parser.add_argument('-o', '--output', type=Path, required=True, help='the sheet, .png or .jpg')
+    parser.add_argument(
+        '-opt', '--opt', type=Path,
+        help='option file whose degradations to show (default: all there are, at their defaults)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--dataset', help='section of datasets in the option file (default: the first that fits)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the random numbers (0)')
+    parser.add_argument(
+        '--area', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
+        default=(_CELL_WIDTH, _CELL_HEIGHT),
+        help='central part of the photo to show; up to 320 x 240 it is not scaled (320 240)',
+    )  # fmt: skip
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command to a command line."""
+    parser = subparsers.add_parser(NAME, help=HELP, description=HELP)
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the sheet.
+
+    Raises:
+        ValueError, OSError: bad image, option file or output; the message says which.
+    """
+    if min(args.area) < 8:
+        raise ValueError(f'--area: at least 8 x 8 pixels, got {args.area[0]} x {args.area[1]}.')
+    if args.seed < 0:
+        raise ValueError(f'--seed must not be negative, got {args.seed}.')
+    try:
+        payload = args.image.read_bytes()
+    except OSError as error:
+        raise OSError(f'{args.image}: cannot be read: {error.strerror or error}.') from error
+    if args.output.exists() and args.output.samefile(args.image):
+        raise ValueError(f'--output {args.output}: would replace the photo; choose another name.')
+    image = center_crop(decode_image(payload, str(args.image)), args.area[1], args.area[0])
+    if args.opt is None:
+        chains = {name: DegradationChain([{'type': name}]) for name in DEGRADATIONS}
+        title = 'All degradations at their default ranges'
+    else:
+        chains = find_chains(read_option_file(args.opt), str(args.opt), args.dataset)
+        title = f'Degradations of {args.opt.name}'
+    sheet = contact_sheet(to_float(image), chains, title=title, seed=args.seed)
+    save_picture(args.output, sheet)
+    print(f'{args.output}: {sum(len(c.steps) for c in chains.values())} degradations')
+    return 0
+
+
+def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, DegradationChain]:
+    """The degradation chains of an option file by name, from one of its data sets.
+
+    Args:
+        options: with ``datasets`` as BasicSR has it, or with ``degradations`` at the top.
+        file: its name, for errors.
+        dataset: the section to use; None takes the first with degradations.
+
+    Raises:
+        ValueError: there are none, or they are wrong.
+    """
+    sections = options.get('datasets', {'': options} if dataset is None else {})
+    if not isinstance(sections, Mapping):
+        raise ValueError(f'{file}: datasets must be a section, got {sections!r}.')
+    if dataset is not None and dataset not in sections:
+        known = ', '.join(map(str, sections)) or 'none'
+        raise ValueError(f"{file}: no section '{dataset}' in datasets. There are: {known}.")
+    for name, section in sections.items():
+        if not isinstance(section, Mapping) or dataset not in (None, name):
+            continue
+        parts = [section, *(s for s in section.get('sets') or [] if isinstance(s, Mapping))]
+        chains = {}
+        for part in parts:
+            if 'degradations' not in part:
+                continue
+            try:
+                chain = DegradationChain(part['degradations'], output=part.get('lq_output', 'clip'))
+            except ValueError as error:
+                place = f'datasets.{name}' if name else 'top level'
+                raise ValueError(f'{file}: {place}: {error}') from error
+            chains[part.get('degradation_name') or chain.name] = chain
+        if chains:
+            return chains
+    raise ValueError(
+        f'{file}: no degradations in {f"datasets.{dataset}" if dataset else "its datasets"}; '
+        f'only synthetic data sets have them.'
+    )
+
+
+def contact_sheet(
+    image: np.ndarray, chains: Mapping[str, DegradationChain], *, title: str = '', seed: int = 0
+) -> np.ndarray:
+    """Draws a row per degradation: the photo, then low, middle and high strength.
+
+    A degradation of fixed strength is shown in three random draws instead. Chains of several steps
+    get one more row with three draws of the whole chain.
+
+    Args:
+        image: float32 H W 3, RGB, [0, 1].
+        chains: by name.
+        title: above everything.
+        seed: of the random numbers; strengths of one row have the same.
+
+    Returns:
+        uint8 H W 3, RGB.
+    """
+    rows: list[tuple[list[str], list[np.ndarray], list[str]]] = []
+    for name, chain in chains.items():
+        for step in chain.steps:
+            if step.has_strengths:
+                drawn = [(seed, step.at_strength(strength)) for strength in _STRENGTHS.values()]
+                captions = list(_STRENGTHS)
+            else:
+                drawn = [([seed, n], step.sample(np.random.default_rng([seed, n]))) for n in _DRAWS]
+                captions = [f'draw {n}' for n in _DRAWS]
+            cells = [
+                step.degradation.apply(image, np.random.default_rng(start), **parameters)
+                for start, parameters in drawn
+            ]
+            rows.append((_describe(step, name), cells, captions))
+        if len(chain.steps) > 1:
+            cells = [chain(image, np.random.default_rng([seed, n])) for n in _DRAWS]
+            heading = [name, 'the whole chain:', *(f'- {step.type}' for step in chain.steps)]
+            rows.append((heading, cells, [f'draw {n}' for n in _DRAWS]))
+
+    scale = min(_CELL_WIDTH / image.shape[1], _CELL_HEIGHT / image.shape[0])
+    cell_height = round(image.shape[0] * scale)
+    heights = [
+        max(cell_height + _CAPTION, LABEL + 10 + _LINE * (len(text) - 1)) for text, _, _ in rows
+    ]
+    head = TITLE + 24
+    page = Page(
+        2 * _MARGIN + _LABELS + 4 * _CELL_WIDTH + 3 * _GAP,
+        2 * _MARGIN + head + sum(heights) + _GAP * (len(rows) - 1),
+    )
+    page.text(_MARGIN, _MARGIN, title, TITLE)
+    top = _MARGIN + head
+    for (text, cells, captions), height in zip(rows, heights, strict=True):
+        page.text(_MARGIN, top, text[0], LABEL, INK)
+        for index, line in enumerate(text[1:]):
+            page.text(_MARGIN, top + LABEL + 10 + _LINE * index, line, SMALL, GREY)
+        scores = [f'{c}, {_decibels(cell, image)}' for c, cell in zip(captions, cells, strict=True)]
+        for column, (picture, caption) in enumerate(
+            zip([image, *cells], ['clean', *scores], strict=True)
+        ):
+            left = _MARGIN + _LABELS + column * (_CELL_WIDTH + _GAP)
+            small = fit(to_rgb8(picture), _CELL_WIDTH, cell_height)
+            page.photo(small, left + (_CELL_WIDTH - small.shape[1]) // 2, top)
+            place = (left + _CELL_WIDTH / 2, top + cell_height + _CAPTION / 2)
+            page.text(*place, caption, SMALL, GREY, 'mm')
+        top += height + _GAP
+    return page.array()
+
+
+def _describe(step: Step, chain_name: str) -> list[str]:
+    """Heading of a row and one line per parameter that does something at these settings."""
+    lines = [step.type if chain_name == step.type else f'{step.type} ({chain_name})']
+    if chain_name != step.type and len(lines[0]) > 26:
+        lines = [step.type, f'of {chain_name}'[:34]]
+    if step.prob < 1:
+        lines.append(f'in {100 * step.prob:g} % of the images')
+    for name, (low, high) in step.ranges.items():
+        if step.degradation.parameters[name].stronger == 'down':
+            low, high = high, low  # as the columns go, from weak to strong
+        lines.append(f'{name} {low:g}' if low == high else f'{name} {low:g} ... {high:g}')
+    return lines
+
+
+def _decibels(image: np.ndarray, clean: np.ndarray) -> str:
+    if np.array_equal(to_rgb8(image), to_rgb8(clean)):
+        return 'unchanged'
+    return f'{measure(image, clean).psnr:.1f} dB'

@@ -1,0 +1,7 @@
+"""Datasets, registered with BasicSR by import, and the degradations they apply."""
+
+from . import (  # noqa: F401
+    mixed_degradation_dataset,
+    paired_degradation_dataset,
+    synthetic_degradation_dataset,
+)

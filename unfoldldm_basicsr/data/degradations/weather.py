@@ -1,0 +1,120 @@
+"""Rain streaks and haze. Images are float32 H W 3, RGB, [0, 1]."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from .blur import convolve, gaussian_psf, motion_psf
+
+_FAR_STREAK_LENGTH = 0.5  # streaks of the far half of the rain, relative to the near half
+
+
+def streak_layer(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    density: float,
+    length: float,
+    angle: float,
+    thickness: float,
+) -> np.ndarray:
+    """Opacity map of one layer of rain: random drops smeared along their fall.
+
+    Returns:
+        float32 H W in [0, 1]; a streak of a full-strength drop peaks at 1.
+    """
+    psf = motion_psf(length, 90.0 - angle, fade=True)  # angle 0 falls straight down
+    radius = 2 * math.ceil(thickness)
+    psf = cv2.filter2D(np.pad(psf, radius), -1, gaussian_psf(thickness / 2))
+    margin = psf.shape[0] // 2  # streaks that start outside the picture reach into it
+    shape = (height + 2 * margin, width + 2 * margin)
+    drops = (rng.random(shape) < density) * rng.uniform(0.4, 1.0, shape)
+    layer = convolve(drops.astype(np.float32), psf / psf.max())
+    return np.clip(layer[margin : margin + height, margin : margin + width], 0.0, 1.0)
+
+
+def rain(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    density: float,
+    length: float,
+    angle: float,
+    thickness: float,
+    intensity: float,
+) -> np.ndarray:
+    """Bright streaks over the scene: y = (1 - a S) x + a S with the opacity map S of two layers.
+
+    Blending towards white keeps y within [0, 1], where the additive model x + S saturates.
+
+    Args:
+        density: drops per pixel.
+        length: streak length of the near layer in pixels; the far layer is half as large.
+        angle: slant from the vertical in degrees; positive falls towards the left.
+        thickness: streak thickness in pixels.
+        intensity: the largest opacity a, in [0, 1].
+    """
+    height, width = image.shape[:2]
+    clear = np.ones((height, width), np.float32)
+    for scale in (1.0, _FAR_STREAK_LENGTH):
+        layer = streak_layer(
+            height,
+            width,
+            rng,
+            density=density / 2,
+            length=length * scale,
+            angle=angle,
+            thickness=thickness * scale,
+        )
+        clear *= 1.0 - np.float32(intensity) * layer
+    return 1.0 - clear[..., None] * (1.0 - image)
+
+
+def random_depth(height: int, width: int, cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Smooth random scene depth that tends to grow towards the top of the picture.
+
+    Two octaves of bicubically interpolated random grids (``cells`` and twice as many per side) on
+    a vertical ramp.
+
+    Returns:
+        float32 H W, scaled to span [0, 1].
+    """
+    depth = np.repeat(np.linspace(1.0, 0.0, height, dtype=np.float32)[:, None], width, axis=1)
+    for octave, weight in ((1, 1.0), (2, 0.5)):
+        grid = rng.random((cells * octave + 1, cells * octave + 1), dtype=np.float32)
+        depth += np.float32(weight) * cv2.resize(
+            grid, (width, height), interpolation=cv2.INTER_CUBIC
+        )
+    low, high = float(depth.min()), float(depth.max())
+    if high == low:
+        return np.zeros_like(depth)
+    return (depth - low) / (high - low)
+
+
+def scatter(image: np.ndarray, depth: np.ndarray, beta: float, airlight: float) -> np.ndarray:
+    """Atmospheric scattering model y = x t + A (1 - t), t = exp(-beta d) (Koschmieder 1924).
+
+    Args:
+        depth: d, H W, relative depth in [0, 1].
+        beta: scattering coefficient times the depth of the farthest point.
+        airlight: A, grey, in [0, 1].
+    """
+    transmission = np.exp(-np.float32(beta) * depth)[..., None]
+    return image * transmission + np.float32(airlight) * (1.0 - transmission)
+
+
+def haze(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    beta: float,
+    airlight: float,
+    depth_cells: int,
+) -> np.ndarray:
+    """Haze of :func:`scatter` over a :func:`random_depth` with ``depth_cells`` cells per side."""
+    depth = random_depth(*image.shape[:2], int(depth_cells), rng)
+    return scatter(image, depth, beta, airlight)
