@@ -1,0 +1,632 @@
+"""RestorationModel: one step of training, averaging, guards, validation, files."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from helpers import model_options
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.inference.checkpoint import build_from_checkpoint
+from unfoldldm_basicsr.models import RestorationModel, checkpoint_writer
+from unfoldldm_basicsr.models.interruption import stop_request
+from unfoldldm_basicsr.models.optimisation import NonFiniteTrainingError, build_optimizer
+
+
+@register(ARCH_REGISTRY)
+class TwoGroupTestNet(nn.Module):
+    """Two convolutions in two groups, a frozen teacher, optionally batch normalisation."""
+
+    def __init__(self, *, normalise: bool = False):
+        super().__init__()
+        self.restore = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3) if normalise else nn.Identity()
+        self.prior = nn.Conv2d(3, 3, 1)
+        self.step = nn.Parameter(torch.ones(1, 1))
+        self.step._no_weight_decay = True
+        self.teacher = nn.Conv2d(3, 3, 1).requires_grad_(False)
+
+    def parameter_groups(self):
+        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        return {
+            'restoration': [item for item in named if not item[0].startswith('prior')],
+            'prior': [item for item in named if item[0].startswith('prior')],
+        }
+
+    def forward(self, lq):
+        return lq + self.step * self.prior(self.norm(self.restore(lq))) + 0 * self.teacher(lq)
+
+
+NET = {'type': 'TwoGroupTestNet'}
+
+
+@pytest.fixture(autouse=True)
+def _give_signals_back():
+    yield
+    stop_request.remove()
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """Text that BasicSR's logger wrote, from level INFO."""
+    from basicsr.utils import get_root_logger
+
+    monkeypatch.setattr(get_root_logger(), 'propagate', True)
+    with caplog.at_level(logging.INFO, 'basicsr'):
+        yield caplog
+
+
+@pytest.fixture
+def make(tmp_path):
+    def build(network=NET, **train) -> RestorationModel:
+        torch.manual_seed(0)
+        return RestorationModel(model_options(tmp_path, network, **train))
+
+    return build
+
+
+def batch(size: int = 4, side: int = 12) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    lq, gt = torch.rand(2, size, 3, side, side, generator=generator)
+    return {'lq': lq, 'gt': gt, 'lq_path': [f'img_{i}.png' for i in range(size)]}
+
+
+def train(model: RestorationModel, iterations, data: dict | None = None) -> None:
+    for iteration in iterations:
+        model.update_learning_rate(iteration, model.train_opt.get('warmup_iter', -1))
+        model.feed_data(data or batch())
+        model.optimize_parameters(iteration)
+
+
+def weights(net) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+# ---- optimiser ------------------------------------------------------------------------------
+
+
+def test_weight_decay_spares_vectors_and_marked_parameters(make):
+    model = make(optim_g={'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.1})
+    decayed = [
+        (g['group'], [tuple(p.shape) for p in g['params']])
+        for g in model.optimizer_g.param_groups
+        if g['weight_decay'] > 0
+    ]
+    assert decayed == [('restoration', [(3, 3, 3, 3)]), ('prior', [(3, 3, 1, 1)])]
+    plain = sum(len(g['params']) for g in model.optimizer_g.param_groups if not g['weight_decay'])
+    assert plain == 3  # two biases and the marked (1, 1) step
+
+
+def test_a_network_without_groups_trains_everything_in_one(make):
+    model = make({'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2})
+    assert list(model.groups) == ['restoration']
+    assert len(model.groups['restoration']) == len(list(model.net_g.parameters()))
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ({'type': 'AdamV', 'lr': 1e-3}, "optim_g.type: 'AdamV' is not an optimiser. Did you mean"),
+        ({'type': 'Adam', 'lr': 1e-3, 'beta': 0.9}, "no argument beta. Did you mean 'betas'"),
+        ({'type': 'Adam'}, 'optim_g.lr'),
+        ({'type': 'Adam', 'lr': 1e-3, 'betas': 0.9}, 'does not take these values'),
+        ({'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 1.5]}, 'Invalid beta parameter at index 1'),
+        ({'type': 'LBFGS', 'lr': 1.0}, "'LBFGS' is not an optimiser"),
+    ],
+)
+def test_wrong_optimizer_options_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        build_optimizer({'restoration': []}, options)
+
+
+def test_clipping_limits_each_group_by_its_own_norm(make):
+    limits = {'restoration': 1e-3, 'prior': 1e6}
+    model = make(use_grad_clip=True, grad_clip_norm=limits)
+    model.optimizer_g.step = lambda: None
+    train(model, [1])
+    norms = {
+        name: torch.stack([p.grad.norm() for _, p in members]).norm().item()
+        for name, members in model.groups.items()
+    }
+    assert norms['restoration'] == pytest.approx(1e-3, rel=1e-3)
+    assert norms['prior'] == pytest.approx(model.log_dict['grad_norm_prior'], rel=1e-5)
+    assert model.log_dict['grad_norm_restoration'] > 1e-2  # logged before clipping
+
+
+def test_clipping_wants_a_limit_for_every_group(make):
+    with pytest.raises(ValueError, match="no limit for the parameter group 'prior'"):
+        make(use_grad_clip=True, grad_clip_norm={'restoration': 0.01})
+    with pytest.raises(ValueError, match=r"no parameter group 'priors'. Did you mean 'prior'"):
+        make(use_grad_clip=True, grad_clip_norm={'restoration': 0.01, 'priors': 1})
+
+
+@pytest.mark.parametrize('accum_iter', [2, 3, 4])
+def test_accumulated_slices_equal_the_whole_batch(make, accum_iter):
+    whole, sliced = make(), make(accum_iter=accum_iter)
+    train(whole, [1, 2])
+    train(sliced, [1, 2])
+    assert torch.allclose(weights(whole.net_g), weights(sliced.net_g), atol=1e-6)
+    assert whole.log_dict['l_pix'] == pytest.approx(sliced.log_dict['l_pix'], rel=1e-5)
+
+
+def test_bf16_runs_the_network_in_bf16_and_the_losses_in_fp32(make):
+    model, seen = make(amp='bf16'), {}
+    model.net_g.restore.register_forward_hook(lambda m, i, o: seen.update(net=o.dtype))
+    model.cri_pix.register_forward_hook(lambda m, i, o: seen.update(loss=o.dtype))
+    train(model, [1])
+    assert seen == {'net': torch.bfloat16, 'loss': torch.float32}
+
+
+def test_progressive_sizes_follow_the_iteration(make):
+    sizes = {'iters': [2, 2], 'gt_sizes': [6, 12], 'mini_batch_sizes': [4, 2]}
+    model, seen = make(progressive=sizes), []
+    for iteration in range(1, 6):
+        model.update_learning_rate(iteration)
+        model.feed_data(batch())
+        seen.append(tuple(model.lq.shape))
+        assert len(model.batch['lq_path']) == len(model.lq)
+    assert seen == [(4, 3, 6, 6)] * 2 + [(2, 3, 12, 12)] * 3
+
+
+def test_progressive_crops_show_the_same_window_of_lq_and_gt(make):
+    sizes = {'iters': [50], 'gt_sizes': [6], 'mini_batch_sizes': [4]}
+    model, data, windows = make(progressive=sizes), batch(), set()
+    data['gt'] = data['lq'] + 1
+    for iteration in range(1, 20):
+        model.update_learning_rate(iteration)
+        model.feed_data(data)
+        assert torch.equal(model.gt, model.lq + 1)
+        windows.add(model.lq[0, 0, 0, 0].item())
+    assert len(windows) > 5
+
+
+def test_progressive_sizes_larger_than_the_loader_gives_are_refused(make):
+    sizes = {'iters': [2], 'gt_sizes': [16], 'mini_batch_sizes': [4]}
+    model = make(progressive=sizes)
+    model.update_learning_rate(1)
+    with pytest.raises(ValueError, match=r'asks for 4 patches of 16 .* gives 4 of 12x12'):
+        model.feed_data(batch())
+
+
+def test_training_pairs_must_have_one_size(make):
+    model, data = make(), batch()
+    data['gt'] = data['gt'][..., :10]
+    with pytest.raises(ValueError, match='differ in size'):
+        model.feed_data(data)
+
+
+def test_channels_last_reaches_weights_and_batches(make):
+    model = make(use_channels_last=True)
+    train(model, [1])
+    assert model.net_g.restore.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.lq.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+def test_compiled_training_equals_eager_and_saves_plain_names(make):
+    eager, compiled = make(), make(use_compile=True)
+    train(eager, [1, 2])
+    train(compiled, [1, 2])
+    assert torch.allclose(weights(eager.net_g), weights(compiled.net_g), atol=1e-5)
+    assert (
+        compiled.get_bare_model(compiled.net_g).state_dict().keys()
+        == eager.net_g.state_dict().keys()
+    )
+
+
+# ---- averaging ------------------------------------------------------------------------------
+
+
+def test_ema_averages_parameters_copies_buffers_and_spares_frozen_ones(make):
+    model = make({**NET, 'normalise': True})
+    before = {k: v.clone() for k, v in model.net_g_ema.state_dict().items()}
+    train(model, [1])
+    now, net = model.net_g_ema.state_dict(), model.net_g.state_dict()
+    wanted = 0.9 * before['restore.weight'] + 0.1 * net['restore.weight']
+    assert torch.allclose(now['restore.weight'], wanted, atol=1e-7)
+    assert not torch.equal(now['restore.weight'], before['restore.weight'])
+    assert torch.equal(now['norm.running_mean'], net['norm.running_mean'])
+    assert now['norm.num_batches_tracked'] == 1
+    model.net_g_ema.teacher.bias.data += 1  # frozen: not even averaged
+    before['teacher.bias'] = before['teacher.bias'] + 1
+    train(model, range(2, 12))
+    for key in ('teacher.weight', 'teacher.bias'):
+        assert torch.equal(model.net_g_ema.state_dict()[key], before[key])
+
+
+def test_validation_uses_the_average(make):
+    model = make()
+    train(model, [1, 2, 3])
+    model.test()
+    with torch.no_grad():
+        assert torch.equal(model.output, model.net_g_ema(model.lq))
+        assert not torch.equal(model.output, model.net_g(model.lq))
+    assert model.net_g.training
+
+
+# ---- guard ----------------------------------------------------------------------------------
+
+
+def test_a_nonfinite_step_is_skipped_counted_named_and_kept(make, tmp_path, log):
+    model = make()
+    train(model, [1])
+    before, average = weights(model.net_g), weights(model.net_g_ema)
+    data = batch()
+    data['gt'][2, 0, 0, 0] = math.nan
+    train(model, [2], data)
+    assert torch.equal(weights(model.net_g), before)
+    assert torch.equal(weights(model.net_g_ema), average)
+    assert (model.guard.in_a_row, model.guard.total) == (1, 1)
+    assert 'l_pix' in log.text
+    assert 'img_2.png' in log.text
+    kept = torch.load(tmp_path / 'nonfinite' / 'iter_2_rank_0.pth', weights_only=True)
+    assert kept['gt'][2, 0, 0, 0].isnan()
+    train(model, [3])
+    assert model.guard.in_a_row == 0
+    assert not torch.equal(weights(model.net_g), before)
+
+
+def test_nonfinite_gradients_of_a_finite_loss_are_caught(make):
+    model = make()
+    before = weights(model.net_g)
+    model.net_g.prior.weight.register_hook(lambda grad: grad * math.inf)
+    train(model, [1])
+    assert torch.equal(weights(model.net_g), before)
+    assert not math.isfinite(model.log_dict['grad_norm_prior'])
+
+
+def test_too_many_nonfinite_steps_stop_the_run_and_spare_the_checkpoint(make, tmp_path):
+    model = make(max_nonfinite=3)
+    train(model, [1])
+    model.save(0, 1)
+    files = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.suffix in ('.pth', '.state')}
+    data = batch()
+    data['lq'].fill_(math.nan)
+    with pytest.raises(NonFiniteTrainingError, match='3 iterations in a row'):
+        train(model, range(2, 10), data)
+    assert model.current_iter == 4
+    assert all(path.read_bytes() == content for path, content in files.items())
+    assert len(files) == 2
+
+
+def test_nonfinite_weights_are_never_written(make, tmp_path):
+    model = make()
+    with torch.no_grad():
+        model.net_g.restore.weight[0] = math.inf
+    with pytest.raises(ValueError, match=r'restore\.weight'):
+        model.save(0, 5)
+    assert not list((tmp_path / 'models').iterdir())
+
+
+# ---- validation -----------------------------------------------------------------------------
+
+
+class Pictures(Dataset):
+    """Random pairs, two degradations in turn; without truth on demand."""
+
+    def __init__(self, count: int = 5, with_gt: bool = True, name: str = 'held_out'):
+        self.opt = {'name': name}
+        generator = torch.Generator().manual_seed(5)
+        self.images = torch.rand(count, 2, 3, 16, 16, generator=generator)
+        self.with_gt = with_gt
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        lq, gt = self.images[index]
+        item = {'lq': lq, 'lq_path': f'/data/p{index}.png'}
+        item['degradation_name'] = ('noise', 'blur')[index % 2]
+        return {**item, 'gt': gt} if self.with_gt else item
+
+
+def scores(model) -> list[float]:
+    from basicsr.metrics import calculate_psnr
+    from basicsr.utils import tensor2img
+
+    values = []
+    for lq, gt in Pictures().images:
+        with torch.no_grad():
+            output = model.net_g_ema(lq[None])
+        values.append(calculate_psnr(tensor2img([output]), tensor2img([gt[None]]), 0))
+    return values
+
+
+def test_validation_averages_images_and_lists_degradations(make, log):
+    model = make()
+    model.validation(DataLoader(Pictures()), 7, None, save_img=False)
+    values = scores(model)
+    assert model.metric_results['psnr'] == pytest.approx(np.mean(values), rel=1e-12)
+    assert model.best_metric_results['held_out']['psnr']['iter'] == 7
+    assert f'noise\tpsnr: {np.mean(values[::2]):.4f}' in log.text
+    assert f'blur\tpsnr: {np.mean(values[1::2]):.4f}' in log.text
+
+
+def test_validation_leaves_random_numbers_and_training_mode_alone(make):
+    model = make()
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    model.validation(DataLoader(Pictures()), 1, None, save_img=False)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert model.net_g.training
+
+
+def test_validation_without_truth_saves_images_and_computes_nothing(make, tmp_path):
+    model = make()
+    model.validation(DataLoader(Pictures(2, with_gt=False)), 3, None, save_img=True)
+    assert model.metric_results == {}
+    saved = {p.name for p in (tmp_path / 'visualization').rglob('*.png')}
+    assert saved == {'p0_noise_3.png', 'p1_blur_3.png'}
+
+
+def test_an_undefined_score_is_never_the_best(make):
+    model = make()
+    model.net_g_ema.restore.weight.data.fill_(math.nan)
+    model.validation(DataLoader(Pictures()), 3, None, save_img=False)
+    assert math.isnan(model.metric_results['psnr'])
+    assert model.best_metric_results['held_out']['psnr'] == {
+        'better': 'higher',
+        'val': -math.inf,
+        'iter': -1,
+    }
+
+
+def test_tiled_validation_equals_whole_images_for_a_local_network(make):
+    model = make()
+    data = {'lq': torch.rand(1, 3, 40, 52)}
+    with model.evaluating():
+        model.feed_data(data)
+    model.test()
+    whole = model.output
+    model.val_opt.update(tile=32, tile_overlap=16)
+    model.test()
+    assert torch.allclose(model.output, whole, atol=1e-6)
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+def test_saved_weights_rebuild_the_network_and_load_in_basicsr(make, tmp_path):
+    from basicsr.models.base_model import BaseModel
+
+    model = make()
+    train(model, [1, 2])
+    model.save(0, 2)
+    path = tmp_path / 'models' / 'net_g_2.pth'
+    assert torch.equal(weights(build_from_checkpoint(path)), weights(model.net_g_ema))
+    other = TwoGroupTestNet()
+    BaseModel.load_network(model, other, str(path), True, 'params')
+    assert torch.equal(weights(other), weights(model.net_g))
+
+
+def resumed(make, tmp_path, iteration: int, **train_options) -> RestorationModel:
+    options = model_options(tmp_path, NET, **train_options)
+    options['path'] |= {
+        'resume_state': str(tmp_path / 'states' / f'{iteration}.state'),
+        'pretrain_network_g': str(tmp_path / 'models' / f'net_g_{iteration}.pth'),
+    }
+    model = RestorationModel(options)
+    model.resume_training(torch.load(options['path']['resume_state'], weights_only=True))
+    return model
+
+
+def test_a_resumed_run_ends_with_the_same_bits(make, tmp_path):
+    whole = make(warmup_iter=6)
+    train(whole, range(1, 5))
+    whole.validation(DataLoader(Pictures()), 4, None, save_img=False)
+    whole.save(0, 4)
+    train(whole, range(5, 9))
+    second = resumed(make, tmp_path, 4, warmup_iter=6)
+    assert second.best_metric_results == whole.best_metric_results
+    train(second, range(5, 9))
+    assert torch.equal(weights(second.net_g), weights(whole.net_g))
+    assert torch.equal(weights(second.net_g_ema), weights(whole.net_g_ema))
+
+
+def test_resuming_brings_back_the_global_random_numbers(make, tmp_path):
+    model = make()
+    train(model, [1])
+    model.save(0, 1)
+    wanted = torch.rand(3), np.random.rand(3), __import__('random').random()  # noqa: NPY002
+    resumed(make, tmp_path, 1)
+    assert torch.equal(torch.rand(3), wanted[0])
+    assert np.array_equal(np.random.rand(3), wanted[1])  # noqa: NPY002
+    assert __import__('random').random() == wanted[2]
+
+
+def test_resuming_reports_changed_learning_rate_options(make, tmp_path, log):
+    model = make()
+    train(model, [1])
+    model.save(0, 1)
+    other = resumed(make, tmp_path, 1, optim_g={'type': 'AdamW', 'lr': 5e-4, 'weight_decay': 0.0})
+    assert 'train.optim_g.lr is 0.0005 in the option file' in log.text
+    assert other.optimizer_g.param_groups[0]['lr'] == 1e-3
+
+
+def test_a_failed_write_raises_and_leaves_old_files_alone(make, tmp_path, monkeypatch):
+    model = make()
+    model.save(0, 1)
+    before = (tmp_path / 'models' / 'net_g_1.pth').read_bytes()
+    original = torch.save
+
+    def full_disk(content, file, **options):
+        file.write(b'half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(checkpoint_writer.torch, 'save', full_disk)
+    with pytest.raises(OSError, match=r'cannot write .*net_g_1\.pth.*--auto_resume'):
+        model.save(0, 1)
+    monkeypatch.setattr(checkpoint_writer.torch, 'save', original)
+    assert (tmp_path / 'models' / 'net_g_1.pth').read_bytes() == before
+    assert [p.name for p in (tmp_path / 'models').iterdir()] == ['net_g_1.pth']
+
+
+def test_leftovers_of_a_killed_run_are_removed(make, tmp_path):
+    (tmp_path / 'models').mkdir()
+    leftover = tmp_path / 'models' / '.net_g_3.pth.123.tmp'
+    leftover.write_bytes(b'half')
+    make()
+    assert not leftover.exists()
+
+
+def test_only_the_newest_checkpoints_are_kept_when_asked(make, tmp_path):
+    model = make()
+    model.opt['logger']['keep_checkpoints'] = 2
+    model.save(-1, -1)
+    for iteration in (8, 9, 10, 11):
+        model.save(0, iteration)
+    states = {p.name for p in (tmp_path / 'states').iterdir()}
+    assert states == {'10.state', '11.state'}
+    models = {p.name for p in (tmp_path / 'models').iterdir()}
+    assert models == {'net_g_10.pth', 'net_g_11.pth', 'net_g_latest.pth'}
+
+
+def test_a_test_without_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r'pretrain_network_g is empty.*random'):
+        RestorationModel(model_options(tmp_path, NET, is_train=False))
+
+
+def test_a_test_refuses_weights_of_another_network(make, tmp_path):
+    make({**NET, 'normalise': True}).save(0, 1)
+    options = model_options(tmp_path, NET, is_train=False)
+    options['path']['pretrain_network_g'] = str(tmp_path / 'models' / 'net_g_1.pth')
+    with pytest.raises(ValueError, match=r'only in the file: norm\.weight'):
+        RestorationModel(options)
+    options['path']['strict_load_g'] = False  # all of this network's weights are there
+    model = RestorationModel(options)
+    options['path']['param_key_g'] = 'params_emma'
+    with pytest.raises(ValueError, match="Did you mean 'params_ema'"):
+        RestorationModel(options)
+    options['network_g'] = {**NET, 'normalise': True}
+    del options['path']['param_key_g']
+    file = torch.load(options['path']['pretrain_network_g'], weights_only=True)
+    for key in ('params', 'params_ema'):
+        del file[key]['norm.weight']
+    torch.save(file, options['path']['pretrain_network_g'])
+    with pytest.raises(ValueError, match='A test needs every weight'):
+        RestorationModel(options)
+    assert model.net_g is not None
+
+
+def test_a_signal_saves_and_stops_at_the_end_of_the_iteration(make, tmp_path):
+    model = make()
+    train(model, [1, 2])
+    model.update_learning_rate(3)
+    model.feed_data(batch())
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        model.optimize_parameters(3)
+    assert stop.value.code == 128 + signal.SIGTERM
+    state = torch.load(tmp_path / 'states' / '3.state', weights_only=True)
+    assert state['iter'] == 3
+    saved = torch.load(tmp_path / 'models' / 'net_g_3.pth', weights_only=True)['params']
+    assert torch.equal(saved['restore.weight'], model.net_g.restore.weight)
+
+
+def test_a_second_signal_acts_at_once(make):
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    make()
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_a_signal_that_the_parent_ignores_stays_ignored(make):
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    make()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop_request.signum == 0
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_log_names_speed_and_memory(make):
+    model = make()
+    train(model, [1])
+    model.get_current_log()
+    train(model, [2, 3])
+    log = model.get_current_log()
+    assert log['it_per_s'] > 0
+    assert 0.01 < log['peak_memory_gib'] < 100
+
+
+# ---- options --------------------------------------------------------------------------------
+
+
+def check(tmp_path, section: str, **changes) -> dict[str, str]:
+    options = model_options(tmp_path, NET)
+    options['datasets'] = {'train': {'gt_size': 12, 'batch_size_per_gpu': 4}}
+    options.setdefault(section, {}).update(changes)
+    return dict(RestorationModel.check_options(options))
+
+
+def test_good_options_pass(tmp_path):
+    sizes = {'iters': [5, 5], 'gt_sizes': [8, 12], 'mini_batch_sizes': [4, 2]}
+    assert check(tmp_path, 'train', progressive=sizes, accum_iter=2, amp='bf16') == {}
+
+
+@pytest.mark.parametrize(
+    ('section', 'changes', 'key'),
+    [
+        ('train', {'total_iter': 0}, 'train.total_iter'),
+        ('train', {'warmup_iter': 100}, 'train.warmup_iter'),
+        ('train', {'ema_decay': 1.0}, 'train.ema_decay'),
+        ('train', {'use_grad_clip': True, 'grad_clip_norm': 0}, 'train.grad_clip_norm'),
+        ('train', {'grad_clip_norm': 0.1}, 'train.grad_clip_norm'),
+        ('train', {'accum_iter': 5}, 'train.accum_iter'),
+        ('train', {'amp': 'fp16'}, 'train.amp'),
+        ('train', {'max_nonfinite': 0}, 'train.max_nonfinite'),
+        ('train', {'pixel_opt': None}, 'train.pixel_opt'),
+        ('train', {'optim_g': {'type': 'Adm', 'lr': 1}}, 'train.optim_g.type'),
+        ('train', {'scheduler': {'type': 'X'}}, 'train.scheduler.type'),
+        (
+            'train',
+            {'progressive': {'iters': [5], 'gt_sizes': [16], 'mini_batch_sizes': [4]}},
+            'train.progressive.gt_sizes',
+        ),
+        ('val', {'tile': 16, 'tile_overlap': 16}, 'val.tile'),
+        ('val', {'tile': 64, 'trace': True}, 'val.trace'),
+        ('path', {'pretrain_network_g': '/nowhere/x.pth'}, 'path.pretrain_network_g'),
+        ('logger', {'keep_checkpoints': 0}, 'logger.keep_checkpoints'),
+    ],
+)
+def test_wrong_values_are_named(tmp_path, section, changes, key):
+    assert list(check(tmp_path, section, **changes)) == [key]
+
+
+def test_every_key_that_is_checked_is_declared(tmp_path):
+    """Keys of the sections a user may write are those that preflight accepts."""
+    declared = RestorationModel.option_keys
+    options = model_options(tmp_path, NET)
+    assert set(options['train']) <= set(declared['train'])
+    assert set(options['val']) <= set(declared['val'])
+
+
+def test_stage_table_is_written_for_networks_with_stages(tmp_path):
+    from helpers import tiny_unfoldldm
+
+    options = model_options(tmp_path, tiny_unfoldldm('joint'))
+    options['val']['trace'] = True
+    model = RestorationModel(options)
+    model.validation(DataLoader(Pictures(2)), 5, None, save_img=False)
+    with open(tmp_path / 'stage_psnr_held_out.csv', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    assert [(r['iteration'], r['image'], r['stage']) for r in rows] == [
+        ('5', 'p0', '1'),
+        ('5', 'p0', '2'),
+        ('5', 'p1', '1'),
+        ('5', 'p1', '2'),
+    ]
+    mean = np.mean([float(r['psnr']) for r in rows if r['stage'] == '2'])
+    assert mean == pytest.approx(model.metric_results['psnr'], abs=0.05)  # 8-bit against float

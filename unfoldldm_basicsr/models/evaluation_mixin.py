@@ -1,0 +1,125 @@
+"""The part of :class:`RestorationModel` that restores, validates and reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+
+from ..inference.tiling import tiled_forward
+from .resources import VALIDATION_ADVICE, memory_advice
+from .validation import (
+    averages,
+    averages_by_degradation,
+    evaluate,
+    write_stage_psnr,
+)
+
+
+class EvaluationMixin:
+    """Restoring one batch, and validating a data set on all ranks."""
+
+    metric_prefix = ''  # put before the name of every metric, in the log and in TensorBoard
+    validation_note = ''  # said with every validation
+
+    def inference_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the network besides ``lq`` in :meth:`test`."""
+        return {}
+
+    def prepare_item(self, dataloader, index: int, data: Mapping[str, Any]) -> None:
+        """Called before a validation item is fed; for models that need more than the item."""
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, :meth:`feed_data` leaves batches as they are."""
+        self.validating = True
+        try:
+            yield
+        finally:
+            self.validating = False
+
+    @torch.no_grad()
+    def test(self) -> None:
+        """Restores ``self.lq`` in fp32 with the averaged weights where there are any.
+
+        The bare network is used: one rank alone must not call a wrapped one.
+        """
+        net = getattr(self, 'net_g_ema', None) or self.get_bare_model(self.net_g)
+        was_training = net.training
+        net.eval()
+        with memory_advice(VALIDATION_ADVICE):
+            self.output = self._restore(net)
+        net.train(was_training)
+
+    def _restore(self, net: nn.Module) -> Tensor:
+        arguments = self.inference_arguments()
+        self.trace = None
+        if self.val_opt.get('tile'):
+            return tiled_forward(
+                lambda tile: net(tile, **arguments),
+                self.lq,
+                tile=self.val_opt['tile'],
+                overlap=self.val_opt.get('tile_overlap', 32),
+                size_multiple=getattr(net, 'size_multiple', 1),
+            )
+        if self.val_opt.get('trace'):
+            self.trace = net(self.lq, **arguments, return_trace=True)
+            return self.trace.output
+        return net(self.lq, **arguments)
+
+    def dist_validation(self, dataloader, current_iter, tb_logger, save_img: bool) -> None:
+        if self.is_train:  # BasicSR counts one iteration more at the end of every further epoch
+            current_iter = min(current_iter, int(self.train_opt['total_iter']))
+        results = evaluate(self, dataloader, str(current_iter), save_img)
+        name = dataloader.dataset.opt['name']
+        self.metric_results = averages(results)
+        if self.is_train:
+            self._update_best(name, current_iter)
+        if self.opt['rank'] == 0:
+            self._log_validation(name, results, current_iter, tb_logger)
+
+    nondist_validation = dist_validation
+
+    def _update_best(self, dataset_name: str, current_iter: int) -> None:
+        self.__dict__.setdefault('best_metric_results', {})
+        best = self.best_metric_results.setdefault(dataset_name, {})
+        for name, value in self.metric_results.items():
+            options = self.val_opt['metrics'][name.removeprefix(self.metric_prefix)]
+            better = options.get('better', 'higher')
+            worst = -math.inf if better == 'higher' else math.inf
+            best.setdefault(name, {'better': better, 'val': worst, 'iter': -1})
+            # An undefined value compares as neither higher nor lower, so it is never the best.
+            self._update_best_metric_result(dataset_name, name, value, current_iter)
+
+    def _log_validation(self, dataset_name: str, results, current_iter, tb_logger) -> None:
+        lines = [f'Validation {dataset_name}{self.validation_note}']
+        scalars = {}
+        for name, value in self.metric_results.items():
+            line = f'\t # {name}: {value:.4f}'
+            if self.is_train:
+                best = self.best_metric_results[dataset_name][name]
+                line += f'\tBest: {best["val"]:.4f} @ {best["iter"]} iter'
+            lines.append(line)
+            scalars[name] = value
+        for degradation, means in averages_by_degradation(results).items():
+            row = '\t'.join(f'{name}: {value:.4f}' for name, value in means.items())
+            lines.append(f'\t   {degradation}\t{row}')
+            scalars |= {f'{degradation}/{name}': value for name, value in means.items()}
+        if self.val_opt.get('trace'):
+            path = Path(self.opt['path']['log']) / f'stage_psnr_{dataset_name}.csv'
+            stages = write_stage_psnr(results, path, str(current_iter))
+            for k, (hat, tilde, x) in enumerate(stages, start=1):
+                lines.append(f'\t   stage {k}\tx_hat {hat:.2f} dB, x_tilde {tilde:.2f}, x {x:.2f}')
+                scalars[f'stage_{k}/{self.metric_prefix}psnr'] = x
+        if not scalars:
+            lines.append('\t no metrics: val.metrics is empty or the images have no ground truth')
+        get_root_logger().info('\n'.join(lines))
+        if tb_logger is not None:
+            for name, value in scalars.items():
+                tb_logger.add_scalar(f'metrics/{dataset_name}/{name}', value, current_iter)

@@ -1,0 +1,61 @@
+"""SIGTERM and SIGINT ask for a stop at the next iteration boundary, so that it can be saved.
+
+The first signal is remembered, the second one acts at once as it would have without this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Remembers the first SIGTERM or SIGINT of this process in ``signum`` (0: none)."""
+
+    def __init__(self):
+        self.signum = 0
+        self._pid = os.getpid()
+        self._previous: dict[int, object] = {}
+
+    def install(self) -> None:
+        """Takes over the signals; only the main thread can, elsewhere nothing happens.
+
+        A signal that the parent process ignores (``nohup``, jobs in the background) stays ignored.
+        """
+        if threading.current_thread() is not threading.main_thread() or self._previous:
+            return
+        for signum in SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._previous[signum] = signal.signal(signum, self._handle)
+
+    def remove(self) -> None:
+        """Gives the signals back and forgets the request."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous = {}
+        self.signum = 0
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a forked loader process inherits the handler
+            if signum == signal.SIGTERM:
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
+            return
+        if self.signum:
+            self.remove()
+            os.kill(os.getpid(), signum)
+            return
+        self.signum = signum
+        logging.getLogger('basicsr').warning(
+            '%s received: the run is saved and stopped after this iteration. '
+            'Send it again to stop at once, without saving.',
+            signal.Signals(signum).name,
+        )
+
+
+stop_request = StopRequest()

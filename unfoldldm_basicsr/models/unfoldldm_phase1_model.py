@@ -1,0 +1,146 @@
+"""UnfoldLDM, Phase I: the network and the prior encoder PI are trained with the ground truth.
+
+    L = L_rec + lambda_isda L_ISDA,   P = PI(x_gt) guides every stage
+
+Whatever uses PI sees the answer in its input, so its scores are an upper bound for Phase II (an
+oracle) and are named so everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
+
+from ..compat.registry import register
+from .model_options import (
+    NUMBER,
+    OPTIONAL,
+    OptionKeys,
+    Problems,
+    check_base_options,
+    is_number,
+    is_training,
+    merged,
+    section_of,
+)
+from .restoration_model import Losses, RestorationModel
+from .unfolding_losses import StepWatch, restoration_losses, step_figures
+
+UNFOLDING_OPTION_KEYS: OptionKeys = {
+    'train': {
+        'isda_opt': ((dict, OPTIONAL), 'ISDALoss and its arguments'),
+        'stage_loss_weight': (NUMBER, 'weight of the pixel loss of the stages before the last (0)'),
+    }
+}
+
+SOURCE_NOTES = {
+    'oracle': 'ORACLE: the prior is computed from the ground truth; an upper bound, not a result',
+    'null': "ablation: learned null prior in place of the image's own",
+    'shuffled': 'ablation: prior of another image',
+}
+
+
+def check_unfolding_options(opt: Mapping[str, Any]) -> Problems:
+    """Problems of the options that both phases share, as (key path, message)."""
+    problems = check_base_options(opt)
+    train = section_of(opt, 'train')
+    weight = train.get('stage_loss_weight', 0)
+    if not is_number(weight) or weight < 0:
+        problems.append(('train.stage_loss_weight', f'must be >= 0, got {weight!r}.'))
+    if is_training(opt) and not train.get('pixel_opt'):
+        message = 'UnfoldLDM needs a pixel loss, for example type: L1Loss.'
+        problems = [p for p in problems if p[0] != 'train.pixel_opt']
+        problems.append(('train.pixel_opt', message))
+    if train.get('perceptual_opt'):
+        problems.append(('train.perceptual_opt', 'not part of the UnfoldLDM models; remove it.'))
+    return problems
+
+
+@register(MODEL_REGISTRY)
+class UnfoldLDMPhase1Model(RestorationModel):
+    """Trains ``UnfoldLDM(phase=1)`` on L1 and the intra-stage consistency.
+
+    Validation uses the ground truth for the prior and reports ``oracle_<metric>``;
+    ``val.prior_source: null`` validates with the learned null prior instead (``null_<metric>``).
+    With ``network_g.use_ldm: false`` (ablation) no ground truth is used and the scores are plain
+    results.
+    """
+
+    option_keys = merged(
+        RestorationModel.option_keys,
+        UNFOLDING_OPTION_KEYS,
+        {'val': {'prior_source': ((str, OPTIONAL), 'oracle (default) or null')}},
+    )
+
+    default_prior_source = 'oracle'
+
+    def __init__(self, opt: dict[str, Any]):
+        source = (opt.get('val') or {}).get('prior_source') or self.default_prior_source
+        if not opt['network_g'].get('use_ldm', True):
+            source = 'null'  # the only prior there is, hence a plain result
+        elif source != 'generated':
+            self.metric_prefix = f'{source}_'
+            self.validation_note = f' ({SOURCE_NOTES[source]})'
+        self.prior_source = source
+        super().__init__(opt)
+
+    @classmethod
+    def check_options(cls, opt: Mapping[str, Any]) -> Problems:
+        problems = check_unfolding_options(opt)
+        network, val = section_of(opt, 'network_g'), section_of(opt, 'val')
+        if network.get('phase', 2) != 1:
+            problems.append(
+                ('network_g.phase', 'UnfoldLDMPhase1Model trains phase: 1; the default is 2.')
+            )
+        source = val.get('prior_source')
+        if source not in (None, 'oracle', 'null'):
+            problems.append(
+                ('val.prior_source', f"'{source}' is not known in Phase I: oracle or null.")
+            )
+        if val.get('tile') and source != 'null' and network.get('use_ldm', True):
+            problems.append(
+                ('val.tile', 'the oracle prior belongs to the whole image; remove val.tile.')
+            )
+        return problems
+
+    def init_losses(self) -> None:
+        self.cri_pix = self.build_optional_loss('pixel_opt')
+        self.cri_isda = self.build_optional_loss('isda_opt')
+        self.stage_loss_weight = self.train_opt.get('stage_loss_weight') or 0
+        self.step_watch = StepWatch()
+        if self.cri_pix is None:
+            raise ValueError('train.pixel_opt is missing: set it, for example type: L1Loss.')
+
+    def compute_losses(self, batch: Mapping[str, Any], current_iter: int) -> tuple[Losses, Losses]:
+        with self.autocast():
+            trace = self.net_g(batch['lq'], batch['gt'], return_trace=True)
+        losses = self.trace_losses(trace, batch['gt'])
+        return losses, self.trace_figures(trace, batch['lq'], current_iter)
+
+    def trace_losses(self, trace, gt: Tensor) -> Losses:
+        """Losses of the restoration part; see :func:`.unfolding_losses.restoration_losses`."""
+        return restoration_losses(trace, gt, self.cri_pix, self.cri_isda, self.stage_loss_weight)
+
+    def trace_figures(self, trace, lq: Tensor, current_iter: int) -> Losses:
+        """Step sizes, in the iterations that are logged."""
+        if current_iter % self.opt['logger']['print_freq']:
+            return {}
+        return step_figures(trace, lq)
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        super().optimize_parameters(current_iter)
+        if 'step_size' in self.log_dict:
+            self.step_watch.observe(self.log_dict['step_size'], current_iter)
+
+    def inference_arguments(self) -> dict[str, Any]:
+        if self.prior_source == 'null':
+            return {'prior_source': 'null'}
+        if not hasattr(self, 'gt'):
+            raise ValueError(
+                'Phase I computes the prior from the ground truth, and this validation set has '
+                'none: use a set with gt, or val.prior_source: null.'
+            )
+        return {'gt': self.gt, 'prior_source': 'oracle'}

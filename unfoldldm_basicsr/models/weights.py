@@ -1,0 +1,149 @@
+"""Loading weights into a network without silent gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+
+from ..inference.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+
+
+def load_weights(
+    net: nn.Module,
+    path: str | Path,
+    param_key: str | None = None,
+    *,
+    fallback: bool = False,
+    strict: bool = True,
+    allow_missing: bool = True,
+) -> None:
+    """Loads a weight file into a bare network.
+
+    Args:
+        net: the network.
+        path: file of this package, of BasicSR, a released file or a bare state dict.
+        param_key: which weights of the file; None prefers ``params_ema``.
+        fallback: whether a file without ``param_key`` may give the weights that it has.
+        strict: every name and shape must fit. Otherwise what fits is loaded and the rest reported.
+        allow_missing: with ``strict=False``, whether parts of the network may keep their random
+            values (training) or not (test).
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: the file or its weights do not fit; the message names file and keys.
+    """
+    checkpoint = read_weights(path, param_key, fallback=fallback)
+    name, log = type(net).__name__, get_root_logger()
+    log.info(f'Loading {name} from {path}, with param key: [{checkpoint.param_key}].')
+    own, given = net.state_dict(), checkpoint.state_dict
+    fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+    missing = [k for k in own if k not in given]
+    unexpected = [k for k in given if k not in own]
+    if len(fitting) == len(own) == len(given):
+        net.load_state_dict(fitting)
+        return
+    message = (
+        f'{path} does not fit network_g ({name}): {len(fitting)} of {len(own)} tensors fit'
+        f'{differing_shapes(own, given)}; missing in the file: {brief(missing)}; '
+        f'only in the file: {brief(unexpected)}.'
+    )
+    if strict:
+        raise CheckpointError(
+            f'{message} Correct network_g or the path, or set path.strict_load_g: false to load '
+            'what fits.'
+        )
+    if len(fitting) < len(own) and not allow_missing:
+        raise CheckpointError(f'{message} A test needs every weight of the network.')
+    if 2 * len(fitting) < len(own):
+        raise CheckpointError(f'{message} That is less than half: it is another network.')
+    net.load_state_dict(fitting, strict=False)
+    log.warning(f'path.strict_load_g is false. {message}')
+
+
+def read_weights(path: str | Path, param_key: str | None, *, fallback: bool) -> Checkpoint:
+    """Reads a weight file; ``fallback`` as in :func:`load_weights`."""
+    try:
+        return read_checkpoint(path, param_key=param_key)
+    except CheckpointError:
+        if param_key is None or not fallback:
+            raise
+        return read_checkpoint(path)  # raises again where the file itself is at fault
+
+
+def brief(keys: Iterable[str]) -> str:
+    """The first few of ``keys`` and their number, for messages."""
+    keys = list(keys)
+    if not keys:
+        return 'none'
+    more = f' ... ({len(keys)} in all)' if len(keys) > 4 else ''
+    return ', '.join(keys[:4]) + more
+
+
+def differing_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Names the first tensor that has another shape in the file; empty when there is none."""
+    for key, value in given.items():
+        if key in own and value.shape != own[key].shape:
+            return (
+                f', {key} is {tuple(value.shape)} in the file and {tuple(own[key].shape)} in the '
+                'network'
+            )
+    return ''
+
+
+def load_phase1_weights(net: nn.Module, path: str | Path, new_modules: Sequence[str]) -> None:
+    """Starts a Phase II network from the averaged weights of Phase I.
+
+    Args:
+        net: bare network of Phase II.
+        path: file that Phase I wrote.
+        new_modules: names of the modules that Phase I does not have; exactly their weights may be
+            missing in the file, and nothing in the file may be left over.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: other weights are missing, left over or have another shape.
+    """
+    checkpoint = read_weights(path, 'params_ema', fallback=True)
+    own, given = net.state_dict(), checkpoint.state_dict
+    new = {key for key in own if key.split('.')[0] in new_modules}
+    missing = [key for key in own if key not in given and key not in new]
+    already = [key for key in given if key.split('.')[0] in new_modules]
+    unexpected = [key for key in given if key not in own]
+    shapes = differing_shapes(own, given)
+    faults = []
+    if already:
+        faults.append(
+            f'it holds {brief(already)}, so it was written by Phase II; to go on from it use '
+            'path.pretrain_network_g'
+        )
+    if missing:
+        faults.append(f'the network also needs {brief(missing)}')
+    if unexpected:
+        faults.append(f'the network has no place for {brief(unexpected)}')
+    if shapes:
+        faults.append(shapes.removeprefix(', '))
+    if faults:
+        raise CheckpointError(
+            f'path.pretrain_network_phase1: {path} is no Phase I of this network_g: '
+            f'{"; ".join(faults)}. The network arguments of both phases must agree (but for '
+            f'phase).{_arguments_in_file(checkpoint)}'
+        )
+    net.load_state_dict(given, strict=False)
+    get_root_logger().info(
+        f'Phase II starts from {path} [{checkpoint.param_key}]; new: {", ".join(new_modules)}.'
+    )
+    if checkpoint.param_key != 'params_ema':
+        get_root_logger().warning(
+            f'{path} has no averaged weights (params_ema); the last ones are used. Set '
+            'train.ema_decay: 0.999 in Phase I.'
+        )
+
+
+def _arguments_in_file(checkpoint: Checkpoint) -> str:
+    if checkpoint.arch is None:
+        return ''
+    arguments = ', '.join(f'{key}: {value}' for key, value in checkpoint.arch['kwargs'].items())
+    return f' The file was trained with {checkpoint.arch["type"]} {{{arguments}}}.'
