@@ -1,0 +1,186 @@
+"""``unfoldldm restore`` and ``export``: names, what is refused, what goes on after a bad file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import write_photos
+from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
+
+from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
+from unfoldldm_basicsr.commands import export_command, restore_command
+from unfoldldm_basicsr.inference import Restorer, read_image
+from unfoldldm_basicsr.inference.checkpoint import network_meta
+
+
+def call(command, *arguments) -> int:
+    """Parses and runs a command like the command line does."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(a) for a in arguments]))
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp('weights') / 'net_g.pth'
+    torch.manual_seed(0)
+    net = TinyConvNet()
+    torch.save({'params': net.state_dict(), 'arch': network_meta({'type': 'TinyConvNet'})}, path)
+    return path
+
+
+def restore(folder, weights, *arguments) -> int:
+    return call(
+        restore_command, '-i', folder / 'in', '-o', folder / 'out', '-w', weights, *arguments
+    )
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file())
+
+
+def test_names_and_folders_are_kept_and_lossy_formats_become_png(tmp_path, weights):
+    write_photos(tmp_path / 'in', 1)
+    write_photos(tmp_path / 'in' / 'deep' / 'er', 1)
+    picture = cv2.imread(str(tmp_path / 'in' / 'img_0.png'))
+    cv2.imwrite(str(tmp_path / 'in' / 'a.b.JPG'), picture)
+    cv2.imwrite(str(tmp_path / 'in' / 'c.tif'), picture)
+    (tmp_path / 'in' / 'notes.txt').write_text('no image')
+    assert restore(tmp_path, weights) == 0
+    assert files_in(tmp_path / 'out') == ['a.b.png', 'c.tif', 'img_0.png']
+    assert restore(tmp_path, weights, '--recursive', '--suffix', '_x') == 0
+    assert 'deep/er/img_0_x.png' in files_in(tmp_path / 'out')
+    expected = Restorer(weights).restore(read_image(tmp_path / 'in' / 'a.b.JPG').pixels)
+    assert np.array_equal(read_image(tmp_path / 'out' / 'a.b.png').pixels, expected)
+
+
+def test_a_single_file_is_restored(tmp_path, weights, capsys):
+    image = write_photos(tmp_path / 'in', 1)[0]
+    assert call(restore_command, '-i', image, '-o', tmp_path / 'out', '-w', weights) == 0
+    assert files_in(tmp_path / 'out') == ['img_0.png']
+    assert 'Restored 1 of 1 images' in capsys.readouterr().out
+
+
+def test_damaged_images_are_reported_by_name_while_the_others_are_restored(
+    tmp_path, weights, capsys
+):
+    paths = write_photos(tmp_path / 'in', 3)
+    paths[1].write_bytes(paths[1].read_bytes()[:200])
+    assert restore(tmp_path, weights) == 1
+    assert files_in(tmp_path / 'out') == ['img_0.png', 'img_2.png']
+    out = capsys.readouterr().out
+    assert 'Restored 2 of 3 images' in out
+    assert f'failed: {paths[1]}: the image is damaged' in out
+
+
+@pytest.mark.parametrize('how', ['folder', 'file', 'symlink', 'dots', 'hard link'])
+def test_an_input_is_never_overwritten(tmp_path, weights, how):
+    image = write_photos(tmp_path / 'in', 1)[0]
+    before = image.read_bytes()
+    output, source = tmp_path / 'in', tmp_path / 'in'
+    if how == 'file':
+        source = image
+    elif how == 'symlink':
+        output = tmp_path / 'link'
+        output.symlink_to(tmp_path / 'in')
+    elif how == 'dots':
+        output = tmp_path / 'in' / '..' / 'in'
+    elif how == 'hard link':
+        output = tmp_path / 'out'
+        output.mkdir()
+        os.link(image, output / image.name)
+    with pytest.raises(FileExistsError, match='would overwrite the input'):
+        call(restore_command, '-i', source, '-o', output, '-w', weights, '--overwrite')
+    assert image.read_bytes() == before
+
+
+def test_a_suffix_makes_the_input_folder_usable_unless_it_names_an_input(tmp_path, weights):
+    first, second = write_photos(tmp_path / 'in', 2)
+    assert (
+        call(restore_command, '-i', first, '-o', first.parent, '-w', weights, '--suffix', '_r') == 0
+    )
+    assert files_in(tmp_path / 'in') == ['img_0.png', 'img_0_r.png', 'img_1.png']
+    second.rename(second.with_name('img_0_r_r.png'))
+    with pytest.raises(FileExistsError, match='would overwrite the input'):
+        call(
+            restore_command, '-i', first.parent, '-o', first.parent, '-w', weights, '--suffix', '_r'
+        )
+
+
+def test_a_trace_never_overwrites_an_input(tmp_path, weights):
+    image = write_photos(tmp_path / 'in', 1)[0]
+    image.with_name('img_0_x_trace.png').write_bytes(image.read_bytes())
+    with pytest.raises(FileExistsError, match=r'img_0_x_trace\.png: would overwrite the input'):
+        restore_command.plan_jobs(
+            tmp_path / 'in', tmp_path / 'in', suffix='_x', recursive=False, save_trace=True
+        )
+
+
+def test_results_are_replaced_only_when_asked(tmp_path, weights):
+    write_photos(tmp_path / 'in', 2)
+    (tmp_path / 'out').mkdir()
+    mine = tmp_path / 'out' / 'img_0.png'
+    mine.write_bytes(b'mine')
+    with pytest.raises(FileExistsError, match=r'1 of 2 results exist.*--overwrite'):
+        restore(tmp_path, weights)
+    assert files_in(tmp_path / 'out') == ['img_0.png'], 'refused before anything was written'
+    assert restore(tmp_path, weights, '--skip-existing') == 0
+    assert mine.read_bytes() == b'mine'
+    assert files_in(tmp_path / 'out') == ['img_0.png', 'img_1.png']
+    assert restore(tmp_path, weights, '--overwrite') == 0
+    assert read_image(mine).pixels.shape == (48, 64, 3)
+
+
+def test_two_images_with_one_result_are_refused(tmp_path, weights):
+    image = write_photos(tmp_path / 'in', 1)[0]
+    cv2.imwrite(str(image.with_suffix('.jpg')), cv2.imread(str(image)))
+    with pytest.raises(ValueError, match='result of 2 images'):
+        restore(tmp_path, weights)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_earlier_results_inside_the_input_folder_are_not_restored_again(tmp_path, weights):
+    write_photos(tmp_path / 'in', 1)
+    out = tmp_path / 'in' / 'restored'
+    arguments = ('-i', tmp_path / 'in', '-o', out, '-w', weights, '--recursive', '--overwrite')
+    assert call(restore_command, *arguments) == 0
+    assert call(restore_command, *arguments) == 0
+    assert files_in(tmp_path / 'in') == ['img_0.png', 'restored/img_0.png']
+
+
+def test_missing_inputs_say_where_images_are(tmp_path, weights):
+    with pytest.raises(FileNotFoundError, match='no such file or folder'):
+        restore(tmp_path, weights)
+    write_photos(tmp_path / 'in' / 'deep', 2)
+    with pytest.raises(FileNotFoundError, match='2 lie in folders inside it: pass --recursive'):
+        restore(tmp_path, weights)
+    (tmp_path / 'out').write_text('a file')
+    with pytest.raises(ValueError, match='is a file; give a folder'):
+        restore(tmp_path, weights, '--recursive')
+
+
+def test_a_trace_needs_a_network_with_stages(tmp_path, weights):
+    write_photos(tmp_path / 'in', 1)
+    with pytest.raises(ValueError, match='TinyConvNet has no stages'):
+        restore(tmp_path, weights, '--save-trace')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_unfoldldm_is_exported_and_restores_with_tiles_and_traces(tmp_path, capsys):
+    kwargs = unfoldldm_kwargs()
+    net = shake(UnfoldLDM(**kwargs))
+    meta = network_meta({'type': 'UnfoldLDM', **kwargs})
+    torch.save({'params': net.state_dict(), 'arch': meta}, tmp_path / 'net_g.pth')
+    deploy = tmp_path / 'deploy.pth'
+    assert call(export_command, '-w', tmp_path / 'net_g.pth', '-o', deploy) == 0
+    assert 'without prior_encoder' in capsys.readouterr().out
+    write_photos(tmp_path / 'in', 1)
+    assert restore(tmp_path, deploy, '--tile', 40, '--tile-overlap', 16, '--save-trace') == 0
+    assert files_in(tmp_path / 'out') == ['img_0.png', 'img_0_trace.png']
+    assert read_image(tmp_path / 'out' / 'img_0_trace.png').pixels.shape[1] > 1000

@@ -1,0 +1,134 @@
+"""Tiling: windows sum to one, local operators come out exactly, failures fill in no pixels."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from unfoldldm_basicsr.inference.tiling import TileError, check_tile, tile_spans, tiled_forward
+
+
+def local_maximum(image: torch.Tensor) -> torch.Tensor:
+    """A local operator of 7 x 7 pixels without rounding, so that equality can be exact."""
+    return F.max_pool2d(image, 7, stride=1, padding=3) * 0.3
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    size=st.integers(1, 300),
+    tile=st.integers(9, 120),
+    overlap=st.integers(0, 60),
+    multiple=st.sampled_from([1, 2, 4, 8]),
+)
+def test_windows_sum_to_one_and_tiles_fit(size, tile, overlap, multiple):
+    if tile // multiple * multiple <= -(-overlap // multiple) * multiple:
+        with pytest.raises(ValueError, match='not larger than its overlap'):
+            tile_spans(size, tile, overlap, multiple)
+        return
+    spans = tile_spans(size, tile, overlap, multiple)
+    total = torch.zeros(size, dtype=torch.float64)
+    for start, stop, weight in spans:
+        assert 0 <= start < stop <= size
+        assert stop - start <= tile
+        assert start % multiple == 0
+        assert weight.min() >= 0
+        total[start:stop] += weight
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-15)
+    for first, second in itertools.pairwise(spans):
+        assert first.stop - second.start >= overlap, 'neighbours share at least the overlap'
+
+
+def test_the_rim_of_a_tile_has_no_weight_and_the_ramp_is_smooth():
+    weight = tile_spans(200, 64, 32)[1].weight
+    assert weight[:8].sum() == 0
+    assert weight[-8:].sum() == 0
+    assert weight[32 - 8 : 32].min() == 1, 'outside the ramp a tile counts fully'
+    assert weight.diff().abs().max() < 0.11, 'a step would show as a seam'
+
+
+@pytest.mark.parametrize('size', [(97, 61), (64, 64), (65, 200), (1, 150), (50, 31)])
+@pytest.mark.parametrize(('tile', 'overlap', 'multiple'), [(48, 16, 1), (40, 16, 8), (64, 32, 4)])
+def test_a_local_operator_gives_exactly_the_untiled_result(size, tile, overlap, multiple):
+    image = torch.rand(2, 3, *size)
+    tiled = tiled_forward(local_maximum, image, tile=tile, overlap=overlap, size_multiple=multiple)
+    assert torch.equal(tiled, local_maximum(image))
+
+
+def test_too_small_an_overlap_does_change_the_result():
+    """Guards the test above: exactness comes from the overlap, not from the operator."""
+    image = torch.rand(1, 1, 96, 96)
+    tiled = tiled_forward(local_maximum, image, tile=32, overlap=2)
+    assert not torch.equal(tiled, local_maximum(image))
+
+
+def test_operators_on_a_grid_keep_their_phase():
+    def blocks(image):
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, -width % 8, 0, -height % 8), mode='replicate')
+        means = F.avg_pool2d(padded, 8)
+        return F.interpolate(means, scale_factor=8)[..., :height, :width]
+
+    image = torch.rand(1, 1, 83, 130)
+    tiled = tiled_forward(blocks, image, tile=50, overlap=16, size_multiple=8)
+    torch.testing.assert_close(tiled, blocks(image), rtol=0, atol=1e-6)
+
+
+def test_an_image_that_fits_is_passed_on_unchanged():
+    image = torch.rand(1, 3, 20, 30)
+    seen = []
+    result = tiled_forward(lambda x: seen.append(x.shape) or x * 2, image, tile=32, overlap=8)
+    assert seen == [image.shape]
+    assert torch.equal(result, image * 2)
+
+
+def test_only_tiles_reach_the_operator_and_progress_is_reported():
+    shapes, progress = [], []
+    tiled_forward(
+        lambda x: shapes.append(tuple(x.shape[-2:])) or x,
+        torch.rand(1, 3, 100, 90),
+        tile=40,
+        overlap=8,
+        on_tile=lambda done, total: progress.append((done, total)),
+    )
+    assert max(max(shape) for shape in shapes) <= 40
+    assert progress == [(i + 1, len(shapes)) for i in range(len(shapes))]
+
+
+def test_channels_and_dtype_follow_the_operator():
+    image = torch.rand(1, 3, 70, 70)
+    result = tiled_forward(lambda x: x[:, :1].to(torch.bfloat16), image, tile=40, overlap=8)
+    assert result.shape == (1, 1, 70, 70)
+    assert result.dtype == torch.bfloat16
+
+
+def test_a_failing_tile_raises_with_its_place_and_the_remedy():
+    calls = []
+
+    def fails_on_the_second(x):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+        return x
+
+    with pytest.raises(TileError, match=r'Tile 2 of 9 .*out of memory.*lower --tile \(now 40\)'):
+        tiled_forward(fails_on_the_second, torch.rand(1, 3, 100, 100), tile=40, overlap=8)
+    assert len(calls) == 2, 'no further tile after a failure'
+
+
+def test_an_operator_that_changes_the_size_is_refused():
+    with pytest.raises(ValueError, match='size of its input'):
+        tiled_forward(lambda x: x[..., ::2], torch.rand(1, 3, 100, 100), tile=40, overlap=8)
+
+
+@pytest.mark.parametrize(
+    ('tile', 'overlap', 'multiple', 'message'),
+    [(32, 32, 1, 'at least 33'), (7, 0, 8, 'at least 8'), (64, -1, 1, '0 or more')],
+)
+def test_useless_tile_sizes_are_refused(tile, overlap, multiple, message):
+    with pytest.raises(ValueError, match=message):
+        check_tile(tile, overlap, multiple)

@@ -1,0 +1,226 @@
+"""Weight files: read without running code, refused when damaged, rebuilt without an option file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from basicsr.models.base_model import BaseModel
+from helpers import write_options
+from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
+
+from unfoldldm_basicsr import __version__
+from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
+from unfoldldm_basicsr.archs.restormer_arch import Restormer
+from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
+from unfoldldm_basicsr.inference.checkpoint import (
+    CheckpointError,
+    build_from_checkpoint,
+    network_meta,
+    read_checkpoint,
+)
+
+META = {'type': 'TinyConvNet', 'dim': 5}
+
+
+def save_tiny(path, **extra):
+    """A file of this package with different ``params`` and ``params_ema``; returns the EMA."""
+    net, ema = TinyConvNet(dim=5), TinyConvNet(dim=5)
+    content = {'params': net.state_dict(), 'params_ema': ema.state_dict()}
+    torch.save({**content, 'arch': network_meta(META), **extra}, path)
+    return ema.eval()
+
+
+class Attack:
+    """Pickles to a call of os.system."""
+
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.victim}',)
+
+
+def test_metadata_is_plain_python_and_names_the_version():
+    meta = network_meta(
+        {'type': 'X', 'a': np.float32(0.5), 'b': (1, 2), 'c': {'d': None}, 'e': np.int64(3)}
+    )
+    assert meta == {
+        'type': 'X',
+        'kwargs': {'a': 0.5, 'b': [1, 2], 'c': {'d': None}, 'e': 3},
+        'version': __version__,
+    }
+    assert type(meta['kwargs']['a']) is float
+    assert type(meta['kwargs']['e']) is int
+
+
+def test_metadata_that_weights_only_could_not_load_is_refused_by_name():
+    with pytest.raises(ValueError, match=r'network_g\.layers\[1\]: a Linear cannot be stored'):
+        network_meta({'type': 'X', 'layers': [1, torch.nn.Linear(1, 1)]})
+    with pytest.raises(KeyError, match="'type' is missing"):
+        network_meta({'dim': 3})
+
+
+def test_the_network_is_rebuilt_from_the_file_alone_with_averaged_weights(tmp_path):
+    ema = save_tiny(tmp_path / 'x.pth')
+    net = build_from_checkpoint(tmp_path / 'x.pth')
+    assert not net.training
+    assert not any(p.requires_grad for p in net.parameters())
+    image = torch.rand(1, 3, 9, 7)
+    assert torch.equal(net(image), ema(image))
+    plain = build_from_checkpoint(tmp_path / 'x.pth', param_key='params')
+    assert not torch.equal(plain(image), ema(image))
+
+
+def test_files_with_metadata_load_with_basicsrs_own_loader(tmp_path):
+    ema = save_tiny(tmp_path / 'x.pth')
+    model = BaseModel({'num_gpu': 0, 'is_train': False, 'dist': False})
+    net = TinyConvNet(dim=5)
+    model.load_network(net, str(tmp_path / 'x.pth'), True, 'params_ema')
+    assert all(torch.equal(v, ema.state_dict()[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize('key', ['params', 'state_dict', None])
+def test_released_files_without_metadata_are_recognised_by_their_weights(tmp_path, key):
+    for net in (
+        shake(Restormer(dim=8, num_blocks=[1, 2, 1, 1], num_refinement_blocks=1)),
+        shake(NAFNet(width=4, enc_blk_nums=[1, 2], dec_blk_nums=[1, 1], middle_blk_num=1)),
+    ):
+        weights = {f'module.{k}': v for k, v in net.state_dict().items()}
+        torch.save(weights if key is None else {key: weights}, tmp_path / 'released.pth')
+        found = build_from_checkpoint(tmp_path / 'released.pth')
+        assert type(found) is type(net)
+        image = torch.rand(1, 3, 16, 16)
+        assert torch.equal(found(image), net.eval()(image))
+
+
+def test_unrecognised_weights_ask_for_an_option_file_and_take_it(tmp_path):
+    net = TinyConvNet(dim=6)
+    torch.save({'params': net.state_dict()}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match=r'--opt file\.yml'):
+        build_from_checkpoint(tmp_path / 'x.pth')
+    opt = write_options(tmp_path / 'a.yml', {'network_g': {'type': 'TinyConvNet', 'dim': 6}})
+    found = build_from_checkpoint(tmp_path / 'x.pth', opt_file=opt)
+    assert torch.equal(found.head.weight, net.head.weight)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [('a: [1', 'no valid YAML'), ('datasets: 1', "no section 'network_g'"), ('', 'network_g')],
+)
+def test_unusable_option_files_are_named(tmp_path, text, message):
+    save_tiny(tmp_path / 'x.pth')
+    (tmp_path / 'a.yml').write_text(text)
+    with pytest.raises(CheckpointError, match=f'a.yml: .*{message}'):
+        build_from_checkpoint(tmp_path / 'x.pth', opt_file=tmp_path / 'a.yml')
+    with pytest.raises(FileNotFoundError, match=r'b\.yml: no such option file'):
+        build_from_checkpoint(tmp_path / 'x.pth', opt_file=tmp_path / 'b.yml')
+
+
+def test_an_option_file_cannot_run_code(tmp_path):
+    save_tiny(tmp_path / 'x.pth')
+    victim = tmp_path / 'victim'
+    (tmp_path / 'a.yml').write_text(f'network_g: !!python/object/apply:os.mkdir ["{victim}"]')
+    with pytest.raises(CheckpointError, match='no valid YAML'):
+        build_from_checkpoint(tmp_path / 'x.pth', opt_file=tmp_path / 'a.yml')
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_a_malicious_pickle_is_refused_and_never_runs(tmp_path, zipped):
+    path, victim = tmp_path / 'x.pth', tmp_path / 'victim'
+    if zipped:
+        save_tiny(path, surprise=Attack(victim))
+    else:
+        path.write_bytes(pickle.dumps(Attack(victim), protocol=2))
+    with pytest.raises(CheckpointError, match='refused, it holds more than weights') as caught:
+        read_checkpoint(path)
+    assert not victim.exists()
+    assert 'system' in str(caught.value)
+    assert 'weights_only=False' not in str(caught.value), 'never advise the dangerous way'
+
+
+@pytest.mark.parametrize('keep', [0.0, 0.01, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize('zipped', [True, False])
+def test_truncated_files_are_refused(tmp_path, keep, zipped):
+    path = tmp_path / 'x.pth'
+    torch.save(
+        {'params': TinyConvNet(dim=64).state_dict()}, path, _use_new_zipfile_serialization=zipped
+    )
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(CheckpointError, match=r'x\.pth: (truncated|the file is empty)'):
+        read_checkpoint(path)
+
+
+def test_a_single_flipped_bit_in_the_weights_is_noticed(tmp_path):
+    path = tmp_path / 'x.pth'
+    torch.save({'params': TinyConvNet(dim=64).state_dict()}, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r'checksum of .* is wrong'):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ([1, 2], 'list instead of a dictionary'),
+        ({'epoch': 3, 'optimizers': [], 'iter': 4}, 'training state of BasicSR'),
+        ({'epoch': 3}, 'no weights under params_ema, params.*holds: epoch'),
+        ({'params': {'a': torch.tensor([1.0, float('nan')])}}, '1 tensors hold NaN.*first a'),
+        ({'params': {'a': torch.zeros(1)}, 'arch': {'type': 3}}, "metadata under 'arch'"),
+    ],
+)
+def test_files_without_usable_weights_say_what_they_hold(tmp_path, content, message):
+    torch.save(content, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(tmp_path / 'x.pth')
+
+
+def test_missing_files_and_keys_suggest_the_nearest_name(tmp_path):
+    save_tiny(tmp_path / 'net_g_5000.pth')
+    with pytest.raises(FileNotFoundError, match=r"Did you mean 'net_g_5000\.pth'"):
+        read_checkpoint(tmp_path / 'net_g_500.pth')
+    with pytest.raises(CheckpointError, match="Did you mean 'params_ema'"):
+        read_checkpoint(tmp_path / 'net_g_5000.pth', param_key='param_ema')
+    with pytest.raises(CheckpointError, match='is a folder'):
+        read_checkpoint(tmp_path)
+    (tmp_path / 'notes.pth').write_text('these are no weights at all')
+    with pytest.raises(CheckpointError, match='no PyTorch file'):
+        read_checkpoint(tmp_path / 'notes.pth')
+
+
+@pytest.mark.parametrize(
+    ('opt', 'message'),
+    [
+        ({'type': 'TinyConvNett'}, "not registered.*Did you mean 'TinyConvNet'"),
+        ({'type': 'TinyConvNet', 'dims': 5}, "does not take these arguments.*Did you mean 'dim'"),
+    ],
+)
+def test_metadata_of_an_unknown_network_suggests_names(tmp_path, opt, message):
+    save_tiny(tmp_path / 'x.pth', arch=network_meta(opt))
+    with pytest.raises(CheckpointError, match=message):
+        build_from_checkpoint(tmp_path / 'x.pth')
+
+
+def test_weights_that_do_not_fit_are_listed_by_module(tmp_path):
+    state = UnfoldLDM(**unfoldldm_kwargs()).state_dict()
+    state = {k: v for k, v in state.items() if not k.startswith('prior_encoder')}
+    state['extra.weight'] = torch.zeros(1)
+    name = next(k for k in state if k.startswith('denoiser') and state[k].ndim == 2)
+    state[name] = state[name][:-1]
+    meta = network_meta({'type': 'UnfoldLDM', **unfoldldm_kwargs()})
+    torch.save({'params': state, 'arch': meta}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError) as caught:
+        build_from_checkpoint(tmp_path / 'x.pth')
+    lines = str(caught.value).splitlines()
+    assert re.search(r'prior_encoder: \d+ missing in the file \(first prior_encoder\.', lines[1])
+    assert 'extra: 1 unknown to the network (first extra.weight)' in lines[2]
+    assert f'denoiser: 1 of another shape (first {name}: ' in lines[3]
+    assert len(lines) == 5, 'one line per module, not one per weight'

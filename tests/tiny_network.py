@@ -1,0 +1,57 @@
+"""A restoration network small enough to reason about, registered for the tests that need one."""
+
+from __future__ import annotations
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unfoldldm_basicsr.compat.registry import register
+
+
+@register(ARCH_REGISTRY)
+class TinyConvNet(nn.Module):
+    """x + conv(conv(x)), or with ``use_mean`` x + conv(conv(x)) * mean(x), a global network."""
+
+    def __init__(self, *, inp_channels: int = 3, dim: int = 4, use_mean: bool = False):
+        super().__init__()
+        self.head = nn.Conv2d(inp_channels, dim, 3)
+        self.tail = nn.Conv2d(dim, inp_channels, 3)
+        self.tiling_changes_result = use_mean
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        residual = self.head(F.pad(lq, (1, 1, 1, 1), mode='replicate'))
+        residual = self.tail(F.pad(residual.tanh(), (1, 1, 1, 1), mode='replicate'))
+        return lq + residual * (
+            lq.mean((1, 2, 3), keepdim=True) if self.tiling_changes_result else 1
+        )
+
+
+def unfoldldm_kwargs(**changes) -> dict:
+    """Arguments of an UnfoldLDM that runs in milliseconds."""
+    return {
+        'phase': 2,
+        'dim': 8,
+        'num_blocks': [1, 1, 1, 1],
+        'num_refinement_blocks': 1,
+        'heads': [1, 1, 2, 2],
+        'mgda_dim': 8,
+        'mgda_blocks': 1,
+        'mgda_d_state': 2,
+        'prior_dim': 8,
+        'prior_width': 8,
+        'prior_encoder_blocks': 1,
+        'denoiser_dim': 8,
+        'num_stages': 2,
+        **changes,
+    }
+
+
+def shake(net: nn.Module, size: float = 0.03) -> nn.Module:
+    """Moves all parameters away from their initial values: zeros would hide faults."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(size * torch.randn_like(parameter))
+    return net

@@ -1,0 +1,273 @@
+"""Weights and an image in, a restored image out: no option file, no BasicSR trainer."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..reporting.trace_picture import StageImages, Trace
+from .checkpoint import build_network, read_checkpoint
+from .tiling import TileError, check_tile, tiled_forward
+
+# what the networks of this field call the number of their input channels
+_CHANNEL_ARGUMENTS = ('inp_channels', 'img_channel', 'in_channels', 'in_chans', 'num_in_ch')
+_GLOBAL_NETWORK = (
+    '%s uses statistics of the whole image (its tiling_changes_result is true): results with'
+    ' tiles differ slightly from those without. Leave tiles off where memory allows.'
+)
+
+
+class Restorer:
+    """A network with its weights, ready for images of any size and mode.
+
+    Runs in float32 with deterministic kernels: the same image gives the same result every time.
+
+    Args:
+        weights: weight file (see :func:`read_checkpoint`), or a network that is used as it is.
+        device: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ...
+        tile: side of the tiles in pixels; None restores every image in one piece.
+        tile_overlap: pixels shared by neighbouring tiles.
+        opt_file: option file for weights that do not say which network they belong to.
+        param_key: 'params_ema' or 'params'; default the averaged weights where present.
+
+    Attributes:
+        net: the network, in eval mode.
+        meta: its type and arguments ({} for a network that was passed in).
+        notes: what a user should know about these weights, one sentence each.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :func:`build_from_checkpoint`.
+        ValueError: an unusable device, tile or overlap.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | nn.Module,
+        *,
+        device: str | torch.device = 'auto',
+        tile: int | None = None,
+        tile_overlap: int = 32,
+        opt_file: str | Path | None = None,
+        param_key: str | None = None,
+    ):
+        self.device = _device(device)
+        self.meta: Mapping[str, Any] = {}
+        if isinstance(weights, nn.Module):
+            net = weights.eval()
+        else:
+            net, self.meta = build_network(
+                read_checkpoint(weights, param_key=param_key), opt_file=opt_file
+            )
+        self.size_multiple = getattr(net, 'size_multiple', 1)
+        if tile is not None:
+            check_tile(tile, tile_overlap, self.size_multiple)
+        self.net = net.to(self.device)
+        self.tile, self.tile_overlap = tile, tile_overlap
+        kwargs = self.meta.get('kwargs', {})
+        self.channels = next((kwargs[k] for k in _CHANNEL_ARGUMENTS if k in kwargs), 3)
+        self.notes = []
+        if getattr(net, 'phase', None) == 1:
+            self.notes.append(
+                'Phase I weights hold no prior generator: images are restored with the null prior,'
+                ' below what the weights of Phase II reach.'
+            )
+        self._tiling_noted = False
+
+    def restore(
+        self,
+        image: np.ndarray,
+        *,
+        on_tile: Callable[[int, int], None] | None = None,
+        **forward_options: Any,
+    ) -> np.ndarray:
+        """Restores one image.
+
+        Args:
+            image: (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4) RGB and alpha,
+                uint8 or uint16. Alpha is passed through; grey stays grey (the network sees three
+                equal channels, their mean is the result).
+            on_tile: called with (finished tiles, all tiles).
+            forward_options: further keywords of the network, for example ``prior_source='null'``.
+
+        Returns:
+            Same shape and dtype.
+
+        Raises:
+            ValueError: another dtype or shape, or the network returned NaN.
+            TileError: out of memory; the message tells the remedy.
+        """
+        colour, alpha = _split_alpha(image)
+        output = self.restore_tensor(
+            self._to_tensor(colour), on_tile=on_tile, **forward_options
+        ).cpu()
+        restored = self._to_array(output, colour)
+        return restored if alpha is None else np.dstack([restored, alpha])
+
+    @torch.no_grad()
+    def restore_tensor(
+        self,
+        lq: Tensor,
+        *,
+        on_tile: Callable[[int, int], None] | None = None,
+        **forward_options: Any,
+    ) -> Tensor:
+        """Restores a batch (B, C, H, W) in [0, 1]; the result is not clamped.
+
+        Raises:
+            ValueError: the network does not keep the size.
+            TileError: out of memory.
+        """
+
+        def forward(part: Tensor) -> Tensor:
+            with _deterministic():
+                return self.net(part, **forward_options)
+
+        height, width = lq.shape[-2:]
+        if self.tile is not None and max(height, width) > self.tile:
+            self._note_tiling()
+            return tiled_forward(
+                forward,
+                lq,
+                tile=self.tile,
+                overlap=self.tile_overlap,
+                size_multiple=self.size_multiple,
+                device=self.device,
+                on_tile=on_tile,
+            )
+        try:
+            output = forward(lq.to(self.device))
+        except (RuntimeError, MemoryError) as error:
+            remedy = 'use --tile 512 or less' if self.tile is None else 'lower --tile'
+            raise TileError(
+                f'{width}x{height} pixels could not be restored in one piece: {error}'
+                f' If memory ran out, {remedy}.'
+            ) from error
+        if output.shape[-2:] != lq.shape[-2:]:
+            raise ValueError(
+                f'{type(self.net).__name__} turns {width}x{height} pixels into'
+                f' {output.shape[-1]}x{output.shape[-2]}: only networks that keep the size restore.'
+            )
+        return output
+
+    @torch.no_grad()
+    def trace(self, image: np.ndarray) -> tuple[Trace, bool]:
+        """What every stage made of an image, or of its middle when tiles are in use.
+
+        Args:
+            image: as for :meth:`restore`; alpha is left out.
+
+        Returns:
+            The trace, and whether it shows only the middle of the image.
+
+        Raises:
+            ValueError: the network does not unfold into stages with two estimates.
+        """
+        if not self.can_trace:
+            raise ValueError(
+                f'{type(self.net).__name__} has no stages with two estimates to draw;'
+                f' only UnfoldLDM does.'
+            )
+        colour, _ = _split_alpha(image)
+        lq = self._to_tensor(colour)
+        whole = lq.shape
+        if self.tile is not None:
+            side = check_tile(self.tile, self.tile_overlap, self.size_multiple)[0]
+            top, left = (max((size - side) // 2, 0) for size in lq.shape[-2:])
+            lq = lq[..., top : top + side, left : left + side]
+        lq = lq.to(self.device)
+        with _deterministic():
+            traced = self.net(lq, return_trace=True)
+            null = self.net(lq, prior_source='null', return_trace=True)
+        stages = []
+        for stage, without in zip(traced.stages, null.stages, strict=True):
+            images = (_to_float_rgb(t) for t in (stage.x_hat, stage.x_tilde, stage.x))
+            if stage.prior is None:
+                stages.append(StageImages(*images, np.zeros(0), None))
+            else:
+                prior = stage.prior[0].float().cpu().numpy()
+                stages.append(StageImages(*images, prior, _to_float_rgb(without.x)))
+        trace = Trace(_to_float_rgb(lq), tuple(stages), _to_float_rgb(traced.output))
+        return trace, lq.shape != whole
+
+    @property
+    def can_trace(self) -> bool:
+        """Whether :meth:`trace` works: the network returns stages and can do without its prior."""
+        known = inspect.signature(self.net.forward).parameters
+        return 'return_trace' in known and 'prior_source' in known
+
+    def _note_tiling(self) -> None:
+        if getattr(self.net, 'tiling_changes_result', False) and not self._tiling_noted:
+            self._tiling_noted = True
+            logging.getLogger('basicsr').warning(_GLOBAL_NETWORK, type(self.net).__name__)
+
+    def _to_tensor(self, colour: np.ndarray) -> Tensor:
+        scale = np.float32(np.iinfo(colour.dtype).max)
+        tensor = torch.from_numpy(colour.astype(np.float32) / scale)
+        tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+        if tensor.shape[0] == self.channels:
+            return tensor[None].contiguous()
+        if tensor.shape[0] == 1:
+            return tensor.expand(self.channels, -1, -1)[None].contiguous()
+        raise ValueError(
+            f'The image has {tensor.shape[0]} colour channels, but these weights restore images'
+            f' with {self.channels}; convert it to grey first.'
+        )
+
+    def _to_array(self, output: Tensor, colour: np.ndarray) -> np.ndarray:
+        """Rounds (1, C, H, W) to the dtype and the channels of the input."""
+        if not output.isfinite().all():
+            raise ValueError(
+                f'{type(self.net).__name__} returned NaN or infinite values for this image;'
+                f' nothing is written for it.'
+            )
+        limit = np.iinfo(colour.dtype).max
+        values = output[0].clamp(0, 1)
+        values = values.mean(0) if colour.ndim == 2 else values.permute(1, 2, 0)
+        # float64: the largest uint16 times a float32 is not exact
+        return np.rint(values.double().numpy() * limit).astype(colour.dtype)
+
+
+def _split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colour (H, W) or (H, W, 3), and alpha (H, W) or None."""
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f'Images must be uint8 or uint16, got {image.dtype}.')
+    if image.ndim not in (2, 3) or 0 in image.shape:
+        raise ValueError(f'Images must be (H, W) or (H, W, channels), got shape {image.shape}.')
+    if image.ndim == 2 or image.shape[2] == 3:
+        return image, None
+    if image.shape[2] == 2:
+        return image[..., 0], image[..., 1]
+    if image.shape[2] == 4:
+        return image[..., :3], image[..., 3]
+    raise ValueError(f'Images must have 1 to 4 channels without an axis for one: {image.shape}.')
+
+
+def _to_float_rgb(tensor: Tensor) -> np.ndarray:
+    image = tensor[0].float().clamp(0, 1).cpu()
+    return image.expand(3, -1, -1).permute(1, 2, 0).numpy()
+
+
+def _deterministic():
+    return torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if str(device) == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: {device!r} is none; use 'auto', 'cpu' or 'cuda'.") from error
+    if chosen.type == 'cuda' and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f'device: {device} asked for, but PyTorch sees {torch.cuda.device_count()} GPUs;'
+            f" use --device cpu, or run 'unfoldldm doctor' to see why."
+        )
+    return chosen

@@ -1,0 +1,169 @@
+"""Restores an image in overlapping tiles, blended so that no seam is visible. Pure torch.
+
+Every tile is weighted by a window that is one in its middle, falls smoothly to zero inside the
+overlap, and is exactly zero on the outer quarter of the overlap, where a tile lacks the context
+that the whole image has. The windows of all tiles sum to one at every pixel. For an operator whose
+receptive field (full width) is smaller than half the overlap the result therefore equals the
+untiled one; for a network with global statistics it does not, and such networks say so through
+their attribute ``tiling_changes_result``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TileError(RuntimeError):
+    """A tile, or an image in one piece, could not be restored; the message says what to do."""
+
+
+class Span(NamedTuple):
+    """One tile along one axis: pixels ``start`` to ``stop`` and their blending ``weight``."""
+
+    start: int
+    stop: int
+    weight: Tensor  # (stop - start,) float64
+
+
+def check_tile(tile: int, overlap: int, size_multiple: int = 1) -> tuple[int, int]:
+    """Checks a tile size and aligns it to the network.
+
+    Args:
+        tile: side of a tile in pixels; rounded down to a multiple of ``size_multiple``.
+        overlap: pixels shared by neighbouring tiles; rounded up to a multiple.
+        size_multiple: the network's ``size_multiple``.
+
+    Returns:
+        Aligned tile size and overlap.
+
+    Raises:
+        ValueError: no progress is possible with these values.
+    """
+    if size_multiple < 1:
+        raise ValueError(f'size_multiple must be at least 1, got {size_multiple}.')
+    if overlap < 0:
+        raise ValueError(f'The tile overlap must be 0 or more pixels, got {overlap}.')
+    aligned_tile = tile // size_multiple * size_multiple
+    aligned_overlap = -(-overlap // size_multiple) * size_multiple
+    if aligned_tile <= aligned_overlap:
+        raise ValueError(
+            f'A tile of {tile} pixels is not larger than its overlap of {overlap} pixels'
+            f' (both aligned to {size_multiple}): use a tile of at least'
+            f' {aligned_overlap + size_multiple} pixels or a smaller overlap.'
+        )
+    return aligned_tile, aligned_overlap
+
+
+def tile_spans(size: int, tile: int, overlap: int, size_multiple: int = 1) -> list[Span]:
+    """Cuts one axis into overlapping tiles whose weights sum to one at every pixel.
+
+    All tiles start at a multiple of ``size_multiple``, so that a network that downsamples sees the
+    same pixel grid as without tiles. The last tile is shifted inwards to end with the image.
+
+    Args:
+        size: length of the axis in pixels.
+        tile: largest tile in pixels.
+        overlap: smallest overlap in pixels.
+        size_multiple: alignment of the tiles.
+
+    Returns:
+        The tiles from first to last; one tile if the axis is not longer than ``tile``.
+    """
+    tile, overlap = check_tile(tile, overlap, size_multiple)
+    if size <= tile:
+        return [Span(0, size, torch.ones(size, dtype=torch.float64))]
+    starts = list(range(0, size - tile, tile - overlap))
+    starts.append(-(-(size - tile) // size_multiple) * size_multiple)
+    stops = [*(start + tile for start in starts[:-1]), size]
+
+    # rise[i] goes from 0 to 1 in the middle of the overlap of the tiles i-1 and i. A tile's weight
+    # is the difference of two successive rises, hence the sum over all tiles telescopes to one.
+    position = torch.arange(size, dtype=torch.float64) + 0.5
+    rises = [torch.ones(size, dtype=torch.float64)]
+    for start, stop in zip(starts[1:], stops[:-1], strict=True):
+        centre, width = (start + stop) / 2, max(overlap / 2, 1e-6)
+        ramp = ((position - centre) / width + 0.5).clamp(0, 1)
+        rises.append(0.5 - 0.5 * torch.cos(torch.pi * ramp))
+    rises.append(torch.zeros(size, dtype=torch.float64))
+    return [
+        Span(start, stop, (rises[i] - rises[i + 1])[start:stop])
+        for i, (start, stop) in enumerate(zip(starts, stops, strict=True))
+    ]
+
+
+def tiled_forward(
+    fn: Callable[[Tensor], Tensor],
+    image: Tensor,
+    *,
+    tile: int,
+    overlap: int = 32,
+    size_multiple: int = 1,
+    device: torch.device | str | None = None,
+    on_tile: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Applies ``fn`` tile by tile and blends the results.
+
+    Only one tile at a time is on ``device``; the sum is kept on the CPU in float64, so that
+    blending adds no rounding error of its own.
+
+    Args:
+        fn: (B, C, h, w) -> (B, C', h, w), same height and width.
+        image: (B, C, H, W), any device; leave large images on the CPU.
+        tile: side of a tile in pixels. An image that fits is passed to ``fn`` as it is.
+        overlap: pixels shared by neighbouring tiles.
+        size_multiple: tiles start at multiples of this (the network's ``size_multiple``).
+        device: where ``fn`` runs; default the device of ``image``.
+        on_tile: called with (number of finished tiles, number of tiles) after every tile.
+
+    Returns:
+        (B, C', H, W) on the CPU in the dtype of ``fn``'s output.
+
+    Raises:
+        ValueError: a tile that is not larger than the overlap, or ``fn`` changed the size.
+        TileError: ``fn`` failed on a tile; nothing is filled in for it.
+    """
+    height, width = image.shape[-2:]
+    rows = tile_spans(height, tile, overlap, size_multiple)
+    columns = tile_spans(width, tile, overlap, size_multiple)
+    total = len(rows) * len(columns)
+    device = image.device if device is None else device
+
+    blended, dtype = None, None
+    for done, (row, column) in enumerate(((r, c) for r in rows for c in columns), start=1):
+        part = image[..., row.start : row.stop, column.start : column.stop].to(device)
+        try:
+            result = fn(part)
+            if result.shape[-2:] != part.shape[-2:]:
+                raise ValueError(
+                    f'Tiles need a network whose output has the size of its input, but'
+                    f' {tuple(part.shape[-2:])} became {tuple(result.shape[-2:])} (height, width).'
+                )
+            result = result.cpu()
+        except (RuntimeError, MemoryError) as error:
+            where = f'rows {row.start}-{row.stop}, columns {column.start}-{column.stop}'
+            raise TileError(
+                f'Tile {done} of {total} ({where}) failed: {_first_line(error)}'
+                f' If memory ran out, lower --tile (now {tile}).'
+            ) from error
+        if total == 1:
+            blended, dtype = result, result.dtype
+        else:
+            if blended is None:
+                dtype = result.dtype
+                blended = torch.zeros(*result.shape[:2], height, width, dtype=torch.float64)
+            weight = row.weight[:, None] * column.weight[None, :]
+            target = blended[..., row.start : row.stop, column.start : column.stop]
+            target.addcmul_(result.double(), weight)
+        if on_tile is not None:
+            on_tile(done, total)
+    return blended.to(dtype)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0].strip()
+    return line if line.endswith('.') else f'{line}.'

@@ -1,0 +1,119 @@
+"""Result tables: one list of rows, written as Markdown for people and CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+Row = Mapping[str, object]
+DECIMALS = {'psnr': 2, 'ssim': 4, 'lpips': 4, 'db': 2}  # by the first word of a column's name
+
+
+def mean_row(rows: Sequence[Row], label_column: str, label: str = 'mean') -> dict[str, object]:
+    """A row with the mean of every column that holds numbers only.
+
+    Args:
+        rows: rows with the same columns.
+        label_column: the column that names a row.
+        label: what it says in the new row.
+    """
+    result: dict[str, object] = {}
+    for column in _columns(rows):
+        values = [row[column] for row in rows]
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        result[column] = math.fsum(values) / len(values) if numeric else ''
+    result[label_column] = label
+    return result
+
+
+def markdown_table(
+    rows: Sequence[Row], protocol: str, *, best: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """A Markdown table under a line that says how the numbers were made.
+
+    Args:
+        rows: rows with the same columns, in order. Numbers are aligned to the right.
+        protocol: data, degradation, metric, training: what a reader needs to repeat the numbers.
+        best: groups of columns that compete; the largest number of each row and group is bold.
+
+    Returns:
+        Markdown that ends with a newline.
+
+    Raises:
+        ValueError: no rows, rows with different columns, an unknown column in ``best``, or no
+            protocol.
+    """
+    columns = _columns(rows)
+    if not protocol.strip():
+        raise ValueError('A table needs a protocol: how were these numbers made?')
+    unknown = {c for group in (best or {}).values() for c in group} - set(columns)
+    if unknown:
+        raise ValueError(f'best: unknown columns {sorted(unknown)}; the table has {columns}.')
+    numeric = [any(isinstance(row[c], int | float) for row in rows) for c in columns]
+    lines = [_line(columns), _line('---:' if n else '---' for n in numeric)]
+    for row in rows:
+        cells = {c: format_value(c, row[c]) for c in columns}
+        for group in (best or {}).values():
+            scores = {c: row[c] for c in group if isinstance(row[c], int | float)}
+            if scores:
+                winner = max(scores.values())
+                for column in scores:
+                    if cells[column] == format_value(column, winner):
+                        cells[column] = f'**{cells[column]}**'
+        lines.append(_line(cells.values()))
+    return f'{protocol.strip()}\n\n' + '\n'.join(lines) + '\n'
+
+
+def write_table(
+    rows: Sequence[Row],
+    path_md: str | Path,
+    path_csv: str | Path,
+    *,
+    protocol: str,
+    best: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Writes the table as Markdown and, with full precision, as CSV.
+
+    The CSV repeats the protocol in a last column, so that no row is ever without it.
+
+    Raises:
+        ValueError: see :func:`markdown_table`.
+    """
+    text = markdown_table(rows, protocol, best=best)
+    columns = _columns(rows)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator='\n')
+    writer.writerow([*columns, 'protocol'])
+    writer.writerows([*(row[c] for c in columns), ' '.join(protocol.split())] for row in rows)
+    for path, content in ((path_md, text), (path_csv, buffer.getvalue())):
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding='utf-8')
+
+
+def format_value(column: str, value: object) -> str:
+    """A cell as text: the usual number of decimals of PSNR and SSIM, '-' for a missing number."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return '-'
+    if isinstance(value, float):
+        words = column.lower().replace('(', ' ').replace(')', ' ').split()
+        decimals = next((DECIMALS[w] for w in words if w in DECIMALS), 2)
+        return f'{value:.{decimals}f}'
+    return str(value).replace('|', '\\|').replace('\n', ' ')
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        raise ValueError('A table needs at least one row.')
+    columns = list(rows[0])
+    for number, row in enumerate(rows):
+        if list(row) != columns:
+            raise ValueError(f'Row {number} has the columns {list(row)}, the first {columns}.')
+    return columns
+
+
+def _line(cells) -> str:
+    return '| ' + ' | '.join(cells) + ' |'
