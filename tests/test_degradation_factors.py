@@ -1,0 +1,144 @@
+"""The factors W, M: what they compute, their norms, and the gradient step on them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unfoldldm_basicsr.archs.unfolding.degradation import (
+    Factor,
+    affinity_core,
+    banded_core,
+    decomposed_step,
+    kronecker_adjoint,
+    kronecker_apply,
+    lowrank_core,
+)
+from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import FactorHead
+
+MODES = ('affinity', 'lowrank', 'banded')
+
+
+def random_factor(n: int, mode: str, scale: float = 1.0, channels: int = 2) -> Factor:
+    q, k = (scale * torch.randn(2, 1, channels, n, 4, dtype=torch.float64)).unbind(0)
+    decay = torch.full((channels,), 0.1, dtype=torch.float64)
+    core = {
+        'affinity': lambda: affinity_core(q, k, decay),
+        'lowrank': lambda: lowrank_core(q, k),
+        'banded': lambda: banded_core(q, k, decay, 5),
+    }[mode]()
+    gain, mix = torch.randn(2, 1, channels, n, dtype=torch.float64).unbind(0)
+    return Factor(gain, mix, core)
+
+
+def matrices(W: Factor, M: Factor) -> tuple[torch.Tensor, torch.Tensor]:
+    return W.dense()[0, 0], M.dense().mT[0, 0]
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_kronecker_identity_vec_WXM(mode):
+    W, M = random_factor(7, mode), random_factor(11, mode)
+    x = torch.randn(1, 2, 7, 11, dtype=torch.float64)
+    w, m = matrices(W, M)
+    stacked = torch.kron(m.T.contiguous(), w) @ x[0, 0].T.reshape(-1)  # columns stacked
+    ours = kronecker_apply(W, M, x)[0, 0].T.reshape(-1)
+    torch.testing.assert_close(ours, stacked, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_adjoint_equals_autograd_and_inner_products(mode):
+    W, M = random_factor(13, mode), random_factor(6, mode)
+    x = torch.randn(1, 2, 13, 6, dtype=torch.float64, requires_grad=True)
+    y = torch.randn_like(x)
+    residual = kronecker_apply(W, M, x) - y
+    (gradient,) = torch.autograd.grad(0.5 * residual.square().sum(), x)
+    torch.testing.assert_close(kronecker_adjoint(W, M, residual), gradient, rtol=0, atol=1e-12)
+    left = (kronecker_apply(W, M, x) * y).sum()
+    right = (x * kronecker_adjoint(W, M, y)).sum()
+    torch.testing.assert_close(left, right, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize('n', [7, 64, 250])
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('scale', [0.1, 3.0, 30.0])
+def test_norm_bound_holds_for_every_size(n, mode, scale):
+    factor = random_factor(n, mode, scale)
+    norms = torch.linalg.matrix_norm(factor.dense(), 2)
+    assert (norms <= factor.norm_bound * (1 + 1e-9)).all()
+
+
+def test_affinity_norm_is_one_where_a_row_softmax_is_not():
+    q = torch.zeros(1, 1, 256, 1, dtype=torch.float64)
+    k = torch.zeros_like(q)
+    q[:], k[0, 0, 0] = 1.0, 12.0  # every row attends to one column
+    no_decay = torch.zeros(1, dtype=torch.float64)
+    core = affinity_core(q, k, no_decay)[0, 0]
+    softmax = (q @ k.mT).softmax(-1)[0, 0]
+    assert torch.linalg.matrix_norm(core, 2) <= 1 + 1e-9
+    assert torch.linalg.matrix_norm(softmax, 2) > 10
+
+
+def test_banded_equals_affinity_masked_to_the_band():
+    n, radius = 23, 5
+    q, k = torch.randn(2, 1, 2, n, 4, dtype=torch.float64).unbind(0)
+    decay = torch.tensor([0.1, 0.4], dtype=torch.float64)
+    position = torch.arange(n)
+    distance = (position[:, None] - position).abs()
+    scores = (q @ k.mT) / 2 - decay[:, None, None] * distance
+    scores = scores.masked_fill(distance > radius, -torch.inf)
+    expected = scores - 0.5 * (scores.logsumexp(-1, True) + scores.logsumexp(-2, True))
+    ones = torch.ones(1, 2, n, dtype=torch.float64)
+    banded = Factor(0 * ones, ones, banded_core(q, k, decay, radius))
+    torch.testing.assert_close(banded.dense(), expected.exp(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('factor', [0.2, 1.0, 1.8])
+@pytest.mark.parametrize('mode', MODES)
+def test_decomposed_step_never_raises_the_data_term(mode, factor):
+    for _ in range(30):
+        W, M = random_factor(9, mode), random_factor(14, mode)
+        x, y = torch.randn(2, 1, 2, 9, 14, dtype=torch.float64).unbind(0)
+        after = decomposed_step(x, y, W, M, torch.tensor(factor, dtype=torch.float64))
+        before_loss = (kronecker_apply(W, M, x) - y).square().sum((2, 3))
+        after_loss = (kronecker_apply(W, M, after) - y).square().sum((2, 3))
+        assert (after_loss <= before_loss * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize('gain', [0.1, 0.3, 1.0, 1.9])
+def test_one_step_inverts_a_change_of_exposure(gain):
+    ones = torch.ones(1, 3, 8, dtype=torch.float64)
+    core = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
+    W, M = Factor(gain * ones, 0 * ones, core), Factor(ones, 0 * ones, core)
+    x = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    y = gain * x
+    restored = decomposed_step(y, y, W, M, torch.tensor(1.0, dtype=torch.float64))
+    torch.testing.assert_close(restored, x, rtol=0, atol=1e-12)
+
+
+def test_amplification_of_noise_is_capped_at_ten():
+    ones = torch.ones(1, 1, 8, dtype=torch.float64)
+    core = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    W, M = Factor(0.01 * ones, 0 * ones, core), Factor(ones, 0 * ones, core)
+    y = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    step = decomposed_step(0 * y, y, W, M, torch.tensor(1.0, dtype=torch.float64))
+    assert step.abs().max() <= 10
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_head_starts_at_the_identity_and_fixes_the_scale(mode):
+    head = FactorHead(3, 8, 4, mode, 6, unit_gain=True)
+    factor = head(torch.randn(2, 16, 20), 40)
+    eye = torch.eye(40).expand(2, 3, 40, 40)
+    torch.testing.assert_close(factor.dense(), eye, rtol=0, atol=1e-6)
+    torch.nn.init.normal_(head.gain_mix.weight)
+    gain = head(torch.randn(2, 16, 20), 40).gain
+    assert gain.std() > 0.05
+    torch.testing.assert_close(gain.log().mean(-1), torch.zeros(2, 3), rtol=0, atol=1e-5)
+
+
+def test_banded_memory_grows_linearly():
+    def floats(n: int) -> int:
+        q, k = torch.randn(2, 1, 1, n, 2).unbind(0)
+        return banded_core(q, k, torch.tensor([0.1]), 8).numel()
+
+    assert floats(512) == 2 * floats(256)

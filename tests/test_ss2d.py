@@ -1,0 +1,216 @@
+"""Four-direction selective scan: values, gradients, stability and operator contract."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import naive_ss2d, scan_order
+from torch.utils.flop_counter import FlopCounterMode
+
+from unfoldldm_basicsr.ops.ss2d import ss2d_scan
+
+NAMES = ('x', 'dt', 'A', 'Bm', 'Cm', 'D', 'bias')
+SIZES = [(5, 7), (1, 9), (9, 1), (8, 12)]
+
+
+def scan_inputs(height, width, *, batch=2, channels=3, d_state=4, dtype=torch.float64, shift=-1.0):
+    """Random inputs that require gradients; ``shift`` moves dt."""
+
+    def leaf(t):
+        return t.to(dtype).requires_grad_()
+
+    def normal(*shape):
+        return torch.randn(*shape, dtype=torch.float64)
+
+    grid = (batch, height, width)
+    return [
+        leaf(normal(*grid, channels)),
+        leaf(normal(*grid, 4, channels) + shift),
+        leaf(-(0.1 + 4 * torch.rand(4, channels, d_state, dtype=torch.float64))),
+        leaf(normal(*grid, 4, d_state)),
+        leaf(normal(*grid, 4, d_state)),
+        leaf(normal(4, channels)),
+        leaf(normal(4, channels)),
+    ]
+
+
+def as_double(inputs):
+    return [t.detach().double().requires_grad_() for t in inputs]
+
+
+def values_and_gradients(scan, inputs, seed=1):
+    y = scan(*inputs)
+    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed)).to(y.dtype)
+    return dict(zip(('y', *NAMES), (y, *torch.autograd.grad(y, inputs, weight)), strict=True))
+
+
+def relative_error(got, expected):
+    return ((got.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).item()
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+@pytest.mark.parametrize('d_state', [1, 4, 16])
+@pytest.mark.parametrize('size', SIZES)
+def test_values_and_all_gradients_equal_the_naive_loop(size, d_state, dtype, tolerance):
+    inputs = scan_inputs(*size, d_state=d_state, dtype=dtype)
+    got = values_and_gradients(ss2d_scan, inputs)
+    expected = values_and_gradients(naive_ss2d, as_double(inputs))
+    errors = {name: relative_error(got[name], expected[name]) for name in expected}
+    assert max(errors.values()) <= tolerance, errors
+
+
+@pytest.mark.parametrize('block_numel', [1, 3 * 2 * 12, 1 << 20])
+def test_the_block_size_changes_nothing(monkeypatch, block_numel):
+    monkeypatch.setattr('unfoldldm_basicsr.ops.ss2d._torch._BLOCK_NUMEL', block_numel)
+    inputs = scan_inputs(3, 41)
+    got = values_and_gradients(ss2d_scan, inputs)
+    expected = values_and_gradients(naive_ss2d, inputs)
+    assert max(relative_error(got[name], expected[name]) for name in expected) <= 1e-12
+
+
+@pytest.mark.parametrize('shape', [(3, 4), (1, 3), (3, 1)])
+def test_gradients_agree_with_finite_differences(shape):
+    assert torch.autograd.gradcheck(ss2d_scan, scan_inputs(*shape, batch=1, d_state=2))
+
+
+@pytest.mark.parametrize('direction', range(4))
+def test_each_direction_visits_the_pixels_in_its_order(direction):
+    """With A = 0 the scan is a running sum; C = 0 silences all but one direction."""
+    height, width = 3, 5
+    pixels = torch.rand(1, height, width, 1, dtype=torch.float64)
+    one = torch.ones(1, height, width, 4, 1, dtype=torch.float64)
+    zero = torch.zeros(4, 1, dtype=torch.float64)
+    select = torch.zeros_like(one)
+    select[..., direction, :] = 1
+    step = torch.full_like(one, 1.0).expm1().log()  # softplus(step) = 1
+    y = ss2d_scan(pixels, step, torch.zeros(4, 1, 1).double(), one, select, zero, zero)
+    order = scan_order(height, width)[direction]
+    expected = torch.empty(height * width, dtype=torch.float64)
+    expected[order] = pixels.flatten()[order].cumsum(0)
+    torch.testing.assert_close(y.flatten(), expected)
+
+
+def test_strided_inputs_give_the_same_result():
+    inputs = [t.detach() for t in scan_inputs(4, 6)]
+    strided = [t.transpose(0, -1).contiguous().transpose(0, -1) for t in inputs]
+    assert not strided[0].is_contiguous()
+    torch.testing.assert_close(ss2d_scan(*strided), ss2d_scan(*inputs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('d_state', [1, 16])
+def test_a_batch_item_does_not_depend_on_its_neighbours(d_state):
+    """Bit for bit, once the channels fill whole vector registers."""
+    inputs = scan_inputs(6, 5, batch=3, channels=32, d_state=d_state, dtype=torch.float32)
+    inputs = [t.detach() for t in inputs]
+    whole = ss2d_scan(*inputs)
+    for i in range(3):
+        alone = [t[i : i + 1] if t.ndim > 3 else t for t in inputs]
+        assert torch.equal(ss2d_scan(*alone), whole[i : i + 1])
+
+
+@pytest.mark.parametrize('shift', [0.5, 5.0, 50.0])
+def test_large_steps_stay_finite_and_exact(shift):
+    inputs = scan_inputs(6, 7, d_state=8, dtype=torch.float32, shift=shift)
+    got = values_and_gradients(ss2d_scan, inputs)
+    expected = values_and_gradients(naive_ss2d, as_double(inputs))
+    # With steps of 50 the gradient of A underflows as a whole; every other one is exact.
+    errors = {n: relative_error(got[n], expected[n]) for n in expected if (n, shift) != ('A', 50.0)}
+    assert max(errors.values()) <= 1e-6, errors
+    assert torch.isfinite(got['A']).all()
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'), [(torch.bfloat16, 5e-3), (torch.float16, 1e-3)], ids=str
+)
+def test_low_precision_input_keeps_a_float32_state(dtype, tolerance):
+    """A constant image with slow decay: a 16-bit state would be off by several per cent."""
+    inputs = [t.detach() for t in scan_inputs(64, 64, batch=1, channels=2, dtype=dtype)]
+    inputs[0].fill_(1.0)
+    inputs[1].fill_(-7.0)  # softplus: 1e-3, decay about 0.999
+    for i in (3, 4):
+        inputs[i].fill_(1.0)
+    inputs[2] = torch.full((4, 2, 4), -1.0)
+    inputs[5], inputs[6] = torch.ones(4, 2), torch.zeros(4, 2)
+    y = ss2d_scan(*inputs)
+    assert y.dtype == dtype
+    assert relative_error(y, naive_ss2d(*(t.double() for t in inputs))) <= tolerance
+
+
+def test_low_precision_gradients_follow_the_inputs():
+    inputs = scan_inputs(5, 6, dtype=torch.bfloat16)
+    for i in (2, 5, 6):
+        inputs[i] = inputs[i].detach().float().requires_grad_()
+    got = values_and_gradients(ss2d_scan, inputs)
+    expected = values_and_gradients(naive_ss2d, as_double(inputs))
+    for name, tensor in zip(NAMES, inputs, strict=True):
+        assert got[name].dtype == tensor.dtype, name
+        assert relative_error(got[name], expected[name]) <= 1e-2, name
+
+
+def test_float16_autocast_computes_in_float32():
+    inputs = [t.detach() for t in scan_inputs(4, 4, dtype=torch.float32)]
+    half = [t.half() if i in (0, 1, 3, 4) else t for i, t in enumerate(inputs)]
+    with torch.autocast('cpu', torch.float16):
+        assert ss2d_scan(*half).dtype == torch.float32
+        assert ss2d_scan(*inputs).dtype == torch.float32
+    with torch.autocast('cpu', torch.bfloat16):
+        bf16 = [t.bfloat16() if i in (0, 1, 3, 4) else t for i, t in enumerate(inputs)]
+        assert ss2d_scan(*bf16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_operator_contract_holds(dtype):
+    inputs = scan_inputs(3, 4, batch=1, dtype=dtype)
+    for i in (2, 5, 6):
+        inputs[i] = inputs[i].detach().float().requires_grad_()
+    torch.library.opcheck(torch.ops.unfoldldm.ss2d_scan.default, tuple(inputs))
+    gy = torch.randn(inputs[0].shape).to(dtype)
+    detached = tuple(t.detach() for t in (gy, *inputs))
+    torch.library.opcheck(torch.ops.unfoldldm.ss2d_scan_backward.default, detached)
+
+
+def test_shapes_are_known_on_the_meta_device():
+    inputs = [t.detach().to('meta').requires_grad_() for t in scan_inputs(300, 500)]
+    y = ss2d_scan(*inputs)
+    y.sum().backward()
+    assert y.shape == inputs[0].shape
+    assert all(t.grad.shape == t.shape for t in inputs)
+
+
+def test_flop_counter_sees_the_scan():
+    inputs = scan_inputs(5, 6, channels=3, d_state=4)
+    with FlopCounterMode(display=False) as counter:
+        y = ss2d_scan(*inputs)
+    assert counter.get_total_flops() == 2 * 30 * 4 * 3 * (9 * 4 + 1)
+    with FlopCounterMode(display=False) as counter:
+        y.sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 30 * 4 * 3 * (9 * 4 + 1)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_wrong_shape_is_named(name):
+    inputs = dict(zip(NAMES, scan_inputs(4, 5), strict=True))
+    inputs[name] = inputs[name].detach()[..., None]
+    with pytest.raises(ValueError, match=rf'ss2d_scan: {name} must be'):
+        ss2d_scan(**inputs)
+
+
+def test_integer_and_misplaced_input_is_refused():
+    inputs = [t.detach() for t in scan_inputs(4, 5)]
+    with pytest.raises(ValueError, match='floating-point'):
+        ss2d_scan(inputs[0].long(), *inputs[1:])
+    with pytest.raises(ValueError, match='dt is on meta'):
+        ss2d_scan(inputs[0], inputs[1].to('meta'), *inputs[2:])
+
+
+@pytest.mark.slow
+def test_compiles_as_one_graph_with_identical_gradients():
+    inputs = scan_inputs(12, 12, dtype=torch.float32)
+
+    def function(*tensors):
+        return ss2d_scan(*tensors).square().mean()
+
+    eager = torch.autograd.grad(function(*inputs), inputs)
+    compiled = torch.autograd.grad(torch.compile(function, fullgraph=True)(*inputs), inputs)
+    for name, a, b in zip(NAMES, eager, compiled, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7, msg=name)

@@ -1,0 +1,396 @@
+"""UnfoldLDM as a network: identity at start, sizes, gradients, phases, switches."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from helpers import tiny_unfoldldm
+
+from unfoldldm_basicsr.archs import Restormer, UnfoldLDM
+from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
+from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA
+from unfoldldm_basicsr.archs.unfolding.plug_in import OCFormerCorrector, inject_prior, use_prior
+from unfoldldm_basicsr.archs.unfolding.stage import StagePrior, unfolding_stage
+from unfoldldm_basicsr.losses import ISDALoss, LatentDiffusionLoss
+
+
+def make(phase=2, **changes) -> UnfoldLDM:
+    arguments = tiny_unfoldldm(phase, **changes)
+    arguments.pop('type')
+    torch.manual_seed(0)
+    return UnfoldLDM(**arguments)
+
+
+def shaken(net: UnfoldLDM) -> UnfoldLDM:
+    """Away from the initial values, where zeros hide differences."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return net
+
+
+def loss_of(net: UnfoldLDM, lq, gt, mode='restore') -> torch.Tensor:
+    trace = net(lq, gt, mode=mode, return_trace=True)
+    loss = (trace.output - gt).abs().mean()
+    loss = loss + ISDALoss()([s.x_hat for s in trace.stages], [s.x_tilde for s in trace.stages])
+    if net.phase != 1 and net.use_ldm:
+        generated = [s.generated for s in trace.stages]
+        loss = loss + LatentDiffusionLoss()(generated, trace.target_prior)
+    return loss
+
+
+@pytest.mark.parametrize('wm_mode', ['affinity', 'lowrank', 'banded'])
+def test_fresh_gradient_steps_are_the_identity(wm_mode):
+    lq = torch.rand(2, 3, 32, 40)
+    stage = make(wm_mode=wm_mode).eval()(lq, return_trace=True).stages[0]
+    torch.testing.assert_close(stage.x_hat, lq, rtol=0, atol=1e-6)
+    torch.testing.assert_close(stage.x_tilde, lq, rtol=0, atol=1e-6)
+    for factor, size in ((stage.W, 32), (stage.M, 40)):
+        eye = torch.eye(size).expand(2, 3, size, size)
+        torch.testing.assert_close(factor.dense(), eye, rtol=0, atol=1e-6)
+
+
+def test_learned_adjoint_is_homogeneous_and_vanishes_at_zero():
+    net = shaken(make()).mgda
+    e, r = torch.randn(1, 8), torch.rand(1, 3, 16, 16)
+    small, large = net.degrade_adjoint(r, e), net.degrade_adjoint(3 * r, e)
+    torch.testing.assert_close(large, 3 * small, rtol=1e-4, atol=1e-5)
+    assert net.degrade_adjoint(0 * r, e).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize('size', [(64, 64), (65, 97), (128, 40), (8, 8), (3, 5), (1, 1)])
+def test_output_has_the_size_of_the_input(size):
+    net = shaken(make()).eval()
+    lq = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        trace = net(lq, return_trace=True)
+    assert trace.output.shape == lq.shape
+    assert torch.isfinite(trace.output).all()
+    assert all(s.x_hat.shape == s.x_tilde.shape == s.x.shape == lq.shape for s in trace.stages)
+
+
+def test_result_does_not_depend_on_the_rest_of_the_batch():
+    net = shaken(make()).eval()
+    lq = torch.rand(3, 3, 24, 32)
+    with torch.no_grad():
+        together, alone = net(lq), torch.cat([net(image[None]) for image in lq])
+    torch.testing.assert_close(together, alone, rtol=0, atol=2e-6)
+    with torch.no_grad():
+        assert torch.equal(net(lq), together)  # the fixed noise: no randomness left
+
+
+@pytest.mark.parametrize('phase', [1, 2, 'joint'])
+def test_every_trainable_parameter_has_had_a_gradient_within_three_steps(phase):
+    net = make(phase, null_prior_prob=0.5).train()
+    lq, gt = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 16, 16)
+    trainable = {n: p for group in net.parameter_groups().values() for n, p in group}
+    optimizer = torch.optim.Adam(trainable.values(), 1e-2)
+    seen = set()
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(net, lq, gt).backward()
+        seen |= {n for n, p in trainable.items() if p.grad is not None and p.grad.abs().max() > 0}
+        optimizer.step()
+    assert set(trainable) - seen == set()
+
+
+def test_teacher_is_frozen_in_phase_2_and_absent_at_inference():
+    net = make(2).train()
+    loss_of(net, torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)).backward()
+    assert all(not p.requires_grad and p.grad is None for p in net.prior_encoder.parameters())
+    grouped = {n for group in net.parameter_groups().values() for n, _ in group}
+    assert not any(n.startswith('prior_encoder') for n in grouped)
+    assert not any(n.startswith('prior_encoder') for n in make('inference').state_dict())
+
+
+def test_warmup_trains_only_the_condition_encoder_and_the_denoiser():
+    net = make(2).train()
+    lq, gt = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    trace = net(lq, gt, mode='warmup', return_trace=True)
+    assert not trace.output.requires_grad
+    assert all(torch.equal(s.prior, trace.target_prior) for s in trace.stages)
+    LatentDiffusionLoss()([s.generated for s in trace.stages], trace.target_prior).backward()
+    with_gradient = {n.split('.')[0] for n, p in net.named_parameters() if p.grad is not None}
+    assert with_gradient == {'condition_encoder', 'denoiser'}
+
+
+def test_phase_2_lacks_exactly_the_condition_encoder_and_the_denoiser_of_phase_1():
+    result = make(2).load_state_dict(make(1).state_dict(), strict=False)
+    assert result.unexpected_keys == []
+    assert {key.split('.')[0] for key in result.missing_keys} == {'condition_encoder', 'denoiser'}
+    expected = [
+        key for key in make(2).state_dict() if key.startswith(('condition_encoder.', 'denoiser.'))
+    ]
+    assert sorted(result.missing_keys) == sorted(expected)
+
+
+def test_shared_stages_add_three_scalars_each():
+    def count(**changes) -> int:
+        return sum(p.numel() for p in make('inference', **changes).parameters())
+
+    assert count(num_stages=5) - count(num_stages=2) == 9
+    assert count(num_stages=2, share_stages=False) > 1.5 * count(num_stages=2)
+
+
+def test_prior_sources_differ_and_are_refused_where_impossible():
+    net = shaken(make(2)).eval()
+    lq, gt = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        outputs = {
+            s: net(lq, gt, prior_source=s) for s in ('generated', 'oracle', 'null', 'shuffled')
+        }
+        priors = [s.prior for s in net(lq, return_trace=True).stages]
+        given = net(lq, prior=torch.stack(priors))
+    names = list(outputs)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            assert not torch.equal(outputs[first], outputs[second]), (first, second)
+    torch.testing.assert_close(given, outputs['generated'], rtol=0, atol=1e-6)
+    for phase, source, message in (
+        (2, 'oracle', 'ground truth'),
+        (1, 'generated', 'phase 2'),
+        (2, 'oracel', "Did you mean 'oracle'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(phase).eval()(lq, prior_source=source)
+    with pytest.raises(ValueError, match='PI'):
+        make('inference').eval()(lq, gt, prior_source='oracle')
+
+
+def test_phase_1_without_ground_truth_uses_the_null_prior():
+    net = shaken(make(1)).eval()
+    lq = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(net(lq), net(lq, prior_source='null'))
+        assert not torch.equal(net(lq), net(lq, lq))
+
+
+def test_isda_ignores_stage_1_and_is_zero_for_one_stage():
+    hats, tildes = torch.rand(3, 2, 3, 8, 8).unbind(0), torch.rand(3, 2, 3, 8, 8).unbind(0)
+    loss = ISDALoss(loss_weight=1.0)
+    assert loss(hats[:1], tildes[:1]) == 0
+    expected = sum((h - t).abs().mean() for h, t in zip(hats[1:], tildes[1:], strict=True)) / 2
+    torch.testing.assert_close(loss(hats, tildes), expected)
+    moved = (hats[0] + 1, *hats[1:])
+    torch.testing.assert_close(loss(moved, tildes), expected)
+
+
+def test_diffusion_loss_sends_no_gradient_to_the_target():
+    target = torch.rand(2, 8, requires_grad=True)
+    generated = torch.rand(2, 8, requires_grad=True)
+    LatentDiffusionLoss()([generated, generated], target).backward()
+    assert target.grad is None
+    assert generated.grad is not None
+    assert LatentDiffusionLoss()([target, target], target) == 0
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    gradients = []
+    lq, gt = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    for use in (False, True):
+        net = shaken(make(2, use_checkpoint=use)).train()
+        torch.manual_seed(5)
+        loss_of(net, lq, gt).backward()
+        gradients.append({n: p.grad for n, p in net.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-7)
+
+
+# One entry for each constructor argument: a value that is not the tiny configuration's.
+OTHER_VALUES = {
+    'phase': 1,
+    'inp_channels': 1,
+    'dim': 12,
+    'num_blocks': [2, 1, 1, 1],
+    'num_refinement_blocks': 2,
+    'heads': [2, 1, 2, 2],
+    'ffn_expansion_factor': 2.0,
+    'bias': True,
+    'LayerNorm_type': 'BiasFree',
+    'num_stages': 3,
+    'share_stages': False,
+    'mgda_dim': 16,
+    'mgda_stride': 4,
+    'mgda_blocks': 2,
+    'mgda_trunk_blocks': 2,
+    'mgda_d_state': 4,
+    'mgda_expand': 1,
+    'mgda_op': 'conv',
+    'mgda_mode': 'holistic',
+    'embed_dim': 16,
+    'wm_mode': 'lowrank',
+    'wm_rank': 4,
+    'wm_radius': (4, {'wm_mode': 'banded'}),
+    'use_ldm': False,
+    'prior_dim': 16,
+    'prior_width': 16,
+    'prior_encoder_blocks': 2,
+    'prior_input': 'gt_lq',
+    'cond_input': 'mgda_lq',
+    'cond_detach': False,
+    'prior_stages': 'first',
+    'prior_source': 'null',
+    'null_prior_prob': (0.9, {'phase': 1}),
+    'num_timesteps': 4,
+    'beta_start': 0.2,
+    'beta_end': 0.9,
+    'diffusion_param': 'eps',
+    'train_start': 'noise',
+    'infer_noise': 'zero',
+    'denoiser_dim': 32,
+    'denoiser_layers': 3,
+    'dra': 'tilde_q',
+    'pdr': 'film',
+    'prior_in_attn': False,
+    'use_checkpoint': True,
+}
+
+
+def fingerprint(net: UnfoldLDM) -> tuple:
+    """Keys and shapes, evaluation output, training output, gradients, number of scans run."""
+    shaken(net)
+    channels = net.mgda.trunk[1].in_channels // (2 * net.mgda.trunk[0].downscale_factor ** 2)
+    lq, gt = torch.rand(2, 2, channels, 24, 24, generator=torch.Generator().manual_seed(2)).unbind(0)
+    with torch.no_grad():
+        evaluated = net.eval()(lq)
+    calls = []
+    handle = next(m for m in net.modules() if isinstance(m, MGDA)).register_forward_hook(
+        lambda *_: calls.append(1)
+    )
+    torch.manual_seed(3)
+    trained = net.train()(lq, gt)
+    trained.square().mean().backward()
+    handle.remove()
+    grads = torch.stack([p.grad.double().norm() for p in net.parameters() if p.grad is not None])
+    shapes = tuple((k, tuple(v.shape)) for k, v in net.state_dict().items())
+    return shapes, evaluated, trained.detach(), grads, len(calls)
+
+
+def same(a, b) -> bool:
+    return a.shape == b.shape and torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_every_constructor_argument_is_covered():
+    parameters = set(inspect.signature(UnfoldLDM).parameters)
+    assert parameters == set(OTHER_VALUES)
+
+
+@pytest.mark.parametrize('name', OTHER_VALUES)
+def test_every_constructor_argument_changes_the_state_dict_or_the_result(name):
+    value, base = OTHER_VALUES[name], {}
+    if isinstance(value, tuple):
+        value, base = value
+    net = make(**{'phase': base.pop('phase', 2), **base})
+    other = make(**{'phase': net.phase, **base, name: value})
+    before, after = fingerprint(net), fingerprint(other)
+    assert not all(same(a, b) for a, b in zip(before, after, strict=True))
+
+
+SWITCHES = [
+    {'use_ldm': False},
+    {'use_ldm': False, 'pdr': 'none', 'prior_in_attn': False},
+    *({'cond_input': v} for v in ('lq', 'mgda_lq')),
+    {'mgda_op': 'conv'},
+    *({'mgda_mode': v} for v in ('holistic', 'decomposed', 'none')),
+    *({'num_stages': v} for v in (1, 4)),
+    *({'num_timesteps': v} for v in (1, 2, 8)),
+    *({'prior_dim': v} for v in (16, 128)),
+    {'share_stages': False},
+    *({'dra': v} for v in ('tilde_q', 'self')),
+    *({'pdr': v} for v in ('film', 'none')),
+    {'prior_stages': 'first'},
+    *({'prior_input': v} for v in ('gt_lq', 'gt_mgda')),
+    *({'wm_mode': v} for v in ('lowrank', 'banded')),
+    {'diffusion_param': 'eps'},
+    {'cond_detach': False},
+]
+
+
+@pytest.mark.parametrize('phase', [1, 2, 'joint'])
+@pytest.mark.parametrize('switch', SWITCHES, ids=str)
+def test_every_switch_trains_a_step_and_reloads(switch, phase):
+    net = make(phase, **{'null_prior_prob': 0.5, **switch}).train()
+    lq, gt = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 16, 16)
+    trainable = [p for group in net.parameter_groups().values() for _, p in group]
+    optimizer = torch.optim.AdamW(trainable, 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(net, lq, gt).backward()
+        assert all(p.grad is not None for p in trainable)  # else DDP would wait for it
+        optimizer.step()
+    again = make(phase, **switch)
+    again.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again.eval()(lq, gt), net.eval()(lq, gt))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'phase': 3}, 'phase'),
+        ({'wm_mode': 'afinity'}, "Did you mean 'affinity'"),
+        ({'num_stages': 0}, 'num_stages'),
+        ({'pdr': 'none', 'prior_in_attn': False}, 'use_ldm: false'),
+        ({'dim': 9}, 'dim must be even'),
+        ({'heads': [3, 1, 2, 2]}, 'heads'),
+        ({'num_blocks': [1, 1, 1]}, '4 levels'),
+    ],
+)
+def test_wrong_arguments_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+def test_mixed_precision_stays_close_and_keeps_the_factors_in_fp32():
+    net = shaken(make()).eval()
+    lq = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        exact = net(lq)
+        with torch.autocast('cpu', torch.bfloat16):
+            trace = net(lq, return_trace=True)
+    assert trace.stages[0].W.core.dtype == torch.float32
+    assert (trace.output.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_builds_and_runs_on_the_meta_device():
+    with torch.device('meta'):
+        net = make('inference')
+        assert net(torch.empty(1, 3, 40, 24)).shape == (1, 3, 40, 24)
+
+
+def test_foreign_parts_fit_the_stage():
+    class Average(torch.nn.Module):
+        def forward(self, x_hat, x_tilde, prior, k):
+            return (x_hat + x_tilde) / 2 + prior.mean()
+
+    x = torch.rand(1, 3, 16, 16)
+    step = MGDA(3, dim=8, num_blocks=1, d_state=1, embed_dim=8)
+    prior = StagePrior(torch.ones(1, 4))
+    estimates, used, new = unfolding_stage(step, lambda e: prior, Average(), x, x)
+    assert used is prior
+    torch.testing.assert_close(new, (estimates.x_hat + estimates.x_tilde) / 2 + 1)
+
+
+def test_a_wrapped_host_is_bit_exact_until_the_injection_is_trained():
+    host = Restormer(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1, heads=[1, 1, 2, 2])
+    host.eval()
+    lq, prior = torch.rand(2, 3, 16, 16), torch.randn(2, 8)
+    with torch.no_grad():
+        own = host(lq)
+        injections = inject_prior(host, TransformerBlock, prior_dim=8)
+        with use_prior(injections, prior):
+            assert torch.equal(host(lq), own)
+            torch.nn.init.normal_(injections[0].gate.linear.weight)
+            assert not torch.equal(host(lq), own)
+        assert torch.equal(host(lq), own)  # outside the block the prior is gone
+    corrector = OCFormerCorrector(
+        prior_dim=8, dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 1, 2, 2)
+    )
+    with torch.no_grad():
+        assert torch.equal(corrector(lq, own, prior), own)
+    corrector(lq, own, prior).sum().backward()
+    assert corrector.gain.grad.abs() > 0
