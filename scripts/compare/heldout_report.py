@@ -5,7 +5,7 @@
 
 The validation set of the option file is degraded as in validation (fixed seeds), but whole. OUTPUT gets
 ``table.md`` and ``table.csv`` (degraded input, non-local means, ours with the generated, the null and
-another photo's prior, and the oracle prior), ``comparison.png`` and ``trace.png``.
+another photo's prior, and the oracle prior), ``comparison.png``, ``trace.png`` and the degraded photos.
 """
 
 from __future__ import annotations
@@ -161,6 +161,8 @@ def main(argv: list[str] | None = None) -> int:
         footer=f'Held-out photos, {steps}; 8-bit RGB PSNR.',
     )
     save_picture(args.output / 'comparison.png', grid)
+    for name, image in zip(names, images['degraded'], strict=True):
+        save_picture(args.output / 'degraded' / f'{name}.png', image)
     first = items[0]
     trace, _ = Restorer(args.weights, device='cpu').trace(images['degraded'][0])
     truth = to_array(first['gt'])

@@ -396,4 +396,4 @@ class UnfoldLDM(nn.Module):
         return torch.cat(images, 1)
 
     def _null(self, batch: int) -> Tensor | None:
-        return self.null_prior.expand(batch, -1) if self.uses_prior else None
+        return self.null_prior.repeat(batch, 1) if self.uses_prior else None

@@ -51,8 +51,14 @@ class PriorEncoder(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(2 * width, 2 * width), nn.LeakyReLU(0.1), nn.Linear(2 * width, prior_dim)
         )
+        # torch's default shrinks the signal in every layer until the biases are all that the final
+        # normalisation sees, and all images have nearly the same prior.
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, a=0.1)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, prior_dim), zero mean and unit variance per item."""
-        prior = self.head(self.body(images).mean((2, 3)))
+        prior = self.head(self.body(images - 0.5).mean((2, 3)))
         return F.layer_norm(prior.float(), prior.shape[1:])
