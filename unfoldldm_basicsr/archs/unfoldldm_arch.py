@@ -306,7 +306,7 @@ class UnfoldLDM(nn.Module):
             default = 'auto' if self.training else self.prior_source
             source = resolve_source(prior_source or default, self.phase, mode, gt, self.training)
         target = None
-        wants_target = return_trace or source in NEEDS_GT
+        wants_target = self.training or return_trace or source in NEEDS_GT
         if gt is not None and self.prior_input != 'gt_mgda' and wants_target:
             target = self._target(gt, y, None)
         null_mask = None

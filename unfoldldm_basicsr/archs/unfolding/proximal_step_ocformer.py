@@ -20,8 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from ...config.suggest import check_choice
-from ..layers.attention import TransposedSelfAttention, check_heads, transposed_attention
+from ..layers.attention import (
+    TransposedSelfAttention,
+    attend_and_project,
+    channel_attention_map,
+    check_heads,
+)
+from ..layers.convolution import separable_parts
 from ..layers.feed_forward import GatedFeedForward
+from ..layers.layout import to_quick_layout
 from ..layers.norm import LayerNorm
 from ..layers.resample import Downsample, OverlapPatchEmbed, Upsample
 
@@ -77,8 +84,9 @@ class DRA(nn.Module):
         if self.swap:
             first, second = second, first
         q = self.q_dwconv(self.q(first))
-        k, v = self.kv_dwconv(self.kv(second)).chunk(2, 1)
-        return self.project_out(transposed_attention(q, k, v, self.temperature))
+        k, v = separable_parts(second, self.kv, self.kv_dwconv, 2)
+        attention = channel_attention_map(q, k, self.temperature)
+        return attend_and_project(attention, v, self.project_out)
 
 
 class OCFormerBlock(nn.Module):
@@ -210,7 +218,7 @@ class OCFormer(nn.Module):
     def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None, k: int = 0) -> Tensor:
         """x_hat, x_tilde (B, c, h, w), h and w multiples of 8; prior (B, C_p) -> (B, c, h, w)."""
         z1 = torch.cat([self.embed_hat(x_hat), self.embed_tilde(x_tilde)], 1)
-        z1 = self.encoder1(z1, prior)
+        z1 = self.encoder1(to_quick_layout(z1), prior)
         z2 = self.encoder2(self.down1(z1), prior)
         z3 = self.encoder3(self.down2(z2), prior)
         z4 = self.latent(self.down3(z3), prior)
