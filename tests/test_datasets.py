@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
 from pathlib import Path
 
@@ -74,18 +75,24 @@ def test_validation_is_identical_in_every_run_and_depends_on_seed_and_index(tmp_
         assert torch.equal(batch['lq'][0], first[index]['lq'])
 
 
+def seed_workers_as_basicsr_does(worker_id: int) -> None:
+    """The release seeds these generators equally in every epoch."""
+    np.random.seed(10 + worker_id)  # noqa: NPY002
+    random.seed(10 + worker_id)
+
+
 def test_crops_and_noise_differ_in_every_epoch_although_basicsr_reseeds_numpy(tmp_path):
-    write_photos(tmp_path, 4)
-    options = synthetic(tmp_path, num_worker_per_gpu=2)
-    first, second, third = epochs(options, 3)
-
-    def by_path(batches):
-        return {p: b['gt'][i] for b in batches for i, p in enumerate(b['gt_path'])}
-
-    views = [by_path(batches) for batches in (first, second, third)]
-    for path in views[0]:
-        assert not torch.equal(views[0][path], views[1][path])
-        assert not torch.equal(views[1][path], views[2][path])
+    write_photos(tmp_path, 1)  # one photo, so that the order of an epoch makes no difference
+    options = synthetic(tmp_path, num_worker_per_gpu=2, repeat=4)
+    three = epochs(options, 3, worker_init_fn=seed_workers_as_basicsr_does)
+    patches = {gt.numpy().tobytes() for batches in three for batch in batches for gt in batch['gt']}
+    noise = {
+        (lq - gt).numpy().tobytes()
+        for batches in three
+        for batch in batches
+        for lq, gt in zip(batch['lq'], batch['gt'], strict=True)
+    }
+    assert len(patches) == len(noise) == 3 * 4
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
@@ -114,12 +121,10 @@ def test_workers_and_ranks_draw_different_patches_of_the_same_photo(tmp_path):
 
 
 def test_lmdb_and_folder_give_identical_batches(tmp_path):
-    write_photos(tmp_path / 'a', 3, (24, 40))
-    write_photos(tmp_path / 'a-b', 2, seed=1)  # sorts before a/ by file name only
     images = tmp_path / 'images'
-    images.mkdir()
-    for folder in ('a', 'a-b'):
-        (tmp_path / folder).rename(images / folder)
+    write_photos(images / 'sub', 2, (24, 40))
+    for path in write_photos(images, 3, seed=1)[1:]:
+        path.rename(path.with_name(f'img_0-{path.stem}.png'))  # before img_0.png, behind img_0
     write_lmdb(images, tmp_path / 'i.lmdb')
     for options in (synthetic, lambda root: paired(root, root)):
         for num_workers in (0, 2):
@@ -178,16 +183,26 @@ def test_windows_reach_every_corner_and_their_margins_end_at_the_border():
         np.testing.assert_array_equal(patch, flips.apply(inner))
 
 
-def test_training_patches_are_blurred_as_parts_of_the_photo(tmp_path):
-    write_photos(tmp_path, 1, (80, 80))
-    blur = [{'type': 'motion_blur', 'length': 15, 'angle': 45}]
-    options = {'degradations': blur, 'lq_output': 'unclipped'}
+@pytest.mark.parametrize(
+    ('blur', 'flips'),
+    [
+        ({'type': 'motion_blur', 'length': 15, 'angle': 45}, False),
+        ({'type': 'gaussian_blur', 'sigma': 2}, True),
+    ],
+)
+def test_training_patches_are_blurred_as_parts_of_the_photo(tmp_path, blur, flips):
+    write_photos(tmp_path, 1, (40, 48))
+    options = {'degradations': [blur], 'lq_output': 'unclipped'}
     whole = pixels(build_dataset(synthetic(tmp_path, 'val', **options))[0]['lq'])
-    dataset = build_dataset(synthetic(tmp_path, use_hflip=False, use_rot=False, **options))
-    views = np.lib.stride_tricks.sliding_window_view(whole, (16, 16), axis=(0, 1))
-    for _ in range(5):
-        patch = dataset[0]['lq'].numpy()
-        assert np.abs(views - patch).max(axis=(2, 3, 4)).min() < 1e-5
+    views = []
+    for turned in (whole, whole.swapaxes(0, 1)):
+        for flipped in (turned, turned[::-1], turned[:, ::-1], turned[::-1, ::-1]):
+            windows = np.lib.stride_tricks.sliding_window_view(flipped, (16, 16), axis=(0, 1))
+            views.append(windows.reshape(-1, 3, 16, 16))
+    views = np.concatenate(views if flips else views[:1])
+    dataset = build_dataset(synthetic(tmp_path, use_hflip=flips, use_rot=flips, **options))
+    for _ in range(8):
+        assert np.abs(views - dataset[0]['lq'].numpy()).max(axis=(1, 2, 3)).min() < 1e-5
 
 
 def test_images_smaller_than_the_patch_are_reflected(tmp_path):

@@ -185,9 +185,9 @@ def contact_sheet(
 
 def _describe(step: Step, chain_name: str) -> list[str]:
     """Heading of a row and one line per parameter that does something at these settings."""
-    lines = [step.type if chain_name == step.type else f'{step.type} ({chain_name})']
-    if chain_name != step.type and len(lines[0]) > 26:
-        lines = [step.type, f'of {chain_name}'[:34]]
+    lines = [step.type]
+    if chain_name != step.type:
+        lines.append(f'of {chain_name}'[:34])
     if step.prob < 1:
         lines.append(f'in {100 * step.prob:g} % of the images')
     for name, (low, high) in step.ranges.items():

@@ -159,8 +159,8 @@ def write_lmdb(
     Args:
         source: folder, searched recursively.
         destination: the LMDB folder; its name must end in ``.lmdb`` as BasicSR demands.
-        payload: ``png``, ``bmp`` (about twice as large, loads many times faster) or ``source`` (the files'
-            own bytes: right for JPEG data sets; not with sub-images).
+        payload: ``png``, ``bmp`` (about twice as large, loads many times faster) or ``source``
+            (the files' own bytes: right for JPEG data sets; not with sub-images).
         sub_images: cut into overlapping squares.
         only: regular expression that the relative paths of the images to take contain.
         renames: see :func:`plan_keys`.

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers.attention import TransposedSelfAttention, check_heads, transposed_attention
+from ..layers.attention import (
+    TransposedSelfAttention,
+    attend_and_project,
+    channel_attention_map,
+    check_heads,
+)
+from ..layers.convolution import separable_parts
+from ..layers.layout import to_quick_layout
 
 PROMPT_SIDE = 96  # rows and columns of the prompts at the full resolution
 NUM_HEADS = 2
@@ -60,9 +67,10 @@ class PromptCrossAttention(nn.Module):
 
     def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
         """x (B, C, H, W), prompt (B, p, H, W) -> (B, C, H, W)."""
-        q, v = self.qv_dwconv(self.qv(x)).chunk(2, dim=1)
+        q, v = separable_parts(x, self.qv, self.qv_dwconv, 2)
         k = self.k_dwconv(self.k(prompt))
-        return self.project_out(transposed_attention(q, k, v, self.temperature))
+        attention = channel_attention_map(q, k, self.temperature)
+        return attend_and_project(attention, v, self.project_out)
 
 
 class DGDM(nn.Module):
@@ -102,9 +110,11 @@ class DGDM(nn.Module):
         Returns:
             Prompt (B, p, H, W) and its weights (B, N).
         """
-        weights = self.linear(degradation).float().softmax(-1)
+        logits = self.linear(degradation)
+        weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         bank = self.prompt_param[0]
         prompt = (weights.to(bank.dtype) @ bank.flatten(1)).view(-1, *bank.shape[1:])
+        prompt = to_quick_layout(prompt)
         return F.interpolate(prompt, size, mode='bilinear', align_corners=False), weights
 
     def forward(

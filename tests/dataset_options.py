@@ -1,0 +1,58 @@
+"""Options of small data sets, and batches as BasicSR's training loads them."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.data.data_sampler import EnlargedSampler
+
+NOISE = [{'type': 'gaussian_noise', 'sigma': [10, 50]}]
+NOTHING = [{'type': 'gaussian_noise', 'sigma': 0}]
+
+
+def synthetic(root, phase='train', **changes) -> dict:
+    options = {
+        'name': 'photos',
+        'type': 'SyntheticDegradationDataset',
+        'phase': phase,
+        'scale': 1,
+        'dataroot_gt': str(root),
+        'io_backend': {'type': 'lmdb' if str(root).endswith('.lmdb') else 'disk'},
+        'degradations': NOISE,
+    }
+    if phase == 'train':
+        options |= {'gt_size': 16, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
+    return options | changes
+
+
+def paired(gt, lq, phase='train', **changes) -> dict:
+    options = synthetic(gt, phase, dataroot_lq=str(lq), type='PairedDegradationDataset')
+    del options['degradations']
+    return options | changes
+
+
+def make_loader(options: dict, rank: int = 0, world_size: int = 1, seed: int = 10):
+    """The loader as BasicSR's train pipeline makes it on one rank."""
+    random.seed(seed + rank)
+    np.random.seed(seed + rank)  # noqa: NPY002
+    torch.manual_seed(seed + rank)
+    dataset = build_dataset(options)
+    sampler = EnlargedSampler(dataset, world_size, rank, options.get('dataset_enlarge_ratio', 1))
+    loader = build_dataloader(
+        dataset, options, num_gpu=1, dist=world_size > 1, sampler=sampler, seed=seed
+    )
+    return loader, sampler
+
+
+def epochs(options: dict, count: int = 1, worker_init_fn=None, **kwargs) -> list[list[dict]]:
+    """The batches of the first epochs."""
+    loader, sampler = make_loader(options, **kwargs)
+    loader.worker_init_fn = worker_init_fn or loader.worker_init_fn
+    batches = []
+    for epoch in range(count):
+        sampler.set_epoch(epoch)
+        batches.append(list(loader))
+    return batches
