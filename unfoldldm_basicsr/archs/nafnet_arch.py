@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from ..compat.registry import register
 from .layers.hyperparameters import StateDict, check_strict, count_blocks, shape_of
+from .layers.layout import to_quick_layout
 from .layers.norm import LayerNorm2d
 from .layers.resample import crop_to, pad_to_multiple
 
@@ -131,7 +132,7 @@ class NAFNet(nn.Module):
         Returns:
             (B, img_channel, H, W), not clamped.
         """
-        image, size = pad_to_multiple(lq, self.size_multiple, mode='constant')
+        image, size = pad_to_multiple(to_quick_layout(lq), self.size_multiple, mode='constant')
         x = self.intro(image)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
@@ -189,9 +190,7 @@ class LocalAveragePool2d(nn.Module):
         rows, columns = (next(r for r in self.strides if n % r == 0) for n in size)
         out = x[..., ::rows, ::columns]
         for dim, stride in ((-2, rows), (-1, columns)):
-            n = out.shape[dim]
-            limit = n if stride == 1 else max(1, n - 1)
-            out = _sliding_mean(out, dim, min(limit, max(1, self.window[dim] // stride)))
+            out = _sliding_mean(out, dim, min(out.shape[dim], max(1, self.window[dim] // stride)))
         if rows > 1 or columns > 1:
             out = F.interpolate(out, scale_factor=(rows, columns), mode='nearest')
         down, right = (n - m for n, m in zip(size, out.shape[-2:], strict=True))
@@ -204,7 +203,7 @@ class LocalAveragePool2d(nn.Module):
 def _sliding_mean(x: Tensor, dim: int, size: int) -> Tensor:
     """Means of all ``size`` consecutive entries along ``dim``: n -> n - size + 1 entries."""
     n = x.shape[dim]
-    total = x.float().cumsum(dim)
+    total = x.cumsum(dim, dtype=torch.promote_types(x.dtype, torch.float32))
     head = total.narrow(dim, size - 1, n - size + 1)
     tail = torch.cat(
         [torch.zeros_like(head.narrow(dim, 0, 1)), total.narrow(dim, 0, n - size)], dim

@@ -24,6 +24,7 @@ from .layers.hyperparameters import (
     find_expansion,
     shape_of,
 )
+from .layers.layout import to_quick_layout
 from .layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
 from .layers.transformer import TransformerBlock
 
@@ -122,7 +123,7 @@ class Restormer(nn.Module):
         Returns:
             (B, out_channels, H, W), not clamped.
         """
-        image, size = pad_to_multiple(lq, self.size_multiple)
+        image, size = pad_to_multiple(to_quick_layout(lq), self.size_multiple)
         embedded = self.patch_embed(image)
         x1 = self.encoder_level1(embedded)
         x2 = self.encoder_level2(self.down1_2(x1))

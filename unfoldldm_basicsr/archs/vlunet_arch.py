@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..compat.registry import register
 from .layers.hyperparameters import StateDict, check_strict, count_blocks, shape_of
+from .layers.layout import to_quick_layout
 from .layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
 from .restormer_arch import infer_block_kwargs
 from .unfolding.gradient_step_vlgd import DGDM, GradientStepTrace
@@ -185,7 +186,7 @@ class VLUNet(nn.Module):
                 f'VLUNet needs one degradation vector of length {self.embed_dim} per image: '
                 f'expected shape {(lq.shape[0], self.embed_dim)}, got {tuple(degradation.shape)}.'
             )
-        image, size = pad_to_multiple(lq, self.size_multiple)
+        image, size = pad_to_multiple(to_quick_layout(lq), self.size_multiple)
         stages: list[VLUStageTrace] = []
 
         def run(name: str, x: Tensor, y: Tensor) -> Tensor:

@@ -14,12 +14,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .convolution import separable_parts
+from .layout import has_channels_last, matmul_channels
+
 _EPS = 1e-12  # floor of the norms, as in torch.nn.functional.normalize
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, C, H, W) -> (B, heads, C/heads, HW), a view in both memory formats."""
     return x.unflatten(1, (heads, -1)).flatten(3)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 1): root of the sum of squares over positions, at least 1e-12."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if has_channels_last(x):  # vector_norm is slow along a strided dimension on CPU
+        squares = x.to(wide).square().sum((2, 3))
+        return squares.clamp_min(_EPS**2).sqrt().unsqueeze(-1)
+    norm = torch.linalg.vector_norm(x.flatten(2), dim=-1, keepdim=True, dtype=wide)
+    return norm.clamp_min(_EPS)
 
 
 def channel_attention_map(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
@@ -30,23 +43,26 @@ def channel_attention_map(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
 
     Args:
         q: (B, C, H, W).
-        k: (B, C, H, W); a batch of 1 serves every item of q.
+        k: (B, C, H, W).
         temperature: (heads, 1, 1), heads divides C.
 
     Returns:
         (B, heads, C/heads, C/heads) in fp32 (fp64 for fp64 input), rows sum to 1.
     """
     heads = temperature.shape[0]
-    q, k = _split_heads(q, heads), _split_heads(k, heads)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    q_norm = torch.linalg.vector_norm(q, dim=-1, keepdim=True, dtype=wide).clamp_min(_EPS)
-    k_norm = torch.linalg.vector_norm(k, dim=-1, keepdim=True, dtype=wide).clamp_min(_EPS)
-    if q.dtype in (torch.float16, torch.bfloat16):
-        q, k = (q / q_norm).to(q.dtype), (k / k_norm).to(k.dtype)
-        scores = (q @ k.transpose(-2, -1)).to(wide)
-    else:
-        scores = (q @ k.transpose(-2, -1)).to(wide) / (q_norm * k_norm.transpose(-2, -1))
-    return (scores * temperature.to(wide)).softmax(-1)
+    q_norm, k_norm = _norm(q), _norm(k)
+    kind = q.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    low_precision = autocast or q.dtype in (torch.float16, torch.bfloat16)
+    if low_precision:
+        q = (q / q_norm.unsqueeze(-1)).to(q.dtype)
+        k = (k / k_norm.unsqueeze(-1)).to(k.dtype)
+    scores = _split_heads(q, heads) @ _split_heads(k, heads).mT
+    scores = scores.to(q_norm.dtype)
+    if not low_precision:
+        q_norm, k_norm = (norm.unflatten(1, (heads, -1)) for norm in (q_norm, k_norm))
+        scores = scores / (q_norm * k_norm.mT)
+    return (scores * temperature).softmax(-1)
 
 
 def transposed_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
@@ -54,16 +70,35 @@ def transposed_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -
 
     Args:
         q: (B, C, H, W).
-        k: (B, C, H, W); a batch of 1 serves every item of q.
-        v: (B, C, H, W), its positions may differ from those of q and k.
+        k: (B, C, H, W).
+        v: (B, C, H', W'), its positions may differ from those of q and k.
         temperature: (heads, 1, 1), heads divides C.
 
     Returns:
-        (B, C, H, W) of v's positions and dtype.
+        (B, C, H', W') in dtype and memory format of v.
     """
     attention = channel_attention_map(q, k, temperature).to(v.dtype)
     out = attention @ _split_heads(v, temperature.shape[0])
-    return out.view(q.shape[0], *v.shape[1:])
+    out = out.flatten(1, 2).view(v.shape)
+    return out.contiguous(memory_format=torch.channels_last) if has_channels_last(v) else out
+
+
+def attend_and_project(attention: Tensor, v: Tensor, projection: nn.Conv2d) -> Tensor:
+    """``projection(A v)`` with one product over the positions: (W_out A) v.
+
+    Args:
+        attention: (B, heads, C/heads, C/heads).
+        v: (B, C, H, W).
+        projection: 1x1 convolution C -> O.
+
+    Returns:
+        (B, O, H, W) in the memory format of v.
+    """
+    heads, width = attention.shape[1:3]
+    weight = projection.weight.flatten(1).unflatten(1, (heads, width)).transpose(0, 1)
+    matrix = (weight @ attention.to(weight.dtype)).transpose(1, 2).flatten(2)  # B O C
+    out = matmul_channels(matrix.to(v.dtype), v)
+    return out if projection.bias is None else out + projection.bias.view(-1, 1, 1).to(out.dtype)
 
 
 class TransposedSelfAttention(nn.Module):
@@ -88,8 +123,9 @@ class TransposedSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        q, k, v = self.qkv_dwconv(self.qkv(x)).chunk(3, dim=1)
-        return self.project_out(transposed_attention(q, k, v, self.temperature))
+        q, k, v = separable_parts(x, self.qkv, self.qkv_dwconv, 3)
+        attention = channel_attention_map(q, k, self.temperature)
+        return attend_and_project(attention, v, self.project_out)
 
 
 def check_heads(dim: int, num_heads: int) -> None:

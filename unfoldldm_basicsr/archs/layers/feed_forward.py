@@ -10,6 +10,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .convolution import separable_parts
+
 
 class GatedFeedForward(nn.Module):
     """Per-position mixing of channels with a gate.
@@ -29,5 +31,5 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        a, b = self.dwconv(self.project_in(x)).chunk(2, dim=1)
+        a, b = separable_parts(x, self.project_in, self.dwconv, 2)
         return self.project_out(F.gelu(a) * b)

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .layout import has_channels_last
+
 LAYER_NORM_TYPES = ('WithBias', 'BiasFree')
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 class LayerNorm2d(nn.Module):
@@ -49,18 +47,16 @@ class LayerNorm2d(nn.Module):
         dtype = x.dtype
         if dtype in (torch.float16, torch.bfloat16):
             x = x.float()
-        if not self.bias_free and _is_channels_last(x):
+        weight, bias = self.weight, self.bias
+        if has_channels_last(x) and not self.bias_free:
             # B C H W -> B H W C is a view here, so the fused kernel needs no copy.
-            x = F.layer_norm(
-                x.permute(0, 2, 3, 1), (x.shape[1],), self.weight, self.bias, self.eps
-            ).permute(0, 3, 1, 2)
-            return x.to(dtype)
-        mean = x.mean(1, keepdim=True)
-        centred = x - mean
+            tokens = F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, self.eps)
+            return tokens.permute(0, 3, 1, 2).to(dtype)
+        centred = x - x.mean(1, keepdim=True)
         scale = centred.square().mean(1, keepdim=True).add(self.eps).rsqrt()
-        out = (x if self.bias_free else centred) * scale * self.weight.view(-1, 1, 1)
-        if self.bias is not None:
-            out = out + self.bias.view(-1, 1, 1)
+        out = (x if self.bias_free else centred) * scale * weight.view(-1, 1, 1)
+        if bias is not None:
+            out = out + bias.view(-1, 1, 1)
         return out.to(dtype)
 
     def extra_repr(self) -> str:

@@ -104,7 +104,9 @@ class SS2D(nn.Module):
         u = F.silu(self.conv(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
         selection = F.linear(u, self.x_proj.flatten(0, 1)).unflatten(-1, (NUM_DIRECTIONS, -1))
         dt, b, c = selection.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt = torch.einsum('bhwkr,kcr->bhwkc', dt, self.dt_proj)
+        # One matrix product per direction: 4 BHW R @ 4 R d_i -> 4 BHW d_i, seen as B H W 4 d_i.
+        dt = dt.flatten(0, 2).transpose(0, 1) @ self.dt_proj.transpose(1, 2)
+        dt = dt.unflatten(1, u.shape[:3]).permute(1, 2, 3, 0, 4)
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         y = ss2d_scan(u, dt, A, b, c, self.D, self.dt_bias)
         return self.out_proj(self.norm(y) * F.silu(z))
@@ -115,7 +117,8 @@ class ConvTokenMixer(nn.Module):
 
         [u, z] = W_in F,     out = W_out (DWConv7x7(u) * SiLU(z))
 
-    The inner width follows from SS2D's multiply-accumulates (within half a channel's worth).
+    The inner width follows from SS2D's multiply-accumulates; being a whole number, it matches them
+    within 5 % from dim = 16 on.
 
     Args:
         dim: C.

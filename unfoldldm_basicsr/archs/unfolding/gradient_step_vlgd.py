@@ -100,6 +100,14 @@ class DGDM(nn.Module):
         self.phit = TransposedSelfAttention(dim, NUM_HEADS)
         self.linear = nn.Linear(embed_dim, de_dim)
 
+    def _apply(self, fn, recurse: bool = True) -> DGDM:
+        """Shows the bank to ``fn`` as a matrix: channels last is undefined for five dimensions."""
+
+        def apply_flat(tensor: Tensor) -> Tensor:
+            return fn(tensor.flatten(1)).view(tensor.shape) if tensor.ndim == 5 else fn(tensor)
+
+        return super()._apply(apply_flat, recurse)
+
     def combine_prompts(self, degradation: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The prompt of each image, without a copy of the bank per image.
 

@@ -1,0 +1,252 @@
+"""Restormer and NAFNet: equal to the released networks and to independent implementations."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from released import build_released, randomise, released_keys, released_pair, without_gradient
+from torch.nn import functional as F
+
+from unfoldldm_basicsr.archs.nafnet_arch import LocalAveragePool2d, NAFNet, NAFNetLocal
+from unfoldldm_basicsr.archs.restormer_arch import Restormer
+
+RESTORMER = {
+    'dim': 8,
+    'num_blocks': [1, 2, 1, 1],
+    'num_refinement_blocks': 2,
+    'heads': [1, 2, 2, 4],
+}
+NAFNET = {'width': 4, 'middle_blk_num': 2, 'enc_blk_nums': [1, 0, 2], 'dec_blk_nums': [0, 1, 1]}
+BUILDERS = {
+    'Restormer': lambda **changes: Restormer(**{**RESTORMER, **changes}),
+    'NAFNet': lambda **changes: NAFNet(**{**NAFNET, **changes}),
+    'NAFNetLocal': lambda **changes: NAFNetLocal(**{**NAFNET, **changes}),
+}
+EACH = pytest.mark.parametrize('name', BUILDERS)
+
+
+@pytest.mark.parametrize('name', ['restormer', 'nafnet'])
+def test_output_equals_the_released_network(name):
+    pair = released_pair(name)
+    with torch.no_grad():
+        out = build_released(pair)(*pair['inputs'])
+    torch.testing.assert_close(out, pair['output'], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('arch', ['Restormer', 'NAFNet'])
+def test_keys_shapes_and_parameter_count_equal_the_released_ones(arch):
+    released = released_keys(arch)
+    with torch.device('meta'):
+        net = ARCH_REGISTRY.get(arch)(**released['kwargs'])
+    assert {k: list(v.shape) for k, v in net.state_dict().items()} == released['shapes']
+    assert sum(p.numel() for p in net.parameters()) == released['params']
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'LayerNorm_type': 'BiasFree', 'bias': True},
+        {'dual_pixel_task': True, 'inp_channels': 6},
+    ],
+)
+def test_restormer_equals_an_independent_implementation(changes):
+    from spandrel_extra_arches.architectures.Restormer import Restormer as Other
+
+    net = randomise(Restormer(**RESTORMER, **changes)).double()
+    other = Other(**RESTORMER, **changes).eval().double()
+    other.load_state_dict(net.state_dict(), strict=True)
+    x = torch.rand(2, changes.get('inp_channels', 3), 16, 24).double()
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), other(x), atol=1e-9, rtol=1e-9)
+
+
+def test_nafnet_equals_an_independent_implementation():
+    from spandrel.architectures.NAFNet import NAFNet as Other
+
+    net = randomise(NAFNet(**NAFNET)).double()
+    other = Other(**NAFNET).eval().double()
+    other.load_state_dict(net.state_dict(), strict=True)
+    x = torch.rand(2, 3, 17, 30).double()
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), other(x), atol=1e-9, rtol=1e-9)
+
+
+@EACH
+def test_every_parameter_receives_a_gradient(name):
+    assert without_gradient(randomise(BUILDERS[name]()), torch.rand(1, 3, 16, 24)) == []
+
+
+@EACH
+@pytest.mark.parametrize('size', [(1, 1), (17, 33), (64, 64), (5, 40)])
+def test_any_size_goes_in_and_comes_out(name, size):
+    with torch.no_grad():
+        out = BUILDERS[name]().eval()(torch.rand(1, 3, *size))
+    assert out.shape == (1, 3, *size)
+    assert out.isfinite().all()
+
+
+@EACH
+def test_result_does_not_depend_on_the_batch(name):
+    net, x = randomise(BUILDERS[name]()).double(), torch.rand(3, 3, 16, 24).double()
+    with torch.no_grad():
+        single = torch.cat([net(item) for item in x.split(1)])
+        torch.testing.assert_close(net(x), single, atol=1e-9, rtol=1e-9)
+
+
+@EACH
+def test_result_does_not_depend_on_the_memory_format(name):
+    net, x = randomise(BUILDERS[name]()).double(), torch.rand(2, 3, 13, 24).double()
+    with torch.no_grad():
+        expected = net(x)
+        net.to(memory_format=torch.channels_last)
+        out = net(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(out, expected, atol=1e-9, rtol=1e-9)
+
+
+@EACH
+def test_autocast_stays_near_the_fp32_result(name):
+    net, x = BUILDERS[name]().eval(), torch.rand(1, 3, 16, 24)
+    with torch.no_grad():
+        expected = net(x)
+        with torch.autocast('cpu', torch.bfloat16):
+            out = net(x)
+    torch.testing.assert_close(out.float(), expected, atol=0.05, rtol=0.05)
+
+
+@EACH
+def test_padding_comes_from_the_attribute_of_the_network(name):
+    """An image that is already a multiple of size_multiple is not padded, any other one is."""
+    net = randomise(BUILDERS[name]())
+    multiple = net.size_multiple
+    x = torch.rand(1, 3, 2 * multiple - 1, 2 * multiple)
+    mode = 'reflect' if name == 'Restormer' else 'constant'
+    padded = F.pad(x, (0, 0, 0, 1), mode)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), net(padded)[..., :-1, :])
+
+
+@EACH
+def test_arguments_are_read_back_from_the_weights(name):
+    changes = {'LayerNorm_type': 'BiasFree', 'bias': True} if name == 'Restormer' else {}
+    net = BUILDERS[name](**changes)
+    kwargs = type(net).infer_kwargs(net.state_dict())
+    again = type(net)(**kwargs)
+    again.load_state_dict(net.state_dict(), strict=True)
+    given = {**(RESTORMER if name == 'Restormer' else NAFNET), **changes}
+    assert {key: kwargs[key] for key in given} == given
+
+
+@pytest.mark.parametrize('factor', [2, 2.66, 2.5, 1.75])
+def test_expansion_factor_is_read_back(factor):
+    state = Restormer(**{**RESTORMER, 'dim': 48}, ffn_expansion_factor=factor).state_dict()
+    assert Restormer.infer_kwargs(state)['ffn_expansion_factor'] == factor
+
+
+@EACH
+def test_foreign_weights_are_not_recognised(name):
+    net = BUILDERS[name]()
+    with pytest.raises(ValueError, match=rf"not weights of {name}: '.*' is missing"):
+        type(net).infer_kwargs({'conv.weight': torch.zeros(1)})
+    state = net.state_dict()
+    state['extra.weight'] = torch.zeros(1)
+    del state['downs.0.bias' if 'downs.0.bias' in state else 'down1_2.body.0.weight']
+    with pytest.raises(ValueError, match=r'missing: down.*left over: extra\.weight'):
+        type(net).infer_kwargs(state)
+
+
+def test_disagreeing_widths_are_not_recognised():
+    state = Restormer(**RESTORMER).state_dict()
+    key = 'latent.0.ffn.project_out.weight'
+    state[key] = torch.zeros(64, 500, 1, 1)
+    with pytest.raises(ValueError, match='no ffn_expansion_factor'):
+        Restormer.infer_kwargs(state)
+
+
+def test_constructors_have_the_released_arguments():
+    assert list(inspect.signature(Restormer).parameters) == [
+        'inp_channels', 'out_channels', 'dim', 'num_blocks', 'num_refinement_blocks', 'heads',
+        'ffn_expansion_factor', 'bias', 'LayerNorm_type', 'dual_pixel_task',
+    ]  # fmt: skip
+    nafnet = ['img_channel', 'width', 'middle_blk_num', 'enc_blk_nums', 'dec_blk_nums']
+    assert list(inspect.signature(NAFNet).parameters) == nafnet
+    assert list(inspect.signature(NAFNetLocal).parameters) == [*nafnet, 'train_size', 'fast_imp']
+
+
+@pytest.mark.parametrize(
+    ('build', 'message'),
+    [
+        (lambda: Restormer(num_blocks=[1, 1]), 'four entries'),
+        (lambda: Restormer(inp_channels=6), 'dual_pixel_task'),
+        (lambda: NAFNet(enc_blk_nums=[1]), 'as many decoder as encoder levels'),
+        (lambda: NAFNetLocal(train_size=[256, 256]), 'shape .N, C, H, W.'),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def local_mean(x, window):
+    """Means over windows that stay inside the image, borders repeated."""
+    window = [min(k, n) for k, n in zip(window, x.shape[-2:], strict=True)]
+    out = F.avg_pool2d(x, window, stride=1)
+    down, right = (a - b for a, b in zip(x.shape[-2:], out.shape[-2:], strict=True))
+    pad = (right // 2, right - right // 2, down // 2, down - down // 2)
+    return F.pad(out, pad, 'replicate')
+
+
+@pytest.mark.parametrize('window', [(3, 5), (4, 4), (30, 6), (6, 30)])
+def test_local_pooling_averages_over_a_window(window):
+    x = torch.randn(2, 3, 12, 15)
+    torch.testing.assert_close(LocalAveragePool2d(window)(x), local_mean(x, window))
+
+
+def test_local_pooling_of_a_small_image_is_global():
+    x = torch.randn(2, 3, 12, 15)
+    assert torch.equal(LocalAveragePool2d((12, 15))(x), F.adaptive_avg_pool2d(x, 1))
+
+
+def test_fast_local_pooling_is_near_the_exact_one():
+    rows, columns = torch.meshgrid(
+        torch.linspace(0, 3, 60), torch.linspace(0, 2, 80), indexing='ij'
+    )
+    x = (rows.sin() + columns.cos())[None, None]
+    exact = LocalAveragePool2d((20, 20))(x)
+    fast = LocalAveragePool2d((20, 20), (5, 4, 3, 2, 1))(x)
+    assert fast.shape == x.shape
+    assert not torch.equal(fast, exact)
+    assert (fast - exact).abs().mean() < 0.25 * (x.mean() - exact).abs().mean()
+
+
+def test_windows_follow_the_training_patches():
+    """1.5 patches of 40 x 24, halved per level; sides are padded to a multiple of 8 first."""
+    net = NAFNetLocal(**NAFNET, train_size=[1, 3, 40, 20])
+    assert net.encoders[0][0].sca[0].window == (60, 36)
+    assert net.encoders[2][0].sca[0].window == (15, 9)
+    assert net.middle_blks[0].sca[0].window == (7, 4)
+
+
+def test_local_network_equals_the_global_one_up_to_its_window_and_differs_above():
+    nets = [randomise(NAFNet(**NAFNET)), NAFNetLocal(**NAFNET, train_size=[1, 3, 32, 32]).eval()]
+    nets[1].load_state_dict(nets[0].state_dict(), strict=True)
+    with torch.no_grad():
+        small, large = (
+            [net(torch.linspace(0, 1, width).expand(1, 3, 40, width)) for net in nets]
+            for width in (48, 120)
+        )
+    torch.testing.assert_close(small[1], small[0])
+    assert (large[1] - large[0]).abs().max() > 1e-3
+
+
+def test_fast_option_changes_the_result_slightly():
+    exact = randomise(NAFNetLocal(**NAFNET, train_size=[1, 3, 40, 40]))
+    fast = NAFNetLocal(**NAFNET, train_size=[1, 3, 40, 40], fast_imp=True).eval()
+    fast.load_state_dict(exact.state_dict())
+    x = torch.rand(1, 3, 80, 120)
+    with torch.no_grad():
+        difference = (fast(x) - exact(x)).abs().mean() / exact(x).abs().mean()
+    assert 0 < difference < 0.2
