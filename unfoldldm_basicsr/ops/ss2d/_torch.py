@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LOG2E = 1.0 / math.log(2.0)
-_BLOCK_NUMEL = 1 << 18  # numbers per block buffer: 1 MiB in float32
+_BLOCK_NUMEL = 1 << 17  # numbers per block buffer: 512 KiB in float32, three are in use
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -38,37 +38,47 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _rows(t: Tensor, axis: int) -> Tensor:
-    """(B, H, W, ...) -> view (B, R, T, ...): rows of the scan; axis 0 row-, 1 column-major."""
-    return t.transpose(1, 2) if axis else t
+def _column_view(t: Tensor, axis: int) -> Tensor:
+    """(B, H, W, Z) -> view (T, B, R, Z); axis 0 scans along rows, 1 along columns."""
+    return t.permute(1, 0, 2, 3) if axis else t.permute(2, 0, 1, 3)
 
 
 def _columns(t: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
     """(B, H, W, Z) -> contiguous copy (T, B R, Z) in ``dtype``."""
-    view = _rows(t, axis).permute(2, 0, 1, 3)
+    view = _column_view(t, axis)
     return torch.empty(view.shape, dtype=dtype, device=t.device).copy_(view).flatten(1, 2)
-
-
-def _uncolumns(t: Tensor, like: Tensor) -> Tensor:
-    """(T, B R, Z) -> view (B, R, T, Z) with B taken from ``like`` (B, R, T, ...)."""
-    return t.unflatten(1, (like.shape[0], like.shape[1])).permute(1, 2, 0, 3)
 
 
 class _Direction:
     """One direction's arrays in column layout, and the walks over them."""
 
     def __init__(self, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, *, axis: int,
-                 bias: Tensor, reverse: bool, batch: int) -> None:  # fmt: skip
-        dtype = x.dtype
-        self.x, self.reverse, self.batch = x, reverse, batch
-        self.delta = _columns(dt, axis, dtype).add_(bias)
+                 bias: Tensor, reverse: bool) -> None:  # fmt: skip
+        dtype = compute_dtype(x)
+        self.reverse = reverse
+        self.x = _column_view(x, axis)  # (T, B, R, C), in the dtype of the input
+        self.steps, self.batch, self.rows = self.x.shape[:3]
+        self.delta = _columns(dt, axis, dtype).add_(bias)  # (T, P, C)
         F.softplus(self.delta, out=self.delta)
-        self.dx = self.delta * x  # (T, P, C)
+        self.dx = (self._by_row(self.delta) * self.x).flatten(1, 2)
         self.b, self.c = _columns(b, axis, dtype), _columns(c, axis, dtype)  # (T, P, N)
         self.a = a.t().contiguous()  # (N, C)
         self.a2 = self.a * _LOG2E
-        self.steps, self.num_rows = x.shape[0], x.shape[1]
-        self.state_shape = (self.num_rows, *self.a.shape)
+        self.state_shape = (self.batch * self.rows, *self.a.shape)
+
+    def _by_row(self, t: Tensor) -> Tensor:
+        """(T, P, Z) -> view (T, B, R, Z)."""
+        return t.unflatten(1, (self.batch, self.rows))
+
+    def add_product(self, total: Tensor, factor: Tensor) -> None:
+        """total += x * factor, both (T, P, C)."""
+        self._by_row(total).addcmul_(self.x.to(total.dtype), self._by_row(factor))
+
+    def to_image(self, t: Tensor, out: Tensor, *, axis: int, accumulate: bool = False) -> None:
+        """Writes (or adds) the columns (T, P, Z) into the image (B, H, W, Z)."""
+        target = _column_view(out, axis)
+        t = self._by_row(t)
+        target.add_(t) if accumulate else target.copy_(t)
 
     def blocks(self, size: int, *, backwards: bool = False) -> list[tuple[int, int]]:
         """Column ranges of at most ``size`` columns in scan order (or against it)."""
@@ -81,10 +91,11 @@ class _Direction:
 
     def cached_columns(self) -> int:
         """Columns per block such that one block buffer stays in the cache."""
-        return max(1, min(self.steps, _BLOCK_NUMEL // math.prod(self.state_shape)))
+        most = max(1, self.steps // 8)  # bounds the buffers where the state is small
+        return max(1, min(most, _BLOCK_NUMEL // math.prod(self.state_shape)))
 
     def empty(self, *lead: int) -> Tensor:
-        return torch.empty((*lead, *self.state_shape), dtype=self.x.dtype, device=self.x.device)
+        return torch.empty((*lead, *self.state_shape), dtype=self.dx.dtype, device=self.dx.device)
 
     def decay(self, lo: int, hi: int, out: Tensor) -> Tensor:
         """exp(delta A) of columns lo..hi, (K, P, N, C)."""
@@ -137,14 +148,11 @@ def _outer_grad(states: Tensor, vector: Tensor, out: Tensor) -> Tensor:
 def _directions(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor,
                 bias: Tensor) -> Iterator[tuple[int, int, _Direction]]:  # fmt: skip
     """(axis, k, direction) for 0 row-major, 2 its reverse, 1 column-major, 3 its reverse."""
-    dtype = compute_dtype(x)
-    for axis in (0, 1):
-        columns = _columns(x, axis, dtype)
-        for k in (axis, axis + 2):
-            yield axis, k, _Direction(
-                columns, dt[..., k, :], A[k], Bm[..., k, :], Cm[..., k, :],
-                axis=axis, bias=bias[k], reverse=k >= 2, batch=x.shape[0],
-            )  # fmt: skip
+    for axis, k in ((0, 0), (0, 2), (1, 1), (1, 3)):
+        yield axis, k, _Direction(
+            x, dt[..., k, :], A[k], Bm[..., k, :], Cm[..., k, :],
+            axis=axis, bias=bias[k], reverse=k >= 2,
+        )  # fmt: skip
 
 
 def _scan(d: _Direction) -> Tensor:
@@ -152,8 +160,8 @@ def _scan(d: _Direction) -> Tensor:
     size = d.cached_columns()
     blocks = d.blocks(size)
     decay, buffers = d.empty(size), (d.empty(size), d.empty(size))
-    h = torch.zeros(d.state_shape, dtype=d.x.dtype, device=d.x.device)
-    if d.num_rows > d.batch:
+    h = torch.zeros(d.state_shape, dtype=d.dx.dtype, device=d.dx.device)
+    if d.rows > 1:
         for i, (lo, hi) in enumerate(blocks):
             _, h = d.states(lo, hi, h, d.decay(lo, hi, decay), buffers[i % 2])
         h = d.carry(d.row_decay(), h)
@@ -168,8 +176,8 @@ def forward(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
     """See :func:`unfoldldm_basicsr.ops.ss2d.ss2d_scan`; A, D, bias in the compute dtype."""
     y = x * D.sum(0)  # promoted to the compute dtype
     for axis, _, direction in _directions(x, dt, A, Bm, Cm, bias):
-        rows = _rows(y, axis)
-        rows.add_(_uncolumns(_scan(direction), rows))
+        direction.to_image(_scan(direction), y, axis=axis, accumulate=True)
+        del direction  # frees its arrays before the next direction allocates
     return y.to(x.dtype).contiguous()
 
 
@@ -180,8 +188,8 @@ def _start_values(d: _Direction, gy: Tensor, size: int) -> tuple[Tensor, Tensor]
     ``sum_t (prod_{s<=t} decay_s) C_t gy_t`` when nothing enters at its end, which a forward walk
     can sum as it goes.
     """
-    zeros = torch.zeros(d.state_shape, dtype=d.x.dtype, device=d.x.device)
-    if d.num_rows == d.batch:
+    zeros = torch.zeros(d.state_shape, dtype=d.dx.dtype, device=d.dx.device)
+    if d.rows == 1:
         return zeros, zeros
     decay, emitted, buffers = d.empty(size), d.empty(size), (d.empty(size), d.empty(size))
     h, gain, grad = zeros, torch.ones_like(zeros), torch.zeros_like(zeros)
@@ -205,7 +213,7 @@ def _scan_backward(d: _Direction, gy: Tensor) -> tuple[Tensor, ...]:
         _, h = d.states(lo, hi, h, d.decay(lo, hi, decay), buffers[i % 2])
         entering.append(h.clone())
 
-    a_grad = torch.zeros(d.state_shape, dtype=d.x.dtype, device=d.x.device)
+    a_grad = torch.zeros(d.state_shape, dtype=d.dx.dtype, device=d.dx.device)
     input_grad, delta_grad = torch.empty_like(d.dx), torch.empty_like(d.dx)
     b_grad, c_grad = torch.empty_like(d.b), torch.empty_like(d.c)
     ones = d.b.new_ones(()).expand(size, *d.b.shape[1:])
@@ -231,7 +239,7 @@ def _scan_backward(d: _Direction, gy: Tensor) -> tuple[Tensor, ...]:
             decays[t].mul_(h if before is None else states[before])
             a_grad.addcmul_(decays[t], delta[t])
         _contract(ones[: hi - lo], decays.mul_(d.a), out=delta_grad[lo:hi])
-    delta_grad.addcmul_(d.x, input_grad)
+    d.add_product(delta_grad, input_grad)
     return input_grad.mul_(d.delta), delta_grad, a_grad.sum(0).t(), b_grad, c_grad
 
 
@@ -250,10 +258,9 @@ def backward(gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tenso
         gx, gdelta, ga, gb, gc = _scan_backward(direction, gy_columns)
         # d softplus(v) / dv = sigmoid(v) = 1 - exp(-softplus(v))
         gdt = gdelta.mul_(torch.expm1(direction.delta.neg_())).neg_()
-        rows = _rows(x_grad, axis)
-        rows.add_(_uncolumns(gx, rows))
+        direction.to_image(gx, x_grad, axis=axis, accumulate=True)
         for full, part in ((dt_grad, gdt), (b_grad, gb), (c_grad, gc)):
-            target = _rows(full[..., k, :], axis)
-            target.copy_(_uncolumns(part, target))
+            direction.to_image(part, full[..., k, :], axis=axis)
         a_grad[k], bias_grad[k] = ga, gdt.sum((0, 1))
+        del direction, gx, gdelta, gdt  # frees its arrays before the next direction allocates
     return x_grad.to(x.dtype).contiguous(), dt_grad, a_grad, b_grad, c_grad, d_grad, bias_grad

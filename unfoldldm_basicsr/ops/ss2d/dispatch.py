@@ -1,14 +1,171 @@
-"""Choice of the scan backend."""
+"""Choice of the scan backend.
+
+    torch    pure PyTorch, every device and dtype; slow on a GPU (one launch per column and step)
+    triton   kernels compiled at run time; comes with the CUDA builds of PyTorch on Linux
+    mamba    ``selective_scan_cuda``, the compiled extension of mamba-ssm
+
+CPU tensors and float64 always use ``torch``. For other CUDA tensors the first usable of mamba,
+triton, torch is taken, once per process and with one line in the log. The environment variable
+UNFOLDLDM_SCAN or :func:`set_scan_backend` names one instead. "Usable" means more than installed:
+the backend has scanned a small image on this GPU, and its output and gradients agreed with
+``torch``.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import logging
+import os
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
+from unfoldldm_basicsr.config.suggest import did_you_mean
 from unfoldldm_basicsr.ops.ss2d import _torch
+
+BACKENDS = ('mamba', 'triton', 'torch')  # in the order of preference
+ENVIRONMENT = 'UNFOLDLDM_SCAN'
+_INSTALL_HINT = {
+    'mamba': 'MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm',
+    'triton': 'pip install triton (Linux; CUDA builds of PyTorch bring it along)',
+}
+_TOLERANCE = 5e-3  # relative to the largest value; a wrong layout or order is off by O(1)
+
+_chosen: str | None = None  # by set_scan_backend
+
+
+def _check_name(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{source}: unknown scan backend '{name}'.{did_you_mean(name, BACKENDS)}")
+    return name
+
+
+def set_scan_backend(name: str | None) -> None:
+    """Names the backend for CUDA tensors; None returns to the automatic choice.
+
+    Args:
+        name: 'torch', 'triton', 'mamba' or None. Takes precedence over UNFOLDLDM_SCAN.
+
+    Raises:
+        ValueError: unknown name, or a backend that is not usable here (with the reason).
+    """
+    global _chosen
+    if name is not None:
+        _check_name(name, 'set_scan_backend')
+        _require(name, 'set_scan_backend')
+    _chosen = name
+    _select.cache_clear()
+
+
+def _require(name: str, source: str) -> None:
+    reason = _why_not(name)
+    if reason:
+        raise ValueError(f"{source}: scan backend '{name}' is not usable here: {reason}")
+
+
+def _probe_inputs(device: torch.device) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator).to(device)
+
+    grid, channels, d_state = (2, 5, 7), 8, 4
+    A = -torch.arange(1.0, d_state + 1).expand(4, channels, d_state).to(device)
+    return (
+        normal(*grid, channels), normal(*grid, channels), normal(*grid, 4, channels), A,
+        normal(*grid, 4, d_state), normal(*grid, 4, d_state), normal(4, channels),
+        normal(4, channels),
+    )  # fmt: skip
+
+
+def disagreement(backend: ModuleType, device: torch.device) -> float:
+    """Largest error of ``backend`` against ``torch`` on a small image, output and gradients."""
+    gy, *inputs = _probe_inputs(device)
+    pairs = zip(
+        (backend.forward(*inputs), *backend.backward(gy, *inputs)),
+        (_torch.forward(*inputs), *_torch.backward(gy, *inputs)),
+        strict=True,
+    )
+    errors = [((a - b).abs().max() / b.abs().max()).item() for a, b in pairs]
+    return max(errors, key=lambda e: float('inf') if e != e else e)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What a missing, mismatched or broken backend may raise when it is tried."""
+    errors = (ImportError, OSError, RuntimeError, TypeError, ValueError, AttributeError)
+    try:
+        from triton.errors import TritonError
+    except ImportError:
+        return errors
+    return (*errors, TritonError)
+
+
+@functools.cache
+def _why_not(name: str) -> str:
+    """Why ``name`` cannot be used for CUDA tensors in this process; empty when it can."""
+    if name == 'torch':
+        return ''
+    try:
+        backend = importlib.import_module(f'unfoldldm_basicsr.ops.ss2d._{name}')
+    except ImportError as error:
+        return f'{error}; to install: {_INSTALL_HINT[name]}'
+    if not torch.cuda.is_available():
+        return 'no CUDA device'
+    try:
+        with torch.no_grad(), torch.autocast('cuda', enabled=False):
+            error = disagreement(backend, torch.device('cuda'))
+    except _errors() as failure:
+        lines = str(failure).strip().splitlines() or ['no message']
+        return f'a trial run failed: {type(failure).__name__}: {lines[-1]}'
+    if not error <= _TOLERANCE:
+        return f'a trial run differs from the torch backend by {error:.1g} (relative)'
+    return ''
+
+
+@functools.cache
+def _select(kind: str) -> str:
+    """Backend for float32 and lower precision on a device type; decided and logged once."""
+    named = os.environ.get(ENVIRONMENT, '').strip()
+    if named:
+        _check_name(named, ENVIRONMENT)
+    logger = logging.getLogger('basicsr')
+    if kind != 'cuda':
+        logger.info("Selective scan on %s: backend 'torch'.", kind)
+        return 'torch'
+    wanted = _chosen or named
+    if wanted:
+        _require(wanted, 'set_scan_backend' if _chosen else ENVIRONMENT)
+        logger.info("Selective scan on cuda: backend '%s', as asked.", wanted)
+        return wanted
+    reasons = {name: _why_not(name) for name in BACKENDS}
+    name = next(name for name in BACKENDS if not reasons[name])
+    logger.info("Selective scan on cuda: backend '%s'.", name)
+    if name == 'torch':
+        for other in BACKENDS[:-1]:
+            logger.warning(
+                "Selective scan: the faster backend '%s' is not usable: %s", other, reasons[other]
+            )
+    return name
 
 
 def backend_for(x: Tensor) -> ModuleType:
-    """Module with ``forward`` and ``backward`` for tensors like ``x``."""
-    return _torch
+    """Module with ``forward`` and ``backward`` for tensors like ``x``.
+
+    Raises:
+        ValueError: UNFOLDLDM_SCAN names an unknown or unusable backend.
+    """
+    name = _select(x.device.type)
+    if name == 'torch' or x.dtype == torch.float64:
+        return _torch
+    return importlib.import_module(f'unfoldldm_basicsr.ops.ss2d._{name}')
+
+
+def describe_backends() -> dict[str, str]:
+    """For every backend 'usable' with its scope, or 'not usable: ' and the reason."""
+    notes = {'torch': 'usable on every device'}
+    for name in BACKENDS[:-1]:
+        reason = _why_not(name)
+        notes[name] = f'not usable: {reason}' if reason else 'usable on CUDA'
+    return notes

@@ -20,7 +20,8 @@ NUM_DIRECTIONS = 4
 @torch.library.custom_op('unfoldldm::ss2d_scan', mutates_args=())
 def _scan_op(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
              bias: Tensor) -> Tensor:  # fmt: skip
-    return dispatch.backend_for(x).forward(x, dt, A, Bm, Cm, D, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return dispatch.backend_for(x).forward(x, dt, A, Bm, Cm, D, bias)
 
 
 @_scan_op.register_fake
@@ -33,7 +34,8 @@ def _(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
 def _backward_op(
     gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return dispatch.backend_for(x).backward(gy, x, dt, A, Bm, Cm, D, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return dispatch.backend_for(x).backward(gy, x, dt, A, Bm, Cm, D, bias)
 
 
 @_backward_op.register_fake
