@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,24 @@ def test_sixteen_bit_round_trip(tmp_path, shape, suffix):
     found = read_image(tmp_path / f'x{suffix}').pixels
     assert found.dtype == np.uint16
     assert np.array_equal(found, image[..., [0, 0, 0, 1]] if shape[2:] == (2,) else image)
+
+
+def test_sixteen_bit_grey_with_alpha_stays_grey(tmp_path):
+    image = pixels((9, 7, 2), np.uint16)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        checksum = zlib.crc32(kind + body).to_bytes(4, 'big')
+        return len(body).to_bytes(4, 'big') + kind + body + checksum
+
+    head = (7).to_bytes(4, 'big') + (9).to_bytes(4, 'big') + bytes([16, 4, 0, 0, 0])
+    lines = b''.join(b'\0' + row.astype('>u2').tobytes() for row in image)
+    (tmp_path / 'x.png').write_bytes(
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', head)
+        + chunk(b'IDAT', zlib.compress(lines))
+        + chunk(b'IEND', b'')
+    )
+    assert np.array_equal(read_image(tmp_path / 'x.png').pixels, image)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])

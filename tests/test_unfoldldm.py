@@ -255,7 +255,8 @@ def fingerprint(net: UnfoldLDM) -> tuple:
     """Keys and shapes, evaluation output, training output, gradients, number of scans run."""
     shaken(net)
     channels = next(m for m in net.modules() if isinstance(m, OCFormer)).output.out_channels
-    lq, gt = torch.rand(2, 2, channels, 24, 24, generator=torch.Generator().manual_seed(2)).unbind(0)
+    generator = torch.Generator().manual_seed(2)
+    lq, gt = torch.rand(2, 2, channels, 24, 24, generator=generator).unbind(0)
     with torch.no_grad():
         evaluated = net.eval()(lq)
     calls = []

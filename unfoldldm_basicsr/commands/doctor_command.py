@@ -32,8 +32,12 @@ REQUIRED = (
 )
 OPTIONAL = (
     ('open_clip_torch', 'pip install open_clip_torch', 'degradation vectors of VLU-Net'),
-    ('mamba-ssm', "pip install --no-build-isolation 'mamba-ssm>=2.2'", 'scan backend, NVIDIA only'),
-    ('triton', 'pip install triton', 'scan backend, comes with torch on Linux with a GPU'),
+    (
+        'mamba-ssm',
+        'MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm',
+        'scan backend, NVIDIA only',
+    ),
+    ('triton', 'pip install triton', 'scan backend, comes with the CUDA builds of torch'),
     ('matplotlib', 'pip install matplotlib', 'curves'),
     ('lpips', 'pip install lpips', 'LPIPS'),
     ('tensorboard', 'pip install tensorboard', 'logger.use_tb_logger'),
@@ -168,7 +172,7 @@ def check_backends() -> Iterator[Line]:
     from unfoldldm_basicsr.ops.ss2d import describe_backends
 
     for name, state in describe_backends().items():
-        yield Line(name, state)
+        yield Line(name, state, mark='ok' if state.startswith('usable') else '-')
 
 
 def check_system() -> Iterator[Line]:

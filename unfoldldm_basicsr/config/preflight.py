@@ -55,9 +55,11 @@ def preflight(options: dict, file: str, is_train: bool, *, here: bool = True) ->
     options = deepcopy(options)
     fill_defaults(options, is_train)
     problems = Problems()
-    for path, value in _numbers(options):
-        if not math.isfinite(value):
+    for path, value in _values(options):
+        if isinstance(value, float) and not math.isfinite(value):
             problems.add(path, f'must be a finite number, got {value}.')
+        if path.endswith('.type') and not isinstance(value, str):
+            problems.add(path, f'must be a name, got {show(value)}.')
     with basicsr_logger_untouched():
         model = _check_top(problems, options, is_train)
         networks = {
@@ -99,16 +101,16 @@ def basicsr_logger_untouched() -> Iterator[None]:
         logger.propagate = propagate
 
 
-def _numbers(value: object, path: str = '') -> Iterator[tuple[str, float]]:
-    """Every float of an option dict with its key path."""
-    if isinstance(value, float):
+def _values(value: object, path: str = '') -> Iterator[tuple[str, object]]:
+    """Everything in an option dict with its key path."""
+    if path:
         yield path, value
-    elif isinstance(value, Mapping):
+    if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _numbers(item, f'{path}.{key}' if path else str(key))
+            yield from _values(item, f'{path}.{key}' if path else str(key))
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            yield from _numbers(item, f'{path}.{index}')
+            yield from _values(item, f'{path}.{index}')
 
 
 def _sections(section: object) -> list[tuple[str, dict]]:

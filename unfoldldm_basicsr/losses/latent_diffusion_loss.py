@@ -1,4 +1,4 @@
-"""L_diff of UnfoldLDM: 1/K sum_k mean |P_hat_k - stopgrad(P)|, on the end of the diffusion chain."""
+"""L_diff of UnfoldLDM: 1/K sum_k mean |P_hat_k - stopgrad(P)|, at the end of the chain."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def check_scheduler(
         for key in known
         if parameters[key].default is inspect.Parameter.empty and key not in arguments
     ]
-    problems += _check_numbers(arguments)
+    problems += _check_numbers({k: v for k, v in arguments.items() if k in known})
     if problems:
         return problems
     problems += _check_lengths(name, arguments, total_iter)

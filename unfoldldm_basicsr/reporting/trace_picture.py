@@ -119,16 +119,15 @@ def trace_picture(
     for number, stage in enumerate(trace.stages, start=1):
         _stage(page, stages_top + (number - 1) * line, number, stage, before, truth, box, scales)
         before = stage.x
-    page.text(
-        MARGIN,
-        page.image.height - MARGIN,
+    explanation = (
         f'The stages show the marked {box[3]} x {box[2]} pixels. Numbers are mean absolute '
-        'differences over the whole image in levels of 255; "moves by" is against the output '
-        'of the stage before.',
-        SMALL,
-        GREY,
-        'ls',
+        'differences over the whole image in levels of 255'
     )
+    if truth is None:
+        explanation += '; "moves by" is against the output of the stage before.'
+    else:
+        explanation += ', and PSNR of the whole image.'
+    page.text(MARGIN, page.image.height - MARGIN, explanation, SMALL, GREY, 'ls')
     return page.array()
 
 

@@ -1,0 +1,206 @@
+"""The preflight: every mistake in an option file is found, named and explained before a run."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from basicsr.utils.logger import initialized_logger
+from helpers import DELETE, plugin_options, problems_at, put, stock_options
+
+from unfoldldm_basicsr.config.preflight import preflight
+
+
+@pytest.fixture
+def stock(tmp_path):
+    return stock_options(tmp_path)
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    return plugin_options(tmp_path)
+
+
+def test_correct_options_have_no_problems(stock, plugin):
+    assert preflight(stock, 'x.yml', True) == []
+    assert preflight(plugin, 'x.yml', True) == []
+
+
+STOCK_FAULTS = [
+    ('name', DELETE, 'is missing'),
+    ('name', '/abs', 'becomes a folder'),
+    ('name', '..', 'becomes a folder'),
+    ('name', 3, 'must be a text'),
+    ('trian', {}, "Did you mean 'train'"),
+    ('model_type', 'SRModl', "Did you mean 'SRModel'"),
+    ('model_type', DELETE, 'is missing'),
+    ('scale', '4', 'must be a whole number.*without quotes'),
+    ('num_gpu', 'all', "'auto'"),
+    ('num_gpu', 99, 'torch sees'),
+    ('manual_seed', -1, 'at least 0'),
+    ('network_g', DELETE, 'is missing'),
+    ('network_g.type', 'MSRResnet', "Did you mean 'MSRResNet'"),
+    ('network_g.type', DELETE, 'is missing: the network to use'),
+    ('network_g.num_fet', 8, "not an argument of MSRResNet. Did you mean 'num_feat'"),
+    ('network_g.num_feat', '8', 'must be a number'),
+    ('network_g.num_block', 10**9, 'too large'),
+    ('network_g.upscale', 1, ''),
+    ('datasets', DELETE, 'is missing'),
+    ('datasets.train', DELETE, 'is missing: the data to train on'),
+    ('datasets.valid', {}, 'is not read: training reads train'),
+    ('datasets.train.type', 'PairedDataset', 'no data set .PairedDataset. is registered'),
+    ('datasets.train.gt_sze', 4, "Did you mean 'gt_size'"),
+    ('datasets.train.batch_size_per_gpu', DELETE, 'is missing'),
+    ('datasets.train.batch_size_per_gpu', 6, 'less than one batch of 6'),
+    ('datasets.train.batch_size_per_gpu', 0, 'at least 1'),
+    ('datasets.train.num_worker_per_gpu', '2', 'without quotes'),
+    ('datasets.train.dataroot_gt', '/no/such/folder', 'no such folder'),
+    ('datasets.train.dataroot_lq', 'relative', 'Relative paths start at'),
+    ('datasets.train.meta_info_file', '/no/such/file', 'no such file'),
+    ('datasets.train.io_backend.type', 'memcached', 'Known: disk, lmdb'),
+    ('datasets.train.io_backend.sys_path', '/x', 'only type is'),
+    ('datasets.train.io_backend', 'disk', 'must be a section'),
+    ('datasets.train.prefetch_mode', 'gpu', 'Known: cpu, cuda'),
+    ('datasets.train', {'type': 'PairedImageDataset', 'batch_size_per_gpu': 1}, 'does not work'),
+    ('path.my_folder', '/x', 'is not an option'),
+    ('path.pretrain_network_g', 5, 'must be a text'),
+    ('path.pretrain_network_g', '/no.pth', 'no such file'),
+    ('path.resume_state', '/no.state', 'no such file'),
+    ('train.total_iter', DELETE, 'is missing'),
+    ('train.total_iter', 0, 'at least 1'),
+    ('train.total_iter', 10.5, 'whole number'),
+    ('train.ema_decy', 0.9, "Did you mean 'ema_decay'"),
+    ('train.ema_decay', 1.5, 'at most 1'),
+    ('train.optim_g', DELETE, 'is missing'),
+    ('train.optim_g.type', 'AdamW', "know 'Adam' only"),
+    ('train.optim_g.lr', '1e-3', 'must be'),
+    ('train.optim_g.lr', float('nan'), 'finite'),
+    ('train.optim_g.wd', 0.1, 'is not an argument of Adam'),
+    ('train.scheduler.type', 'CosineAnnealingLR', 'no schedule'),
+    ('train.scheduler.milestones', 5, 'must be a list'),
+    ('train.scheduler.gama', 0.5, "Did you mean 'gamma'"),
+    ('train.pixel_opt', DELETE, 'nothing would be learned'),
+    ('train.pixel_opt.type', 'L1Los', "Did you mean 'L1Loss'"),
+    ('train.pixel_opt.loss_wieght', 1, "Did you mean 'loss_weight'"),
+    ('train.pixel_opt.reduction', 'avg', "unknown value 'avg'"),
+    ('val.val_freq', 0, 'at least 1'),
+    ('val.metrics.psnr.type', 'psnr', 'no metric'),
+    ('val.metrics.psnr.test_y_chanel', True, "Did you mean 'test_y_channel'"),
+    ('val.metrics.psnr.crop_border', DELETE, 'is missing'),
+    ('val.metrics.psnr.better', 'up', "unknown value 'up'"),
+    ('val.metrics', 'psnr', 'must be a section'),
+    ('logger.printfreq', 1, "Did you mean 'print_freq'"),
+    ('logger.wandb', {'projct': 'x'}, ''),
+    ('dist_params', {'backend': 'mpi'}, ''),
+]
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'says'),
+    STOCK_FAULTS,
+    ids=[f'{path}-{says}'[:40] for path, _, says in STOCK_FAULTS],
+)
+def test_a_fault_with_stock_classes_is_explained_where_it_is(stock, path, value, says):
+    where = {
+        'network_g.upscale': 'network_g',
+        'logger.wandb': 'logger.wandb.projct',
+        'dist_params': 'dist_params.backend',
+    }.get(path, path)
+    found = problems_at(put(stock, path, value), where)
+    assert found
+    assert re.search(says, found), found
+
+
+PLUGIN_FAULTS = [
+    ('network_g.num_stage', 3, "network_g.num_stage: .*Did you mean 'num_stages'"),
+    ('network_g.num_blocks', [1, 'a', 1, 1], 'network_g.num_blocks: item 1 must be'),
+    ('network_g.num_blocks', 4, 'network_g.num_blocks: must be a list'),
+    ('network_g.cond_detach', 'yes', 'network_g.cond_detach: must be true or false'),
+    ('network_g.prior_input', 'gtt', "network_g: .*Did you mean 'gt"),
+    ('network_g.num_stages', 0, 'network_g: .*num_stages'),
+    ('datasets.train.dataroot_gt', '/no/such', 'datasets.train.dataroot_gt: .*/no/such'),
+    ('datasets.train.degradations', DELETE, 'datasets.train.degradations'),
+    ('datasets.train.gt_siz', 3, "datasets.train.gt_siz: .*Did you mean 'gt_size'"),
+    ('train.scheduler.periods', [4, 5], 'train.scheduler.periods: .*total_iter'),
+    ('train.optim_g.type', 'Adamw', "train.optim_g.type: .*Did you mean 'AdamW'"),
+    ('train.grad_clip_nrm', 1, "train.grad_clip_nrm: .*Did you mean 'grad_clip_norm'"),
+    ('train.isda_opt.start_stage', 2, 'train.isda_opt.start_stage: is not an argument'),
+    ('train.isda_opt.norm', 'l3', 'train.isda_opt: ISDALoss'),
+    ('val.tile', '512', 'val.tile: must be a whole number'),
+]
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'says'), PLUGIN_FAULTS, ids=[p for p, *_ in PLUGIN_FAULTS]
+)
+def test_a_fault_with_classes_of_this_package_is_explained(plugin, path, value, says):
+    text = '\n'.join(preflight(put(plugin, path, value), 'x.yml', True))
+    assert re.search(f'x.yml: {says}', text), text
+
+
+def test_all_problems_are_reported_at_once(stock):
+    paths = ('train.ema_decy', 'val.x', 'datasets.train.yy', 'network_g.z', 'logger.q')
+    for path in paths:
+        stock = put(stock, path, 1)
+    assert len(preflight(stock, 'x.yml', True)) == len(paths)
+    assert all(problems_at(stock, path) for path in paths)
+
+
+def test_nothing_is_changed_written_or_logged(stock, plugin, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(p for p in tmp_path.rglob('*'))
+    loggers = dict(initialized_logger), list(logging.getLogger('basicsr').handlers)
+    for options in (stock, plugin):
+        original = copy.deepcopy(options)
+        preflight(options, 'x.yml', True)
+        assert options == original
+    assert sorted(p for p in tmp_path.rglob('*')) == before
+    assert loggers == (dict(initialized_logger), list(logging.getLogger('basicsr').handlers))
+    assert capfd.readouterr() == ('', '')
+
+
+def test_another_machine_may_lack_data_weights_and_gpus_but_not_sense(stock, plugin):
+    for path in ('datasets.train.dataroot_gt', 'datasets.val.dataroot_lq', 'path.resume_state'):
+        stock = put(stock, path, '/elsewhere')
+    stock = put(put(stock, 'num_gpu', 8), 'path.pretrain_network_g', '/elsewhere/x.pth')
+    assert len(preflight(stock, 'x.yml', True)) == 5
+    assert preflight(stock, 'x.yml', True, here=False) == []
+    plugin = put(plugin, 'datasets.train.dataroot_gt', '/elsewhere')
+    assert preflight(plugin, 'x.yml', True, here=False) == []
+    assert problems_at(put(plugin, 'train.x', 1), 'train.x', here=False)
+
+
+def test_ranks_share_the_data(stock, monkeypatch):
+    assert problems_at(put(stock, 'datasets.train.batch_size_per_gpu', 5), 'datasets.train') == ''
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    stock = put(stock, 'datasets.train.batch_size_per_gpu', 5)
+    assert 'less than one batch' in problems_at(stock, 'datasets.train.batch_size_per_gpu')
+
+
+def test_two_validation_sets_need_two_names(stock):
+    stock['datasets']['val_2'] = copy.deepcopy(stock['datasets']['val'])
+    assert 'datasets.val too' in problems_at(stock, 'datasets.val_2.name')
+
+
+def test_a_metric_with_ground_truth_needs_one(stock):
+    single = {'type': 'SingleImageDataset', 'dataroot_lq': stock['datasets']['val']['dataroot_lq']}
+    stock['datasets']['val'] = single
+    assert 'ground truth' in problems_at(stock, 'val.metrics.psnr')
+
+
+def test_the_first_image_is_read(stock):
+    for image in Path(stock['datasets']['val']['dataroot_lq']).iterdir():
+        image.write_bytes(b'no image')
+    assert 'does not work' in problems_at(stock, 'datasets.val')
+
+
+def test_a_test_file_is_checked_as_such(stock):
+    data = stock['datasets']['val']
+    stock['datasets'] = {'test_1': data, 'train': data}
+    del stock['train'], stock['logger']
+    assert 'a test reads val' in problems_at(stock, 'datasets.train')
+    del stock['datasets']['train']
+    assert preflight(stock, 'x.yml', False) == []

@@ -1,0 +1,147 @@
+"""Types and ranges of option values, keys of undeclared classes, and every key by turns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import pytest
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
+from helpers import DELETE, plugin_options, problems_at, put, stock_options
+from torch import nn
+from torch.utils.data import Dataset
+
+from unfoldldm_basicsr.config.preflight import preflight
+from unfoldldm_basicsr.config.values import Key, argument_problem, key_problem
+
+
+@pytest.fixture
+def stock(tmp_path):
+    return stock_options(tmp_path)
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    return plugin_options(tmp_path)
+
+
+# ---- values -------------------------------------------------------------------------------------
+
+_NONE = type(None)
+
+
+@pytest.mark.parametrize(
+    ('value', 'key', 'ok'),
+    [
+        (1, Key((float,)), True),
+        (1.0, Key((int,)), False),
+        (True, Key((int, float)), False),
+        (None, Key((int,)), False),
+        (None, Key((int, _NONE), low=1), True),
+        (0, Key((int,), low=1), False),
+        (float('nan'), Key((float,), low=0), False),
+        ('a', Key((str,), choices=('a', 'b')), True),
+        ('c', Key((str,), choices=('a', 'b')), False),
+        ('auto', Key((int, str), low=0), True),
+        ({}, Key((dict,)), True),
+    ],
+)
+def test_values_are_compared_with_their_key(value, key, ok):
+    assert (key_problem(value, key) == '') is ok
+
+
+@pytest.mark.parametrize(
+    ('value', 'hint', 'ok'),
+    [
+        (1, float, True),
+        (1.5, int, False),
+        ('1', int, False),
+        (True, int, False),
+        ([1, 2], Sequence[int], True),
+        ([1, 'a'], Sequence[int], False),
+        ('ab', Sequence[str], False),
+        ([1, 2, 3], tuple[int, int], False),
+        ([1, 2, 3], tuple[int, ...], True),
+        (None, int | None, True),
+        ('x', int | None, False),
+        ('1e-4', float | torch.Tensor, False),
+        ([1, 'a'], int | list[int], False),
+        ('l1', Literal['l1', 'l2'], True),
+        ('l3', Literal['l1', 'l2'], False),
+        ({}, dict[str, int], True),
+        (3, Any, True),
+        (3, Callable, True),
+    ],
+)
+def test_values_are_compared_with_annotations(value, hint, ok):
+    parameter = inspect.Parameter('x', inspect.Parameter.KEYWORD_ONLY)
+    assert (argument_problem(value, parameter, hint) == '') is ok
+
+
+# ---- classes that declare nothing ---------------------------------------------------------------
+
+
+class UndeclaredDataset(Dataset):
+    """A data set of somebody else."""
+
+    def __init__(self, opt):
+        self.opt, self.crop = opt, opt.get('crop_mode', 'centre')
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return {}
+
+
+def test_words_in_the_source_stand_in_for_declared_keys(stock, monkeypatch):
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'UndeclaredDataset', UndeclaredDataset)
+    data = {'type': 'UndeclaredDataset', 'crop_mode': 'x', 'batch_size_per_gpu': 2}
+    stock = put(stock, 'datasets.train', data)
+    assert preflight(stock, 'x.yml', True) == []
+    assert problems_at(put(stock, 'datasets.train.crop_mod', 'x'), 'datasets.train.crop_mod')
+
+
+# ---- every key, systematically ------------------------------------------------------------------
+
+
+def key_paths(section: dict, prefix: str = '') -> Iterator[str]:
+    for key, value in section.items():
+        yield f'{prefix}{key}'
+        if isinstance(value, dict):
+            yield from key_paths(value, f'{prefix}{key}.')
+
+
+MUTATIONS = (DELETE, None, 'text', -1, [1, 'a'])
+
+
+def test_no_mutation_of_any_key_escapes_as_an_exception(stock):
+    refused = 0
+    for path in list(key_paths(stock)):
+        for mutation in MUTATIONS:
+            refused += bool(preflight(put(stock, path, mutation), 'x.yml', True))
+    assert refused > 150
+
+
+def test_every_misspelt_key_is_refused(plugin):
+    for path in list(key_paths(plugin)):
+        if path.startswith('val.metrics.') and path.count('.') == 2:
+            continue  # a metric's name is free
+        options = put(plugin, path, DELETE)
+        *sections, key = path.split('.')
+        wrong = '.'.join([*sections, f'{key}_x'])
+        assert preflight(put(options, wrong, 1), 'x.yml', True), wrong
+
+
+class Refuses(nn.Module):
+    def __init__(self, *, width: int = 3):
+        super().__init__()
+        raise ValueError(f'width: {width} is odd.')
+
+
+def test_what_a_network_refuses_is_passed_on(stock, monkeypatch):
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Refuses', Refuses)
+    found = problems_at(put(stock, 'network_g', {'type': 'Refuses'}), 'network_g')
+    assert found == 'Refuses cannot be built with these values: width: 3 is odd.'

@@ -1,0 +1,80 @@
+"""The preflight and weight files: whole, harmless, and of the network they go to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from helpers import plugin_options, problems_at, put, stock_options
+
+from unfoldldm_basicsr.config.preflight import preflight
+
+
+@pytest.fixture
+def stock(tmp_path):
+    return stock_options(tmp_path)
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    return plugin_options(tmp_path)
+
+
+def weights_of(options: dict, file: Path, drop: str = '#') -> Path:
+    network = dict(options['network_g'])
+    net = dict(iter(ARCH_REGISTRY))[network.pop('type')](**network)
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith(drop)}
+    torch.save({'params': state}, file)
+    return file
+
+
+def test_weights_that_fit_are_accepted_and_others_explained(stock, tmp_path):
+    file = weights_of(stock, tmp_path / 'net_g.pth')
+    stock = put(stock, 'path.pretrain_network_g', str(file))
+    assert preflight(stock, 'x.yml', True) == []
+    wider = put(stock, 'network_g.num_feat', 8)
+    assert 'does not fit MSRResNet' in problems_at(wider, 'path.pretrain_network_g')
+    assert problems_at(put(stock, 'path.param_key_g', 'params_emma'), 'path.pretrain_network_g')
+    misnamed = put(stock, 'path.pretrain_network_g', str(tmp_path / 'net_q.pth'))
+    assert "Did you mean 'net_g.pth'" in problems_at(misnamed, 'path.pretrain_network_g')
+    file.write_bytes(file.read_bytes()[:-30])
+    assert 'damaged' in problems_at(stock, 'path.pretrain_network_g')
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ('proof',)
+
+
+def test_code_in_a_weight_file_is_not_executed(stock, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({'params': Payload()}, 'x.pth')
+    assert 'refused' in problems_at(
+        put(stock, 'path.pretrain_network_g', 'x.pth'), 'path.pretrain_network_g'
+    )
+    assert not (tmp_path / 'proof').exists()
+
+
+@pytest.fixture
+def phase2(plugin):
+    plugin = put(plugin, 'model_type', 'UnfoldLDMPhase2Model')
+    plugin = put(plugin, 'network_g.phase', 2)
+    return put(plugin, 'train.diffusion_opt', {'type': 'LatentDiffusionLoss'})
+
+
+def test_phase_two_starts_from_the_weights_of_its_phase_one(plugin, phase2, tmp_path):
+    place = 'path.pretrain_network_phase1'
+    file = str(weights_of(plugin, tmp_path / 'phase1.pth'))
+    assert preflight(put(phase2, place, file), 'x.yml', True) == []
+    assert 'Train Phase I first' in problems_at(put(phase2, place, '/no.pth'), place) or (
+        'no such file' in problems_at(put(phase2, place, '/no.pth'), place)
+    )
+    wider = put(put(phase2, place, file), 'network_g.prior_dim', 16)
+    assert problems_at(wider, place)
+    partial = str(weights_of(plugin, tmp_path / 'part.pth', drop='ocformer.refinement'))
+    assert problems_at(put(phase2, place, partial), place)
+    second = str(weights_of(phase2, tmp_path / 'phase2.pth'))
+    assert 'pretrain_network_g' in problems_at(put(phase2, place, second), place)

@@ -1,0 +1,295 @@
+"""Training, testing and the command line, as a user starts them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, put, run_python, stock_options, write_options
+
+import unfoldldm_basicsr.test
+import unfoldldm_basicsr.train
+from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.commands import doctor_command, list_command
+from unfoldldm_basicsr.compat import imports
+from unfoldldm_basicsr.reporting.cost import build_on_meta, module_cost, network_cost
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with data and a correct option file ``x.yml``."""
+    write_options(tmp_path / 'x.yml', stock_options(tmp_path))
+    return tmp_path
+
+
+# ---- training and testing -----------------------------------------------------------------------
+
+OWN_SCRIPT = """
+import sys
+import unfoldldm_basicsr
+import basicsr.train
+
+if __name__ == '__main__':
+    basicsr.train.train_pipeline(sys.argv.pop())
+"""
+
+
+def test_train_resume_and_test_run_through_basicsr(project):
+    """The module entries, then a script of the user's own that resumes from another folder."""
+    train = ['-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml', '--root', 'runs']
+    first = run_python(*train, cwd=project)
+    assert first.returncode == 0, first.stderr
+    run = project / 'runs' / 'experiments' / 'stock'
+    assert (run / 'x.yml').is_file()
+    assert {p.name for p in (run / 'training_states').iterdir()} == {'2.state', '4.state'}
+
+    script = project / 'scripts' / 'mine.py'
+    script.parent.mkdir()
+    script.write_text(OWN_SCRIPT)
+    words = ['-opt', '../x.yml', '--auto_resume', '--force_yml', 'train:total_iter=6']
+    second = run_python(str(script), *words, str(project / 'runs'), cwd=script.parent)
+    assert second.returncode == 0, second.stderr
+    assert 'iter: 4' in second.stderr
+    assert (run / 'training_states' / '6.state').is_file()
+    assert not list(run.parent.glob('*archived*'))
+
+    options = stock_options(project)
+    del options['train'], options['logger'], options['datasets']['train']
+    options['path']['pretrain_network_g'] = 'runs/experiments/stock/models/net_g_latest.pth'
+    write_options(project / 'test.yml', options)
+    third = run_python('-m', 'unfoldldm_basicsr.test', '-opt', 'test.yml', cwd=project)
+    assert third.returncode == 0, third.stderr
+    assert '# psnr' in third.stderr
+    assert (project / 'results' / 'stock').is_dir()
+
+
+@pytest.mark.parametrize('entry', [unfoldldm_basicsr.train.main, unfoldldm_basicsr.test.main])
+def test_a_faulty_option_file_ends_with_status_2_and_touches_nothing(
+    entry, project, monkeypatch, capsys
+):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, 'argv', ['entry'])
+    before = sorted(project.rglob('*'))
+    with pytest.raises(SystemExit) as caught:
+        entry(['-opt', 'x.yml', '--force_yml', 'network_g:num_fet=3', 'path:mine=out'])
+    assert caught.value.code == 2
+    errors = capsys.readouterr().err
+    assert "x.yml: network_g.num_fet: is not an argument of MSRResNet. Did you mean 'num_feat'" in (
+        errors
+    )
+    assert 'x.yml: path.mine' in errors
+    assert sorted(project.rglob('*')) == before
+
+
+def test_the_root_folder_is_the_current_one_unless_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    take = unfoldldm_basicsr.train.take_root
+    assert take(['-opt', 'x.yml']) == (str(tmp_path), ['-opt', 'x.yml'])
+    assert take(['--root', 'a', '-opt', 'x.yml']) == (str(tmp_path / 'a'), ['-opt', 'x.yml'])
+
+
+TWO_RANKS = """
+import multiprocessing, sys
+import unfoldldm_basicsr, basicsr.train, torch.distributed as dist
+
+opt, _ = basicsr.train.parse_options('.', is_train=True)
+total = dist.torch.tensor([opt['manual_seed']])
+dist.all_reduce(total)
+same = total.item() == 2 * opt['manual_seed']
+print('RANK', opt['rank'], opt['world_size'], dist.get_backend(), same,
+      multiprocessing.get_start_method())
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='expects fork')
+def test_torchrun_on_the_cpu_starts_ranks_that_agree(project):
+    (project / 'ranks.py').write_text(TWO_RANKS)
+    words = ['-opt', 'x.yml', '--launcher', 'pytorch', '--force_yml', 'manual_seed=~']
+    launch = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
+    result = run_python(*launch, 'ranks.py', *words, cwd=project)
+    assert result.returncode == 0, result.stderr
+    lines = sorted(line for line in result.stdout.splitlines() if line.startswith('RANK'))
+    assert lines == ['RANK 0 2 gloo True fork', 'RANK 1 2 gloo True fork']
+
+
+# ---- unfoldldm check ----------------------------------------------------------------------------
+
+
+def test_check_names_what_the_file_describes(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert cli.main(['check', '-opt', 'x.yml']) == 0
+    line = capsys.readouterr().out
+    assert line.startswith('x.yml: OK (training, MSRResNet: 0.00 M parameters, ')
+    assert 'GMACs for 256 x 256' in line
+
+
+def test_check_reports_every_file_and_continues(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    faulty = put(stock_options(project), 'train.ema_decy', 0.9)
+    write_options(project / 'y.yml', put(faulty, 'datasets.val.dataroot_lq', '/elsewhere'))
+    (project / 'z.yml').write_text('a: [')
+    assert cli.main(['check', '-opt', 'z.yml', 'y.yml', 'gone.yml', 'x.yml']) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith('x.yml: OK')
+    starts = [line.split(': ')[:2] for line in err.splitlines()]
+    assert [s[0] for s in starts] == ['z.yml', 'y.yml', 'y.yml', 'gone.yml']
+    cli.main(['check', '-opt', 'y.yml', '--no-data'])
+    assert [line.split(': ')[1] for line in capsys.readouterr().err.splitlines()] == [
+        'train.ema_decy'
+    ]
+
+
+def test_check_takes_the_overrides_of_a_training(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert cli.main(['check', '-opt', 'x.yml', '--force_yml', 'train:ema_decay=2']) == 2
+    assert 'train.ema_decay: must be at most 1' in capsys.readouterr().err
+
+
+# ---- unfoldldm list -----------------------------------------------------------------------------
+
+
+def test_list_shows_what_the_import_registered(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(['list']) == 0
+    out = capsys.readouterr().out
+    for name in ('UnfoldLDM', 'RestorationModel', 'ISDALoss', 'SyntheticDegradationDataset'):
+        assert f'\n  {name} ' in out
+    assert 'MSRResNet' not in out
+    assert 'No folder ./options here' in out
+
+
+def test_every_registered_class_has_a_line_of_documentation():
+    entries = [e for group in list_command.registered_classes().values() for e in group]
+    assert [name for name, summary in entries if len(summary) < 20] == []
+
+
+def test_list_shows_each_network_of_the_option_files_once(project, capsys):
+    folder = project / 'options' / 'deep'
+    folder.mkdir(parents=True)
+    options = stock_options(project)
+    write_options(folder / 'a.yml', options)
+    write_options(folder / 'b.yml', put(options, 'name', 'other'))
+    write_options(folder / 'c.yml', put(options, 'network_g.num_feat', 64))
+    rows = list_command.networks_in(project / 'options')
+    assert [row.files for row in rows] == [('deep/a.yml', 'deep/b.yml'), ('deep/c.yml',)]
+    write_options(folder / 'd.yml', put(options, 'network_g.num_fea', 64))
+    assert cli.main(['list', '--options', str(project / 'options')]) == 1
+    out = capsys.readouterr().out
+    assert 'num_fea' in out
+    assert 'deep/a.yml, deep/b.yml' in out
+
+
+def test_cost_counts_products_by_hand():
+    net = build_on_meta(torch.nn.Conv2d, {'in_channels': 3, 'out_channels': 8, 'kernel_size': 5})
+    cost = module_cost(net, size=12)
+    assert cost.params == 3 * 8 * 25 + 8
+    assert cost.macs == 3 * 8 * 25 * 8 * 8  # 8 x 8 outputs
+
+
+def test_cost_of_a_full_network_is_counted_without_memory():
+    small, large = (network_cost({'type': 'UnfoldLDM', 'phase': 'inference'}, s) for s in (64, 128))
+    assert small.params == large.params > 7e6
+    assert 3.9 < large.macs / small.macs < 4.1
+
+
+# ---- unfoldldm doctor ---------------------------------------------------------------------------
+
+
+def test_doctor_finds_this_installation_sound(capsys):
+    assert cli.main(['doctor']) == 0
+    out = capsys.readouterr().out
+    for word in ('python', 'torch', 'basicsr          1.4.2', 'classes of this package', 'GPU'):
+        assert word in out
+    assert 'FAULT' not in out
+
+
+def test_doctor_runs_on_a_broken_installation_and_gives_the_fix():
+    code = (
+        'import sys; sys.modules["basicsr"] = None; sys.orig_argv = ["python", "unfoldldm", '
+        '"doctor"]; from unfoldldm_basicsr.cli import main; sys.exit(main(["doctor"]))'
+    )
+    result = run_python('-c', code)
+    assert result.returncode == 1, result.stderr
+    assert 'pip install --no-build-isolation basicsr==1.4.2' in result.stdout
+    assert 'Traceback' not in result.stderr
+
+
+def test_doctor_names_missing_and_unsuitable_versions(monkeypatch):
+    versions = {'torch': '2.3.1', 'scipy': '2.0.0', 'lmdb': None, 'numpy': '2.1.0'}
+    monkeypatch.setattr(doctor_command, 'installed_version', lambda name: versions.get(name, '99'))
+    lines = {line.name: line for line in doctor_command.check_required()}
+    assert lines['torch'].fix == "pip install 'torch>=2.4' torchvision"
+    assert lines['scipy'].fix == "pip install 'scipy<2'"
+    assert lines['lmdb'].state == 'not installed'
+    assert not lines['numpy'].fix
+
+
+def test_doctor_knows_the_python_range(monkeypatch):
+    monkeypatch.setattr(doctor_command.sys, 'version_info', (3, 13, 0))
+    (line,) = doctor_command.check_python()
+    assert 'python3.12' in line.fix
+
+
+# ---- the command line ---------------------------------------------------------------------------
+
+
+def test_no_command_is_left_out():
+    files = {p.stem for p in (ROOT / 'unfoldldm_basicsr' / 'commands').glob('*_command.py')}
+    assert {f'{name}_command' for name in cli.COMMANDS} == files
+
+
+@pytest.mark.parametrize('name', cli.COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    assert name == cli.load_command(name).NAME
+    with pytest.raises(SystemExit) as caught:
+        cli.main([name, '--help'])
+    assert caught.value.code == 0
+    assert 'usage: unfoldldm' in capsys.readouterr().out
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(['--help'])
+    out = capsys.readouterr().out
+    assert all(f'\n    {name} ' in out for name in cli.COMMANDS)
+
+
+def test_user_errors_are_one_line_and_status_2(capsys):
+    assert cli.main(['list', '--options', '/no/such/folder']) == 2
+    assert capsys.readouterr().err == 'unfoldldm list: --options /no/such/folder: no such folder.\n'
+    with pytest.raises(FileNotFoundError):
+        cli.main(['list', '--options', '/no/such/folder', '--debug'])
+
+
+def test_key_errors_are_shown_without_quotes(monkeypatch, capsys):
+    def fail(args):
+        raise KeyError('network_g: no type.')
+
+    monkeypatch.setattr(list_command, 'run', fail)
+    assert cli.main(['list']) == 2
+    assert capsys.readouterr().err == 'unfoldldm list: network_g: no type.\n'
+
+
+def test_scripts_are_sound_shell():
+    for script in (*(ROOT / 'scripts').glob('*.sh'), ROOT / '.ci' / 'run'):
+        subprocess.run(['bash', '-n', str(script)], check=True)
+    assert 'scripts/test.sh' in (ROOT / '.ci' / 'run').read_text()
+
+
+def test_setup_refuses_a_python_that_basicsr_cannot_be_built_with(tmp_path):
+    code = (
+        'import setuptools, sys; sys.version_info = (3, 13, 0); sys.argv = ["setup.py", "--version"]; '
+        f'exec(compile(open({str(Path(ROOT, "setup.py"))!r}).read(), "setup.py", "exec"), '
+        '{"__file__": "setup.py", "__name__": "__main__"})'
+    )
+    result = run_python('-c', code, cwd=tmp_path)
+    assert result.returncode == 1
+    assert 'BasicSR 1.4.2 is published as source only' in result.stderr
+
+
+def test_versions_agree_with_the_metadata_of_basicsr():
+    assert imports.find_basicsr()[0] == imports.BASICSR_VERSION
