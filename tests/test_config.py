@@ -66,6 +66,9 @@ STOCK_FAULTS = [
     ('datasets.train.prefetch_mode', 'gpu', 'Known: cpu, cuda'),
     ('datasets.train', {'type': 'PairedImageDataset', 'batch_size_per_gpu': 1}, 'does not work'),
     ('path.my_folder', '/x', 'is not an option'),
+    ('path.visualization', '/x', 'is not an option'),  # a word that BasicSR's models use
+    ('val.suffix', '../../x', 'becomes part of a file name'),
+    ('datasets.val.name', '../x', 'becomes a folder'),
     ('path.pretrain_network_g', 5, 'must be a text'),
     ('path.pretrain_network_g', '/no.pth', 'no such file'),
     ('path.resume_state', '/no.state', 'no such file'),
@@ -203,4 +206,8 @@ def test_a_test_file_is_checked_as_such(stock):
     del stock['train'], stock['logger']
     assert 'a test reads val' in problems_at(stock, 'datasets.train')
     del stock['datasets']['train']
-    assert preflight(stock, 'x.yml', False) == []
+    assert preflight(stock, 'x.yml', False, here=False) == [
+        'x.yml: path.pretrain_network_g: is empty: the test would score a random network.'
+    ]
+    stock = put(stock, 'path.pretrain_network_g', '/elsewhere/x.pth')
+    assert preflight(stock, 'x.yml', False, here=False) == []

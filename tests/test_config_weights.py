@@ -37,6 +37,10 @@ def test_weights_that_fit_are_accepted_and_others_explained(stock, tmp_path):
     assert preflight(stock, 'x.yml', True) == []
     wider = put(stock, 'network_g.num_feat', 8)
     assert 'does not fit MSRResNet' in problems_at(wider, 'path.pretrain_network_g')
+    loose = put(wider, 'path.strict_load_g', False)
+    assert 'another network' in problems_at(loose, 'path.pretrain_network_g')
+    deeper = put(put(stock, 'network_g.num_block', 2), 'path.strict_load_g', False)
+    assert problems_at(deeper, 'path.pretrain_network_g') == ''
     assert problems_at(put(stock, 'path.param_key_g', 'params_emma'), 'path.pretrain_network_g')
     misnamed = put(stock, 'path.pretrain_network_g', str(tmp_path / 'net_q.pth'))
     assert "Did you mean 'net_g.pth'" in problems_at(misnamed, 'path.pretrain_network_g')

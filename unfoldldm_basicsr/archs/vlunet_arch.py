@@ -76,7 +76,7 @@ class VLUNet(nn.Module):
     """Restores an image of any size and of a degradation described by a vector.
 
     The first downsampling of the observation uses ``down1_2``, the one of the estimate, as in the
-    released network. ``down1_2_i`` exists in every released checkpoint and is never used; it is kept
+    released network. ``down1_2_i`` exists in all released checkpoints and is never used; it is kept
     so that weights load strictly, and frozen so that distributed training sees no unused parameter.
 
     Args:

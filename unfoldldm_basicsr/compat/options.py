@@ -30,7 +30,11 @@ def set_preflight(check: Preflight) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """BasicSR's command line, with ``--local-rank`` as newer launchers spell it."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        epilog='python -m unfoldldm_basicsr.train and .test also take --root FOLDER: where '
+        'experiments/ and results/ are (default: the current folder).',
+    )
     parser.add_argument('-opt', required=True, help='option file (YAML)')
     parser.add_argument(
         '--launcher',
@@ -80,7 +84,10 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     fill_defaults(options, is_train)
     if options['num_gpu'] == 'auto':
         options['num_gpu'] = torch.cuda.device_count()
-    _start_processes(options, args.launcher)
+    try:
+        _start_processes(options, args.launcher)
+    except ValueError as error:
+        refuse([str(error)])
     _seed(options)
     options['auto_resume'] = args.auto_resume
     options['is_train'] = is_train

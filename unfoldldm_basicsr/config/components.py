@@ -201,6 +201,7 @@ def check_weights(
     missing = [k for k in own if k not in given and k.split('.')[0] not in new]
     left_over = [k for k in given if k not in own]
     reshaped = [k for k in own if k in given and own[k].shape != given[k].shape]
+    fitting = sum(k in given and given[k].shape == value.shape for k, value in own.items())
     faults = []
     if partial and not new:
         problems.add(
@@ -211,11 +212,13 @@ def check_weights(
     if reshaped:
         shapes = f'{tuple(given[reshaped[0]].shape)} instead of {tuple(own[reshaped[0]].shape)}'
         faults.append(f'{len(reshaped)} of another shape ({reshaped[0]}: {shapes})')
-    if missing and strict:
+    if missing:
         faults.append(f'{len(missing)} missing in the file ({missing[0]})')
-    if left_over and strict:
+    if left_over:
         faults.append(f'{len(left_over)} without a place in the network ({left_over[0]})')
-    if faults and (strict or len(reshaped) * 2 > len(own)):
+    if faults and not strict:
+        faults.append(f'only {fitting} would be loaded, so it is another network')
+    if faults and (strict or 2 * fitting < len(own)):
         trained = f' The file was made by {checkpoint.arch["type"]}.' if checkpoint.arch else ''
         problems.add(
             path,

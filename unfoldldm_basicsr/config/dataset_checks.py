@@ -76,6 +76,9 @@ def check_dataset(
     required = ['batch_size_per_gpu'] if training and 'batch_size_per_gpu' in keys else []
     own = {k: v for k, v in section.items() if k not in ('phase', 'scale')}
     problems.check_keys(path, own, keys, words, required)
+    name = section.get('name')
+    if isinstance(name, str) and (not name.strip('. ') or set(name) & set('/\\\0')):
+        problems.add(f'{path}.name', f'{show(name)} becomes a folder: it cannot hold / or \\.')
     _check_backend(problems, path, section)
     _check_prefetch(problems, path, section, here)
     check_options = getattr(cls, 'check_options', None)

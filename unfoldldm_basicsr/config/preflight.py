@@ -34,6 +34,8 @@ from unfoldldm_basicsr.config.train_checks import check_train
 from unfoldldm_basicsr.config.values import show
 
 _NAME = re.compile(r'[A-Za-z0-9_][\w.+=,@-]*')
+# BasicSR makes a folder of every other key of the section path.
+_NO_FOLDER = ('pretrain_network', 'strict_load', 'resume', 'param_key')
 _WITHOUT_GT = {'SingleImageDataset'}
 
 
@@ -78,7 +80,7 @@ def preflight(options: dict, file: str, is_train: bool, *, here: bool = True) ->
         if here:
             _check_gpus(problems, options['num_gpu'])
         _check_model(problems, options, model, is_train=is_train, here=here)
-        _check_path(problems, options, model, networks, here=here)
+        _check_path(problems, options, model, networks, is_train=is_train, here=here)
     return problems.lines(file)
 
 
@@ -172,6 +174,8 @@ def _check_val(problems: Problems, options: dict, model: type | None) -> None:
     keys, words = schema.model_keys(model, 'val')
     if not problems.check_keys('val', val, keys, words):
         return
+    if isinstance(val.get('suffix'), str) and not _NAME.fullmatch(val['suffix']):
+        problems.add('val.suffix', f'{show(val["suffix"])} becomes part of a file name.')
     if val.get('metrics') is not None:
         sets = [d for p, d in _sections(options.get('datasets')) if p.split('_')[0] != 'train']
         has_gt = not sets or any(str(d.get('type')) not in _WITHOUT_GT for d in sets)
@@ -216,11 +220,17 @@ def _check_path(
     model: type | None,
     networks: Mapping[str, nn.Module | None],
     *,
+    is_train: bool,
     here: bool,
 ) -> None:
     paths = options.get('path')
     keys, words = schema.model_keys(model, 'path')
-    if not problems.check_keys('path', paths, keys, words) or not here:
+    words = frozenset(w for w in words if any(part in w for part in _NO_FOLDER))
+    if not problems.check_keys('path', paths, keys, words):
+        return
+    if not is_train and 'network_g' in networks and not paths.get('pretrain_network_g'):
+        problems.add('path.pretrain_network_g', 'is empty: the test would score a random network.')
+    if not here:
         return
     for key, value in paths.items():
         place = f'path.{key}'

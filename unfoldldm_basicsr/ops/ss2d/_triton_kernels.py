@@ -153,39 +153,8 @@ def output_kernel(
 
 
 @triton.jit
-def states_kernel(
-    x_ptr, dt_ptr, a2_ptr, b_ptr, c_ptr, bias_ptr, start_ptr, keep_ptr,
-    height, width, channels, d_state, chunk_size, num_chunks,
-    dt_pixel, dt_dir, b_pixel, b_dir, c_pixel, c_dir,
-    SUB: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """The state that enters every group of SUB steps."""
-    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    chunk, image, k = tl.program_id(1), tl.program_id(2) // 4, tl.program_id(2) % 4
-    state, length, first = tl.arange(0, BLOCK_N), height * width, chunk * chunk_size
-    in_c, in_n = channel < channels, state < d_state
-    tile, size = _tile(BLOCK_N, BLOCK_C)
-    a2 = tl.load(a2_ptr + (k * tl.num_programs(0) + tl.program_id(0)) * size + tile)
-    bias = _load(bias_ptr, k * channels + channel, in_c)
-    slot = _tile_slot(image * 4 + k, num_chunks, chunk)
-    keep_ptr += slot * (chunk_size // SUB) * size
-    h = tl.load(start_ptr + slot * size + tile)
-    pixel = _pixel(first, k, length, height, width)
-    for done in range(tl.minimum(chunk_size, length - first)):
-        if done % SUB == 0:
-            tl.store(keep_ptr + (done // SUB) * size + tile, h)
-        here = (image * length + pixel).to(tl.int64)
-        x = _load(x_ptr, here * channels + channel, in_c)
-        raw = _load(dt_ptr, here * dt_pixel + k * dt_dir + channel, in_c) + bias
-        b = _load(b_ptr, here * b_pixel + k * b_dir + state, in_n)
-        delta = _softplus(raw)
-        h = tl.exp2(a2 * delta[None, :]) * h + b[:, None] * (delta * x)[None, :]
-        pixel = _move(pixel, k, 1, length, width)
-
-
-@triton.jit
 def adjoint_kernel(
-    x_ptr, dt_ptr, a2_ptr, b_ptr, c_ptr, bias_ptr, gy_ptr, flow_ptr, keep_ptr,
+    x_ptr, dt_ptr, a2_ptr, b_ptr, c_ptr, bias_ptr, gy_ptr, start_ptr, flow_ptr, keep_ptr,
     gx_ptr, gdt_ptr, ga_ptr, gb_ptr, gc_ptr,
     height, width, channels, d_state, chunk_size, num_chunks, num_pixels,
     dt_pixel, dt_dir, b_pixel, b_dir, c_pixel, c_dir,
@@ -203,6 +172,21 @@ def adjoint_kernel(
     steps = tl.minimum(chunk_size, length - first)
     num_groups = (steps + SUB - 1) // SUB
     keep_ptr += slot * (chunk_size // SUB) * size
+
+    # Forward through the chunk: the state that enters every group of SUB steps.
+    h = tl.load(start_ptr + slot * size + tile)
+    pixel = _pixel(first, k, length, height, width)
+    for done in range(steps):
+        if done % SUB == 0:
+            tl.store(keep_ptr + (done // SUB) * size + tile, h)
+        here = (image * length + pixel).to(tl.int64)
+        x = _load(x_ptr, here * channels + channel, in_c)
+        raw = _load(dt_ptr, here * dt_pixel + k * dt_dir + channel, in_c) + bias
+        b = _load(b_ptr, here * b_pixel + k * b_dir + state, in_n)
+        delta = _softplus(raw)
+        h = tl.exp2(a2 * delta[None, :]) * h + b[:, None] * (delta * x)[None, :]
+        pixel = _move(pixel, k, 1, length, width)
+    tl.debug_barrier()  # the groups below read what this program has just stored
 
     flow = tl.load(flow_ptr + slot * size + tile)
     ga = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)

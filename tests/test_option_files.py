@@ -1,0 +1,57 @@
+"""Every shipped option file passes the preflight and builds its network, losses and optimiser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from basicsr.losses import build_loss
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
+
+from unfoldldm_basicsr.commands.check_command import check_file
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / 'options').rglob('*.yml'))
+
+
+def load(file: Path) -> dict:
+    import yaml
+
+    return yaml.safe_load(file.read_text(encoding='utf-8'))
+
+
+def test_there_are_option_files_of_every_kind():
+    kinds = {file.relative_to(ROOT / 'options').parts[0] for file in FILES}
+    assert {'smoke', 'train', 'test'} <= kinds
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT / 'options')))
+def test_option_file_passes_the_preflight_and_builds(file):
+    problems, _ = check_file(file, None, here=False)
+    assert [str(p) for p in problems] == []
+    opt = load(file)
+    network = dict(opt['network_g'])
+    with torch.device('meta'):
+        net = ARCH_REGISTRY.get(network.pop('type'))(**network)
+    assert sum(p.numel() for p in net.parameters()) > 0
+    MODEL_REGISTRY.get(opt['model_type'])
+    for data in opt['datasets'].values():
+        keys = DATASET_REGISTRY.get(data['type']).option_keys
+        assert set(data) - set(keys) - {
+            'num_worker_per_gpu', 'batch_size_per_gpu', 'persistent_workers', 'pin_memory',
+            'prefetch_mode', 'dataset_enlarge_ratio',
+        } == set()  # fmt: skip
+    for name, loss in opt.get('train', {}).items():
+        if name.endswith('_opt'):
+            assert isinstance(build_loss(dict(loss)), torch.nn.Module)
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT / 'options')))
+def test_first_lines_give_purpose_and_a_command_for_this_very_file(file):
+    first = file.read_text(encoding='utf-8').splitlines()[:3]
+    assert first[0].startswith('# ')
+    name = str(file.relative_to(ROOT))
+    command = next(line for line in first if '-m unfoldldm_basicsr' in line)
+    assert name in command
+    assert ('unfoldldm_basicsr.test' in command) == ('train' not in load(file))
