@@ -36,7 +36,7 @@ def matrices(W: Factor, M: Factor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_kronecker_identity_vec_WXM(mode):
+def test_kronecker_identity_of_stacked_columns(mode):
     W, M = random_factor(7, mode), random_factor(11, mode)
     x = torch.randn(1, 2, 7, 11, dtype=torch.float64)
     w, m = matrices(W, M)

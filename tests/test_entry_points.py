@@ -282,7 +282,8 @@ def test_scripts_are_sound_shell():
 
 def test_setup_refuses_a_python_that_basicsr_cannot_be_built_with(tmp_path):
     code = (
-        'import setuptools, sys; sys.version_info = (3, 13, 0); sys.argv = ["setup.py", "--version"]; '
+        'import setuptools, sys; sys.version_info = (3, 13, 0); '
+        'sys.argv = ["setup.py", "--version"]; '
         f'exec(compile(open({str(Path(ROOT, "setup.py"))!r}).read(), "setup.py", "exec"), '
         '{"__file__": "setup.py", "__name__": "__main__"})'
     )

@@ -1,4 +1,4 @@
-"""Both phases can learn: four images are fitted almost exactly, with the true and generated prior."""
+"""Both phases can learn: four images are fitted almost exactly, with true and generated prior."""
 
 from __future__ import annotations
 

@@ -3,9 +3,10 @@
     python scripts/compare/heldout_report.py -opt options/smoke/unfoldldm_phase2.yml \
         -w experiments/smoke_unfoldldm_phase2/models/net_g_latest.pth -o results/quickstart
 
-The validation set of the option file is degraded as in validation (fixed seeds), but whole. OUTPUT gets
-``table.md`` and ``table.csv`` (degraded input, non-local means, ours with the generated, the null and
-another photo's prior, and the oracle prior), ``comparison.png``, ``trace.png`` and the degraded photos.
+The validation set of the option file is degraded as in validation (fixed seeds), but whole. OUTPUT
+gets ``table.md`` and ``table.csv`` (degraded input, non-local means, ours with the generated, the
+null and another photo's prior, and the oracle prior), ``comparison.png``, ``trace.png`` and the
+degraded photos.
 """
 
 from __future__ import annotations
