@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 
 import numpy as np
@@ -16,6 +18,19 @@ def _same_random_state():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (BasicSR draws from the global generator)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_trace():
+    """Undoes what a test (or the code it runs) left in the environment and in BasicSR's logger."""
+    environment, logger = dict(os.environ), logging.getLogger('basicsr')
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logger.propagate = propagate
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -158,9 +158,13 @@ class Job:
         self.guard(both)
 
     def validation(self, model) -> None:
+        from unfoldldm_basicsr.models.validation import evaluate
+
         loader = DataLoader(Pictures())
         model.validation(loader, 2, None, False)
         split = dict(model.metric_results)
+        results = evaluate(model, loader, 'x', save_img=False)
+        self.found['images_in_order'] = [r.index for r in results] == list(range(5))
         best = self.everywhere(model.best_metric_results)
         model.opt |= {'dist': False, 'rank': 0, 'world_size': 1}
         model.validation(loader, 2, None, False)
@@ -231,6 +235,7 @@ def test_two_ranks_make_the_step_of_one_process_with_both_batches(found):
 
 def test_validation_split_over_ranks_gives_the_numbers_of_one(found):
     assert found['validation_equals_one_rank']
+    assert found['images_in_order']  # the mean is taken in this order on any number of ranks
     assert found['best_on_all_ranks']
     assert 3 < found['validation_score'] < 40
 

@@ -1,8 +1,22 @@
 """Networks; importing registers them."""
 
+from .degradation_embedding import (
+    CLIPDegradationEmbedding,
+    LabelDegradationEmbedding,
+    LearnedDegradationEmbedding,
+)
 from .nafnet_arch import NAFNet, NAFNetLocal
 from .restormer_arch import Restormer
 from .unfoldldm_arch import UnfoldLDM
 from .vlunet_arch import VLUNet
 
-__all__ = ['NAFNet', 'NAFNetLocal', 'Restormer', 'UnfoldLDM', 'VLUNet']
+__all__ = [
+    'CLIPDegradationEmbedding',
+    'LabelDegradationEmbedding',
+    'LearnedDegradationEmbedding',
+    'NAFNet',
+    'NAFNetLocal',
+    'Restormer',
+    'UnfoldLDM',
+    'VLUNet',
+]

@@ -27,31 +27,34 @@ from torch import Tensor
 from unfoldldm_basicsr.ops.ss2d import _triton_kernels as kernels
 
 _LOG2E = 1.0 / math.log(2.0)
-SUB = 8  # steps between stored states in the backward pass
+SUB = 4  # steps between stored states in the backward pass; 8 spill registers at N = 16
 
 
 class Tiling(NamedTuple):
-    """How a problem is cut: tile of a program, warps of the kernels, chunks of a direction."""
+    """How a problem is cut: tile and warps of a program, chunks of a direction."""
 
     block_n: int
     block_c: int
     warps: int
-    warps_adjoint: int
     chunk_size: int
     num_chunks: int
 
 
-def tiling(length: int, channels: int, d_state: int) -> Tiling:
-    """About 512 states per program, chunks of about sqrt(L) steps (a multiple of SUB)."""
+def tiling(length: int, channels: int, d_state: int, *, adjoint: bool = False) -> Tiling:
+    """At most 512 states per program where d_state allows, chunks of about sqrt(L) steps.
+
+    The adjoint kernel holds SUB more states in registers and gets smaller tiles or more warps;
+    the choice is the largest that compiles without spills for compute capability 8.0 and 9.0.
+    """
     block_n = triton.next_power_of_2(d_state)
-    block_c = max(32, min(128, 512 // block_n, triton.next_power_of_2(channels)))
+    most = (64 if block_n > 1 else 32) if adjoint else 128
+    block_c = max(32, min(most, 512 // block_n, triton.next_power_of_2(channels)))
     states = block_n * block_c
-    chunk_size = min(256, max(SUB, triton.next_power_of_2(math.isqrt(length))))
+    chunk_size = min(256, max(2 * SUB, triton.next_power_of_2(math.isqrt(length))))
     return Tiling(
         block_n,
         block_c,
-        warps=max(1, states // 1024),
-        warps_adjoint=min(8, max(1, states // 256)),
+        warps=1 if states <= 512 else max(1, states // (256 if adjoint else 1024)),
         chunk_size=chunk_size,
         num_chunks=triton.cdiv(length, chunk_size),
     )
@@ -60,9 +63,10 @@ def tiling(length: int, channels: int, d_state: int) -> Tiling:
 class _Problem:
     """The inputs as the kernels want them."""
 
-    def __init__(self, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, bias: Tensor):
+    def __init__(self, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, bias: Tensor, *,
+                 adjoint: bool = False) -> None:  # fmt: skip
         batch, height, width, channels = x.shape
-        self.cut = tiling(height * width, channels, A.shape[2])
+        self.cut = tiling(height * width, channels, A.shape[2], adjoint=adjoint)
         self.blocks = triton.cdiv(channels, self.cut.block_c)
         self.grid = (self.blocks, self.cut.num_chunks, 4 * batch)
         self.num_pixels = batch * height * width
@@ -131,7 +135,7 @@ def forward(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
 def backward(gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
              bias: Tensor) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of :func:`forward` for x, dt, A, Bm, Cm, D, bias; everything is recomputed."""
-    problem = _Problem(x, dt, A, Bm, Cm, bias)
+    problem = _Problem(x, dt, A, Bm, Cm, bias, adjoint=True)
     gy = gy.contiguous()
     start, flow = problem.start_values(gy)
     keep, ga = problem.tiles(problem.cut.chunk_size // SUB), problem.tiles()
@@ -140,7 +144,7 @@ def backward(gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tenso
     kernels.adjoint_kernel[problem.grid](
         *problem.inputs, gy, start, flow, keep, gx, gdt, ga, gb, gc,
         *problem.sizes, problem.num_pixels, *problem.strides, SUB=SUB,
-        **problem.tile, num_warps=problem.cut.warps_adjoint,
+        **problem.tile, num_warps=problem.cut.warps,
     )  # fmt: skip
     gx = torch.addcmul(gx.sum(0), gy.float(), D.sum(0)).to(x.dtype)
     # (4 B, chunks, ...): the image number runs slower than the direction.

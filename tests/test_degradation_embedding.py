@@ -1,0 +1,280 @@
+"""Degradation vectors: one interface, frozen CLIP, adapters, checkpoints, errors with a remedy."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from released import without_gradient
+from torch import nn
+from torch.nn import functional as F
+
+from unfoldldm_basicsr.archs.degradation_embedding import (
+    RELEASED_TEXTS,
+    CLIPDegradationEmbedding,
+    LabelDegradationEmbedding,
+    LearnedDegradationEmbedding,
+)
+from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
+
+TINY_CLIP = {
+    'embed_dim': 8,
+    'vision_cfg': {'layers': 1, 'width': 16, 'head_width': 8, 'patch_size': 8, 'image_size': 32},
+    'text_cfg': {'context_length': 12, 'vocab_size': 49408, 'width': 8, 'heads': 2, 'layers': 1},
+}
+
+
+def clip_embedding(**changes) -> CLIPDegradationEmbedding:
+    return CLIPDegradationEmbedding(**{'pretrained': None, 'clip_config': TINY_CLIP, **changes})
+
+
+BUILDERS = {
+    'clip': clip_embedding,
+    'label': lambda: LabelDegradationEmbedding(num_degradations=3, embed_dim=8),
+    'learned': lambda: LearnedDegradationEmbedding(embed_dim=8, width=4),
+}
+EACH = pytest.mark.parametrize('source', BUILDERS)
+LABELS = torch.tensor([2, 0, 1])
+
+
+@EACH
+@pytest.mark.parametrize('size', [(1, 1), (33, 17), (8, 60)])
+def test_any_image_gives_a_vector(source, size):
+    net = BUILDERS[source]().eval()
+    out = net(torch.rand(3, 3, *size), LABELS)
+    assert out.shape == (3, net.embed_dim) == (3, 8)
+    assert out.isfinite().all()
+
+
+@EACH
+def test_vector_does_not_depend_on_the_batch(source):
+    net, x = BUILDERS[source]().eval(), torch.rand(3, 3, 33, 17)
+    single = [net(a, b) for a, b in zip(x.split(1), LABELS.split(1), strict=True)]
+    torch.testing.assert_close(net(x, LABELS), torch.cat(single))
+
+
+@EACH
+def test_the_network_runs_with_each_source(source):
+    embedding = BUILDERS[source]()
+    blocks = {'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'heads': [1, 1, 1, 1]}
+    net = VLUNet(de_dim=3, dim=10, embed_dim=embedding.embed_dim, **blocks)
+    x = torch.rand(3, 3, 16, 16)
+    net(x, embedding(x, LABELS)).square().mean().backward()
+    trained = [p for p in embedding.parameters() if p.requires_grad]
+    assert bool(trained) == (source != 'clip')
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
+
+
+def test_clip_is_frozen_and_adapters_only_train_on_request():
+    assert not any(p.requires_grad for p in clip_embedding().parameters())
+    net = clip_embedding(tune_adapters=True)
+    names = {name for name, p in net.named_parameters() if p.requires_grad}
+    expected = {
+        f'ad_{branch}Encoder.adapter.{index}.{kind}'
+        for branch in ('image', 'text')
+        for index in (0, 1, 3, 4, 6, 7)
+        for kind in ('weight', 'bias')
+    }
+    assert names == expected
+    assert net.training
+    assert not net.clip_model.training
+    assert not net.train().clip_model.training
+
+
+def test_adapter_is_linear_norm_gelu_three_times_without_the_last_gelu():
+    kinds = [type(layer) for layer in clip_embedding().ad_imageEncoder['adapter']]
+    assert kinds == [nn.Linear, nn.LayerNorm, nn.GELU] * 2 + [nn.Linear, nn.LayerNorm]
+
+
+@pytest.mark.parametrize(('normalize', 'temperature'), [(False, 1.0), (True, 0.1)])
+def test_logits_compare_images_with_texts(normalize, temperature):
+    net = clip_embedding(normalize=normalize, temperature=temperature)
+    x = torch.rand(2, 3, 40, 32)
+    out = net(x, return_logits=True)
+    texts = net.clip_model.encode_text(open_clip.tokenize(list(RELEASED_TEXTS), 12))
+    texts = net.ad_textEncoder['adapter'](texts)
+    expected = (
+        F.cosine_similarity(out.embedding[:, None], texts[None], dim=-1) / temperature
+        if normalize
+        else out.embedding @ texts.T
+    )
+    assert out.logits.shape == (2, 7)
+    torch.testing.assert_close(out.logits, expected)
+    torch.testing.assert_close(out.embedding, net(x))
+
+
+def test_logits_reach_every_parameter_of_both_adapters():
+    net = clip_embedding(tune_adapters=True)
+    F.cross_entropy(net(torch.rand(3, 3, 32, 32), return_logits=True).logits, LABELS).backward()
+    missing = [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+
+
+def test_tuning_the_adapters_tells_degradations_apart():
+    net = clip_embedding(tune_adapters=True, class_texts=['dark', 'noise'])
+    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], 1e-2)
+
+    def batch():
+        clean = torch.rand(16, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+        dark, noisy = 0.2 * clean[:8], (clean[8:] + 0.3 * torch.randn(8, 3, 32, 32)).clamp(0, 1)
+        return torch.cat([dark, noisy]), torch.arange(2).repeat_interleave(8)
+
+    for _ in range(30):
+        images, labels = batch()
+        loss = F.cross_entropy(net(images, return_logits=True).logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    images, labels = batch()
+    accuracy = (net(images, return_logits=True).logits.argmax(1) == labels).float().mean()
+    assert accuracy > 0.8
+
+
+@pytest.mark.parametrize('size', [(48, 64), (30, 20), (32, 32)])
+def test_preprocessing_equals_that_of_openclip(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC)
+    transform = open_clip.image_transform(32, is_train=False, interpolation='bicubic')
+    x = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255
+    found = clip_embedding().preprocess(x)[0]
+    assert found.shape == (3, 32, 32)
+    torch.testing.assert_close(found, transform(picture), atol=0.04, rtol=0)
+
+
+def test_random_backbone_is_saved_and_restored():
+    net, other = clip_embedding(), clip_embedding()
+    x = torch.rand(1, 3, 32, 32)
+    before = other(x, return_logits=True)
+    other.load_state_dict(net.state_dict(), strict=True)
+    after, expected = other(x, return_logits=True), net(x, return_logits=True)
+    assert not torch.allclose(before.logits, expected.logits)
+    torch.testing.assert_close(after.logits, expected.logits)
+    torch.testing.assert_close(copy.deepcopy(net)(x), net(x))
+
+
+@pytest.fixture
+def backbone_file(tmp_path):
+    path = tmp_path / 'clip.pth'
+    torch.save(open_clip.CLIP(**TINY_CLIP).state_dict(), path)
+    return str(path)
+
+
+def test_backbone_from_a_file_is_used_but_not_saved_again(backbone_file):
+    net = clip_embedding(pretrained=backbone_file)
+    saved = net.state_dict()
+    assert saved
+    assert not any('clip_model' in key for key in saved)
+    wrapped = nn.ModuleDict({'net': net})
+    assert {key.removeprefix('net.') for key in wrapped.state_dict()} == set(saved)
+    other = clip_embedding(pretrained=backbone_file)
+    other.load_state_dict(saved, strict=True)
+    x = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(other(x), net(x))
+
+
+def test_released_layout_with_the_backbone_twice_loads_strictly():
+    net, other = clip_embedding(), clip_embedding()
+    released = {}
+    for key, value in net.state_dict().items():
+        if key.startswith('clip_model.'):
+            released[f'ad_imageEncoder.{key}'] = released[f'ad_textEncoder.{key}'] = value
+        else:
+            released[key] = value
+    other.load_state_dict(released, strict=True)
+    x = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(other(x), net(x))
+    del released['ad_imageEncoder.adapter.0.weight']
+    with pytest.raises(RuntimeError, match=r'Missing key.*ad_imageEncoder\.adapter\.0\.weight'):
+        other.load_state_dict(released, strict=True)
+
+
+def test_weights_that_cannot_be_had_come_with_the_remedy(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError('no route to host')
+
+    monkeypatch.setattr(open_clip, 'create_model', offline)
+    with pytest.raises(FileNotFoundError) as error:
+        CLIPDegradationEmbedding()
+    for part in ('no route to host', 'laion/CLIP-ViT-B-32', 'set pretrained to its path', 'Label'):
+        assert part in str(error.value)
+
+
+def test_missing_openclip_comes_with_the_install_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'open_clip', None)
+    with pytest.raises(ImportError, match='pip install open_clip_torch'):
+        CLIPDegradationEmbedding()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'clip_config': None, 'model_name': 'ViT-B32'}, "Did you mean 'ViT-B-32'"),
+        (
+            {'clip_config': None, 'pretrained': 'laion2b_s34b'},
+            "neither a file nor an OpenCLIP tag of ViT-B-32.* Did you mean 'laion2b",
+        ),
+        ({'pretrained': 'openai'}, 'neither a file nor an OpenCLIP tag of your clip_config'),
+        ({'clip_config': {'dim': 3}}, "clip_config: .*'dim'"),
+        ({'class_texts': []}, 'at least one entry in class_texts'),
+        ({'temperature': 0}, 'temperature above 0'),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        clip_embedding(**changes)
+
+
+def test_file_with_other_weights_is_refused(tmp_path):
+    torch.save({'conv.weight': torch.zeros(1)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match=r'other\.pth. does not hold weights of your clip_config'):
+        clip_embedding(pretrained=str(tmp_path / 'other.pth'))
+
+
+def test_malicious_pickle_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / 'touched'), 'w')
+
+    torch.save({'weights': Evil()}, tmp_path / 'evil.pth')
+    with pytest.raises(ValueError, match='does not hold weights'):
+        clip_embedding(pretrained=str(tmp_path / 'evil.pth'))
+    assert not (tmp_path / 'touched').exists()
+
+
+def test_labels_choose_rows_and_bad_ones_are_refused():
+    net, x = BUILDERS['label'](), torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(net(x, torch.tensor([2, 0])), net.table.weight[[2, 0]])
+    with pytest.raises(ValueError, match=r"dataset that gives 'degradation'"):
+        net(x)
+    with pytest.raises(ValueError, match='2 images need as many labels, got 3'):
+        net(x, LABELS)
+    with pytest.raises(ValueError, match=r'0 to 2, got \[1, 3\]'):
+        net(x, torch.tensor([3, 1]))
+    with pytest.raises(ValueError, match='at least 1'):
+        LabelDegradationEmbedding(num_degradations=0)
+
+
+def test_every_parameter_of_the_encoder_receives_a_gradient():
+    net = LearnedDegradationEmbedding(embed_dim=8, width=4)
+    mix = nn.Linear(8, 3)
+    chain = nn.Sequential(net, mix)
+    assert without_gradient(chain, torch.rand(2, 3, 16, 16)) == []
+
+
+def test_encoder_gives_finite_gradients_for_flat_images():
+    net = LearnedDegradationEmbedding(embed_dim=8, width=4)
+    nn.functional.mse_loss(net(torch.zeros(1, 3, 8, 8)), torch.ones(1, 8)).backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_encoder_ignores_how_often_a_pattern_repeats():
+    net = LearnedDegradationEmbedding(embed_dim=8, width=4).eval()
+    x = 0.5 + 0.1 * torch.randn(1, 3, 96, 96)
+    small, large = net(x), net(x.repeat(1, 1, 2, 2))
+    other = net(0.5 + 0.3 * torch.randn(1, 3, 96, 96))
+    assert (small - large).norm() < 0.2 * (small - other).norm()
