@@ -54,7 +54,7 @@ setup(
         'mamba': ['mamba-ssm>=2.2'],  # needs an NVIDIA GPU and nvcc
         'metrics': ['lpips>=0.1.4'],
         'clip': ['open_clip_torch>=2.24'],
-        'plots': ['matplotlib>=3.7'],
+        'plots': ['matplotlib>=3.7'],  # plots of scripts/benchmark
         'test': [
             'pytest>=8',
             'hypothesis>=6.100',

@@ -192,6 +192,11 @@ def test_phase2_refuses_a_phase1_with_other_parts(tmp_path, phase1_file):
         UnfoldLDMPhase2Model(phase2_options(tmp_path / 'p2', phase1_file, prior_in_attn=False))
 
 
+def test_phase2_refuses_a_phase1_with_equal_shapes_but_other_arguments(tmp_path, phase1_file):
+    with pytest.raises(ValueError, match="dra: 'hat_q' in the file, 'tilde_q' here"):
+        UnfoldLDMPhase2Model(phase2_options(tmp_path / 'p2', phase1_file, dra='tilde_q'))
+
+
 def test_phase2_refuses_weights_of_phase2_as_phase1(tmp_path, phase2):
     phase2.save(0, 1)
     file = f'{phase2.opt["path"]["models"]}/net_g_1.pth'
@@ -366,6 +371,10 @@ def checked(cls, options: dict, section: str, **changes) -> list[str]:
         ('val', {'prior_source': 'generated'}, ['val.prior_source']),
         ('val', {'tile': 64}, ['val.tile']),
         ('train', {'stage_loss_weight': -1}, ['train.stage_loss_weight']),
+        ('train', {'isda_opt': {'type': 'L1Loss'}}, ['train.isda_opt.type']),
+        ('train', {'grad_clip_norm': {'restoraton': 0.01}}, ['train.grad_clip_norm']),
+        ('val', {'tile_overlap': 16}, ['val.tile_overlap']),
+        ('network_g', {'use_ldm': False, 'prior_source': 'oracle'}, ['network_g.prior_source']),
         ('train', {'pixel_opt': None}, ['train.pixel_opt']),
         ('train', {'perceptual_opt': {'type': 'PerceptualLoss'}}, ['train.perceptual_opt']),
     ],
@@ -385,6 +394,9 @@ def test_phase1_options_are_checked(tmp_path, section, changes, keys):
         ('val', {'prior_source': 'shuffled', 'tile': 64}, ['val.tile']),
         ('train', {'prior_warmup_iter': 100}, ['train.prior_warmup_iter']),
         ('train', {'diffusion_opt': None}, ['train.diffusion_opt']),
+        ('train', {'diffusion_opt': {'type': 'L1Loss'}}, ['train.diffusion_opt.type']),
+        ('network_g', {'type': 'VLUNet'}, ['network_g.type']),
+        ('network_g', {'prior_source': 'shuffled'}, []),
         ('path', {'pretrain_network_phase1': None}, ['path.pretrain_network_phase1']),
         ('path', {'pretrain_network_phase1': '/no/x.pth'}, ['path.pretrain_network_phase1']),
         (

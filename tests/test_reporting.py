@@ -62,6 +62,15 @@ def test_eight_bit_scores_equal_scikit_image(grey):
     assert score.ssim == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_same_images_score_the_same_in_every_depth():
+    pair = [photo(seed=s) for s in (0, 1)]
+    shallow = measure(*pair)
+    deep = measure(*(image.astype(np.uint16) * 257 for image in pair))
+    floats = measure(*(image / 255 for image in pair))
+    assert deep[:2] == pytest.approx(shallow[:2], abs=1e-6)
+    assert floats[:2] == pytest.approx(shallow[:2], abs=1e-6)
+
+
 def test_deeper_images_are_compared_without_rounding_to_eight_bit():
     truth = photo()
     deep, near = truth.astype(np.uint16) * 257, truth.astype(np.uint16) * 257 + 1 - 2 * (truth > 9)

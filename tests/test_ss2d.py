@@ -158,6 +158,14 @@ def test_float16_autocast_computes_in_float32():
         assert ss2d_scan(*bf16).dtype == torch.bfloat16
 
 
+def test_autocast_changes_nothing_inside_the_operator():
+    inputs = scan_inputs(4, 5, dtype=torch.float32)
+    expected = values_and_gradients(ss2d_scan, inputs)
+    with torch.autocast('cpu', torch.bfloat16):
+        got = values_and_gradients(ss2d_scan, inputs)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_operator_contract_holds(dtype):
     inputs = scan_inputs(3, 4, batch=1, dtype=dtype)

@@ -161,6 +161,11 @@ def test_prior_sources_differ_and_are_refused_where_impossible():
         make('inference').eval()(lq, gt, prior_source='oracle')
 
 
+def test_a_single_image_cannot_be_shuffled():
+    with pytest.raises(ValueError, match='two images'):
+        make(2).eval()(torch.rand(1, 3, 8, 8), prior_source='shuffled')
+
+
 def test_phase_1_without_ground_truth_uses_the_null_prior():
     net = shaken(make(1)).eval()
     lq = torch.rand(1, 3, 16, 16)
@@ -341,6 +346,9 @@ def test_every_switch_trains_a_step_and_reloads(switch, phase):
         ({'dim': 9}, 'dim must be even'),
         ({'heads': [3, 1, 2, 2]}, 'heads'),
         ({'num_blocks': [1, 1, 1]}, '4 levels'),
+        ({'cond_input': 'lq', 'cond_detach': False}, 'no effect'),
+        ({'wm_mode': 'banded', 'wm_radius': 0}, 'wm_radius'),
+        ({'prior_dim': 1}, 'prior_dim'),
     ],
 )
 def test_wrong_arguments_are_named(changes, message):

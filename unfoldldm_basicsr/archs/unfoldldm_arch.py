@@ -4,8 +4,7 @@
                                P = PI(x_gt)  (Phase I)   or   DR-LDM(x_hat, x_tilde)  (Phase II)
                                x_k = OCFormer(x_hat, x_tilde, P)
 
-A re-implementation: what the paper leaves open follows DiffIR, Reti-Diff and UnfoldIR, each choice
-a named argument (docs/method.md).
+A re-implementation: docs/method.md says what the paper leaves open and what is chosen here.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from .unfolding.stage import StagePrior, StageTrace, unfolding_stage
 PHASES = (1, 2, 'joint', 'inference')
 PRIOR_INPUTS = {'gt': 1, 'gt_lq': 2, 'gt_mgda': 3}
 COND_INPUTS = {'lq': 1, 'mgda': 2, 'mgda_lq': 3}
-PRIOR_STAGES = ('all', 'first')
 
 
 class UnfoldTrace(NamedTuple):
@@ -41,8 +39,7 @@ class UnfoldTrace(NamedTuple):
     Attributes:
         output: (B, c, H, W), what forward returns without the trace.
         stages: one :class:`StageTrace` for each stage, images cropped to H x W.
-        target_prior: (B, C_p) detached; with ``prior_input='gt_mgda'`` one for each stage; None
-            without ground truth or without prior encoder.
+        target_prior: (B, C_p) detached, one for each stage with ``prior_input='gt_mgda'``, or None.
     """
 
     output: Tensor
@@ -176,10 +173,14 @@ class UnfoldLDM(nn.Module):
         check_choice('prior_source', prior_source, PRIOR_SOURCES)
         check_choice('prior_input', prior_input, PRIOR_INPUTS)
         check_choice('cond_input', cond_input, COND_INPUTS)
-        check_choice('prior_stages', prior_stages, PRIOR_STAGES)
+        check_choice('prior_stages', prior_stages, ('all', 'first'))
         check_choice('mgda_stride', mgda_stride, (1, 2, 4, 8))
-        if num_stages < 1:
-            raise ValueError(f'num_stages must be at least 1, got {num_stages}.')
+        if num_stages < 1 or prior_dim < 2:
+            raise ValueError(
+                f'num_stages >= 1 and prior_dim >= 2 are needed, got {num_stages} and {prior_dim}.'
+            )
+        if cond_input == 'lq' and not cond_detach:
+            raise ValueError("cond_detach: false has no effect with cond_input: 'lq'.")
         if not 0 <= null_prior_prob < 1:
             raise ValueError(f'null_prior_prob must be in [0, 1), got {null_prior_prob}.')
         self.phase, self.use_ldm, self.num_stages = phase, use_ldm, num_stages
@@ -311,8 +312,7 @@ class UnfoldLDM(nn.Module):
             target = self._target(gt, y, None)
         null_mask = None
         if self.training and source in ('oracle', 'joint'):
-            share = self.null_prior_prob
-            null_mask = (torch.rand(y.shape[0], 1, device=y.device) < share).to(y.dtype)
+            null_mask = (torch.rand(len(y), 1, device=y.device) < self.null_prior_prob).to(y.dtype)
         x, stages, first = y, [], None
         for k in range(self.num_stages):
             plan = _Plan(source, y, gt, target, prior, null_mask, first)
@@ -342,9 +342,10 @@ class UnfoldLDM(nn.Module):
         output = x[..., :height, :width]
         if not return_trace:
             return output
-        targets = tuple(s.target for s in stages)
-        per_stage = self.prior_input == 'gt_mgda' and targets[0] is not None
-        return UnfoldTrace(output, tuple(stages), targets if per_stage else targets[0])
+        target = stages[0].target
+        if self.prior_input == 'gt_mgda' and target is not None:
+            target = tuple(s.target for s in stages)
+        return UnfoldTrace(output, tuple(stages), target)
 
     def _target(self, gt: Tensor, y: Tensor, estimates: Estimates | None) -> Tensor | None:
         """PI's prior (B, C_p); without gradient when PI is the frozen teacher."""
@@ -372,14 +373,16 @@ class UnfoldLDM(nn.Module):
         if plan.source == 'given':
             guide = plan.given if plan.given.ndim == 2 else plan.given[k]
         elif plan.source == 'null':
-            guide = self._null(plan.y.shape[0])
+            guide = self.null_prior.repeat(plan.y.shape[0], 1) if self.uses_prior else None
         elif plan.source == 'generated':
             guide = generated
         elif plan.source == 'shuffled':
+            if generated.shape[0] < 2:
+                raise ValueError("prior_source 'shuffled' needs a batch of at least two images.")
             guide = generated.roll(1, 0)
         elif plan.source == 'joint':
             # Half of the samples see PI's prior, or PI would learn nothing.
-            half = (torch.arange(target.shape[0], device=target.device) % 2)[:, None].to(target)
+            half = (torch.rand(target.shape[0], 1, device=target.device) < 0.5).to(target)
             guide = half * target + (1 - half) * generated
         else:
             guide = target
@@ -394,6 +397,3 @@ class UnfoldLDM(nn.Module):
         if self.cond_input != 'mgda':
             images.append(y)
         return torch.cat(images, 1)
-
-    def _null(self, batch: int) -> Tensor | None:
-        return self.null_prior.repeat(batch, 1) if self.uses_prior else None

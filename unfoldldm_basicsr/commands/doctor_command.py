@@ -38,8 +38,8 @@ OPTIONAL = (
         'scan backend, NVIDIA only',
     ),
     ('triton', 'pip install triton', 'scan backend, comes with the CUDA builds of torch'),
-    ('matplotlib', 'pip install matplotlib', 'curves'),
-    ('lpips', 'pip install lpips', 'LPIPS'),
+    ('matplotlib', 'pip install matplotlib', 'plots of scripts/benchmark'),
+    ('lpips', 'pip install lpips', 'metric calculate_lpips'),
     ('tensorboard', 'pip install tensorboard', 'logger.use_tb_logger'),
 )
 ALIASES = {

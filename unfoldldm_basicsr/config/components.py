@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ def check_weights(
     *,
     param_key: str | None = None,
     strict: bool = True,
-    partial: bool = False,
+    new_modules: Sequence[str] | None = None,
 ) -> None:
     """Checks that a weight file can be read and fits a network.
 
@@ -187,7 +187,7 @@ def check_weights(
         net: the network it goes to, None if that cannot be built.
         param_key: which weights of the file; None for those that are there.
         strict: every name must fit.
-        partial: whole modules may be new in the network (a later phase of training).
+        new_modules: for a file of an earlier phase: exactly the modules that are new since.
     """
     try:
         checkpoint = read_checkpoint(Path(file).expanduser(), param_key=param_key)
@@ -197,7 +197,8 @@ def check_weights(
     if net is None:
         return
     own, given = net.state_dict(), checkpoint.state_dict
-    new = {k.split('.')[0] for k in own} - {k.split('.')[0] for k in given} if partial else set()
+    partial = new_modules is not None
+    new = set(new_modules or ()) - {k.split('.')[0] for k in given}
     missing = [k for k in own if k not in given and k.split('.')[0] not in new]
     left_over = [k for k in given if k not in own]
     reshaped = [k for k in own if k in given and own[k].shape != given[k].shape]

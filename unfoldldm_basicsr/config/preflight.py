@@ -254,7 +254,7 @@ def _check_path(
                 net,
                 param_key=param_key if isinstance(param_key, str) else None,
                 strict=strict,
-                partial=first_phase,
+                new_modules=getattr(model, 'new_modules', ()) if first_phase else None,
             )
 
 

@@ -1,1 +1,5 @@
-"""metrics of unfoldldm_basicsr."""
+"""Metrics that BasicSR lacks; importing registers them."""
+
+from .lpips_metric import calculate_lpips
+
+__all__ = ['calculate_lpips']

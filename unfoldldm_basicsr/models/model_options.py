@@ -6,9 +6,12 @@ section '' holds the keys at the top of the option file.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from basicsr.utils.registry import ARCH_REGISTRY
 
 from .lr_schedulers import check_scheduler
 from .optimisation import check_optimizer
@@ -94,7 +97,7 @@ def is_number(value: object) -> bool:
 
 def check_base_options(opt: Mapping[str, Any]) -> Problems:
     """Problems of the options that all models share, as (key path, message)."""
-    problems = _check_evaluation(section_of(opt, 'val'))
+    problems = _check_evaluation(section_of(opt, 'val')) + _check_forward(opt)
     path = section_of(opt, 'path')
     weights = path.get('pretrain_network_g')
     if weights and not Path(str(weights)).expanduser().is_file():
@@ -108,6 +111,10 @@ def check_base_options(opt: Mapping[str, Any]) -> Problems:
                 )
             )
         return problems
+    if opt.get('find_unused_parameters'):
+        problems.append(
+            ('find_unused_parameters', 'has no effect here: every parameter is used. Remove it.')
+        )
     train = section_of(opt, 'train')
     total = train.get('total_iter')
     if not is_whole(total, 1):
@@ -123,9 +130,34 @@ def check_base_options(opt: Mapping[str, Any]) -> Problems:
     return problems
 
 
+def _check_forward(opt: Mapping[str, Any]) -> Problems:
+    """The network must work with what the model gives it."""
+    kind = section_of(opt, 'network_g').get('type')
+    network = dict(iter(ARCH_REGISTRY)).get(kind)
+    if network is None:
+        return []
+    parameters = list(inspect.signature(network.forward).parameters.values())[2:]
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    if needed:
+        return [
+            (
+                'network_g.type',
+                f'{kind} also needs {", ".join(needed)} with every image, which this model_type '
+                'does not provide.',
+            )
+        ]
+    if section_of(opt, 'val').get('trace') and 'prior_source' not in (p.name for p in parameters):
+        return [('val.trace', f'{kind} has no stages to trace; remove it.')]
+    return []
+
+
 def _check_evaluation(val: Mapping[str, Any]) -> Problems:
     problems = []
     tile, overlap = val.get('tile'), val.get('tile_overlap', 32)
+    if tile is None and 'tile_overlap' in val:
+        problems.append(('val.tile_overlap', 'has no effect without val.tile.'))
     if tile is not None:
         if not is_whole(tile, 1) or not is_whole(overlap, 0) or overlap >= tile:
             problems.append(

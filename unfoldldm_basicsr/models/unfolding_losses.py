@@ -46,7 +46,7 @@ def restoration_losses(
 
 @torch.no_grad()
 def step_figures(trace: UnfoldTrace, lq: Tensor) -> dict[str, Tensor]:
-    """Sizes of the gradient steps, averaged over the stages (spec of the method, risks 3 and 4).
+    """Sizes of the gradient steps, averaged over the stages.
 
     Returns:
         ``step_size``: mean |x_hat_k - x_{k-1}|, in units of the image range; above 1 the learned

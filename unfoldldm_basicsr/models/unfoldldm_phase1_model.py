@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 from torch import Tensor
 
 from ..compat.registry import register
+from ..config.suggest import did_you_mean
 from .model_options import (
     NUMBER,
     OPTIONAL,
@@ -28,6 +29,8 @@ from .model_options import (
 )
 from .restoration_model import Losses, RestorationModel
 from .unfolding_losses import StepWatch, restoration_losses, step_figures
+
+GROUPS = ('restoration', 'prior')
 
 UNFOLDING_OPTION_KEYS: OptionKeys = {
     'train': {
@@ -56,7 +59,37 @@ def check_unfolding_options(opt: Mapping[str, Any]) -> Problems:
         problems.append(('train.pixel_opt', message))
     if train.get('perceptual_opt'):
         problems.append(('train.perceptual_opt', 'not part of the UnfoldLDM models; remove it.'))
+    problems += check_loss_type(train, 'isda_opt', 'ISDALoss')
+    limits = train.get('grad_clip_norm')
+    for group in limits if isinstance(limits, Mapping) else ():
+        if group not in GROUPS:
+            message = f"no parameter group '{group}'.{did_you_mean(group, GROUPS)}"
+            problems.append(('train.grad_clip_norm', message))
+    network, val = section_of(opt, 'network_g'), section_of(opt, 'val')
+    if network.get('use_ldm', True) is False:
+        for key, section in (('network_g', network), ('val', val)):
+            if section.get('prior_source') not in (None, 'auto', 'null'):
+                problems.append(
+                    (f'{key}.prior_source', 'has no effect with network_g.use_ldm: false.')
+                )
     return problems
+
+
+def check_loss_type(train: Mapping[str, Any], key: str, kind: str) -> Problems:
+    """The loss under ``key`` is called like ``kind``: it must be that class or derive from it."""
+    section = train.get(key)
+    if not isinstance(section, Mapping) or 'type' not in section:
+        return []
+    registered = dict(iter(LOSS_REGISTRY)).get(section['type'])
+    if registered is None or kind in (c.__name__ for c in registered.__mro__):
+        return []
+    return [(f'train.{key}.type', f'{section["type"]} is no {kind}, which belongs here.')]
+
+
+def validation_prior(opt: Mapping[str, Any], default: str) -> str:
+    """``val.prior_source``, else the network's own unless that is 'auto', else ``default``."""
+    own = section_of(opt, 'network_g').get('prior_source', 'auto')
+    return section_of(opt, 'val').get('prior_source') or (own if own != 'auto' else default)
 
 
 @register(MODEL_REGISTRY)
@@ -78,7 +111,7 @@ class UnfoldLDMPhase1Model(RestorationModel):
     default_prior_source = 'oracle'
 
     def __init__(self, opt: dict[str, Any]):
-        source = (opt.get('val') or {}).get('prior_source') or self.default_prior_source
+        source = validation_prior(opt, self.default_prior_source)
         if not opt['network_g'].get('use_ldm', True):
             source = 'null'  # the only prior there is, hence a plain result
         elif source != 'generated':
@@ -95,8 +128,8 @@ class UnfoldLDMPhase1Model(RestorationModel):
             problems.append(
                 ('network_g.phase', 'UnfoldLDMPhase1Model trains phase: 1; the default is 2.')
             )
-        source = val.get('prior_source')
-        if source not in (None, 'oracle', 'null'):
+        source = validation_prior(opt, 'oracle')
+        if source not in ('oracle', 'null'):
             problems.append(
                 ('val.prior_source', f"'{source}' is not known in Phase I: oracle or null.")
             )

@@ -32,7 +32,12 @@ from .model_options import (
     section_of,
 )
 from .restoration_model import Losses
-from .unfoldldm_phase1_model import UnfoldLDMPhase1Model, check_unfolding_options
+from .unfoldldm_phase1_model import (
+    UnfoldLDMPhase1Model,
+    check_loss_type,
+    check_unfolding_options,
+    validation_prior,
+)
 from .weights import load_phase1_weights
 
 NEW_IN_PHASE2 = ('condition_encoder', 'denoiser')
@@ -64,6 +69,7 @@ class UnfoldLDMPhase2Model(UnfoldLDMPhase1Model):
     )
 
     default_prior_source = 'generated'
+    new_modules = NEW_IN_PHASE2
 
     def __init__(self, opt: dict[str, Any]):
         self.prior_warmup_iter = (opt.get('train') or {}).get('prior_warmup_iter') or 0
@@ -89,7 +95,7 @@ class UnfoldLDMPhase2Model(UnfoldLDMPhase1Model):
                     'UnfoldLDMPhase1Model.',
                 )
             )
-        source = val.get('prior_source') or 'generated'
+        source = validation_prior(opt, 'generated')
         if source not in PRIOR_SOURCES:
             problems.append(
                 ('val.prior_source', f"'{source}' is unknown.{did_you_mean(source, PRIOR_SOURCES)}")
@@ -110,7 +116,9 @@ class UnfoldLDMPhase2Model(UnfoldLDMPhase1Model):
         if not self.is_train or path.get('pretrain_network_g'):
             return
         if path.get('pretrain_network_phase1'):
-            load_phase1_weights(net, path['pretrain_network_phase1'], NEW_IN_PHASE2)
+            load_phase1_weights(
+                net, path['pretrain_network_phase1'], NEW_IN_PHASE2, self.opt['network_g']
+            )
         elif self.opt['network_g'].get('phase', 2) != 'joint':
             raise ValueError(f'path.pretrain_network_phase1 is empty. {_first_phase1()}')
 
@@ -220,6 +228,7 @@ def _check_training(opt: Mapping[str, Any], phase: object) -> Problems:
         problems.append(('network_g.phase', f'Phase II trains phase: 2 (or joint), got {phase!r}.'))
     if not train.get('diffusion_opt'):
         problems.append(('train.diffusion_opt', 'missing: type: LatentDiffusionLoss.'))
+    problems += check_loss_type(train, 'diffusion_opt', 'LatentDiffusionLoss')
     total = train.get('total_iter')
     if not is_whole(warmup, 0) or (is_whole(total, 1) and warmup >= total):
         problems.append(

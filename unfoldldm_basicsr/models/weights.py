@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from ..inference.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+
+# Arguments of UnfoldLDM that may change from Phase I to Phase II.
+PHASE2_ARGUMENTS = (
+    'phase', 'cond_input', 'cond_detach', 'prior_stages', 'prior_source', 'null_prior_prob',
+    'num_timesteps', 'beta_start', 'beta_end', 'diffusion_param', 'train_start', 'infer_noise',
+    'denoiser_dim', 'denoiser_layers', 'use_checkpoint',
+)  # fmt: skip
 
 
 def load_weights(
@@ -93,7 +102,12 @@ def differing_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
     return ''
 
 
-def load_phase1_weights(net: nn.Module, path: str | Path, new_modules: Sequence[str]) -> None:
+def load_phase1_weights(
+    net: nn.Module,
+    path: str | Path,
+    new_modules: Sequence[str],
+    arguments: Mapping[str, Any] | None = None,
+) -> None:
     """Starts a Phase II network from the averaged weights of Phase I.
 
     Args:
@@ -101,6 +115,8 @@ def load_phase1_weights(net: nn.Module, path: str | Path, new_modules: Sequence[
         path: file that Phase I wrote.
         new_modules: names of the modules that Phase I does not have; exactly their weights may be
             missing in the file, and nothing in the file may be left over.
+        arguments: what ``net`` was built with, compared with the file's metadata: equal shapes do
+            not make an equal network.
 
     Raises:
         FileNotFoundError: no such file.
@@ -131,6 +147,8 @@ def load_phase1_weights(net: nn.Module, path: str | Path, new_modules: Sequence[
             f'{"; ".join(faults)}. The network arguments of both phases must agree (but for '
             f'phase).{_arguments_in_file(checkpoint)}'
         )
+    if checkpoint.arch is not None and arguments is not None:
+        _check_same_arguments(type(net), checkpoint.arch['kwargs'], arguments, path)
     net.load_state_dict(given, strict=False)
     get_root_logger().info(
         f'Phase II starts from {path} [{checkpoint.param_key}]; new: {", ".join(new_modules)}.'
@@ -140,6 +158,25 @@ def load_phase1_weights(net: nn.Module, path: str | Path, new_modules: Sequence[
             f'{path} has no averaged weights (params_ema); the last ones are used. Set '
             'train.ema_decay: 0.999 in Phase I.'
         )
+
+
+def _check_same_arguments(
+    kind: type[nn.Module], in_file: Mapping[str, Any], here: Mapping[str, Any], path: str | Path
+) -> None:
+    differing = []
+    for name, parameter in inspect.signature(kind).parameters.items():
+        then, now = (_plain(a.get(name, parameter.default)) for a in (in_file, here))
+        if name not in PHASE2_ARGUMENTS and then != now:
+            differing.append(f'{name}: {then!r} in the file, {now!r} here')
+    if differing:
+        raise CheckpointError(
+            f'path.pretrain_network_phase1: {path} was trained with other arguments of network_g '
+            f'({"; ".join(differing)}). Use the same in both phases.'
+        )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _arguments_in_file(checkpoint: Checkpoint) -> str:

@@ -157,6 +157,11 @@ class MGDA(nn.Module):
         check_choice('mgda_mode', mode, MODES)
         check_choice('wm_mode', wm_mode, WM_MODES)
         check_choice('mgda_op', op, OPERATORS)
+        if min(wm_rank, wm_radius, embed_dim) < 1:
+            raise ValueError(
+                'wm_rank, wm_radius and embed_dim must be at least 1, got '
+                f'{wm_rank}, {wm_radius} and {embed_dim}.'
+            )
         self.holistic = mode in ('both', 'holistic')
         self.decomposed = mode in ('both', 'decomposed')
 

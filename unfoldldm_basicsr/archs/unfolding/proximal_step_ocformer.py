@@ -213,6 +213,8 @@ class OCFormer(nn.Module):
         self.refinement = level(2 * d, h1, num_refinement_blocks)
         self.output = nn.Conv2d(2 * d, channels, 3, padding=1, bias=bias)
         nn.init.normal_(self.output.weight, std=1e-3)
+        if bias:
+            nn.init.zeros_(self.output.bias)
         self.base_mix = nn.Parameter(torch.zeros(num_stages))  # s = sigmoid starts at 0.5
 
     def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None, k: int = 0) -> Tensor:
