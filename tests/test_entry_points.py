@@ -92,15 +92,16 @@ def test_the_root_folder_is_the_current_one_unless_named(tmp_path, monkeypatch):
 
 
 TWO_RANKS = """
-import multiprocessing, sys
+import multiprocessing, os
 import unfoldldm_basicsr, basicsr.train, torch.distributed as dist
 
 opt, _ = basicsr.train.parse_options('.', is_train=True)
 total = dist.torch.tensor([opt['manual_seed']])
 dist.all_reduce(total)
 same = total.item() == 2 * opt['manual_seed']
-print('RANK', opt['rank'], opt['world_size'], dist.get_backend(), same,
-      multiprocessing.get_start_method())
+line = ['RANK', opt['rank'], opt['world_size'], dist.get_backend(), same,
+        multiprocessing.get_start_method()]
+os.write(1, (' '.join(map(str, line)) + chr(10)).encode())  # in one piece: ranks share the pipe
 dist.destroy_process_group()
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,11 +29,13 @@ from unfoldldm_basicsr.reporting.drawing import (
     MARK,
     SECOND,
     Page,
+    crop,
     detail_box,
     fit,
     printable,
     to_rgb8,
 )
+from unfoldldm_basicsr.reporting.trace_picture import CELL
 
 
 def photo(height=40, width=60, seed=0):
@@ -42,6 +45,18 @@ def photo(height=40, width=60, seed=0):
 
 def has_colour(page, colour):
     return bool((page == np.array(colour, np.uint8)).all(-1).any())
+
+
+def contains(page, image):
+    """Whether ``image`` lies somewhere on the page, pixel for pixel."""
+    height, width = image.shape[:2]
+    inner = page[: page.shape[0] - height + 1, : page.shape[1] - width + 1]
+    # the last row tells apart where many places share a corner
+    last = page[height - 1 :, width - 1 :][: inner.shape[0], : inner.shape[1]]
+    places = (inner == image[0, 0]).all(-1) & (last == image[-1, -1]).all(-1)
+    return any(
+        np.array_equal(page[y : y + height, x : x + width], image) for y, x in np.argwhere(places)
+    )
 
 
 @pytest.mark.parametrize('grey', [False, True])
@@ -107,15 +122,7 @@ def test_every_photo_of_a_grid_is_on_the_page_unscaled_when_it_fits():
     rows = [[photo(30, 40, seed=s) for s in (1, 2, 3)], [photo(20, 40, seed=s) for s in (4, 5, 6)]]
     page = comparison_grid(rows, ['a', 'b', 'c'], cell_width=40)
     assert page.dtype == np.uint8
-    for row in rows:
-        for image in row:
-            height, width = image.shape[:2]
-            windows = np.lib.stride_tricks.sliding_window_view(page, (height, width), axis=(0, 1))
-            corners = (windows[:, :, :, 0, 0] == image[0, 0]).all(2)
-            assert any(
-                np.array_equal(page[y : y + height, x : x + width], image)
-                for y, x in np.argwhere(corners)
-            )
+    assert all(contains(page, image) for row in rows for image in row)
 
 
 def test_crops_captions_titles_and_footer_each_change_the_page():
@@ -199,6 +206,26 @@ def test_a_trace_has_one_line_per_stage_and_shows_the_prior():
     assert has_colour(pages[0], ACCENT)
     assert has_colour(pages[0], SECOND)
     assert has_colour(pages[0], MARK)
+
+
+def test_a_trace_shows_the_estimates_and_the_output_of_the_marked_region():
+    trace, box = traced(1), (4, 7, 20, 20)
+    page = trace_picture(trace, box=box)
+    stage = trace.stages[0]
+    for image in (stage.x_hat, stage.x_tilde, stage.x):
+        assert contains(page, fit(crop(to_rgb8(image), box), CELL, CELL))
+
+
+def test_the_map_of_the_priors_effect_is_black_where_it_has_none():
+    trace, box = traced(1), (4, 7, 20, 20)
+    stage, null = trace.stages[0], trace.stages[0].x.copy()
+    null[:, 17:] += 0.1  # right half of the box
+    page = trace_picture(trace._replace(stages=(stage._replace(x_null=null),)), box=box)
+    black = cv2.applyColorMap(np.zeros((1, 1), np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    assert contains(page, np.tile(black, (CELL, CELL // 2, 1)))
+    assert not contains(page, np.tile(black, (CELL, CELL, 1)))
+    page = trace_picture(trace._replace(stages=(stage._replace(x_null=stage.x),)), box=box)
+    assert contains(page, np.tile(black, (CELL, CELL, 1)))
 
 
 def test_a_trace_follows_every_part_of_its_data():

@@ -90,13 +90,13 @@ def states(project: Path) -> list[int]:
 
 def stop(process: subprocess.Popen, project: Path, after: int, signum: int) -> str:
     """Sends a signal as soon as the state of iteration ``after`` is there; returns the output."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if max(states(project), default=0) >= after:
             process.send_signal(signum)
             break
         time.sleep(0.01)
-    return process.communicate(timeout=120)[0]
+    return process.communicate(timeout=300)[0]
 
 
 def resumed_at(output: str) -> int:
@@ -120,7 +120,7 @@ def test_training_goes_on_after_kill_and_after_termination(project):
     assert f'Stopped by a signal at iteration {stopped_at}' in output
 
     process = start(project, '--auto_resume')
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output[-3000:]
     assert resumed_at(output) == stopped_at
     logged = [int(i) for i in re.findall(r'iter: +(\d+), lr', output)]

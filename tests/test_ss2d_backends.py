@@ -265,7 +265,7 @@ def test_triton_kernels_compile_without_spilling_registers(tmp_path, capability,
         compiled = triton.compile(
             ASTSource(fn=kernel, signature=kinds, constexprs=constants),
             target=GPUTarget('cuda', capability, 32),
-            options={'num_warps': cut.warps},
+            options={'num_warps': cut.warps, 'enable_fp_fusion': True},
         )
         binary = tmp_path / 'kernel.cubin'
         binary.write_bytes(compiled.asm['cubin'])

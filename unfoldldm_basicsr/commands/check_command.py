@@ -16,7 +16,9 @@ SIZE = 256  # of the image that the operations are counted for
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the options of the command."""
-    parser.add_argument('-opt', required=True, nargs='+', metavar='FILE', help='option files')
+    parser.add_argument(
+        '-opt', '--opt', required=True, nargs='+', metavar='FILE', help='option files'
+    )
     parser.add_argument(
         '--no-data',
         action='store_true',

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the options of the command."""
     parser.add_argument('-w', '--weights', required=True, help='checkpoint, models/net_g_*.pth')
     parser.add_argument('-o', '--output', required=True, help='file to write, for example x.pth')
-    parser.add_argument('--opt', help='option file, for a checkpoint without metadata')
+    parser.add_argument('-opt', '--opt', help='option file, for a checkpoint without metadata')
     parser.add_argument(
         '--param-key', help='weights to take: params_ema (default where present) or params'
     )

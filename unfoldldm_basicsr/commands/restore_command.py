@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--tile-overlap', type=int, default=32, help='pixels shared by neighbouring tiles (32)'
     )
-    parser.add_argument('--opt', help='option file, for weights without metadata')
+    parser.add_argument('-opt', '--opt', help='option file, for weights without metadata')
     parser.add_argument(
         '--param-key', help='weights to take: params_ema (default where present) or params'
     )

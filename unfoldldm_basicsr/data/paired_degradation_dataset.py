@@ -183,5 +183,6 @@ def check_lmdb_sizes(
 def _raise_sizes(gt: str, gt_shape: tuple, lq: str, lq_shape: tuple) -> None:
     raise ValueError(
         f'the sizes of a pair differ: gt {gt} is {gt_shape[1]}x{gt_shape[0]}, '
-        f'lq {lq} is {lq_shape[1]}x{lq_shape[0]} (width x height). Both must be equal (scale 1).'
+        f'lq {lq} is {lq_shape[1]}x{lq_shape[0]} (width x height). Both must be equal (scale 1): '
+        'crop or remove this pair, or correct the pairing (filename_tmpl, meta_info_file).'
     )

@@ -17,6 +17,7 @@ Imported by ``dispatch`` on first use only. Shapes as in ``op.ss2d_scan``; L = H
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -75,7 +76,10 @@ class _Problem:
         self.inputs = (x.contiguous(), dt, self.a2, b, c, bias.contiguous())
         self.sizes = (height, width, channels, A.shape[2], self.cut.chunk_size, self.cut.num_chunks)
         self.strides = tuple(s for t in (dt, b, c) for s in t.stride()[:2])
-        self.tile = {'BLOCK_N': self.cut.block_n, 'BLOCK_C': self.cut.block_c}
+        self.options = {
+            'BLOCK_N': self.cut.block_n, 'BLOCK_C': self.cut.block_c,
+            'num_warps': self.cut.warps, 'enable_fp_fusion': True,
+        }  # fmt: skip
 
     @staticmethod
     def _flat(t: Tensor) -> Tensor:
@@ -108,27 +112,33 @@ class _Problem:
         grad = None if gy is None else torch.empty_like(end)
         kernels.chunk_kernel[self.grid](
             *self.inputs, gy, end, total, grad, *self.sizes, *self.strides,
-            ADJOINT=gy is not None, **self.tile, num_warps=self.cut.warps,
+            ADJOINT=gy is not None, **self.options,
         )  # fmt: skip
         for values, reverse in ((end, False), (grad, True)):
             if values is not None:
                 kernels.carry_kernel[self.blocks, self.grid[2]](
                     values, total, self.a2, self.cut.num_chunks,
-                    REVERSE=reverse, **self.tile, num_warps=4,
+                    REVERSE=reverse, **{**self.options, 'num_warps': 4},
                 )  # fmt: skip
         return end, grad
+
+
+def _on_device_of(x: Tensor) -> contextlib.AbstractContextManager:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 def forward(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
             bias: Tensor) -> Tensor:  # fmt: skip
     """See :func:`unfoldldm_basicsr.ops.ss2d.ss2d_scan`; A, D, bias in float32."""
     problem = _Problem(x, dt, A, Bm, Cm, bias)
-    start, _ = problem.start_values()
     y = problem.empty(4, *x.shape)
-    kernels.output_kernel[problem.grid](
-        *problem.inputs, start, y, *problem.sizes, problem.num_pixels, *problem.strides,
-        **problem.tile, num_warps=problem.cut.warps,
-    )  # fmt: skip
+    with _on_device_of(x):
+        start, _ = problem.start_values()
+        kernels.output_kernel[problem.grid](
+            *problem.inputs, start, y, *problem.sizes, problem.num_pixels, *problem.strides,
+            **problem.options,
+        )  # fmt: skip
     return torch.addcmul(y.sum(0), x.float(), D.sum(0)).to(x.dtype)
 
 
@@ -137,15 +147,15 @@ def backward(gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tenso
     """Gradients of :func:`forward` for x, dt, A, Bm, Cm, D, bias; everything is recomputed."""
     problem = _Problem(x, dt, A, Bm, Cm, bias, adjoint=True)
     gy = gy.contiguous()
-    start, flow = problem.start_values(gy)
     keep, ga = problem.tiles(problem.cut.chunk_size // SUB), problem.tiles()
     gx, gdt = problem.empty(4, *x.shape), torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
     gb, gc = (problem.empty(problem.blocks, *t.shape) for t in (Bm, Cm))
-    kernels.adjoint_kernel[problem.grid](
-        *problem.inputs, gy, start, flow, keep, gx, gdt, ga, gb, gc,
-        *problem.sizes, problem.num_pixels, *problem.strides, SUB=SUB,
-        **problem.tile, num_warps=problem.cut.warps,
-    )  # fmt: skip
+    with _on_device_of(x):
+        start, flow = problem.start_values(gy)
+        kernels.adjoint_kernel[problem.grid](
+            *problem.inputs, gy, start, flow, keep, gx, gdt, ga, gb, gc,
+            *problem.sizes, problem.num_pixels, *problem.strides, SUB=SUB, **problem.options,
+        )  # fmt: skip
     gx = torch.addcmul(gx.sum(0), gy.float(), D.sum(0)).to(x.dtype)
     # (4 B, chunks, ...): the image number runs slower than the direction.
     ga = problem.from_tiles(ga.sum(1).unflatten(0, (-1, 4)).sum(0), A)
