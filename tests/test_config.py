@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
-from basicsr.utils.logger import initialized_logger
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.utils.logger import get_root_logger, initialized_logger
+from basicsr.utils.registry import DATASET_REGISTRY
 from helpers import DELETE, plugin_options, problems_at, put, stock_options
 
 from unfoldldm_basicsr.config.preflight import preflight
@@ -162,6 +164,25 @@ def test_nothing_is_changed_written_or_logged(stock, plugin, tmp_path, monkeypat
         assert options == original
     assert sorted(p for p in tmp_path.rglob('*')) == before
     assert loggers == (dict(initialized_logger), list(logging.getLogger('basicsr').handlers))
+    assert capfd.readouterr() == ('', '')
+
+
+class Talkative(PairedImageDataset):
+    """Sets BasicSR's logger up, as several classes of BasicSR do."""
+
+    def __init__(self, opt):
+        super().__init__(opt)
+        get_root_logger().warning('set up')
+
+
+def test_basicsr_can_still_set_its_logger_up_afterwards(stock, monkeypatch, capfd):
+    """The first call decides about the log file, and it belongs to the training."""
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Talkative', Talkative)
+    monkeypatch.delitem(initialized_logger, 'basicsr', raising=False)
+    handlers = list(logging.getLogger('basicsr').handlers)
+    assert preflight(put(stock, 'datasets.train.type', 'Talkative'), 'x.yml', True) == []
+    assert 'basicsr' not in initialized_logger
+    assert logging.getLogger('basicsr').handlers == handlers
     assert capfd.readouterr() == ('', '')
 
 

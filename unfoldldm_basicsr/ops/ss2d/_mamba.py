@@ -25,7 +25,7 @@ def _sequences(t: Tensor) -> Tensor:
     for k in range(4):
         image = t[..., k, :].permute(0, 3, 1, 2)
         order = image.transpose(2, 3) if k % 2 else image
-        out[:, k] = (order.flip(2, 3) if k >= 3 else order).flatten(2)
+        out[:, k] = (order.flip(2, 3) if k >= 2 else order).flatten(2)
     return out
 
 
