@@ -43,6 +43,7 @@ setup(
         'torchvision>=0.19',
         'numpy',
         'opencv-python',
+        'pillow>=10.1',  # its built-in scalable font labels the pictures
         'lmdb',
         'pyyaml',
         'scipy<2',  # BasicSR imports scipy.ndimage.filters, which SciPy 2 removes
