@@ -36,6 +36,7 @@ from torch.profiler import ProfilerActivity, profile
 from unfoldldm_basicsr.ops.ss2d import describe_backends, set_scan_backend, ss2d_scan
 
 IMPLEMENTATIONS = ('op', 'unbind', 'indexing')
+TASKS = ('forward', 'forward+backward')
 FIELDS = ('height', 'width', 'channels', 'd_state', 'task', 'implementation', 'milliseconds',
           'op_times_faster', 'bytes_per_element', 'op_relative_difference')  # fmt: skip
 QUADRATIC_LIMIT = 1024
@@ -235,6 +236,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('--sizes', type=int, nargs='+', default=[16, 32, 64], help='H = W')
     parser.add_argument('--channels', type=int, default=96)
     parser.add_argument('--d-states', type=int, nargs='+', default=[1, 16])
+    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=TASKS)
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--backend', choices=('torch', 'triton', 'mamba'), help='on CUDA')
@@ -254,7 +256,7 @@ def main() -> None:
     rows = []
     for d_state in arguments.d_states:
         for size in arguments.sizes:
-            for task in ('forward', 'forward+backward'):
+            for task in arguments.tasks:
                 new = measure(size, arguments.channels, d_state, task, arguments)
                 print_rows(new)
                 rows += new
