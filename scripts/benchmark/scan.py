@@ -1,6 +1,7 @@
 """Measures the four-direction selective scan against the recurrence written as a plain loop.
 
     python scripts/benchmark/scan.py --sizes 32 64 --d-states 1 16 --repeats 5 --out results/scan
+    python scripts/benchmark/scan.py --core
 
 Three implementations of the same sum, run alternately in one process on one thread, so that other
 load on the machine hits all of them:
@@ -14,31 +15,47 @@ The loops get their four direction-ordered sequences for nothing (they are built
 starts) and return them unmerged; the op does all of its own work. Times are medians in
 milliseconds of CPU time (``time.process_time``) or of CUDA events; "times faster" is the median of
 the ratios of neighbouring runs. Memory is the peak that the allocator holds during a call beyond
-what was there before, in bytes per scanned element (4 B C H W of them). Writes <out>.csv and
-<out>.png and prints the table and the machine.
+what was there before, in bytes per scanned element (4 B C H W of them). ``floor_ms`` is what the
+machine needs to read every input and write every output once and for the arithmetic, at the rates
+of a copy and of a matrix product measured here.
+
+``--core`` measures everything between a VSS block's depthwise convolution and its layer norm,
+projections included, against MambaIR's formula (four direction-ordered copies, projections on
+each, loop, merge) with the same parameters; memory is then in bytes per element of x (B C H W).
+
+Writes <out>.csv and <out>.png and prints the table and the machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
-import statistics
-import time
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from common import (
+    Limits,
+    alternate,
+    growth_of,
+    measure_limits,
+    median_ms,
+    median_ratio,
+    new_figure,
+    prepare_machine,
+    save_figure,
+    write_table,
+)
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from unfoldldm_basicsr.archs.layers.vss import SS2D
 from unfoldldm_basicsr.ops.ss2d import describe_backends, set_scan_backend, ss2d_scan
+from unfoldldm_basicsr.ops.ss2d.op import scan_flops
 
 IMPLEMENTATIONS = ('op', 'unbind', 'indexing')
 TASKS = ('forward', 'forward+backward')
-FIELDS = ('height', 'width', 'channels', 'd_state', 'task', 'implementation', 'milliseconds',
-          'op_times_faster', 'bytes_per_element', 'op_relative_difference')  # fmt: skip
 QUADRATIC_LIMIT = 1024
 
 
@@ -122,28 +139,53 @@ def merge(y: Tensor, size: int) -> Tensor:
     return (rows + columns.transpose(2, 3)).permute(0, 2, 3, 1)
 
 
-def milliseconds(call: Callable, device: str) -> float:
-    if device == 'cuda':
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end)
-    start = time.process_time()
-    call()
-    return 1e3 * (time.process_time() - start)
+def mambair_core(net: SS2D, u: Tensor) -> Tensor:
+    """:meth:`SS2D.scan` as MambaIR computes it: copies in four orders, projected one by one."""
+    size, rank, states = u.shape[1], net.dt_rank, net.d_state
+    rows, columns = (t.flatten(2) for t in (u.permute(0, 3, 1, 2), u.permute(0, 3, 2, 1)))
+    two = torch.stack([rows, columns], 1)
+    xs = torch.cat([two, two.flip(3)], 1)  # 1 4 C L
+    selection = torch.einsum('bkdl,kcd->bkcl', xs, net.x_proj)
+    dt, Bm, Cm = selection.split([rank, states, states], dim=2)
+    dt = torch.einsum('bkrl,kdr->bkdl', dt, net.dt_proj)
+    y = plain_scan(
+        xs.flatten(1, 2), dt.flatten(1, 2), -net.A_log.flatten(0, 1).exp(), Bm, Cm,
+        net.D.flatten(), net.dt_bias.flatten(), unbind=True,
+    )  # fmt: skip
+    return merge(y, size)
 
 
-def peak_bytes(call: Callable, device: str) -> int:
+def core_calls(size: int, channels: int, d_state: int, device: str) -> dict[str, Callable]:
+    """The core of a VSS block with ``channels`` inner channels, in both ways."""
+    torch.manual_seed(0)
+    net = SS2D(channels // 2, d_state=d_state).to(device)
+    u = F.silu(torch.randn(1, size, size, channels, device=device))
+
+    def without_gradients(function: Callable, *inputs: object) -> Callable:
+        def run() -> Tensor:
+            with torch.no_grad():
+                return function(*inputs)
+
+        return run
+
+    return {
+        'op': without_gradients(net.scan, u),
+        'unbind': without_gradients(mambair_core, net, u),
+    }
+
+
+def floor(size: int, channels: int, d_state: int, task: str, limits: Limits) -> float:
+    """Milliseconds for reading all inputs and writing all outputs once, and the arithmetic."""
+    per_pixel = 4 * (channels + 4 * channels + 2 * 4 * d_state + channels)  # x, dt, B and C, y
+    passes, work = (1, 1) if task == 'forward' else (3, 4)
+    flops = work * scan_flops(size * size, channels, d_state)
+    return limits.floor_ms(passes * per_pixel * size * size, flops)
+
+
+def peak_bytes(call: Callable, device: str) -> float:
     """Largest growth of the allocator's memory during the call."""
     if device == 'cuda':
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return growth_of(call, device) * 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = call()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == '[memory]']
@@ -155,28 +197,32 @@ def peak_bytes(call: Callable, device: str) -> int:
     return peak
 
 
-def measure(size: int, channels: int, d_state: int, task: str, arguments) -> list[dict]:
-    """Rows of the table for one problem."""
-    inputs = make_inputs(size, channels, d_state, arguments.device)
-    calls = make_calls(inputs, task)
+def measure(
+    size: int, channels: int, d_state: int, task: str, args: argparse.Namespace, limits: Limits
+) -> list[dict]:
+    """Rows of the table for one problem; ``task`` is one of :data:`TASKS` or 'core forward'."""
+    core = task == 'core forward'
+    if core:
+        calls = core_calls(size, channels, d_state, args.device)
+    else:
+        calls = make_calls(make_inputs(size, channels, d_state, args.device), task)
     outputs = {name: call() for name, call in calls.items()}  # also the warm-up
-    times = {name: [] for name in calls}
-    for _ in range(arguments.repeats):
-        for name, call in calls.items():
-            times[name].append(milliseconds(call, arguments.device))
+    times = alternate(
+        calls, args.repeats, device=args.device, clock='cpu', warm_up=args.device == 'cuda'
+    )
+    elements = size * size * channels * (1 if core else 4)
     rows = []
     for name, call in calls.items():
-        ratios = [other / op for other, op in zip(times[name], times['op'], strict=True)]
-        expected = outputs['op'] if name == 'op' else merge(outputs[name], size)
+        expected = outputs[name] if core or name == 'op' else merge(outputs[name], size)
         difference = (outputs['op'] - expected).abs().max() / expected.abs().max()
         rows.append({
             'height': size, 'width': size, 'channels': channels, 'd_state': d_state,
             'task': task, 'implementation': name,
-            'milliseconds': round(statistics.median(times[name]), 3),
-            'op_times_faster': round(statistics.median(ratios), 2),
-            'bytes_per_element': round(
-                peak_bytes(call, arguments.device) / (4 * size * size * channels), 1),
+            'milliseconds': round(median_ms(times[name]), 3),
+            'op_times_faster': round(median_ratio(times[name], times['op']), 2),
+            'bytes_per_element': round(peak_bytes(call, args.device) / elements, 1),
             'op_relative_difference': f'{difference.item():.1e}',
+            'floor_ms': '' if core else round(floor(size, channels, d_state, task, limits), 4),
         })  # fmt: skip
     return rows
 
@@ -187,22 +233,18 @@ def print_rows(rows: list[dict]) -> None:
             f'{r["height"]:4}x{r["width"]:<4} C={r["channels"]:<4} N={r["d_state"]:<3}'
             f'{r["task"]:17}{r["implementation"]:9}{r["milliseconds"]:11.2f} ms  '
             f'op {r["op_times_faster"]:7.2f}x faster {r["bytes_per_element"]:8.1f} B/el  '
-            f'differs {r["op_relative_difference"]}',
+            f'differs {r["op_relative_difference"]}'
+            + (f'  floor {r["floor_ms"]:.3f} ms' if r['floor_ms'] != '' else ''),
             flush=True,
         )
 
 
-def plot(rows: list[dict], path: Path, machine: str) -> None:
+def plot(rows: list[dict], path: Path, machine: str) -> Path:
     """Time over the number of pixels, one panel per task, one line per implementation and N."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('The plot needs matplotlib: pip install matplotlib') from error
     tasks = list(dict.fromkeys(r['task'] for r in rows))
-    figure = Figure(figsize=(5 * len(tasks), 4), layout='constrained')
+    figure, panels = new_figure(len(tasks))
     styles = dict(zip(IMPLEMENTATIONS, ('o-', 's--', '^:'), strict=True))
-    for panel, task in enumerate(tasks):
-        axes = figure.add_subplot(1, len(tasks), panel + 1)
+    for axes, task in zip(panels, tasks, strict=True):
         chosen = [r for r in rows if r['task'] == task]
         for colour, d_state in enumerate(sorted({r['d_state'] for r in chosen})):
             for name, style in styles.items():
@@ -214,62 +256,53 @@ def plot(rows: list[dict], path: Path, machine: str) -> None:
         axes.set(title=task, xlabel='pixels', ylabel='milliseconds')
         axes.grid(alpha=0.3, which='both')
         axes.legend(fontsize=8)
-    figure.suptitle(machine, fontsize=8)
-    figure.savefig(path, dpi=150)
+    return save_figure(figure, path, machine)
 
 
-def machine_name(device: str) -> str:
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path('/proc/cpuinfo')
-    if device == 'cuda':
-        name = torch.cuda.get_device_name()
-    elif cpuinfo.exists():
-        models = [s for s in cpuinfo.read_text().splitlines() if s.startswith('model name')]
-        name = models[0].split(':')[1].strip() if models else name
-    return f'{name}, 1 thread, torch {torch.__version__}, {platform.system()}'
-
-
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--sizes', type=int, nargs='+', default=[16, 32, 64], help='H = W')
+    parser.add_argument('--core', action='store_true', help='with projections, against MambaIR')
+    parser.add_argument(
+        '--sizes', type=int, nargs='+', help='H = W; default 16 32 64, with --core 64'
+    )
     parser.add_argument('--channels', type=int, default=96)
     parser.add_argument('--d-states', type=int, nargs='+', default=[1, 16])
-    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=TASKS)
+    parser.add_argument('--tasks', nargs='+', choices=TASKS, help='default: both')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--backend', choices=('torch', 'triton', 'mamba'), help='on CUDA')
     parser.add_argument('--out', type=Path, default=Path('results/scan'), help='without suffix')
-    return parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.core and args.tasks:
+        parser.error('--core measures the forward pass only')
+    if args.core and args.channels % 2:
+        parser.error('--core needs an even number of --channels')
+    args.sizes = args.sizes or ([64] if args.core else [16, 32, 64])
+    args.tasks = ['core forward'] if args.core else args.tasks or list(TASKS)
+    return args
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    torch.set_num_threads(1)
-    if arguments.backend:
-        set_scan_backend(arguments.backend)
-    machine = machine_name(arguments.device)
+def main(argv: list[str] | None = None) -> None:
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler's own messages
+    args = parse_arguments(argv)
+    if args.backend:
+        set_scan_backend(args.backend)
+    machine = prepare_machine(args.device, 1)
     print(machine)
     for name, note in describe_backends().items():
         print(f'backend {name}: {note}')
+    limits = measure_limits(args.device)
     rows = []
-    for d_state in arguments.d_states:
-        for size in arguments.sizes:
-            for task in arguments.tasks:
-                new = measure(size, arguments.channels, d_state, task, arguments)
+    for d_state in args.d_states:
+        for size in args.sizes:
+            for task in args.tasks:
+                new = measure(size, args.channels, d_state, task, args, limits)
                 print_rows(new)
                 rows += new
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    table = arguments.out.with_suffix('.csv')
-    with table.open('w', newline='', encoding='utf-8') as file:
-        file.write(f'# {machine}\n')
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
-    picture = arguments.out.with_suffix('.png')
-    plot(rows, picture, machine)
-    print(f'Wrote {table} and {picture}.')
+    table = write_table(rows, args.out, machine)
+    print(f'Wrote {table} and {plot(rows, args.out, machine)}.')
 
 
 if __name__ == '__main__':

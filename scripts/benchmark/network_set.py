@@ -1,0 +1,78 @@
+"""The networks that the benchmark scripts compare, by name."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from unfoldldm_basicsr import archs
+
+OPTIONS = Path(__file__).resolve().parents[2] / 'options' / 'train' / 'UnfoldLDM'
+REFERENCE = 'restormer'
+PRESETS = ('tiny', 'small', 'base', 'large')
+PEERS: dict[str, dict[str, Any]] = {
+    'restormer': {'type': 'Restormer'},
+    # the network of the released denoising weights, width 32
+    'nafnet': {
+        'type': 'NAFNet', 'width': 32, 'enc_blk_nums': [2, 2, 4, 8], 'middle_blk_num': 12,
+        'dec_blk_nums': [2, 2, 2, 2],
+    },
+    'vlunet': {'type': 'VLUNet'},
+}  # fmt: skip
+NETWORKS = ('unfoldldm-tiny', 'unfoldldm-small', 'unfoldldm-base', *PEERS)
+
+
+def preset_options(preset: str, phase: int) -> dict[str, Any]:
+    """The option file of a preset for blind denoising, as a dict."""
+    path = OPTIONS / f'denoise_{preset}_phase{phase}.yml'
+    return yaml.safe_load(path.read_text(encoding='utf-8'))
+
+
+def network_options(name: str, **changes: Any) -> dict[str, Any]:
+    """``network_g`` of a network.
+
+    Args:
+        name: one of :data:`PEERS`, ``unfoldldm-PRESET`` (as it restores), or
+            ``unfoldldm-PRESET-phase1`` or ``-phase2`` (as it trains).
+        changes: arguments to replace.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name in PEERS:
+        return {**PEERS[name], **changes}
+    parts = name.split('-')
+    phases = {'phase1': 1, 'phase2': 2}
+    known = parts[0] == 'unfoldldm' and len(parts) in (2, 3) and parts[1] in PRESETS
+    if not known or (len(parts) == 3 and parts[2] not in phases):
+        raise ValueError(
+            f"network '{name}' is unknown; known are {', '.join(PEERS)} and unfoldldm-PRESET, "
+            f'optionally with -phase1 or -phase2, PRESET one of {", ".join(PRESETS)}.'
+        )
+    phase = phases[parts[2]] if len(parts) == 3 else 'inference'
+    options = preset_options(parts[1], 1 if phase == 1 else 2)['network_g']
+    return {**options, 'phase': phase, **changes}
+
+
+def build(options: dict[str, Any], device: str = 'cpu') -> nn.Module:
+    """A network of ``network_g`` with seeded weights, all of them moved away from zero."""
+    arguments = dict(options)
+    torch.manual_seed(0)
+    net = getattr(archs, arguments.pop('type'))(**arguments)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return net.to(device)
+
+
+def make_inputs(net: nn.Module, shape: tuple[int, ...], device: str = 'cpu') -> list[Tensor]:
+    """A batch of noise (B, 3, H, W), and for VLU-Net a vector per image."""
+    inputs = [torch.rand(shape, device=device)]
+    if 'degradation' in inspect.signature(net.forward).parameters:
+        inputs.append(torch.randn(shape[0], net.embed_dim, device=device))
+    return inputs

@@ -1,0 +1,168 @@
+"""Measures restoring a large image in tiles: peak memory, time, and what tiles change.
+
+    python scripts/benchmark/restore_tiled.py
+    python scripts/benchmark/restore_tiled.py --weights net_g.pth --tasks difference
+
+``memory``: a process of its own restores an image of ``--large`` pixels with tiles; reported is the
+peak of the whole process (libraries included), which shall stay below 3 GB, and the time.
+
+``difference``: the result with tiles minus the one without, on ``--small`` pixels with tiles of
+``--small-tile``, with every tile's own statistics and with statistics fixed for all tiles
+(``--global-statistics``). In levels of 255: root mean square, largest, and ``step``, the largest
+change of the difference between neighbouring pixels, which is what shows as a seam. Without
+``--weights`` the network is untrained with random weights: right for memory and time, while
+differences are meaningful for trained weights only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import (
+    forget_peak,
+    in_own_process,
+    plot_bars,
+    prepare_machine,
+    print_row,
+    process_memory,
+    write_table,
+)
+from data_loading import make_picture
+from network_set import build, network_options
+
+from unfoldldm_basicsr.inference.restorer import Restorer
+
+TASKS = ('memory', 'difference')
+PROMISED_MB = 3000
+
+
+def make_restorer(source: str, device: str, tile: int | None, **settings: object) -> Restorer:
+    """Of a weight file, or of a network of the set with random weights."""
+    weights = source if Path(source).is_file() else build(network_options(source))
+    return Restorer(weights, device=device, tile=tile, **settings)
+
+
+def noisy_picture(width: int, height: int) -> np.ndarray:
+    """uint8 picture with Gaussian noise whose sigma grows from 0 to 50 levels to the right."""
+    rng = np.random.default_rng(0)
+    sigma = np.linspace(0, 50, width, dtype=np.float32)[:, None]
+    noise = sigma * rng.standard_normal((height, width, 3), dtype=np.float32)
+    return np.clip(make_picture(rng, width, height) + noise, 0, 255).astype(np.uint8)
+
+
+def restore_large(
+    source: str, width: int, height: int, tile: int, device: str, threads: int, fixed: bool
+) -> tuple[float, float]:
+    """Peak of this process (on a GPU: of its allocator) in MB, and seconds."""
+    prepare_machine(device, threads)
+    image = noisy_picture(width, height)
+    forget_peak()
+    restorer = make_restorer(source, device, tile, global_statistics=fixed)
+    begin = time.perf_counter()
+    restorer.restore(image)
+    seconds = time.perf_counter() - begin
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated() / 1e6, seconds
+    return process_memory('VmHWM') * 2**20 / 1e6, seconds
+
+
+def measure_memory(source: str, args: argparse.Namespace) -> list[dict]:
+    """Rows of the task ``memory``."""
+    rows = []
+    for fixed in args.statistics:
+        settings = (*args.large, args.tile, args.device, args.threads, fixed == 'fixed')
+        peak, seconds = in_own_process(restore_large, source, *settings)
+        row = {
+            'task': 'memory', 'network': source, 'width': args.large[0], 'height': args.large[1],
+            'tile': args.tile, 'statistics': fixed, 'seconds': f'{seconds:.1f}',
+            'peak_MB': f'{peak:.0f}',
+        }  # fmt: skip
+        print_row(row)
+        verdict = 'kept' if peak < PROMISED_MB else 'MISSED'
+        print(f'promised below {PROMISED_MB} MB: {verdict}')
+        rows.append(row)
+    return rows
+
+
+def measure_difference(source: str, args: argparse.Namespace) -> list[dict]:
+    """Rows of the task ``difference``."""
+    image = torch.from_numpy(noisy_picture(*args.small)).permute(2, 0, 1)[None] / 255
+    whole = make_restorer(source, args.device, None).restore_tensor(image).cpu()
+    rows = []
+    for fixed in ('own', 'fixed'):
+        restorer = make_restorer(
+            source, args.device, args.small_tile, global_statistics=fixed == 'fixed'
+        )
+        difference = 255 * (restorer.restore_tensor(image) - whole)
+        steps = max(difference.diff(dim=axis).abs().max().item() for axis in (-2, -1))
+        row = {
+            'task': 'difference', 'network': source, 'width': args.small[0],
+            'height': args.small[1], 'tile': args.small_tile, 'statistics': fixed,
+            'rms': f'{difference.square().mean().sqrt().item():.4f}',
+            'max': f'{difference.abs().max().item():.3f}', 'step': f'{steps:.3f}',
+        }  # fmt: skip
+        print_row(row)
+        rows.append(row)
+    return rows
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--network', default='unfoldldm-tiny', help='default unfoldldm-tiny')
+    parser.add_argument('--weights', help='trained weights instead of random ones')
+    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
+    size = {'type': int, 'nargs': 2, 'metavar': ('WIDTH', 'HEIGHT')}
+    parser.add_argument('--large', default=[4096, 2160], **size)
+    parser.add_argument('--tile', type=int, default=512)
+    parser.add_argument('--small', default=[768, 512], **size)
+    parser.add_argument('--small-tile', type=int, default=256)
+    parser.add_argument(
+        '--statistics', nargs='+', choices=('own', 'fixed'), default=['own'],
+        help='for the task memory (own); fixed takes up to nine more tiles of time',
+    )  # fmt: skip
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    parser.add_argument('--out', type=Path, default=Path('results/restore_tiled'))
+    args = parser.parse_args(argv)
+    if args.weights and not Path(args.weights).is_file():
+        parser.error(f'--weights {args.weights}: no such file')
+    if 'memory' in args.tasks and not Path('/proc/self/status').exists():
+        parser.error('the task memory needs Linux')
+    try:
+        network_options(args.network)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    machine = prepare_machine(args.device, args.threads)
+    logging.getLogger('basicsr').setLevel(logging.ERROR)  # that tiles change results is measured
+    print(machine)
+    source = args.weights or args.network
+    rows = []
+    if 'memory' in args.tasks:
+        rows += measure_memory(source, args)
+    if 'difference' in args.tasks:
+        rows += measure_difference(source, args)
+    print(f'written: {write_table(rows, args.out, machine)}')
+    panels = {
+        title: {f'{r["task"]}, {r["statistics"]} statistics': float(r[key])
+                for r in rows if key in r}
+        for title, key in (('peak of the process', 'peak_MB'), ('tiled - untiled', 'rms'))
+    }  # fmt: skip
+    units = dict(zip(panels, ('MB', 'levels of 255'), strict=True))
+    filled = {title: bars for title, bars in panels.items() if bars}
+    print(f'written: {plot_bars(filled, args.out, machine, unit=[units[t] for t in filled])}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,213 @@
+"""Measures how the cost of a forward pass grows with image size, batch, stages and state size.
+
+    python scripts/benchmark/scaling.py --network unfoldldm-tiny
+    python scripts/benchmark/scaling.py --axes size --sizes 64 256 1024 --network restormer
+
+Axes: ``size`` (the whole image at once), ``size-tiled`` (in tiles of ``--tile`` pixels, where the
+image is larger), ``batch``, ``stages`` and ``d_state`` (UnfoldLDM only); the last three at
+``--base-size``. Every point has a process of its own: the median of its runs (wall time, on a GPU
+CUDA events) and the peak memory of the first.
+
+``exponent`` is the slope of log time over log pixels (or batch, stages, states) from the point
+before; at small sizes fixed costs hide the growth, so the last one tells. Above 1.1 growth counts
+as super-linear. ``macs_exponent`` is the same for the counted operations and free of noise. One
+source of growth is known: UnfoldLDM's decomposed gradient step multiplies the image with dense
+H x H and W x W factors, which costs H W (H + W); tiles, or ``wm_mode: banded``, bound it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import torch
+from common import (
+    add_run_options,
+    alternate,
+    growth_of,
+    in_own_process,
+    median_ms,
+    mib,
+    new_figure,
+    prepare_machine,
+    print_row,
+    save_figure,
+    write_table,
+)
+from network_set import build, make_inputs, network_options
+
+from unfoldldm_basicsr.inference.tiling import tiled_forward
+from unfoldldm_basicsr.reporting.cost import network_cost
+
+AXES = ('size', 'size-tiled', 'batch', 'stages', 'd_state')
+UNFOLDING_AXES = {'stages': 'num_stages', 'd_state': 'mgda_d_state'}
+SUPER_LINEAR = 1.1
+
+
+def plan(args: argparse.Namespace) -> list[dict]:
+    """All points: axis, its value, and what to run."""
+    points = []
+    for axis in args.axes:
+        values = args.sizes if axis.startswith('size') else getattr(args, axis)
+        for value in values:
+            tiled = axis == 'size-tiled'
+            if tiled and value <= args.tile:
+                continue
+            changes = {UNFOLDING_AXES[axis]: value} if axis in UNFOLDING_AXES else {}
+            points.append({
+                'axis': axis, 'value': value,
+                'size': value if axis.startswith('size') else args.base_size,
+                'batch': value if axis == 'batch' else 1,
+                'tile': args.tile if tiled else None,
+                'options': network_options(args.network, **changes),
+            })  # fmt: skip
+    return points
+
+
+def run_point(
+    point: dict, repeats: int, budget: float, device: str, threads: int
+) -> tuple[list[float], float | None]:
+    """Seconds of the runs, and the peak of the first in MiB where the system tells it."""
+    prepare_machine(device, threads)
+    net = build(point['options'], device).eval()
+
+    def forward(batch: int, size: int, tile: int | None) -> None:
+        image, *others = make_inputs(net, (batch, 3, size, size), device)
+        with torch.no_grad():
+            if tile is None:
+                net(image, *others)
+            else:
+                tiled_forward(
+                    lambda part: net(part, *others), image, tile=tile, overlap=32,
+                    size_multiple=net.size_multiple,
+                )  # fmt: skip
+
+    def call() -> None:
+        forward(point['batch'], point['size'], point['tile'])
+
+    forward(1, 32, None)
+    times: list[float] = []
+    try:
+        peak = growth_of(
+            lambda: times.extend(
+                alternate({'call': call}, 1, device=device, warm_up=False)['call']
+            ),
+            device,
+        )
+    except FileNotFoundError:  # no /proc: not Linux
+        peak = None
+    if repeats > 1 and times[0] < budget:
+        more = alternate({'call': call}, repeats - 1, device=device, warm_up=False, budget=budget)
+        times += more['call']
+    return times, peak
+
+
+def measure(point: dict, args: argparse.Namespace) -> dict:
+    """Row of one point; without time and memory if its process died."""
+    cost = network_cost(point['options'], args.tile if point['tile'] else point['size'])
+    share = (point['size'] / args.tile) ** 2 if point['tile'] else 1
+    row = {
+        'network': args.network, 'axis': point['axis'], 'value': point['value'],
+        'size': point['size'], 'batch': point['batch'],
+        'GMACs': f'{point["batch"] * share * cost.macs / 1e9:.3f}',
+    }  # fmt: skip
+    settings = (args.repeats, args.budget, args.device, args.threads)
+    try:
+        if args.no_memory:
+            times, peak = run_point(point, *settings)[0], None
+        else:
+            times, peak = in_own_process(run_point, point, *settings)
+    except RuntimeError as error:
+        print(f'{point["axis"]} {point["value"]}: {error} Probably out of memory.')
+        return row
+    return {**row, 'runs': len(times), 'ms': f'{median_ms(times):.1f}', 'peak_MiB': mib(peak)}
+
+
+def exponent(row: dict, before: dict | None, key: str) -> str:
+    """Slope of log ``key`` over log value (pixels for sizes) from the point before."""
+    if before is None or not row.get(key) or not before.get(key):
+        return ''
+    power = 2 if row['axis'].startswith('size') else 1
+    growth = power * math.log(row['value'] / before['value'])
+    return f'{math.log(float(row[key]) / float(before[key])) / growth:.2f}'
+
+
+def summary(axis: str, rows: list[dict]) -> str:
+    """One sentence on the growth along an axis, by its last step."""
+    last = rows[-1]
+    if not last.get('exponent'):
+        return f'{axis}: not enough points.'
+    against = 'pixels' if axis.startswith('size') else axis
+    text = f'{axis}: from {rows[-2]["value"]} to {last["value"]} time grows as {against}'
+    text += f'^{last["exponent"]}, operations as {against}^{last["macs_exponent"]}'
+    faster = float(last['exponent']) > SUPER_LINEAR
+    return f'{text}.{" SUPER-LINEAR." if faster else ""}'
+
+
+def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
+    axes_names = list(dict.fromkeys(r['axis'] for r in rows if r.get('ms')))
+    titles = list(dict.fromkeys(a.removesuffix('-tiled') for a in axes_names))
+    figure, panels = new_figure(len(titles))
+    for axes, title in zip(panels, titles, strict=True):
+        for axis in (a for a in axes_names if a.removesuffix('-tiled') == title):
+            line = [r for r in rows if r['axis'] == axis and r.get('ms')]
+            power = 2 if title == 'size' else 1
+            xs, ys = [r['value'] ** power for r in line], [float(r['ms']) for r in line]
+            axes.loglog(xs, ys, 'o-', label=axis)
+            if axis == title:
+                linear = [ys[-1] * x / xs[-1] for x in xs]
+                axes.loglog(xs, linear, 'k:', label='linear', linewidth=1)
+        axes.set(xlabel='pixels' if title == 'size' else title, ylabel='milliseconds')
+        axes.grid(alpha=0.3, which='both')
+        axes.legend(fontsize=8)
+    print(f'written: {save_figure(figure, args.out, f"{args.network}, {machine}")}')
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--network', default='unfoldldm-tiny', help='default unfoldldm-tiny')
+    parser.add_argument('--axes', nargs='+', choices=AXES, help='default: all that apply')
+    parser.add_argument(
+        '--sizes', type=int, nargs='+', default=[64, 128, 256, 512, 1024, 2048], help='H = W'
+    )
+    parser.add_argument('--tile', type=int, default=512)
+    parser.add_argument('--base-size', type=int, default=128, help='for the other axes (128)')
+    parser.add_argument('--batch', type=int, nargs='+', default=[1, 2, 4, 8])
+    parser.add_argument('--stages', type=int, nargs='+', default=[1, 2, 3, 6])
+    parser.add_argument('--d-state', type=int, nargs='+', default=[1, 4, 16, 32])
+    add_run_options(parser, repeats=3, out='results/scaling')
+    parser.set_defaults(budget=20.0)
+    args = parser.parse_args(argv)
+    try:
+        unfolding = network_options(args.network)['type'] == 'UnfoldLDM'
+    except ValueError as error:
+        parser.error(str(error))
+    if args.axes is None:
+        args.axes = [a for a in AXES if unfolding or a not in UNFOLDING_AXES]
+    elif not unfolding and set(args.axes) & set(UNFOLDING_AXES):
+        parser.error(f'{args.network} has no stages and states to vary')
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    machine = prepare_machine(args.device, args.threads)
+    print(machine)
+    rows: list[dict] = []
+    for point in plan(args):
+        row = measure(point, args)
+        before = rows[-1] if rows and rows[-1]['axis'] == row['axis'] else None
+        row['exponent'] = exponent(row, before, 'ms')
+        row['macs_exponent'] = exponent(row, before, 'GMACs')
+        print_row(row)
+        rows.append(row)
+    print(f'written: {write_table(rows, args.out, machine)}')
+    plot(rows, args, machine)
+    for axis in dict.fromkeys(r['axis'] for r in rows):
+        print(summary(axis, [r for r in rows if r['axis'] == axis]))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,207 @@
+"""Measures one training step: forward, losses, backward, AdamW.
+
+    python scripts/benchmark/training_step.py --sizes 128 --repeats 3
+    python scripts/benchmark/training_step.py --networks unfoldldm-base-phase1 \\
+        --variants plain checkpoint bf16 bf16+checkpoint
+
+Networks: VLU-Net and its plain PyTorch implementation (``vlunet-plain``), Restormer, NAFNet, and
+UnfoldLDM in both training phases with the losses of its option files. Variants, joined by ``+``:
+``plain`` (float32), ``checkpoint`` (UnfoldLDM recomputes its stages in the backward pass), ``bf16``
+(autocast), ``channels_last``, ``compile``.
+
+All sides run in turn in one process. Times are medians in milliseconds of wall time (on a GPU of
+CUDA events); ratios are medians over the rounds: to Restormer (plain), and to the same network
+without the variant. Memory is the peak above network, optimiser state and gradients, each side in a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from common import (
+    add_run_options,
+    alternate,
+    median_ms,
+    median_ratio,
+    mib,
+    peak_memory,
+    plot_bars,
+    prepare_machine,
+    print_row,
+    write_table,
+)
+from network_set import REFERENCE, build, make_inputs, network_options, preset_options
+from torch import Tensor, nn
+from torch.nn import functional as F
+from vlunet_plain import plain_vlunet
+
+from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
+
+NETWORKS = (
+    'vlunet-plain', 'vlunet', 'unfoldldm-base-phase1', 'unfoldldm-base-phase2', 'restormer',
+    'nafnet',
+)  # fmt: skip
+VARIANTS = ('plain', 'checkpoint', 'bf16', 'channels_last', 'compile')
+
+
+def unfolding_loss(name: str) -> Callable:
+    """Sum of the losses that the option file of a phase asks for: (net, inputs, gt) -> scalar."""
+    from basicsr.losses import build_loss  # can be imported only after this package
+
+    phase = int(name[-1])
+    train = preset_options(name.split('-')[1], phase)['train']
+    keys = ('pixel_opt', 'isda_opt', 'diffusion_opt')
+    pixel, isda, diffusion = (build_loss(train[k]) if train.get(k) else None for k in keys)
+
+    def loss(net: nn.Module, inputs: list[Tensor], gt: Tensor) -> Tensor:
+        trace = net(*inputs, gt, return_trace=True)
+        total = sum(restoration_losses(trace, gt, pixel, isda, 0).values())
+        if diffusion is not None:
+            priors = [stage.generated.float() for stage in trace.stages]
+            total = total + diffusion(priors, trace.target_prior)
+        return total
+
+    return loss
+
+
+def plain_loss(net: nn.Module, inputs: list[Tensor], gt: Tensor) -> Tensor:
+    return F.l1_loss(net(*inputs).float(), gt)
+
+
+def plain_vlunet_loss(net: nn.Module, inputs: list[Tensor], gt: Tensor) -> Tensor:
+    return F.l1_loss(plain_vlunet(dict(net.named_parameters()), *inputs).float(), gt)
+
+
+def loss_of(name: str) -> Callable:
+    if name == 'vlunet-plain':
+        return plain_vlunet_loss
+    return unfolding_loss(name) if 'phase' in name else plain_loss
+
+
+def options_of(name: str, parts: list[str]) -> dict:
+    changes = {'use_checkpoint': True} if 'checkpoint' in parts else {}
+    return network_options('vlunet' if name == 'vlunet-plain' else name, **changes)
+
+
+def make_step(name: str, variant: str, shapes: list[tuple], device: str) -> list[Callable]:
+    """Steps of one network and optimiser on batches of these shapes (B, 3, H, W)."""
+    parts = variant.split('+')
+    net = build(options_of(name, parts), device).train()
+    layout = torch.channels_last if 'channels_last' in parts else torch.contiguous_format
+    net = net.to(memory_format=layout)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    loss = loss_of(name)
+    called = torch.compile(net) if 'compile' in parts else net
+
+    def step(shape: tuple) -> Callable[[], None]:
+        inputs = make_inputs(net, shape, device)
+        gt, inputs[0] = (torch.rand(shape, device=device).to(memory_format=layout) for _ in 'ab')
+
+        def call() -> None:
+            with torch.autocast(device, torch.bfloat16, enabled='bf16' in parts):
+                value = loss(called, inputs, gt)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+
+        return call
+
+    return [step(shape) for shape in shapes]
+
+
+def prepare_step(name: str, variant: str, shape: tuple, device: str) -> tuple:
+    """For :func:`peak_memory`; the small step also creates the optimiser's state."""
+    return tuple(make_step(name, variant, [(1, 3, 32, 32), shape], device))
+
+
+def sides_of(networks: list[str], variants: list[str]) -> list[tuple[str, str]]:
+    """(network, variant) without those that make no difference."""
+    return [
+        (name, variant)
+        for name in networks
+        for variant in variants
+        if ('checkpoint' not in variant or name.startswith('unfoldldm'))
+        and (variant == 'plain' or name != 'vlunet-plain')
+    ]
+
+
+def measure(args: argparse.Namespace, size: int) -> list[dict]:
+    """Rows of the table for one size."""
+    shape = (args.batch, 3, size, size)
+    sides = sides_of(args.networks, args.variants)
+    calls = {f'{n}|{v}': make_step(n, v, [shape], args.device)[0] for n, v in sides}
+    times = alternate(calls, args.repeats, device=args.device, budget=args.budget)
+    rows = []
+    for name, variant in sides:
+        own = times[f'{name}|{variant}']
+        row = {
+            'network': name, 'variant': variant, 'batch': args.batch, 'size': size,
+            'rounds': len(own), 'ms': f'{median_ms(own):.1f}',
+        }  # fmt: skip
+        others = {REFERENCE: f'{REFERENCE}|plain', 'plain_variant': f'{name}|plain'}
+        if name == 'vlunet':
+            others['vlunet_plain'] = 'vlunet-plain|plain'
+        for title, other in others.items():
+            known = other in times and other != f'{name}|{variant}'
+            row[f'ms_over_{title}'] = f'{median_ratio(own, times[other]):.2f}' if known else ''
+        if not args.no_memory:
+            peak = peak_memory(
+                prepare_step, name, variant, shape, args.device,
+                device=args.device, threads=args.threads,
+            )  # fmt: skip
+            row['peak_MiB'] = mib(peak)
+        print_row(row)
+        rows.append(row)
+    return rows
+
+
+def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
+    panels = {
+        title: {f'{r["network"]} {r["variant"]} {r["size"]}': float(r[key] or 0)
+                for r in rows if key in r}
+        for title, key in (('training step', 'ms'), ('peak memory', 'peak_MiB'))
+    }  # fmt: skip
+    filled = [(p, u) for p, u in zip(panels.items(), ('milliseconds', 'MiB'), strict=True) if p[1]]
+    path = plot_bars(dict(p for p, _ in filled), args.out, machine, unit=[u for _, u in filled])
+    print(f'written: {path}')
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--networks', nargs='+', metavar='NAME', default=list(NETWORKS))
+    parser.add_argument('--variants', nargs='+', metavar='VARIANT', default=['plain'])
+    parser.add_argument('--sizes', type=int, nargs='+', default=[128], help='H = W')
+    parser.add_argument('--batch', type=int, default=1)
+    add_run_options(parser, repeats=3, out='results/training_step')
+    args = parser.parse_args(argv)
+    for variant in args.variants:
+        for part in variant.split('+'):
+            if part not in VARIANTS:
+                parser.error(f"variant '{part}' is unknown; known: {', '.join(VARIANTS)}")
+    for name in args.networks:
+        if name in ('unfoldldm-tiny', 'unfoldldm-small', 'unfoldldm-base', 'unfoldldm-large'):
+            parser.error(f'{name}: name the phase that is trained, {name}-phase1 or -phase2')
+        try:
+            options_of(name, [])
+        except ValueError as error:
+            parser.error(str(error))
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    machine = prepare_machine(args.device, args.threads)
+    print(machine)
+    rows = [row for size in args.sizes for row in measure(args, size)]
+    print(f'written: {write_table(rows, args.out, machine)}')
+    plot(rows, args, machine)
+
+
+if __name__ == '__main__':
+    main()

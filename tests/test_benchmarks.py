@@ -1,0 +1,186 @@
+"""The benchmark scripts run at the smallest size and write what they promise; no timings."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import sys
+
+import pytest
+import torch
+from helpers import ROOT
+
+FOLDER = ROOT / 'scripts' / 'benchmark'
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script as Python does that runs it: its folder on the path, one thread."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    threads = torch.get_num_threads()
+    known = set(sys.modules)
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+    for name in set(sys.modules) - known:
+        if str(FOLDER) in str(getattr(sys.modules[name], '__file__', '')):
+            del sys.modules[name]
+
+
+def read(path) -> list[dict]:
+    """Rows of a table; its first line names the machine."""
+    lines = path.with_suffix('.csv').read_text(encoding='utf-8').splitlines()
+    assert lines[0].startswith('# ')
+    assert 'torch' in lines[0]
+    assert path.with_suffix('.png').stat().st_size > 1000
+    return list(csv.DictReader(lines[1:]))
+
+
+SCAN = [
+    'height', 'width', 'channels', 'd_state', 'task', 'implementation', 'milliseconds',
+    'op_times_faster', 'bytes_per_element', 'op_relative_difference', 'floor_ms',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('core', [False, True])
+def test_scan(script, tmp_path, core):
+    """All implementations agree, and the op needs less memory than the loop."""
+    words = ['--sizes', '12', '--channels', '16', '--d-states', '4', '--repeats', '1']
+    script('scan').main([*words, *(['--core'] if core else []), '--out', str(tmp_path / 'scan')])
+    rows = read(tmp_path / 'scan')
+    assert list(rows[0]) == SCAN
+    assert len(rows) == (2 if core else 6)
+    assert all(float(row['op_relative_difference']) < 1e-5 for row in rows)
+    memory = {r['implementation']: float(r['bytes_per_element']) for r in rows}
+    assert 0 < memory['op'] < memory['unbind']
+
+
+def test_the_core_of_a_vss_block_keeps_its_promise_on_memory(script):
+    """Bytes per element of x at 64 x 64 x 96; the allocator's count does not depend on load."""
+    scan = script('scan')
+    for d_state, promise in ((1, 36), (16, 48)):
+        core = scan.core_calls(64, 96, d_state, 'cpu')['op']
+        core()
+        assert scan.peak_bytes(core, 'cpu') / (64 * 64 * 96) <= promise
+
+
+def test_vlunet_against_its_plain_implementation(script, tmp_path):
+    networks = script('networks')
+    words = ['--sizes', '16', '--repeats', '1', '--no-memory', '--threads', '1']
+    args = networks.parse_arguments([*words, '--out', str(tmp_path / 'n')])
+    rows = networks.compare_vlunet(args, dim=16, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1)
+    assert [row['task'] for row in rows] == ['forward', 'train']
+    assert all(float(row['max_difference']) < 1e-5 for row in rows)
+    assert list(rows[0]) == [
+        'task', 'batch', 'size', 'rounds', 'max_difference', 'plain_ms', 'package_ms', 'speedup',
+    ]  # fmt: skip
+
+
+def test_networks_side_by_side(script, tmp_path):
+    names = ['unfoldldm-tiny', 'nafnet']
+    script('networks').main([
+        '--networks', *names, '--sizes', '16', '--repeats', '1', '--no-memory', '--threads', '1',
+        '--out', str(tmp_path / 'n'),
+    ])  # fmt: skip
+    rows = read(tmp_path / 'n')
+    assert [row['network'] for row in rows] == names
+    assert list(rows[0]) == [
+        'network', 'batch', 'size', 'params_M', 'GMACs', 'rounds', 'ms', 'floor_ms',
+        'ms_over_unfoldldm-tiny', 'GMACs_over_unfoldldm-tiny',
+    ]  # fmt: skip
+    assert all(float(row['ms']) > float(row['floor_ms']) > 0 for row in rows)
+
+
+def test_training_step(script, tmp_path):
+    """With the losses of its phase; a variant is compared with the same network without it."""
+    script('training_step').main([
+        '--networks', 'unfoldldm-tiny-phase2', '--sizes', '16',
+        '--variants', 'plain', 'bf16+checkpoint+channels_last', '--repeats', '1', '--no-memory',
+        '--threads', '1', '--out', str(tmp_path / 't'),
+    ])  # fmt: skip
+    rows = read(tmp_path / 't')
+    assert list(rows[0]) == [
+        'network', 'variant', 'batch', 'size', 'rounds', 'ms', 'ms_over_restormer',
+        'ms_over_plain_variant',
+    ]  # fmt: skip
+    assert [bool(row['ms_over_plain_variant']) for row in rows] == [False, True]
+
+
+def test_scaling(script, tmp_path, capsys):
+    scaling = script('scaling')
+    scaling.main([
+        '--axes', 'size', 'size-tiled', '--sizes', '16', '48', '--tile', '40', '--repeats', '1',
+        '--no-memory', '--threads', '1', '--out', str(tmp_path / 's'),
+    ])  # fmt: skip
+    rows = read(tmp_path / 's')
+    assert list(rows[0]) == [
+        'network', 'axis', 'value', 'size', 'batch', 'GMACs', 'runs', 'ms', 'peak_MiB',
+        'exponent', 'macs_exponent',
+    ]  # fmt: skip
+    assert [row['axis'] for row in rows] == ['size', 'size', 'size-tiled']
+    assert 0.9 < float(rows[1]['macs_exponent']) < 1.2
+    points = scaling.plan(scaling.parse_arguments(['--axes', 'd_state', '--d-state', '1', '8']))
+    assert [point['options']['mgda_d_state'] for point in points] == [1, 8]
+    assert 'size: from 16 to 48 time grows as pixels^' in capsys.readouterr().out
+
+
+def test_data_loading(script, tmp_path, capsys):
+    """Modes give equal batches; a database with other pixels is noticed."""
+    loading = script('data_loading')
+    words = [
+        '--pairs', '2', '--picture', '64', '48', '--gt-size', '16', '--sub-images', '32', '--batch',
+        '2', '--batches', '2', '--workers', '0', '--repeats', '1', '--out', str(tmp_path / 'd'),
+    ]  # fmt: skip
+    loading.main(words)
+    rows = read(tmp_path / 'd')
+    assert [row['mode'] for row in rows] == list(loading.MODES)
+    assert list(rows[0]) == [
+        'mode', 'workers', 'gt_size', 'batch', 'rounds', 'pairs_per_s', 'over_basicsr_folder',
+        'over_basicsr_lmdb',
+    ]  # fmt: skip
+    assert 'identical batches for one seed: folder, lmdb png, lmdb bmp' in capsys.readouterr().out
+
+    args = loading.parse_arguments(words)
+    (tmp_path / 'other').mkdir()
+    loading.make_pairs(tmp_path / 'other', 2, 64, 48)
+    loading.make_databases(tmp_path / 'other', 32)
+    for side in ('gt', 'lq'):
+        picture = tmp_path / 'other' / side / '0000.png'
+        picture.write_bytes((picture.parent / '0001.png').read_bytes())
+    with pytest.raises(AssertionError, match='other batches'):
+        loading.check_batches(tmp_path / 'other', args, 0)
+    loading.close_lmdbs()
+
+
+def test_restoring_in_tiles(script, tmp_path):
+    tiled = script('restore_tiled')
+    words = ['--tasks', 'difference', '--small', '48', '40', '--small-tile', '40', '--threads', '1']
+    tiled.main([*words, '--out', str(tmp_path / 'r')])
+    rows = read(tmp_path / 'r')
+    assert list(rows[0]) == [
+        'task', 'network', 'width', 'height', 'tile', 'statistics', 'rms', 'max', 'step',
+    ]  # fmt: skip
+    assert [row['statistics'] for row in rows] == ['own', 'fixed']
+    assert float(rows[1]['rms']) != float(rows[0]['rms']) > 0
+    if sys.platform == 'linux':
+        peak, seconds = tiled.restore_large('unfoldldm-tiny', 48, 40, 40, 'cpu', 1, False)
+        assert peak > 50
+        assert seconds > 0
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_the_peak_of_a_call_is_found(script):
+    """A tensor of 64 MiB that is gone again after the call."""
+    common = script('common')
+    assert 60 < common.growth_of(lambda: torch.ones(16 * 2**20).sum(), 'cpu') < 80
+
+
+def test_import_time(script, tmp_path, monkeypatch):
+    """Sides alternate; the ratio is that of neighbouring runs."""
+    module = script('import_time')
+    seconds = iter([9.0, 9.0, 1.0, 1.1, 2.0, 2.4, 4.0, 4.2])
+    monkeypatch.setattr(module, 'import_seconds', lambda code: next(seconds))
+    monkeypatch.setattr(module, 'print_row', lambda row: None)
+    module.main(['--repeats', '3', '--out', str(tmp_path / 'i')])
+    lines = (tmp_path / 'i.csv').read_text().splitlines()
+    assert lines[1] == 'basicsr_s,package_s,rounds,ratio,promise'
+    assert lines[2] == '2.000,2.400,3,1.100,1.10'
