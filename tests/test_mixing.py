@@ -1,0 +1,78 @@
+"""Mixing of training pairs, as the option files of Restormer ask for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import model_options, plugin_options, problems_at, put
+from tiny_network import TinyConvNet
+
+from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.models.mixing import MixUp, build_mixing, check_mixing
+
+
+def batch_of(size=4):
+    lq = torch.arange(float(size)).view(size, 1, 1, 1).expand(size, 1, 2, 2)
+    return {'lq': lq, 'gt': lq + 10, 'lq_path': [str(i) for i in range(size)]}
+
+
+def test_mixing_blends_lq_and_gt_of_every_pair_alike():
+    mixed = MixUp(use_identity=False)(batch_of(), 7)
+    assert torch.allclose(mixed['gt'], mixed['lq'] + 10)
+    assert not torch.allclose(mixed['lq'], batch_of()['lq'])
+    assert 0 <= mixed['lq'].min() <= mixed['lq'].max() <= 3
+    assert mixed['lq'].mean() == pytest.approx(1.5)  # every image is a partner once
+    assert mixed['lq_path'] == ['0', '1', '2', '3']
+
+
+def test_mixing_follows_from_seed_iteration_and_rank():
+    def draw(**changes):
+        settings = {'seed': 1, 'rank': 0, 'iteration': 5} | changes
+        mix = MixUp(use_identity=False, seed=settings['seed'], rank=settings['rank'])
+        return mix(batch_of(), settings['iteration'])['lq'].flatten().tolist()
+
+    assert draw() == draw()
+    for changes in ({'seed': 2}, {'rank': 1}, {'iteration': 6}):
+        assert draw() != draw(**changes)
+
+
+def test_half_of_the_batches_stay_as_they_are_and_shares_are_beta_distributed():
+    batch = {'lq': torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)}
+    batch['gt'] = batch['lq']
+    mix, always = MixUp(mixup_beta=1.2), MixUp(mixup_beta=1.2, use_identity=False)
+    same = sum(mix(batch, i)['lq'] is batch['lq'] for i in range(600))
+    assert 240 < same < 360
+    shares = torch.tensor([float(always(batch, i)['lq'][1]) for i in range(2000)])
+    shares = shares[shares < 1]  # own partner in half of the cases
+    assert float(shares.mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(shares.var()) == pytest.approx(1 / (4 * 3.4), rel=0.15)
+
+
+def test_mixing_is_off_unless_asked_for_and_its_options_are_checked():
+    assert build_mixing(None, 0, 0) is None
+    assert build_mixing({'mixup': False, 'mixup_beta': 1.2}, 0, 0) is None
+    assert build_mixing({'mixup': True, 'mixup_beta': 0.4}, 3, 1).mixup_beta == 0.4
+    assert check_mixing({'mixup': True, 'mixup_beta': 1.2, 'use_identity': True}) == []
+    found = dict(check_mixing({'mixup': 1, 'mixup_beta': 0, 'mixup_bta': 2}))
+    assert set(found) == {
+        'mixing_augs.mixup', 'mixing_augs.mixup_beta', 'mixing_augs.mixup_bta'
+    }  # fmt: skip
+
+
+def test_model_mixes_training_batches_and_leaves_validation_alone(tmp_path):
+    augs = {'mixup': True, 'use_identity': False}
+    options = model_options(tmp_path, {'type': TinyConvNet.__name__}, mixing_augs=augs)
+    model = RestorationModel(options)
+    model.current_iter = 7
+    model.feed_data(batch_of())
+    expected = MixUp(use_identity=False, seed=options['manual_seed'])(batch_of(), 7)
+    assert torch.equal(model.lq, expected['lq'])
+    assert torch.equal(model.gt, expected['gt'])
+    with model.evaluating():
+        model.feed_data(batch_of())
+    assert torch.equal(model.lq, batch_of()['lq'])
+
+
+def test_preflight_names_a_wrong_value(tmp_path):
+    options = put(plugin_options(tmp_path), 'train.mixing_augs', {'mixup': True, 'mixup_beta': -1})
+    assert 'above 0, got -1' in problems_at(options, 'train.mixing_augs.mixup_beta')

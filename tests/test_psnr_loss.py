@@ -1,0 +1,62 @@
+"""NAFNet's loss against the PSNR of scikit-image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from basicsr.losses import build_loss
+from basicsr.utils import bgr2ycbcr
+from basicsr.utils.registry import LOSS_REGISTRY
+from skimage.metrics import peak_signal_noise_ratio
+
+from unfoldldm_basicsr.compat.registry import register
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(3, 3, 12, 10, generator=generator)
+    noise = torch.tensor([0.02, 0.1, 0.4]).view(3, 1, 1, 1)
+    return target + noise * torch.randn(target.shape, generator=generator), target
+
+
+def psnr(image, target):
+    return peak_signal_noise_ratio(target.numpy(), image.numpy(), data_range=1)
+
+
+def test_loss_is_minus_the_mean_psnr_of_the_images(pair):
+    loss = build_loss({'type': 'PSNRLoss', 'loss_weight': 0.5, 'reduction': 'mean'})(*pair)
+    expected = sum(psnr(a, b) for a, b in zip(*pair, strict=True)) / 3
+    assert float(loss) == pytest.approx(-0.5 * expected, abs=1e-3)
+
+
+def test_luminance_is_that_of_basicsr(pair):
+    loss = build_loss({'type': 'PSNRLoss', 'toY': True})(*pair)
+    planes = [
+        [bgr2ycbcr(x.permute(1, 2, 0).flip(-1).numpy(), y_only=True) for x in p] for p in pair
+    ]
+    expected = sum(
+        peak_signal_noise_ratio(b, a, data_range=1) for a, b in zip(*planes, strict=True)
+    )
+    assert float(loss) == pytest.approx(-expected / 3, abs=1e-3)
+
+
+def test_equal_images_give_a_finite_loss_and_gradient(pair):
+    image = pair[1].clone().requires_grad_()
+    loss = build_loss({'type': 'PSNRLoss'})(image, pair[1])
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(-80, abs=1e-3)
+    assert image.grad.isfinite().all()
+
+
+def test_other_reductions_are_refused():
+    with pytest.raises(ValueError, match="only 'mean' is defined, got 'sum'"):
+        build_loss({'type': 'PSNRLoss', 'reduction': 'sum'})
+
+
+def test_a_second_package_with_this_name_is_told_which_one_has_it():
+    other = type('PSNRLoss', (torch.nn.Module,), {'__module__': 'another_plugin.losses'})
+    with pytest.raises(
+        KeyError, match=r"'PSNRLoss' of BasicSR's loss .* unfoldldm_basicsr\.losses"
+    ):
+        register(LOSS_REGISTRY)(other)
