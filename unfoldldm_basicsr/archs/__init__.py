@@ -9,6 +9,7 @@ from .nafnet_arch import NAFNet, NAFNetLocal
 from .restormer_arch import Restormer
 from .unfoldldm_arch import UnfoldLDM
 from .vlunet_arch import VLUNet
+from .vlunet_prior_arch import VLUNetPrior
 
 __all__ = [
     'CLIPDegradationEmbedding',
@@ -19,4 +20,5 @@ __all__ = [
     'Restormer',
     'UnfoldLDM',
     'VLUNet',
+    'VLUNetPrior',
 ]

@@ -4,19 +4,23 @@ All three have one interface, so the networks and models work the same with each
 
     embedding(lq, label) -> (B, embed_dim)
 
+``needs_label`` says whether an image alone is not enough, ``trained_jointly`` whether the embedding
+is trained together with the network that it steers.
+
 ``CLIPDegradationEmbedding`` follows arXiv 2503.16930, section 3 and the released notebook: a frozen
 OpenCLIP backbone and a small adapter per branch, tuned by telling degradations apart,
 
     logits = A_image(CLIP_image(lq)) . A_text(CLIP_text(texts))^T.
+
+The released network applies its adapters with GELU, as here; the notebook has LeakyReLU in their
+place, whose weights have the same names and shapes.
 
 The other two train without any download. Shapes: B images, E = embed_dim, N degradations.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -26,31 +30,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compat.registry import register
-from ..config.suggest import did_you_mean
+from .layers.open_clip_backbone import build_clip, import_open_clip
 
-RELEASED_TEXTS = (
-    'image with noise',
-    'image with many noise',
-    'image with large amount of noise',
-    'image with haze',
-    'image with rain',
-    'image with blur',
-    'image with low light',
-)
-INSTALL_HINT = (
-    'CLIPDegradationEmbedding needs OpenCLIP: pip install open_clip_torch '
-    '(or use LabelDegradationEmbedding or LearnedDegradationEmbedding).'
-)
+# Classes in the order of the released training, with the texts that the released CLIP was tuned on.
+CLASS_TEXTS = {
+    'noise15': 'image with noise',
+    'noise25': 'image with many noise',
+    'noise50': 'image with large amount of noise',
+    'rain': 'image with rain',
+    'haze': 'image with haze',
+    'blur': 'image with blur',
+    'lowlight': 'image with low light',
+}
 BACKBONE = 'clip_model.'
 RELEASED_BACKBONES = ('ad_imageEncoder.clip_model.', 'ad_textEncoder.clip_model.')
-
-
-def _open_clip():
-    try:
-        import open_clip
-    except ImportError as error:
-        raise ImportError(INSTALL_HINT) from error
-    return open_clip
 
 
 class DegradationLogits(NamedTuple):
@@ -84,7 +77,8 @@ class CLIPDegradationEmbedding(nn.Module):
             random weights.
         clip_config: OpenCLIP configuration (``embed_dim``, ``vision_cfg``, ``text_cfg``) of an
             architecture of your own in place of ``model_name``.
-        class_texts: one text per degradation; their order is the order of the labels.
+        class_texts: one text per degradation; their order is the order of the labels. The default
+            follows the released training; the released notebook lists haze before rain.
         tune_adapters: trains the adapters; otherwise nothing has a gradient.
         normalize: compares unit vectors (cosines); the released notebook does not.
         temperature: divides the logits; 1 in the released notebook.
@@ -95,13 +89,16 @@ class CLIPDegradationEmbedding(nn.Module):
         FileNotFoundError: the weights can neither be found nor downloaded.
     """
 
+    needs_label = False
+    trained_jointly = False
+
     def __init__(
         self,
         *,
         model_name: str = 'ViT-B-32',
         pretrained: str | None = 'laion2b_s34b_b79k',
         clip_config: dict | None = None,
-        class_texts: Sequence[str] = RELEASED_TEXTS,
+        class_texts: Sequence[str] = tuple(CLASS_TEXTS.values()),
         tune_adapters: bool = False,
         normalize: bool = False,
         temperature: float = 1.0,
@@ -124,13 +121,14 @@ class CLIPDegradationEmbedding(nn.Module):
         self.temperature = temperature
         size = self.clip_model.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
-        constants = _open_clip().constants
+        constants = import_open_clip().constants
         for name, value in (
             ('mean', constants.OPENAI_DATASET_MEAN),
             ('std', constants.OPENAI_DATASET_STD),
         ):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
         self._raw_texts: Tensor | None = None  # output of the frozen text tower
+        self._random_backbone = pretrained is None  # until weights are loaded
         self.train()
 
     def train(self, mode: bool = True) -> CLIPDegradationEmbedding:
@@ -141,6 +139,8 @@ class CLIPDegradationEmbedding(nn.Module):
 
     def preprocess(self, lq: Tensor) -> Tensor:
         """CLIP's view of an image: shorter side to its input size, centre square, normalised.
+
+        The overshoot of the cubic is kept, as in the released code, which resizes tensors.
 
         Args:
             lq: (B, 3, H, W), RGB in [0, 1].
@@ -153,15 +153,27 @@ class CLIPDegradationEmbedding(nn.Module):
         image = F.interpolate(lq, size, mode='bicubic', align_corners=False, antialias=True)
         top, left = (round((side - self.image_size) / 2) for side in size)
         image = image[..., top : top + self.image_size, left : left + self.image_size]
-        return (image.clamp(0, 1) - self.mean) / self.std
+        return (image - self.mean) / self.std
 
-    def encode_texts(self) -> Tensor:
-        """(N, E) embeddings of ``class_texts``."""
+    def encode_raw_texts(self) -> Tensor:
+        """(N, E) embeddings of ``class_texts`` by CLIP alone, without the adapter."""
         if self._raw_texts is None:
-            tokens = _open_clip().tokenize(list(self.class_texts), self.clip_model.context_length)
-            with torch.no_grad():
-                self._raw_texts = self.clip_model.encode_text(tokens.to(self.mean.device))
-        return self.ad_textEncoder['adapter'](self._raw_texts)
+            tokens = import_open_clip().tokenize(
+                list(self.class_texts), self.clip_model.context_length
+            )
+            tokens = tokens.to(self.mean.device)
+            with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
+                self._raw_texts = self.clip_model.encode_text(tokens)
+        return self._raw_texts
+
+    def compare(self, embedding: Tensor) -> Tensor:
+        """Scores (B, N) of degradation vectors (B, E) for ``class_texts``."""
+        texts = self.ad_textEncoder['adapter'](self.encode_raw_texts())
+        if self.normalize:
+            embedding, texts = F.normalize(embedding, dim=-1), F.normalize(texts, dim=-1)
+        with torch.autocast(embedding.device.type, enabled=False):  # sums of E terms of size one
+            dtype = torch.promote_types(embedding.dtype, self.mean.dtype)
+            return embedding.to(dtype) @ texts.to(dtype).T / self.temperature
 
     def forward(
         self, lq: Tensor, label: Tensor | None = None, *, return_logits: bool = False
@@ -176,15 +188,17 @@ class CLIPDegradationEmbedding(nn.Module):
         Returns:
             (B, E), or :class:`DegradationLogits`.
         """
+        if self._random_backbone:
+            self._random_backbone = False
+            get_root_logger().warning(
+                'CLIPDegradationEmbedding: pretrained is null, so CLIP starts from random weights.'
+            )
         with torch.no_grad():
             features = self.clip_model.encode_image(self.preprocess(lq))
         embedding = self.ad_imageEncoder['adapter'](features)
         if not return_logits:
             return embedding
-        images, texts = embedding, self.encode_texts()
-        if self.normalize:
-            images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
-        return DegradationLogits(embedding, images @ texts.T / self.temperature)
+        return DegradationLogits(embedding, self.compare(embedding))
 
     def _apply(self, fn, recurse: bool = True) -> CLIPDegradationEmbedding:
         self._raw_texts = None  # computed again where the network now lives
@@ -205,73 +219,19 @@ class CLIPDegradationEmbedding(nn.Module):
             start = prefix + released
             for key in [key for key in state_dict if key.startswith(start)]:
                 state_dict[prefix + BACKBONE + key[len(start) :]] = state_dict.pop(key)
-        if not any(key.startswith(prefix + BACKBONE) for key in state_dict):
+        if any(key.startswith(prefix + BACKBONE) for key in state_dict):
+            self._random_backbone = False
+        else:
             for key, value in self.clip_model.state_dict().items():
                 state_dict[prefix + BACKBONE + key] = value
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def build_clip(model_name: str, pretrained: str | None, clip_config: dict | None) -> nn.Module:
-    """An OpenCLIP network with the weights asked for; see :class:`CLIPDegradationEmbedding`.
-
-    Raises:
-        ValueError: unknown architecture or tag, or a weight file that does not fit.
-        FileNotFoundError: the weights can neither be found nor downloaded.
-    """
-    open_clip = _open_clip()
-    if clip_config is None and model_name not in open_clip.list_models():
-        known = [name for name in open_clip.list_models() if name.startswith('ViT-B')]
-        raise ValueError(f"model_name: unknown '{model_name}'.{did_you_mean(model_name, known)}")
-    is_file = pretrained is not None and Path(pretrained).expanduser().is_file()
-    if pretrained is not None and not is_file:
-        tags = [] if clip_config else open_clip.list_pretrained_tags_by_model(model_name)
-        if pretrained not in tags:
-            raise ValueError(
-                f"pretrained: '{pretrained}' is neither a file nor an OpenCLIP tag of "
-                f'{"your clip_config" if clip_config else model_name}.'
-                f'{did_you_mean(pretrained, tags)}'
-            )
-        try:
-            return open_clip.create_model(model_name, pretrained=pretrained)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise FileNotFoundError(_remedy(model_name, pretrained, error)) from error
-    if clip_config:
-        try:
-            net = open_clip.CLIP(**clip_config)
-        except TypeError as error:
-            raise ValueError(f'clip_config: {error}') from error
-    else:
-        net = open_clip.create_model(model_name, load_weights=False)
-    if is_file:
-        try:
-            open_clip.load_checkpoint(net, str(Path(pretrained).expanduser()), weights_only=True)
-        except (RuntimeError, KeyError, pickle.UnpicklingError) as error:
-            raise ValueError(
-                f"pretrained: '{pretrained}' does not hold weights of "
-                f'{"your clip_config" if clip_config else model_name}: {error}'
-            ) from error
-    else:
-        get_root_logger().warning(
-            'CLIPDegradationEmbedding: pretrained is null, so CLIP starts from random weights.'
-        )
-    return net
-
-
-def _remedy(model_name: str, tag: str, error: Exception) -> str:
-    hub = _open_clip().get_pretrained_cfg(model_name, tag).get('hf_hub', '').rstrip('/')
-    page = f' from https://huggingface.co/{hub}' if hub else ''
-    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return (
-        f"The CLIP weights '{tag}' of {model_name} could not be had: {cause} "
-        f'Either run once where the network allows the download, or download '
-        f'open_clip_pytorch_model.bin{page} elsewhere and set pretrained to its path, or use '
-        f'LabelDegradationEmbedding or LearnedDegradationEmbedding, which need no download.'
-    )
-
-
 @register(ARCH_REGISTRY)
 class LabelDegradationEmbedding(nn.Module):
-    """One learned vector per known degradation.
+    """One vector per known degradation: a random code that stays as it is.
+
+    The first linear layer of the network it steers learns what each vector means.
 
     Args:
         num_degradations: N.
@@ -280,6 +240,9 @@ class LabelDegradationEmbedding(nn.Module):
     Raises:
         ValueError: ``num_degradations`` below 1.
     """
+
+    needs_label = True
+    trained_jointly = False
 
     def __init__(self, *, num_degradations: int, embed_dim: int = 512) -> None:
         super().__init__()
@@ -332,6 +295,9 @@ class LearnedDegradationEmbedding(nn.Module):
         width: channels of the first convolution; doubled twice.
         in_channels: channels of the image.
     """
+
+    needs_label = False
+    trained_jointly = True
 
     def __init__(self, *, embed_dim: int = 512, width: int = 32, in_channels: int = 3) -> None:
         super().__init__()

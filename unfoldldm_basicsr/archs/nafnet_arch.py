@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compat.registry import register
+from ..ops.image_statistics import image_statistic
 from .layers.hyperparameters import StateDict, check_strict, count_blocks, shape_of
 from .layers.layout import to_quick_layout
 from .layers.norm import LayerNorm2d
@@ -34,6 +35,14 @@ def simple_gate(x: Tensor) -> Tensor:
     """(B, 2C, H, W) -> (B, C, H, W): one half times the other."""
     a, b = x.chunk(2, dim=1)
     return a * b
+
+
+class GlobalPool(nn.AdaptiveAvgPool2d):
+    """Mean over the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 1, 1)."""
+        return image_statistic(super().forward(x))
 
 
 class NAFBlock(nn.Module):
@@ -121,7 +130,7 @@ class NAFNet(nn.Module):
 
     def build_pool(self, level: int) -> nn.Module:
         """The pooling of the channel attention at ``level`` (0 is the full resolution)."""
-        return nn.AdaptiveAvgPool2d(1)
+        return GlobalPool(1)
 
     def forward(self, lq: Tensor) -> Tensor:
         """Restores ``lq``; sides are extended by zeros as in the released code.

@@ -22,29 +22,14 @@ from ..compat.registry import register
 from ..config.suggest import check_choice
 from .layers.resample import pad_to_multiple
 from .unfolding.gradient_step_mgda import MGDA, Estimates
-from .unfolding.prior_diffusion import PriorDiffusion
-from .unfolding.prior_encoder import PriorEncoder
-from .unfolding.prior_source import NEEDS_GT, PRIOR_SOURCES, resolve_source
+from .unfolding.latent_prior import GENERATING, LatentPrior
+from .unfolding.prior_source import NEEDS_GT
 from .unfolding.proximal_step_ocformer import OCFormer
-from .unfolding.stage import StagePrior, StageTrace, unfolding_stage
+from .unfolding.stage import StagePrior, StageTrace, UnfoldTrace, unfolding_stage
 
 PHASES = (1, 2, 'joint', 'inference')
 PRIOR_INPUTS = {'gt': 1, 'gt_lq': 2, 'gt_mgda': 3}
 COND_INPUTS = {'lq': 1, 'mgda': 2, 'mgda_lq': 3}
-
-
-class UnfoldTrace(NamedTuple):
-    """``forward(..., return_trace=True)``.
-
-    Attributes:
-        output: (B, c, H, W), what forward returns without the trace.
-        stages: one :class:`StageTrace` for each stage, images cropped to H x W.
-        target_prior: (B, C_p) detached, one for each stage with ``prior_input='gt_mgda'``, or None.
-    """
-
-    output: Tensor
-    stages: tuple[StageTrace, ...]
-    target_prior: Tensor | tuple[Tensor, ...] | None
 
 
 class _Plan(NamedTuple):
@@ -60,7 +45,7 @@ class _Plan(NamedTuple):
 
 
 @register(ARCH_REGISTRY)
-class UnfoldLDM(nn.Module):
+class UnfoldLDM(LatentPrior, nn.Module):
     """Deep unfolding of blind proximal gradient descent with a generated prior.
 
     Args:
@@ -170,23 +155,26 @@ class UnfoldLDM(nn.Module):
     ):
         super().__init__()
         check_choice('phase', phase, PHASES)
-        check_choice('prior_source', prior_source, PRIOR_SOURCES)
         check_choice('prior_input', prior_input, PRIOR_INPUTS)
         check_choice('cond_input', cond_input, COND_INPUTS)
         check_choice('prior_stages', prior_stages, ('all', 'first'))
         check_choice('mgda_stride', mgda_stride, (1, 2, 4, 8))
-        if num_stages < 1 or prior_dim < 2:
-            raise ValueError(
-                f'num_stages >= 1 and prior_dim >= 2 are needed, got {num_stages} and {prior_dim}.'
-            )
+        if num_stages < 1:
+            raise ValueError(f'num_stages must be at least 1, got {num_stages}.')
         if cond_input == 'lq' and not cond_detach:
             raise ValueError("cond_detach: false has no effect with cond_input: 'lq'.")
-        if not 0 <= null_prior_prob < 1:
-            raise ValueError(f'null_prior_prob must be in [0, 1), got {null_prior_prob}.')
-        self.phase, self.use_ldm, self.num_stages = phase, use_ldm, num_stages
+        uses_prior = pdr != 'none' or prior_in_attn
+        if use_ldm and not uses_prior:
+            raise ValueError(
+                "pdr: 'none' with prior_in_attn: false leaves the prior without effect; "
+                'set use_ldm: false for this ablation.'
+            )
+        self.num_stages, self.prior_stages, self.use_checkpoint = (
+            num_stages,
+            prior_stages,
+            use_checkpoint,
+        )
         self.prior_input, self.cond_input, self.cond_detach = prior_input, cond_input, cond_detach
-        self.prior_stages, self.prior_source = prior_stages, prior_source
-        self.null_prior_prob, self.use_checkpoint = null_prior_prob, use_checkpoint
 
         def mgda(stages: int) -> MGDA:
             return MGDA(
@@ -229,45 +217,29 @@ class UnfoldLDM(nn.Module):
             self.mgda = nn.ModuleList(mgda(1) for _ in range(num_stages))
             self.ocformer = nn.ModuleList(ocformer(1) for _ in range(num_stages))
 
-        self.uses_prior = pdr != 'none' or prior_in_attn
-        if use_ldm and not self.uses_prior:
-            raise ValueError(
-                "pdr: 'none' with prior_in_attn: false leaves the prior without effect; "
-                'set use_ldm: false for this ablation.'
-            )
-        if self.uses_prior:
-            self.null_prior = nn.Parameter(torch.zeros(prior_dim))
-            trained = not use_ldm or (phase in (1, 'joint') and null_prior_prob > 0)
-            self.null_prior.requires_grad_(trained)
-        encoder = {'width': prior_width, 'num_blocks': prior_encoder_blocks}
-        if use_ldm and phase != 'inference':
-            images = PRIOR_INPUTS[prior_input]
-            self.prior_encoder = PriorEncoder(images * inp_channels, prior_dim, **encoder)
-            self.prior_encoder.requires_grad_(phase != 2)
-        if use_ldm and phase != 1:
-            images = COND_INPUTS[cond_input]
-            self.condition_encoder = PriorEncoder(images * inp_channels, prior_dim, **encoder)
-            self.denoiser = PriorDiffusion(
-                prior_dim,
-                num_stages=num_stages,
-                num_timesteps=num_timesteps,
-                beta_start=beta_start,
-                beta_end=beta_end,
-                param=diffusion_param,
-                train_start=train_start,
-                infer_noise=infer_noise,
-                dim=denoiser_dim,
-                num_layers=denoiser_layers,
-            )
-
-    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Named trainable parameters: 'restoration', and 'prior' (PI' and f_theta)."""
-        groups = {'restoration': [], 'prior': []}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                is_prior = name.startswith(('condition_encoder.', 'denoiser.'))
-                groups['prior' if is_prior else 'restoration'].append((name, parameter))
-        return groups
+        self.init_prior(
+            phase=phase,
+            prior_dim=prior_dim,
+            prior_width=prior_width,
+            prior_encoder_blocks=prior_encoder_blocks,
+            target_channels=PRIOR_INPUTS[prior_input] * inp_channels,
+            condition_channels=COND_INPUTS[cond_input] * inp_channels,
+            prior_source=prior_source,
+            null_prior_prob=null_prior_prob,
+            diffusion={
+                'num_stages': num_stages,
+                'num_timesteps': num_timesteps,
+                'beta_start': beta_start,
+                'beta_end': beta_end,
+                'param': diffusion_param,
+                'train_start': train_start,
+                'infer_noise': infer_noise,
+                'dim': denoiser_dim,
+                'num_layers': denoiser_layers,
+            },
+            use_ldm=use_ldm,
+            uses_prior=uses_prior,
+        )
 
     def forward(
         self,
@@ -299,20 +271,12 @@ class UnfoldLDM(nn.Module):
         y, (height, width) = pad_to_multiple(lq, self.size_multiple)
         if gt is not None:
             gt, _ = pad_to_multiple(gt, self.size_multiple)
-        if prior is not None:
-            source = 'given'
-        elif not self.use_ldm:
-            source = 'null'
-        else:
-            default = 'auto' if self.training else self.prior_source
-            source = resolve_source(prior_source or default, self.phase, mode, gt, self.training)
+        source = 'given' if prior is not None else self.choose_source(prior_source, mode, gt)
         target = None
         wants_target = self.training or return_trace or source in NEEDS_GT
         if gt is not None and self.prior_input != 'gt_mgda' and wants_target:
             target = self._target(gt, y, None)
-        null_mask = None
-        if self.training and source in ('oracle', 'joint'):
-            null_mask = (torch.rand(len(y), 1, device=y.device) < self.null_prior_prob).to(y.dtype)
+        null_mask = self.draw_null_mask(source, y)
         x, stages, first = y, [], None
         for k in range(self.num_stages):
             plan = _Plan(source, y, gt, target, prior, null_mask, first)
@@ -348,52 +312,38 @@ class UnfoldLDM(nn.Module):
         return UnfoldTrace(output, tuple(stages), target)
 
     def _target(self, gt: Tensor, y: Tensor, estimates: Estimates | None) -> Tensor | None:
-        """PI's prior (B, C_p); without gradient when PI is the frozen teacher."""
-        if not self.use_ldm or self.phase == 'inference':
-            return None
+        """PI's prior (B, C_p)."""
         images = [gt]
         if self.prior_input == 'gt_lq':
             images.append(y)
         elif self.prior_input == 'gt_mgda':
             images += [estimates.x_hat, estimates.x_tilde]
-        with torch.set_grad_enabled(self.phase != 2 and torch.is_grad_enabled()):
-            return self.prior_encoder(torch.cat(images, 1))
+        return self.target_prior(images)
 
     def _stage_prior(self, plan: _Plan, k: int, estimates: Estimates) -> StagePrior:
         """Guide, generated prior and target of stage ``k``."""
-        target = plan.target
+        target, generated = plan.target, None
         if self.prior_input == 'gt_mgda' and plan.gt is not None:
             target = self._target(plan.gt, plan.y, estimates)
-        generated = None
-        if plan.source in ('generated', 'shuffled', 'target', 'joint'):
+        if plan.source in GENERATING:
             generated = plan.first
             if generated is None:
-                condition = self.condition_encoder(self._condition_images(plan.y, estimates))
-                generated = self.denoiser(condition, k, None if target is None else target.detach())
+                images = self._condition_images(plan.y, estimates)
+                generated = self.generated_prior(images, k, target)
         if plan.source == 'given':
             guide = plan.given if plan.given.ndim == 2 else plan.given[k]
-        elif plan.source == 'null':
-            guide = self.null_prior.repeat(plan.y.shape[0], 1) if self.uses_prior else None
-        elif plan.source == 'generated':
-            guide = generated
-        elif plan.source == 'shuffled':
-            if generated.shape[0] < 2:
-                raise ValueError("prior_source 'shuffled' needs a batch of at least two images.")
-            guide = generated.roll(1, 0)
-        elif plan.source == 'joint':
-            # Half of the samples see PI's prior, or PI would learn nothing.
-            half = (torch.rand(target.shape[0], 1, device=target.device) < 0.5).to(target)
-            guide = half * target + (1 - half) * generated
         else:
-            guide = target
-        if plan.null_mask is not None and self.null_prior.requires_grad:
-            guide = guide + plan.null_mask * (self.null_prior - guide)
+            guide = self.choose_guide(
+                plan.source,
+                len(plan.y),
+                target=target,
+                generated=generated,
+                null_mask=plan.null_mask,
+            )
         return StagePrior(guide, generated, None if target is None else target.detach())
 
-    def _condition_images(self, y: Tensor, estimates: Estimates) -> Tensor:
+    def _condition_images(self, y: Tensor, estimates: Estimates) -> list[Tensor]:
         images = [] if self.cond_input == 'lq' else [estimates.x_hat, estimates.x_tilde]
         if self.cond_detach:
             images = [t.detach() for t in images]
-        if self.cond_input != 'mgda':
-            images.append(y)
-        return torch.cat(images, 1)
+        return images if self.cond_input == 'mgda' else [*images, y]

@@ -66,13 +66,13 @@ def module_cost(net: nn.Module, size: int = 256) -> Cost:
         net: called with an RGB image; VLU-Net also gets its vector ``degradation``.
         size: height and width of the image.
     """
-    inputs = [torch.empty(1, 3, size, size, device='meta')]
+    image, vector = torch.empty(1, 3, size, size, device='meta'), {}
     if 'degradation' in inspect.signature(net.forward).parameters:
-        inputs.append(torch.empty(1, net.embed_dim, device='meta'))
+        vector['degradation'] = torch.empty(1, net.embed_dim, device='meta')
     was_training = net.training
     net.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(*inputs)
+        net(image, **vector)
     net.train(was_training)
     params = sum(p.numel() for p in net.parameters())
     return Cost(params, counter.get_total_flops() // 2)

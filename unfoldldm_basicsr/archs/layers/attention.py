@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from unfoldldm_basicsr.ops.image_statistics import image_statistic
+
 from .convolution import separable_parts
 from .layout import has_channels_last, matmul_channels
 
@@ -62,7 +64,7 @@ def channel_attention_map(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
     if not low_precision:
         q_norm, k_norm = (norm.unflatten(1, (heads, -1)) for norm in (q_norm, k_norm))
         scores = scores / (q_norm * k_norm.mT)
-    return (scores * temperature).softmax(-1)
+    return image_statistic((scores * temperature).softmax(-1))
 
 
 def transposed_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:

@@ -102,14 +102,17 @@ class SS2D(nn.Module):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         # B H W C -> B C H W is a view in channels-last format, and so is the way back.
         u = F.silu(self.conv(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return self.out_proj(self.norm(self.scan(u)) * F.silu(z))
+
+    def scan(self, u: Tensor) -> Tensor:
+        """Scan of u with the parameters projected from it, (B, H, W, d_i) -> (B, H, W, d_i)."""
         selection = F.linear(u, self.x_proj.flatten(0, 1)).unflatten(-1, (NUM_DIRECTIONS, -1))
         dt, b, c = selection.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # One matrix product per direction: 4 BHW R @ 4 R d_i -> 4 BHW d_i, seen as B H W 4 d_i.
         dt = dt.flatten(0, 2).transpose(0, 1) @ self.dt_proj.transpose(1, 2)
         dt = dt.unflatten(1, u.shape[:3]).permute(1, 2, 3, 0, 4)
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        y = ss2d_scan(u, dt, A, b, c, self.D, self.dt_bias)
-        return self.out_proj(self.norm(y) * F.silu(z))
+        return ss2d_scan(u, dt, A, b, c, self.D, self.dt_bias)
 
 
 class ConvTokenMixer(nn.Module):

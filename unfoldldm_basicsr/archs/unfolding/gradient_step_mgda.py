@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...config.suggest import check_choice
+from ...ops.image_statistics import image_statistic
 from ..layers.vss import VSSBlock
 from .degradation import Factor, affinity_core, banded_core, decomposed_step, lowrank_core
 
@@ -206,7 +207,7 @@ class MGDA(nn.Module):
         features = self.trunk(torch.cat([x, y], 1))
         W = M = e = x_hat = x_tilde = None
         if self.holistic:
-            e = self.embed(torch.cat(_mean_std(features, (2, 3)), 1))
+            e = image_statistic(self.embed(torch.cat(_mean_std(features, (2, 3)), 1)))
             step = 0.1 + 0.9 * torch.sigmoid(self.step_holistic[k])
             x_hat = x - step * self.degrade_adjoint(self.degrade(x, e) - y, e)
         if self.decomposed:

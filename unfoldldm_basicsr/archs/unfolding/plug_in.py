@@ -1,7 +1,8 @@
 """Parts of UnfoldLDM for other networks: prior injection and the OCFormer as corrector.
 
-    injection:   z -> block(z (1 + Lin(P)))                Lin starts at zero
-    corrector:   x -> x + g (OCFormer(x_hat, x, P) - x)    g starts at zero
+    injection:   z <- z + attn(norm1(z) (1 + Lin(P)))        both Lin start at zero
+                 z <- z + ffn(norm2(z) (1 + Lin'(P)))
+    corrector:   x = x~ + conv(F(x^, x~, P)) + g (x^ - x~)    conv and g start at zero
 
 Both start as the identity, so a wrapped host gives its own output bit for bit until it is trained.
 """
@@ -16,28 +17,46 @@ from torch import Tensor, nn
 
 from .proximal_step_ocformer import OCFormer, PriorGate
 
+PARTS = ('norm1', 'attn', 'norm2', 'ffn')
+
 
 class PriorInjection(nn.Module):
-    """A host block whose input is scaled by the prior.
+    """A pre-normalised transformer block of a host, whose both parts see features scaled by P.
 
-    The prior is set for the whole host by :func:`use_prior`, so the host's forward stays as it is.
+    The block's parts keep their names, so the host's weights still load. The prior comes with the
+    call, or is set for a whole host by :func:`use_prior`, whose forward then stays as it is.
 
     Args:
-        block: host block, (B, dim, H, W) -> (B, dim, H, W).
+        block: host block with the parts ``norm1``, ``attn``, ``norm2``, ``ffn``.
         dim: its channels.
         prior_dim: C_p.
+
+    Raises:
+        ValueError: the block has other parts.
     """
 
     def __init__(self, block: nn.Module, dim: int, prior_dim: int):
         super().__init__()
-        self.block = block
-        self.gate = PriorGate(dim, prior_dim)
-        nn.init.zeros_(self.gate.linear.weight)
+        names = tuple(name for name, _ in block.named_children())
+        if set(names) != set(PARTS):
+            raise ValueError(
+                f'{type(block).__name__} has the parts {", ".join(names)}; the prior can be '
+                f'injected into blocks of {", ".join(PARTS)}.'
+            )
+        for name in PARTS:
+            setattr(self, name, getattr(block, name))
+        self.attn_gate, self.ffn_gate = PriorGate(dim, prior_dim), PriorGate(dim, prior_dim)
+        for gate in (self.attn_gate, self.ffn_gate):
+            nn.init.zeros_(gate.linear.weight)
         self.prior: Tensor | None = None
 
-    def forward(self, z: Tensor, *args) -> Tensor:
-        """Like the block; without a prior exactly the block."""
-        return self.block(z if self.prior is None else self.gate(z, self.prior), *args)
+    def forward(self, z: Tensor, prior: Tensor | None = None) -> Tensor:
+        """z (B, dim, H, W), prior (B, C_p) -> like z; without a prior exactly the block."""
+        prior = self.prior if prior is None else prior
+        a = self.norm1(z)
+        z = z + self.attn(a if prior is None else self.attn_gate(a, prior))
+        b = self.norm2(z)
+        return z + self.ffn(b if prior is None else self.ffn_gate(b, prior))
 
 
 def inject_prior(
@@ -52,8 +71,6 @@ def inject_prior(
     """
     found = []
     for parent in list(host.modules()):
-        if isinstance(parent, PriorInjection):
-            continue
         for name, child in list(parent.named_children()):
             if isinstance(child, block_type):
                 dim = next(p for p in child.parameters() if p.ndim == 1).shape[0]
@@ -79,7 +96,9 @@ def use_prior(injections: Iterable[PriorInjection], prior: Tensor) -> Iterator[N
 
 
 class OCFormerCorrector(nn.Module):
-    """OCFormer after a host: corrects its output x from its gradient-step estimate and the prior.
+    """OCFormer after a host: corrects its output x~ from its gradient step x^ and the prior.
+
+    The host's output stays the base; the share g = 2 sigmoid(s) - 1 of x^ starts at zero.
 
     Args:
         ocformer: arguments of :class:`OCFormer`.
@@ -88,8 +107,10 @@ class OCFormerCorrector(nn.Module):
     def __init__(self, **ocformer):
         super().__init__()
         self.ocformer = OCFormer(**ocformer)
-        self.gain = nn.Parameter(torch.zeros(()))
+        nn.init.zeros_(self.ocformer.output.weight)
 
-    def forward(self, x_hat: Tensor, x: Tensor, prior: Tensor) -> Tensor:
-        """x_hat, x (B, c, h, w), sides multiples of 8; prior (B, C_p) -> corrected x."""
-        return x + self.gain * (self.ocformer(x_hat, x, prior) - x)
+    def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:
+        """x_hat, x_tilde (B, c, h, w), sides multiples of 8; prior (B, C_p) -> corrected x."""
+        share = 2 * torch.sigmoid(self.ocformer.base_mix[0]) - 1
+        detail = self.ocformer.detail(x_hat, x_tilde, prior)
+        return x_tilde + detail + share * (x_hat - x_tilde)

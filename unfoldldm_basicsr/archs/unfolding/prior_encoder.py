@@ -8,6 +8,7 @@ noise schedule of the diffusion means the same for every image.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,4 +62,5 @@ class PriorEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, prior_dim), zero mean and unit variance per item."""
         prior = self.head(self.body(images - 0.5).mean((2, 3)))
-        return F.layer_norm(prior.float(), prior.shape[1:])
+        prior = prior.to(torch.promote_types(prior.dtype, torch.float32))
+        return F.layer_norm(prior, prior.shape[1:])

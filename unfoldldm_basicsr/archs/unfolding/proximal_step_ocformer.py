@@ -219,6 +219,11 @@ class OCFormer(nn.Module):
 
     def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None, k: int = 0) -> Tensor:
         """x_hat, x_tilde (B, c, h, w), h and w multiples of 8; prior (B, C_p) -> (B, c, h, w)."""
+        mix = torch.sigmoid(self.base_mix[k])
+        return self.detail(x_hat, x_tilde, prior) + mix * x_hat + (1 - mix) * x_tilde
+
+    def detail(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:
+        """What is added to the mix of the two estimates; arguments and shape as in forward."""
         z1 = torch.cat([self.embed_hat(x_hat), self.embed_tilde(x_tilde)], 1)
         z1 = self.encoder1(to_quick_layout(z1), prior)
         z2 = self.encoder2(self.down1(z1), prior)
@@ -227,6 +232,4 @@ class OCFormer(nn.Module):
         z = self.decoder3(self.reduce3(torch.cat([self.up3(z4), z3], 1)), prior)
         z = self.decoder2(self.reduce2(torch.cat([self.up2(z), z2], 1)), prior)
         z = self.decoder1(torch.cat([self.up1(z), z1], 1), prior)
-        z = self.output(self.refinement(z, prior))
-        mix = torch.sigmoid(self.base_mix[k])
-        return z + mix * x_hat + (1 - mix) * x_tilde
+        return self.output(self.refinement(z, prior))

@@ -44,6 +44,10 @@ class PMM(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return self.blocks(x)
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) -> like x; ``prior`` (B, C_p) goes to blocks that take one."""
+        if prior is None:
+            return self.blocks(x)
+        for block in self.blocks:
+            x = block(x, prior)
+        return x

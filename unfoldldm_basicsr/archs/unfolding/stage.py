@@ -57,6 +57,20 @@ class StageTrace(NamedTuple):
     embedding: Tensor | None
 
 
+class UnfoldTrace(NamedTuple):
+    """``forward(..., return_trace=True)`` of an unfolding network guided by a prior.
+
+    Attributes:
+        output: (B, c, H, W), what forward returns without the trace.
+        stages: one :class:`StageTrace` for each traced stage, images cropped to H x W.
+        target_prior: (B, C_p) detached, one for each stage where they differ, or None.
+    """
+
+    output: Tensor
+    stages: tuple[StageTrace, ...]
+    target_prior: Tensor | tuple[Tensor, ...] | None
+
+
 def unfolding_stage(
     gradient_step: nn.Module,
     prior: Callable[[Estimates], StagePrior],
