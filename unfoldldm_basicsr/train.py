@@ -22,12 +22,26 @@ def take_root(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs BasicSR's ``train_pipeline``; a problem with the options ends with status 2."""
+    """Runs BasicSR's ``train_pipeline``.
+
+    A problem with the options ends with status 2; what stops a run that has begun (a full disk,
+    images that cannot be read, the loss of another process, ...) with one message and status 1.
+    """
     import basicsr.train
+
+    from unfoldldm_basicsr.compat.failures import RunFailure, end_run, explain
 
     root, rest = take_root(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = rest  # where BasicSR reads its options
-    basicsr.train.train_pipeline(root)
+    try:
+        basicsr.train.train_pipeline(root)
+    except RunFailure as failure:
+        end_run(failure)
+    except RuntimeError as error:
+        message = explain(error)
+        if message is None:
+            raise
+        end_run(message)
 
 
 if __name__ == '__main__':

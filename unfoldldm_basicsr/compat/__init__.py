@@ -38,7 +38,15 @@ def asked_for_doctor() -> bool:
 def _patch_basicsr() -> None:
     import basicsr
 
-    from unfoldldm_basicsr.compat import distributed, loaders, options, resume, yaml_options
+    from unfoldldm_basicsr.compat import (
+        distributed,
+        loaders,
+        metrics,
+        options,
+        resume,
+        stock_models,
+        yaml_options,
+    )
 
     dist_util, prefetch = basicsr.utils.dist_util, basicsr.data.prefetch_dataloader
     replace(basicsr.utils.options, 'ordered_yaml', yaml_options.ordered_yaml)
@@ -53,4 +61,6 @@ def _patch_basicsr() -> None:
     replace(prefetch.PrefetchGenerator, 'run', loaders.prefetch_run)
     replace(prefetch.PrefetchGenerator, '__next__', loaders.prefetch_next)
     replace(prefetch.CPUPrefetcher, '__init__', loaders.cpu_prefetcher_init)
+    replace(basicsr.metrics, 'calculate_metric', metrics.calculate_metric)
+    replace(basicsr.models.base_model.BaseModel, 'reduce_loss_dict', stock_models.reduce_loss_dict)
     loaders.make_stock_datasets_picklable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 import types
@@ -90,6 +91,17 @@ def shim_scipy_filters() -> None:
     module = types.ModuleType(name, 'Stands in for a module that SciPy removed.')
     module.convolve = ndimage.convolve
     sys.modules[name] = module
+
+
+def load_data_only() -> None:
+    """From here on this process unpickles no code, whoever calls ``torch.load``.
+
+    Some networks of BasicSR load the file that an argument names as any pickle, which torch before
+    2.6 executes, and later ones when an environment variable says so. For entries only: a notebook
+    may want to load its own files as it likes.
+    """
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
 def provide_distutils() -> None:

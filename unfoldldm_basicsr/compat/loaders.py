@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copyreg
+import hashlib
 import importlib
 import logging
 import math
+import os
+import queue
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+
+from unfoldldm_basicsr.compat.items import SeededIndex, TrainingItems, TrainLoader, draw_seed
 
 
 def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
@@ -19,8 +24,11 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
 
     BasicSR counts a last partial batch that its loader drops, so training ends before
     ``total_iter``, and after no step at all when a batch is larger than the data. Its sampler gives
-    every seed the same order. Here epochs are counted from the loader, and the order of the images
-    follows ``manual_seed``.
+    every seed the same order, and a resumed run starts the epoch anew. Here epochs are counted from
+    the loader, the order of the images and their random numbers follow ``manual_seed``, and a
+    resumed run goes on with the batch after the last one it used, reading none before it.
+
+    Adds ``steps_per_epoch`` and ``data_fingerprint`` to ``opt``, for the training state.
 
     Returns:
         ``(train_loader, train_sampler, val_loaders, total_epochs, total_iters)``.
@@ -30,6 +38,7 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
     """
     from basicsr.data import build_dataloader, build_dataset
 
+    resumed = opt.pop('resumed_run', None)
     train, val_loaders = None, []
     for phase, dataset_opt in opt['datasets'].items():
         dataset = build_dataset(dataset_opt)
@@ -41,8 +50,10 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
             sampler = SeededSampler(
                 dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed']
             )
-            loader = build_dataloader(dataset, dataset_opt, sampler=sampler, **settings)
-            train = loader, sampler
+            items = TrainingItems(dataset, dataset_opt, _workers(opt, dataset_opt))
+            loader = build_dataloader(items, dataset_opt, sampler=sampler, **settings)
+            train = TrainLoader(loader), sampler
+            opt['data_fingerprint'] = fingerprint(dataset)
         elif phase.split('_')[0] == 'val':
             val_loaders.append(build_dataloader(dataset, dataset_opt, sampler=None, **settings))
             logger.info(f'Number of val images/folders in {dataset_opt["name"]}: {len(dataset)}')
@@ -59,6 +70,12 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
         message = no_full_batch(len(loader.dataset), len(sampler), loader.batch_size)
         raise ValueError(f'datasets.train.batch_size_per_gpu: {message}')
     epochs = math.ceil(total_iters / steps)
+    opt['steps_per_epoch'] = steps
+    if resumed is not None:
+        first_epoch, used = divmod(resumed.state['iter'], steps)
+        sampler.start_at(first_epoch, used * loader.batch_size)
+        resumed.state.update(epoch=first_epoch, val_loaders=val_loaders)
+        resumed.report(opt)
     logger.info(
         'Training statistics:'
         f'\n\tNumber of train images: {len(loader.dataset)}'
@@ -80,23 +97,51 @@ def no_full_batch(images: int, samples: int, batch: int) -> str:
     )
 
 
+def fingerprint(dataset: Dataset) -> dict[str, int | str]:
+    """What tells one training set from another: number of images, and a hash of their names.
+
+    Data sets of this package give theirs (``fingerprint()``), with sizes.
+    """
+    if hasattr(dataset, 'fingerprint'):
+        return dataset.fingerprint()
+    paths = getattr(dataset, 'paths', [])
+    entries = [list(p.values()) if isinstance(p, Mapping) else [p] for p in paths]
+    names = '\n'.join(os.path.basename(str(path)) for entry in entries for path in entry)
+    return {'images': len(dataset), 'sha256': hashlib.sha256(names.encode()).hexdigest()}
+
+
+def _workers(opt: Mapping, dataset_opt: Mapping) -> int:
+    """Number of loader processes, as BasicSR counts it."""
+    return dataset_opt['num_worker_per_gpu'] * (1 if opt['dist'] else max(opt['num_gpu'], 1))
+
+
 class SeededSampler(torch.utils.data.Sampler):
     """Order of the images of each epoch, a function of seed and epoch only.
 
     Like BasicSR's ``EnlargedSampler`` (every rank its share of one permutation, the data repeated
-    ``ratio`` times), except that ``seed`` takes part in the permutation.
+    ``ratio`` times), except that ``seed`` takes part in the permutation, and that every index
+    carries the seed of its own draw, a function of seed, epoch and place in the permutation.
     """
 
     def __init__(self, dataset: Dataset, num_replicas: int, rank: int, ratio: float, seed: int):
         self.dataset, self.num_replicas, self.rank, self.seed = dataset, num_replicas, rank, seed
         self.epoch = 0
         self.num_samples = math.ceil(len(dataset) * ratio / num_replicas)
+        self._first = 0, 0
+
+    def start_at(self, epoch: int, samples: int) -> None:
+        """The run starts in ``epoch``, whose first ``samples`` (of each rank) are used already."""
+        self.epoch = epoch
+        self._first = epoch, samples
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        total = self.num_samples * self.num_replicas
-        order = torch.randperm(total, generator=generator)[self.rank :: self.num_replicas]
-        return iter((order % len(self.dataset)).tolist())
+        epoch = self.epoch
+        used = self._first[1] if epoch == self._first[0] else 0
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.num_samples * self.num_replicas, generator=generator)
+        order %= len(self.dataset)
+        for position in range(used * self.num_replicas + self.rank, len(order), self.num_replicas):
+            yield SeededIndex(int(order[position]), draw_seed(self.seed, epoch, position))
 
     def __len__(self) -> int:
         return self.num_samples
@@ -135,8 +180,15 @@ def prefetch_run(self) -> None:
 
 
 def prefetch_next(self) -> object:
-    """Replaces ``PrefetchGenerator.__next__``: raises what the reading thread met."""
-    item = self.queue.get()
+    """Replaces ``PrefetchGenerator.__next__``: raises what the reading thread met.
+
+    With an attribute ``timeout`` it waits no longer than so many seconds.
+    """
+    patience = getattr(self, 'timeout', None)
+    try:
+        item = self.queue.get(timeout=patience)
+    except queue.Empty as error:
+        raise RuntimeError(f'DataLoader timed out after {patience:g} seconds') from error
     if isinstance(item, _Failure):
         raise item.error
     if item is None:

@@ -14,6 +14,7 @@ from shutil import copyfile
 import torch
 
 from unfoldldm_basicsr.compat.defaults import fill_defaults
+from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.compat.yaml_options import apply_overrides, read_option_file
 
 # Returns every problem of an option dict: (options, file, is_train) -> lines. Set by the package,
@@ -69,6 +70,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     random generators are seeded after ``--force_yml``, and one seed is drawn for all ranks when
     ``manual_seed`` is absent.
     """
+    load_data_only()
     args = build_parser().parse_args()
     try:
         options = read_option_file(args.opt)
@@ -155,7 +157,7 @@ def _seed(options: dict) -> None:
         seed = [random.randint(1, 10000)]
         if options['world_size'] > 1:
             torch.distributed.broadcast_object_list(seed, src=0)
-        options['manual_seed'] = seed[0]
+        options.update(manual_seed=seed[0], manual_seed_drawn=True)
     set_random_seed(options['manual_seed'] + options['rank'])
 
 

@@ -1,14 +1,53 @@
-"""Replacement of ``basicsr.train.load_resume_state``: finds the newest state that is whole."""
+"""Replacement of ``basicsr.train.load_resume_state``: finds the newest checkpoint that is whole."""
 
 from __future__ import annotations
 
 import logging
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-_STATE_KEYS = ('epoch', 'iter', 'optimizers', 'schedulers')
+from unfoldldm_basicsr.compat.checkpoint_files import fault_of_networks, read_state
+from unfoldldm_basicsr.compat.failures import ResumeError
+from unfoldldm_basicsr.compat.run_options import differences, run_options
+
+_MEMORY_ONLY = ('use_checkpoint',)  # arguments of networks that change no result
+
+
+class ResumedRun:
+    """What a run goes on from; handed to the loader in ``opt['resumed_run']``."""
+
+    def __init__(self, path: Path, state: dict):
+        self.path, self.state = path, state
+
+    def __str__(self) -> str:  # BasicSR logs all options
+        return str(self.path)
+
+    def report(self, opt: Mapping[str, Any]) -> list[str]:
+        """Says what has changed since the state was written, one sentence for each key."""
+        following = f'the new value is used from iteration {self.state["iter"] + 1} on.'
+        stored, current = self.state.get('options'), run_options(opt)
+        messages = [
+            f'{key} is {now} now, but the resumed state was made with {then}; {following}'
+            for key, then, now in (differences(stored, current) if stored else ())
+        ]
+        then, now = self.state.get('data'), opt['data_fingerprint']
+        if then and then['images'] != now['images']:
+            messages.append(
+                f'datasets.train holds {now["images"]} images now, but the resumed state was made '
+                f'with {then["images"]}: the run goes on with other data.'
+            )
+        elif then and then != now:
+            messages.append(
+                'datasets.train holds images of other names or sizes than those that the resumed '
+                'state was made with: the run goes on with other data.'
+            )
+        if opt['rank'] == 0:
+            for message in messages:
+                logging.getLogger('basicsr').warning(message)
+        return messages
 
 
 def load_resume_state(opt: dict) -> dict | None:
@@ -16,30 +55,62 @@ def load_resume_state(opt: dict) -> dict | None:
 
     BasicSR looks for states below the current folder instead of the experiment's, needs a GPU to
     load them, gives up on a truncated file and never looks at the weights that belong to it. Here
-    ``--auto_resume`` takes the newest state whose file and network files are whole, and says which
-    newer ones it passed over.
+    ``--auto_resume`` takes the newest checkpoint all of whose files are what was written, and says
+    which newer ones it passed over. Rank 0 chooses for all.
 
     Raises:
-        ValueError: ``path.resume_state`` cannot be used, or there are states but none is whole
-            (a fresh start would move the old run aside).
+        ResumeError: ``path.resume_state`` cannot be used, there are states but none is whole
+            (a fresh start would move the old run aside), or the state is of another network.
     """
-    from basicsr.utils import check_resume
+    from basicsr.utils import check_resume, set_random_seed
 
-    if opt['auto_resume']:
-        found = newest_whole_state(opt)
-        if found is None:
-            return None
-        path, state = found
-        opt['path']['resume_state'] = str(path)
-    elif opt['path'].get('resume_state'):
-        path = Path(opt['path']['resume_state'])
+    drawn = opt.pop('manual_seed_drawn', False)
+    path, state = _agreed_choice(opt)
+    if path is None:
+        return None
+    if state is None:
         state, fault = read_state(path)
         if state is None:
-            raise ValueError(f'path.resume_state: {path} {fault}. Name an older state.')
-    else:
-        return None
+            raise ResumeError(f'rank {opt["rank"]}: {path} {fault}, although rank 0 can read it.')
+    opt['path']['resume_state'] = str(path)
+    seed = state.get('options', {}).get('manual_seed')
+    if drawn and seed is not None:  # the option file names none: the run keeps the one it drew
+        opt['manual_seed'] = seed
+        set_random_seed(seed + opt['rank'])
+    refuse_other_networks(opt, path, state)
     check_resume(opt, state['iter'])
+    opt['resumed_run'] = ResumedRun(path, state)
     return state
+
+
+def _agreed_choice(opt: dict) -> tuple[Path | None, dict | None]:
+    """Path of the state, the same on all ranks, and the state itself on rank 0."""
+    if not opt.get('dist'):
+        return _choose(opt)
+    answer, state = [None, None], None
+    if opt['rank'] == 0:
+        try:
+            path, state = _choose(opt)
+            answer = [path and str(path), None]
+        except ResumeError as error:
+            answer = [None, str(error)]
+    torch.distributed.broadcast_object_list(answer, src=0)
+    if answer[1] is not None:
+        raise ResumeError(answer[1])
+    return (Path(answer[0]) if answer[0] else None), state
+
+
+def _choose(opt: dict) -> tuple[Path | None, dict | None]:
+    if opt['auto_resume']:
+        return newest_whole_state(opt) or (None, None)
+    if not opt['path'].get('resume_state'):
+        return None, None
+    path = Path(opt['path']['resume_state'])
+    state, fault = read_state(path)
+    fault = fault or fault_of_networks(opt, state['iter'])
+    if fault:
+        raise ResumeError(f'path.resume_state: {path} {fault}. Name an older state.')
+    return path, state
 
 
 def newest_whole_state(opt: dict) -> tuple[Path, dict] | None:
@@ -55,56 +126,39 @@ def newest_whole_state(opt: dict) -> tuple[Path, dict] | None:
         state, fault = read_state(path)
         fault = fault or fault_of_networks(opt, state['iter'])
         if not fault:
-            _report(opt, path, skipped)
+            if skipped:
+                # BasicSR's logger is set up later; an unconfigured one writes warnings to stderr.
+                logging.getLogger('basicsr').warning(
+                    'Resuming from %s, passing over: %s.', path, '; '.join(skipped)
+                )
             return path, state
         skipped.append(f'{path} {fault}')
     if skipped:
-        raise ValueError(
+        raise ResumeError(
             'no training state can be resumed: ' + '; '.join(skipped) + f'. To start anew, move '
             f'{opt["path"]["experiments_root"]} away or leave out --auto_resume.'
         )
     return None
 
 
-def read_state(path: Path) -> tuple[dict | None, str]:
-    """The state in ``path``, or None and what is wrong with it. Loads tensors to the CPU."""
-    try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        return None, 'does not exist'
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        return None, f'cannot be read ({_first_line(error)})'
-    missing = [k for k in _STATE_KEYS if not isinstance(state, dict) or k not in state]
-    if missing:
-        return None, f'is not a training state (no {", ".join(missing)})'
-    return state, ''
+def refuse_other_networks(opt: Mapping[str, Any], path: Path, state: Mapping[str, Any]) -> None:
+    """A run cannot change its network.
 
-
-def fault_of_networks(opt: dict, iteration: int) -> str:
-    """What is wrong with the network files that belong to a state, '' if nothing."""
+    Raises:
+        ResumeError: names every key that differs.
+    """
     ignored = opt['path'].get('ignore_resume_networks') or ()
-    for key in opt:
-        if not key.startswith('network_') or key in ignored:
-            continue
-        path = Path(opt['path']['models']) / f'net_{key.removeprefix("network_")}_{iteration}.pth'
-        try:
-            # Memory-mapped: reads the directory of the file, which a truncation destroys.
-            torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-        except FileNotFoundError:
-            return f'has no weights {path.name} beside it'
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            return f'has weights {path.name} that cannot be read ({_first_line(error)})'
-    return ''
-
-
-def _report(opt: dict, path: Path, skipped: list[str]) -> None:
-    if skipped and opt['rank'] == 0:
-        # BasicSR's logger is set up later; an unconfigured one writes warnings to stderr.
-        logging.getLogger('basicsr').warning(
-            'Resuming from %s, passing over: %s.', path, '; '.join(skipped)
+    stored, current = (
+        {k: v for k, v in options.items() if k.startswith('network_')}
+        for options in (state.get('options', {}), run_options(opt))
+    )
+    changed = [
+        f'{key} is {now} in the option file and {then} in the state'
+        for key, then, now in (differences(stored, current) if stored else ())
+        if key.partition('.')[0] not in ignored and key.rpartition('.')[2] not in _MEMORY_ONLY
+    ]
+    if changed:
+        raise ResumeError(
+            f'{path} is of another network: {"; ".join(changed)}. Give the new run another name; '
+            'weights that fit it can be named in path.pretrain_network_g.'
         )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip('.') if lines else type(error).__name__

@@ -11,12 +11,16 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..config.suggest import did_you_mean
 from .image_io import decode_image
+from .lmdb_integrity import check_lmdb_file
 
 IMAGE_EXTENSIONS = (
     '.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pnm'
@@ -119,6 +123,13 @@ class FolderImages:
 
     path = origin
 
+    def size(self, name: str) -> int:
+        """Bytes of the file, -1 if it cannot be told."""
+        try:
+            return os.stat(self.origin(name)).st_size
+        except OSError:
+            return -1
+
     def read(self, name: str) -> np.ndarray:
         """uint8 or uint16, H W 3 (RGB)."""
         path = self.origin(name)
@@ -160,6 +171,10 @@ class LmdbImages:
     def path(self, name: str) -> str:
         """What BasicSR reports as the path of an LMDB image: its key."""
         return name
+
+    def size(self, name: str) -> tuple[int, int] | None:
+        """(height, width) where ``meta_info.txt`` tells."""
+        return self.shapes[name]
 
     def read(self, name: str) -> np.ndarray:
         """uint8 or uint16, H W 3 (RGB)."""
@@ -204,6 +219,7 @@ def read_lmdb_index(root: str) -> dict[str, tuple[int, int] | None]:
                 f'{root}: has no {part}, so it is not an LMDB in the layout of BasicSR. '
                 f'scripts/data/make_lmdb.py builds one from a folder.'
             )
+    check_lmdb_file(root)
     index: dict[str, tuple[int, int] | None] = {}
     for line in Path(root, 'meta_info.txt').read_text(encoding='utf-8').splitlines():
         if not line.strip():
@@ -225,6 +241,22 @@ _lock = threading.Lock()
 
 def read_lmdb(root: str, key: str) -> bytes | None:
     """The value of ``key``, or None; opens the database read-only on first use."""
+    with _reading(root, f' on key {key}') as transaction:
+        return transaction.get(key.encode('utf-8'))
+
+
+def stored_keys(root: str) -> set[str]:
+    """Every key in the database, whatever its ``meta_info.txt`` lists."""
+    with _reading(root) as transaction:
+        return {
+            bytes(key).decode('utf-8', 'replace')
+            for key in transaction.cursor().iternext(values=False)
+        }
+
+
+@contextmanager
+def _reading(root: str, what: str = '') -> Iterator[Any]:
+    """A read transaction of the database, with its errors explained."""
     import lmdb
 
     file = os.path.join(root, 'data.mdb')
@@ -238,7 +270,7 @@ def read_lmdb(root: str, key: str) -> bytes | None:
                 )
                 _environments[status.st_dev, status.st_ino] = environment
             with environment.begin() as transaction:
-                return transaction.get(key.encode('utf-8'))
+                yield transaction
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{file}: the LMDB has disappeared.') from error
     except lmdb.Error as error:
@@ -248,7 +280,7 @@ def read_lmdb(root: str, key: str) -> bytes | None:
                 ' Another dataset class in this process has it open and LMDB allows one only: '
                 'use the datasets of unfoldldm_basicsr for both, or workers for one of them.'
             )
-        raise ValueError(f'{root}: LMDB error on key {key}: {error}.{hint}') from error
+        raise ValueError(f'{root}: LMDB error{what}: {error}.{hint}') from error
 
 
 def close_lmdbs() -> None:

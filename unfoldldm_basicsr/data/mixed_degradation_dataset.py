@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
 from ..compat.registry import register
-from ..config.suggest import did_you_mean
+from ..config.suggest import did_you_mean, written_as
 from .paired_degradation_dataset import PairedDegradationDataset
 from .restoration_dataset import (
     LOADER_KEYS,
@@ -100,7 +101,10 @@ class MixedDegradationDataset(Dataset):
             place = f'sets[{index}]'
             if not isinstance(entry, Mapping):
                 problems.append((place, f'must be a mapping, got {entry!r}.'))
-            elif entry.get('type') not in _SET_CLASSES:
+            elif 'type' not in entry:
+                hint = written_as('type', entry)
+                problems.append((f'{place}.type', f'is missing: the class of the set.{hint}'))
+            elif entry['type'] not in _SET_CLASSES:
                 hint = did_you_mean(entry.get('type'), _SET_CLASSES)
                 problems.append((f'{place}.type', f"no set class '{entry.get('type')}'.{hint}"))
             else:
@@ -133,12 +137,33 @@ class MixedDegradationDataset(Dataset):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> dict:
+    def label_of(self, index: int) -> int:
+        """Index of an item's degradation, without loading the item."""
+        return self.sets[self._part_of(index)].degradation
+
+    def _part_of(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f'index {index} of a dataset of {len(self)} items')
-        part = int(np.searchsorted(self._ends, index, side='right'))
+        return int(np.searchsorted(self._ends, index, side='right'))
+
+    def _index_within(self, part: int, index: int) -> int:
         start = int(self._ends[part - 1]) if part else 0
-        return self.sets[part][(index - start) % len(self.sets[part])]
+        return (index - start) % len(self.sets[part])
+
+    def item_paths(self, index: int) -> list[str]:
+        """Names of the files behind an item, without reading them."""
+        part = self._part_of(index)
+        return self.sets[part].item_paths(self._index_within(part, index))
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Number of images of all sets, and a hash of their names and sizes."""
+        parts = [part.fingerprint() for part in self.sets]
+        joint = hashlib.sha256('\n'.join(str(part['sha256']) for part in parts).encode())
+        return {'images': sum(part['images'] for part in parts), 'sha256': joint.hexdigest()}
+
+    def __getitem__(self, index: int) -> dict:
+        part = self._part_of(index)
+        return self.sets[part][self._index_within(part, index)]
 
 
 def weighted_counts(lengths: list[int], weights: list[float]) -> list[int]:

@@ -81,7 +81,8 @@ class PairedDegradationDataset(RestorationDataset):
             gt_images, lq_images, pairs = cls._open(opt)
             check_lmdb_sizes(gt_images, lq_images, pairs)
             step = max(1, len(pairs) // _NUM_CHECKED_PAIRS)
-            for gt, lq in pairs[::step][:_NUM_CHECKED_PAIRS]:
+            checked = [] if opt.get('on_error') == 'skip' else pairs[::step][:_NUM_CHECKED_PAIRS]
+            for gt, lq in checked:
                 read_pair(gt_images, gt, lq_images, lq)
         except (ValueError, OSError) as error:
             problems.append(('dataroot_lq', str(error)))
@@ -89,10 +90,15 @@ class PairedDegradationDataset(RestorationDataset):
             close_lmdbs()  # LMDB allows one open environment: leave none behind for other readers
         return problems
 
+    def sources(self) -> list[tuple[ImageSource, list[str]]]:
+        gt_names, lq_names = (list(names) for names in zip(*self.pairs, strict=True))
+        return [(self.gt_images, gt_names), (self.lq_images, lq_names)]
+
     def __len__(self) -> int:
         return len(self.pairs) * self.repeat
 
     def __getitem__(self, index: int) -> dict:
+        self.check_index(index)
         gt_name, lq_name = self.pairs[index % len(self.pairs)]
         gt, lq = read_pair(self.gt_images, gt_name, self.lq_images, lq_name)
         if self.is_train:

@@ -1,13 +1,14 @@
 """What the datasets share: option keys and their checks, cropping, and randomness.
 
-Randomness. In training every item draws its seed from torch's generator. A DataLoader worker gets a
-new torch seed in every epoch, different for each worker and rank, and all of them follow from
-``manual_seed``; the ``random`` and ``numpy`` streams that BasicSR seeds repeat in every epoch.
+Randomness. In training every item draws its seed from torch's generator, which the training loader
+seeds for each item from ``manual_seed``, the epoch and the item's place in it
+(:class:`..compat.items.TrainingItems`): neither loader processes nor an interruption play a part.
 In validation an item's seed is (``seed``, index): the same in every run and worker.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..config.suggest import did_you_mean
+from .image_source import ImageSource
 from .patches import Window, center_crop, pad_to_size, random_flips, random_window
 
 OptionKeys = dict[str, tuple[tuple[type, ...], str]]
@@ -52,7 +54,12 @@ LOADER_KEYS: OptionKeys = {  # read by BasicSR's loader and training loop
     'num_prefetch_queue': ((int,), 'queue length of prefetch_mode cpu'),
     'pin_memory': ((bool,), 'page-locked memory, for GPUs'),
     'persistent_workers': ((bool,), 'keep the loader processes between epochs'),
+    'on_error': ((str,), 'unreadable images: raise (default) or skip, to take the next one'),
+    'max_error_share': ((int, float), 'share of unreadable images that skip allows (0.01)'),
+    'timeout': ((int, float), 'seconds after which an image counts as unreadable (300); 0: never'),
 }
+_ON_ERROR = ('raise', 'skip')
+_NUM_FINGERPRINTED = 1000  # files per folder whose sizes are part of the fingerprint
 
 
 def key_problems(opt: Mapping, keys: OptionKeys) -> Problems:
@@ -126,6 +133,7 @@ class RestorationDataset(Dataset):
         if isinstance(backend, dict):
             for key in backend.keys() - {'type'}:
                 problems.append((f'io_backend.{key}', 'is not an option; only type is.'))
+        problems += cls._fault_problems(opt)
         if opt.get('scale', 1) != 1:
             problems.append(
                 ('scale', f'is {opt["scale"]}, but these datasets give lq and gt of equal size: 1.')
@@ -144,6 +152,27 @@ class RestorationDataset(Dataset):
         if phase in PHASES[1:] and opt.get('repeat', 1) != 1:
             problems.append(('repeat', 'is for training; validation sees every image once.'))
         return problems + cls._class_problems(opt)
+
+    @staticmethod
+    def _fault_problems(opt: Mapping) -> Problems:
+        """Wrong values of the keys about unreadable images."""
+        problems: Problems = []
+        policy, share, timeout = (opt.get(k) for k in ('on_error', 'max_error_share', 'timeout'))
+        if isinstance(policy, str) and policy not in _ON_ERROR:
+            problems.append(
+                ('on_error', f"'{policy}' is unknown.{did_you_mean(policy, _ON_ERROR)}")
+            )
+        if policy == 'skip' and opt.get('phase') in PHASES[1:]:
+            problems.append(
+                ('on_error', 'a validation measures every image: skip is for training.')
+            )
+        if isinstance(share, int | float) and not 0 <= share < 1:
+            problems.append(('max_error_share', f'must lie in [0, 1), got {share}.'))
+        if share is not None and policy != 'skip':
+            problems.append(('max_error_share', 'has no effect without on_error: skip.'))
+        if isinstance(timeout, int | float) and timeout < 0:
+            problems.append(('timeout', f'must not be negative, got {timeout}.'))
+        return problems
 
     @classmethod
     def _class_problems(cls, opt: Mapping) -> Problems:
@@ -191,6 +220,35 @@ class RestorationDataset(Dataset):
         self.degradation_names = list(names) if names else [name]
         self.degradation_name = name
         self.degradation = self.degradation_names.index(name)
+
+    def label_of(self, index: int) -> int:
+        """Index of an item's degradation, without loading the item."""
+        return self.degradation
+
+    def sources(self) -> list[tuple[ImageSource, list[str]]]:
+        """Where the images come from, with their names in the order of the items."""
+        raise NotImplementedError
+
+    def check_index(self, index: int) -> None:
+        """Raises IndexError where there is no such item, so that iterating over the set ends."""
+        if not 0 <= index < len(self):
+            raise IndexError(f'index {index} of a dataset of {len(self)} items')
+
+    def item_paths(self, index: int) -> list[str]:
+        """Names of the files behind an item, without reading them."""
+        return [source.origin(names[index % len(names)]) for source, names in self.sources()]
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Number of images, and a hash of names and sizes (reading the contents would be slow)."""
+        digest, images = hashlib.sha256(), 0
+        for source, names in self.sources():
+            images = len(names)
+            step = max(1, len(names) // _NUM_FINGERPRINTED)
+            measured = set(range(0, len(names), step))
+            for index, name in enumerate(names):
+                size = source.size(name) if index in measured else ''
+                digest.update(f'{name}\0{size}\n'.encode())
+        return {'images': images, 'sha256': digest.hexdigest()}
 
     def _generator(self, index: int) -> np.random.Generator:
         """The source of all randomness of one item (see the module docstring)."""

@@ -62,17 +62,22 @@ class SyntheticDegradationDataset(RestorationDataset):
             return problems + missing
         try:
             images = cls._open(opt)
-            images.read(images.names[0])
+            if opt.get('on_error') != 'skip':
+                images.read(images.names[0])
         except (ValueError, OSError) as error:
             problems.append(('dataroot_gt', str(error)))
         finally:
             close_lmdbs()  # LMDB allows one open environment: leave none behind for other readers
         return problems
 
+    def sources(self) -> list[tuple[ImageSource, list[str]]]:
+        return [(self.images, self.images.names)]
+
     def __len__(self) -> int:
         return len(self.images.names) * self.repeat
 
     def __getitem__(self, index: int) -> dict:
+        self.check_index(index)
         name = self.images.names[index % len(self.images.names)]
         rng = self._generator(index)
         image = self.images.read(name)

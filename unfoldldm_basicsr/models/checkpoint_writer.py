@@ -2,44 +2,94 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from basicsr.utils import get_root_logger
 from torch import Tensor, nn
+
+from ..compat.checkpoint_files import first_line, manifest_path, write_bytes_atomic
+from ..compat.failures import CheckpointWriteError, RunFailure
 
 TEMPORARY_SUFFIX = '.tmp'
 
 
-def save_atomic(content: Any, path: str | os.PathLike) -> None:
+class _HashedFile:
+    """A file open for writing that knows the size and the SHA-256 of what was written to it."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._digest, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self._digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def sum(self) -> dict[str, int | str]:
+        return {'size': self.size, 'sha256': self._digest.hexdigest()}
+
+
+def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, int | str]:
     """``torch.save`` through a temporary file that is flushed to disk and then renamed.
 
     A reader, or a run that is killed at any moment, sees the old file or the new one, never a part.
 
+    Returns:
+        ``size`` in bytes and ``sha256`` of the file.
+
     Raises:
-        OSError: the file could not be written (disk full, no permission, folder gone); the
-            temporary file is removed and every older checkpoint is still there.
+        CheckpointWriteError: the file could not be written (disk full, no permission, folder gone);
+            the temporary file is removed and every older checkpoint is still there.
     """
     path = Path(path)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}')
     try:
         with open(temporary, 'wb') as file:
-            torch.save(content, file)
+            hashed = _HashedFile(file)
+            torch.save(content, hashed)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(
-            f'cannot write {path}: {error}. The training stops so that nothing is lost silently; '
-            'older checkpoints are untouched. Free space on that disk (or point the experiment '
-            'to another) and run the same command with --auto_resume.'
-        ) from error
+        raise write_error(path, error) from error
+    return hashed.sum()
+
+
+def write_error(path: str | os.PathLike, error: Exception) -> CheckpointWriteError:
+    """The error of a checkpoint file that could not be written."""
+    cause = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    reason = (cause.strerror if cause is not None else None) or first_line(error)
+    return CheckpointWriteError(
+        f'cannot write {path}: {reason}. The training stops so that nothing is lost silently; '
+        'older checkpoints are untouched. Free space on that disk (or point the experiment '
+        'to another) and run the same command with --auto_resume.'
+    )
+
+
+def write_manifest(state_path: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the list that completes a checkpoint, see :mod:`..compat.checkpoint_files`.
+
+    Raises:
+        CheckpointWriteError: it cannot be written.
+    """
+    path = manifest_path(state_path)
+    try:
+        write_bytes_atomic(json.dumps(manifest, indent=1).encode(), path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -72,55 +122,37 @@ def remove_old_checkpoints(
     found = sorted(int(path.stem) for path in Path(states).glob('*.state') if path.stem.isdecimal())
     removed = found[:-keep]
     for iteration in removed:
-        (Path(states) / f'{iteration}.state').unlink()
+        state = Path(states) / f'{iteration}.state'
+        state.unlink()
+        manifest_path(state).unlink(missing_ok=True)
         for path in Path(models).glob(f'net_*_{iteration}.pth'):
             if re.fullmatch(rf'net_[a-z]+_{iteration}\.pth', path.name):
                 path.unlink()
     return removed
 
 
+class NonFiniteWeightsError(RunFailure, ValueError):
+    """Weights that must not be written."""
+
+    on_all_ranks = True
+
+
 def network_state(net: nn.Module) -> dict[str, Tensor]:
     """State dict of a bare network on the CPU.
 
     Raises:
-        ValueError: a value is not finite; such weights are never written.
+        NonFiniteWeightsError: a value is not finite; such weights are never written.
     """
     state = {}
     for key, value in net.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(
+            raise NonFiniteWeightsError(
                 f'{key} of {type(net).__name__} holds values that are not finite: the weights are '
                 'not written and the last checkpoint is untouched. Resume from it with a lower '
                 'optim_g.lr or with use_grad_clip.'
             )
         state[key] = value.detach().cpu()
     return state
-
-
-def report_changed_options(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Names what a resumed run takes from its state although the option file now says otherwise.
-
-    Optimiser and schedule come back from the state with their settings, as in BasicSR.
-
-    Args:
-        stored: ``train`` settings when the state was written.
-        current: ``train`` settings of the option file.
-
-    Returns:
-        One sentence per difference; each is also logged as a warning.
-    """
-    messages = []
-    for section in stored:
-        before, now = _flatten(stored[section], section), _flatten(current.get(section), section)
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                messages.append(
-                    f'train.{key} is {now.get(key)} in the option file, but the resumed state '
-                    f'was made with {before.get(key)} and keeps it.'
-                )
-    for message in messages:
-        get_root_logger().warning(message)
-    return messages
 
 
 def plain(value: Any) -> Any:
@@ -130,13 +162,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
-
-
-def _flatten(value: Any, prefix: str) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return {
-            name: item
-            for key, inner in value.items()
-            for name, item in _flatten(inner, f'{prefix}.{key}').items()
-        }
-    return {prefix: value}

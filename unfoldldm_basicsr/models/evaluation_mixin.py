@@ -14,12 +14,8 @@ from torch import Tensor, nn
 
 from ..inference.tiling import tiled_forward
 from .resources import VALIDATION_ADVICE, memory_advice
-from .validation import (
-    averages,
-    averages_by_degradation,
-    evaluate,
-    write_stage_psnr,
-)
+from .validation import ImageResult, averages, evaluate, measure_image, write_stage_psnr
+from .validation_report import degradation_rows, table_lines, write_validation_csv
 
 
 class EvaluationMixin:
@@ -29,11 +25,15 @@ class EvaluationMixin:
     validation_note = ''  # said with every validation
 
     def inference_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the network besides ``lq`` in :meth:`test`."""
+        """Keyword arguments of the network in :meth:`test` that it does not get in training."""
         return {}
 
     def prepare_item(self, dataloader, index: int, data: Mapping[str, Any]) -> None:
         """Called before a validation item is fed; for models that need more than the item."""
+
+    def measure(self, result: ImageResult) -> None:
+        """Adds to ``result`` what :meth:`test` found for the item that was fed last."""
+        measure_image(self, result)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -58,7 +58,7 @@ class EvaluationMixin:
         net.train(was_training)
 
     def _restore(self, net: nn.Module) -> Tensor:
-        arguments = self.inference_arguments()
+        arguments = self.network_arguments(self.batch) | self.inference_arguments()
         self.trace = None
         if self.val_opt.get('tile'):
             return tiled_forward(
@@ -83,6 +83,8 @@ class EvaluationMixin:
             self._update_best(name, current_iter)
         if self.opt['rank'] == 0:
             self._log_validation(name, results, current_iter, tb_logger)
+        if self.is_train:
+            self.note_validation(name, current_iter)
 
     nondist_validation = dist_validation
 
@@ -90,7 +92,8 @@ class EvaluationMixin:
         self.__dict__.setdefault('best_metric_results', {})
         best = self.best_metric_results.setdefault(dataset_name, {})
         for name, value in self.metric_results.items():
-            options = self.val_opt['metrics'][name.removeprefix(self.metric_prefix)]
+            metrics = self.val_opt.get('metrics') or {}
+            options = metrics.get(name.removeprefix(self.metric_prefix), {})
             better = options.get('better', 'higher')
             worst = -math.inf if better == 'higher' else math.inf
             best.setdefault(name, {'better': better, 'val': worst, 'iter': -1})
@@ -107,12 +110,14 @@ class EvaluationMixin:
                 line += f'\tBest: {best["val"]:.4f} @ {best["iter"]} iter'
             lines.append(line)
             scalars[name] = value
-        for degradation, means in averages_by_degradation(results).items():
-            row = '\t'.join(f'{name}: {value:.4f}' for name, value in means.items())
-            lines.append(f'\t   {degradation}\t{row}')
+        rows, folder = degradation_rows(results), Path(self.opt['path']['log'])
+        lines += [f'\t   {line}' for line in table_lines(rows)]
+        for degradation, (_, means) in rows.items():
             scalars |= {f'{degradation}/{name}': value for name, value in means.items()}
+        path = folder / f'validation_{dataset_name}.csv'
+        write_validation_csv(results, rows, path, str(current_iter))
         if self.val_opt.get('trace'):
-            path = Path(self.opt['path']['log']) / f'stage_psnr_{dataset_name}.csv'
+            path = folder / f'stage_psnr_{dataset_name}.csv'
             stages = write_stage_psnr(results, path, str(current_iter))
             for k, (hat, tilde, x) in enumerate(stages, start=1):
                 lines.append(f'\t   stage {k}\tx_hat {hat:.2f} dB, x_tilde {tilde:.2f}, x {x:.2f}')

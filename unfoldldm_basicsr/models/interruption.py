@@ -29,6 +29,7 @@ class StopRequest:
         """
         if threading.current_thread() is not threading.main_thread() or self._previous:
             return
+        self._pid = os.getpid()
         for signum in SIGNALS:
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 self._previous[signum] = signal.signal(signum, self._handle)

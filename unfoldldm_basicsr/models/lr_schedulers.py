@@ -159,6 +159,12 @@ def _arguments(scheduler_opt: Mapping, total_iter: int | None) -> tuple[str, dic
     return name, arguments
 
 
+def resolved_options(scheduler_opt: Mapping, total_iter: int | None) -> dict:
+    """A ``train.scheduler`` section with what it takes over from ``train.total_iter``."""
+    name, arguments = _arguments(scheduler_opt, total_iter)
+    return {'type': name, **arguments}
+
+
 def check_scheduler(
     scheduler_opt: Mapping, total_iter: int | None, lr: float | None
 ) -> list[tuple[str, str]]:
@@ -202,6 +208,7 @@ def check_scheduler(
 
 LISTS = ('milestones', 'restarts', 'periods', 'restart_weights', 'eta_mins')
 POSITIVE = ('periods', 'T_max')
+NOT_NEGATIVE = ('eta_min', 'eta_mins', 'gamma', 'restart_weights', 'milestones', 'restarts')
 
 
 def _check_numbers(arguments: Mapping) -> list[tuple[str, str]]:
@@ -216,6 +223,8 @@ def _check_numbers(arguments: Mapping) -> list[tuple[str, str]]:
             problems.append((key, f'must be {kind}, got {value!r}.'))
         elif key in POSITIVE and not all(v > 0 for v in values):
             problems.append((key, f'must be positive, got {value!r}.'))
+        elif key in NOT_NEGATIVE and not all(v >= 0 for v in values):
+            problems.append((key, f'must not be negative, got {value!r}.'))
     return problems
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from .lr_schedulers import check_scheduler
+from .mixing import check_mixing
 from .optimisation import check_optimizer
 
 OptionKeys = dict[str, dict[str, tuple[tuple[type, ...], str]]]
@@ -38,7 +39,12 @@ BASE_OPTION_KEYS: OptionKeys = {
             (dict, OPTIONAL),
             'patch and batch sizes: iters, gt_sizes, mini_batch_sizes',
         ),
+        'mixing_augs': ((dict, OPTIONAL), 'mixed pairs: mixup, mixup_beta (1.2), use_identity'),
         'max_nonfinite': ((int,), 'steps in a row that may be skipped for NaN before a stop (10)'),
+        'apply_new_schedule': (
+            (bool,),
+            'a resumed run takes optim_g, scheduler and warmup_iter from the option file (false)',
+        ),
         'use_compile': ((bool,), 'torch.compile'),
         'use_channels_last': ((bool,), 'channels-last memory format'),
         'pixel_opt': ((dict, OPTIONAL), 'pixel loss: type and its arguments'),
@@ -63,6 +69,7 @@ BASE_OPTION_KEYS: OptionKeys = {
     },
     'logger': {
         'keep_checkpoints': ((int, OPTIONAL), 'newest checkpoints to keep; empty: all'),
+        'keep_best': ((bool,), 'keep the weights of the best validation, net_g_best_METRIC.pth'),
     },
 }
 
@@ -95,9 +102,14 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def check_base_options(opt: Mapping[str, Any]) -> Problems:
-    """Problems of the options that all models share, as (key path, message)."""
-    problems = _check_evaluation(section_of(opt, 'val')) + _check_forward(opt)
+def check_base_options(opt: Mapping[str, Any], network_inputs: tuple[str, ...] = ()) -> Problems:
+    """Problems of the options that all models share, as (key path, message).
+
+    Args:
+        opt: the whole option dict.
+        network_inputs: what the model gives to the network with every image, besides ``lq``.
+    """
+    problems = _check_evaluation(section_of(opt, 'val')) + _check_forward(opt, network_inputs)
     path = section_of(opt, 'path')
     weights = path.get('pretrain_network_g')
     if weights and not Path(str(weights)).expanduser().is_file():
@@ -127,25 +139,42 @@ def check_base_options(opt: Mapping[str, Any]) -> Problems:
     keep = section_of(opt, 'logger').get('keep_checkpoints')
     if keep is not None and not is_whole(keep, 1):
         problems.append(('logger.keep_checkpoints', f'must be >= 1 or empty, got {keep!r}.'))
+    if section_of(opt, 'logger').get('keep_best') and not section_of(opt, 'val').get('metrics'):
+        problems.append(('logger.keep_best', 'needs val.metrics to tell what is best.'))
     return problems
 
 
-def _check_forward(opt: Mapping[str, Any]) -> Problems:
+def _check_forward(opt: Mapping[str, Any], network_inputs: tuple[str, ...]) -> Problems:
     """The network must work with what the model gives it."""
     kind = section_of(opt, 'network_g').get('type')
     network = dict(iter(ARCH_REGISTRY)).get(kind)
     if network is None:
         return []
     parameters = list(inspect.signature(network.forward).parameters.values())[2:]
-    needed = [
-        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    missing = [
+        p.name
+        for p in parameters
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and p.name not in network_inputs
     ]
-    if needed:
+    if missing:
+        message = (
+            f'{kind} also needs {", ".join(missing)} with every image, which this model_type does '
+            'not provide.'
+        )
+        if missing == ['degradation']:
+            phases = 'VLUNetPriorPhase1Model or VLUNetPriorPhase2Model'
+            fitting = phases if 'gt' in (p.name for p in parameters) else 'VLUNetModel'
+            message += f' Use model_type: {fitting}.'
+        return [('network_g.type', message)]
+    unused = [name for name in network_inputs if name not in (p.name for p in parameters)]
+    if unused:
         return [
             (
                 'network_g.type',
-                f'{kind} also needs {", ".join(needed)} with every image, which this model_type '
-                'does not provide.',
+                f'{kind} takes no {", ".join(unused)}, which this model_type is for; '
+                'use model_type: RestorationModel.',
             )
         ]
     if section_of(opt, 'val').get('trace') and 'prior_source' not in (p.name for p in parameters):
@@ -209,6 +238,8 @@ def _check_step(train: Mapping[str, Any], dataset: Mapping[str, Any]) -> Problem
         )
     if not is_whole(train.get('max_nonfinite', 10), 1):
         problems.append(('train.max_nonfinite', 'must be a whole number >= 1.'))
+    if train.get('mixing_augs') is not None:
+        problems += [(f'train.{key}', text) for key, text in check_mixing(train['mixing_augs'])]
     smallest = dataset.get('batch_size_per_gpu')
     if train.get('progressive') is not None:
         found, sizes = _check_progressive(train['progressive'], dataset)
@@ -226,7 +257,9 @@ def _check_progressive(progressive: Any, dataset: Mapping[str, Any]) -> tuple[Pr
     """Problems, and the batch sizes where they are valid."""
     keys = ('iters', 'gt_sizes', 'mini_batch_sizes')
     if not isinstance(progressive, Mapping) or set(progressive) != set(keys):
-        return [('train.progressive', f'needs exactly the lists {", ".join(keys)}.')], []
+        given = ', '.join(map(str, progressive)) if isinstance(progressive, Mapping) else 'none'
+        message = f'needs exactly the lists {", ".join(keys)}; there are: {given}.'
+        return [('train.progressive', message)], []
     for key in keys:
         values = progressive[key]
         if not isinstance(values, list) or not values or not all(is_whole(v, 1) for v in values):

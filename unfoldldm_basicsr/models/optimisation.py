@@ -1,10 +1,11 @@
-"""Parameter groups, optimiser, gradient clipping, batch slicing and the guard against NaN."""
+"""Parameter groups, optimiser, gradient clipping and batch slicing."""
 
 from __future__ import annotations
 
 import inspect
 import random
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..config.suggest import did_you_mean
+from ..config.values import blamed
 
 Groups = dict[str, list[tuple[str, Parameter]]]
+_REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError, LookupError, ArithmeticError)
 
 
 def parameter_groups(net: nn.Module) -> Groups:
@@ -85,10 +88,13 @@ def check_optimizer(optim_opt: Mapping) -> list[tuple[str, str]]:
             problems.append((key, f'must be a number >= 0, got {value!r}.'))
     if not problems:
         options = {key: value for key, value in optim_opt.items() if key != 'type'}
+        build = partial(getattr(torch.optim, name), [Parameter(torch.zeros(2, 2))])
         try:
-            getattr(torch.optim, name)([Parameter(torch.zeros(2, 2))], **options)
-        except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-            problems.append(('type', f'torch.optim.{name} does not take these values: {error}'))
+            build(**options)
+        except _REFUSALS as error:
+            names = blamed(build, options, _REFUSALS)
+            message = f'torch.optim.{name} does not take these values: {error}.'
+            problems.append((names[0] if names else 'type', message))
     return problems
 
 
@@ -264,43 +270,3 @@ class ProgressiveBatches:
         for key in ('lq', 'gt'):
             batch[key] = batch[key][..., top : top + gt_size, left : left + gt_size]
         return batch
-
-
-class NonFiniteTrainingError(RuntimeError):
-    """Too many iterations in a row had a loss or gradient that is not finite."""
-
-
-class NonFiniteGuard:
-    """Counts the iterations whose loss or gradient was not finite.
-
-    Args:
-        limit: number of such iterations in a row after which the training stops.
-    """
-
-    def __init__(self, limit: int = 10):
-        self.limit = limit
-        self.in_a_row = 0
-        self.total = 0
-
-    def passes(self, names: list[str]) -> bool:
-        """Takes the names of the values that are not finite; True when there are none."""
-        if not names:
-            self.in_a_row = 0
-            return True
-        self.in_a_row += 1
-        self.total += 1
-        return False
-
-    def stop_if_exhausted(self, current_iter: int, names: list[str]) -> None:
-        """
-        Raises:
-            NonFiniteTrainingError: the limit is reached.
-        """
-        if self.in_a_row >= self.limit:
-            raise NonFiniteTrainingError(
-                f'{", ".join(names)} not finite at iteration {current_iter}, '
-                f'{self.in_a_row} iterations in a row (train.max_nonfinite): training stopped. '
-                'The weights were not changed by these iterations and the last checkpoint is '
-                'untouched. Lower optim_g.lr, switch on use_grad_clip, or look at the saved '
-                'batches in the folder nonfinite of the experiment.'
-            )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,22 +15,21 @@ from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..compat.registry import register
 from .checkpoint_mixin import CheckpointMixin
-from .checkpoint_writer import save_atomic
 from .ema import update_ema
 from .evaluation_mixin import EvaluationMixin
 from .interruption import stop_request
 from .lr_schedulers import advance, build_scheduler
+from .mixing import build_mixing
 from .model_options import BASE_OPTION_KEYS, check_base_options
+from .nonfinite import NonFiniteGuard, RunningStatistics
 from .optimisation import (
     GradientClipper,
-    NonFiniteGuard,
     ProgressiveBatches,
     build_optimizer,
     parameter_groups,
@@ -49,12 +46,14 @@ Losses = dict[str, Tensor]
 class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
     """Trains any restoration network; the base of the other models and used as is by the baselines.
 
-    Subclasses override :meth:`compute_losses`, :meth:`inference_arguments` and, where the way a
-    network is evaluated makes its scores no plain result, ``metric_prefix``. The rest (optimiser
+    Subclasses override :meth:`compute_losses`, :meth:`network_arguments`,
+    :meth:`inference_arguments` and, where the way a network is evaluated makes its scores no plain
+    result, ``metric_prefix``. The rest (optimiser
     groups, warm-up, accumulation, clipping, averaging, guards, validation, checkpoints) is common.
     """
 
     option_keys = BASE_OPTION_KEYS
+    network_inputs: tuple[str, ...] = ()  # what network_arguments gives to the forward pass
 
     def __init__(self, opt: dict[str, Any]):
         BaseModel.__init__(self, opt)
@@ -72,13 +71,14 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
         self.load_initial_weights(net)
         self.net_g = self.model_to_device(net)
         self.print_network(self.net_g)
+        self.init_companions()
         if self.is_train:
             self.init_training_settings()
 
     @classmethod
     def check_options(cls, opt: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Problems of an option dict as (key path, message), found before anything is built."""
-        return check_base_options(opt)
+        return check_base_options(opt, cls.network_inputs)
 
     # ---- network ------------------------------------------------------------------------------
 
@@ -94,6 +94,9 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
                 f'--nproc_per_node={self.opt["num_gpu"]} -m unfoldldm_basicsr.train -opt FILE '
                 '--launcher pytorch, or set num_gpu: 1.'
             )
+
+    def init_companions(self) -> None:
+        """Builds networks beside ``net_g``; what they train goes to ``self.groups``."""
 
     def load_initial_weights(self, net: nn.Module) -> None:
         """Loads ``path.pretrain_network_g`` into the bare network, before it is wrapped.
@@ -166,12 +169,13 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
         self.setup_schedulers()
         self.accum_iter = opt.get('accum_iter') or 1
         self.guard = NonFiniteGuard(opt.get('max_nonfinite') or 10)
+        self.statistics = RunningStatistics(self.get_bare_model(self.net_g))
         self.progressive = None
         if opt.get('progressive'):
             self.progressive = ProgressiveBatches(
                 **opt['progressive'], seed=self.seed, rank=self.opt['rank']
             )
-        self._last_epoch = 0
+        self.mixing = build_mixing(opt.get('mixing_augs'), self.seed, self.opt['rank'])
         self._rate_mark = (0, time.monotonic())
         self._remove_leftovers()
         stop_request.install()
@@ -219,6 +223,8 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
     def update_learning_rate(self, current_iter: int, warmup_iter: int | None = -1) -> None:
         """First call of every iteration of BasicSR's trainer."""
         self.current_iter = current_iter
+        if self.kept_warmup_iter is not None:
+            warmup_iter = self.kept_warmup_iter
         for scheduler in self.schedulers:
             advance(scheduler, current_iter, warmup_iter)
 
@@ -247,6 +253,8 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
                 )
             if self.progressive is not None:
                 batch = self.progressive(batch, self.current_iter)
+            if self.mixing is not None:
+                batch = self.mixing(batch, self.current_iter)
             if self.train_opt.get('use_channels_last'):
                 for key in ('lq', 'gt'):
                     batch[key] = batch[key].contiguous(memory_format=torch.channels_last)
@@ -256,6 +264,10 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
         if 'gt' in batch:
             self.gt = batch['gt']
 
+    def network_arguments(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What the network's forward pass needs besides ``lq``, in training and evaluation."""
+        return {}
+
     def compute_losses(self, batch: Mapping[str, Any], current_iter: int) -> tuple[Losses, Losses]:
         """Runs the network on a batch or a slice of one.
 
@@ -264,7 +276,7 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
             in every iteration) and figures that are only logged.
         """
         with self.autocast():
-            output = self.net_g(batch['lq'])
+            output = self.net_g(batch['lq'], **self.network_arguments(batch))
         return self.image_losses(output.float(), batch['gt']), {}
 
     def image_losses(self, output: Tensor, gt: Tensor) -> Losses:
@@ -293,6 +305,7 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
             SystemExit: a signal asked to stop; the run has been saved.
         """
         self.optimizer_g.zero_grad(set_to_none=True)
+        self.statistics.remember()
         with memory_advice(TRAINING_ADVICE), step_rng(self.seed, current_iter, self.opt['rank']):
             values = self._accumulate_gradients(current_iter)
         norms = {f'grad_norm_{name}': norm for name, norm in self.clip_gradients().items()}
@@ -303,15 +316,12 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
             if self.ema_decay > 0:
                 self.model_ema(self.ema_decay)
         else:
-            faulty_here = not all(torch.isfinite(value) for value in values.values())
-            self._report_nonfinite(current_iter, bad, faulty_here or self.opt['rank'] == 0)
+            self.statistics.put_back()
+            keep = self.opt['rank'] == 0 or not all(v.isfinite() for v in values.values())
+            self.guard.report(current_iter, bad, self.batch, self.opt, keep_batch=keep)
+            self.guard.stop_if_exhausted(current_iter, bad)
         if stop:
-            self.save(self._last_epoch, current_iter)
-            get_root_logger().warning(
-                f'Stopped by a signal at iteration {current_iter}; the run is saved. '
-                'Continue with the same command and --auto_resume.'
-            )
-            raise SystemExit(128 + (stop_request.signum or signal.SIGTERM))
+            self.save_and_stop(current_iter)
 
     def _accumulate_gradients(self, current_iter: int) -> dict[str, Tensor]:
         """Adds up the gradients of the batch's slices; returns their weighted losses."""
@@ -340,22 +350,6 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
             packed /= self.opt['world_size']
         *means, stop = packed.tolist()
         return OrderedDict(zip(values, means, strict=True)), stop > 0
-
-    def _report_nonfinite(self, current_iter: int, names: list[str], keep_batch: bool) -> None:
-        """Logs a skipped step and keeps the batch of the rank that it came from."""
-        paths = ', '.join(map(str, self.batch.get('lq_path', [])))
-        get_root_logger().error(
-            f'Iteration {current_iter}: {", ".join(names)} not finite; the step is skipped '
-            f'({self.guard.in_a_row} in a row, {self.guard.total} in all). '
-            f'Batch of rank {self.opt["rank"]}: {paths}'
-        )
-        folder = Path(self.opt['path']['log']) / 'nonfinite'
-        if keep_batch and len(list(folder.glob('*.pth'))) < self.guard.limit:
-            folder.mkdir(parents=True, exist_ok=True)
-            kept = {'iter': current_iter, 'names': names, 'lq_path': paths}
-            kept |= {key: self.batch[key].cpu() for key in ('lq', 'gt')}
-            save_atomic(kept, folder / f'iter_{current_iter}_rank_{self.opt["rank"]}.pth')
-        self.guard.stop_if_exhausted(current_iter, names)
 
     def model_ema(self, decay: float = 0.999) -> None:
         update_ema(self.net_g_ema, self.get_bare_model(self.net_g), decay)

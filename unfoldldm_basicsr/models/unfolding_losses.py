@@ -9,7 +9,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from ..archs.unfoldldm_arch import UnfoldTrace
+    from ..archs.unfolding.stage import UnfoldTrace
 
 
 def restoration_losses(

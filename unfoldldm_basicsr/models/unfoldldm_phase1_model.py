@@ -8,10 +8,11 @@ oracle) and are named so everywhere.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 from torch import Tensor
 
 from ..compat.registry import register
@@ -46,26 +47,35 @@ SOURCE_NOTES = {
 }
 
 
-def check_unfolding_options(opt: Mapping[str, Any]) -> Problems:
+def check_unfolding_options(
+    opt: Mapping[str, Any], network_inputs: tuple[str, ...] = ()
+) -> Problems:
     """Problems of the options that both phases share, as (key path, message)."""
-    problems = check_base_options(opt)
+    problems = check_base_options(opt, network_inputs)
     train = section_of(opt, 'train')
     weight = train.get('stage_loss_weight', 0)
     if not is_number(weight) or weight < 0:
         problems.append(('train.stage_loss_weight', f'must be >= 0, got {weight!r}.'))
     if is_training(opt) and not train.get('pixel_opt'):
-        message = 'UnfoldLDM needs a pixel loss, for example type: L1Loss.'
+        message = 'both phases need a pixel loss, for example type: L1Loss.'
         problems = [p for p in problems if p[0] != 'train.pixel_opt']
         problems.append(('train.pixel_opt', message))
     if train.get('perceptual_opt'):
-        problems.append(('train.perceptual_opt', 'not part of the UnfoldLDM models; remove it.'))
+        problems.append(('train.perceptual_opt', 'not part of the two phases; remove it.'))
     problems += check_loss_type(train, 'isda_opt', 'ISDALoss')
     limits = train.get('grad_clip_norm')
+    groups = (*GROUPS, 'embedding') if network_inputs else GROUPS
     for group in limits if isinstance(limits, Mapping) else ():
-        if group not in GROUPS:
-            message = f"no parameter group '{group}'.{did_you_mean(group, GROUPS)}"
+        if group not in groups:
+            message = f"no parameter group '{group}'.{did_you_mean(group, groups)}"
             problems.append(('train.grad_clip_norm', message))
     network, val = section_of(opt, 'network_g'), section_of(opt, 'val')
+    known = dict(iter(ARCH_REGISTRY)).get(network.get('type'))
+    has_phases = known is None or 'gt' in inspect.signature(known.forward).parameters
+    if not has_phases and 'network_g.type' not in (key for key, _ in problems):
+        problems.append(
+            ('network_g.type', f'{network["type"]} has no phases: UnfoldLDM and VLUNetPrior do.')
+        )
     if network.get('use_ldm', True) is False:
         for key, section in (('network_g', network), ('val', val)):
             if section.get('prior_source') not in (None, 'auto', 'null'):
@@ -122,11 +132,11 @@ class UnfoldLDMPhase1Model(RestorationModel):
 
     @classmethod
     def check_options(cls, opt: Mapping[str, Any]) -> Problems:
-        problems = check_unfolding_options(opt)
+        problems = check_unfolding_options(opt, cls.network_inputs)
         network, val = section_of(opt, 'network_g'), section_of(opt, 'val')
         if network.get('phase', 2) != 1:
             problems.append(
-                ('network_g.phase', 'UnfoldLDMPhase1Model trains phase: 1; the default is 2.')
+                ('network_g.phase', f'{cls.__name__} trains phase: 1; the default is 2.')
             )
         source = validation_prior(opt, 'oracle')
         if source not in ('oracle', 'null'):
@@ -149,7 +159,9 @@ class UnfoldLDMPhase1Model(RestorationModel):
 
     def compute_losses(self, batch: Mapping[str, Any], current_iter: int) -> tuple[Losses, Losses]:
         with self.autocast():
-            trace = self.net_g(batch['lq'], batch['gt'], return_trace=True)
+            trace = self.net_g(
+                batch['lq'], batch['gt'], **self.network_arguments(batch), return_trace=True
+            )
         losses = self.trace_losses(trace, batch['gt'])
         return losses, self.trace_figures(trace, batch['lq'], current_iter)
 

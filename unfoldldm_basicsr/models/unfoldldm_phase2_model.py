@@ -74,7 +74,7 @@ class UnfoldLDMPhase2Model(UnfoldLDMPhase1Model):
     def __init__(self, opt: dict[str, Any]):
         self.prior_warmup_iter = (opt.get('train') or {}).get('prior_warmup_iter') or 0
         self.warming_up = opt['is_train'] and self.prior_warmup_iter > 0
-        self.neighbour: Tensor | None = None
+        self.neighbour: dict[str, Tensor] = {}
         super().__init__(opt)
         if self.warming_up:
             get_root_logger().info(
@@ -84,7 +84,7 @@ class UnfoldLDMPhase2Model(UnfoldLDMPhase1Model):
 
     @classmethod
     def check_options(cls, opt: Mapping[str, Any]) -> Problems:
-        problems = check_unfolding_options(opt)
+        problems = check_unfolding_options(opt, cls.network_inputs)
         network, val = section_of(opt, 'network_g'), section_of(opt, 'val')
         phase = network.get('phase', 2)
         if not network.get('use_ldm', True):
@@ -162,7 +162,9 @@ class UnfoldLDMPhase2Model(UnfoldLDMPhase1Model):
         lq, gt = batch['lq'], batch['gt']
         mode = 'warmup' if self.warming_up else 'restore'
         with self.autocast():
-            trace = self.net_g(lq, gt, mode=mode, return_trace=True)
+            trace = self.net_g(
+                lq, gt, mode=mode, **self.network_arguments(batch), return_trace=True
+            )
         if self.warming_up:
             names = ['l_pix', 'l_isda', 'l_stage']
             present = [True, self.cri_isda is not None, self.stage_loss_weight > 0]
@@ -183,8 +185,11 @@ class UnfoldLDMPhase2Model(UnfoldLDMPhase1Model):
         dataset = dataloader.dataset
         if len(dataset) < 2:
             raise ValueError('val.prior_source: shuffled needs at least two validation images.')
-        other = dataset[(index + 1) % len(dataset)]['lq'][None]
-        self.neighbour = fit_to(other, *data['lq'].shape[-2:]).to(self.device)
+        other = dataloader.collate_fn([dataset[(index + 1) % len(dataset)]])
+        other['lq'] = fit_to(other['lq'], *data['lq'].shape[-2:])
+        self.neighbour = {
+            key: value.to(self.device) for key, value in other.items() if isinstance(value, Tensor)
+        }
 
     def inference_arguments(self) -> dict[str, Any]:
         if self.prior_source != 'oracle':
@@ -195,9 +200,13 @@ class UnfoldLDMPhase2Model(UnfoldLDMPhase1Model):
         if self.prior_source != 'shuffled':
             return super()._restore(net)
         # The network guides each item by the prior of its neighbour in the batch.
-        own, self.lq = self.lq, torch.cat([self.lq, self.neighbour])
+        own, pair = self.batch, dict(self.batch)
+        for key in ('lq', 'degradation'):
+            if key in own:
+                pair[key] = torch.cat([own[key], self.neighbour[key]])
+        self.batch, self.lq = pair, pair['lq']
         output = super()._restore(net)[:1]
-        self.lq = own
+        self.batch, self.lq = own, own['lq']
         return output
 
 

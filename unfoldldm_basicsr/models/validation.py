@@ -39,6 +39,7 @@ class ImageResult:
     degradation: str | None
     metrics: dict[str, float] = field(default_factory=dict)
     stages: list[tuple[float, float, float]] = field(default_factory=list)
+    predicted: str | None = None  # degradation that a classifier takes it for
 
 
 def evaluate(model, dataloader: DataLoader, label: str, save_img: bool) -> list[ImageResult]:
@@ -62,7 +63,7 @@ def evaluate(model, dataloader: DataLoader, label: str, save_img: bool) -> list[
             model.test()
             result = _describe(index, data)
             bar.set_description(f'Test {result.name}')
-            _measure(model, result)
+            model.measure(result)
             if save_img:
                 imwrite(
                     _image(model.output), _image_path(model, dataset.opt['name'], result, label)
@@ -83,7 +84,8 @@ def _image(batch: Tensor):
     return tensor2img([batch.detach().cpu()])
 
 
-def _measure(model, result: ImageResult) -> None:
+def measure_image(model, result: ImageResult) -> None:
+    """Scores the restored image ``model.output`` with the metrics of the option file."""
     gt = getattr(model, 'gt', None)
     finite = bool(torch.isfinite(model.output).all())
     if not finite:

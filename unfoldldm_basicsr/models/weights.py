@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..inference.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 
-# Arguments of UnfoldLDM that may change from Phase I to Phase II.
+# Arguments that may change from Phase I to Phase II.
 PHASE2_ARGUMENTS = (
     'phase', 'cond_input', 'cond_detach', 'prior_stages', 'prior_source', 'null_prior_prob',
     'num_timesteps', 'beta_start', 'beta_end', 'diffusion_param', 'train_start', 'infer_noise',
@@ -28,6 +28,7 @@ def load_weights(
     fallback: bool = False,
     strict: bool = True,
     allow_missing: bool = True,
+    label: str = 'g',
 ) -> None:
     """Loads a weight file into a bare network.
 
@@ -39,6 +40,7 @@ def load_weights(
         strict: every name and shape must fit. Otherwise what fits is loaded and the rest reported.
         allow_missing: with ``strict=False``, whether parts of the network may keep their random
             values (training) or not (test).
+        label: of the network in the option file, for messages: network_g, strict_load_g.
 
     Raises:
         FileNotFoundError: no such file.
@@ -54,15 +56,19 @@ def load_weights(
     if len(fitting) == len(own) == len(given):
         net.load_state_dict(fitting)
         return
+    if allow_missing and len(fitting) == len(given) and is_host_file(net, given):
+        net.load_state_dict(fitting, strict=False)
+        log.info(f'{path} holds the host of {name} alone; what {name} adds starts anew.')
+        return
     message = (
-        f'{path} does not fit network_g ({name}): {len(fitting)} of {len(own)} tensors fit'
+        f'{path} does not fit network_{label} ({name}): {len(fitting)} of {len(own)} tensors fit'
         f'{differing_shapes(own, given)}; missing in the file: {brief(missing)}; '
         f'only in the file: {brief(unexpected)}.'
     )
     if strict:
         raise CheckpointError(
-            f'{message} Correct network_g or the path, or set path.strict_load_g: false to load '
-            'what fits.'
+            f'{message} Correct network_{label} or the path'
+            + (', or set path.strict_load_g: false to load what fits.' if label == 'g' else '.')
         )
     if len(fitting) < len(own) and not allow_missing:
         raise CheckpointError(f'{message} A test needs every weight of the network.')
@@ -70,6 +76,15 @@ def load_weights(
         raise CheckpointError(f'{message} That is less than half: it is another network.')
     net.load_state_dict(fitting, strict=False)
     log.warning(f'path.strict_load_g is false. {message}')
+
+
+def is_host_file(net: nn.Module, given: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds exactly the host inside ``net``, which has parts added to it.
+
+    Such networks list the names of the host's weights in ``host_keys``, empty where its weights
+    alone are no start.
+    """
+    return given.keys() == getattr(net, 'host_keys', None)
 
 
 def read_weights(path: str | Path, param_key: str | None, *, fallback: bool) -> Checkpoint:

@@ -158,7 +158,8 @@ def _parse_step(entry: object, place: str) -> tuple[Step | None, list[tuple[str,
     for key in entry:
         if key not in known and key not in ('type', 'prob'):
             hint = did_you_mean(key, [*known, 'prob'])
-            problems.append((f'{place}.{key}', f'not a parameter of {name}.{hint}'))
+            message = f'not a parameter of {name}, the type of this step.{hint}'
+            problems.append((f'{place}.{key}', message))
     prob = entry.get('prob', 1.0)
     if not _is_number(prob) or not 0 <= prob <= 1:
         problems.append((f'{place}.prob', f'must be a probability in 0..1, got {prob!r}.'))

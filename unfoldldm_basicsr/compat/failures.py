@@ -1,0 +1,82 @@
+"""Errors that end a run with one message, and what is behind errors that do not say it."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import torch
+
+_PEER = re.compile(
+    r'gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out waiting', re.IGNORECASE
+)
+
+
+class RunFailure(Exception):  # noqa: N818  (its subclasses say what kind of error they are)
+    """An error whose message holds all that a user needs; it ends a run without a traceback.
+
+    Attributes:
+        on_all_ranks: every process of a distributed run raises it, so one of them speaks for all.
+    """
+
+    on_all_ranks = False
+
+
+class SharedFailure(RunFailure):
+    """What one rank met and all were told, so that all stop together."""
+
+    on_all_ranks = True
+
+
+class CheckpointWriteError(RunFailure, OSError):
+    """A checkpoint could not be written."""
+
+    on_all_ranks = True
+
+
+class ResumeError(RunFailure, ValueError):
+    """A training state cannot be continued."""
+
+    on_all_ranks = True
+
+
+class DataFault(RunFailure, ValueError):  # noqa: N818
+    """Images that cannot be read; the message names the files."""
+
+    def __init__(self, message: str):
+        # A loader process hands its error over as the text of a traceback.
+        super().__init__(message.rpartition(f'{type(self).__qualname__}: ')[2].strip())
+
+
+def explain(error: RuntimeError) -> str | None:
+    """A message for an error that means the loss of another process, None for any other error."""
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized():
+        return None
+    lost = getattr(distributed, 'DistError', ())
+    if not isinstance(error, lost) and not _PEER.search(str(error)):
+        return None
+    return (
+        f'rank {distributed.get_rank()}: another process of this run is gone '
+        f'({_first_line(error)}). Its own message is above, or in the output of its machine. '
+        'The last checkpoint is untouched: start the same command with --auto_resume '
+        '(torchrun --max-restarts=N does that by itself).'
+    )
+
+
+def end_run(failure: RunFailure | str) -> None:
+    """Logs the message and ends the process with status 1.
+
+    Raises:
+        SystemExit: always.
+    """
+    distributed = torch.distributed
+    alone = not distributed.is_available() or not distributed.is_initialized()
+    if alone or not getattr(failure, 'on_all_ranks', False) or distributed.get_rank() == 0:
+        logging.getLogger('basicsr').error('The run has ended: %s', failure)
+    raise SystemExit(1)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip('.') if lines else type(error).__name__

@@ -1,0 +1,91 @@
+"""Validation with the degradation vector of another degradation, to see what the vector does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .conditioning_options import WRONG
+
+
+class DegradationOverride:
+    """Chooses the item whose degradation vector an item of the validation set gets.
+
+    A label embedding is told another label. An embedding that looks at images is shown an item of
+    the other degradation in its place: the one at the same position among its own, which in a
+    mixture over the same photos is the same photo, degraded otherwise.
+
+    Args:
+        choice: name of the degradation, or 'wrong': for each item the next degradation in the
+            order of ``names`` (for embeddings of images, the next that the set contains).
+        names: degradations in the order of their indices.
+        needs_label: whether the embedding goes by the label.
+    """
+
+    def __init__(self, choice: str, names: Sequence[str], needs_label: bool):
+        self.choice, self.names, self.needs_label = choice, list(names), needs_label
+        self._members: dict[int, dict[int, list[int]]] = {}
+
+    @property
+    def metric_prefix(self) -> str:
+        """What these scores are called, as they are no results."""
+        return 'wrong_' if self.choice == WRONG else f'as_{self.choice}_'
+
+    @property
+    def note(self) -> str:
+        """The same in words."""
+        whose = 'the next degradation' if self.choice == WRONG else self.choice
+        return f' (ablation: every image is restored with the degradation vector of {whose})'
+
+    def stand_in(self, dataset: Dataset, index: int, data: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``lq`` (1, 3, H, W) and ``degradation`` (1,) that the embedding gets for an item.
+
+        Args:
+            dataset: validation set.
+            index: of the item.
+            data: the item as a batch of one.
+
+        Raises:
+            ValueError: the items have no label, or the set has none of the degradation.
+        """
+        if 'degradation' not in data:
+            raise ValueError(
+                "val.degradation_override needs a validation set that gives 'degradation', such as "
+                'MixedDegradationDataset.'
+            )
+        label, count = int(data['degradation'][0]), len(self.names)
+        if self.choice == WRONG:
+            wanted = [(label + step) % count for step in range(1, count)]
+        else:
+            wanted = [self.names.index(self.choice)]
+        if self.needs_label:
+            return {'lq': data['lq'], 'degradation': torch.tensor(wanted[:1])}
+        members = self._members_of(dataset)
+        present = [other for other in wanted if other in members]
+        if not present:
+            raise ValueError(
+                f'val.degradation_override: {self.choice}: the validation set has no image with '
+                f'{" or ".join(self.names[other] for other in wanted)} to take the vector from.'
+            )
+        others = members[present[0]]
+        item = dataset[others[members[label].index(index) % len(others)]]
+        return {'lq': item['lq'][None], 'degradation': torch.tensor(present[:1])}
+
+    def _members_of(self, dataset: Dataset) -> dict[int, list[int]]:
+        """Indices of the items of each degradation; found once per set."""
+        if id(dataset) not in self._members:
+            members: dict[int, list[int]] = {}
+            for index in range(len(dataset)):
+                members.setdefault(_label(dataset, index), []).append(index)
+            self._members[id(dataset)] = members
+        return self._members[id(dataset)]
+
+
+def _label(dataset: Dataset, index: int) -> int:
+    if hasattr(dataset, 'label_of'):
+        return dataset.label_of(index)
+    return int(dataset[index]['degradation'])
