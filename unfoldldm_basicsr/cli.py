@@ -12,7 +12,7 @@ from types import ModuleType
 import unfoldldm_basicsr
 
 # Each is a module commands/NAME_command.py: NAME, HELP, add_arguments(parser), run(args) -> int.
-COMMANDS = ('list', 'check', 'doctor', 'restore', 'export', 'degrade')
+COMMANDS = ('list', 'check', 'doctor', 'restore', 'export', 'convert', 'explain', 'degrade')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.compat.yaml_options import apply_overrides, read_option_file
 from unfoldldm_basicsr.config.preflight import is_training, preflight
 from unfoldldm_basicsr.reporting.cost import network_cost
@@ -54,6 +55,7 @@ def check_file(file: str, overrides: list[str], *, here: bool) -> tuple[list[str
         overrides: entries of ``--force_yml``.
         here: also check what belongs to this machine.
     """
+    load_data_only()
     try:
         options = read_option_file(file)
         apply_overrides(options, overrides)

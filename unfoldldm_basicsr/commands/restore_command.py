@@ -45,15 +45,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--tile-overlap', type=int, default=32, help='pixels shared by neighbouring tiles (32)'
     )
+    parser.add_argument(
+        '--global-statistics', action='store_true',
+        help='the same statistics of the image for all its tiles: closer to the untiled result',
+    )  # fmt: skip
     parser.add_argument('-opt', '--opt', help='option file, for weights without metadata')
     parser.add_argument(
         '--param-key', help='weights to take: params_ema (default where present) or params'
     )
+    parser.add_argument(
+        '--degradation', default='auto', metavar='NAME',
+        help='VLU-Net: name or index of the degradation, for weights that cannot tell it (auto)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--clip-weights', metavar='FILE',
+        help='VLU-Net: OpenCLIP weights, or their tag, for weights stored without CLIP',
+    )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (auto)')
     parser.add_argument('--suffix', default='', help='added to the names of the results')
     parser.add_argument('--recursive', action='store_true', help='also the folders inside')
     parser.add_argument(
-        '--save-trace', action='store_true', help='also a picture of every stage (UnfoldLDM)'
+        '--save-trace',
+        action='store_true',
+        help='also a picture of every stage (UnfoldLDM, VLUNetPrior)',
     )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument('--overwrite', action='store_true', help='replace existing results')
@@ -93,13 +107,17 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         tile=args.tile,
         tile_overlap=args.tile_overlap,
+        global_statistics=args.global_statistics,
         opt_file=args.opt,
         param_key=args.param_key,
+        degradation=args.degradation,
+        clip_weights=args.clip_weights,
     )
     if args.save_trace and not restorer.can_trace:
+        hint = ' unfoldldm explain shows what VLU-Net does.' if restorer.conditioning else ''
         raise ValueError(
             f'--save-trace: {type(restorer.net).__name__} has no stages to draw;'
-            f' only UnfoldLDM has.'
+            f' only UnfoldLDM and VLUNetPrior have.{hint}'
         )
     for note in restorer.notes:
         print(f'Note: {note}')

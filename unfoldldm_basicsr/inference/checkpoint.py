@@ -5,7 +5,8 @@ A file of this package is BasicSR's format plus one key::
     {'params': state_dict, 'params_ema': state_dict,
      'arch': {'type': 'UnfoldLDM', 'kwargs': {...}, 'version': '0.1.0'}}
 
-BasicSR's own ``load_network`` ignores the extra key. Files are only ever read with
+A network steered by a degradation vector has one key more, see :mod:`.conditioning`. BasicSR's own
+``load_network`` ignores the extra keys. Files are only ever read with
 ``weights_only=True``: tensors and plain values, never code.
 """
 
@@ -29,11 +30,17 @@ from torch import Tensor, nn
 from ..config.suggest import did_you_mean
 
 ARCH_KEY = 'arch'
+DEGRADATION_KEY = 'degradation'
 PARAM_KEYS = ('params_ema', 'params', 'state_dict', 'model')
+_CONVERT = 'Released VLU-Net files are converted once: unfoldldm convert {}'
 
 
 class CheckpointError(ValueError):
     """A weight file that cannot be used; the message names the file, the cause and the remedy."""
+
+
+class UnsafePickleError(CheckpointError):
+    """A file that would run code while it is loaded."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Checkpoint:
     param_key: str | None  # None: the file is a bare state dict
     state_dict: dict[str, Tensor] = field(repr=False)
     arch: dict[str, Any] | None  # {'type', 'kwargs', 'version'}, None without metadata
+    degradation: Any = field(default=None, repr=False)  # as stored; read by conditioning.py
 
 
 def network_meta(network_opt: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,15 +89,15 @@ def read_checkpoint(path: str | Path, *, param_key: str | None = None) -> Checkp
         CheckpointError: truncated, damaged, holds code, or holds no weights.
     """
     path = Path(path)
-    content = _load(path)
+    content = load_content(path)
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(
             f'{path}: holds {type(content).__name__} instead of a dictionary with weights.'
         )
-    if _is_state_dict(content):
+    if is_state_dict(content):
         present = {None: content}
     else:
-        present = {k: v for k in PARAM_KEYS if _is_state_dict(v := content.get(k))}
+        present = {k: v for k in PARAM_KEYS if is_state_dict(v := content.get(k))}
     if not present:
         if 'optimizers' in content:
             raise CheckpointError(
@@ -97,15 +105,17 @@ def read_checkpoint(path: str | Path, *, param_key: str | None = None) -> Checkp
                 f' the weights lie in ../models/net_g_*.pth.'
             )
         keys = ', '.join(sorted(str(k) for k in content)[:8])
+        hint = f' {_CONVERT.format(path)}' if 'learnable_params' in content else ''
         raise CheckpointError(
-            f'{path}: no weights under {", ".join(PARAM_KEYS)}; the file holds: {keys}.'
+            f'{path}: no weights under {", ".join(PARAM_KEYS)}; the file holds: {keys}.{hint}'
         )
     if param_key is not None and param_key not in present:
         raise CheckpointError(f'{path}: no {param_key!r}.{did_you_mean(param_key, present)}')
     chosen = param_key if param_key is not None else next(iter(present))
     state_dict = {str(k).removeprefix('module.'): v for k, v in present[chosen].items()}
-    _check_finite(path, state_dict)
-    return Checkpoint(path, chosen, state_dict, _checked_meta(path, content.get(ARCH_KEY)))
+    check_finite(path, state_dict)
+    meta = checked_meta(path, content.get(ARCH_KEY))
+    return Checkpoint(path, chosen, state_dict, meta, content.get(DEGRADATION_KEY))
 
 
 def build_network(
@@ -126,16 +136,16 @@ def build_network(
     """
     if opt_file is not None:
         meta = network_meta(_read_network_opt(opt_file))
-        net = _construct(meta, f'{opt_file} (network_g)')
+        net = construct(meta, f'{opt_file} (network_g)')
     elif checkpoint.arch is not None:
         meta = checkpoint.arch
-        net = _construct(meta, f'{checkpoint.path} ({ARCH_KEY})')
+        net = construct(meta, f'{checkpoint.path} ({ARCH_KEY})')
     else:
         net, meta = _infer_network(checkpoint)
     state_dict = checkpoint.state_dict
     if drop_unexpected:
         state_dict = {k: v for k, v in state_dict.items() if k in net.state_dict()}
-    problems = _load_problems(net, state_dict)
+    problems = load_problems(net, state_dict)
     if problems:
         raise CheckpointError(
             f'{checkpoint.path}: the weights do not fit {meta["type"]}:\n  '
@@ -177,7 +187,17 @@ def build_from_checkpoint(
 # ---- reading ----------------------------------------------------------------------------------
 
 
-def _load(path: Path) -> Any:
+def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
+    """What ``torch.load`` makes of a file that was checked for damage first.
+
+    Args:
+        path: the file.
+        unsafe_pickle: also loads a file that runs code while it is read.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: truncated or damaged, or it holds code and ``unsafe_pickle`` is not set.
+    """
     if path.is_dir():
         raise CheckpointError(f'{path}: is a folder; give the .pth file inside it.')
     if not path.is_file():
@@ -197,12 +217,17 @@ def _load(path: Path) -> Any:
                 f'{damaged} (checksum of {broken} is wrong). Copy or download it again.'
             )
     try:
-        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=not unsafe_pickle)
+    except ModuleNotFoundError as error:  # only where any class may be loaded
+        raise CheckpointError(
+            f'{path}: holds objects of the package {error.name!r}, which is not installed:'
+            f' install it and try again.'
+        ) from error
     except pickle.UnpicklingError as error:
         code = re.search(r'(?:GLOBAL|class|global:?) ([\w.]+\.[\w.]+)', str(error))
         if code is None:
             raise CheckpointError(f'{damaged}.') from error
-        raise CheckpointError(
+        raise UnsafePickleError(
             f'{path}: refused, it holds more than weights ({code.group(1)}), and loading such a'
             f' file can run code. Ask for a file with tensors only, or, if you trust its source,'
             f" save its state dict again: torch.save({{'params': state_dict}}, 'clean.pth')."
@@ -213,7 +238,8 @@ def _load(path: Path) -> Any:
         raise CheckpointError(f'{damaged}. Copy or download it again.') from error
 
 
-def _is_state_dict(value: object) -> bool:
+def is_state_dict(value: object) -> bool:
+    """Whether ``value`` maps names to tensors and nothing else."""
     return (
         isinstance(value, Mapping)
         and len(value) > 0
@@ -221,7 +247,8 @@ def _is_state_dict(value: object) -> bool:
     )
 
 
-def _check_finite(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+def check_finite(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    """Raises :class:`CheckpointError` for NaN or infinite weights."""
     broken = [k for k, v in state_dict.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         raise CheckpointError(
@@ -230,7 +257,8 @@ def _check_finite(path: Path, state_dict: Mapping[str, Tensor]) -> None:
         )
 
 
-def _checked_meta(path: Path, meta: object) -> dict[str, Any] | None:
+def checked_meta(path: Path, meta: object) -> dict[str, Any] | None:
+    """Metadata as :func:`network_meta` makes it, or :class:`CheckpointError`; None stays None."""
     if meta is None:
         return None
     if (
@@ -283,14 +311,16 @@ def _read_network_opt(opt_file: str | Path) -> Mapping[str, Any]:
     return network_opt
 
 
-def _registered() -> dict[str, type[nn.Module]]:
+def registered_networks() -> dict[str, type[nn.Module]]:
+    """All networks by name, those of BasicSR included."""
     from basicsr.archs import ARCH_REGISTRY  # imports BasicSR's own networks as well
 
     return dict(iter(ARCH_REGISTRY))
 
 
-def _construct(meta: Mapping[str, Any], where: str) -> nn.Module:
-    networks, kind = _registered(), meta['type']
+def construct(meta: Mapping[str, Any], where: str) -> nn.Module:
+    """A registered network with the arguments of ``meta``; ``where`` they stand, for errors."""
+    networks, kind = registered_networks(), meta['type']
     if kind not in networks:
         raise CheckpointError(
             f'{where}: the network {kind!r} is not registered; import the package that defines it'
@@ -311,7 +341,7 @@ def _construct(meta: Mapping[str, Any], where: str) -> nn.Module:
 
 def _infer_network(checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, Any]]:
     """Asks every registered network that can tell its arguments from weights (``infer_kwargs``)."""
-    for kind, cls in _registered().items():
+    for kind, cls in registered_networks().items():
         if not hasattr(cls, 'infer_kwargs'):
             continue
         try:
@@ -321,16 +351,20 @@ def _infer_network(checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, Any]]:
         if kwargs is None:
             continue
         meta = network_meta({'type': kind, **kwargs})
-        net = _construct(meta, f'{checkpoint.path} (inferred)')
-        if not _load_problems(net, checkpoint.state_dict):
+        net = construct(meta, f'{checkpoint.path} (inferred)')
+        if not load_problems(net, checkpoint.state_dict):
             return net, meta
+    if any(key.startswith('net.') for key in checkpoint.state_dict):
+        raise CheckpointError(
+            f'{checkpoint.path}: is a Lightning checkpoint. {_CONVERT.format(checkpoint.path)}'
+        )
     raise CheckpointError(
         f'{checkpoint.path}: does not say which network it belongs to, and the weights fit none'
         f' that can be recognised. Give the option file it was trained with: --opt file.yml.'
     )
 
 
-def _load_problems(net: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str]:
+def load_problems(net: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str]:
     """Differences between a network and weights, one line per kind and module."""
     own = net.state_dict()
     shapes = [k for k in own if k in state_dict and own[k].shape != state_dict[k].shape]

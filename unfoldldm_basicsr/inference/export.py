@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from .checkpoint import ARCH_KEY, CheckpointError, build_network, read_checkpoint
+from .checkpoint import (
+    ARCH_KEY,
+    DEGRADATION_KEY,
+    CheckpointError,
+    build_network,
+    read_checkpoint,
+)
+from .conditioning import exported_record
 from .image_io import write_bytes
 
 RESTORING_PHASE = 'inference'
@@ -37,7 +46,8 @@ def export_checkpoint(
     """Writes the averaged weights of a checkpoint under ``params``, with the metadata.
 
     UnfoldLDM of Phase II becomes phase 'inference': the prior encoder PI, which only training
-    needs, is left out. The new file is loaded strictly into the network before it is written.
+    needs, is left out. What makes the degradation vectors of VLU-Net is kept. The new file is
+    loaded strictly into the network before it is written.
 
     Args:
         source: training checkpoint.
@@ -74,15 +84,23 @@ def export_checkpoint(
 
     state_dict = network.state_dict()
     buffer = io.BytesIO()
-    torch.save({'params': state_dict, ARCH_KEY: meta}, buffer)
+    content = {'params': state_dict, ARCH_KEY: meta}
+    record = exported_record(checkpoint)
+    if record is not None:
+        content[DEGRADATION_KEY] = record
+    torch.save(content, buffer)
     write_bytes(target, buffer.getvalue())
     return Exported(
         network=meta['type'],
         param_key=checkpoint.param_key or 'bare state dict',
         bytes_before=source.stat().st_size,
         bytes_after=target.stat().st_size,
-        values=sum(value.numel() for value in state_dict.values()),
+        values=_values(state_dict) + (_values(record['embedding']['params']) if record else 0),
         dropped=tuple(
             sorted({k.split('.')[0] for k in checkpoint.state_dict if k not in state_dict})
         ),
     )
+
+
+def _values(state_dict: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() for value in state_dict.values())

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from ..reporting.trace_picture import StageImages, Trace
 from .checkpoint import build_network, read_checkpoint
-from .tiling import TileError, check_tile, tiled_forward
+from .conditioning import AUTO, Conditioning, build_conditioning, takes_degradation
+from .tiling import TileError, check_tile, tiled_forward, with_image_statistics
 
 # what the networks of this field call the number of their input channels
 _CHANNEL_ARGUMENTS = ('inp_channels', 'img_channel', 'in_channels', 'in_chans', 'num_in_ch')
 _GLOBAL_NETWORK = (
     '%s uses statistics of the whole image (its tiling_changes_result is true): results with'
-    ' tiles differ slightly from those without. Leave tiles off where memory allows.'
+    ' tiles differ slightly from those without. Leave tiles off where memory allows, or give all'
+    ' tiles the same statistics with --global-statistics.'
 )
 
 
@@ -34,17 +36,24 @@ class Restorer:
         device: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ...
         tile: side of the tiles in pixels; None restores every image in one piece.
         tile_overlap: pixels shared by neighbouring tiles.
+        global_statistics: all tiles of an image use the same statistics (channel attention, prior,
+            degradation embedding), estimated on up to nine of them: closer to the result without
+            tiles, in up to nine tiles' more time.
         opt_file: option file for weights that do not say which network they belong to.
         param_key: 'params_ema' or 'params'; default the averaged weights where present.
+        degradation: for a network that is steered by a degradation vector (VLU-Net): 'auto' where
+            its weights tell the degradation from the image, else the degradation's name or index.
+        clip_weights: OpenCLIP tag or file of the CLIP weights, where the weight file does without.
 
     Attributes:
         net: the network, in eval mode.
+        conditioning: makes the degradation vectors; None for other networks.
         meta: its type and arguments ({} for a network that was passed in).
         notes: what a user should know about these weights, one sentence each.
 
     Raises:
         FileNotFoundError, CheckpointError: see :func:`build_from_checkpoint`.
-        ValueError: an unusable device, tile or overlap.
+        ValueError: an unusable device, tile or overlap, or ``global_statistics`` without effect.
     """
 
     def __init__(
@@ -54,22 +63,37 @@ class Restorer:
         device: str | torch.device = 'auto',
         tile: int | None = None,
         tile_overlap: int = 32,
+        global_statistics: bool = False,
         opt_file: str | Path | None = None,
         param_key: str | None = None,
+        degradation: str | int = AUTO,
+        clip_weights: str | Path | None = None,
     ):
         self.device = _device(device)
         self.meta: Mapping[str, Any] = {}
+        self.conditioning: Conditioning | None = None
         if isinstance(weights, nn.Module):
             net = weights.eval()
         else:
-            net, self.meta = build_network(
-                read_checkpoint(weights, param_key=param_key), opt_file=opt_file
+            checkpoint = read_checkpoint(weights, param_key=param_key)
+            net, self.meta = build_network(checkpoint, opt_file=opt_file)
+            if takes_degradation(net):
+                self.conditioning = build_conditioning(
+                    checkpoint, degradation=degradation, clip_weights=clip_weights
+                ).to(self.device)
+        if self.conditioning is None and (degradation != AUTO or clip_weights is not None):
+            raise ValueError(
+                f'{type(net).__name__}: its weights know no degradations, so --degradation and'
+                f' --clip-weights have no meaning here.'
             )
         self.size_multiple = getattr(net, 'size_multiple', 1)
         if tile is not None:
             check_tile(tile, tile_overlap, self.size_multiple)
         self.net = net.to(self.device)
         self.tile, self.tile_overlap = tile, tile_overlap
+        self.global_statistics = global_statistics
+        if global_statistics:
+            self._check_global_statistics()
         kwargs = self.meta.get('kwargs', {})
         self.channels = next((kwargs[k] for k in _CHANNEL_ARGUMENTS if k in kwargs), 3)
         self.notes = []
@@ -94,7 +118,8 @@ class Restorer:
                 uint8 or uint16. Alpha is passed through; grey stays grey (the network sees three
                 equal channels, their mean is the result).
             on_tile: called with (finished tiles, all tiles).
-            forward_options: further keywords of the network, for example ``prior_source='null'``.
+            forward_options: further keywords of the network, for example ``prior_source='null'``,
+                or ``degradation=vector`` in place of the vector of this image.
 
         Returns:
             Same shape and dtype.
@@ -103,9 +128,9 @@ class Restorer:
             ValueError: another dtype or shape, or the network returned NaN.
             TileError: out of memory; the message tells the remedy.
         """
-        colour, alpha = _split_alpha(image)
+        colour, alpha = split_alpha(image)
         output = self.restore_tensor(
-            self._to_tensor(colour), on_tile=on_tile, **forward_options
+            self.to_tensor(colour), on_tile=on_tile, **forward_options
         ).cpu()
         restored = self._to_array(output, colour)
         return restored if alpha is None else np.dstack([restored, alpha])
@@ -121,17 +146,26 @@ class Restorer:
         """Restores a batch (B, C, H, W) in [0, 1]; the result is not clamped.
 
         Raises:
-            ValueError: the network does not keep the size.
+            ValueError: the network does not keep the size, or lacks a degradation vector.
             TileError: out of memory.
         """
+        forward_options = {**self._options_of(lq, forward_options), **forward_options}
 
         def forward(part: Tensor) -> Tensor:
-            with _deterministic():
+            with deterministic():
                 return self.net(part, **forward_options)
 
         height, width = lq.shape[-2:]
         if self.tile is not None and max(height, width) > self.tile:
             self._note_tiling()
+            if self.global_statistics:
+                forward = with_image_statistics(
+                    forward,
+                    lq,
+                    tile=check_tile(self.tile, self.tile_overlap, self.size_multiple)[0],
+                    size_multiple=self.size_multiple,
+                    device=self.device,
+                )
             return tiled_forward(
                 forward,
                 lq,
@@ -172,28 +206,28 @@ class Restorer:
         if not self.can_trace:
             raise ValueError(
                 f'{type(self.net).__name__} has no stages with two estimates to draw;'
-                f' only UnfoldLDM does.'
+                f' only UnfoldLDM and VLUNetPrior do.'
             )
-        colour, _ = _split_alpha(image)
-        lq = self._to_tensor(colour)
-        whole = lq.shape
+        colour, _ = split_alpha(image)
+        lq = self.to_tensor(colour)
+        whole, options = lq.shape, self._options_of(lq, {})
         if self.tile is not None:
             side = check_tile(self.tile, self.tile_overlap, self.size_multiple)[0]
             top, left = (max((size - side) // 2, 0) for size in lq.shape[-2:])
             lq = lq[..., top : top + side, left : left + side]
         lq = lq.to(self.device)
-        with _deterministic():
-            traced = self.net(lq, return_trace=True)
-            null = self.net(lq, prior_source='null', return_trace=True)
+        with deterministic():
+            traced = self.net(lq, return_trace=True, **options)
+            null = self.net(lq, prior_source='null', return_trace=True, **options)
         stages = []
         for stage, without in zip(traced.stages, null.stages, strict=True):
-            images = (_to_float_rgb(t) for t in (stage.x_hat, stage.x_tilde, stage.x))
+            images = (to_float_rgb(t) for t in (stage.x_hat, stage.x_tilde, stage.x))
             if stage.prior is None:
                 stages.append(StageImages(*images, np.zeros(0), None))
             else:
                 prior = stage.prior[0].float().cpu().numpy()
-                stages.append(StageImages(*images, prior, _to_float_rgb(without.x)))
-        trace = Trace(_to_float_rgb(lq), tuple(stages), _to_float_rgb(traced.output))
+                stages.append(StageImages(*images, prior, to_float_rgb(without.x)))
+        trace = Trace(to_float_rgb(lq), tuple(stages), to_float_rgb(traced.output))
         return trace, lq.shape != whole
 
     @property
@@ -202,12 +236,41 @@ class Restorer:
         known = inspect.signature(self.net.forward).parameters
         return 'return_trace' in known and 'prior_source' in known
 
+    def _options_of(self, lq: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Keywords of the network that follow from the whole images, the same for every tile."""
+        if 'degradation' in given or not takes_degradation(self.net):
+            return {}
+        if self.conditioning is None:
+            raise ValueError(
+                f'{type(self.net).__name__} needs a degradation vector: pass degradation=vector,'
+                f' or give weights that say where it comes from.'
+            )
+        try:
+            with deterministic():
+                return {'degradation': self.conditioning(lq.to(self.device))}
+        except (RuntimeError, MemoryError) as error:
+            raise TileError(
+                f'No degradation vector for {lq.shape[-1]}x{lq.shape[-2]} pixels: {error}'
+                f' If memory ran out, use --device cpu.'
+            ) from error
+
+    def _check_global_statistics(self) -> None:
+        if self.tile is None:
+            raise ValueError('--global-statistics is for tiles: set --tile as well.')
+        if not getattr(self.net, 'tiling_changes_result', False):
+            raise ValueError(
+                f'{type(self.net).__name__} uses no statistics of the whole image: tiles do not'
+                f' change its result. Leave --global-statistics away.'
+            )
+
     def _note_tiling(self) -> None:
-        if getattr(self.net, 'tiling_changes_result', False) and not self._tiling_noted:
+        is_global = getattr(self.net, 'tiling_changes_result', False)
+        if is_global and not (self._tiling_noted or self.global_statistics):
             self._tiling_noted = True
             logging.getLogger('basicsr').warning(_GLOBAL_NETWORK, type(self.net).__name__)
 
-    def _to_tensor(self, colour: np.ndarray) -> Tensor:
+    def to_tensor(self, colour: np.ndarray) -> Tensor:
+        """(H, W) or (H, W, 3) uint8 or uint16 -> (1, C, H, W) in [0, 1], C as the network has."""
         scale = np.float32(np.iinfo(colour.dtype).max)
         tensor = torch.from_numpy(colour.astype(np.float32) / scale)
         tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
@@ -234,7 +297,7 @@ class Restorer:
         return np.rint(values.double().numpy() * limit).astype(colour.dtype)
 
 
-def _split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Colour (H, W) or (H, W, 3), and alpha (H, W) or None."""
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f'Images must be uint8 or uint16, got {image.dtype}.')
@@ -249,12 +312,14 @@ def _split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     raise ValueError(f'Images must have 1 to 4 channels without an axis for one: {image.shape}.')
 
 
-def _to_float_rgb(tensor: Tensor) -> np.ndarray:
+def to_float_rgb(tensor: Tensor) -> np.ndarray:
+    """First of (B, C, H, W) -> (H, W, 3) float in [0, 1]."""
     image = tensor[0].float().clamp(0, 1).cpu()
     return image.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
-def _deterministic():
+def deterministic():
+    """Same kernels and precision every time, for a ``with`` statement."""
     return torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
 
 

@@ -5,7 +5,8 @@ overlap, and is exactly zero on the outer quarter of the overlap, where a tile l
 that the whole image has. The windows of all tiles sum to one at every pixel. For an operator whose
 receptive field (full width) is smaller than half the overlap the result therefore equals the
 untiled one; for a network with global statistics it does not, and such networks say so through
-their attribute ``tiling_changes_result``.
+their attribute ``tiling_changes_result``. :func:`with_image_statistics` gives all tiles the same
+statistics, close to those of the whole image.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..ops.image_statistics import ImageStatistics
 
 
 class TileError(RuntimeError):
@@ -93,6 +96,71 @@ def tile_spans(size: int, tile: int, overlap: int, size_multiple: int = 1) -> li
         Span(start, stop, (rises[i] - rises[i + 1])[start:stop])
         for i, (start, stop) in enumerate(zip(starts, stops, strict=True))
     ]
+
+
+def sample_tiles(
+    height: int, width: int, tile: int, size_multiple: int = 1, per_axis: int = 3
+) -> list[tuple[slice, slice]]:
+    """Tiles of one size spread evenly over an image, at most ``per_axis`` along each side.
+
+    Returns:
+        (rows, columns) of each; all start at multiples of ``size_multiple``.
+    """
+
+    def spans(size: int) -> list[slice]:
+        side = min(size, tile)
+        count = min(per_axis, -(-size // side))
+        last = (size - side) // size_multiple * size_multiple
+        steps = [last * i // max(1, count - 1) for i in range(count)]
+        starts = [start // size_multiple * size_multiple for start in steps]
+        return [slice(start, start + side) for start in starts]
+
+    return [(rows, columns) for rows in spans(height) for columns in spans(width)]
+
+
+def with_image_statistics(
+    fn: Callable[[Tensor], Tensor],
+    image: Tensor,
+    *,
+    tile: int,
+    size_multiple: int = 1,
+    device: torch.device | str | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """Fixes a network's statistics of the whole image to their means over some of its tiles.
+
+    Args:
+        fn: the network, (B, C, h, w) -> (B, C', h, w).
+        image: (B, C, H, W), the whole image.
+        tile: side of the tiles that the statistics are taken from, at most 3 x 3 of them.
+        size_multiple: they start at multiples of this.
+        device: where ``fn`` runs; default the device of ``image``.
+
+    Returns:
+        ``fn`` with these statistics, for :func:`tiled_forward` on tiles of ``image``.
+
+    Raises:
+        ValueError: the network marks no statistics.
+        TileError: ``fn`` failed.
+    """
+    statistics = ImageStatistics()
+    for rows, columns in sample_tiles(*image.shape[-2:], tile, size_multiple):
+        part = image[..., rows, columns].to(image.device if device is None else device)
+        try:
+            with statistics.recorded():
+                fn(part)
+        except (RuntimeError, MemoryError) as error:
+            raise TileError(
+                f'Statistics of {part.shape[-1]}x{part.shape[-2]} pixels failed:'
+                f' {_first_line(error)} If memory ran out, lower --tile (now {tile}).'
+            ) from error
+    if len(statistics) == 0:
+        raise ValueError('The network marks no statistics of the whole image that could be fixed.')
+
+    def fixed(part: Tensor) -> Tensor:
+        with statistics.used():
+            return fn(part)
+
+    return fixed
 
 
 def tiled_forward(

@@ -1,0 +1,63 @@
+"""``unfoldldm convert``: released VLU-Net files become files of this package."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..inference.convert import convert_checkpoint
+
+NAME = 'convert'
+HELP = 'turn released VLU-Net files (Lightning checkpoints, clip_tuned.pth) into BasicSR files'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the options of the command."""
+    parser.add_argument('file', help='Lightning checkpoint, or clip_tuned.pth')
+    parser.add_argument(
+        '-o', '--output', help='file to write (default: NAME_basicsr.pth beside the input)'
+    )
+    parser.add_argument(
+        '--classes', type=parse_classes, metavar='A,B,...',
+        help='names of the degradations in the order of their indices (default: the released'
+        ' order: noise15, noise25, noise50, rain, haze, blur, lowlight)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--unsafe-pickle', action='store_true',
+        help='also read files that run code while they are read; only from a source you trust',
+    )  # fmt: skip
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
+
+
+def parse_classes(text: str) -> list[str]:
+    """Names between commas.
+
+    Raises:
+        argparse.ArgumentTypeError: an empty name.
+    """
+    names = [name.strip() for name in text.split(',')]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f'{text!r} holds an empty name')
+    return names
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the file and prints what it holds.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError, ImportError: see
+            :func:`convert_checkpoint`.
+    """
+    done = convert_checkpoint(
+        args.file,
+        args.output,
+        classes=args.classes,
+        unsafe_pickle=args.unsafe_pickle,
+        overwrite=args.overwrite,
+    )
+    print(f'{done.path}: {done.network}, {done.values / 1e6:.2f} M values, loaded strictly')
+    for name, value in done.kwargs.items():
+        print(f'  {name}: {value}')
+    if done.embedding is not None:
+        print(f'Degradation vectors: {done.embedding}')
+        print(f'Degradations: {", ".join(done.classes)}')
+    return 0

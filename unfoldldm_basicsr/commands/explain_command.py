@@ -1,0 +1,128 @@
+"""``unfoldldm explain``: what the network did to an image, as pictures and tables."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..inference.explanation import can_explain, explain_vlunet, reduce_image
+from ..inference.image_io import read_image, write_bytes
+from ..inference.restorer import Restorer
+from ..reporting.drawing import save_picture
+from ..reporting.explanation import csv_text, prompt_rows, score_rows, step_rows, trace_rows
+from ..reporting.trace_picture import trace_picture
+from ..reporting.vlu_pictures import attention_picture, prompt_picture, step_picture
+
+NAME = 'explain'
+HELP = 'show what the stages of UnfoldLDM or VLU-Net do to an image'
+MAX_SIZE = 512
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the options of the command."""
+    parser.add_argument('image', type=Path, help='the image, as the network would get it')
+    parser.add_argument('-w', '--weights', required=True, help='weights, for example net_g.pth')
+    parser.add_argument(
+        '-o', '--output', type=Path, default=Path(), help='folder for the results (default: here)'
+    )
+    parser.add_argument(
+        '--max-size', type=int, default=MAX_SIZE,
+        help=f'images with a longer side are reduced to this many pixels first ({MAX_SIZE})',
+    )  # fmt: skip
+    parser.add_argument(
+        '--degradation', default='auto', metavar='NAME',
+        help='VLU-Net: name or index of the degradation, for weights that cannot tell it (auto)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--clip-weights', metavar='FILE',
+        help='VLU-Net: OpenCLIP weights, or their tag, for weights stored without CLIP',
+    )  # fmt: skip
+    parser.add_argument('-opt', '--opt', help='option file, for weights without metadata')
+    parser.add_argument(
+        '--param-key', help='weights to take: params_ema (default where present) or params'
+    )
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (auto)')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing results')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the pictures and tables and names them.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError, OSError: the message says what is wrong.
+    """
+    original = read_image(args.image).pixels
+    image = reduce_image(original, args.max_size)
+    restorer = Restorer(
+        args.weights,
+        device=args.device,
+        opt_file=args.opt,
+        param_key=args.param_key,
+        degradation=args.degradation,
+        clip_weights=args.clip_weights,
+    )
+    size = f'{image.shape[1]} x {image.shape[0]} pixels'
+    if image.shape != original.shape:
+        size += f', reduced from {original.shape[1]} x {original.shape[0]}'
+    note = f'{args.image.name} ({size}), {type(restorer.net).__name__}, {Path(args.weights).name}'
+    files, remark = {}, ''
+    if can_explain(restorer):
+        files, remark = vlunet_files(restorer, image, note)
+    if restorer.can_trace:
+        trace, _ = restorer.trace(image)
+        files['trace.png'] = trace_picture(trace, note=note)
+        files['stages.csv'] = csv_text(trace_rows(trace))
+    if not files:
+        raise ValueError(
+            f'{args.weights}: {type(restorer.net).__name__} has no unfolding stages to explain;'
+            f' UnfoldLDM and VLU-Net have.'
+        )
+    write_files(args.output, args.image.stem, files, overwrite=args.overwrite)
+    if remark:
+        print(remark)
+    return 0
+
+
+def vlunet_files(
+    restorer: Restorer, image: np.ndarray, note: str
+) -> tuple[dict[str, np.ndarray | str], str]:
+    """Pictures and tables of a VLU-Net by the end of their names, and what is missing and why."""
+    explanation = explain_vlunet(restorer, image)
+    files: dict[str, np.ndarray | str] = {
+        'prompts.png': prompt_picture(explanation, note=note),
+        'prompts.csv': csv_text(prompt_rows(explanation)),
+        'steps.png': step_picture(explanation, note=note),
+        'steps.csv': csv_text(step_rows(explanation)),
+    }
+    if explanation.attention is not None:
+        files['attention.png'] = attention_picture(explanation.attention, note=note)
+        files['attention.csv'] = csv_text(score_rows(explanation.attention))
+    return files, explanation.attention_note
+
+
+def write_files(
+    folder: Path, stem: str, files: Mapping[str, np.ndarray | str], *, overwrite: bool
+) -> None:
+    """Writes ``STEM_NAME`` for every entry and prints it.
+
+    Raises:
+        FileExistsError: one of them exists; then none is written.
+        ValueError: ``folder`` is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f'--output {folder}: is a file; give a folder.')
+    paths = {folder / f'{stem}_{name}': content for name, content in files.items()}
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise FileExistsError(
+            f'{existing[0]}: exists; choose another --output or pass --overwrite.'
+        )
+    for path, content in paths.items():
+        if isinstance(content, str):
+            write_bytes(path, content.encode())
+        else:
+            save_picture(path, content)
+        print(path)
