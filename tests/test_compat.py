@@ -10,12 +10,15 @@ import types
 import basicsr.data.prefetch_dataloader as prefetch
 import basicsr.utils.options
 import pytest
+from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
 from helpers import ROOT, run_python
 
 from unfoldldm_basicsr import compat
 from unfoldldm_basicsr.compat import imports
 from unfoldldm_basicsr.compat.patching import replace, stock
 from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.models.restoration_model import RestorationModel
 
 # What is replaced, and the beginning of the sha256 of BasicSR's source of it.
 REPLACED = {
@@ -31,6 +34,8 @@ REPLACED = {
     (prefetch.PrefetchGenerator, 'run'): 'faae2c8597aa',
     (prefetch.PrefetchGenerator, '__next__'): 'aca178171474',
     (prefetch.CPUPrefetcher, '__init__'): '29caf7fc1b84',
+    (basicsr.metrics, 'calculate_metric'): '39447a3cb01a',
+    (BaseModel, 'reduce_loss_dict'): 'b14c18fe64b6',
 }
 # What the replacements rely on: who calls them, in which order, with what.
 RELIED_ON = {
@@ -41,6 +46,11 @@ RELIED_ON = {
     (basicsr.utils, 'check_resume'): '3ccf4c729292',
     (basicsr.utils.dist_util, 'init_dist'): '38c1b5671709',
     (prefetch.CPUPrefetcher, 'reset'): '753893332e63',
+    (basicsr.metrics, 'calculate_psnr'): 'dac9f0d6e875',
+    (basicsr.metrics, 'calculate_ssim'): '303b7527ab0f',
+    (BaseModel, 'validation'): '0b8825204831',
+    (BaseModel, '_update_best_metric_result'): '0cac0c14ac43',
+    (SRModel, 'save'): '8c3a0e9b2c63',
 }
 
 
@@ -68,6 +78,21 @@ def test_no_module_of_basicsr_still_holds_a_stock_function(owner, name):
     assert original.__module__.startswith('basicsr')
     holders = [m for n, m in sys.modules.items() if n.split('.')[0] == 'basicsr']
     assert [m.__name__ for m in holders if getattr(m, name, None) is original] == []
+
+
+# Methods of BasicSR's models that this package's models have in their own form.
+OWN_HOOKS = (
+    'model_to_device', 'get_bare_model', 'setup_optimizers', 'setup_schedulers', 'feed_data',
+    'update_learning_rate', 'get_current_learning_rate', 'optimize_parameters', 'model_ema', 'test',
+    'dist_validation', 'nondist_validation', 'save', 'save_network', 'save_training_state',
+    'resume_training', 'load_network', 'init_training_settings', 'get_current_log',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('name', OWN_HOOKS)
+def test_a_hook_of_basicsr_is_there_and_overridden(name):
+    assert callable(getattr(SRModel, name)), f'BasicSR calls {name} no more'
+    assert getattr(RestorationModel, name) is not getattr(SRModel, name)
 
 
 def test_applying_again_changes_nothing():

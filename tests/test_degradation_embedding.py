@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import sys
+from pathlib import Path
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
+import yaml
 from released import without_gradient
 from torch import nn
 from torch.nn import functional as F
+from torchvision import transforms
 
 from unfoldldm_basicsr.archs.degradation_embedding import (
-    RELEASED_TEXTS,
+    CLASS_TEXTS,
     CLIPDegradationEmbedding,
     LabelDegradationEmbedding,
     LearnedDegradationEmbedding,
@@ -96,7 +97,7 @@ def test_logits_compare_images_with_texts(normalize, temperature):
     net = clip_embedding(normalize=normalize, temperature=temperature)
     x = torch.rand(2, 3, 40, 32)
     out = net(x, return_logits=True)
-    texts = net.clip_model.encode_text(open_clip.tokenize(list(RELEASED_TEXTS), 12))
+    texts = net.clip_model.encode_text(open_clip.tokenize(list(CLASS_TEXTS.values()), 12))
     texts = net.ad_textEncoder['adapter'](texts)
     expected = (
         F.cosine_similarity(out.embedding[:, None], texts[None], dim=-1) / temperature
@@ -135,15 +136,31 @@ def test_tuning_the_adapters_tells_degradations_apart():
     assert accuracy > 0.8
 
 
-@pytest.mark.parametrize('size', [(48, 64), (30, 20), (32, 32)])
-def test_preprocessing_equals_that_of_openclip(size):
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC)
-    transform = open_clip.image_transform(32, is_train=False, interpolation='bicubic')
-    x = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255
-    found = clip_embedding().preprocess(x)[0]
-    assert found.shape == (3, 32, 32)
-    torch.testing.assert_close(found, transform(picture), atol=0.04, rtol=0)
+@pytest.mark.parametrize('size', [(48, 65), (30, 21), (32, 32), (16, 16), (33, 100)])
+def test_preprocessing_equals_the_transforms_of_the_released_code(size):
+    """These act on tensors, so that the overshoot of the cubic at edges is not cut off."""
+    constants = open_clip.constants
+    transform = transforms.Compose(
+        [
+            transforms.Resize(32, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(32),
+            transforms.Normalize(constants.OPENAI_DATASET_MEAN, constants.OPENAI_DATASET_STD),
+        ]
+    )
+    x = torch.rand(2, 3, *size).round()
+    net = clip_embedding()
+    found = net.preprocess(x)
+    assert found.shape == (2, 3, 32, 32)
+    torch.testing.assert_close(found, transform(x), atol=1e-5, rtol=0)
+    pixels = found * net.std + net.mean
+    assert bool(pixels.min() < -0.01 or pixels.max() > 1.01) == (size != (32, 32))
+
+
+def test_texts_name_the_classes_of_the_released_training_in_their_order():
+    file = Path(__file__).parents[1] / 'options/train/VLUNet/degradation_clip.yml'
+    options = yaml.safe_load(file.read_text(encoding='utf-8'))
+    assert options['network_g']['class_texts'] == list(CLASS_TEXTS.values())
+    assert options['datasets']['train']['degradation_names'] == list(CLASS_TEXTS)
 
 
 def test_random_backbone_is_saved_and_restored():

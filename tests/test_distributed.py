@@ -7,8 +7,10 @@ run by pytest it starts that job once and looks at what it found.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import sys
 import weakref
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT, model_options, run_python, tiny_unfoldldm
+from tiny_vlunet_prior import TINY_PRIOR
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 
@@ -193,6 +196,37 @@ class Job:
             self.found['stopped_together'] = codes == [128 + signal.SIGTERM] * self.world
         self.found['saved_on_signal'] = (self.folder / 'both/states/4.state').exists()
 
+    def guided_host(self) -> None:
+        """VLU-Net with the latent prior; its degradation vectors are trained jointly in Phase I."""
+        from unfoldldm_basicsr.models import VLUNetPriorPhase1Model, VLUNetPriorPhase2Model
+
+        def options(phase: int, **train) -> dict:
+            network = {'type': 'VLUNetPrior', 'phase': phase, **TINY_PRIOR}
+            embedding = {'type': 'LearnedDegradationEmbedding', 'width': 4}
+            embedding['embed_dim'] = TINY_PRIOR['embed_dim']
+            return self.options(f'host{phase}', network, **train) | {'network_e': embedding}
+
+        torch.manual_seed(self.rank)
+        first = VLUNetPriorPhase1Model(options(1))
+        for iteration in (1, 2, 3):
+            self.step(first, iteration)
+        vectors = [v.clone() for v in first.get_bare_model(first.net_e).state_dict().values()]
+        own = torch.cat([v.flatten() for v in vectors])
+        same_vectors = all(torch.equal(own, other) for other in self.everywhere(own))
+        self.found['host_phase1'] = self.equal_on_all_ranks(first) and same_vectors
+        first.save(0, 3)
+        distributed.barrier()
+        diffusion = {'type': 'LatentDiffusionLoss'}
+        second_options = options(2, diffusion_opt=diffusion, prior_warmup_iter=1)
+        file = str(self.folder / 'host1/models/net_g_3.pth')
+        second_options['path']['pretrain_network_phase1'] = file
+        second = VLUNetPriorPhase2Model(second_options)
+        self.step(second, 1)
+        self.found['host_warmup'] = second.warming_up and self.equal_on_all_ranks(second)
+        for iteration in (2, 3):
+            self.step(second, iteration)
+        self.found['host_joint'] = not second.warming_up and self.equal_on_all_ranks(second)
+
 
 def main(folder: str) -> None:
     import unfoldldm_basicsr  # noqa: F401
@@ -201,6 +235,7 @@ def main(folder: str) -> None:
     distributed.init_process_group('gloo')
     job = Job(Path(folder))
     job.phases()
+    job.guided_host()
     job.averaging()
     if job.rank == 0:
         Path(folder, 'found.json').write_text(json.dumps(job.found), encoding='utf-8')
@@ -216,7 +251,9 @@ def found(tmp_path_factory) -> dict:
     return json.loads((folder / 'found.json').read_text(encoding='utf-8'))
 
 
-@pytest.mark.parametrize('phase', ['phase1', 'warmup', 'joint'])
+@pytest.mark.parametrize(
+    'phase', ['phase1', 'warmup', 'joint', 'host_phase1', 'host_warmup', 'host_joint']
+)
 def test_replicas_stay_bit_identical(found, phase):
     assert found['data_differs']
     assert found[phase]
@@ -238,6 +275,43 @@ def test_validation_split_over_ranks_gives_the_numbers_of_one(found):
     assert found['images_in_order']  # the mean is taken in this order on any number of ranks
     assert found['best_on_all_ranks']
     assert 3 < found['validation_score'] < 40
+
+
+def validate(rank: int, world: int, port: int, folder: Path) -> None:
+    """One rank of a validation; rank 0 writes the scores with all their digits."""
+    from unfoldldm_basicsr.models import RestorationModel
+
+    os.environ |= {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    torch.set_num_threads(1)
+    distributed.init_process_group('gloo', rank=rank, world_size=world)
+    torch.manual_seed(0)
+    model = RestorationModel(Job(folder).options(f'{world}', NAFNET) | {'dist': world > 1})
+    model.validation(DataLoader(Pictures()), 2, None, False)
+    if rank == 0:
+        digits = {name: value.hex() for name, value in model.metric_results.items()}
+        Path(folder, f'{world}.json').write_text(json.dumps(digits), encoding='utf-8')
+    distributed.destroy_process_group()
+
+
+def test_validation_on_three_ranks_gives_the_numbers_of_one_to_the_last_digit(tmp_path):
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['unfoldldm_basicsr.train', 'basicsr.train'])
+    for world in (1, 3):
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            port = probe.getsockname()[1]
+        ranks = [
+            context.Process(target=validate, args=(rank, world, port, tmp_path))
+            for rank in range(world)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(120)
+        assert [process.exitcode for process in ranks] == [0] * world
+    alone, three = (json.loads((tmp_path / f'{world}.json').read_text()) for world in (1, 3))
+    assert alone == three
+    assert float.fromhex(alone['psnr']) > 3
 
 
 def test_resuming_restores_every_rank(found):

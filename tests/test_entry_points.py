@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, put, run_python, stock_options, write_options
+from helpers import ROOT, plugin_options, put, run_python, stock_options, write_options
 
 import unfoldldm_basicsr.test
 import unfoldldm_basicsr.train
@@ -108,6 +108,7 @@ dist.destroy_process_group()
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='expects fork')
 def test_torchrun_on_the_cpu_starts_ranks_that_agree(project):
+    write_options(project / 'x.yml', plugin_options(project))
     (project / 'ranks.py').write_text(TWO_RANKS)
     words = ['-opt', 'x.yml', '--launcher', 'pytorch', '--force_yml', 'manual_seed=~']
     launch = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']

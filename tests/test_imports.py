@@ -35,9 +35,13 @@ LEVELS = {
     'test': 6,
     '': 6,
 }
-# Parts that know neither BasicSR nor each other, and the one exception.
+# Parts that know neither BasicSR nor each other, and the exceptions.
 PURE = ('archs.layers', 'ops', 'archs.unfolding', 'data.degradations')
-MAY_IMPORT = {('archs.unfolding', 'archs.layers'), ('archs.layers', 'ops')}
+MAY_IMPORT = {
+    ('archs.unfolding', 'archs.layers'),
+    ('archs.unfolding', 'ops'),
+    ('archs.layers', 'ops'),
+}
 # Models build networks and losses by name through BasicSR.
 NEVER = {('models', 'archs'), ('models', 'losses'), ('inference', 'archs')}
 HEAVY = ('open_clip', 'mamba_ssm', 'matplotlib', 'wandb', 'pyiqa', 'lpips', 'spandrel', 'skimage')

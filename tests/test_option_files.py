@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from basicsr.losses import build_loss
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
+from helpers import problems_at
 
 from unfoldldm_basicsr.commands.check_command import check_file
 
@@ -55,3 +58,21 @@ def test_first_lines_give_purpose_and_a_command_for_this_very_file(file):
     command = next(line for line in first if '-m unfoldldm_basicsr' in line)
     assert name in command
     assert ('unfoldldm_basicsr.test' in command) == ('train' not in load(file))
+
+
+def test_readme_lists_every_option_file_and_no_other():
+    text = (ROOT / 'options' / 'README.md').read_text(encoding='utf-8')
+    listed = set()
+    for entry in re.findall(r'^\| `(\S+\.yml)`', text, re.M):
+        parts = [part.strip('{}').split(',') for part in re.split(r'(\{.*?\})', entry)]
+        listed |= {''.join(choice) for choice in product(*parts)}
+    assert listed == {file.relative_to(ROOT / 'options').as_posix() for file in FILES}
+
+
+def test_data_of_a_mixture_may_lie_elsewhere_but_must_be_named():
+    options = load(ROOT / 'options' / 'train' / 'VLUNet' / 'nhr.yml')
+    options['datasets']['train']['sets'][4]['dataroot_lq'] = ''
+    place = 'datasets.train.sets[4].dataroot_lq'
+    assert 'must name a folder or an LMDB' in problems_at(options, place, here=False)
+    assert problems_at(options, 'datasets.train.sets[0].dataroot_gt', here=False) == ''
+    assert 'no such folder' in problems_at(options, 'datasets.train.sets[0].dataroot_gt')

@@ -20,7 +20,8 @@ from unfoldldm_basicsr.compat.registry import register
 from unfoldldm_basicsr.inference.checkpoint import build_from_checkpoint
 from unfoldldm_basicsr.models import RestorationModel, checkpoint_writer
 from unfoldldm_basicsr.models.interruption import stop_request
-from unfoldldm_basicsr.models.optimisation import NonFiniteTrainingError, build_optimizer
+from unfoldldm_basicsr.models.nonfinite import NonFiniteTrainingError
+from unfoldldm_basicsr.models.optimisation import build_optimizer
 
 
 @register(ARCH_REGISTRY)
@@ -276,6 +277,30 @@ def test_a_nonfinite_step_is_skipped_counted_named_and_kept(make, tmp_path, log)
     assert not torch.equal(weights(model.net_g), before)
 
 
+def test_a_nonfinite_step_leaves_running_statistics_as_they_were(make, tmp_path):
+    model = make({**NET, 'normalise': True})
+    train(model, [1])
+    before = model.net_g.norm.running_mean.clone()
+    data = batch()
+    data['lq'][0] = math.nan
+    train(model, [2], data)
+    assert torch.equal(model.net_g.norm.running_mean, before)
+    assert model.net_g.norm.num_batches_tracked == 1
+    model.save(0, 2)  # the weights are finite
+    train(model, [3])
+    assert not torch.equal(model.net_g.norm.running_mean, before)
+
+
+def test_a_batch_that_cannot_be_kept_does_not_end_the_run(make, tmp_path, log):
+    model = make()
+    (tmp_path / 'nonfinite').write_text('a file where the folder should be')
+    data = batch()
+    data['gt'][0] = math.nan
+    train(model, [1], data)
+    assert 'The batch of this step is not kept' in log.text
+    assert model.guard.total == 1
+
+
 def test_nonfinite_gradients_of_a_finite_loss_are_caught(make):
     model = make()
     before = weights(model.net_g)
@@ -348,8 +373,9 @@ def test_validation_averages_images_and_lists_degradations(make, log):
     values = scores(model)
     assert model.metric_results['psnr'] == pytest.approx(np.mean(values), rel=1e-12)
     assert model.best_metric_results['held_out']['psnr']['iter'] == 7
-    assert f'noise\tpsnr: {np.mean(values[::2]):.4f}' in log.text
-    assert f'blur\tpsnr: {np.mean(values[1::2]):.4f}' in log.text
+    rows = [line.split() for line in log.text.splitlines()]
+    assert ['noise', '3', f'{np.mean(values[::2]):.4f}'] in rows
+    assert ['blur', '2', f'{np.mean(values[1::2]):.4f}'] in rows
 
 
 def test_validation_leaves_random_numbers_and_training_mode_alone(make):
@@ -486,7 +512,7 @@ def test_only_the_newest_checkpoints_are_kept_when_asked(make, tmp_path):
     for iteration in (8, 9, 10, 11):
         model.save(0, iteration)
     states = {p.name for p in (tmp_path / 'states').iterdir()}
-    assert states == {'10.state', '11.state'}
+    assert states == {'10.state', '10.state.json', '11.state', '11.state.json'}
     models = {p.name for p in (tmp_path / 'models').iterdir()}
     assert models == {'net_g_10.pth', 'net_g_11.pth', 'net_g_latest.pth'}
 

@@ -172,6 +172,15 @@ def test_a_trace_needs_a_network_with_stages(tmp_path, weights):
     assert not (tmp_path / 'out').exists()
 
 
+def test_shared_statistics_are_asked_for_on_the_command_line(tmp_path, weights):
+    """The option reaches the restorer, which refuses it for a network without such statistics."""
+    write_photos(tmp_path / 'in', 1)
+    words = ('--tile', 40, '--tile-overlap', 8, '--global-statistics')
+    with pytest.raises(ValueError, match='TinyConvNet uses no statistics of the whole image'):
+        restore(tmp_path, weights, *words)
+    assert restore(tmp_path, weights, *words[:-1]) == 0
+
+
 def test_unfoldldm_is_exported_and_restores_with_tiles_and_traces(tmp_path, capsys):
     kwargs = unfoldldm_kwargs()
     net = shake(UnfoldLDM(**kwargs))

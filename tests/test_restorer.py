@@ -15,6 +15,7 @@ from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.inference import CheckpointError, Restorer, TileError, export_checkpoint
 from unfoldldm_basicsr.inference.checkpoint import network_meta, read_checkpoint
+from unfoldldm_basicsr.inference.tiling import with_image_statistics
 
 
 def image_of(shape, dtype=np.uint8, seed=0):
@@ -142,6 +143,56 @@ def test_a_global_network_says_once_that_tiles_change_the_result(caplog):
         restorer.restore(image_of((50, 50, 3)))
         restorer.restore(image_of((50, 50, 3)))
     assert len([r for r in caplog.records if 'statistics of the whole image' in r.message]) == 1
+
+
+def uneven_image(height=64, width=128, seed=0):
+    """Grows brighter and noisier to the right: every tile has other statistics."""
+    ramp = np.linspace(0, 1, width)
+    noise = np.random.default_rng(seed).standard_normal((height, width, 3)) * ramp[:, None]
+    return np.clip(60 + 120 * ramp[:, None] + 40 * noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: UnfoldLDM(**unfoldldm_kwargs(phase='inference')),
+        lambda: Restormer(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
+        lambda: NAFNet(width=4, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1], middle_blk_num=1),
+    ],
+    ids=['UnfoldLDM', 'Restormer', 'NAFNet'],
+)
+def test_shared_statistics_bring_tiles_closer_to_the_whole_image(make):
+    torch.manual_seed(0)
+    net = shake(make())
+    restorer = Restorer(net)
+    lq = restorer.to_tensor(uneven_image())
+    whole = restorer.restore_tensor(lq)
+    errors = []
+    for shared in (False, True):
+        tiled = Restorer(net, tile=64, tile_overlap=40, global_statistics=shared)
+        errors.append((tiled.restore_tensor(lq) - whole).square().mean().sqrt().item())
+    assert errors[1] < 0.7 * errors[0]
+    assert torch.equal(restorer.restore_tensor(lq), whole), 'nothing stays behind in the network'
+
+
+def test_statistics_of_tiles_that_are_the_image_change_nothing():
+    """Recorded on one part and used on it, every marked value is its own mean."""
+    net = shake(UnfoldLDM(**unfoldldm_kwargs(phase='inference'))).eval()
+    lq = torch.rand(2, 3, 32, 40)
+    with torch.no_grad():
+        fixed = with_image_statistics(net, lq, tile=64, size_multiple=8)
+        assert torch.equal(fixed(lq), net(lq))
+        assert not torch.equal(fixed(lq.flip(0)), net(lq.flip(0))), 'the others are not looked at'
+
+
+def test_shared_statistics_without_effect_are_refused():
+    with pytest.raises(ValueError, match='set --tile as well'):
+        Restorer(NAFNet(width=4), global_statistics=True)
+    with pytest.raises(ValueError, match='TinyConvNet uses no statistics'):
+        Restorer(TinyConvNet(), tile=40, tile_overlap=8, global_statistics=True)
+    unmarked = Restorer(TinyConvNet(use_mean=True), tile=40, tile_overlap=8, global_statistics=True)
+    with pytest.raises(ValueError, match='marks no statistics'):
+        unmarked.restore(image_of((50, 50, 3)))
 
 
 def test_lack_of_memory_names_the_remedy():

@@ -1,137 +1,205 @@
-"""A real Phase II training that is killed, resumed, terminated, and resumed to its end."""
+"""Trainings that are interrupted and resumed end with the bits of the uninterrupted one.
+
+The trainings are those of ``scripts/faults``, as processes forked from one that has imported all.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
-from helpers import ROOT, model_options, tiny_unfoldldm, write_options, write_photos
+import yaml
+from helpers import ROOT, run_python
 
-from unfoldldm_basicsr.models import UnfoldLDMPhase1Model
-from unfoldldm_basicsr.models.interruption import stop_request
+sys.path.insert(0, str(ROOT / 'scripts' / 'faults'))
 
-TOTAL, SAVE_EVERY = 60, 3
+import kill_and_resume
+from tiny_trainings import write_project
+from training_process import Training, free_port
 
-
-@pytest.fixture(scope='module')
-def project(tmp_path_factory) -> Path:
-    """A folder with photos, noisy copies, the weights of Phase I and the options of Phase II."""
-    folder = tmp_path_factory.mktemp('project')
-    (folder / 'lq').mkdir()
-    noise = np.random.default_rng(1)
-    for path in write_photos(folder / 'gt', 4, (24, 32)):
-        image = cv2.imread(str(path)).astype(float) + noise.normal(0, 25, (24, 32, 3))
-        cv2.imwrite(str(folder / 'lq' / path.name), image.clip(0, 255).astype(np.uint8))
-    first = UnfoldLDMPhase1Model(model_options(folder / 'phase1', tiny_unfoldldm(1)))
-    first.save(0, 1)
-    stop_request.remove()
-    data = {
-        'type': 'PairedDegradationDataset',
-        'dataroot_gt': str(folder / 'gt'),
-        'dataroot_lq': str(folder / 'lq'),
-    }
-    train_data = {'gt_size': 16, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
-    options = {
-        'name': 'phase2',
-        'model_type': 'UnfoldLDMPhase2Model',
-        'num_gpu': 0,
-        'manual_seed': 1,
-        'datasets': {'train': {**data, **train_data}, 'val': {**data, 'name': 'held_out'}},
-        'network_g': tiny_unfoldldm(2),
-        'path': {'pretrain_network_phase1': str(folder / 'phase1' / 'models' / 'net_g_1.pth')},
-        'train': {
-            'total_iter': TOTAL,
-            'warmup_iter': 4,
-            'prior_warmup_iter': 4,
-            'ema_decay': 0.9,
-            'optim_g': {'type': 'AdamW', 'lr': 2e-4},
-            'scheduler': {'type': 'ConstantCosineLR', 'constant_iter': 20, 'eta_min': 1e-6},
-            'use_grad_clip': True,
-            'pixel_opt': {'type': 'L1Loss'},
-            'isda_opt': {'type': 'ISDALoss'},
-            'diffusion_opt': {'type': 'LatentDiffusionLoss'},
-        },
-        'val': {
-            'val_freq': 1000,
-            'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}},
-        },
-        'logger': {'print_freq': 1, 'save_checkpoint_freq': SAVE_EVERY},
-    }
-    write_options(folder / 'phase2.yml', options)
-    return folder
+SAVE_EVERY = 5
 
 
-def start(project: Path, *args: str) -> subprocess.Popen:
-    command = [sys.executable, '-m', 'unfoldldm_basicsr.train', '-opt', 'phase2.yml', *args]
-    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
-    return subprocess.Popen(
-        command,
-        cwd=project,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start(folder: Path, option_file: Path, **settings) -> Training:
+    return Training(folder, option_file, fork=True, **settings)
 
 
-def states(project: Path) -> list[int]:
-    folder = project / 'experiments' / 'phase2' / 'training_states'
-    return sorted(int(p.stem) for p in folder.glob('*.state'))
+def states(folder: Path) -> list[int]:
+    found = (folder / 'experiments' / 'run' / 'training_states').glob('*.state')
+    return sorted(int(path.stem) for path in found)
 
 
-def stop(process: subprocess.Popen, project: Path, after: int, signum: int) -> str:
-    """Sends a signal as soon as the state of iteration ``after`` is there; returns the output."""
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if max(states(project), default=0) >= after:
-            process.send_signal(signum)
-            break
-        time.sleep(0.01)
-    return process.communicate(timeout=300)[0]
+def finish(training: Training) -> Training:
+    training.wait()
+    assert training.codes == [0] * len(training.codes), training.tail()
+    return training
 
 
-def resumed_at(output: str) -> int:
-    match = re.search(r'Resuming training from epoch: \d+, iter: (\d+)', output)
-    assert match, output[-3000:]
-    return int(match[1])
+def interrupt(training: Training, after: int, signum: int, rank: int | None = None) -> None:
+    """Sends a signal when iteration ``after`` is in the log, and waits for the end."""
+    assert training.wait(lambda: training.iteration >= after), training.tail()
+    training.kill(rank, signum)
+    training.wait()
 
 
-def test_training_goes_on_after_kill_and_after_termination(project):
-    process = start(project)
-    output = stop(process, project, after=2 * SAVE_EVERY, signum=signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, output[-3000:]
-    killed_at = max(states(project))
-    assert killed_at < TOTAL
+def assert_equal(run: Path, reference: Path, files: int) -> None:
+    assert kill_and_resume.compare(run, reference) == (files, 'equal')
 
-    process = start(project, '--auto_resume')
-    output = stop(process, project, after=killed_at + SAVE_EVERY, signum=signal.SIGTERM)
-    assert process.returncode == 128 + signal.SIGTERM, output[-3000:]
-    assert resumed_at(output) == killed_at
-    stopped_at = max(states(project))
-    assert f'Stopped by a signal at iteration {stopped_at}' in output
 
-    process = start(project, '--auto_resume')
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output[-3000:]
-    assert resumed_at(output) == stopped_at
-    logged = [int(i) for i in re.findall(r'iter: +(\d+), lr', output)]
-    assert logged == list(range(stopped_at + 1, TOTAL + 1))
-    assert f'@ {TOTAL} iter' in output  # the validation at the end
+def same_checkpoints_only(option_file: Path) -> Path:
+    """Keeps two checkpoints, so that a stop in between leaves no further file."""
+    options = yaml.safe_load(option_file.read_text())
+    options['logger']['keep_checkpoints'] = 2
+    option_file.write_text(yaml.safe_dump(options))
+    return option_file
 
-    root = project / 'experiments'
-    assert [p.name for p in root.iterdir()] == ['phase2']  # nothing was moved aside
-    final = torch.load(root / 'phase2' / 'models' / 'net_g_latest.pth', weights_only=True)
-    phase1 = torch.load(project / 'phase1' / 'models' / 'net_g_1.pth', weights_only=True)
+
+def test_phase2_killed_and_terminated_ends_with_the_same_bits(tmp_path):
+    file = same_checkpoints_only(write_project(tmp_path, 'phase2', iterations=18))
+    reference, run = tmp_path / 'reference', tmp_path / 'run'
+    finish(start(reference, file))
+
+    training = start(run, file)
+    interrupt(training, SAVE_EVERY + 1, signal.SIGKILL)
+    assert training.codes == [-signal.SIGKILL]
+    killed_at = max(states(run))
+
+    training = start(run, file)
+    interrupt(training, killed_at + 2, signal.SIGTERM)  # beyond the switch to joint training
+    assert training.codes == [128 + signal.SIGTERM], training.tail()
+    assert training.resumed_at == killed_at
+    stopped_at = max(states(run))
+    assert f'Stopped by a signal at iteration {stopped_at}' in training.output
+
+    training = finish(start(run, file))
+    assert training.resumed_at == stopped_at
+    logged = [int(i) for i in re.findall(r'iter: +(\d+), lr', training.output)]
+    assert logged == list(range(stopped_at + 1, 19))
+    assert_equal(run, reference, files=4)  # two checkpoints, the latest, the best
+    assert [p.name for p in (run / 'experiments').iterdir()] == ['run']  # nothing moved aside
+    final = torch.load(run / 'experiments/run/models/net_g_latest.pth', weights_only=True)
+    phase1 = torch.load(tmp_path / 'phase1.pth', weights_only=True)
     for key, value in phase1['params_ema'].items():
         if key.startswith('prior_encoder.'):
             assert torch.equal(final['params'][key], value)
-            assert torch.equal(final['params_ema'][key], value)
+
+
+def test_the_number_of_loader_processes_may_change_at_a_resume(tmp_path):
+    files = [
+        same_checkpoints_only(write_project(tmp_path / str(w), 'nafnet', workers=w))
+        for w in (0, 1, 2)
+    ]
+    for file in files[1:]:  # the same data for all
+        text = file.read_text().replace(str(file.parent), str(files[0].parent))
+        file.write_text(text)
+    reference, run = tmp_path / 'reference', tmp_path / 'run'
+    finish(start(reference, files[1]))
+    training = start(run, files[2])
+    interrupt(training, 9, signal.SIGTERM)
+    assert training.codes == [128 + signal.SIGTERM], training.tail()
+    interrupt(start(run, files[0]), 23, signal.SIGKILL)
+    finish(start(run, files[2]))
+    assert_equal(run, reference, files=4)
+
+
+def test_two_ranks_end_with_the_same_bits_after_one_of_them_was_killed(tmp_path):
+    file = same_checkpoints_only(write_project(tmp_path, 'nafnet', iterations=20))
+    reference, run = tmp_path / 'reference', tmp_path / 'run'
+    finish(start(reference, file, ranks=2))
+    training = start(run, file, ranks=2)
+    interrupt(training, 12, signal.SIGKILL, rank=1)
+    assert training.codes == [1, -signal.SIGKILL]
+    assert training.output.count('rank 0: another process of this run is gone') == 1
+    assert 'Traceback' not in training.output
+    training = finish(start(run, file, ranks=2))
+    assert training.resumed_at == 10
+    assert_equal(run, reference, files=4)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ('model', 'ranks'),
+    [('phase1', 1), ('phase2', 1), ('vlunet', 1), ('phase1', 2), ('vlunet', 2)],
+)
+def test_killed_at_random_moments(tmp_path, model, ranks, capsys):
+    arguments = ['--model', model, '--ranks', str(ranks), '--runs', '2', '--kills', '2', '--fork']
+    assert kill_and_resume.main([*arguments, '--folder', str(tmp_path)]) == 0, capsys.readouterr()
+    assert '2 of 2 runs end with the bits' in capsys.readouterr().out
+
+
+@pytest.mark.faults
+def test_a_comparison_finds_one_different_bit(tmp_path):
+    for name, value in (('a', 1.0), ('b', 1.0 + 2**-23)):
+        folder = tmp_path / name / 'experiments' / 'run' / 'models'
+        folder.mkdir(parents=True)
+        torch.save({'params': {'w': torch.tensor([value])}}, folder / 'net_g_latest.pth')
+    different = kill_and_resume.compare(tmp_path / 'a', tmp_path / 'b')
+    assert different == (1, 'net_g_latest.pth: /params/w differs')
+
+
+KILLS_ITSELF_ONCE = """
+import os, signal, sys
+from pathlib import Path
+from unfoldldm_basicsr import train
+from unfoldldm_basicsr.models import RestorationModel
+
+step = RestorationModel.optimize_parameters
+
+def step_or_die(self, current_iter):
+    mark = Path('died')
+    if self.opt['rank'] == 1 and current_iter == 13 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    step(self, current_iter)
+
+RestorationModel.optimize_parameters = step_or_die
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.faults
+def test_torchrun_restarts_the_job_by_itself(tmp_path):
+    file = same_checkpoints_only(write_project(tmp_path, 'nafnet', iterations=30))
+    finish(start(tmp_path / 'reference', file, ranks=2))
+    run = tmp_path / 'run'
+    run.mkdir()
+    (run / 'job.py').write_text(KILLS_ITSELF_ONCE)
+    result = run_python(
+        '-m', 'torch.distributed.run', '--nproc_per_node=2', '--max-restarts=2',
+        f'--master-port={free_port()}', 'job.py', '-opt', str(file), '--launcher', 'pytorch',
+        '--auto_resume', cwd=run,
+    )  # fmt: skip
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output[-3000:]
+    assert (run / 'died').exists()
+    assert 'Resuming training from epoch: 2, iter: 10.' in output
+    assert_equal(run, tmp_path / 'reference', files=4)
+
+
+@pytest.mark.faults
+def test_a_real_disk_that_fills_up_ends_a_real_training(tmp_path):
+    file = write_project(tmp_path, 'nafnet')
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=512k', 'tmpfs', str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip('mounting needs root')
+    try:
+        training = start(disk, file, ranks=2)
+        training.wait()
+        assert training.codes == [1, 1], training.tail()
+        message = 'The run has ended: cannot write'
+        assert training.output.count(message) == 1, training.tail()
+        assert 'No space left on device' in training.output
+        whole = states(disk)
+        assert whole
+        subprocess.run(['mount', '-o', 'remount,size=8m', str(disk)], check=True)
+        second = finish(start(disk, file, ranks=2))
+        assert second.resumed_at == max(whole)
+    finally:
+        subprocess.run(['umount', str(disk)], check=True)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import pickle
+import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from unfoldldm_basicsr.config.problems import VALUE_ERRORS, Problems
 from unfoldldm_basicsr.config.schema import METRIC
-from unfoldldm_basicsr.config.suggest import did_you_mean
-from unfoldldm_basicsr.config.values import argument_problem, key_problem, show
+from unfoldldm_basicsr.config.suggest import did_you_mean, written_as
+from unfoldldm_basicsr.config.values import argument_problem, blamed, key_problem, show
 from unfoldldm_basicsr.inference.checkpoint import read_checkpoint
 from unfoldldm_basicsr.reporting.cost import build_on_meta
 
 _LARGEST = 100_000  # of a network's numbers: more blocks than that would only hang
+_MODULES = 20_000
 _EMPTY = inspect.Parameter.empty
 
 
@@ -33,7 +39,7 @@ def find_registered(problems: Problems, path: str, section: object, registry, wh
         problems.add(path, f'must be a section with a type, got {show(section)}.')
         return None
     if 'type' not in section:
-        problems.add(f'{path}.type', f'is missing: the {what} to use.')
+        problems.add(f'{path}.type', f'is missing: the {what} to use.{written_as("type", section)}')
         return None
     found = registered(registry, section['type'])
     if found is None:
@@ -117,12 +123,106 @@ def check_network(problems: Problems, path: str, section: object) -> nn.Module |
         if any(isinstance(n, (int, float)) and abs(n) > _LARGEST for n in numbers):
             problems.add(f'{path}.{name}', f'{show(value)} is too large to build.')
             return None
+    arguments = {k: v for k, v in section.items() if k != 'type'}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of layers without a single weight, for example
+        try:
+            with _limited_modules():
+                return build_on_meta(cls, arguments)
+        except _TooLargeError as error:
+            _add_refusal(problems, path, cls, section, error, _largest(arguments))
+            return None
+        except VALUE_ERRORS as error:
+            names = _at_fault(lambda **kept: build_on_meta(cls, kept), arguments, error)
+            _add_refusal(problems, path, cls, section, error, names)
+            return None
+
+
+class _TooLargeError(ValueError):
+    """A network has more modules than any that could be trained."""
+
+
+@contextmanager
+def _limited_modules() -> Iterator[None]:
+    """Inside, a constructor that would go on for hours ends with an exception."""
+    left = _MODULES
+
+    def count(module: nn.Module, name: str, child: nn.Module | None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise _TooLargeError(f'more than {_MODULES} modules')
+
+    hook = register_module_module_registration_hook(count)
     try:
-        return build_on_meta(cls, {k: v for k, v in section.items() if k != 'type'})
-    except VALUE_ERRORS as error:
-        kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
-        problems.add(path, f'{cls.__name__} cannot be built with these values: {kind}{error}')
-        return None
+        yield
+    finally:
+        hook.remove()
+
+
+def _largest(arguments: Mapping) -> list[str]:
+    """The three arguments with the largest numbers."""
+    sizes = _sizes(arguments)
+    return sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
+
+
+def _sizes(arguments: Mapping) -> dict[str, float]:
+    sizes = {}
+    for name, value in arguments.items():
+        if isinstance(value, Mapping):
+            sizes |= {f'{name}.{key}': size for key, size in _sizes(value).items()}
+            continue
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        sizes[str(name)] = max((n for n in numbers if isinstance(n, (int, float))), default=0)
+    return sizes
+
+
+def _at_fault(build: Callable[..., object], arguments: Mapping, error: Exception) -> list[str]:
+    """The arguments that an error is about: those that it names, else those to blame."""
+    words = set(re.findall(r'\w+', str(error)))
+    named = [name for name in arguments if str(name) in words]
+    if named and not any(isinstance(arguments[name], Mapping) for name in named):
+        return named
+    return blamed(build, arguments, VALUE_ERRORS) or named
+
+
+def _value(section: Mapping, name: str) -> object:
+    """The value of ``name``, which may be ``outer.inner``."""
+    for part in [name] if name in section else name.split('.'):
+        section = section[part]
+    return section
+
+
+def _add_refusal(
+    problems: Problems,
+    path: str,
+    cls: type,
+    section: Mapping,
+    error: Exception | str,
+    names: Sequence[str],
+) -> None:
+    """Adds what a constructor raised, with the arguments that it is about."""
+    kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+    if isinstance(error, pickle.UnpicklingError):
+        kind, error = '', 'a file that it loads holds more than data and could execute code'
+    values = ', '.join(f'{name}: {show(_value(section, name))}' for name in names)
+    problems.add(
+        path,
+        f'{cls.__name__} cannot be built with these values: {kind}{str(error).rstrip(".")}'
+        f'{f" (look at {values})" if values else ""}.',
+    )
+
+
+def check_vector_length(problems: Problems, networks: Mapping[str, nn.Module | None]) -> None:
+    """The degradation embedding ``network_e`` must give what ``network_g`` takes."""
+    given, taken = (
+        getattr(networks.get(name), 'embed_dim', None) for name in ('network_e', 'network_g')
+    )
+    if given is not None and taken is not None and given != taken:
+        problems.add(
+            'network_g.embed_dim',
+            f'is {taken}, but network_e gives vectors of {given} numbers: set it to {given}.',
+        )
 
 
 def check_loss(problems: Problems, path: str, section: object) -> None:
@@ -132,11 +232,18 @@ def check_loss(problems: Problems, path: str, section: object) -> None:
     cls = find_registered(problems, path, section, LOSS_REGISTRY, 'loss')
     if cls is None or not check_arguments(problems, path, section, cls):
         return
+    for name, value in section.items():
+        is_weight = str(name).endswith('_weight') and isinstance(value, (int, float))
+        if is_weight and value < 0:
+            problems.add(f'{path}.{name}', f'must not be negative, got {show(value)}.')
+            return
     if cls.__module__.startswith('unfoldldm_basicsr.'):
+        arguments = {k: v for k, v in section.items() if k != 'type'}
         try:
-            cls(**{k: v for k, v in section.items() if k != 'type'})
+            cls(**arguments)
         except VALUE_ERRORS as error:
-            problems.add(path, f'{cls.__name__} cannot be built with these values: {error}')
+            names = _at_fault(cls, arguments, error)
+            _add_refusal(problems, path, cls, section, error, names)
     elif 'reduction' in section and section['reduction'] not in ('none', 'mean', 'sum'):
         problems.add(
             f'{path}.reduction',
@@ -176,6 +283,7 @@ def check_weights(
     *,
     param_key: str | None = None,
     strict: bool = True,
+    complete: bool = False,
     new_modules: Sequence[str] | None = None,
 ) -> None:
     """Checks that a weight file can be read and fits a network.
@@ -187,6 +295,7 @@ def check_weights(
         net: the network it goes to, None if that cannot be built.
         param_key: which weights of the file; None for those that are there.
         strict: every name must fit.
+        complete: every tensor of the network must come from the file, strict or not.
         new_modules: for a file of an earlier phase: exactly the modules that are new since.
     """
     try:
@@ -197,6 +306,8 @@ def check_weights(
     if net is None:
         return
     own, given = net.state_dict(), checkpoint.state_dict
+    if not complete and given.keys() == getattr(net, 'host_keys', None):
+        own = {key: own[key] for key in given}  # what the network adds to its host starts anew
     partial = new_modules is not None
     new = set(new_modules or ()) - {k.split('.')[0] for k in given}
     missing = [k for k in own if k not in given and k.split('.')[0] not in new]
@@ -217,9 +328,11 @@ def check_weights(
         faults.append(f'{len(missing)} missing in the file ({missing[0]})')
     if left_over:
         faults.append(f'{len(left_over)} without a place in the network ({left_over[0]})')
-    if faults and not strict:
+    if complete and not strict and fitting < len(own):
+        faults.append(f'a test needs all and would get {fitting}')
+    elif faults and not strict:
         faults.append(f'only {fitting} would be loaded, so it is another network')
-    if faults and (strict or 2 * fitting < len(own)):
+    if faults and (strict or 2 * fitting < len(own) or (complete and fitting < len(own))):
         trained = f' The file was made by {checkpoint.arch["type"]}.' if checkpoint.arch else ''
         problems.add(
             path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -12,14 +13,17 @@ import cv2
 import lmdb
 import torch
 
+from unfoldldm_basicsr.compat.items import TrainingItems
 from unfoldldm_basicsr.compat.loaders import no_full_batch
 from unfoldldm_basicsr.config.components import find_registered
 from unfoldldm_basicsr.config.problems import VALUE_ERRORS, Problems
 from unfoldldm_basicsr.config.schema import IO_BACKENDS, dataset_keys
 from unfoldldm_basicsr.config.suggest import did_you_mean
 from unfoldldm_basicsr.config.values import show
+from unfoldldm_basicsr.data.image_source import close_lmdbs, read_lmdb_index, stored_keys
 
 _DATA_KEYS = ('dataroot', 'meta_info')  # beginnings of the keys that name files
+_KEY_PARTS = re.compile(r'[^.\[\]]+')  # 'sets[0].dataroot_gt' -> sets, 0, dataroot_gt
 
 
 def check_datasets(problems: Problems, options: Mapping, *, is_train: bool, here: bool) -> None:
@@ -34,7 +38,9 @@ def check_datasets(problems: Problems, options: Mapping, *, is_train: bool, here
     """
     datasets = options.get('datasets')
     if not isinstance(datasets, Mapping) or not datasets:
-        problems.add('datasets', 'is missing: the sections train and val, or test.')
+        what = 'is missing' if datasets is None else 'holds no data set'
+        needed = 'train and usually val' if is_train else 'test (or test_1, test_2, ...) or val'
+        problems.add('datasets', f'{what}: write the sections {needed}.')
         return
     phases = ('train', 'val') if is_train else ('val', 'test')
     if is_train and 'train' not in datasets:
@@ -85,13 +91,27 @@ def check_dataset(
     if check_options is not None:
 
         def counts(key: str) -> bool:
-            return here or not key.startswith(_DATA_KEYS) or not section.get(key)
+            name = key.rsplit('.', 1)[-1]
+            return here or not name.startswith(_DATA_KEYS) or not _value_at(section, key)
 
         problems.check_with(path, lambda: check_options(section), counts)
     elif here:
         _check_roots(problems, path, section)
+    if here:
+        _check_lmdbs(problems, path, section)
     if here and not problems.within(path):
         _build(problems, path, cls, section, options)
+
+
+def _value_at(section: Mapping, key: str) -> object:
+    """The value of a key path such as ``sets[0].dataroot_gt``, None where there is none."""
+    value: object = section
+    for part in _KEY_PARTS.findall(key):
+        try:
+            value = value[int(part)] if isinstance(value, list) else value.get(part)
+        except (AttributeError, IndexError, ValueError):  # no section or list there
+            return None
+    return value
 
 
 def _check_backend(problems: Problems, path: str, section: Mapping) -> None:
@@ -136,27 +156,39 @@ def _check_roots(problems: Problems, path: str, section: Mapping) -> None:
             problems.add(f'{path}.{key}', f'no such folder: {value}.{_relative(place)}')
         elif is_lmdb and not value.endswith('.lmdb'):
             problems.add(f'{path}.{key}', f"the name of an LMDB must end with '.lmdb': {value}.")
-        elif is_lmdb:
-            _check_lmdb(problems, f'{path}.{key}', place)
 
 
-def _check_lmdb(problems: Problems, path: str, folder: Path) -> None:
-    for name in ('data.mdb', 'meta_info.txt'):
-        if not (folder / name).is_file():
-            problems.add(path, f'{folder} has no {name}: it is no LMDB of BasicSR, or incomplete.')
-            return
-    lines = (folder / 'meta_info.txt').read_text(encoding='utf-8', errors='replace').splitlines()
+def _check_lmdbs(problems: Problems, path: str, section: Mapping) -> None:
+    """Whether every LMDB of a data set, and of the parts of a mixture, is whole."""
+    backend = section.get('io_backend')
+    if isinstance(backend, Mapping) and backend.get('type') == 'lmdb':
+        for key, value in section.items():
+            place = Path(os.path.expanduser(value)) if isinstance(value, str) else None
+            if str(key).startswith('dataroot') and place and (place / 'data.mdb').is_file():
+                _check_lmdb(problems, f'{path}.{key}', str(place))
+    parts = section.get('sets')
+    for index, part in enumerate(parts if isinstance(parts, list) else []):
+        if isinstance(part, Mapping):
+            _check_lmdbs(problems, f'{path}.sets[{index}]', {'io_backend': backend, **part})
+
+
+def _check_lmdb(problems: Problems, path: str, folder: str) -> None:
+    """The list of an LMDB against what it holds; a truncated file is never touched."""
     try:
-        with lmdb.open(str(folder), readonly=True, lock=False, readahead=False) as database:
-            entries = database.stat()['entries']
-    except lmdb.Error as error:
-        problems.add(path, f'{folder} cannot be opened ({error}): make it again.')
+        listed, stored = read_lmdb_index(folder).keys(), stored_keys(folder)
+    except (ValueError, OSError) as error:
+        problems.add(path, str(error))
         return
-    if entries != len(lines):
+    finally:
+        close_lmdbs()
+    lacking, extra = listed - stored, stored - listed
+    if lacking or extra:
+        kind, keys = ('lacks', lacking) if lacking else ('holds, but does not list,', extra)
         problems.add(
             path,
-            f'{folder} holds {entries} images but its meta_info.txt lists {len(lines)}: '
-            'make it again.',
+            f'{folder} {kind} {len(keys)} of {len(listed | stored)} images, the first is '
+            f"'{min(keys)}': data.mdb and meta_info.txt do not belong together. Make it again with "
+            'scripts/data/make_lmdb.py.',
         )
 
 
@@ -169,7 +201,9 @@ def _build(problems: Problems, path: str, cls: type, section: Mapping, options: 
     try:
         dataset = cls(deepcopy(dict(section)))
         images = len(dataset)
-        if images:
+        if images and section.get('phase') == 'train':
+            TrainingItems(dataset, section)[0]
+        elif images:
             dataset[0]
     except (*VALUE_ERRORS, lmdb.Error, cv2.error) as error:
         kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '

@@ -19,11 +19,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from unfoldldm_basicsr.compat.checkpoint_files import read_state
 from unfoldldm_basicsr.compat.defaults import fill_defaults
 from unfoldldm_basicsr.config import schema
 from unfoldldm_basicsr.config.components import (
     check_metrics,
     check_network,
+    check_vector_length,
     check_weights,
     registered,
 )
@@ -73,13 +75,14 @@ def preflight(options: dict, file: str, is_train: bool, *, here: bool = True) ->
             dataset['phase'], dataset['scale'] = phase.split('_')[0], options['scale']
         check_datasets(problems, options, is_train=is_train, here=here)
         if is_train:
-            check_train(problems, options, model)
+            check_train(problems, options, model, networks.get('network_g'))
             _check_logger(problems, options, model)
         _check_val(problems, options, model)
         _check_dist(problems, options)
         if here:
             _check_gpus(problems, options['num_gpu'])
         _check_model(problems, options, model, is_train=is_train, here=here)
+        check_vector_length(problems, networks)
         _check_path(problems, options, model, networks, is_train=is_train, here=here)
     return problems.lines(file)
 
@@ -239,6 +242,10 @@ def _check_path(
         file = Path(os.path.expanduser(value))
         if key == 'resume_state' and not file.is_file():
             problems.add(place, f'no such file: {value}. To start anew, write ~.')
+        elif key == 'resume_state' and is_train:
+            _, fault = read_state(file)
+            if fault:
+                problems.add(place, f'{value} {fault}. Name an older state.')
         elif key.startswith('pretrain_network_') and not file.is_file():
             problems.add(place, f'no such file: {value}.{_remedy(key, file)}')
         elif key.startswith('pretrain_network_'):
@@ -254,6 +261,7 @@ def _check_path(
                 net,
                 param_key=param_key if isinstance(param_key, str) else None,
                 strict=strict,
+                complete=not is_train,
                 new_modules=getattr(model, 'new_modules', ()) if first_phase else None,
             )
 

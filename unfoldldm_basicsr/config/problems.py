@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 
 from unfoldldm_basicsr.config.suggest import did_you_mean
@@ -18,6 +19,7 @@ VALUE_ERRORS = (
     RuntimeError,
     OSError,
     ImportError,
+    pickle.UnpicklingError,
 )
 
 

@@ -82,6 +82,9 @@ DATASET: dict[str, Key] = {
     'num_prefetch_queue': Key(_COUNT, 'batches fetched ahead by prefetch_mode cpu', low=1),
     'pin_memory': Key((bool,), 'page-locked memory, for GPUs'),
     'persistent_workers': Key((bool,), 'keep the loader processes between epochs'),
+    'on_error': Key((str,), 'what to do with unreadable images', choices=('raise', 'skip')),
+    'max_error_share': Key(_NUMBER, 'share of unreadable images that skip allows', low=0, high=1),
+    'timeout': Key(_NUMBER, 'seconds after which an image counts as unreadable', low=0),
     'dataroot_gt': Key((str, _NONE), 'folder or LMDB of clean images'),
     'dataroot_lq': Key((str, _NONE), 'folder or LMDB of degraded images'),
     'meta_info_file': Key((str, _NONE), 'list of the images to use'),
@@ -95,7 +98,7 @@ DATASET: dict[str, Key] = {
 # Arguments of BasicSR's metrics, which have no annotations.
 METRIC: dict[str, Key] = {
     'crop_border': Key(_COUNT, 'pixels left out at each border', low=0),
-    'input_order': Key((str,), 'order of the dimensions', choices=('HWC', 'CHW')),
+    'input_order': Key((str,), 'what validation gives', choices=('HWC',)),
     'test_y_channel': Key((bool,), 'compare the luminance only'),
     'better': Key((str,), 'which values are better', choices=('higher', 'lower')),
 }

@@ -22,6 +22,19 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     return f'{hint} Known: {", ".join(names)}.'
 
 
+def written_as(name: str, keys: Iterable[object]) -> str:
+    """Text to append to an error about a missing ``name``: the key that may be meant to be it.
+
+    Returns:
+        For example ``" Is 'tpye' meant to be it?"``, with nothing like it the keys that are there.
+    """
+    keys = [str(k) for k in keys]
+    near = difflib.get_close_matches(name, [k.lower() for k in keys], n=1, cutoff=0.6)
+    if near:
+        return f" Is '{next(k for k in keys if k.lower() == near[0])}' meant to be it?"
+    return f' There are: {", ".join(keys)}.' if keys else ''
+
+
 def check_choice(name: str, value: object, known: Iterable[object]) -> None:
     """Raises ValueError naming the nearest choice unless ``value`` is one of ``known``."""
     known = tuple(known)

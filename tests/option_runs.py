@@ -1,0 +1,227 @@
+"""Runs an option file for one step on tiny pictures: the proof that an accepted file is right."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import basicsr.test
+import basicsr.train
+import torch
+from basicsr.utils.logger import initialized_logger
+from basicsr.utils.registry import ARCH_REGISTRY
+from helpers import tiny_unfoldldm, write_options, write_photos
+from option_mutants import Mutant
+
+from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.reporting.cost import build_on_meta, network_cost
+
+LARGEST = 20_000_000  # parameters of a network that is trained here
+
+# Sizes of networks that cost little; used for what a mutant does not touch.
+_UNET = {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'heads': [1, 1, 2, 2]}
+_NAFNET = {'width': 8, 'enc_blk_nums': [1, 1, 1, 1], 'dec_blk_nums': [1, 1, 1, 1]}
+_TINY_CLIP = {
+    'embed_dim': 512,
+    'vision_cfg': {'layers': 1, 'width': 16, 'head_width': 8, 'patch_size': 8, 'image_size': 32},
+    'text_cfg': {'context_length': 12, 'vocab_size': 49408, 'width': 8, 'heads': 2, 'layers': 1},
+}
+SMALL = {
+    'NAFNet': _NAFNET,
+    'NAFNetLocal': _NAFNET,
+    'CLIPDegradationEmbedding': {'pretrained': None, 'clip_config': _TINY_CLIP},
+}
+
+
+def short_run(mutant: Mutant, folder: Path) -> None:
+    """Trains one step and validates, or tests, with BasicSR's own pipeline.
+
+    Data, batch and network are replaced by small ones wherever the mutant leaves the file alone.
+
+    Raises:
+        SystemExit: refused, now that data and weights are there to be looked at.
+        Exception: the option file was accepted, and does not work.
+    """
+    options = copy.deepcopy(mutant.options)
+    names = {*mutant.names, *(part for path in mutant.paths for part in path)}
+    names -= {'datasets', 'train', 'val', 'path', 'network_g', 'network_e'}
+    training = 'train' in options
+    _shrink_numbers(options, names)
+    _shrink_networks(options, names)
+    for section in options['datasets'].values():
+        _use_pictures(section, section.get('io_backend'), folder / 'data', names)
+    networks = {k: v for k, v in options.items() if k.startswith('network_')}
+    if any(network_cost_or_zero(network) > LARGEST for network in networks.values()):
+        return  # built and evaluated without memory, which is what this machine can do
+    _use_weights(options, folder, names)
+    write_options(folder / 'short.yml', options)
+    with _in_folder(folder), _one_step():
+        sys.argv[1:] = ['-opt', 'short.yml']
+        if training:
+            basicsr.train.train_pipeline(str(folder))
+        else:
+            basicsr.test.test_pipeline(str(folder))
+
+
+def network_cost_or_zero(network: dict) -> int:
+    """Parameters of a network, evaluated on the meta device when there are too many to train."""
+    cls = ARCH_REGISTRY.get(network['type'])
+    net = build_on_meta(cls, {k: v for k, v in network.items() if k != 'type'})
+    params = sum(p.numel() for p in net.parameters())
+    if params > LARGEST and 'label' not in inspect.signature(net.forward).parameters:
+        network_cost(network, 64)
+    return params
+
+
+def _shrink_numbers(options: dict, names: set) -> None:
+    """Sizes divided by a common factor, so that what fits together still does."""
+    for section in _mappings(options):
+        for key in section.keys() - names:
+            value = section[key]
+            if key in ('gt_size', 'center_crop') and isinstance(value, int):
+                section[key] = max(16, value // 8)
+            elif key == 'gt_sizes':
+                section[key] = [max(16, v // 8) for v in value]
+            elif key in ('batch_size_per_gpu', 'accum_iter'):
+                section[key] = -(-value // 4)
+            elif key == 'mini_batch_sizes':
+                section[key] = [-(-v // 4) for v in value]
+            elif key in ('num_worker_per_gpu', 'num_gpu'):
+                section[key] = 0
+            elif key in ('use_tb_logger', 'use_compile', 'pbar'):
+                section[key] = False
+            elif key == 'repeat':
+                section[key] = 2
+            elif key == 'weight' or key == 'print_freq':
+                section[key] = 1
+            elif key == 'prefetch_mode':
+                section[key] = None
+    options.setdefault('num_gpu', 0)
+    options.setdefault('logger', {})
+    if isinstance(options['logger'], dict):
+        options['logger'].setdefault('use_tb_logger', False)
+    train = options['datasets'].get('train')
+    if train is not None:
+        train.setdefault('num_worker_per_gpu', 0)
+
+
+def _shrink_networks(options: dict, names: set) -> None:
+    for key in [k for k in options if k.startswith('network_')]:
+        network = options[key]
+        parameters = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters
+        small = SMALL.get(network['type'], {**tiny_unfoldldm(), **_UNET})
+        if network.get('clip_config') is not None:
+            continue  # tiny already
+        if network['type'] != 'UnfoldLDM':
+            small = {k: v for k, v in small.items() if k != 'embed_dim'}  # that of network_e
+        changes = {
+            k: v
+            for k, v in small.items()
+            if k in parameters and k not in names and k not in ('type', 'phase')
+        }
+        smaller = {**network, **changes}
+        try:
+            build_on_meta(
+                ARCH_REGISTRY.get(network['type']),
+                {k: v for k, v in smaller.items() if k != 'type'},
+            )
+        except (ValueError, RuntimeError, TypeError):
+            continue  # the mutant does not go with the small sizes
+        options[key] = smaller
+
+
+def _use_pictures(section: dict, backend: object, folder: Path, names: set) -> None:
+    """Points a data set, and the sets of a mixture, to four pictures of its kind."""
+    for part in section.get('sets', []):
+        _use_pictures(part, part.get('io_backend', backend), folder, names)
+    kind = backend.get('type') if isinstance(backend, dict) else 'disk'
+    template = section.get('filename_tmpl', '{}')
+    for key in {'dataroot_gt', 'dataroot_lq', 'meta_info_file'} & section.keys() - names:
+        stem = template if key == 'dataroot_lq' else '{}'
+        place = folder / f'{kind}_{stem.replace("{}", "_")}'
+        if not place.exists():
+            _write_pictures(place, stem)
+        if key == 'meta_info_file':
+            if section[key]:
+                section[key] = str(folder / 'list.txt')
+                Path(section[key]).write_text(''.join(f'img_{i}.png\n' for i in range(4)))
+            continue
+        if kind == 'lmdb':
+            root = place.with_suffix('.lmdb')
+            if not root.exists():
+                write_lmdb(place, root)
+            place = root
+        section[key] = str(place)
+
+
+def _write_pictures(folder: Path, template: str) -> None:
+    for path in write_photos(folder, 4, (40, 48)):
+        path.rename(path.with_name(f'{template.format(path.stem)}.png'))
+
+
+def _use_weights(options: dict, folder: Path, names: set) -> None:
+    """Writes the weight files that the option file starts from."""
+    paths = options.get('path') or {}
+    for key in [k for k in paths if k.startswith('pretrain_network_') and paths[k]]:
+        if key in names:
+            continue
+        label = key.removeprefix('pretrain_network_')
+        network = dict(options['network_g' if label == 'phase1' else f'network_{label}'])
+        if label == 'phase1':
+            network['phase'] = 1
+        elif network.get('type') == 'CLIPDegradationEmbedding':
+            paths[key] = None
+            continue
+        net = ARCH_REGISTRY.get(network.pop('type'))(**network)
+        paths[key] = str(folder / f'{key}.pth')
+        state = net.state_dict()
+        torch.save({'params': state, 'params_ema': state}, paths[key])
+    if paths.get('resume_state') and 'resume_state' not in names:
+        paths['resume_state'] = None
+
+
+def _mappings(value: object) -> Iterator[dict]:
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _mappings(item)
+
+
+@contextmanager
+def _in_folder(folder: Path) -> Iterator[None]:
+    """Inside the folder, with BasicSR's logger and the command line as before afterwards."""
+    here, words = Path.cwd(), list(sys.argv)
+    logger = logging.getLogger('basicsr')
+    handlers = list(logger.handlers)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(here)
+        sys.argv[:] = words
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers[:] = handlers
+        initialized_logger.clear()
+
+
+@contextmanager
+def _one_step() -> Iterator[None]:
+    """BasicSR's training loop ends after its first iteration."""
+    create = basicsr.train.create_train_val_dataloader
+
+    def shortened(opt: dict, logger: logging.Logger) -> tuple:
+        return *create(opt, logger)[:3], 0, 1
+
+    basicsr.train.create_train_val_dataloader = shortened
+    try:
+        yield
+    finally:
+        basicsr.train.create_train_val_dataloader = create

@@ -1,0 +1,261 @@
+"""Restoring with a network that a degradation vector steers: where the vector comes from."""
+
+from __future__ import annotations
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from helpers import write_photos
+from released import randomise
+from tiny_network import TinyConvNet
+from tiny_vlunet import (
+    CLASSES,
+    CLIP,
+    OPTIONS,
+    TEXTS,
+    build_vlunet,
+    embedding_of,
+    save_vlunet,
+    vlunet_kwargs,
+)
+from tiny_vlunet_prior import TINY_PRIOR
+
+from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.archs.vlunet_prior_arch import VLUNetPrior
+from unfoldldm_basicsr.inference import (
+    CheckpointError,
+    Restorer,
+    TileError,
+    export_checkpoint,
+    read_image,
+)
+from unfoldldm_basicsr.inference.checkpoint import network_meta, read_checkpoint
+from unfoldldm_basicsr.inference.conditioning import degradation_meta
+
+SOURCES = ('clip', 'label', 'learned')
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Weight file, network and embedding by source."""
+    torch.manual_seed(0)
+    folder, found = tmp_path_factory.mktemp('weights'), {}
+    for source in SOURCES:
+        net, embedding = build_vlunet(), embedding_of(source)
+        path = save_vlunet(folder / f'{source}.pth', net, source, embedding)
+        found[source] = path, net, embedding
+    return found
+
+
+def restorer_of(path, source, **settings) -> Restorer:
+    degradation = 'rain' if source == 'label' else 'auto'
+    return Restorer(path, degradation=degradation, **settings)
+
+
+@pytest.mark.parametrize('source', SOURCES)
+def test_the_file_alone_gives_network_and_degradation_vector(files, source):
+    path, net, embedding = files[source]
+    x = torch.rand(2, 3, 33, 26)
+    vector = embedding(x, torch.tensor([1, 1]))
+    restorer = restorer_of(path, source)
+    assert torch.equal(restorer.restore_tensor(x), net(x, vector))
+    assert restorer.conditioning.classes == tuple(CLASSES)
+    other = torch.randn(2, 64)
+    assert torch.equal(restorer.restore_tensor(x, degradation=other), net(x, other))
+
+
+@pytest.mark.parametrize('source', SOURCES)
+def test_tiles_share_one_vector_of_the_whole_image(files, source):
+    path, _, embedding = files[source]
+    restorer = restorer_of(path, source, tile=32, tile_overlap=8)
+    seen = []
+    restorer.conditioning.embedding.register_forward_pre_hook(lambda _, a: seen.append(a[0].shape))
+    vectors = []
+    restorer.net.register_forward_pre_hook(
+        lambda _, __, options: vectors.append(options['degradation']), with_kwargs=True
+    )
+    x = torch.rand(1, 3, 50, 60)
+    restorer.restore_tensor(x)
+    assert seen == [x.shape]
+    assert len(vectors) > 4
+    expected = embedding(x, torch.tensor([1]))
+    assert all(torch.equal(vector, expected) for vector in vectors)
+
+
+def test_a_known_degradation_is_chosen_by_name_or_index(files):
+    path, net, embedding = files['label']
+    x = torch.rand(1, 3, 16, 16)
+    outputs = []
+    for index, name in enumerate(CLASSES):
+        expected = net(x, embedding(x, torch.tensor([index])))
+        for choice in (name, index, str(index)):
+            assert torch.equal(Restorer(path, degradation=choice).restore_tensor(x), expected)
+        outputs.append(expected)
+    assert not torch.allclose(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize(
+    ('source', 'choice', 'message'),
+    [
+        ('label', 'auto', r'cannot tell .* one of: noise \(0\), rain \(1\), haze \(2\)'),
+        ('label', 'rian', "an index from 0 to 2. Did you mean 'rain'"),
+        ('label', '3', 'neither a degradation of these weights nor an index from 0 to 2'),
+        ('label', -1, 'nor an index from 0 to 2'),
+        ('clip', 'rain', 'CLIPDegradationEmbedding. tell the degradation from the image'),
+        ('learned', 'rain', 'LearnedDegradationEmbedding. tell the degradation from the image'),
+    ],
+)
+def test_choices_that_the_weights_do_not_have_are_refused(files, source, choice, message):
+    with pytest.raises(ValueError, match=message):
+        Restorer(files[source][0], degradation=choice)
+
+
+def test_averaged_weights_are_taken_for_both_or_for_none(tmp_path):
+    nets = [build_vlunet() for _ in range(2)]
+    embeddings = [embedding_of('learned') for _ in range(2)]
+    states = [e.state_dict() for e in embeddings]
+    content = {
+        'params': nets[0].state_dict(),
+        'params_ema': nets[1].state_dict(),
+        'arch': network_meta({'type': 'VLUNet', **vlunet_kwargs()}),
+        'degradation': degradation_meta(CLASSES, OPTIONS['learned'], *states),
+    }
+    torch.save(content, tmp_path / 'a.pth')
+    x = torch.rand(1, 3, 16, 24)
+    plain, ema = (n(x, e(x)) for n, e in zip(nets, embeddings, strict=True))
+    assert not torch.allclose(plain, ema)
+    assert torch.equal(Restorer(tmp_path / 'a.pth').restore_tensor(x), ema)
+    assert torch.equal(Restorer(tmp_path / 'a.pth', param_key='params').restore_tensor(x), plain)
+    done = export_checkpoint(tmp_path / 'a.pth', tmp_path / 'b.pth')
+    assert torch.equal(Restorer(tmp_path / 'b.pth').restore_tensor(x), ema)
+    stored = read_checkpoint(tmp_path / 'b.pth').degradation
+    assert set(stored['embedding']) == {'type', 'kwargs', 'params'}
+    weights = [*nets[0].state_dict().values(), *states[0].values()]
+    assert done.values == sum(w.numel() for w in weights)
+
+
+def test_frozen_embeddings_without_an_average_go_with_the_averaged_network(tmp_path, files):
+    _, net, embedding = files['label']
+    meta = degradation_meta(CLASSES, OPTIONS['label'], embedding.state_dict())
+    arch = network_meta({'type': 'VLUNet', **vlunet_kwargs()})
+    content = {'params': build_vlunet().state_dict(), 'params_ema': net.state_dict()}
+    torch.save({**content, 'arch': arch, 'degradation': meta}, tmp_path / 'a.pth')
+    x = torch.rand(1, 3, 16, 16)
+    expected = net(x, embedding(x, torch.tensor([2])))
+    assert torch.equal(Restorer(tmp_path / 'a.pth', degradation='haze').restore_tensor(x), expected)
+
+
+def test_clip_that_is_not_in_the_file_is_had_from_where_the_user_says(tmp_path):
+    torch.save(open_clip.CLIP(**CLIP).state_dict(), tmp_path / 'clip.pth')
+    option = {**OPTIONS['clip'], 'pretrained': str(tmp_path / 'clip.pth')}
+    net, embedding = build_vlunet(), embedding_of('clip', pretrained=option['pretrained'])
+    path = save_vlunet(tmp_path / 'net.pth', net, 'clip', embedding, option)
+    assert path.stat().st_size < (tmp_path / 'clip.pth').stat().st_size
+    x = torch.rand(1, 3, 16, 16)
+    expected = net(x, embedding(x))
+    assert torch.equal(Restorer(path).restore_tensor(x), expected)
+    (tmp_path / 'clip.pth').rename(tmp_path / 'moved.pth')
+    with pytest.raises(CheckpointError, match=r'clip\.pth. is neither a file.*--clip-weights FILE'):
+        Restorer(path)
+    found = Restorer(path, clip_weights=tmp_path / 'moved.pth')
+    assert torch.equal(found.restore_tensor(x), expected)
+
+
+def test_clip_that_cannot_be_downloaded_names_the_remedy(tmp_path, monkeypatch):
+    option = {'type': 'CLIPDegradationEmbedding', 'class_texts': TEXTS}
+    embedding = embedding_of('clip')
+    path = save_vlunet(tmp_path / 'net.pth', build_vlunet(), 'clip', embedding, option)
+
+    def offline(*args, **kwargs):
+        raise OSError('no route to host')
+
+    monkeypatch.setattr(open_clip, 'create_model', offline)
+    with pytest.raises(CheckpointError, match=r'no route to host.*--clip-weights FILE'):
+        Restorer(path)
+
+
+def test_clip_weights_without_use_are_refused(files):
+    for source in SOURCES:
+        with pytest.raises(CheckpointError, match='leave out --clip-weights'):
+            restorer_of(files[source][0], source, clip_weights='x.pth')
+    for setting in ({'degradation': 'rain'}, {'clip_weights': 'x.pth'}):
+        with pytest.raises(ValueError, match='TinyConvNet: its weights know no degradations'):
+            Restorer(TinyConvNet(), **setting)
+
+
+def test_a_network_without_its_vectors_says_what_is_missing(tmp_path):
+    net = build_vlunet()
+    torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
+    with pytest.raises(CheckpointError, match=r"needs a degradation vector, .* no 'degradation'"):
+        Restorer(tmp_path / 'net.pth')
+    x = torch.rand(1, 3, 16, 16)
+    with pytest.raises(ValueError, match='pass degradation=vector'):
+        Restorer(net).restore_tensor(x)
+    vector = torch.randn(1, 64)
+    assert torch.equal(Restorer(net).restore_tensor(x, degradation=vector), net(x, vector))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'classes': 'noise'}, "under 'degradation' is not"),
+        ({'embedding': None}, "under 'degradation' is not"),
+        ({'embedding': {'type': 'X', 'kwargs': {}, 'params': {'a': torch.zeros(1)}}},
+         "'X' is not registered"),
+        ({'embedding': {'type': 'LearnedDegradationEmbedding', 'kwargs': {},
+                        'params': {'a': torch.tensor(torch.nan)}}}, 'hold NaN'),
+        ({'embedding': {'type': 'LearnedDegradationEmbedding', 'kwargs': {},
+                        'params': {'a': torch.zeros(1)}}}, 'a: 1 unknown to the network'),
+    ],
+)  # fmt: skip
+def test_damaged_records_are_refused(tmp_path, files, change, message):
+    content = torch.load(files['learned'][0], weights_only=True)
+    content['degradation'].update(change)
+    torch.save(content, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=message):
+        Restorer(tmp_path / 'a.pth')
+
+
+def test_lack_of_memory_for_the_vector_names_a_remedy(files, monkeypatch):
+    restorer = Restorer(files['learned'][0])
+
+    def hungry(*args):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(restorer.conditioning.embedding, 'forward', hungry)
+    with pytest.raises(TileError, match=r'No degradation vector for 24x16.*--device cpu'):
+        restorer.restore_tensor(torch.rand(1, 3, 16, 24))
+
+
+def test_the_command_restores_photos_with_a_named_degradation(files, tmp_path, capsys):
+    photo = write_photos(tmp_path / 'in', 1)[0]
+    path = files['label'][0]
+    words = ['restore', '-i', str(photo), '-w', str(path), '-o']
+    assert cli.main([*words, str(tmp_path / 'no')]) == 2
+    assert 'name it, one of: noise (0), rain (1), haze (2)' in capsys.readouterr().err
+    assert not (tmp_path / 'no').exists()
+    assert cli.main([*words, str(tmp_path / 'out'), '--degradation', 'haze']) == 0
+    expected = Restorer(path, degradation=2).restore(read_image(photo).pixels)
+    assert np.array_equal(read_image(tmp_path / 'out' / photo.name).pixels, expected)
+    assert cli.main([*words, str(tmp_path / 'x'), '--degradation', '0', '--save-trace']) == 2
+    assert 'unfoldldm explain' in capsys.readouterr().err
+
+
+def test_a_host_of_the_latent_prior_restores_from_its_file_and_from_the_exported_one(tmp_path):
+    kwargs = {**TINY_PRIOR, 'phase': 2, 'embed_dim': 64}
+    net, embedding = randomise(VLUNetPrior(**kwargs)), embedding_of('learned')
+    meta = network_meta({'type': 'VLUNetPrior', **kwargs})
+    record = degradation_meta(CLASSES, OPTIONS['learned'], embedding.state_dict())
+    content = {'params': net.state_dict(), 'arch': meta, 'degradation': record}
+    torch.save(content, tmp_path / 'a.pth')
+    assert 'prior_encoder' in export_checkpoint(tmp_path / 'a.pth', tmp_path / 'b.pth').dropped
+    x = torch.rand(1, 3, 24, 17)
+    with torch.no_grad():
+        expected = net(x, degradation=embedding(x))
+    for name in ('a.pth', 'b.pth'):
+        assert torch.equal(Restorer(tmp_path / name).restore_tensor(x), expected)
+    image = np.rint(255 * x[0].permute(1, 2, 0).numpy()).astype(np.uint8)
+    trace, _ = Restorer(tmp_path / 'b.pth').trace(image)
+    assert trace.stages[0].prior.shape == (kwargs['prior_dim'],)
+    assert np.array_equal(trace.stages[0].x, trace.output)

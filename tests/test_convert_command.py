@@ -1,0 +1,314 @@
+"""``unfoldldm convert``: released VLU-Net files in, the same networks out, others refused."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import open_clip
+import pytest
+import torch
+from released import build_released, released_pair
+from tiny_network import TinyConvNet
+from tiny_vlunet import CLIP, build_vlunet, embedding_of, lightning_content, vlunet_kwargs
+
+from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.archs.degradation_embedding import CLASS_TEXTS, CLIPDegradationEmbedding
+from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
+from unfoldldm_basicsr.archs.restormer_arch import Restormer
+from unfoldldm_basicsr.inference import CheckpointError, Restorer, convert_checkpoint
+from unfoldldm_basicsr.inference.checkpoint import build_from_checkpoint, read_checkpoint
+from unfoldldm_basicsr.inference.clip_shapes import VIT_B_32, infer_clip_config
+from unfoldldm_basicsr.inference.conditioning import build_conditioning, read_record
+
+NAMES = ['noise', 'rain', 'haze']
+
+
+@pytest.fixture(scope='module')
+def clip():
+    torch.manual_seed(0)
+    return embedding_of('clip')
+
+
+def write(path, content):
+    torch.save(content, path)
+    return path
+
+
+OTHERS = {
+    'tiny': {},
+    'blocks and heads': {'num_blocks': [2, 1, 3, 1], 'num_refinement_blocks': 2,
+                         'heads': [2, 2, 4, 8], 'dim': 12},
+    'biases': {'bias': True, 'LayerNorm_type': 'BiasFree', 'ffn_expansion_factor': 2.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('changes', OTHERS.values(), ids=OTHERS.keys())
+def test_a_lightning_checkpoint_becomes_the_same_network_with_all_its_arguments(
+    tmp_path, clip, changes
+):
+    net = build_vlunet(**changes)
+    path = write(tmp_path / 'epoch=3.ckpt', lightning_content(net, clip))
+    done = convert_checkpoint(path, classes=NAMES)
+    assert done.path == tmp_path / 'epoch=3_basicsr.pth'
+    checkpoint = read_checkpoint(done.path)
+    defaults = {'ffn_expansion_factor': 2.66, 'bias': False, 'LayerNorm_type': 'WithBias',
+                'inp_channels': 3, 'out_channels': 3}  # fmt: skip
+    assert checkpoint.arch['kwargs'] == {**defaults, **vlunet_kwargs(**changes)}
+    assert set(checkpoint.state_dict) == set(net.state_dict())
+    found = build_from_checkpoint(done.path)
+    x = torch.rand(2, 3, 21, 30)
+    vector = clip(x)
+    conditioning = build_conditioning(checkpoint)
+    assert conditioning.classes == tuple(NAMES)
+    assert torch.equal(conditioning(x), vector)
+    with torch.no_grad():
+        assert torch.equal(found(x, conditioning(x)), net(x, vector))
+        assert torch.equal(Restorer(done.path).restore_tensor(x), net(x, vector))
+
+
+def test_clip_is_kept_once_and_compares_texts_in_the_order_of_the_classes(tmp_path, clip):
+    path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(de_dim=7), clip))
+    record = read_record(read_checkpoint(convert_checkpoint(path).path))
+    assert set(record.state_dict) == set(clip.state_dict())
+    assert record.arch['kwargs']['pretrained'] is None, 'nothing to download'
+    order = ('noise15', 'noise25', 'noise50', 'rain', 'haze', 'blur', 'lowlight')
+    assert record.classes == order
+    texts = record.arch['kwargs']['class_texts']
+    assert texts.index('image with rain') == order.index('rain')
+    assert texts.index('image with haze') == order.index('haze')
+
+
+def test_the_stored_outputs_of_the_released_network_survive_the_conversion(tmp_path):
+    pair = released_pair('vlunet')
+    path = write(tmp_path / 'a.ckpt', lightning_content(build_released(pair), None))
+    done = convert_checkpoint(path, tmp_path / 'b.pth')
+    assert done.embedding is None
+    with torch.no_grad():
+        output = build_from_checkpoint(done.path)(*pair['inputs'])
+    torch.testing.assert_close(output, pair['output'], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('count', [1, 5])
+def test_the_number_of_prompts_need_not_be_that_of_the_classes(tmp_path, clip, count):
+    path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(de_dim=count), clip))
+    assert len(convert_checkpoint(path).classes) == 7
+    with pytest.raises(CheckpointError, match='a, b, a names a degradation twice'):
+        convert_checkpoint(path, tmp_path / 'b.pth', classes=['a', 'b', 'a'])
+    assert not (tmp_path / 'b.pth').exists()
+
+
+def test_classes_without_degradation_vectors_are_refused(tmp_path):
+    path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(), None))
+    with pytest.raises(CheckpointError, match=r'holds no model_degradation\.\*'):
+        convert_checkpoint(path, classes=NAMES)
+
+
+def small_clip_of_released_width() -> CLIPDegradationEmbedding:
+    config = {
+        'embed_dim': 512,
+        'vision_cfg': {'layers': 1, 'width': 64, 'patch_size': 16, 'image_size': 32},
+        'text_cfg': {
+            'context_length': 16,
+            'vocab_size': 49408,
+            'width': 8,
+            'heads': 1,
+            'layers': 1,
+        },
+    }
+    return CLIPDegradationEmbedding(pretrained=None, clip_config=config).eval()
+
+
+def test_tuned_adapters_become_a_file_that_loads_strictly_into_clip(tmp_path):
+    tuned, fresh = small_clip_of_released_width(), small_clip_of_released_width()
+    fresh.clip_model.load_state_dict(tuned.clip_model.state_dict())
+    params = {  # as saved by the released notebook: parameters, not plain tensors
+        key: torch.nn.Parameter(value)
+        for key, value in tuned.state_dict().items()
+        if key.startswith('ad_')
+    }
+    content = {'epoch': 99, 'learnable_params': params, 'optimizer': {'state': {}}}
+    done = convert_checkpoint(write(tmp_path / 'clip_tuned.pth', content))
+    checkpoint = read_checkpoint(done.path)
+    fresh.load_state_dict(checkpoint.state_dict, strict=True)
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(fresh(x), tuned(x))
+    assert not any(value.requires_grad for value in checkpoint.state_dict.values())
+    kwargs = checkpoint.arch['kwargs']
+    assert checkpoint.arch['type'] == 'CLIPDegradationEmbedding'
+    assert (kwargs['model_name'], kwargs['pretrained']) == ('ViT-B-32', 'laion2b_s34b_b79k')
+    assert kwargs['class_texts'] == list(CLASS_TEXTS.values())
+
+
+def test_clip_is_recognised_by_the_shapes_of_its_weights(clip):
+    found = infer_clip_config(clip.clip_model.state_dict())
+    config = {'mlp_ratio': 4.0}
+    assert found == {
+        'embed_dim': 64,
+        'vision_cfg': {**CLIP['vision_cfg'], **config},
+        'text_cfg': {**CLIP['text_cfg'], **config},
+    }
+    with torch.device('meta'):
+        released = open_clip.CLIP(
+            **{k: open_clip.get_model_config('ViT-B-32')[k]
+               for k in ('embed_dim', 'vision_cfg', 'text_cfg')}
+        )  # fmt: skip
+    assert infer_clip_config(released.state_dict()) == VIT_B_32
+
+
+# ---- refused ------------------------------------------------------------------------------------
+
+
+class Attack:
+    """Pickles to a call of os.system."""
+
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.victim}',)
+
+
+def test_a_malicious_pickle_is_refused_and_never_runs(tmp_path, capsys):
+    victim = tmp_path / 'victim'
+    content = {**lightning_content(build_vlunet(), None), 'hyper_parameters': Attack(victim)}
+    path = write(tmp_path / 'a.ckpt', content)
+    assert cli.main(['convert', str(path)]) == 2
+    text = capsys.readouterr().err
+    assert 'refused, it holds more than weights' in text
+    assert 'system' in text
+    assert '--unsafe-pickle' in text
+    assert not victim.exists()
+    assert not (tmp_path / 'a_basicsr.pth').exists()
+
+
+def test_objects_beside_the_weights_are_read_on_request_only(tmp_path):
+    net = build_vlunet()
+    content = {**lightning_content(net, None), 'hyper_parameters': argparse.Namespace(lr=2e-4)}
+    path = write(tmp_path / 'a.ckpt', content)
+    with pytest.raises(CheckpointError, match=r'argparse\.Namespace.*--unsafe-pickle'):
+        convert_checkpoint(path)
+    done = convert_checkpoint(path, unsafe_pickle=True)
+    assert set(torch.load(done.path, weights_only=True)) == {'params', 'arch'}
+
+
+@pytest.mark.parametrize('keep', [0.0, 0.5, 0.99])
+def test_truncated_files_are_refused(tmp_path, keep):
+    path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(), None))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(CheckpointError, match=r'a\.ckpt: (truncated|the file is empty)'):
+        convert_checkpoint(path)
+    assert not (tmp_path / 'a_basicsr.pth').exists()
+
+
+def broken(change) -> dict:
+    content = lightning_content(build_vlunet(), None)
+    change(content['state_dict'])
+    return content
+
+
+KNOWN = 'Known are: Lightning checkpoints of VLU-Net.*clip_tuned'
+WRONG = {
+    'another dictionary': ({'epoch': 3, 'weights': 1}, f'dictionary with epoch, weights.*{KNOWN}'),
+    'a list': ([1, 2], f'it holds list.*{KNOWN}'),
+    'another Lightning module': (
+        {'state_dict': {'net.conv.weight': torch.zeros(1)}}, 'These are not weights of VLUNet'
+    ),
+    'other parts': (
+        broken(lambda s: s.update({'ema.x': torch.zeros(1)})), rf'also holds ema\.x.*{KNOWN}'
+    ),
+    'a missing weight': (
+        broken(lambda s: s.pop('net.latent.gradient_descent.r')), r'latent\.gradient_descent\.r'
+    ),
+    'another shape': (
+        broken(lambda s: s.update({'net.output.weight': torch.zeros(3, 20, 5, 5)})),
+        r'shape: output\.weight',
+    ),
+    'a diverged training': (
+        broken(lambda s: s.update({'net.output.weight': torch.full((3, 20, 3, 3), torch.nan)})),
+        '1 tensors hold NaN',
+    ),
+    'adapters of another CLIP': (
+        {'learnable_params': {'ad_imageEncoder.adapter.0.weight': torch.zeros(8, 8)}},
+        r'ViT-B-32 \(512 values\), and ad_imageEncoder\.adapter\.0\.weight is \(8, 8\)',
+    ),
+    'unknown weights': ({'params': {'x': torch.zeros(1)}}, KNOWN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('content', 'message'), WRONG.values(), ids=WRONG.keys())
+def test_other_files_are_refused_with_what_is_accepted(tmp_path, content, message):
+    with pytest.raises(CheckpointError, match=message):
+        convert_checkpoint(write(tmp_path / 'a.pth', content))
+    assert not (tmp_path / 'a_basicsr.pth').exists()
+
+
+def test_two_different_clips_in_one_file_are_refused(tmp_path, clip):
+    content = lightning_content(build_vlunet(), clip)
+    key = 'model_degradation.ad_textEncoder.clip_model.logit_scale'
+    content['state_dict'][key] = content['state_dict'][key] + 1
+    with pytest.raises(CheckpointError, match=r'differ .first logit_scale'):
+        convert_checkpoint(write(tmp_path / 'a.ckpt', content), classes=NAMES)
+
+
+def test_clip_of_another_width_than_the_network_is_refused(tmp_path, clip):
+    path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(embed_dim=16), clip))
+    with pytest.raises(CheckpointError, match='vectors of 64 values, its network takes 16'):
+        convert_checkpoint(path, classes=NAMES)
+
+
+@pytest.mark.parametrize('key', ['params', 'state_dict', None])
+def test_files_that_need_no_conversion_say_so(tmp_path, key):
+    for net in (
+        Restormer(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
+        NAFNet(width=4, enc_blk_nums=[1], dec_blk_nums=[1], middle_blk_num=1),
+        build_vlunet(),
+    ):
+        content = net.state_dict() if key is None else {key: net.state_dict()}
+        name = type(net).__name__
+        with pytest.raises(CheckpointError, match=f'weights of {name} that load as they are'):
+            convert_checkpoint(write(tmp_path / 'a.pth', content))
+
+
+def test_existing_files_are_replaced_only_when_asked(tmp_path):
+    path = write(tmp_path / 'a.pth', lightning_content(build_vlunet(), None))
+    before, target = path.read_bytes(), tmp_path / 'a_basicsr.pth'
+    target.write_bytes(b'mine')
+    with pytest.raises(FileExistsError, match='--overwrite'):
+        convert_checkpoint(path)
+    assert target.read_bytes() == b'mine'
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match='is the file to convert'):
+            convert_checkpoint(path, path, overwrite=overwrite)
+    with pytest.raises(CheckpointError, match=r'must end in \.pth'):
+        convert_checkpoint(path, tmp_path / 'b.ckpt')
+    convert_checkpoint(path, overwrite=True)
+    assert read_checkpoint(target).arch['type'] == 'VLUNet'
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['a.pth', 'a_basicsr.pth']
+
+
+def test_released_files_given_to_restore_are_sent_here(tmp_path):
+    lightning = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(), None))
+    adapters = write(tmp_path / 'b.pth', {'epoch': 1, 'learnable_params': {'x': torch.zeros(1)}})
+    for path in (lightning, adapters):
+        with pytest.raises(CheckpointError, match=f'unfoldldm convert {path}'):
+            Restorer(path)
+    other = write(tmp_path / 'c.pth', {'params': TinyConvNet().state_dict()})
+    with pytest.raises(CheckpointError, match='which network') as caught:
+        Restorer(other)
+    assert 'convert' not in str(caught.value)
+
+
+def test_the_command_tells_what_it_found(tmp_path, clip, capsys):
+    path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(), clip))
+    target = tmp_path / 'out' / 'b.pth'
+    assert cli.main(['convert', str(path), '-o', str(target), '--classes', 'x, y,z']) == 0
+    text = capsys.readouterr().out
+    assert 'heads: [1, 1, 2, 2]' in text
+    assert 'Degradation vectors: CLIP and its adapters' in text
+    assert 'Degradations: x, y, z' in text
+    assert read_record(read_checkpoint(target)).classes == ('x', 'y', 'z')
+    with pytest.raises(SystemExit):
+        cli.main(['convert', str(path), '--classes', 'x,,z'])

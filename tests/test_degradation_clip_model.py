@@ -1,0 +1,401 @@
+"""DegradationCLIPModel: what is tuned, its loss, accuracy and confusion matrix, its files."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from basicsr.utils import check_resume
+from helpers import model_options, problems_at, put, run_python, write_options, write_photos
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from vlunet_runs import NAMES, TINY_CLIP, mixture
+
+from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbedding
+from unfoldldm_basicsr.inference.checkpoint import CheckpointError, build_from_checkpoint
+from unfoldldm_basicsr.inference.checkpoint import read_checkpoint as read
+from unfoldldm_basicsr.inference.conditioning import build_conditioning
+from unfoldldm_basicsr.models import DegradationCLIPModel
+from unfoldldm_basicsr.models.interruption import stop_request
+from unfoldldm_basicsr.models.validation import evaluate
+
+TEXTS = ['image with noise', 'image with blur', 'image with low light']
+NETWORK = {
+    'type': 'CLIPDegradationEmbedding',
+    'pretrained': None,
+    'clip_config': TINY_CLIP,
+    'tune_adapters': True,
+    'class_texts': TEXTS,
+}
+DATASETS = {'train': {'degradation_names': NAMES}, 'val': {'degradation_names': NAMES}}
+# what a prediction of PLANNED makes of it, counted by hand
+TRUTH, PLANNED = [0, 0, 1, 1, 2], [0, 1, 1, 1, 0]
+CONFUSION = [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Builds models, each in a folder of its own; ``change`` edits the option dict."""
+    count = iter(range(100))
+
+    def build(change=None, *, is_train=True, network=None, **train) -> DegradationCLIPModel:
+        torch.manual_seed(0)
+        folder, network = tmp_path / str(next(count)), {**NETWORK, **(network or {})}
+        if is_train:
+            train = {'optim_g': {'type': 'Adam', 'lr': 1e-3}, 'pixel_opt': None, **train}
+        options = model_options(folder, network, is_train=is_train, **train)
+        options |= {'val': {}, 'datasets': {k: dict(v) for k, v in DATASETS.items()}}
+        if change is not None:
+            change(options)
+        return DegradationCLIPModel(options)
+
+    yield build
+    stop_request.remove()
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """Text that BasicSR's logger wrote, from level INFO."""
+    logger = logging.getLogger('basicsr')
+    monkeypatch.setattr(logger, 'propagate', False)  # or the root logger would record it again
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, 'basicsr'):
+        yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def batch(seed: int = 0) -> dict:
+    images = torch.rand(6, 3, 16, 24, generator=torch.Generator().manual_seed(seed))
+    labels = torch.tensor([0, 1, 2, 2, 1, 0])
+    names = [NAMES[label] for label in labels]
+    paths = [f'{i}.png' for i in range(6)]
+    return {'lq': images, 'gt': images, 'degradation': labels, 'degradation_name': names,
+            'lq_path': paths}  # fmt: skip
+
+
+def step(model, iteration: int) -> None:
+    model.update_learning_rate(iteration)
+    model.feed_data(batch(iteration))
+    model.optimize_parameters(iteration)
+
+
+def state_of(net) -> dict:
+    return {key: value.clone() for key, value in net.state_dict().items()}
+
+
+class Items(Dataset):
+    """Five images whose grey value says what the planned classifier takes them for."""
+
+    opt = {'name': 'held_out'}
+
+    def __len__(self):
+        return len(TRUTH)
+
+    def __getitem__(self, index):
+        grey = torch.full((3, 16, 16), PLANNED[index] / 10)
+        name = NAMES[TRUTH[index]]
+        return {'lq': grey, 'gt': grey, 'lq_path': f'{index}.png', 'degradation_name': name,
+                'degradation': TRUTH[index]}  # fmt: skip
+
+
+def planned(model) -> DegradationCLIPModel:
+    """The model with a classifier that predicts PLANNED."""
+    model._restore = lambda net: torch.eye(3)[(10 * model.lq[:, 0, 0, 0]).round().long()]
+    return model
+
+
+class Scalars(dict):
+    """Stands in for TensorBoard's writer."""
+
+    def add_scalar(self, name, value, iteration):
+        self[name] = value
+
+
+# ---- training ---------------------------------------------------------------------------------
+
+
+def test_a_step_moves_every_adapter_parameter_and_nothing_else(make):
+    model = make()
+    before, average = state_of(model.net_g), state_of(model.net_g_ema)
+    step(model, 1)
+    for key, value in model.net_g.state_dict().items():
+        assert torch.equal(value, before[key]) == key.startswith('clip_model.'), key
+    for key, value in model.net_g_ema.state_dict().items():
+        assert torch.equal(value, average[key]) == key.startswith('clip_model.'), key
+    assert list(model.groups) == ['adapters']
+    assert 'grad_norm_adapters' in model.log_dict
+
+
+def test_the_backbone_is_evaluated_without_gradients_and_the_texts_only_once(make, monkeypatch):
+    model = make()
+    clip, seen = model.net_g.clip_model, []
+    for name in ('encode_image', 'encode_text'):
+        encode = getattr(clip, name)
+
+        def spy(*args, name=name, encode=encode):
+            seen.append((name, torch.is_grad_enabled()))
+            return encode(*args)
+
+        monkeypatch.setattr(clip, name, spy)
+    for iteration in (1, 2):
+        step(model, iteration)
+    assert sorted(seen) == [
+        ('encode_image', False),
+        ('encode_image', False),
+        ('encode_text', False),
+    ]
+
+
+@pytest.mark.parametrize(('normalize', 'temperature'), [(False, 1.0), (True, 0.1)])
+def test_loss_and_accuracy_follow_the_published_formula(make, normalize, temperature):
+    network = {'normalize': normalize, 'temperature': temperature}
+    model, data = make(network=network), batch()
+    net = model.net_g
+    with torch.no_grad():
+        for p in net.parameters():
+            p.normal_()  # as built, all texts and all images have nearly the same vector
+        tokens = open_clip.tokenize(TEXTS, 12)
+        images = net.ad_imageEncoder['adapter'](
+            net.clip_model.encode_image(net.preprocess(data['lq']))
+        )
+        texts = net.ad_textEncoder['adapter'](net.clip_model.encode_text(tokens))
+    images, texts = images.double().numpy(), texts.double().numpy()
+    if normalize:
+        images /= np.sqrt((images**2).sum(1, keepdims=True))
+        texts /= np.sqrt((texts**2).sum(1, keepdims=True))
+    scores, right, loss = images @ texts.T / temperature, 0, 0.0
+    assert scores.std(1).mean() > 0.2
+    for row, label in zip(scores, data['degradation'].tolist(), strict=True):
+        loss += (math.log(sum(math.exp(s - row.max()) for s in row)) + row.max() - row[label]) / 6
+        right += int(row.argmax() == label)
+    model.feed_data(data)
+    losses, figures = model.compute_losses(model.batch, 1)
+    assert list(losses) == ['l_clip']
+    assert losses['l_clip'].item() == pytest.approx(loss, rel=1e-4)
+    assert figures['accuracy'].item() == pytest.approx(right / 6)
+
+
+def test_slices_of_a_batch_make_the_same_step(make):
+    whole, sliced = make(), make(accum_iter=3)
+    step(whole, 1)
+    step(sliced, 1)
+    for name in ('l_clip', 'accuracy', 'grad_norm_adapters'):
+        assert sliced.log_dict[name] == pytest.approx(whole.log_dict[name], rel=1e-4)
+
+
+def test_bf16_keeps_the_loss_and_validates_afterwards(make):
+    exact, mixed = make(ema_decay=0), make(ema_decay=0, amp='bf16')
+    for model in (exact, mixed):
+        step(model, 1)
+    assert mixed.log_dict['l_clip'] == pytest.approx(exact.log_dict['l_clip'], rel=0.05)
+    mixed.validation(DataLoader(Items()), 1, None, False)
+    assert 0 <= mixed.metric_results['accuracy'] <= 1
+
+
+def test_the_pairing_of_names_and_texts_is_logged(make, log):
+    make()
+    lines = [record.getMessage() for record in log.records if 'their texts' in record.getMessage()]
+    assert len(lines) == 1
+    assert "1 blur: 'image with blur'" in lines[0]
+
+
+# ---- validation -------------------------------------------------------------------------------
+
+
+def test_accuracy_and_confusion_are_counted_as_by_hand(make):
+    model, scalars = planned(make()), Scalars()
+    model.validation(DataLoader(Items()), 7, scalars, False)
+    assert dict(model.metric_results) == {'accuracy': 3 / 5}
+    assert model.best_metric_results['held_out']['accuracy'] == {
+        'better': 'higher', 'val': 3 / 5, 'iter': 7,
+    }  # fmt: skip
+    assert scalars['metrics/held_out/accuracy'] == 3 / 5
+    found = [scalars[f'metrics/held_out/{name}/accuracy'] for name in NAMES]
+    assert found == [0.5, 1.0, 0.0]
+    start = f'{model.opt["path"]["visualization"]}/held_out/confusion_7'
+    with open(f'{start}.csv', newline='', encoding='utf-8') as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ['true class', *NAMES, 'items', 'accuracy']
+    assert [[int(cell) for cell in row[1:4]] for row in rows[1:]] == CONFUSION
+    assert [row[4:] for row in rows[1:]] == [['2', '0.5000'], ['2', '1.0000'], ['1', '0.0000']]
+    with Image.open(f'{start}.png') as picture:
+        assert picture.mode == 'RGB'
+        assert min(picture.size) > 3 * 72
+
+
+def test_split_over_ranks_every_image_is_classified_once_and_alike(make):
+    model = make()
+    step(model, 1)
+    model.validating = False
+    loader = DataLoader(Items())
+    whole = evaluate(model, loader, 'x', save_img=False)
+    parts = []
+    for rank in (0, 1):
+        model.opt |= {'rank': rank, 'world_size': 2}
+        parts += evaluate(model, loader, 'x', save_img=False)
+    assert [len(r.metrics) for r in whole] == [1] * 5
+    assert sorted(parts, key=lambda r: r.index) == whole
+
+
+def test_scores_that_are_not_finite_make_the_accuracy_undefined(make, log):
+    model = make()
+    model._restore = lambda net: torch.full((1, 3), float('nan'))
+    model.validation(DataLoader(Items()), 1, None, False)
+    assert math.isnan(model.metric_results['accuracy'])
+    assert 'scores of 0 are not finite' in log.text
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+
+def test_saved_weights_give_the_same_vectors_in_a_frozen_embedding(make):
+    model = make()
+    step(model, 1)
+    model.save(0, 1)
+    path = f'{model.opt["path"]["models"]}/net_g_1.pth'
+    x = batch(5)['lq']
+    frozen = CLIPDegradationEmbedding(**{k: v for k, v in NETWORK.items() if k not in
+                                         ('type', 'tune_adapters')}).eval()  # fmt: skip
+    assert not torch.allclose(frozen(x), model.net_g(x))
+    for key, net in (('params', model.net_g), ('params_ema', model.net_g_ema)):
+        frozen.load_state_dict(torch.load(path, weights_only=True)[key], strict=True)
+        assert torch.equal(frozen(x), net.eval()(x).detach())
+    conditioning = build_conditioning(read(path))
+    assert conditioning.classes == tuple(NAMES)
+    assert torch.equal(conditioning(x), model.net_g_ema(x))
+    assert torch.equal(build_from_checkpoint(path)(x), model.net_g_ema(x))
+
+
+def test_a_resumed_run_makes_the_same_steps(make):
+    model = make()
+    step(model, 1)
+    model.save(0, 1)
+    state = f'{model.opt["path"]["training_states"]}/1.state'
+
+    def resumed(options):
+        options['path'] |= {key: model.opt['path'][key] for key in ('models', 'training_states')}
+        options['path']['resume_state'] = state
+        check_resume(options, 1)
+
+    other = make(resumed)
+    other.resume_training(torch.load(state, weights_only=True))
+    for each in (model, other):
+        for iteration in (2, 3):
+            step(each, iteration)
+    for first, second in ((model.net_g, other.net_g), (model.net_g_ema, other.net_g_ema)):
+        pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_weights_of_another_order_of_degradations_are_refused(make):
+    model = make()
+    model.save(0, 1)
+    path = f'{model.opt["path"]["models"]}/net_g_1.pth'
+
+    def swapped(options):
+        options['path']['pretrain_network_g'] = path
+        options['datasets'] = {'test': {'degradation_names': NAMES[::-1]}}
+
+    with pytest.raises(CheckpointError, match=r'trained with degradation_names: \[noise, blur'):
+        make(swapped, is_train=False, network={'class_texts': TEXTS[::-1]})
+
+
+# ---- options ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def options(tmp_path) -> dict:
+    """A whole option file of a tiny training."""
+    write_photos(tmp_path / 'photos', 3, (24, 32))
+    data = mixture(tmp_path)
+    sizes = {'gt_size': 16, 'batch_size_per_gpu': 4, 'num_worker_per_gpu': 0}
+    return {
+        'name': 'clip',
+        'model_type': 'DegradationCLIPModel',
+        'num_gpu': 0,
+        'manual_seed': 0,
+        'datasets': {'train': {**data, **sizes}, 'val': data},
+        'network_g': NETWORK,
+        'path': {},
+        'train': {
+            'total_iter': 2,
+            'optim_g': {'type': 'Adam', 'lr': 1e-3},
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [2], 'gamma': 1.0},
+        },
+        'val': {'val_freq': 2},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ('place', 'value', 'path', 'words'),
+    [
+        ('network_g.class_texts', TEXTS[:2], '', ('2 texts for 3 degradations', 'noise, blur')),
+        ('network_g.class_texts', [*TEXTS[:2], TEXTS[0]], '', ('holds a text twice',)),
+        ('network_g.tune_adapters', False, '', ('must be true',)),
+        ('network_g', {'type': 'NAFNet'}, 'network_g.type', ('CLIPDegradationEmbedding does',)),
+        ('datasets.val.degradation_names', NAMES[::-1], '', ('indices would mix up',)),
+        ('train.pixel_opt', {'type': 'L1Loss'}, '', ('cross-entropy',)),
+        ('train.mixing_augs', {'mixup': True}, '', ('no class',)),
+        ('val.metrics', {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}, '', ('always',)),
+        ('val.save_img', True, '', ('no image is restored',)),
+        ('val.tile', 64, '', ('whole image',)),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_by_the_preflight(options, place, value, path, words):
+    assert problems_at(options, path or place) == ''
+    message = problems_at(put(options, place, value), path or place)
+    assert all(word in message for word in words), message
+
+
+def test_texts_must_be_written_out(options):
+    del options['network_g']['class_texts']
+    try:
+        assert 'is missing: one text per' in problems_at(options, 'network_g.class_texts')
+    finally:
+        options['network_g']['class_texts'] = TEXTS
+
+
+def test_the_model_itself_refuses_what_the_preflight_would(make):
+    with pytest.raises(ValueError, match='2 texts for 3 degradations'):
+        make(network={'class_texts': TEXTS[:2]})
+
+
+def test_the_preflight_of_a_tag_loads_no_weights(options, monkeypatch):
+    create = open_clip.create_model
+
+    def without_weights(*args, **kwargs):
+        assert not kwargs.get('pretrained')
+        assert kwargs['load_weights'] is False
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(open_clip, 'create_model', without_weights)
+    network = {'type': 'CLIPDegradationEmbedding', 'tune_adapters': True, 'class_texts': TEXTS}
+    assert problems_at(put(options, 'network_g', network), 'network_g') == ''
+
+
+def test_training_and_test_run_from_option_files(options, tmp_path):
+    train = write_options(tmp_path / 'train.yml', options)
+    test = {key: options[key] for key in ('name', 'model_type', 'num_gpu', 'network_g')}
+    test |= {'name': 'clip_test', 'datasets': {'test': options['datasets']['val']}}
+    test['path'] = {'pretrain_network_g': 'experiments/clip/models/net_g_latest.pth'}
+    test['val'] = {'suffix': 'final'}
+    code = (
+        'from unfoldldm_basicsr import test, train\n'
+        f'train.main(["-opt", {str(train)!r}])\n'
+        f'test.main(["-opt", {str(write_options(tmp_path / "test.yml", test))!r}])\n'
+    )
+    result = run_python('-c', code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    pictures = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob('confusion_*.png'))
+    assert pictures == [
+        'experiments/clip/visualization/held_out/confusion_2.png',
+        'results/clip_test/visualization/held_out/confusion_final.png',
+    ]
+    first, second = ((tmp_path / p).with_suffix('.csv').read_text() for p in pictures)
+    assert first == second

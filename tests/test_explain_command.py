@@ -1,0 +1,373 @@
+"""``unfoldldm explain``: its figures are those of the network, and every file is written."""
+
+from __future__ import annotations
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import write_photos
+from released import randomise
+from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
+from tiny_vlunet import CLASSES, OPTIONS, TEXTS, build_vlunet, embedding_of, save_vlunet
+from tiny_vlunet_prior import TINY_PRIOR
+from torch.nn import functional as F
+
+from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
+from unfoldldm_basicsr.archs.vlunet_prior_arch import VLUNetPrior
+from unfoldldm_basicsr.commands import explain_command
+from unfoldldm_basicsr.inference import Restorer, read_image
+from unfoldldm_basicsr.inference.checkpoint import network_meta
+from unfoldldm_basicsr.inference.clip_attention import NoAttentionError, clip_attention
+from unfoldldm_basicsr.inference.conditioning import degradation_meta
+from unfoldldm_basicsr.inference.explanation import explain_vlunet, reduce_image
+from unfoldldm_basicsr.reporting import vlu_pictures
+
+STAGES = ['encoder_level1', 'encoder_level2', 'encoder_level3', 'latent', 'decoder_level3',
+          'decoder_level2', 'decoder_level1', 'refinement']  # fmt: skip
+
+
+def image_of(shape, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
+
+
+def tensor_of(image) -> torch.Tensor:
+    return torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None].contiguous()
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp('weights')
+    return {
+        source: save_vlunet(folder / f'{source}.pth', build_vlunet(), source, embedding_of(source))
+        for source in ('clip', 'label')
+    }
+
+
+@pytest.fixture(scope='module')
+def restorer(weights):
+    return Restorer(weights['clip'])
+
+
+@pytest.fixture(scope='module')
+def explained(restorer):
+    """Explanation of an image whose sides are no multiples of 8, and the image."""
+    image = image_of((42, 53, 3))
+    return explain_vlunet(restorer, image), image
+
+
+# ---- figures ------------------------------------------------------------------------------------
+
+
+def test_probabilities_are_those_of_the_network(explained, restorer):
+    explanation, image = explained
+    vector = restorer.conditioning(tensor_of(image))
+    assert [stage.name for stage in explanation.stages] == STAGES
+    for stage in explanation.stages:
+        expected = getattr(restorer.net, stage.name).gradient_descent.linear(vector).softmax(-1)
+        np.testing.assert_allclose(stage.weights, expected[0].numpy(), rtol=1e-6)
+        np.testing.assert_allclose(stage.weights.sum(), 1, rtol=1e-6)
+    assert np.ptp([stage.weights for stage in explanation.stages], axis=0).min() > 0.01
+
+
+def test_maps_are_recomputed_by_hooks(explained, restorer):
+    """|Phi(x) - y| and |old x - new x|, from what goes in and out of the modules."""
+    explanation, image = explained
+    found, handles = {}, []
+
+    def watch(name, module):
+        def keep_phi(_, __, output):
+            found[name] = [output]
+
+        def keep_step(_, inputs, output):
+            x, y, _ = inputs
+            found[name] = [found[name][0] - y, x - output[0]]
+
+        handles.append(module.phi.register_forward_hook(keep_phi))
+        handles.append(module.register_forward_hook(keep_step))
+
+    for name in STAGES:
+        watch(name, getattr(restorer.net, name).gradient_descent)
+    output = restorer.restore_tensor(tensor_of(image))
+    for handle in handles:
+        handle.remove()
+    expected = output[0].clamp(0, 1).permute(1, 2, 0).numpy()
+    assert np.array_equal(explanation.output, expected)
+    traced = restorer.net(
+        tensor_of(image), restorer.conditioning(tensor_of(image)), return_trace=True
+    )
+    for stage, own in zip(explanation.stages, traced.stages, strict=True):
+        own_residual = own.residual.abs().mean(1)[0].numpy()
+        np.testing.assert_allclose(stage.residual, own_residual, rtol=1e-5)
+    for stage, scale in zip(explanation.stages, (1, 2, 4, 8, 4, 2, 1, 1), strict=True):
+        rows, columns = -(-42 // scale), -(-53 // scale)
+        assert stage.scale == scale
+        residual, step = (m.abs().mean(1)[0, :rows, :columns].numpy() for m in found[stage.name])
+        np.testing.assert_allclose(stage.residual, residual, rtol=1e-5)
+        np.testing.assert_allclose(stage.step, step, rtol=1e-3, atol=1e-6)
+        assert stage.channels == found[stage.name][0].shape[1]
+        assert stage.residual.min() > 0
+
+
+@pytest.mark.parametrize('shape', [(9, 9), (1, 1, 3), (17, 40, 4), (5, 130, 3)])
+def test_any_image_is_explained_and_drawn(restorer, shape):
+    explanation = explain_vlunet(restorer, image_of(shape, np.uint16))
+    assert explanation.lq.shape == explanation.output.shape == (*shape[:2], 3)
+    for picture in (
+        vlu_pictures.prompt_picture(explanation),
+        vlu_pictures.step_picture(explanation),
+        vlu_pictures.attention_picture(explanation.attention),
+    ):
+        assert picture.dtype == np.uint8
+        assert picture.shape[1] >= 900
+        assert picture.std() > 5
+
+
+def test_prompts_have_the_names_of_degradations_only_if_as_many(explained):
+    explanation, _ = explained
+    assert explanation.prompt_names == CLASSES
+    fewer = explanation._replace(classes=('noise',))
+    assert fewer.prompt_names == ['prompt 1', 'prompt 2', 'prompt 3']
+
+
+# ---- attention ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def embedding():
+    return embedding_of('clip')
+
+
+@pytest.mark.parametrize('size', [(32, 32), (50, 41)])
+def test_attention_maps_are_shares_of_the_patches(embedding, size):
+    found = clip_attention(embedding, torch.rand(1, 3, *size))
+    for maps in (found.attention, found.before, found.after):
+        assert maps.shape == (4, 4)
+        assert maps.min() >= 0
+        np.testing.assert_allclose(maps.sum(), 1, rtol=1e-5)
+    assert found.view.shape == (32, 32, 3)
+    assert found.texts == tuple(TEXTS)
+
+
+def test_scores_are_those_of_clip_and_of_the_adapters(embedding):
+    x = torch.rand(1, 3, 40, 40)
+    found = clip_attention(embedding, x)
+    logits = embedding(x, return_logits=True).logits[0]
+    np.testing.assert_allclose(found.scores_after, logits.softmax(0).numpy(), rtol=1e-4)
+    assert found.asked == int(logits.argmax())
+    clip = embedding.clip_model
+    with torch.no_grad():
+        cosines = F.cosine_similarity(
+            clip.encode_image(embedding.preprocess(x)), embedding.encode_raw_texts()
+        )
+    expected = (cosines * clip.logit_scale.exp()).softmax(0).numpy()
+    np.testing.assert_allclose(found.scores_before, expected, rtol=1e-4)
+
+
+def test_attention_of_the_class_token_is_that_of_the_layer(embedding):
+    x, inputs = torch.rand(1, 3, 32, 32), []
+    layer = embedding.clip_model.visual.transformer.resblocks[-1].attn
+    handle = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    before = embedding(x)
+    handle.remove()
+    found = clip_attention(embedding, x)
+    _, weights = layer(*3 * inputs, need_weights=True)
+    row = weights[0, 0, 1:]
+    np.testing.assert_allclose(found.attention.ravel(), (row / row.sum()).numpy(), rtol=1e-4)
+    assert torch.equal(embedding(x), before), 'nothing stays behind in the network'
+    assert not layer._forward_hooks
+
+
+def test_relevance_is_the_gradient_of_the_score_along_the_attention(embedding, monkeypatch):
+    """Against differences: the last block's attention is changed by a little in one place."""
+    embedding.double()
+    x = torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    found = clip_attention(embedding, x)
+    layer = embedding.clip_model.visual.transformer.resblocks[-1].attn
+    changed: list[int] = []
+
+    def attend(module, inputs, _):
+        tokens = inputs[0]
+        _, weights = module.forward(*3 * [tokens], need_weights=True, average_attn_weights=False)
+        for patch in changed:
+            weights[0, 0, 0, 1 + patch] += 1e-6
+        qkv = F.linear(tokens, module.in_proj_weight, module.in_proj_bias)
+        value = qkv.chunk(3, -1)[2]
+        return module.out_proj(weights[:, 0] @ value), weights  # one head
+
+    handle = layer.register_forward_hook(attend)
+
+    def score() -> torch.Tensor:
+        logits = embedding(x, return_logits=True).logits[0]
+        return logits[found.asked] - logits.mean()
+
+    start, gradient = score(), []
+    for patch in range(16):
+        changed[:] = [patch]
+        gradient.append((score() - start) / 1e-6)
+    handle.remove()
+    expected = (torch.stack(gradient) * torch.from_numpy(found.attention.ravel())).clamp(min=0)
+    expected = (expected / expected.sum()).numpy()
+    np.testing.assert_allclose(found.after.ravel(), expected, atol=1e-4)
+    assert np.ptp(expected) > 0.02
+
+
+def test_tuned_adapters_change_the_relevance_after_and_nothing_before(embedding):
+    x = torch.rand(1, 3, 32, 32)
+    first = clip_attention(embedding, x)
+    with torch.no_grad():
+        for parameter in embedding.ad_imageEncoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    second = clip_attention(embedding, x)
+    assert first.asked == second.asked
+    assert np.array_equal(first.before, second.before)
+    assert np.array_equal(first.attention, second.attention)
+    assert np.abs(first.after - second.after).max() > 0.01
+
+
+def test_embeddings_without_attention_say_so():
+    for source in ('label', 'learned'):
+        embedding = embedding_of(source)
+        with pytest.raises(NoAttentionError, match=f'{type(embedding).__name__} has no attention'):
+            clip_attention(embedding, torch.rand(1, 3, 32, 32))
+    convolutions = {'layers': [1, 1, 1, 1], 'width': 8, 'image_size': 32, 'head_width': 16}
+    config = {**OPTIONS['clip']['clip_config'], 'vision_cfg': convolutions}
+    with pytest.raises(NoAttentionError, match=r'ModifiedResNet.* is not the vision transformer'):
+        clip_attention(embedding_of('clip', clip_config=config), torch.rand(1, 3, 32, 32))
+
+
+# ---- pictures and files -------------------------------------------------------------------------
+
+
+def test_maps_are_enlarged_to_the_pixels_that_they_describe():
+    maps = np.zeros((6, 7), np.float32)
+    maps[5, 6] = 1  # describes rows 40 to 41 and columns 48 to 52 of 42 x 53
+    large = vlu_pictures.enlarge(maps, 8, (42, 53))
+    assert large.shape == (42, 53)
+    assert np.unravel_index(large.argmax(), large.shape) >= (40, 48)
+    assert large[:32, :40].max() == 0
+
+
+def rows_of(path):
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def explain(weights, image, folder, *arguments) -> int:
+    words = ['explain', '-w', str(weights), str(image), '-o', str(folder), *arguments]
+    return cli.main(words)
+
+
+def test_the_command_writes_pictures_and_the_figures_in_them(weights, tmp_path, capsys):
+    photo = write_photos(tmp_path, 1)[0]
+    assert explain(weights['clip'], photo, tmp_path / 'out') == 0
+    names = [f'img_0_{kind}.{suffix}' for kind in ('prompts', 'steps', 'attention')
+             for suffix in ('png', 'csv')]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == sorted(names)
+    assert all(str(tmp_path / 'out' / name) in capsys.readouterr().out for name in names[:1])
+    explanation = explain_vlunet(Restorer(weights['clip']), read_image(photo).pixels)
+    table = rows_of(tmp_path / 'out' / 'img_0_prompts.csv')
+    assert list(table[0]) == ['stage', *CLASSES]
+    for row, stage in zip(table, explanation.stages, strict=True):
+        assert [float(row[name]) for name in CLASSES] == stage.weights.tolist()
+    steps = rows_of(tmp_path / 'out' / 'img_0_steps.csv')
+    assert [float(row['mean_step']) for row in steps] == [
+        float(stage.step.mean()) for stage in explanation.stages
+    ]
+    scores = rows_of(tmp_path / 'out' / 'img_0_attention.csv')
+    assert [row['text'] for row in scores] == TEXTS
+    assert abs(sum(float(row['after']) for row in scores) - 1) < 1e-5
+
+
+def test_without_clip_the_attention_is_left_out_with_the_reason(weights, tmp_path, capsys):
+    photo = write_photos(tmp_path, 1)[0]
+    assert explain(weights['label'], photo, tmp_path / 'out') == 2
+    assert 'one of: noise (0), rain (1), haze (2)' in capsys.readouterr().err
+    assert explain(weights['label'], photo, tmp_path / 'out', '--degradation', 'rain') == 0
+    assert 'LabelDegradationEmbedding has no attention' in capsys.readouterr().out
+    kinds = {p.name.split('_')[2] for p in (tmp_path / 'out').iterdir()}
+    assert kinds == {'prompts.png', 'prompts.csv', 'steps.png', 'steps.csv'}
+
+
+def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path):
+    kwargs = unfoldldm_kwargs()
+    net = shake(UnfoldLDM(**kwargs))
+    meta = network_meta({'type': 'UnfoldLDM', **kwargs})
+    torch.save({'params': net.state_dict(), 'arch': meta}, tmp_path / 'net.pth')
+    photo = write_photos(tmp_path, 1)[0]
+    assert explain(tmp_path / 'net.pth', photo, tmp_path / 'out') == 0
+    assert {p.name for p in (tmp_path / 'out').iterdir()} == {'img_0_trace.png', 'img_0_stages.csv'}
+    trace, _ = Restorer(tmp_path / 'net.pth').trace(read_image(photo).pixels)
+    before = trace.lq
+    for row, stage in zip(
+        rows_of(tmp_path / 'out' / 'img_0_stages.csv'), trace.stages, strict=True
+    ):
+        assert float(row['moved']) == pytest.approx(255 * np.abs(stage.x - before).mean())
+        apart = 255 * np.abs(stage.x_hat - stage.x_tilde).mean()
+        assert float(row['between_estimates']) == pytest.approx(apart)
+        effect = 255 * np.abs(stage.x - stage.x_null).mean()
+        assert float(row['effect_of_prior']) == pytest.approx(effect)
+        before = stage.x
+
+
+def test_a_host_of_the_latent_prior_is_explained_in_both_ways(tmp_path):
+    kwargs = {**TINY_PRIOR, 'embed_dim': 64, 'injection_levels': ['latent', 'refinement']}
+    net, embedding = randomise(VLUNetPrior(**kwargs)), embedding_of('learned')
+    record = degradation_meta(CLASSES, OPTIONS['learned'], embedding.state_dict())
+    meta = network_meta({'type': 'VLUNetPrior', **kwargs})
+    content = {'params': net.state_dict(), 'arch': meta, 'degradation': record}
+    torch.save(content, tmp_path / 'net.pth')
+    photo = write_photos(tmp_path, 1)[0]
+    assert explain(tmp_path / 'net.pth', photo, tmp_path / 'out') == 0
+    kinds = {p.name.removeprefix('img_0_') for p in (tmp_path / 'out').iterdir()}
+    assert kinds == {'prompts.png', 'prompts.csv', 'steps.png', 'steps.csv', 'trace.png',
+                     'stages.csv'}  # fmt: skip
+    explanation = explain_vlunet(Restorer(tmp_path / 'net.pth'), read_image(photo).pixels)
+    assert [stage.name for stage in explanation.stages] == STAGES
+
+
+def test_large_images_are_reduced_and_the_picture_says_so(weights, tmp_path, monkeypatch):
+    image = image_of((60, 100, 3))
+    assert reduce_image(image, 100) is image
+    assert reduce_image(image, 50).shape == (30, 50, 3)
+    assert reduce_image(image[:, :1], 30).shape == (30, 1, 3)
+    with pytest.raises(ValueError, match='at least 16 pixels'):
+        reduce_image(image, 15)
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    notes = []
+    draw = vlu_pictures.step_picture
+
+    def watch(explanation, *, note):
+        notes.append((note, explanation.lq.shape))
+        return draw(explanation, note=note)
+
+    monkeypatch.setattr(explain_command, 'step_picture', watch)
+    assert explain(weights['clip'], tmp_path / 'a.png', tmp_path / 'out', '--max-size', '50') == 0
+    note = 'a.png (50 x 30 pixels, reduced from 100 x 60), VLUNet, clip.pth'
+    assert notes == [(note, (30, 50, 3))]
+
+
+def test_what_cannot_be_explained_or_written_is_refused(weights, tmp_path, capsys):
+    photo = write_photos(tmp_path, 1)[0]
+    meta = network_meta({'type': 'TinyConvNet'})
+    torch.save({'params': TinyConvNet().state_dict(), 'arch': meta}, tmp_path / 'tiny.pth')
+    assert explain(tmp_path / 'tiny.pth', photo, tmp_path / 'out') == 2
+    assert 'TinyConvNet has no unfolding stages' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+    (tmp_path / 'out').mkdir()
+    mine = tmp_path / 'out' / 'img_0_steps.csv'
+    mine.write_text('mine')
+    assert explain(weights['clip'], photo, tmp_path / 'out') == 2
+    assert '--overwrite' in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / 'out').iterdir()] == [mine.name], 'nothing else was written'
+    assert mine.read_text() == 'mine'
+    assert explain(weights['clip'], photo, tmp_path / 'out', '--overwrite') == 0
+    assert mine.read_text().startswith('stage,')
+    assert explain(weights['clip'], photo, mine) == 2
+    assert 'is a file; give a folder' in capsys.readouterr().err
+    assert explain(weights['clip'], tmp_path / 'no.png', tmp_path / 'out') == 2
+    assert 'no.png: cannot be read' in capsys.readouterr().err

@@ -1,0 +1,167 @@
+"""Option files with a mistake: each gives one clear error, or runs; none a traceback or a folder.
+
+Every key of every shipped option file is dropped, misspelt, given another type, and exchanged with
+another. What the check accepts is trained for one step (or tested) on tiny pictures by BasicSR's
+own pipeline, so that "accepted" means "works". Whole form: ``pytest -m faults -s`` on this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import sys
+import warnings
+from collections import Counter
+from functools import cache, partial
+from pathlib import Path
+
+import basicsr.test
+import basicsr.train
+import pytest
+from helpers import ROOT, write_options
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from option_mutants import Mutant, every_key_once, key_paths, mutants
+from option_runs import short_run
+
+from unfoldldm_basicsr.compat import options as compat_options
+from unfoldldm_basicsr.compat.yaml_options import read_option_file
+from unfoldldm_basicsr.config import components
+from unfoldldm_basicsr.config.preflight import preflight
+
+OPTIONS = ROOT / 'options'
+FILES = sorted(str(file.relative_to(OPTIONS)) for file in OPTIONS.rglob('*.yml'))
+SETTINGS = {
+    'derandomize': True,
+    'deadline': None,
+    'database': None,
+    'phases': [Phase.generate],  # a mutant is one mistake already: nothing to shrink
+    'suppress_health_check': list(HealthCheck),
+}
+COUNTS: Counter[str] = Counter()  # over the whole form
+
+
+@pytest.fixture(scope='module')
+def entry(tmp_path_factory):
+    """BasicSR's start of a run in an empty folder, with the check for any machine."""
+    folder = tmp_path_factory.mktemp('fuzzing')
+    build, built = components.build_on_meta, {}
+
+    def build_once(cls, arguments):
+        key = cls, repr(sorted(arguments.items(), key=str))
+        if key not in built:
+            if len(built) > 100:
+                built.clear()
+            built[key] = build(cls, arguments)
+        return built[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(components, 'build_on_meta', build_once)
+        patch.setattr(sys, 'argv', ['entry', '-opt', 'x.yml'])
+        yield folder
+
+
+def verdict(mutant: Mutant, folder: Path, *, run: bool) -> str:
+    """'clear error' or what else became of a mutant; 'accepted' ones are run where asked.
+
+    Raises:
+        AssertionError: a traceback, an error that does not name the key, or a touched folder.
+    """
+    file = write_options(folder / 'x.yml', mutant.options)
+    here = partial(preflight, here=False)
+    error = _refusal(partial(_start, mutant, folder), here)
+    assert list(folder.iterdir()) == [file], f'{mutant}: touched {list(folder.iterdir())}'
+    kind = 'clear error'
+    if error is None and run:
+        kind = 'ran correctly'
+        scene = folder.with_name(f'{folder.name}_run')
+        scene.mkdir(exist_ok=True)
+        error = _refusal(partial(short_run, mutant, scene), preflight)
+        for run_folder in ('experiments', 'results'):
+            shutil.rmtree(scene / run_folder, ignore_errors=True)
+        if error is not None:
+            kind = 'clear error'
+    elif error is None:
+        kind = 'accepted'
+    if error is not None:
+        named = any(re.search(rf'(?<!\w){re.escape(name)}(?!\w)', error) for name in mutant.names)
+        assert named, f'{mutant}: the error names none of {mutant.names}:\n{error}'
+        assert 'Traceback' not in error
+    COUNTS[kind] += 1
+    return kind
+
+
+def _start(mutant: Mutant, folder: Path) -> None:
+    """The first thing that BasicSR's pipelines do."""
+    training = bool({'train', 'logger'} & mutant.options.keys())  # a test has neither
+    module = basicsr.train if training else basicsr.test
+    module.parse_options(str(folder), is_train=training)
+
+
+def _refusal(start, check) -> str | None:
+    """What a start says when it ends with status 2; None when it goes on."""
+    before, errors = compat_options._preflight, io.StringIO()
+    compat_options.set_preflight(check)
+    try:
+        with contextlib.redirect_stderr(errors), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            start()
+    except SystemExit as end:
+        return errors.getvalue() if end.code == 2 else f'status {end.code}'
+    finally:
+        compat_options.set_preflight(before)
+    return None
+
+
+@cache
+def load(file: str) -> dict:
+    return read_option_file(OPTIONS / file)
+
+
+def test_every_section_of_the_files_is_reached():
+    sections = {path[0] for file in FILES for path in key_paths(load(file))}
+    assert {'datasets', 'network_g', 'path', 'train', 'val', 'logger'} <= sections
+    assert any(path[-1] == 'sigma' for path in key_paths(load('smoke/unfoldldm_phase1.yml')))
+
+
+def test_a_mistake_in_any_file_gives_a_clear_error(entry):
+    seen = Counter()
+    any_mutant = st.sampled_from(FILES).flatmap(lambda file: mutants(load(file)))
+
+    @given(any_mutant)
+    @settings(max_examples=150, **SETTINGS)
+    def refused_or_accepted(mutant):
+        seen[verdict(mutant, entry, run=False)] += 1
+
+    refused_or_accepted()
+    assert seen['clear error'] > 90
+
+
+def test_what_is_accepted_runs(entry):
+    seen = Counter()
+
+    @given(mutants(load('smoke/unfoldldm_phase1.yml'), operations=('drop',)))
+    @settings(max_examples=12, **SETTINGS)
+    def runs(mutant):
+        seen[verdict(mutant, entry, run=True)] += 1
+
+    runs()
+    assert seen['ran correctly'] >= 3
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('file', FILES)
+def test_every_key_of_every_file(entry, file):
+    before = Counter(COUNTS)
+    for mutant in every_key_once(load(file)):
+        try:
+            verdict(mutant, entry, run=True)
+        except Exception as error:
+            error.add_note(f'{file}: {mutant}')
+            raise
+    counts = {k: n - before[k] for k, n in COUNTS.items()}
+    total = ', '.join(f'{n} {kind}' for kind, n in COUNTS.items())
+    sys.stdout.write(f'\n{file}: {counts}; so far {sum(COUNTS.values())}: {total}, 0 others\n')

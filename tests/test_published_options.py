@@ -1,0 +1,162 @@
+"""Option files at published settings: data they read, lengths in epochs, and learning rates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from basicsr.data import build_dataset
+from published_data import OPTIONS, build_datasets, load_options
+from torch.nn import Parameter
+
+from unfoldldm_basicsr.models.lr_schedulers import advance, build_scheduler
+from unfoldldm_basicsr.models.optimisation import build_optimizer
+from unfoldldm_basicsr.reporting.cost import network_cost
+
+CLASSES = ['noise15', 'noise25', 'noise50', 'rain', 'haze', 'blur', 'lowlight']
+TASKS = ['nhr', 'nhrbl', 'denoise', 'dehaze', 'derain', 'deblur', 'lowlight']
+IMAGES = {  # sizes of the public data sets
+    'datasets/BSD400_WED': 400 + 4744,
+    'datasets/Rain100L/train/gt': 200,
+    'datasets/OTS/clear': 72135,
+    'datasets/GOPRO_Large/train': 2103,
+    'datasets/LOL/our485/high': 485,
+}
+REPEATS = {'noise15': 3, 'noise25': 3, 'noise50': 3, 'rain': 120}
+GPUS, EPOCHS, WARMUP_EPOCHS = 8, 200, 15
+EACH_TASK = pytest.mark.parametrize('task', TASKS)
+FILES = [
+    str(file.relative_to(OPTIONS))
+    for arch in ('Restormer', 'NAFNet')
+    for file in sorted(OPTIONS.glob(f'*/{arch}/*.yml'))
+] + [f'{kind}/VLUNet/{task}.yml' for kind in ('train', 'test') for task in TASKS]
+
+
+@pytest.fixture(scope='module')
+def tree(tmp_path_factory):
+    return build_datasets(tmp_path_factory.mktemp('tree'))
+
+
+def sets_of(data: dict) -> list[dict]:
+    return data.get('sets', [data])
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_every_set_opens_in_the_layout_of_the_readme(name, tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    for phase, section in load_options(name)['datasets'].items():
+        dataset = build_dataset({**section, 'phase': phase.split('_')[0], 'scale': 1})
+        for index in (0, len(dataset) - 1):
+            item = dataset[index]
+            assert item['lq'].shape == item['gt'].shape
+            if phase == 'train':
+                assert item['lq'].shape[-2:] == (section['gt_size'],) * 2
+            elif 'VLUNet' in name:
+                assert item['lq'].shape[-2:] == (32, 48)  # 40 x 56 cut to multiples of 16
+            if 'degradation_names' in section:
+                assert (
+                    section['degradation_names'][item['degradation']] == (item['degradation_name'])
+                )
+
+
+@EACH_TASK
+def test_order_of_classes_and_repeat_factors_are_the_released_ones(task):
+    train = load_options(f'train/VLUNet/{task}.yml')['datasets']['train']
+    test = load_options(f'test/VLUNet/{task}.yml')['datasets']['test']
+    names = train['degradation_names']
+    assert names == [name for name in CLASSES if name in names] == test['degradation_names']
+    assert [entry['degradation_name'] for entry in sets_of(train)] == names
+    assert [entry['degradation_name'] for entry in sets_of(test)] == names
+    for entry in sets_of(train):
+        assert entry.get('repeat', 1) == REPEATS.get(entry['degradation_name'], 1)
+        if entry['degradation_name'].startswith('noise'):
+            sigma = int(entry['degradation_name'].removeprefix('noise'))
+            assert entry['degradations'] == [{'type': 'gaussian_noise', 'sigma': sigma}]
+
+
+@EACH_TASK
+def test_iterations_are_200_epochs_of_the_public_data(task):
+    opt = load_options(f'train/VLUNet/{task}.yml')
+    data, train = opt['datasets']['train'], opt['train']
+    images = sum(IMAGES[s['dataroot_gt']] * s.get('repeat', 1) for s in sets_of(data))
+    per_epoch = math.ceil(images / GPUS) // data['batch_size_per_gpu']
+    assert data['batch_size_per_gpu'] == 4
+    assert train['total_iter'] == EPOCHS * per_epoch
+    assert train['warmup_iter'] == WARMUP_EPOCHS * per_epoch
+    text = (OPTIONS / 'train' / 'VLUNet' / f'{task}.yml').read_text(encoding='utf-8')
+    for figure in (images, per_epoch, train['total_iter'], train['warmup_iter']):
+        assert f' {figure} ' in text or f' {figure}.' in text
+
+
+# ---- learning rates -----------------------------------------------------------------------------
+
+
+def rates(train: dict, iterations: list[int]) -> list[float]:
+    """Learning rates that the optimiser has at these iterations (from 1)."""
+    parameter = Parameter(torch.zeros(2, 2))
+    optimizer = build_optimizer({'restoration': [('weight', parameter)]}, train['optim_g'])
+    scheduler = build_scheduler(optimizer, train['scheduler'], train['total_iter'])
+    optimizer.step()
+    found = []
+    for iteration in iterations:
+        if iteration > 1:
+            scheduler.last_epoch = iteration - 2
+        advance(scheduler, iteration, train['warmup_iter'])
+        found.append(optimizer.param_groups[0]['lr'])
+    return found
+
+
+def cosine(high, low, share):
+    return low + (high - low) / 2 * (1 + math.cos(math.pi * share))
+
+
+@EACH_TASK
+def test_vlunet_follows_the_published_schedule_at_every_epoch(task):
+    """Linear over 15 epochs, then the cosine of the epochs that are left, down to zero."""
+    train = load_options(f'train/VLUNet/{task}.yml')['train']
+    per_epoch = train['total_iter'] // EPOCHS
+    warm = train['warmup_iter']
+    first, half, full = rates(train, [1, warm // 2, warm])
+    assert first == pytest.approx(2e-4 / warm)
+    assert half == pytest.approx(2e-4 * (warm // 2) / warm)
+    assert full == pytest.approx(2e-4)
+    epochs = [15, 16, 60, 107, 199]
+    found = rates(train, [epoch * per_epoch + 1 for epoch in epochs])
+    assert found == pytest.approx([cosine(2e-4, 0, (e - 15) / 185) for e in epochs])
+    (last,) = rates(train, [train['total_iter']])
+    assert 0 < last < 1e-7
+
+
+def test_restormer_follows_the_published_schedule():
+    train = load_options('train/Restormer/denoise.yml')['train']
+    found = rates(train, [1, 50_000, 92_001, 196_001, 300_000])
+    share = 207_999 / 208_000
+    expected = [3e-4, 3e-4, 3e-4, cosine(3e-4, 1e-6, 0.5), cosine(3e-4, 1e-6, share)]
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert sum(train['progressive']['iters']) == train['total_iter'] == 300_000
+
+
+def test_nafnet_follows_the_published_schedule():
+    train = load_options('train/NAFNet/deblur_gopro.yml')['train']
+    found = rates(train, [1, 50_001, 100_001, 200_000])
+    shares = [0, 0.25, 0.5, 199_999 / 200_000]
+    assert found == pytest.approx([cosine(1e-3, 1e-7, share) for share in shares], rel=1e-6)
+
+
+# ---- networks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('name', 'millions'),
+    [
+        ('VLUNet/nhrbl.yml', 35.353),
+        ('VLUNet/nhr.yml', 35.353),
+        ('Restormer/denoise.yml', 26.112),
+        ('NAFNet/deblur_gopro.yml', 17.112),
+    ],
+)
+def test_networks_have_the_published_size(name, millions):
+    train, test = (load_options(f'{kind}/{name}')['network_g'] for kind in ('train', 'test'))
+    assert train == test
+    assert network_cost(train, 32).params / 1e6 == pytest.approx(millions, abs=5e-3)

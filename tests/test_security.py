@@ -1,0 +1,231 @@
+"""Option files, command lines, weights and environments that try to execute something or to move
+a folder, given to every entry: each is refused in one message, and nothing of it happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import plugin_options, put, write_options
+
+import unfoldldm_basicsr.test
+import unfoldldm_basicsr.train
+from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.compat.imports import load_data_only
+
+PROOF = 'proof'  # the folder that every attack tries to make
+
+
+def check(words: list[str]) -> None:
+    opt, rest = words[1], words[2:]
+    raise SystemExit(cli.main(['check', '-opt', opt, *[w for w in rest if w != '--launcher']]))
+
+
+ENTRIES = {
+    'train': unfoldldm_basicsr.train.main,
+    'test': unfoldldm_basicsr.test.main,
+    'check': check,
+}
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, (PROOF,)
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch):
+    """A folder with data, an option file that is right, and a finished run of that name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['entry'])
+    options = plugin_options(tmp_path)
+    (tmp_path / 'experiments' / options['name'] / 'models').mkdir(parents=True)
+    (tmp_path / 'elsewhere').mkdir()
+    return options
+
+
+def refused(entry: str, options: dict | str, capsys, *words: str) -> str:
+    """Starts an entry, which must end with status 2, one message and everything as it was."""
+    file = Path('x.yml')
+    if isinstance(options, str):
+        file.write_text(options)
+    else:
+        write_options(file, for_test(options) if entry == 'test' else options)
+    before = sorted(Path().rglob('*'))
+    with pytest.raises(SystemExit) as caught:
+        ENTRIES[entry](['-opt', 'x.yml', *words])
+    message = capsys.readouterr().err
+    assert caught.value.code == 2, message
+    assert not Path(PROOF).exists()
+    assert sorted(Path().rglob('*')) == before
+    assert 'Traceback' not in message
+    return message
+
+
+def for_test(options: dict) -> dict:
+    options = {k: v for k, v in options.items() if k not in ('train', 'logger')}
+    options['datasets'] = {'test': options['datasets']['val']}
+    options['val'] = {k: v for k, v in options['val'].items() if k != 'val_freq'}
+    return options
+
+
+EACH = pytest.mark.parametrize('entry', ENTRIES)
+
+
+@EACH
+@pytest.mark.parametrize(
+    'value',
+    [
+        f'!!python/object/apply:os.mkdir [{PROOF}]',
+        f'!!python/object/new:os.mkdir [{PROOF}]',
+        '!!python/name:os.mkdir',
+    ],
+)
+def test_python_in_an_option_file_is_not_constructed(scene, capsys, entry, value):
+    text = yaml.safe_dump(scene).replace('name: phase1', f'name: {value}')
+    assert value in text
+    assert 'python' in refused(entry, text, capsys)
+
+
+@EACH
+@pytest.mark.parametrize(
+    'override',
+    [
+        f'name"];__import__("os").mkdir("{PROOF}");opt["name=zz',
+        f'name=[__import__("os").mkdir("{PROOF}")]',
+        f'name=!!python/object/apply:os.mkdir [{PROOF}]',
+        f'network_g:dim=(__import__("os").mkdir("{PROOF}"),)',
+    ],
+)
+def test_force_yml_is_no_code(scene, capsys, entry, override):
+    refused(entry, scene, capsys, '--force_yml', override)
+
+
+@EACH
+@pytest.mark.parametrize('key', ['pretrain_network_g', 'pretrain_network_phase1', 'resume_state'])
+@pytest.mark.parametrize('forced', ['', '1'])
+def test_a_pickle_with_code_is_not_loaded(scene, capsys, monkeypatch, entry, key, forced):
+    if entry == 'test' and key != 'pretrain_network_g':
+        pytest.skip('a test reads no such file')
+    if forced:
+        monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', forced)
+    torch.save({'params': Payload(), 'iter': Payload()}, 'evil.pth')
+    options = put(scene, f'path.{key}', 'evil.pth')
+    if key == 'pretrain_network_phase1':
+        options = put(put(options, 'model_type', 'UnfoldLDMPhase2Model'), 'network_g.phase', 2)
+        options = put(options, 'train.diffusion_opt', {'type': 'LatentDiffusionLoss'})
+    message = refused(entry, options, capsys)
+    assert f'path.{key}: ' in message
+    assert 'evil.pth' in message
+
+
+@EACH
+def test_a_network_that_loads_any_pickle_is_not_let(scene, capsys, monkeypatch, entry):
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    torch.save(Payload(), 'evil.pth')
+    network = {'type': 'SpyNet', 'load_path': 'evil.pth'}
+    assert 'network_g' in refused(entry, put(scene, 'network_g', network), capsys)
+
+
+def test_entries_force_torch_to_load_data_only(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    torch.save(Payload(), 'evil.pth')
+    load_data_only()
+    with pytest.raises(Exception, match=r'[Ww]eights'):
+        torch.load('evil.pth', weights_only=False)
+    assert not Path(PROOF).exists()
+
+
+@pytest.mark.parametrize('entry', ['train', 'test'])
+@pytest.mark.parametrize('nodes', [f'n1; mkdir {PROOF}', f'$(mkdir {PROOF})', f'`mkdir {PROOF}`'])
+def test_a_node_list_reaches_no_shell(scene, capsys, monkeypatch, entry, nodes):
+    for name, value in (('PROCID', '0'), ('NTASKS', '1'), ('LOCALID', '0'), ('NODELIST', nodes)):
+        monkeypatch.setenv(f'SLURM_{name}', value)
+    monkeypatch.delenv('MASTER_ADDR', raising=False)
+    options = scene
+    if entry == 'test':
+        network = dict(scene['network_g'])
+        net = unfoldldm_basicsr.archs.UnfoldLDM(**{k: v for k, v in network.items() if k != 'type'})
+        torch.save({'params': net.state_dict()}, 'net.pth')
+        options = put(scene, 'path.pretrain_network_g', 'net.pth')
+        options = put(options, 'val.prior_source', 'null')
+    assert 'not a list of hosts' in refused(entry, options, capsys, '--launcher', 'slurm')
+
+
+@EACH
+@pytest.mark.parametrize(
+    'backend',
+    [
+        {'type': 'memcached', 'sys_path': 'plugin', 'server_list_cfg': 'a', 'client_cfg': 'b'},
+        {'type': 'lmdb', 'readonly': False},
+        {'type': 'disk', 'db_paths': '/'},
+    ],
+)
+def test_only_known_backends_read_data(scene, capsys, entry, backend):
+    Path('plugin').mkdir()
+    Path('plugin/mc.py').write_text(f'import os\nos.mkdir({PROOF!r})\n')
+    path = list(sys.path)
+    message = refused(entry, put(scene, 'datasets.val.io_backend', backend), capsys)
+    assert 'io_backend.' in message
+    assert sys.path == path
+    assert 'mc' not in sys.modules
+
+
+@EACH
+@pytest.mark.parametrize('name', ['..', '../elsewhere', '{here}/elsewhere', '.', 'a/b', '', '~'])
+def test_a_name_reaches_no_other_folder(scene, capsys, entry, name):
+    name = name.format(here=Path.cwd())
+    assert 'x.yml: name: ' in refused(entry, put(scene, 'name', name), capsys)
+    assert Path('elsewhere').is_dir()
+
+
+@EACH
+@pytest.mark.parametrize(
+    ('place', 'value'),
+    [
+        ('path.models', PROOF),
+        ('path.my_weights', PROOF),
+        ('path.experiments_root', PROOF),
+        ('datasets.val.name', f'../../{PROOF}'),
+        ('val.suffix', f'/../../{PROOF}'),
+    ],
+)
+def test_no_option_makes_a_folder_elsewhere(scene, capsys, entry, place, value):
+    message = refused(entry, put(scene, place, value), capsys)
+    assert place.split('.')[-1] in message
+
+
+def test_a_run_of_the_same_name_stays_when_the_new_option_file_is_wrong(scene, capsys):
+    """BasicSR moves it aside first and fails later."""
+    message = refused('train', put(scene, 'train.pixel_opt.type', 'L1Los'), capsys)
+    assert 'train.pixel_opt.type' in message
+    assert [p.name for p in Path('experiments').iterdir()] == [scene['name']]
+
+
+def test_every_torch_load_of_the_package_names_its_safety():
+    # (`convert` reads old pickles where its user says so in a flag of that name)
+    calls: list[str] = []
+    for file in (Path(unfoldldm_basicsr.__file__).parent).rglob('*.py'):
+        text = file.read_text(encoding='utf-8')
+        start = text.find('torch.load(')
+        while start >= 0:
+            calls.append(f'{file.name}: {text[start : start + 120]}')
+            start = text.find('torch.load(', start + 1)
+    assert calls
+    assert [c for c in calls if not re.search('weights_only=(True|not unsafe_pickle)|`', c)] == []
+
+
+def test_this_package_runs_no_shell_and_no_text_as_code():
+    words = ('os.system', 'shell=True', 'getoutput', 'yaml.unsafe_load', 'pickle.load(')
+    found: list[tuple[str, str]] = []
+    for file in (Path(unfoldldm_basicsr.__file__).parent).rglob('*.py'):
+        for line in file.read_text(encoding='utf-8').splitlines():
+            if any(w in line for w in words) or re.search(r'(^|[^\w.])(eval|exec)\(', line):
+                found.append((file.name, line.strip()))
+    assert found == []

@@ -1,0 +1,394 @@
+"""Training data: the same items whatever reads them and wherever a run goes on; named faults."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import basicsr.train
+import cv2
+import numpy as np
+import pytest
+import torch
+from dataset_options import paired, synthetic
+from helpers import problems_at, put, stock_options, write_photos
+from torch.utils.data import Dataset
+
+from unfoldldm_basicsr.compat.defaults import fill_defaults
+from unfoldldm_basicsr.compat.failures import DataFault
+from unfoldldm_basicsr.compat.items import TrainingItems, TrainLoader
+from unfoldldm_basicsr.compat.resume import ResumedRun
+from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+
+STEPS = 4  # per epoch of the runs below: 9 items in batches of 2
+
+
+def run_options(train: dict, *, ranks: int = 1, rank: int = 0) -> dict:
+    """Options as the trainer has them when it builds the loaders."""
+    options = {
+        'num_gpu': 0,
+        'manual_seed': 5,
+        'datasets': {'train': dict(train)},
+        'train': {'total_iter': 12},
+    }
+    options['datasets']['train'].setdefault('io_backend', {'type': 'disk'})
+    return options | {'dist': ranks > 1, 'rank': rank, 'world_size': ranks}
+
+
+def batches(options: dict, after: int = 0, count: int = 3 * STEPS) -> list[dict]:
+    """The batches of the iterations ``after + 1`` to ``count``, as BasicSR's loop takes them."""
+    state = {'iter': after, 'epoch': 77}
+    if after:
+        options = {**options, 'resumed_run': ResumedRun(Path('x.state'), state)}
+    loader, sampler, *_, epochs, _ = basicsr.train.create_train_val_dataloader(
+        options, logging.getLogger('test')
+    )
+    found = []
+    for epoch in range(state['epoch'] if after else 0, epochs + 1):
+        sampler.set_epoch(epoch)
+        for batch in loader:
+            if after + len(found) == count:
+                return found
+            found.append(batch)
+    return found
+
+
+def same(first: list[dict], second: list[dict]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a[key], b[key])
+        for a, b in zip(first, second, strict=True)
+        for key in ('lq', 'gt')
+    )
+
+
+@pytest.fixture
+def photos(tmp_path) -> dict:
+    write_photos(tmp_path / 'photos', 3, (24, 32))
+    return synthetic(tmp_path / 'photos', repeat=3)
+
+
+@pytest.fixture
+def stock(tmp_path) -> dict:
+    options = stock_options(tmp_path)
+    fill_defaults(options, is_train=True)
+    return options['datasets']['train'] | {'phase': 'train', 'scale': 4}
+
+
+def read_names(monkeypatch) -> list[str]:
+    """Fills with the names of the images that are read from now on."""
+    from unfoldldm_basicsr.data.image_source import FolderImages
+
+    names, read = [], FolderImages.read
+    monkeypatch.setattr(FolderImages, 'read', lambda self, n: (names.append(n), read(self, n))[1])
+    return names
+
+
+# ---- order and random numbers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('after', [1, STEPS - 1, STEPS, STEPS + 2, 2 * STEPS])
+def test_a_resumed_run_gets_the_batches_that_the_uninterrupted_one_would(photos, after):
+    options = run_options(photos)
+    whole = batches(options)
+    assert len(whole) == 3 * STEPS
+    assert not same(whole[:STEPS], whole[STEPS : 2 * STEPS])
+    random.random(), np.random.rand(3), torch.rand(5)  # noqa: NPY002  (another history)
+    assert same(batches(options, after), whole[after:])
+
+
+@pytest.mark.parametrize('kind', ['photos', 'stock'])
+def test_loader_processes_and_their_number_make_no_difference(request, kind):
+    train = request.getfixturevalue(kind)
+    alone = batches(run_options(train | {'num_worker_per_gpu': 0}))
+    for workers, persistent, after in ((1, True, 0), (2, False, 3), (2, True, STEPS)):
+        changes = {'num_worker_per_gpu': workers, 'persistent_workers': persistent}
+        assert same(batches(run_options(train | changes), after), alone[after:])
+
+
+def test_images_before_the_position_are_not_read(photos, monkeypatch):
+    names = read_names(monkeypatch)
+    batches(run_options(photos), after=STEPS + 3, count=2 * STEPS)
+    assert len(names) <= 2 * 2  # the last batch of the epoch, and the one that ended the reading
+
+
+def test_ranks_see_together_what_one_process_sees(photos):
+    whole = batches(run_options(photos | {'repeat': 4, 'batch_size_per_gpu': 4}), count=3)
+    parts = [
+        batches(run_options(photos | {'repeat': 4}, ranks=2, rank=rank), count=3)
+        for rank in range(2)
+    ]
+    for one, *halves in zip(whole, *parts, strict=True):
+        assert torch.equal(one['lq'][0::2], halves[0]['lq'])
+        assert torch.equal(one['lq'][1::2], halves[1]['lq'])
+
+
+def test_loading_leaves_the_random_numbers_of_the_training_alone(photos):
+    before = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    batches(run_options(photos))
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
+
+
+def test_a_repeated_photo_gets_other_crops_in_every_draw(photos):
+    patches = {gt.numpy().tobytes() for batch in batches(run_options(photos)) for gt in batch['gt']}
+    assert len(patches) == 3 * STEPS * 2
+
+
+# ---- what has changed ---------------------------------------------------------------------------
+
+
+def reported(photos: dict, stored: dict | None = None, **changes) -> list[str]:
+    options = run_options(photos)
+    batches(options, count=1)
+    data = stored or options['data_fingerprint']
+    resumed = ResumedRun(Path('7.state'), {'iter': 7, 'data': data})
+    options = run_options(photos | changes)
+    batches(options, count=1)
+    return resumed.report(options)
+
+
+def test_changed_data_are_reported(photos):
+    assert reported(photos) == []
+    folder = Path(photos['dataroot_gt'])
+    moved = folder.rename(folder.with_name('moved'))
+    photos['dataroot_gt'] = str(moved)
+    before = run_options(photos)
+    batches(before, count=1)
+    assert reported(photos, before['data_fingerprint']) == []
+    (moved / 'img_0.png').write_bytes((moved / 'img_0.png').read_bytes() + b' ')
+    assert 'other names or sizes' in reported(photos, before['data_fingerprint'])[0]
+    write_photos(moved, 4)
+    message = reported(photos, before['data_fingerprint'])[0]
+    assert 'holds 4 images now, but the resumed state was made with 3' in message
+
+
+def test_paired_mixed_and_stock_sets_have_fingerprints(photos, stock, tmp_path):
+    folder = photos['dataroot_gt']
+    prints = set()
+    mixture = {
+        'type': 'MixedDegradationDataset',
+        'degradation_names': ['a', 'b'],
+        'sets': [
+            {k: photos[k] for k in ('type', 'dataroot_gt', 'degradations')}
+            | {'degradation_name': name}
+            for name in 'ab'
+        ],
+    }
+    mixture |= {k: photos[k] for k in ('name', 'phase', 'gt_size', 'batch_size_per_gpu')}
+    mixture |= {'num_worker_per_gpu': 0}
+    for train in (photos, paired(folder, folder), mixture, stock):
+        options = run_options(train)
+        batches(options, count=1)
+        found = options['data_fingerprint']
+        assert found['images'] >= 3
+        prints.add(found['sha256'])
+    assert len(prints) == 4
+
+
+# ---- faults -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(photos) -> dict:
+    """The second of three photos is cut."""
+    path = Path(photos['dataroot_gt']) / 'img_1.png'
+    path.write_bytes(path.read_bytes()[:200])
+    return photos
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_unreadable_image_ends_the_run_with_one_line_that_names_it(broken, workers):
+    with pytest.raises(DataFault, match=r'^dataset photos: .*img_1\.png: cannot be') as caught:
+        batches(run_options(broken | {'num_worker_per_gpu': workers}))
+    assert '\n' not in str(caught.value)
+
+
+def test_stock_data_sets_name_the_files_too(stock):
+    Path(stock['dataroot_lq'], 'img_2.png').write_bytes(b'no image')
+    with pytest.raises(DataFault, match=r'lq/img_2\.png.*AttributeError'):
+        batches(run_options(stock))
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_skipping_takes_the_next_image_with_the_same_draw(broken, workers, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    policy = {'on_error': 'skip', 'max_error_share': 0.5, 'num_worker_per_gpu': workers}
+    found = batches(run_options(broken | policy))
+    names = [Path(path).name for batch in found for path in batch['gt_path']]
+    assert set(names) == {'img_0.png', 'img_2.png'}
+    assert same(found, batches(run_options(broken | policy | {'num_worker_per_gpu': 0})))
+    assert same(found[5:], batches(run_options(broken | policy), after=5))
+    if workers == 0:  # once for each item of the photo, however often it is drawn
+        assert caplog.text.count('left out') <= 3 * 3
+        assert 'img_1.png' in caplog.text
+
+
+def test_too_many_unreadable_images_end_the_run(broken):
+    policy = {'on_error': 'skip', 'max_error_share': 0.2}
+    with pytest.raises(DataFault, match=r'2 of 9 images cannot be read.*max_error_share \(0\.2\)'):
+        batches(run_options(broken | policy))
+
+
+def test_a_set_without_a_readable_image_ends(photos):
+    for path in Path(photos['dataroot_gt']).iterdir():
+        path.write_bytes(b'')
+    with pytest.raises(DataFault, match='cannot be read'):
+        batches(run_options(photos | {'on_error': 'skip', 'max_error_share': 0.99}))
+
+
+def test_a_vanished_file_is_skipped_or_named(photos):
+    options = run_options(photos)
+    loader, *_ = basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
+    Path(photos['dataroot_gt'], 'img_0.png').unlink()
+    with pytest.raises(DataFault, match=r'img_0\.png: cannot be read: No such file'):
+        list(loader)
+
+
+@pytest.mark.parametrize('damage', ['value', 'missing', 'truncated'])
+def test_a_broken_lmdb_is_named(photos, tmp_path, damage):
+    import lmdb
+
+    write_lmdb(photos['dataroot_gt'], tmp_path / 'i.lmdb')
+    with lmdb.open(str(tmp_path / 'i.lmdb')) as database, database.begin(write=True) as writer:
+        if damage == 'value':
+            writer.put(b'img_1', writer.get(b'img_1')[:100])
+        elif damage == 'missing':
+            writer.delete(b'img_1')
+    if damage == 'truncated':
+        os.truncate(tmp_path / 'i.lmdb' / 'data.mdb', 3 * 4096)
+    options = synthetic(tmp_path / 'i.lmdb', repeat=3)
+    words = {
+        'value': r'i\.lmdb \(key img_1\): cannot be decoded',
+        'missing': r'i\.lmdb \(key img_1\): .*lacks it',
+        'truncated': r'data\.mdb is truncated: 12288 of',
+    }
+    with pytest.raises(ValueError, match=words[damage]):
+        batches(run_options(options))
+
+
+def test_a_pair_of_other_sizes_is_skipped_as_well(tmp_path):
+    write_photos(tmp_path / 'gt', 4)
+    lq = write_photos(tmp_path / 'lq', 4)
+    cv2.imwrite(str(lq[1]), np.zeros((12, 16, 3), np.uint8))
+    options = paired(tmp_path / 'gt', tmp_path / 'lq', on_error='skip', max_error_share=0.3)
+    found = batches(run_options(options), count=2)
+    assert 'img_1.png' not in {Path(p).name for batch in found for p in batch['lq_path']}
+
+
+# ---- waiting ------------------------------------------------------------------------------------
+
+
+def hang(photos: dict) -> dict:
+    """Reading one of the photos never ends: a pipe that nobody writes to."""
+    path = Path(photos['dataroot_gt']) / 'img_1.png'
+    path.unlink()
+    os.mkfifo(path)
+    return photos | {'timeout': 0.3}
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_hanging_reader_ends_the_run_and_names_the_file(photos, workers):
+    previous = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(DataFault, match=r'img_1\.png: .*no answer within 0\.3 s'):
+        batches(run_options(hang(photos) | {'num_worker_per_gpu': workers}))
+    assert signal.getsignal(signal.SIGALRM) is previous
+
+
+def test_a_hanging_reader_can_be_skipped(photos):
+    policy = {'on_error': 'skip', 'max_error_share': 0.5}
+    found = batches(run_options(hang(photos) | policy), count=3)
+    assert len(found) == 3
+
+
+class Stubborn(Dataset):
+    """Item 2 cannot be interrupted; in a loader process of its own it ends only with that."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int):
+        if index == 2:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+            time.sleep(30)
+        return index
+
+    def item_paths(self, index: int) -> list[str]:
+        return [f'picture_{index}.png']
+
+
+def test_a_loader_process_that_cannot_be_interrupted_is_given_up_and_named():
+    items = TrainingItems(Stubborn(), {'name': 'x', 'timeout': 0.2}, workers=1)
+    loader = TrainLoader(torch.utils.data.DataLoader(items, num_workers=1))
+    with pytest.raises(DataFault, match=r'timed out.*Files being read: picture_2\.png'):
+        list(loader)
+
+
+class Suicidal(Stubborn):
+    def __getitem__(self, index: int):
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_a_killed_loader_process_is_explained():
+    items = TrainingItems(Suicidal(), {'name': 'x'}, workers=1)
+    loader = TrainLoader(torch.utils.data.DataLoader(items, num_workers=1))
+    with pytest.raises(DataFault, match=r'exited unexpectedly.*picture_2\.png.*num_worker_per_gpu'):
+        list(loader)
+
+
+def test_prefetching_in_a_thread_waits_no_longer_either(photos):
+    options = run_options(hang(photos) | {'prefetch_mode': 'cpu', 'timeout': 0.1})
+    with pytest.raises(DataFault, match=r'timed out after 0\.3 seconds.*img_1\.png'):
+        batches(options)
+    with open(Path(photos['dataroot_gt']) / 'img_1.png', 'wb'):  # lets the thread end
+        assert threading.active_count() >= 1
+
+
+# ---- options ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'words'),
+    [
+        ('on_error', 'ignore', "'ignore'"),
+        ('on_error', True, 'must be'),
+        ('max_error_share', 1.0, 'must lie in [0, 1)'),
+        ('max_error_share', 0.5, 'has no effect without on_error: skip'),
+        ('timeout', -1, 'at least 0'),
+    ],
+)
+def test_wrong_policies_are_refused(tmp_path, key, value, words):
+    from helpers import plugin_options
+
+    options = put(plugin_options(tmp_path), f'datasets.train.{key}', value)
+    if words.endswith('[0, 1)'):
+        options = put(options, 'datasets.train.on_error', 'skip')
+    assert words in problems_at(options, f'datasets.train.{key}')
+
+
+def test_validation_never_skips(tmp_path):
+    from helpers import plugin_options
+
+    options = put(plugin_options(tmp_path), 'datasets.val.on_error', 'skip')
+    assert 'measures every image' in problems_at(options, 'datasets.val.on_error')
+
+
+def test_preflight_follows_the_policy(tmp_path):
+    from helpers import plugin_options
+
+    options = plugin_options(tmp_path)
+    write_photos(tmp_path / 'train', 4, (40, 48))
+    options = put(options, 'datasets.train.dataroot_gt', str(tmp_path / 'train'))
+    (tmp_path / 'train' / 'img_0.png').write_bytes(b'')
+    assert 'img_0.png' in problems_at(options, 'datasets.train.dataroot_gt')
+    options = put(options, 'datasets.train.on_error', 'skip')
+    assert 'max_error_share' in problems_at(options, 'datasets.train')
+    options = put(options, 'datasets.train.max_error_share', 0.4)
+    assert problems_at(options, 'datasets.train') == ''

@@ -1,0 +1,347 @@
+"""Traps of BasicSR 1.4.2 that ruin a run without an error: metrics, its own models, LMDBs, files.
+
+docs/compatibility.md lists all of them with the tests of each.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import basicsr.metrics
+import numpy as np
+import pytest
+import torch
+import yaml
+from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import ARCH_REGISTRY
+from helpers import (
+    ROOT,
+    model_options,
+    plugin_options,
+    problems_at,
+    put,
+    stock_options,
+    write_photos,
+)
+from torch import nn
+
+from unfoldldm_basicsr.compat.stock_models import NonFiniteLossError
+from unfoldldm_basicsr.compat.yaml_options import OptionLoader
+from unfoldldm_basicsr.data.image_source import LmdbImages, close_lmdbs
+from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.data.paired_degradation_dataset import match_names
+
+
+def test_the_list_of_traps_names_tests_that_exist():
+    text = (ROOT / 'docs' / 'compatibility.md').read_text(encoding='utf-8')
+    named = set(re.findall(r'`(test_\w+)`', text))
+    written = {
+        name
+        for file in (ROOT / 'tests').glob('test_*.py')
+        for name in re.findall(r'^def (test_\w+)', file.read_text(encoding='utf-8'), re.MULTILINE)
+    }
+    assert len(named) > 80
+    assert sorted(named - written) == []
+    files = re.findall(r'`(tests/\w+\.py)`', text)
+    assert all((ROOT / file).is_file() for file in files)
+    assert all(re.search(rf'^\| S{n} ', text, re.MULTILINE) for n in range(1, 13))
+
+
+# ---- metrics ------------------------------------------------------------------------------------
+
+PSNR = {'type': 'calculate_psnr', 'crop_border': 0}
+SSIM = {'type': 'calculate_ssim', 'crop_border': 0}
+NIQE = {'type': 'calculate_niqe', 'crop_border': 0}
+
+
+def image(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def measure(options: dict, *images: np.ndarray, stock: bool = False) -> float:
+    data = dict(zip(('img', 'img2'), images, strict=False))
+    function = basicsr.metrics.calculate_metric
+    return float((function.replaces if stock else function)(data, options))
+
+
+def test_whole_images_get_the_values_of_basicsr():
+    pairs = [(image(20, 24, 3), image(20, 24, 3, seed=1)), (image(20, 24), image(20, 24, seed=1))]
+    for pair in pairs:
+        for options in (PSNR, SSIM, PSNR | {'crop_border': 3}):
+            assert measure(options, *pair) == measure(options, *pair, stock=True)
+    photo = image(200, 200, 3)
+    assert measure(NIQE, photo) == measure(NIQE, photo, stock=True)
+
+
+@pytest.mark.parametrize('options', [PSNR, SSIM], ids=['psnr', 'ssim'])
+def test_a_grey_image_has_no_order_of_channels(options):
+    pair, first = (image(20, 24), image(20, 24, seed=1)), {'input_order': 'CHW'}
+    if options is PSNR:
+        options = PSNR | {'crop_border': 2}
+    expected = measure(options, *pair)
+    with np.errstate(all='ignore'):
+        assert measure(options | first, *pair, stock=True) != expected  # the trap
+    assert measure(options | first, *pair) == expected
+
+
+@pytest.mark.parametrize(
+    ('options', 'shape', 'says'),
+    [
+        (SSIM, (10, 24, 3), 'at least 11 x 11'),
+        (SSIM | {'crop_border': 8}, (24, 24, 3), '8 x 8 pixels are left'),
+        (PSNR | {'crop_border': 12}, (24, 24, 3), '0 x 0 pixels are left'),
+        (NIQE, (80, 300, 3), 'at least 96 x 96'),
+        (NIQE, (96, 191, 3), 'less than two squares'),
+    ],
+)
+def test_an_undefined_value_is_nan_with_its_reason(options, shape, says, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    images = [image(*shape, seed=s) for s in range(1 if options is NIQE else 2)]
+    with caplog.at_level('WARNING', logger='basicsr'):
+        assert math.isnan(measure(options, *images))
+    assert f'{options["type"]} is undefined: ' in caplog.text
+    assert says in caplog.text
+
+
+def test_niqe_of_a_flat_image_ends_no_training():
+    flat = np.full((200, 200, 3), 128, np.uint8)
+    with pytest.raises(np.linalg.LinAlgError), np.errstate(all='ignore'):
+        measure(NIQE, flat, stock=True)  # the trap
+    assert math.isnan(measure(NIQE, flat))
+
+
+@pytest.mark.parametrize(
+    ('images', 'options', 'says'),
+    [
+        ([image(20, 24, 3) / 255] * 2, PSNR, 'takes uint8 images.*float64'),
+        ([image(20, 24, 3).astype(np.uint16) * 257] * 2, PSNR, 'uint16'),
+        ([image(3, 20, 24)] * 2, PSNR, 'in the order HWC'),
+        ([image(20, 24, 3)] * 2, SSIM | {'input_order': 'CHW'}, 'in the order CHW'),
+        ([image(20, 24, 3), image(20, 25, 3)], PSNR, 'differ in size'),
+        ([image(20, 24, 3)] * 2, PSNR | {'test_y_chanel': True}, "Did you mean 'test_y_channel'"),
+        ([image(20, 24, 3)] * 2, PSNR | {'crop_border': -1}, 'crop_border must be'),
+    ],
+)
+def test_images_and_arguments_that_would_give_nonsense_are_refused(images, options, says):
+    with pytest.raises(ValueError, match=says):
+        measure(options, *images)
+
+
+def test_an_unknown_metric_is_named_with_the_nearest():
+    with pytest.raises(KeyError, match="Did you mean 'calculate_psnr'"):
+        measure({'type': 'calculate_psn'}, image(20, 24, 3))
+
+
+# ---- models of BasicSR itself -------------------------------------------------------------------
+
+
+@pytest.fixture
+def stock(tmp_path):
+    return stock_options(tmp_path)
+
+
+class Normalised(nn.Sequential):
+    """A network with running statistics."""
+
+    def __init__(self, num_in_ch: int = 3):
+        super().__init__(nn.Conv2d(num_in_ch, 48, 1), nn.BatchNorm2d(48), nn.PixelShuffle(4))
+
+
+@pytest.fixture
+def normalised(stock, monkeypatch):
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Normalised', Normalised)
+    return put(stock, 'network_g', {'type': 'Normalised'})
+
+
+def test_a_stock_model_stops_at_a_loss_that_is_not_finite(tmp_path):
+    options = model_options(tmp_path, {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1})
+    options['train']['optim_g'] = {'type': 'Adam', 'lr': 1e-3}
+    model = SRModel(options | {'scale': 4})
+    model.feed_data({'lq': torch.rand(1, 3, 4, 4), 'gt': torch.full((1, 3, 16, 16), math.nan)})
+    with pytest.raises(NonFiniteLossError, match='l_pix not finite'):
+        model.optimize_parameters(1)
+    healthy = {'l_pix': torch.tensor(0.5)}
+    assert BaseModel.reduce_loss_dict(model, healthy) == {'l_pix': 0.5}
+
+
+def test_a_warmup_that_would_freeze_the_rate_is_refused(stock):
+    stock = put(stock, 'train.warmup_iter', 5)
+    assert 'never leave 0.8 of the learning rate' in problems_at(stock, 'train.warmup_iter')
+    cosine = {'type': 'CosineAnnealingRestartLR', 'periods': [4]}
+    assert problems_at(put(stock, 'train.scheduler', cosine), 'train.warmup_iter') == ''
+    own = put(stock, 'model_type', 'RestorationModel')
+    assert problems_at(own, 'train.warmup_iter', here=False).find('never leave') == -1
+
+
+def test_an_average_without_running_statistics_is_refused(stock, normalised):
+    normalised = put(normalised, 'train.ema_decay', 0.9)
+    assert 'running statistics' in problems_at(normalised, 'train.ema_decay')
+    assert problems_at(put(stock, 'train.ema_decay', 0.9), 'train.ema_decay') == ''
+
+
+def test_ranks_that_would_lose_step_are_refused(stock, normalised, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert 'lose step' in problems_at(normalised, 'train.ema_decay')
+    assert problems_at(stock, 'train.ema_decay') == ''
+    assert problems_at(stock, 'model_type') == ''
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert 'without GPUs' in problems_at(stock, 'model_type')
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_a_test_of_a_stock_model_needs_every_weight(stock, tmp_path, strict):
+    network = dict(stock['network_g'], num_block=2)
+    net = ARCH_REGISTRY.get(network.pop('type'))(**network)
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith('body.1')}
+    torch.save({'params': state}, tmp_path / 'part.pth')
+    data = stock['datasets']['val']
+    test = {k: v for k, v in stock.items() if k not in ('train', 'logger')}
+    test |= {'datasets': {'test': data}, 'network_g': dict(stock['network_g'], num_block=2)}
+    test['path'] = {
+        'pretrain_network_g': str(tmp_path / 'part.pth'),
+        'strict_load_g': strict,
+    }
+    assert 'missing in the file' in problems_at(test, 'path.pretrain_network_g')
+
+
+# ---- options ------------------------------------------------------------------------------------
+
+
+def test_the_loaders_of_other_libraries_stay_as_they_are():
+    """BasicSR's reader adds its constructors to yaml's own loader, for every library."""
+    assert yaml.load('a: 1e-4', Loader=OptionLoader) == {'a': 1e-4}
+    assert yaml.safe_load('a: 1e-4') == {'a': '1e-4'}
+    assert type(yaml.load('{a: 1}', Loader=yaml.CSafeLoader)) is dict
+
+
+def test_negative_rates_and_weights_are_refused(tmp_path):
+    options = plugin_options(tmp_path)
+    scheduler = 'train.scheduler'
+    assert 'negative' in problems_at(
+        put(options, f'{scheduler}.eta_mins', [-1, 1e-6]), f'{scheduler}.eta_mins'
+    )
+    place = 'train.pixel_opt.loss_weight'
+    assert 'negative' in problems_at(put(options, place, -1.0), place)
+
+
+def test_a_network_without_end_is_refused_at_once(tmp_path):
+    options = put(plugin_options(tmp_path), 'network_g.num_refinement_blocks', 90_000)
+    start = time.monotonic()
+    found = problems_at(options, 'network_g', here=False)
+    assert 'more than 20000 modules' in found
+    assert 'num_refinement_blocks: 90000' in found
+    assert time.monotonic() - start < 60
+
+
+def test_an_error_from_the_depths_of_a_network_names_its_argument(tmp_path):
+    options = put(plugin_options(tmp_path), 'network_g.ffn_expansion_factor', 1e-4)
+    assert 'ffn_expansion_factor' in problems_at(options, 'network_g', here=False)
+
+
+@pytest.mark.parametrize('section', ['network_g', 'train.optim_g', 'train.scheduler'])
+def test_a_misspelt_type_is_recognised(tmp_path, section):
+    options = put(plugin_options(tmp_path), f'{section}.tpye', 'x')
+    *_, last = section.split('.')
+    place = options[last] if last in options else options['train'][last]
+    del place['type']
+    assert "Is 'tpye' meant to be it?" in problems_at(options, f'{section}.type', here=False)
+
+
+# ---- LMDB and large sets ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lmdb_options(tmp_path):
+    """Stock and own data sets on LMDBs; the training set's is ``gt.lmdb``."""
+    options = plugin_options(tmp_path)
+    write_photos(tmp_path / 'many', 8, (64, 64))
+    write_lmdb(tmp_path / 'many', tmp_path / 'gt.lmdb')
+    options = put(options, 'datasets.train.dataroot_gt', str(tmp_path / 'gt.lmdb'))
+    return put(options, 'datasets.train.io_backend', {'type': 'lmdb'}), tmp_path / 'gt.lmdb'
+
+
+def cut(root: Path) -> None:
+    file = root / 'data.mdb'
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def forget(root: Path) -> None:
+    meta = root / 'meta_info.txt'
+    meta.write_text('\n'.join(meta.read_text().splitlines()[:-1]) + '\n')
+
+
+def invent(root: Path) -> None:
+    with (root / 'meta_info.txt').open('a') as meta:
+        meta.write('zebra.png (64,64,3) 1\n')
+
+
+@pytest.mark.parametrize(
+    ('damage', 'says'),
+    [(cut, 'truncated'), (forget, 'does not list'), (invent, "lacks 1 .*'zebra'")],
+)
+@pytest.mark.parametrize('kind', ['SyntheticDegradationDataset', 'PairedImageDataset'])
+def test_a_damaged_lmdb_is_found_by_the_check(lmdb_options, kind, damage, says):
+    options, root = lmdb_options
+    place = 'datasets.train.dataroot_gt'
+    if kind == 'PairedImageDataset':
+        data = {k: v for k, v in options['datasets']['train'].items() if k != 'degradations'}
+        data |= {'type': kind, 'dataroot_lq': str(root), 'use_hflip': True, 'use_rot': True}
+        options = put(options, 'datasets.train', data)
+    assert problems_at(options, place) == ''
+    close_lmdbs()
+    damage(root)
+    found = problems_at(options, place)
+    assert 'gt.lmdb' in found
+    assert re.search(says, found), found
+
+
+def test_a_truncated_lmdb_is_an_exception_and_kills_no_process(lmdb_options):
+    """LMDB reads through mapped memory: a missing page is a bus error, not an exception."""
+    _, root = lmdb_options
+    close_lmdbs()
+    cut(root)
+    code = (
+        'import sys, unfoldldm_basicsr\n'
+        'from unfoldldm_basicsr.data.image_source import LmdbImages\n'
+        'try:\n    LmdbImages(sys.argv[1]).read("img_7")\n'
+        'except ValueError as error:\n    print(error)\n'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code, str(root)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'data.mdb is truncated' in result.stdout
+
+
+def test_a_whole_lmdb_is_read(lmdb_options):
+    assert LmdbImages(str(lmdb_options[1])).read('img_7').shape == (64, 64, 3)
+
+
+class Names:
+    """Stands in for a folder of many images."""
+
+    root = 'somewhere'
+
+    def __init__(self, names: list[str]):
+        self.names = names
+
+    def origin(self, name: str) -> str:
+        return name
+
+
+def test_pairing_many_images_is_not_quadratic():
+    """BasicSR looks every name up in a list: 14 s for 40000 pairs, hours for a million."""
+    names = [f'{i:06d}.png' for i in range(40_000)]
+    start = time.monotonic()
+    pairs = match_names(Names(names), Names(names), '{}')
+    assert len(pairs) == len(names)
+    assert time.monotonic() - start < 3

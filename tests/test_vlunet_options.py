@@ -1,0 +1,124 @@
+"""Preflight of VLUNetModel: every key is known, and every mistake is found before a run starts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import DELETE, problems_at, put
+from vlunet_runs import EMBEDDINGS, NAMES, NETWORK, mixture
+
+from unfoldldm_basicsr.config.preflight import preflight
+from unfoldldm_basicsr.models import RestorationModel, VLUNetModel
+
+NETWORK_E = {'network_e': {'type': 'Restormer'}}
+
+
+@pytest.fixture
+def options(tmp_path) -> dict:
+    """A training that passes."""
+    data = mixture(tmp_path)
+    sizes = {'gt_size': 16, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
+    return {
+        'name': 'vlunet',
+        'model_type': 'VLUNetModel',
+        'scale': 1,
+        'num_gpu': 0,
+        'datasets': {'train': {**data, **sizes}, 'val': data},
+        'network_g': dict(NETWORK),
+        'network_e': dict(EMBEDDINGS['label']),
+        'path': {'pretrain_network_e': None},
+        'train': {
+            'total_iter': 10,
+            'warmup_iter': 2,
+            'optim_g': {'type': 'AdamW', 'lr': 1e-3},
+            'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': 10, 'eta_min': 1e-6},
+            'pixel_opt': {'type': 'L1Loss'},
+        },
+        'val': {
+            'val_freq': 5,
+            'degradation_override': 'wrong',
+            'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}},
+        },
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 5},
+    }
+
+
+@pytest.mark.parametrize('source', EMBEDDINGS)
+def test_each_embedding_passes(options, source):
+    assert preflight({**options, 'network_e': EMBEDDINGS[source]}, 'x.yml', True) == []
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'place', 'words'),
+    [
+        ('network_e', DELETE, 'network_e', ['is missing', 'LabelDegradationEmbedding']),
+        ('network_e.type', 'LabelEmbedding', 'network_e.type', ['LabelDegradationEmbedding']),
+        ('network_e.num_degradation', 3, 'network_e.num_degradation', ['num_degradations']),
+        ('network_e.num_degradations', 4, 'network_e.num_degradations', ['4', 'lists 3']),
+        ('network_e.embed_dim', 16, 'network_g.embed_dim', ['is 8', 'set it to 16']),
+        ('network_g.type', 'NAFNet', 'network_g.type', ['no degradation', 'RestorationModel']),
+        ('model_type', 'RestorationModel', 'network_g.type', ['degradation', 'VLUNetModel']),
+        ('val.degradation_override', 'blurr', 'val.degradation_override', ["'blur'"]),
+        ('val.degradation_overide', 'blur', 'val.degradation_overide', ['degradation_override']),
+        ('datasets.val.degradation_names', NAMES[::-1], None, ['differs']),
+        ('path.pretrain_network_e', 'no.pth', 'path.pretrain_network_e', ['no such file']),
+        ('train.mixing_augs', {'mixup': True}, 'train.mixing_augs.mixup', ['different']),
+        ('val.trace', True, 'val.trace', ['no stages']),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_found_where_it_stands(options, path, value, place, words):
+    if path == 'network_g.type':
+        options['network_g'] = {}
+    found = problems_at(put(options, path, value), place or path)
+    assert all(word in found for word in words), found
+
+
+def test_a_network_that_is_no_embedding_is_refused():
+    problems = dict(VLUNetModel.check_options({**NETWORK_E, 'network_g': NETWORK}))
+    assert 'no degradation embedding' in problems['network_e.type']
+
+
+def test_trainable_adapters_are_refused(options):
+    clip = {**EMBEDDINGS['clip'], 'tune_adapters': True}
+    found = problems_at({**options, 'network_e': clip}, 'network_e.tune_adapters')
+    assert 'DegradationCLIPModel' in found
+
+
+def test_a_label_needs_named_degradations_and_an_image_does_not(options):
+    single = {
+        'name': 'noise',
+        'type': 'SyntheticDegradationDataset',
+        'dataroot_gt': options['datasets']['val']['sets'][0]['dataroot_gt'],
+        'degradations': [{'type': 'gaussian_noise', 'sigma': 25}],
+    }
+    options = put(put(options, 'datasets.val', single), 'val.degradation_override', DELETE)
+    assert 'is missing' in problems_at(options, 'datasets.val.degradation_names')
+    assert preflight({**options, 'network_e': EMBEDDINGS['learned']}, 'x.yml', True) == []
+
+
+def test_weights_of_the_embedding_are_compared_with_it(options, tmp_path):
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    arguments = dict(EMBEDDINGS['label'])
+    net = ARCH_REGISTRY.get(arguments.pop('type'))(**{**arguments, 'num_degradations': 5})
+    torch.save({'params': net.state_dict()}, tmp_path / 'e.pth')
+    options = put(options, 'path.pretrain_network_e', str(tmp_path / 'e.pth'))
+    assert 'does not fit LabelDegradationEmbedding' in problems_at(
+        options, 'path.pretrain_network_e'
+    )
+
+
+def test_a_test_option_file_passes_too(options, tmp_path):
+    weights = tmp_path / 'net_g.pth'
+    torch.save({'params': {'x': torch.zeros(1)}}, weights)
+    test = {key: value for key, value in options.items() if key not in ('train', 'logger')}
+    test['datasets'] = {'test': options['datasets']['val']}
+    test['path'] = {'pretrain_network_g': str(weights)}
+    del test['val']['val_freq']
+    assert preflight(test, 'x.yml', False, here=False) == []
+
+
+def test_plain_models_do_not_know_the_keys_of_the_embedding():
+    assert 'network_e' not in RestorationModel.option_keys['']
+    assert 'degradation_override' not in RestorationModel.option_keys['val']
+    assert {'pretrain_network_e', 'param_key_e'} <= VLUNetModel.option_keys['path'].keys()

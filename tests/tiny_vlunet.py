@@ -1,0 +1,105 @@
+"""VLU-Net and its degradation vectors in a size for tests, and the files they come in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from released import randomise
+from torch import nn
+
+from unfoldldm_basicsr.archs.degradation_embedding import (
+    CLIPDegradationEmbedding,
+    LabelDegradationEmbedding,
+    LearnedDegradationEmbedding,
+)
+from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
+from unfoldldm_basicsr.inference.checkpoint import network_meta
+from unfoldldm_basicsr.inference.conditioning import degradation_meta
+
+CLASSES = ['noise', 'rain', 'haze']
+TEXTS = ['image with noise', 'image with rain', 'image with haze']
+WIDTH = 64  # of the vectors
+# widths of 64 per head, as all ViT-B CLIPs have
+CLIP = {
+    'embed_dim': WIDTH,
+    'vision_cfg': {'layers': 2, 'width': 64, 'head_width': 64, 'patch_size': 8, 'image_size': 32},
+    'text_cfg': {'context_length': 16, 'vocab_size': 49408, 'width': 64, 'heads': 1, 'layers': 1},
+}
+OPTIONS = {
+    'clip': {
+        'type': 'CLIPDegradationEmbedding',
+        'pretrained': None,
+        'clip_config': CLIP,
+        'class_texts': TEXTS,
+    },
+    'label': {'type': 'LabelDegradationEmbedding', 'num_degradations': 3, 'embed_dim': WIDTH},
+    'learned': {'type': 'LearnedDegradationEmbedding', 'embed_dim': WIDTH, 'width': 4},
+}
+_KINDS = (CLIPDegradationEmbedding, LabelDegradationEmbedding, LearnedDegradationEmbedding)
+
+
+def vlunet_kwargs(**changes) -> dict:
+    """Arguments of a VLU-Net that runs in milliseconds."""
+    return {
+        'de_dim': 3,
+        'dim': 10,
+        'num_blocks': [1, 1, 1, 1],
+        'num_refinement_blocks': 1,
+        'heads': [1, 1, 2, 2],
+        'embed_dim': WIDTH,
+        **changes,
+    }
+
+
+def build_vlunet(**changes) -> VLUNet:
+    """A VLU-Net without any parameter at zero or one."""
+    return randomise(VLUNet(**vlunet_kwargs(**changes))).requires_grad_(False)
+
+
+def embedding_of(source: str, **changes) -> nn.Module:
+    """The embedding that ``OPTIONS[source]`` describes, its own weights random."""
+    option = {**OPTIONS[source], **changes}
+    name = option.pop('type')
+    kind = next(kind for kind in _KINDS if kind.__name__ == name)
+    embedding = kind(**option).eval().requires_grad_(False)
+    for part in (
+        (embedding.ad_imageEncoder, embedding.ad_textEncoder) if source == 'clip' else (embedding,)
+    ):
+        randomise(part)
+    return embedding
+
+
+def save_vlunet(
+    path: Path, net: nn.Module, source: str, embedding: nn.Module, option: dict | None = None
+) -> Path:
+    """A file as training writes it."""
+    option = OPTIONS[source] if option is None else option
+    content = {
+        'params': net.state_dict(),
+        'arch': network_meta({'type': 'VLUNet', **vlunet_kwargs()}),
+        'degradation': degradation_meta(CLASSES, option, embedding.state_dict()),
+    }
+    torch.save(content, path)
+    return path
+
+
+def lightning_content(net: nn.Module, embedding: nn.Module | None) -> dict:
+    """What a released training checkpoint holds; CLIP is in it twice."""
+    state = {f'net.{key}': value for key, value in net.state_dict().items()}
+    for key, value in embedding.state_dict().items() if embedding is not None else ():
+        branches = (
+            ('ad_imageEncoder.', 'ad_textEncoder.') if key.startswith('clip_model.') else ('',)
+        )
+        for branch in branches:
+            state[f'model_degradation.{branch}{key}'] = value
+    return {
+        'epoch': 199,
+        'global_step': 1000,
+        'pytorch-lightning_version': '2.0.1',
+        'state_dict': state,
+        'loops': {'fit_loop': {'state_dict': {}}},
+        'callbacks': {'ModelCheckpoint': {'monitor': None, 'best_model_path': ''}},
+        'optimizer_states': [{'state': {0: {'step': torch.tensor(1.0)}}, 'param_groups': []}],
+        'lr_schedulers': [{'base_lrs': [2e-4]}],
+    }

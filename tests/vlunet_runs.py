@@ -1,0 +1,98 @@
+"""Tiny VLU-Net trainings for the tests: three degradations, three kinds of embedding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from helpers import model_options, write_photos
+
+NAMES = ['noise', 'blur', 'dark']
+EMBED_DIM = 8
+TINY_CLIP = {
+    'embed_dim': EMBED_DIM,
+    'vision_cfg': {'layers': 1, 'width': 16, 'head_width': 8, 'patch_size': 8, 'image_size': 16},
+    'text_cfg': {'context_length': 12, 'vocab_size': 49408, 'width': 8, 'heads': 2, 'layers': 1},
+}
+EMBEDDINGS = {
+    'clip': {
+        'type': 'CLIPDegradationEmbedding',
+        'pretrained': None,
+        'clip_config': TINY_CLIP,
+        'class_texts': ['noise', 'blur', 'low light'],
+    },
+    'label': {
+        'type': 'LabelDegradationEmbedding',
+        'num_degradations': 3,
+        'embed_dim': EMBED_DIM,
+    },
+    'learned': {'type': 'LearnedDegradationEmbedding', 'embed_dim': EMBED_DIM, 'width': 4},
+}
+NETWORK = {
+    'type': 'VLUNet',
+    'de_dim': 4,
+    'dim': 10,
+    'num_blocks': [1, 1, 1, 1],
+    'num_refinement_blocks': 1,
+    'heads': [1, 1, 1, 1],
+    'embed_dim': EMBED_DIM,
+}
+
+
+def mixture(folder: Path, names: list[str] | None = None) -> dict:
+    """Validation section: three photos in each of three degradations."""
+    if not (folder / 'photos').exists():
+        write_photos(folder / 'photos', 3, (24, 32))
+    steps = {
+        'noise': {'type': 'gaussian_noise', 'sigma': 40},
+        'blur': {'type': 'gaussian_blur', 'sigma': 2.0},
+        'dark': {'type': 'low_light', 'gamma': 2.0, 'gain': 0.6},
+    }
+    names = names or NAMES
+    return {
+        'name': 'held_out',
+        'type': 'MixedDegradationDataset',
+        'degradation_names': names,
+        'sets': [
+            {
+                'type': 'SyntheticDegradationDataset',
+                'degradation_name': name,
+                'dataroot_gt': str(folder / 'photos'),
+                'degradations': [steps[name]],
+            }
+            for name in sorted(names, key=NAMES.index)
+        ],
+    }
+
+
+def vlunet_options(
+    folder: Path, source: str, *, names: list[str] | None = None, is_train: bool = True, **train
+) -> dict:
+    """Options that VLUNetModel takes directly."""
+    options = model_options(folder, dict(NETWORK), is_train=is_train, **train)
+    options['network_e'] = dict(EMBEDDINGS[source])
+    data = mixture(folder.parent, names)
+    if is_train:
+        options['datasets'] = {'train': {**data, 'gt_size': 16}, 'val': data}
+    else:
+        options['datasets'] = {'test': data}
+    return options
+
+
+def random_batch(seed: int = 0, size: int = 4) -> dict:
+    """A training batch (size, 3, 16, 16)."""
+    generator = torch.Generator().manual_seed(seed)
+    lq, gt = torch.rand(2, size, 3, 16, 16, generator=generator)
+    return {
+        'lq': lq,
+        'gt': gt,
+        'lq_path': [f'{i}.png' for i in range(size)],
+        'degradation': torch.arange(size) % 3,
+    }
+
+
+def step(model, iteration: int, batch: dict | None = None) -> None:
+    """One training step."""
+    model.update_learning_rate(iteration, model.train_opt.get('warmup_iter', -1))
+    model.feed_data(batch or random_batch(iteration))
+    model.optimize_parameters(iteration)
