@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from functools import partial
 from pathlib import Path
@@ -236,6 +237,23 @@ def test_validation_crops_are_central(tmp_path):
     np.testing.assert_array_equal(pixels(item['gt']), photo[1:49, 3:67])
     item = build_dataset(synthetic(tmp_path, 'val', center_crop=40))[0]
     np.testing.assert_array_equal(pixels(item['gt']), photo[5:45, 15:55])
+
+
+@pytest.mark.parametrize('phase', ['train', 'val'])
+def test_iterating_ends_and_other_indices_are_index_errors(tmp_path, phase):
+    write_photos(tmp_path / 'gt', 2)
+    write_photos(tmp_path / 'lq', 2, seed=1)
+    repeat = {'repeat': 2} if phase == 'train' else {}
+    for options in (
+        synthetic(tmp_path / 'gt', phase, **repeat),
+        paired(tmp_path / 'gt', tmp_path / 'lq', phase, **repeat),
+    ):
+        dataset = build_dataset(options)
+        count = len(dataset)
+        assert len(list(itertools.islice(iter(dataset), count + 1))) == count
+        for index in (count, -1):
+            with pytest.raises(IndexError, match=f'index {index} of a dataset of {count} items'):
+                dataset[index]
 
 
 def test_repeat_lengthens_the_epoch(tmp_path):

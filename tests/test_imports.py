@@ -15,6 +15,7 @@ MAX_LINES = 400
 # Part of the package (longest match counts) -> level; imports go to the same or a lower level.
 LEVELS = {
     'compat': 0,
+    'config.blame': 0,
     'config.suggest': 0,
     'archs.layers': 1,
     'ops': 1,

@@ -154,7 +154,7 @@ def test_mixture_is_reproducible_and_varies_over_epochs(mixture):
 
 
 def test_validation_sees_every_image_once_and_identically(mixture):
-    options = with_shares(mixture, 'weight', [1, 5, 1]) | {'phase': 'val', 'crop_multiple': 16}
+    options = mixture | {'phase': 'val', 'crop_multiple': 16}
     del options['gt_size']
     first, second = build_dataset(options), build_dataset(options)
     assert len(first) == 11
@@ -238,6 +238,16 @@ def test_bad_shares_are_refused(mixture, shares, words):
         mixture = with_shares(mixture, key, values)
     with pytest.raises(ValueError, match=words):
         build_dataset(mixture)
+
+
+@pytest.mark.parametrize('key', ['weight', 'repeat'])
+def test_shares_are_refused_in_validation(mixture, key):
+    options = with_shares(mixture, key, [1, 5, 1]) | {'phase': 'val'}
+    del options['gt_size']
+    problems = dict(MixedDegradationDataset.check_options(options))
+    assert 'is for training' in problems[f'sets[{"0" if key == "weight" else "1"}].{key}']
+    with pytest.raises(ValueError, match='is for training'):
+        build_dataset(options)
 
 
 def test_batches_mix_the_classes(mixture):

@@ -256,6 +256,14 @@ def test_options_without_effect_or_sense_are_named(tmp_path, phase1, phase, key,
     assert problems_of(put(options, key, value)) == found
 
 
+def test_sizes_of_a_corrector_that_is_switched_off_are_named(tmp_path):
+    options = options_of(tmp_path / 'x', 1)
+    sizes = {key for key in options['network_g'] if key.startswith('corrector_')}
+    assert sizes
+    options['network_g']['corrector'] = False
+    assert set(problems_of(options)) == {f'network_g.{key}' for key in sizes}
+
+
 @pytest.mark.parametrize('phase', [1, 2])
 def test_a_limit_for_the_embedding_belongs_to_phase_1(tmp_path, phase1, phase):
     path = {'pretrain_network_phase1': weights(phase1, 'g_3')} if phase == 2 else {}

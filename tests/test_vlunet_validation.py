@@ -14,7 +14,7 @@ from vlunet_runs import EMBEDDINGS, NAMES, mixture, vlunet_options
 
 from unfoldldm_basicsr.models import VLUNetModel
 from unfoldldm_basicsr.models.interruption import stop_request
-from unfoldldm_basicsr.models.validation import ImageResult, evaluate
+from unfoldldm_basicsr.models.validation import ImageResult, evaluate, image_name
 from unfoldldm_basicsr.models.validation_report import (
     degradation_rows,
     table_lines,
@@ -115,6 +115,31 @@ def test_another_set_of_metrics_starts_another_file(tmp_path):
     assert write_validation_csv(first, {}, path, '4') == path
     assert [line.split(',')[0] for line in path.read_text().splitlines()] == ['iteration', '1', '4']
     assert write_validation_csv([ImageResult(0, 'x', None)], {}, path, '5') is None
+
+
+def test_frames_of_different_scenes_are_saved_under_different_names(make, tmp_path):
+    data = mixture(tmp_path / 'data')
+    root = Path(data['sets'][0]['dataroot_gt'])
+    for photo in sorted(root.iterdir())[:2]:
+        (root / photo.stem).mkdir()
+        photo.rename(root / photo.stem / 'frame.png')
+    data['sets'] = data['sets'][:1]
+    loader = DataLoader(build_dataset({**data, 'phase': 'val', 'scale': 1}))
+    model = make()
+    names = [result.name for result in evaluate(model, loader, '7', save_img=True)]
+    assert len(set(names)) == len(names) == 3
+    assert sum(name.endswith('_frame') for name in names) == 2
+    folder = Path(model.opt['path']['visualization'])
+    assert len(list(folder.rglob('*_7.png'))) == 3
+
+
+def test_images_are_named_by_their_place_below_the_data_root():
+    mixed = {'sets': [{'dataroot_gt': 'data/a'}, {'dataroot_gt': 'x', 'dataroot_lq': 'data/b'}]}
+    assert image_name('data/b/S1/blur/1.5.png', mixed) == 'S1_blur_1.5'
+    assert image_name('data/a/1.png', mixed) == '1'
+    assert image_name('elsewhere/S1/1.png', mixed) == '1'
+    assert image_name('S1/1.5', {'dataroot_gt': 'data/a.lmdb'}) == 'S1_1.5'
+    assert image_name('/data/c/S1/1.png', {'dataroot_gt': 'data/a.lmdb'}) == '1'
 
 
 def outputs(model, loader) -> list[torch.Tensor]:

@@ -4,8 +4,10 @@
     python scripts/faults/kill_and_resume.py --model phase2 --runs 5 --ranks 2
 
 An uninterrupted training is the reference. Each run is killed with SIGKILL (with several ranks: one
-of them, drawn by chance), started again until it is finished, and must end with the same files in
-``models``, bit by bit. Prints one line per run; the exit status is 1 if any differs.
+of them, drawn by chance) at an iteration drawn by chance and a random part of a second after it is
+logged, so in the middle of a step, a validation or a checkpoint. It is started again until it is
+finished, and must end with the same files in ``models``, bit by bit. Prints one line per run; the
+exit status is 1 if any differs.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     for run in range(args.runs):
         draw = random.Random(f'{args.seed}/{args.model}/{args.ranks}/{run}')
         result = interrupted_run(
-            folder / f'run_{run}', folder / 'reference', option_file, span, args.kills, draw,
-            **settings,
+            folder / f'run_{run}', folder / 'reference', option_file, span / args.iterations,
+            args.iterations, args.kills, draw, **settings,
         )  # fmt: skip
         equal += result['result'] == 'equal'
         print(_row((run, *(result[name] for name in COLUMNS[1:]))), flush=True)
@@ -65,7 +67,8 @@ def interrupted_run(
     folder: Path,
     reference: Path,
     option_file: Path,
-    span: float,
+    step: float,
+    iterations: int,
     kills: int,
     draw: random.Random,
     *,
@@ -78,7 +81,8 @@ def interrupted_run(
         folder: folder of this run.
         reference: folder of the uninterrupted run.
         option_file: what to train.
-        span: seconds that the loop of the uninterrupted run took.
+        step: seconds per iteration of the uninterrupted run.
+        iterations: length of the training.
         kills: how often to kill.
         draw: source of the moments.
         ranks: number of processes.
@@ -90,9 +94,10 @@ def interrupted_run(
     begun, killed_at, victims, resumed_at, outputs = time.monotonic(), [], [], [], []
     for _ in range(kills):
         training = Training(folder, option_file, ranks=ranks, fork=fork)
-        victim, moment = draw.randrange(ranks), draw.uniform(0, span / kills)
-        if training.wait(lambda started=training: started.training):
-            deadline = time.monotonic() + moment
+        victim, last = draw.randrange(ranks), draw.randrange(iterations)
+        delay = draw.uniform(0, 3 * step)
+        if training.wait(lambda it=training, k=last: it.training and it.iteration >= k):
+            deadline = time.monotonic() + delay
             if training.wait(lambda until=deadline: time.monotonic() >= until):
                 training.kill(victim)
         training.wait()  # the other ranks notice and end by themselves

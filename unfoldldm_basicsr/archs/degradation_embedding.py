@@ -83,6 +83,10 @@ class CLIPDegradationEmbedding(nn.Module):
         normalize: compares unit vectors (cosines); the released notebook does not.
         temperature: divides the logits; 1 in the released notebook.
 
+    Attributes:
+        released_texts: texts of the released classes by name, in the order of the released
+            training.
+
     Raises:
         ImportError: OpenCLIP is not installed.
         ValueError: unknown architecture or tag, or a weight file that does not fit.
@@ -91,6 +95,7 @@ class CLIPDegradationEmbedding(nn.Module):
 
     needs_label = False
     trained_jointly = False
+    released_texts = CLASS_TEXTS
 
     def __init__(
         self,

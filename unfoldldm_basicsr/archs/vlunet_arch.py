@@ -97,7 +97,8 @@ class VLUNet(nn.Module):
         num_refinement_blocks: blocks of the refinement stage.
         heads: attention heads of the levels 1 to 4.
         ffn_expansion_factor: hidden width of the feed-forward parts over their channels.
-        bias: biases in the convolutions of blocks, fusions and output.
+        bias: biases in the convolutions of blocks, fusions and output. The released code hands this
+            and ``LayerNorm_type`` on to no block, so its blocks are always as with the defaults.
         LayerNorm_type: ``WithBias`` or ``BiasFree``.
         embed_dim: length of the degradation vector (512 for CLIP ViT-B-32).
 

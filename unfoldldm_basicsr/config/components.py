@@ -15,10 +15,11 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from unfoldldm_basicsr.config.blame import blamed
 from unfoldldm_basicsr.config.problems import VALUE_ERRORS, Problems
 from unfoldldm_basicsr.config.schema import METRIC
 from unfoldldm_basicsr.config.suggest import did_you_mean, written_as
-from unfoldldm_basicsr.config.values import argument_problem, blamed, key_problem, show
+from unfoldldm_basicsr.config.values import argument_problem, key_problem, show
 from unfoldldm_basicsr.inference.checkpoint import read_checkpoint
 from unfoldldm_basicsr.reporting.cost import build_on_meta
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from unfoldldm_basicsr.config.suggest import did_you_mean
@@ -79,35 +79,6 @@ def argument_problem(value: object, parameter: inspect.Parameter, hint: Any) -> 
     if isinstance(default, (list, tuple)) and isinstance(value, str):
         return f'must be a list (default {list(default)}), got {show(value)}.'
     return ''
-
-
-def blamed(build: Callable[..., object], arguments: Mapping, errors: tuple[type, ...]) -> list[str]:
-    """Arguments that ``build`` refuses: those without which it succeeds on the others.
-
-    Keys of a mapping are named with it, ``outer.inner``. For errors from the depths of a library,
-    which do not say whose value they are about.
-
-    Args:
-        build: fails with ``arguments``.
-        arguments: keyword arguments.
-        errors: what a failure raises.
-    """
-    found = []
-    for name, value in arguments.items():
-        inner = []
-        if isinstance(value, Mapping):
-
-            def build_with(_name: str = name, **kept: object) -> object:
-                return build(**{**arguments, _name: kept})
-
-            inner = [f'{name}.{key}' for key in blamed(build_with, value, errors)]
-        if not inner:
-            try:
-                build(**{k: v for k, v in arguments.items() if k != name})
-            except errors:
-                continue
-        found += inner or [str(name)]
-    return found
 
 
 def show(value: object) -> str:

@@ -16,6 +16,7 @@ from ..config.suggest import did_you_mean, written_as
 from .paired_degradation_dataset import PairedDegradationDataset
 from .restoration_dataset import (
     LOADER_KEYS,
+    PHASES,
     SET_KEYS,
     OptionKeys,
     Problems,
@@ -71,10 +72,7 @@ class MixedDegradationDataset(Dataset):
                 self.sets.append(_SET_CLASSES[set_opt['type']](set_opt))
         lengths = [len(part) for part in self.sets]
         weights = [entry.get('weight') for entry in opt['sets']]
-        if weights[0] is not None and opt['phase'] == 'train':
-            counts = weighted_counts(lengths, weights)
-        else:
-            counts = lengths
+        counts = lengths if weights[0] is None else weighted_counts(lengths, weights)
         if sum(counts) > _LARGEST_EPOCH:
             raise ValueError(
                 f'{title}: the weights make an epoch of {sum(counts)} images, because a set of '
@@ -112,7 +110,10 @@ class MixedDegradationDataset(Dataset):
         if problems:
             return problems
         weighted = ['weight' in entry for entry in sets]
-        if any(weighted) and not all(weighted):
+        if any(weighted) and opt.get('phase') in PHASES[1:]:
+            text = 'is for training; validation sees every image once.'
+            problems.append((f'sets[{weighted.index(True)}].weight', text))
+        elif any(weighted) and not all(weighted):
             problems.append(
                 (f'sets[{weighted.index(False)}].weight', 'is missing: all sets need one, or none.')
             )

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..archs.degradation_embedding import CLASS_TEXTS
 from .checkpoint import (
     ARCH_KEY,
     DEGRADATION_KEY,
@@ -224,17 +223,23 @@ def _prove(path: Path, net: nn.Module, embedding: nn.Module | None) -> None:
 def _class_names(classes: Sequence[str] | None) -> tuple[str, ...]:
     """Names of the degradations: those given, or all that the released adapters were tuned on."""
     if classes is None:
-        return tuple(CLASS_TEXTS)
+        return tuple(_released_texts())
     if len(set(classes)) != len(classes):
         raise CheckpointError(f'--classes: {", ".join(classes)} names a degradation twice.')
     return tuple(classes)
+
+
+def _released_texts() -> Mapping[str, str]:
+    """Texts of the released classes by name, in the order of the released training."""
+    return registered_networks()[CLIP_TYPE].released_texts
 
 
 def _clip_options(
     path: Path, backbone: Mapping[str, Tensor], names: Sequence[str]
 ) -> dict[str, Any]:
     """``type`` and arguments of the embedding; without a backbone it is had by the released tag."""
-    texts = [CLASS_TEXTS.get(name, f'image with {name.replace("_", " ")}') for name in names]
+    released = _released_texts()
+    texts = [released.get(name, f'image with {name.replace("_", " ")}') for name in names]
     option = {'type': CLIP_TYPE, 'model_name': 'ViT-B-32', 'class_texts': texts}
     if not backbone:
         return {**option, 'pretrained': RELEASED_BACKBONE}

@@ -22,7 +22,7 @@ from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .rng import preserved_rng
@@ -61,7 +61,7 @@ def evaluate(model, dataloader: DataLoader, label: str, save_img: bool) -> list[
             model.prepare_item(dataloader, index, data)
             model.feed_data(data)
             model.test()
-            result = _describe(index, data)
+            result = _describe(index, data, dataset)
             bar.set_description(f'Test {result.name}')
             model.measure(result)
             if save_img:
@@ -72,11 +72,34 @@ def evaluate(model, dataloader: DataLoader, label: str, save_img: bool) -> list[
     return _gather(results, model.opt)
 
 
-def _describe(index: int, data: Mapping[str, Any]) -> ImageResult:
+def _describe(index: int, data: Mapping[str, Any], dataset: Dataset) -> ImageResult:
     degradation = data.get('degradation_name')
     if isinstance(degradation, list | tuple):
         degradation = degradation[0]
-    return ImageResult(index, Path(data['lq_path'][0]).stem, degradation)
+    name = image_name(data['lq_path'][0], getattr(dataset, 'opt', {}))
+    return ImageResult(index, name, degradation)
+
+
+def image_name(path: str, options: Mapping[str, Any]) -> str:
+    """Name of an image in reports and saved files, without extension.
+
+    Images in folders inside the data root keep the names of these folders, since frames of
+    different scenes are often called alike: ``GOPRO/test/S1/blur/1.png`` is ``S1_blur_1``.
+
+    Args:
+        path: of the image, or its key in an LMDB.
+        options: of the data set, whose ``dataroot_lq`` or ``dataroot_gt`` it lies in; a mixture's
+            are those of its ``sets``.
+    """
+    image, sets = Path(path), (options, *options.get('sets', ()))
+    roots = [part.get(key) for part in sets for key in ('dataroot_lq', 'dataroot_gt')]
+    folders = [Path(root).expanduser() for root in roots if isinstance(root, str)]
+    for folder in folders:
+        if image.is_relative_to(folder):
+            return '_'.join(image.relative_to(folder).with_suffix('').parts)
+    if any(folder.suffix == '.lmdb' for folder in folders) and not image.is_absolute():
+        return '_'.join(image.parts)
+    return image.stem
 
 
 def _image(batch: Tensor):

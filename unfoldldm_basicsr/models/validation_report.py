@@ -19,7 +19,8 @@ def degradation_rows(results: Sequence[ImageResult]) -> Rows:
     """One row per degradation and their average; empty when fewer than two are named.
 
     The average gives every degradation the same weight, however many images it has: the figure
-    that all-in-one tables print last.
+    that all-in-one tables print last. A table that counts only one of several strengths (noise of
+    sigma 25 in those of five tasks) is averaged over other rows.
     """
     means = averages_by_degradation(list(results))
     if not means:

@@ -38,6 +38,11 @@ class OneStage:
             'image; remove it.',
         }
         problems += [(f'train.{key}', text) for key, text in reasons.items() if train.get(key)]
+        network = section_of(opt, 'network_g')
+        if network.get('corrector') is False:
+            unused = [key for key in network if str(key).startswith('corrector_')]
+            message = 'has no effect with corrector: false; remove it.'
+            problems += [(f'network_g.{key}', message) for key in unused]
         if val.get('prior_source') == 'shuffled' and val.get('degradation_override'):
             message = 'changes the prior as well with prior_source: shuffled; choose one of them.'
             problems.append(('val.degradation_override', message))
