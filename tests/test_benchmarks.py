@@ -184,3 +184,21 @@ def test_import_time(script, tmp_path, monkeypatch):
     lines = (tmp_path / 'i.csv').read_text().splitlines()
     assert lines[1] == 'basicsr_s,package_s,rounds,ratio,promise'
     assert lines[2] == '2.000,2.400,3,1.100,1.10'
+
+
+def test_overhead(script, tmp_path, capsys):
+    """Every part of both networks; what is added is counted against the iteration."""
+    overhead = script('overhead')
+    overhead.main([
+        '--size', '16', '--batch', '2', '--picture', '48', '32', '--repeats', '1', '--threads', '1',
+        '--networks', 'nafnet', 'unfoldldm', '--out', str(tmp_path / 'o'),
+    ])  # fmt: skip
+    rows = read(tmp_path / 'o')
+    assert [row['part'] for row in rows] == ['step', 'batch', 'iteration', 'checkpoint'] * 2
+    assert list(rows[0]) == [
+        'network', 'part', 'rounds', 'plain_ms', 'package_ms', 'ratio', 'percent_of_iteration',
+    ]  # fmt: skip
+    assert capsys.readouterr().out.count('promised less than 3 %') == 2
+    times = {'plain': [1.0, 2.0, 4.0], 'package': [1.1, 2.2, 4.4]}
+    row = overhead.row_of('x', 'checkpoint', times, iteration=0.5, each=10)
+    assert (row['ratio'], row['percent_of_iteration']) == ('1.1000', '4.000')

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import zipfile
@@ -139,6 +140,8 @@ def test_damage_to_any_file_of_a_checkpoint_is_found_and_named(two, file, damage
     if found['iter'] == 2 and (file, damage) != ('states/4.state', 'removed'):
         assert 'passing over' in log.text
         assert '4.state ' in log.text
+        if damage != 'flipped' or not file.endswith('.json'):  # a figure of another file's line
+            assert Path(file).name in log.text
 
 
 @pytest.mark.parametrize('file', ['models/net_g_4.pth', 'states/4.state'])
@@ -428,6 +431,30 @@ def test_a_stop_in_the_middle_of_an_epoch_saves_the_epoch_and_the_position(
     assert state['position'] == {
         'epoch': iteration // 3, 'used_batches': used, 'steps_per_epoch': 3
     }  # fmt: skip
+
+
+class Interrupting(Pictures):
+    """Somebody stops the run while the first picture is read."""
+
+    def __init__(self):
+        self.read = []
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path):
+    model, pictures = begin(tmp_path), Interrupting()
+    step(model, [1, 2])
+    with pytest.raises(SystemExit) as stop:
+        model.validation(DataLoader(pictures), 2, None, save_img=False)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert pictures.read == [0]
+    manifest = json.loads((tmp_path / 'states' / '2.state.json').read_text())
+    assert manifest['validated'] == []  # so that resuming makes up for it
+    assert basicsr.train.load_resume_state(options_of(tmp_path))['iter'] == 2
 
 
 def test_the_guard_goes_on_counting_where_it_stopped(tmp_path):

@@ -281,7 +281,7 @@ def test_given_values_are_kept_and_whole_floats_become_counts():
 
 def test_problems_end_the_run_with_status_2_before_anything_is_written(command, capsys, tmp_path):
     before = sorted(p.name for p in tmp_path.iterdir())
-    compat_options.set_preflight(lambda options, file, is_train: [f'{file}: a: bad', 'and more'])
+    compat_options.set_preflight(lambda options, file, *_, **__: [f'{file}: a: bad', 'and more'])
     with pytest.raises(SystemExit) as caught:
         command()
     assert caught.value.code == 2

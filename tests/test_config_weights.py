@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY
-from helpers import plugin_options, problems_at, put, stock_options
+from helpers import plugin_options, problems_at, put, stock_options, write_options
 
 from unfoldldm_basicsr.config.preflight import preflight
 
@@ -82,3 +84,32 @@ def test_phase_two_starts_from_the_weights_of_its_phase_one(plugin, phase2, tmp_
     assert problems_at(put(phase2, place, partial), place)
     second = str(weights_of(phase2, tmp_path / 'phase2.pth'))
     assert 'pretrain_network_g' in problems_at(put(phase2, place, second), place)
+
+
+def test_a_resumed_run_needs_no_weights_to_start_from(
+    phase2, plugin, tmp_path, monkeypatch, capsys
+):
+    """Its checkpoint replaces them; a fresh start needs them, and so does an ignored network."""
+    place = 'path.pretrain_network_phase1'
+    options = put(phase2, place, '/moved/away.pth')
+    assert preflight(options, 'x.yml', True, resuming=True) == []
+    assert 'no such file' in problems_at(options, place)
+    ignored = put(options, 'path.ignore_resume_networks', ['network_g'])
+    assert 'no such file' in problems_at(ignored, place, resuming=True)
+    assert 'no such file' in problems_at(
+        put(plugin, 'path.pretrain_network_g', '/no.pth'), 'path.pretrain_network_g'
+    )
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['x', '-opt', str(write_options(tmp_path / 'x.yml', options))])
+    sys.argv.append('--auto_resume')
+    with pytest.raises(SystemExit):
+        parse_options(str(tmp_path), is_train=True)
+    assert '/moved/away.pth: no such file' in capsys.readouterr().err
+    states = tmp_path / 'experiments' / options['name'] / 'training_states'
+    states.mkdir(parents=True)
+    (states / '5.state').write_bytes(b'')
+    assert parse_options(str(tmp_path), is_train=True)[0]['auto_resume']
+    sys.argv.pop()
+    with pytest.raises(SystemExit):
+        parse_options(str(tmp_path), is_train=True)

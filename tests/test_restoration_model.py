@@ -22,6 +22,7 @@ from unfoldldm_basicsr.models import RestorationModel, checkpoint_writer
 from unfoldldm_basicsr.models.interruption import stop_request
 from unfoldldm_basicsr.models.nonfinite import NonFiniteTrainingError
 from unfoldldm_basicsr.models.optimisation import build_optimizer
+from unfoldldm_basicsr.models.rng import step_rng
 
 
 @register(ARCH_REGISTRY)
@@ -585,6 +586,20 @@ def test_log_names_speed_and_memory(make):
     log = model.get_current_log()
     assert log['it_per_s'] > 0
     assert 0.01 < log['peak_memory_gib'] < 100
+    assert 'lr_restoration' not in log
+    model.opt['logger']['use_tb_logger'] = True  # BasicSR writes what is in the log, and no rates
+    assert model.get_current_log()['lr_restoration'] == model.get_current_learning_rate()[0]
+
+
+def test_random_numbers_of_a_step_do_not_touch_gpus_that_are_not_in_use(monkeypatch):
+    """torch.manual_seed notes the call stack for them at every call."""
+    monkeypatch.setattr(torch.cuda, 'manual_seed_all', lambda seed: pytest.fail('touched'))
+    with step_rng(1, 2, 0):
+        first = torch.rand(3)
+    with step_rng(1, 2, 0):
+        assert torch.equal(first, torch.rand(3))
+    with step_rng(1, 3, 0):
+        assert not torch.equal(first, torch.rand(3))
 
 
 # ---- options --------------------------------------------------------------------------------

@@ -140,9 +140,32 @@ def test_results_are_replaced_only_when_asked(tmp_path, weights):
 def test_two_images_with_one_result_are_refused(tmp_path, weights):
     image = write_photos(tmp_path / 'in', 1)[0]
     cv2.imwrite(str(image.with_suffix('.jpg')), cv2.imread(str(image)))
-    with pytest.raises(ValueError, match='result of 2 images'):
+    with pytest.raises(
+        ValueError, match=r'img_0\.png: would be the result of 2 images .*img_0\.jpg'
+    ):
         restore(tmp_path, weights)
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_full_disk_ends_the_folder_with_what_was_restored(tmp_path, weights, monkeypatch, capsys):
+    paths = write_photos(tmp_path / 'in', 4)
+    paths[0].write_bytes(b'no image')
+    write = restore_command.write_image
+
+    def write_two(path, picture):
+        if path.name == 'img_3.png':
+            raise OSError(28, 'No space left on device')
+        write(path, picture)
+
+    monkeypatch.setattr(restore_command, 'write_image', write_two)
+    with pytest.raises(OSError, match=r'img_3\.png: cannot be written: No space left'):
+        restore(tmp_path, weights)
+    out = capsys.readouterr().out
+    assert 'Restored 2 of 4 images' in out
+    assert f'failed: {paths[0]}' in out
+    monkeypatch.undo()
+    assert restore(tmp_path, weights, '--skip-existing') == 1
+    assert files_in(tmp_path / 'out') == ['img_1.png', 'img_2.png', 'img_3.png']
 
 
 def test_earlier_results_inside_the_input_folder_are_not_restored_again(tmp_path, weights):

@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: nothing was restored; the message says why.
-        OSError: the results cannot be written.
+        OSError: a result cannot be written (disk full, no permission); what was restored until then
+            is reported before.
     """
     jobs = plan_jobs(
         Path(args.input),
@@ -123,21 +124,32 @@ def run(args: argparse.Namespace) -> int:
         print(f'Note: {note}')
 
     failures: list[tuple[Path, str]] = []
+    restored, unwritten = 0, None
     start = time.perf_counter()
     log = logging.getLogger('basicsr')
     with logging_redirect_tqdm([log]), tqdm(jobs, desc='restore', unit='image') as progress:
         for job in progress:
             progress.set_postfix_str(job.source.name)
-            problem = _restore_one(restorer, job, progress, Path(args.weights).name)
+            try:
+                problem = _restore_one(restorer, job, progress, Path(args.weights).name)
+            except OSError as error:  # of writing: the next image would meet it too
+                unwritten = error
+                break
             if problem is not None:
                 failures.append((job.source, problem))
+            restored += problem is None
     seconds = time.perf_counter() - start
     print(
-        f'Restored {len(jobs) - len(failures)} of {len(jobs)} images in {seconds:.1f} s'
+        f'Restored {restored} of {len(jobs)} images in {seconds:.1f} s'
         f' on {restorer.device}: {args.output}'
     )
     for source, problem in failures:
         print(f'failed: {problem if str(source) in problem else f"{source}: {problem}"}')
+    if unwritten is not None:
+        raise OSError(
+            f'{job.target}: cannot be written: {unwritten.strerror or unwritten}. The images from '
+            f'{job.source.name} on are not restored; --skip-existing goes on with them.'
+        ) from unwritten
     return 1 if failures else 0
 
 
@@ -177,12 +189,14 @@ def plan_jobs(
                     f' choose another --output or a --suffix.'
                 )
             planned[os.path.normcase(path.absolute())].append(job.source)
-    for path, sources in planned.items():
-        if len(sources) > 1:
-            raise ValueError(
-                f'{path}: would be the result of {len(sources)} images'
-                f' ({", ".join(str(s) for s in sources)}); rename one or restore them separately.'
-            )
+    shared = {path: sources for path, sources in planned.items() if len(sources) > 1}
+    for path, sources in shared.items():
+        others = f'; {len(shared) - 1} other names are shared too' if len(shared) > 1 else ''
+        raise ValueError(
+            f'{path}: would be the result of {len(sources)} images'
+            f' ({", ".join(str(s) for s in sources)}){others}. Rename one, or restore them one by'
+            ' one into different folders.'
+        )
     return jobs
 
 

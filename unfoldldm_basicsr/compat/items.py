@@ -7,8 +7,8 @@ import logging
 import random
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 import cv2
 import lmdb
@@ -81,13 +81,22 @@ class TrainingItems(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> object:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list:
+        """The items of a batch; the process that trains gets its random numbers back."""
         worker = get_worker_info()
-        place = worker.id if worker else 0
+        seeded = any(hasattr(index, 'seed') for index in indices)
+        with preserved_rng() if seeded and worker is None else nullcontext():
+            return [self._item(index, worker.id if worker else 0) for index in indices]
+
+    def _item(self, index: int, place: int) -> object:
         seed, index = getattr(index, 'seed', None), int(index)
         while True:
             self.reading[place] = index
             try:
-                with item_rng(seed, restore=worker is None), time_limit(self.timeout):
+                seed_item(seed)
+                with time_limit(self.timeout):
                     return self.dataset[index]
             except self._faults() as error:
                 self._deal_with(index, error)
@@ -147,25 +156,26 @@ class TrainingItems(Dataset):
             )
 
 
-@contextmanager
-def item_rng(seed: int | None, *, restore: bool) -> Iterator[None]:
-    """Seeds the global generators on the CPU; ``restore`` puts their states back afterwards."""
+def seed_item(seed: int | None) -> None:
+    """Seeds the global generators on the CPU."""
     if seed is None:
-        yield
         return
-    torch_rng = torch.default_generator  # torch.manual_seed would seed the GPUs too
-    if restore:
-        states = random.getstate(), np.random.get_state(), torch_rng.get_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (BasicSR's augmentations use the global generator)
-    torch_rng.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Leaves the global generators on the CPU as they were, whatever the block draws."""
+    torch_rng = torch.default_generator
+    states = random.getstate(), np.random.get_state(legacy=False), torch_rng.get_state()  # noqa: NPY002
     try:
         yield
     finally:
-        if restore:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
-            torch_rng.set_state(states[2])
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch_rng.set_state(states[2])
 
 
 @contextmanager

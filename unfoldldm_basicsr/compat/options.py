@@ -17,9 +17,9 @@ from unfoldldm_basicsr.compat.defaults import fill_defaults
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.compat.yaml_options import apply_overrides, read_option_file
 
-# Returns every problem of an option dict: (options, file, is_train) -> lines. Set by the package,
-# because checking needs the registered classes and this layer is imported before them.
-Preflight = Callable[[dict, str, bool], list[str]]
+# Returns every problem of an option dict: (options, file, is_train, resuming=...) -> lines. Set by
+# the package, because checking needs the registered classes and this layer is imported before them.
+Preflight = Callable[..., list[str]]
 _preflight: Preflight | None = None
 
 
@@ -79,7 +79,8 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         refuse([str(error)])
     if args.debug and isinstance(options.get('name'), str):
         options['name'] = 'debug_' + options['name'].removeprefix('debug_')
-    problems = _preflight(options, args.opt, is_train) if _preflight else []
+    resuming = is_train and _goes_on(options, root_path, args.auto_resume)
+    problems = _preflight(options, args.opt, is_train, resuming=resuming) if _preflight else []
     if problems:
         refuse(problems)
 
@@ -130,6 +131,16 @@ def copy_opt_file(opt_file: str, experiments_root: str) -> None:
     copyfile(opt_file, target)
     header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {" ".join(sys.argv)}\n\n'
     target.write_text(header + target.read_text(encoding='utf-8'), encoding='utf-8')
+
+
+def _goes_on(options: dict, root_path: str, auto_resume: bool) -> bool:
+    """Whether the training will go on from a state; which one, or none, is decided later."""
+    if not auto_resume:
+        path = options.get('path')
+        return isinstance(path, dict) and bool(path.get('resume_state'))
+    folder = os.path.join(root_path, 'experiments', str(options.get('name')), 'training_states')
+    names = os.listdir(folder) if os.path.isdir(folder) else ()
+    return any(name.endswith('.state') and name[: -len('.state')].isdigit() for name in names)
 
 
 def _start_processes(options: dict, launcher: str) -> None:

@@ -47,7 +47,9 @@ def is_training(options: Mapping) -> bool:
     return 'train' in options or (isinstance(datasets, Mapping) and 'train' in datasets)
 
 
-def preflight(options: dict, file: str, is_train: bool, *, here: bool = True) -> list[str]:
+def preflight(
+    options: dict, file: str, is_train: bool, *, here: bool = True, resuming: bool | None = None
+) -> list[str]:
     """Every problem of an option dict, one line each; empty when the run can start.
 
     Args:
@@ -55,9 +57,12 @@ def preflight(options: dict, file: str, is_train: bool, *, here: bool = True) ->
         file: name for the messages.
         is_train: training or test.
         here: also check what belongs to this machine: data, weights, GPUs.
+        resuming: the run goes on from a state, so the weights it started from are not read (None:
+            if ``path.resume_state`` names one).
     """
     options = deepcopy(options)
     fill_defaults(options, is_train)
+    not_read = _not_read(options, is_train, resuming)
     problems = Problems()
     for path, value in _values(options):
         if isinstance(value, float) and not math.isfinite(value):
@@ -81,9 +86,9 @@ def preflight(options: dict, file: str, is_train: bool, *, here: bool = True) ->
         _check_dist(problems, options)
         if here:
             _check_gpus(problems, options['num_gpu'])
-        _check_model(problems, options, model, is_train=is_train, here=here)
+        _check_model(problems, options, model, not_read, is_train=is_train, here=here)
         check_vector_length(problems, networks)
-        _check_path(problems, options, model, networks, is_train=is_train, here=here)
+        _check_path(problems, options, model, networks, not_read, is_train=is_train, here=here)
     return problems.lines(file)
 
 
@@ -201,8 +206,27 @@ def _check_gpus(problems: Problems, wanted: object) -> None:
         )
 
 
+def _not_read(options: Mapping, is_train: bool, resuming: bool | None) -> frozenset[str]:
+    """Keys of ``path`` whose files a resumed run has no use for: its checkpoint replaces them."""
+    paths = options['path'] if isinstance(options['path'], Mapping) else {}
+    resuming = bool(paths.get('resume_state')) if resuming is None else resuming
+    if not is_train or not resuming:
+        return frozenset()
+    networks = {str(key) for key in options if str(key).startswith('network_')}
+    ignored = paths.get('ignore_resume_networks') or ()
+    replaced = networks - set(map(str, [ignored] if isinstance(ignored, str | int) else ignored))
+    keys = {f'pretrain_{network}' for network in replaced}
+    return frozenset(keys | ({'pretrain_network_phase1'} if 'network_g' in replaced else set()))
+
+
 def _check_model(
-    problems: Problems, options: dict, model: type | None, *, is_train: bool, here: bool
+    problems: Problems,
+    options: dict,
+    model: type | None,
+    not_read: frozenset[str],
+    *,
+    is_train: bool,
+    here: bool,
 ) -> None:
     """The model's own view of the whole dict."""
     check_options = getattr(model, 'check_options', None)
@@ -212,6 +236,8 @@ def _check_model(
 
     def counts(path: str) -> bool:
         section, _, key = path.partition('.')
+        if section == 'path' and key in not_read:
+            return False
         return here or section != 'path' or not paths.get(key)  # a file named may lie elsewhere
 
     problems.check_with('', lambda: check_options({**options, 'is_train': is_train}), counts)
@@ -222,6 +248,7 @@ def _check_path(
     options: dict,
     model: type | None,
     networks: Mapping[str, nn.Module | None],
+    not_read: frozenset[str],
     *,
     is_train: bool,
     here: bool,
@@ -237,7 +264,7 @@ def _check_path(
         return
     for key, value in paths.items():
         place = f'path.{key}'
-        if not isinstance(value, str) or problems.covers(place):
+        if not isinstance(value, str) or problems.covers(place) or key in not_read:
             continue
         file = Path(os.path.expanduser(value))
         if key == 'resume_state' and not file.is_file():

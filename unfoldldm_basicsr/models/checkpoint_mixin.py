@@ -85,7 +85,10 @@ class CheckpointMixin:
 
     @master_only
     def save_training_state(self, epoch: int, current_iter: int) -> None:
-        """Writes everything but the weights that the run needs to go on with the same bits."""
+        """Writes everything but the weights that the run needs to go on with the same bits.
+
+        Gradients are accumulated inside one iteration, so between two there are none to keep.
+        """
         if current_iter == -1:
             return
         steps = self.opt.get('steps_per_epoch') or current_iter

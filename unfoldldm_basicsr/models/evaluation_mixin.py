@@ -13,6 +13,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from ..inference.tiling import tiled_forward
+from .interruption import stop_request
 from .resources import VALIDATION_ADVICE, memory_advice
 from .validation import ImageResult, averages, evaluate, measure_image, write_stage_psnr
 from .validation_report import degradation_rows, table_lines, write_validation_csv
@@ -77,6 +78,8 @@ class EvaluationMixin:
         if self.is_train:  # BasicSR counts one iteration more at the end of every further epoch
             current_iter = min(current_iter, int(self.train_opt['total_iter']))
         results = evaluate(self, dataloader, str(current_iter), save_img)
+        if self.is_train and self._asked_to_stop():
+            self.save_and_stop(current_iter)  # resuming makes up for this validation
         name = dataloader.dataset.opt['name']
         self.metric_results = averages(results)
         if self.is_train:
@@ -87,6 +90,13 @@ class EvaluationMixin:
             self.note_validation(name, current_iter)
 
     nondist_validation = dist_validation
+
+    def _asked_to_stop(self) -> bool:
+        """Whether a signal asks this rank or another to stop."""
+        asked = torch.tensor(float(bool(stop_request.signum)), device=self.device)
+        if self.opt['dist']:
+            torch.distributed.all_reduce(asked)
+        return asked.item() > 0
 
     def _update_best(self, dataset_name: str, current_iter: int) -> None:
         self.__dict__.setdefault('best_metric_results', {})

@@ -53,7 +53,8 @@ class StopRequest:
             return
         self.signum = signum
         logging.getLogger('basicsr').warning(
-            '%s received: the run is saved and stopped after this iteration. '
+            '%s received: the run is saved and stopped after this iteration (or image of a '
+            'validation). '
             'Send it again to stop at once, without saving.',
             signal.Signals(signum).name,
         )

@@ -355,11 +355,16 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
         update_ema(self.net_g_ema, self.get_bare_model(self.net_g), decay)
 
     def get_current_log(self) -> OrderedDict[str, float]:
-        """Losses and norms of the last iteration, with speed and peak memory since the last log."""
+        """Losses and norms of the last iteration, with speed and peak memory since the last log.
+
+        With TensorBoard also the learning rates (``lr_GROUP``), which BasicSR leaves out there.
+        """
         (last_iter, last_time), now = self._rate_mark, time.monotonic()
         log = OrderedDict(self.log_dict)
         if last_iter and self.current_iter > last_iter:
             log['it_per_s'] = (self.current_iter - last_iter) / (now - last_time)
         self._rate_mark = (self.current_iter, now)
         log |= peak_memory(self.device)
+        if (self.opt.get('logger') or {}).get('use_tb_logger'):
+            log |= {f'lr_{g["group"]}': g['lr'] for g in self.optimizer_g.param_groups}
         return log

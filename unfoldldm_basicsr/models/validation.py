@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from .interruption import stop_request
 from .rng import preserved_rng
 
 STAGE_COLUMNS = ('iteration', 'image', 'degradation', 'stage', 'psnr_hat', 'psnr_tilde', 'psnr')
@@ -50,6 +51,9 @@ def evaluate(model, dataloader: DataLoader, label: str, save_img: bool) -> list[
         dataloader: validation loader; its data set and collate function are used.
         label: iteration or experiment name, for the file names of saved images.
         save_img: write the restored images.
+
+    Returns:
+        What was measured, of all ranks; of fewer images when a signal asks a training to stop.
     """
     dataset, rank = dataloader.dataset, model.opt['rank']
     indices = range(rank, len(dataset), model.opt['world_size'])
@@ -57,6 +61,8 @@ def evaluate(model, dataloader: DataLoader, label: str, save_img: bool) -> list[
     results = []
     with preserved_rng(), model.evaluating():
         for index in bar:
+            if model.is_train and stop_request.signum:
+                break
             data = dataloader.collate_fn([dataset[index]])
             model.prepare_item(dataloader, index, data)
             model.feed_data(data)
