@@ -483,6 +483,8 @@ def test_the_loss_of_another_process_is_explained_and_nothing_else(monkeypatch, 
     else:
         assert message.startswith('rank 1: another process of this run is gone ([pair.cc:534]')
     assert failures.explain(RuntimeError('shape mismatch')) is None
+    killed = 'DataLoader worker (pid 7) is killed by signal: Killed. '
+    assert 'num_worker_per_gpu' in failures.explain(RuntimeError(killed))
 
 
 def test_the_program_ends_with_the_message_alone(monkeypatch, log):

@@ -339,9 +339,27 @@ class Suicidal(Stubborn):
 def test_a_killed_loader_process_is_explained():
     items = TrainingItems(Suicidal(), {'name': 'x'}, workers=1)
     loader = TrainLoader(torch.utils.data.DataLoader(items, num_workers=1))
-    death = r'(exited unexpectedly|is killed by signal).*picture_2\.png.*num_worker_per_gpu'
-    with pytest.raises(DataFault, match=death):  # torch notices it in one of two ways
+    # It shows in one of three ways, depending on the moment.
+    death = r'(exited unexpectedly|is killed by signal|handed over a batch).*picture_2\.png'
+    with pytest.raises(DataFault, match=rf'{death}.*num_worker_per_gpu'):
         list(loader)
+
+
+@pytest.mark.parametrize('error', [ConnectionResetError, EOFError, FileNotFoundError])
+def test_a_hand_over_that_breaks_off_is_told_from_an_error_of_the_data_set(error):
+    class Broken(torch.utils.data.DataLoader):
+        message = 'socket'
+
+        def __iter__(self):
+            yield 0
+            raise error(self.message)
+
+    loader = Broken(TrainingItems(Suicidal(), {'name': 'x'}, workers=1), num_workers=1)
+    with pytest.raises(DataFault, match=rf'x: .*ended while.*{error.__name__}.*num_worker_per_gpu'):
+        list(TrainLoader(loader))
+    loader.message = f'Caught {error.__name__} in DataLoader worker process 0.'
+    with pytest.raises(error, match='Caught'):
+        list(TrainLoader(loader))
 
 
 def test_prefetching_in_a_thread_waits_no_longer_either(photos):

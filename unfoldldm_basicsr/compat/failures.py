@@ -11,6 +11,12 @@ _PEER = re.compile(
     r'gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out waiting', re.IGNORECASE
 )
 
+DEAD_WORKER = 'DataLoader worker'  # so torch's messages begin
+LOADER_ADVICE = (
+    'A killed loader process: often memory ran out; lower datasets.train.num_worker_per_gpu. Then '
+    'start the same command with --auto_resume.'
+)
+
 
 class RunFailure(Exception):  # noqa: N818  (its subclasses say what kind of error they are)
     """An error whose message holds all that a user needs; it ends a run without a traceback.
@@ -50,6 +56,8 @@ class DataFault(RunFailure, ValueError):  # noqa: N818
 
 def explain(error: RuntimeError) -> str | None:
     """A message for an error that means the loss of another process, None for any other error."""
+    if str(error).startswith(DEAD_WORKER):  # torch says so at once, even in the middle of a step
+        return f'{_first_line(error)}. {LOADER_ADVICE}'
     distributed = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized():
         return None

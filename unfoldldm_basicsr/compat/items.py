@@ -17,14 +17,16 @@ import torch
 from basicsr.data.prefetch_dataloader import PrefetchGenerator
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from unfoldldm_basicsr.compat.failures import DataFault
+from unfoldldm_basicsr.compat.failures import DEAD_WORKER, LOADER_ADVICE, DataFault
 
 TIMEOUT = 300.0  # seconds for one item
 MAX_ERROR_SHARE = 0.01
 _FAULTS = (OSError, ValueError, cv2.error, lmdb.Error)
 # BasicSR's data sets use what a failed decoder returned.
 _STOCK_FAULTS = (*_FAULTS, AttributeError, TypeError, AssertionError)
-_DEAD_LOADER = ('DataLoader timed out', 'DataLoader worker')
+# How the loss of a loader process shows: torch's own words, or a hand-over that broke off.
+_DEAD_LOADER = ('DataLoader timed out', DEAD_WORKER)
+_BROKEN_OFF = (ConnectionError, EOFError, FileNotFoundError)
 
 
 class SeededIndex(int):
@@ -239,23 +241,30 @@ class TrainLoader:
                 return
             except DataFault:
                 raise
-            except RuntimeError as error:
-                if not str(error).startswith(_DEAD_LOADER):
+            except (RuntimeError, *_BROKEN_OFF) as error:
+                if not _means_dead_loader(error):
                     raise
                 message = self._dead_loader(error)
                 _shut_down(batches)
                 raise DataFault(message) from error
             yield batch
 
-    def _dead_loader(self, error: RuntimeError) -> str:
+    def _dead_loader(self, error: Exception) -> str:
         files = self.items.being_read() or 'none'
-        cause = str(error).strip().splitlines()[0].rstrip('.')
+        if isinstance(error, RuntimeError):
+            cause = str(error).strip().splitlines()[0].rstrip('.')
+        else:
+            cause = f'{DEAD_WORKER} ended while it handed over a batch ({type(error).__name__})'
         return (
             f'{self.items.name}: {cause}. Files being read: {files}. A hanging disk: see whether '
-            'it answers, or raise datasets.train.timeout. A killed loader process: often memory '
-            'ran out; lower datasets.train.num_worker_per_gpu. Then start the same command with '
-            '--auto_resume.'
+            f'it answers, or raise datasets.train.timeout. {LOADER_ADVICE}'
         )
+
+
+def _means_dead_loader(error: Exception) -> bool:
+    if isinstance(error, RuntimeError):
+        return str(error).startswith(_DEAD_LOADER)
+    return not str(error).startswith('Caught ')  # torch's word for what the data set raised
 
 
 def _shut_down(batches: Iterator) -> None:
