@@ -157,14 +157,25 @@ def test_restoring_in_tiles(script, tmp_path):
     tiled.main([*words, '--out', str(tmp_path / 'r')])
     rows = read(tmp_path / 'r')
     assert list(rows[0]) == [
-        'task', 'network', 'width', 'height', 'tile', 'statistics', 'rms', 'max', 'step',
+        'task', 'network', 'width', 'height', 'tile', 'statistics', 'rms', 'max', 'seam',
     ]  # fmt: skip
     assert [row['statistics'] for row in rows] == ['own', 'fixed']
+    assert (tmp_path / 'r_pictures.png').stat().st_size > 10_000
     assert float(rows[1]['rms']) != float(rows[0]['rms']) > 0
     if sys.platform == 'linux':
         peak, seconds = tiled.restore_large('unfoldldm-tiny', 48, 40, 40, 'cpu', 1, False)
         assert peak > 50
         assert seconds > 0
+
+
+def test_a_seam_is_told_from_texture(script):
+    tiled = script('restore_tiled')
+    texture = 20 * torch.randn(1, 3, 80, 90, generator=torch.Generator().manual_seed(0))
+    seamed = texture.clone()
+    seamed[..., 40:] += 20
+    assert tiled.seam(torch.full((1, 3, 80, 90), 5.0), 40) == 0
+    assert tiled.seam(texture, 40) < 10
+    assert 15 < tiled.seam(seamed, 40) < 30
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')

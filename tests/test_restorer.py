@@ -161,17 +161,22 @@ def uneven_image(height=64, width=128, seed=0):
     ],
     ids=['UnfoldLDM', 'Restormer', 'NAFNet'],
 )
-def test_shared_statistics_bring_tiles_closer_to_the_whole_image(make):
+def test_shared_statistics_bring_tiles_closer_to_the_whole_image(make, caplog):
     torch.manual_seed(0)
     net = shake(make())
     restorer = Restorer(net)
     lq = restorer.to_tensor(uneven_image())
     whole = restorer.restore_tensor(lq)
-    errors = []
-    for shared in (False, True):
+    errors, said = [], []
+    for shared in (False, True, None):
         tiled = Restorer(net, tile=64, tile_overlap=40, global_statistics=shared)
-        errors.append((tiled.restore_tensor(lq) - whole).square().mean().sqrt().item())
+        with caplog.at_level(logging.WARNING, logger='basicsr'):
+            errors.append((tiled.restore_tensor(lq) - whole).square().mean().sqrt().item())
+        said.append('(--global-statistics)' in caplog.text)
+        caplog.clear()
     assert errors[1] < 0.7 * errors[0]
+    assert errors[2] == errors[1], 'the better way is the default'
+    assert said == [True, False, False]
     assert torch.equal(restorer.restore_tensor(lq), whole), 'nothing stays behind in the network'
 
 

@@ -8,10 +8,11 @@ peak of the whole process (libraries included), which shall stay below 3 GB, and
 
 ``difference``: the result with tiles minus the one without, on ``--small`` pixels with tiles of
 ``--small-tile``, with every tile's own statistics and with statistics fixed for all tiles
-(``--global-statistics``). In levels of 255: root mean square, largest, and ``step``, the largest
-change of the difference between neighbouring pixels, which is what shows as a seam. Without
-``--weights`` the network is untrained with random weights: right for memory and time, while
-differences are meaningful for trained weights only.
+(``--global-statistics``). In levels of 255: root mean square, largest, and ``seam``: the largest
+change from a row or column to the next of the difference's mean along a tile's side. Texture that
+came out otherwise averages out there, a seam would stay. A picture shows both results and their
+differences. Without ``--weights`` the network is untrained with random weights: right for memory
+and time, while differences are meaningful for trained weights only.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from unfoldldm_basicsr.inference.restorer import Restorer
 
 TASKS = ('memory', 'difference')
 PROMISED_MB = 3000
+AMPLIFIED = 16
 
 
 def make_restorer(source: str, device: str, tile: int | None, **settings: object) -> Restorer:
@@ -89,25 +91,68 @@ def measure_memory(source: str, args: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def seam(difference: torch.Tensor, side: int) -> float:
+    """Largest change between neighbouring rows or columns of means along ``side`` pixels.
+
+    Args:
+        difference: (1, C, H, W), at least ``side`` on a side.
+        side: that of a tile.
+    """
+    largest = 0.0
+    for along, across in ((-1, -2), (-2, -1)):
+        for strip in difference.split(side, dim=along):
+            if strip.shape[along] == side:  # a rest has too few pixels for a mean
+                means = strip.mean(dim=(1, along), keepdim=True)
+                largest = max(largest, means.diff(dim=across).abs().max().item())
+    return largest
+
+
+def draw_difference(results: dict[str, torch.Tensor], path: Path) -> Path:
+    """Results (1, 3, H, W), the first without tiles, and below what tiles change, amplified."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    whole = next(iter(results.values()))
+    size = (6 * len(results), 8)
+    figure, axes = pyplot.subplots(2, len(results), figsize=size, layout='constrained')
+    for column, (name, result) in zip(axes.T, results.items(), strict=True):
+        change = 0.5 + AMPLIFIED * (result - whole)
+        for axis, picture, title in zip(
+            column, (result, change), (name, f'{AMPLIFIED} x difference'), strict=True
+        ):
+            axis.imshow(picture[0].clamp(0, 1).permute(1, 2, 0))
+            axis.set_title(title)
+            axis.axis('off')
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
+    return path
+
+
 def measure_difference(source: str, args: argparse.Namespace) -> list[dict]:
     """Rows of the task ``difference``."""
     image = torch.from_numpy(noisy_picture(*args.small)).permute(2, 0, 1)[None] / 255
     whole = make_restorer(source, args.device, None).restore_tensor(image).cpu()
-    rows = []
+    rows, results = [], {'without tiles': whole}
     for fixed in ('own', 'fixed'):
         restorer = make_restorer(
             source, args.device, args.small_tile, global_statistics=fixed == 'fixed'
         )
-        difference = 255 * (restorer.restore_tensor(image) - whole)
-        steps = max(difference.diff(dim=axis).abs().max().item() for axis in (-2, -1))
+        result = restorer.restore_tensor(image).cpu()
+        results[f'tiles of {args.small_tile}, {fixed} statistics'] = result
+        difference = 255 * (result - whole)
         row = {
-            'task': 'difference', 'network': source, 'width': args.small[0],
+            'task': 'difference', 'network': Path(source).name, 'width': args.small[0],
             'height': args.small[1], 'tile': args.small_tile, 'statistics': fixed,
             'rms': f'{difference.square().mean().sqrt().item():.4f}',
-            'max': f'{difference.abs().max().item():.3f}', 'step': f'{steps:.3f}',
+            'max': f'{difference.abs().max().item():.3f}',
+            'seam': f'{seam(difference, args.small_tile):.3f}',
         }  # fmt: skip
         print_row(row)
         rows.append(row)
+    picture = args.out.with_name(f'{args.out.name}_pictures.png')
+    print(f'written: {draw_difference(results, picture)}')
     return rows
 
 

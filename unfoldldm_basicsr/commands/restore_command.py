@@ -46,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--tile-overlap', type=int, default=32, help='pixels shared by neighbouring tiles (32)'
     )
     parser.add_argument(
-        '--global-statistics', action='store_true',
-        help='the same statistics of the image for all its tiles: closer to the untiled result',
+        '--global-statistics', action=argparse.BooleanOptionalAction,
+        help='the same statistics of the image for all its tiles, which is closer to the result'
+        ' without tiles, or those of each tile (default: the same, where the network has any)',
     )  # fmt: skip
     parser.add_argument('-opt', '--opt', help='option file, for weights without metadata')
     parser.add_argument(

@@ -15,14 +15,20 @@ from torch import Tensor, nn
 from ..reporting.trace_picture import StageImages, Trace
 from .checkpoint import build_network, read_checkpoint
 from .conditioning import AUTO, Conditioning, build_conditioning, takes_degradation
-from .tiling import TileError, check_tile, tiled_forward, with_image_statistics
+from .tiling import (
+    NoStatisticsError,
+    TileError,
+    check_tile,
+    tiled_forward,
+    with_image_statistics,
+)
 
 # what the networks of this field call the number of their input channels
 _CHANNEL_ARGUMENTS = ('inp_channels', 'img_channel', 'in_channels', 'in_chans', 'num_in_ch')
 _GLOBAL_NETWORK = (
-    '%s uses statistics of the whole image (its tiling_changes_result is true): results with'
-    ' tiles differ slightly from those without. Leave tiles off where memory allows, or give all'
-    ' tiles the same statistics with --global-statistics.'
+    '%s uses statistics of the whole image (its tiling_changes_result is true), here those of each'
+    ' tile: results differ from those without tiles, and seams may show. Leave tiles off where'
+    ' memory allows%s.'
 )
 
 
@@ -38,7 +44,7 @@ class Restorer:
         tile_overlap: pixels shared by neighbouring tiles.
         global_statistics: all tiles of an image use the same statistics (channel attention, prior,
             degradation embedding), estimated on up to nine of them: closer to the result without
-            tiles, in up to nine tiles' more time.
+            tiles, in up to nine tiles' more time. None: where the network has such statistics.
         opt_file: option file for weights that do not say which network they belong to.
         param_key: 'params_ema' or 'params'; default the averaged weights where present.
         degradation: for a network that is steered by a degradation vector (VLU-Net): 'auto' where
@@ -63,7 +69,7 @@ class Restorer:
         device: str | torch.device = 'auto',
         tile: int | None = None,
         tile_overlap: int = 32,
-        global_statistics: bool = False,
+        global_statistics: bool | None = None,
         opt_file: str | Path | None = None,
         param_key: str | None = None,
         degradation: str | int = AUTO,
@@ -157,15 +163,7 @@ class Restorer:
 
         height, width = lq.shape[-2:]
         if self.tile is not None and max(height, width) > self.tile:
-            self._note_tiling()
-            if self.global_statistics:
-                forward = with_image_statistics(
-                    forward,
-                    lq,
-                    tile=check_tile(self.tile, self.tile_overlap, self.size_multiple)[0],
-                    size_multiple=self.size_multiple,
-                    device=self.device,
-                )
+            forward = self._with_statistics(forward, lq)
             return tiled_forward(
                 forward,
                 lq,
@@ -263,11 +261,30 @@ class Restorer:
                 f' change its result. Leave --global-statistics away.'
             )
 
-    def _note_tiling(self) -> None:
-        is_global = getattr(self.net, 'tiling_changes_result', False)
-        if is_global and not (self._tiling_noted or self.global_statistics):
+    def _with_statistics(
+        self, forward: Callable[[Tensor], Tensor], lq: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """``forward`` for the tiles of ``lq``, with statistics of the image if it has any."""
+        if not getattr(self.net, 'tiling_changes_result', False):
+            return forward
+        remedy = ', or use the same statistics for all tiles (--global-statistics)'
+        if self.global_statistics is not False:
+            try:
+                return with_image_statistics(
+                    forward,
+                    lq,
+                    tile=check_tile(self.tile, self.tile_overlap, self.size_multiple)[0],
+                    size_multiple=self.size_multiple,
+                    device=self.device,
+                )
+            except NoStatisticsError:
+                if self.global_statistics:
+                    raise
+                remedy = ''
+        if not self._tiling_noted:
             self._tiling_noted = True
-            logging.getLogger('basicsr').warning(_GLOBAL_NETWORK, type(self.net).__name__)
+            logging.getLogger('basicsr').warning(_GLOBAL_NETWORK, type(self.net).__name__, remedy)
+        return forward
 
     def to_tensor(self, colour: np.ndarray) -> Tensor:
         """(H, W) or (H, W, 3) uint8 or uint16 -> (1, C, H, W) in [0, 1], C as the network has."""

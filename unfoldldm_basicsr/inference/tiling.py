@@ -24,6 +24,10 @@ class TileError(RuntimeError):
     """A tile, or an image in one piece, could not be restored; the message says what to do."""
 
 
+class NoStatisticsError(ValueError):
+    """The network marks no statistics of the whole image that could be fixed."""
+
+
 class Span(NamedTuple):
     """One tile along one axis: pixels ``start`` to ``stop`` and their blending ``weight``."""
 
@@ -139,7 +143,7 @@ def with_image_statistics(
         ``fn`` with these statistics, for :func:`tiled_forward` on tiles of ``image``.
 
     Raises:
-        ValueError: the network marks no statistics.
+        NoStatisticsError: see there.
         TileError: ``fn`` failed.
     """
     statistics = ImageStatistics()
@@ -154,7 +158,9 @@ def with_image_statistics(
                 f' {_first_line(error)} If memory ran out, lower --tile (now {tile}).'
             ) from error
     if len(statistics) == 0:
-        raise ValueError('The network marks no statistics of the whole image that could be fixed.')
+        raise NoStatisticsError(
+            'The network marks no statistics of the whole image that could be fixed.'
+        )
 
     def fixed(part: Tensor) -> Tensor:
         with statistics.used():
