@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import unfoldldm_basicsr.test
 import unfoldldm_basicsr.train
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.commands import doctor_command, list_command
-from unfoldldm_basicsr.compat import imports
+from unfoldldm_basicsr.compat import huge_pages, imports
 from unfoldldm_basicsr.reporting.cost import build_on_meta, module_cost, network_cost
 
 
@@ -207,6 +209,32 @@ def test_doctor_finds_this_installation_sound(capsys):
     for word in ('python', 'torch', 'basicsr          1.4.2', 'classes of this package', 'GPU'):
         assert word in out
     assert 'FAULT' not in out
+
+
+@pytest.mark.skipif(
+    huge_pages.kernel_mode() != 'madvise', reason='the kernel gives no large pages on demand'
+)
+@pytest.mark.parametrize(('setting', 'large'), [({}, True), ({huge_pages.VARIABLE: '0'}, False)])
+def test_large_tensors_of_the_commands_lie_on_large_pages(setting, large, monkeypatch):
+    code = (
+        'import torch; from unfoldldm_basicsr import cli; cli.main(["list"]);'
+        'x = torch.ones(2**26);'
+        'print("kB", open("/proc/self/smaps_rollup").read().split("AnonHugePages:")[1].split()[0])'
+    )
+    monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
+    result = run_python('-c', code, **setting)
+    assert result.returncode == 0, result.stderr
+    assert (int(result.stdout.split()[-1]) > 2**17) == large  # of 2**18 kB
+
+
+def test_doctor_tells_what_becomes_of_large_pages(monkeypatch, capsys):
+    monkeypatch.setenv(huge_pages.VARIABLE, '0')
+    assert 'THP_MEM_ALLOC_ENABLE=0' in huge_pages.state()
+    monkeypatch.delenv(huge_pages.VARIABLE)
+    assert huge_pages.state().startswith('off')
+    cli.main(['doctor'])
+    assert os.environ[huge_pages.VARIABLE] == '1'
+    assert re.search(r'large pages +(on|refused|not)', capsys.readouterr().out)
 
 
 def test_doctor_runs_on_a_broken_installation_and_gives_the_fix():

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import unfoldldm_basicsr
+from unfoldldm_basicsr.compat.huge_pages import prefer_huge_pages
 
 # Each is a module commands/NAME_command.py: NAME, HELP, add_arguments(parser), run(args) -> int.
 COMMANDS = ('list', 'check', 'doctor', 'restore', 'export', 'convert', 'explain', 'degrade')
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, or what the command gives; 2 when the user's input is at fault, with one
         line that says why (and the traceback with ``--debug``).
     """
+    prefer_huge_pages()
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv).parse_args(argv)
     try:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 
+from unfoldldm_basicsr.compat.huge_pages import prefer_huge_pages
 from unfoldldm_basicsr.train import take_root
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs BasicSR's ``test_pipeline``; a problem with the options ends with status 2."""
+    prefer_huge_pages()
     import basicsr.test
 
     root, rest = take_root(sys.argv[1:] if argv is None else argv)

@@ -11,6 +11,7 @@ import os
 import sys
 
 import unfoldldm_basicsr  # noqa: F401  (at the top: spawned workers import this file first)
+from unfoldldm_basicsr.compat.huge_pages import prefer_huge_pages
 
 
 def take_root(argv: list[str]) -> tuple[str, list[str]]:
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     A problem with the options ends with status 2; what stops a run that has begun (a full disk,
     images that cannot be read, the loss of another process, ...) with one message and status 1.
     """
+    prefer_huge_pages()
     import basicsr.train
 
     from unfoldldm_basicsr.compat.failures import RunFailure, end_run, explain

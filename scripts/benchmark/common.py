@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from unfoldldm_basicsr.compat.huge_pages import prefer_huge_pages
+
 Call = Callable[[], Any]
 Times = dict[str, list[float]]
 
@@ -51,7 +53,8 @@ def add_run_options(parser: argparse.ArgumentParser, *, repeats: int, out: str) 
 
 
 def prepare_machine(device: str, threads: int) -> str:
-    """Sets threads and full float32 precision; returns a line that names the machine."""
+    """Sets threads, large pages and full float32; returns a line that names the machine."""
+    prefer_huge_pages()
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     name = platform.processor() or platform.machine()

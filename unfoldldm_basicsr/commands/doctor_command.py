@@ -176,7 +176,11 @@ def check_backends() -> Iterator[Line]:
 
 
 def check_system() -> Iterator[Line]:
-    """Shared memory, through which loader processes hand over batches."""
+    """Pages of large tensors; shared memory, through which loader processes hand over batches."""
+    from unfoldldm_basicsr.compat import huge_pages
+
+    state = huge_pages.state()
+    yield Line('large pages', state, mark='ok' if state.startswith('on') else '-')
     try:
         free = shutil.disk_usage('/dev/shm').total / 2**20
     except OSError:  # other systems have no such folder and no such limit
