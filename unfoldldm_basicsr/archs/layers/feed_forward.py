@@ -7,6 +7,7 @@ Restormer's GDFN (CVPR 2022, section 3.2). Source of the formula: swz30/Restorme
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,4 +33,6 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         a, b = separable_parts(x, self.project_in, self.dwconv, 2)
-        return self.project_out(F.gelu(a) * b)
+        gate = F.gelu(a)
+        # Without gradients nobody needs the gate afterwards; a new tensor would be the peak.
+        return self.project_out(gate * b if torch.is_grad_enabled() else gate.mul_(b))
