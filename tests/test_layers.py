@@ -210,3 +210,26 @@ def test_padding_with_zeros_and_padding_nothing():
     padded, _ = pad_to_multiple(x, 4, mode='constant')
     assert padded[0, 0, :, 0].tolist() == [1, 1, 1, 0]
     assert pad_to_multiple(padded, 4)[0] is padded
+
+
+@pytest.mark.parametrize('bias', [False, True])
+def test_filling_up_channels_changes_no_result(bias, monkeypatch):
+    """8 x 2.66 = 21 channels are computed as 24; gradients too are those of the 21."""
+    from unfoldldm_basicsr.archs.layers import feed_forward
+
+    torch.manual_seed(0)
+    net, x = feed_forward.GatedFeedForward(8, bias=bias).double(), torch.rand(2, 8, 5, 6).double()
+    assert net.project_out.in_channels == 21
+    assert feed_forward.quick_width(21, x) == 24
+    assert feed_forward.quick_width(21, x.to('meta')) == 21
+    results = []
+    for width in (feed_forward.quick_width, lambda channels, x: channels):
+        monkeypatch.setattr(feed_forward, 'quick_width', width)
+        net.zero_grad()
+        y = net(x)
+        y.square().sum().backward()
+        with torch.no_grad():
+            assert torch.equal(net(x), y)
+        results.append([y.detach(), *(p.grad for p in net.parameters())])
+    for filled, plain in zip(*results, strict=True):
+        torch.testing.assert_close(filled, plain, rtol=1e-12, atol=1e-12)

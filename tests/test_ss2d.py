@@ -167,10 +167,14 @@ def test_autocast_changes_nothing_inside_the_operator():
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_operator_contract_holds(dtype):
+@pytest.mark.parametrize('permuted', [False, True])
+def test_operator_contract_holds(dtype, permuted):
     inputs = scan_inputs(3, 4, batch=1, dtype=dtype)
     for i in (2, 5, 6):
         inputs[i] = inputs[i].detach().float().requires_grad_()
+    if permuted:  # the strides that a product over channels leaves behind
+        inputs = [t.detach().mT.contiguous().mT.requires_grad_() for t in inputs]
+        assert not any(t.is_contiguous() for t in inputs)
     torch.library.opcheck(torch.ops.unfoldldm.ss2d_scan.default, tuple(inputs))
     gy = torch.randn(inputs[0].shape).to(dtype)
     detached = tuple(t.detach() for t in (gy, *inputs))

@@ -111,6 +111,16 @@ def test_an_unusable_backend_is_refused_with_its_reason(monkeypatch):
         dispatch._select('cuda')
 
 
+def test_a_broken_extension_leaves_the_other_backends(monkeypatch):
+    def broken(name):
+        raise RuntimeError('undefined symbol')
+
+    dispatch._why_not.cache_clear()
+    monkeypatch.setattr(dispatch.importlib, 'import_module', broken)
+    assert 'undefined symbol' in describe_backends()['mamba']
+    dispatch._why_not.cache_clear()
+
+
 def test_every_backend_is_described():
     notes = describe_backends()
     assert set(notes) == set(dispatch.BACKENDS)

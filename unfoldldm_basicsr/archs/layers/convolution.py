@@ -1,13 +1,36 @@
-"""A 1x1 convolution followed by a depthwise one, evaluated per group of output channels."""
+"""A 1x1 convolution followed by a depthwise one, evaluated per group of output channels.
+
+Numbers of channels that are no multiple of eight (a feed-forward network of 64 x 2.66 = 170) halve
+the speed of 1x1 convolutions on one CPU thread; zeros that fill them up change no result.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_QUICK_MULTIPLE = 8
+
+
+def quick_width(channels: int, x: Tensor) -> int:
+    """The number of channels to compute on the device of ``x`` where ``channels`` are wanted."""
+    filled = -(-channels // _QUICK_MULTIPLE) * _QUICK_MULTIPLE
+    return filled if x.device.type == 'cpu' else channels
+
+
+def fill_channels(tensor: Tensor, channels: int, dim: int) -> Tensor:
+    """Appends zeros along ``dim`` until it has ``channels`` entries."""
+    missing = channels - tensor.shape[dim]
+    return F.pad(tensor, (0, 0) * (tensor.ndim - 1 - dim) + (0, missing)) if missing else tensor
+
 
 def separable_parts(
-    x: Tensor, pointwise: nn.Conv2d, depthwise: nn.Conv2d, parts: int
+    x: Tensor,
+    pointwise: nn.Conv2d,
+    depthwise: nn.Conv2d,
+    parts: int,
+    *,
+    width: int | None = None,
 ) -> list[Tensor]:
     """``depthwise(pointwise(x)).chunk(parts, dim=1)``, each part a tensor of its own.
 
@@ -20,13 +43,16 @@ def separable_parts(
         pointwise: 1x1 convolution C -> P.
         depthwise: depthwise convolution P -> P, P divisible by ``parts``.
         parts: number of groups.
+        width: channels of each part, at least P / parts; further ones are zero.
 
     Returns:
-        ``parts`` tensors (B, P / parts, H, W).
+        ``parts`` tensors (B, width or P / parts, H, W).
     """
+    width = width or pointwise.out_channels // parts
 
-    def split(tensor: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None,) * parts if tensor is None else tensor.chunk(parts)
+    def split(tensor: Tensor | None) -> list[Tensor | None]:
+        chunks = [None] * parts if tensor is None else tensor.chunk(parts)
+        return [None if chunk is None else fill_channels(chunk, width, 0) for chunk in chunks]
 
     return [
         F.conv2d(F.conv2d(x, w1, b1), w2, b2, padding=depthwise.padding, groups=len(w2))

@@ -248,8 +248,10 @@ def backward(gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tenso
     """Gradients of :func:`forward` for x, dt, A, Bm, Cm, D, bias; everything is recomputed."""
     dtype = compute_dtype(x)
     x_grad = gy * D.sum(0)
-    dt_grad, b_grad, c_grad = (torch.empty_like(t) for t in (dt, Bm, Cm))
-    a_grad, bias_grad = torch.empty_like(A), torch.empty_like(bias)
+    # Contiguous whatever the strides of the inputs are, as torch.compile was told.
+    dt_grad, b_grad, c_grad, a_grad, bias_grad = (
+        t.new_empty(t.shape) for t in (dt, Bm, Cm, A, bias)
+    )
     d_grad = (gy.to(dtype) * x.to(dtype)).sum((0, 1, 2)).expand(D.shape).contiguous()
     gy_columns = gy_axis = None
     for axis, k, direction in _directions(x, dt, A, Bm, Cm, bias):

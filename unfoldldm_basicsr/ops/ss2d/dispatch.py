@@ -109,7 +109,7 @@ def _why_not(name: str) -> str:
         return ''
     try:
         backend = importlib.import_module(f'unfoldldm_basicsr.ops.ss2d._{name}')
-    except ImportError as error:
+    except _errors() as error:  # a compiled extension may break in any way
         return f'{error}; to install: {_INSTALL_HINT[name]}'
     if not torch.cuda.is_available():
         return 'no CUDA device'
