@@ -54,6 +54,17 @@ def test_scan(script, tmp_path, core):
     assert 0 < memory['op'] < memory['unbind']
 
 
+def test_backends_of_the_scan_are_measured_in_turn(script):
+    scan = script('scan')
+    inputs = scan.make_inputs(4, 3, 2, 'cpu')
+    calls = scan.make_calls(inputs, 'forward', ('torch', 'torch'))
+    assert list(calls) == ['op', 'op torch', 'unbind', 'indexing']
+    assert torch.equal(calls['op'](), calls['op torch']())
+    assert scan.usable_backends(None, 'cpu') == ['torch']
+    with pytest.raises(ValueError, match='triton is not usable: it needs --device cuda'):
+        scan.usable_backends(['torch', 'triton'], 'cpu')
+
+
 def test_the_core_of_a_vss_block_keeps_its_promise_on_memory(script):
     """Bytes per element of x at 64 x 64 x 96; the allocator's count does not depend on load."""
     scan = script('scan')

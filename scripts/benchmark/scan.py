@@ -3,10 +3,11 @@
     python scripts/benchmark/scan.py --sizes 32 64 --d-states 1 16 --repeats 5 --out results/scan
     python scripts/benchmark/scan.py --core
 
-Three implementations of the same sum, run alternately in one process on one thread, so that other
-load on the machine hits all of them:
+Implementations of the same sum, run alternately in one process on one thread, so that other load on
+the machine hits all of them:
 
-    op        ss2d_scan: image in, image out, all four directions
+    op        ss2d_scan: image in, image out, all four directions, on the first of --backends
+    op NAME   the same on each further backend (CUDA: mamba, triton, torch)
     unbind    plain loop over L positions on prepared sequences, steps taken with ``unbind``
     indexing  the same loop taking steps by indexing, as the published reference functions do; its
               backward pass allocates a full gradient per step, so it is skipped above L = 1024
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -54,7 +55,6 @@ from unfoldldm_basicsr.archs.layers.vss import SS2D
 from unfoldldm_basicsr.ops.ss2d import describe_backends, set_scan_backend, ss2d_scan
 from unfoldldm_basicsr.ops.ss2d.op import scan_flops
 
-IMPLEMENTATIONS = ('op', 'unbind', 'indexing')
 TASKS = ('forward', 'forward+backward')
 QUADRATIC_LIMIT = 1024
 
@@ -100,8 +100,23 @@ def to_sequences(t: Tensor) -> Tensor:
     return torch.stack(ordered, 1).contiguous()
 
 
-def make_calls(inputs: list[Tensor], task: str) -> dict[str, Callable[[], Tensor]]:
-    """One function per implementation; ``task`` is 'forward' or 'forward+backward'."""
+def with_backend(name: str) -> Callable[..., Tensor]:
+    """The op on one backend; a call costs the same look-up for all of them."""
+
+    def scan(*inputs: Tensor) -> Tensor:
+        set_scan_backend(name)
+        return ss2d_scan(*inputs)
+
+    return scan
+
+
+def make_calls(
+    inputs: list[Tensor], task: str, backends: Sequence[str] = ('torch',)
+) -> dict[str, Callable[[], Tensor]]:
+    """One function per implementation; ``task`` is 'forward' or 'forward+backward'.
+
+    The op runs on the first backend as 'op', on every further one as 'op NAME'.
+    """
     x, dt, A, Bm, Cm, D, bias = inputs
     four = x.unsqueeze(3).expand(-1, -1, -1, 4, -1)
     sequences = [to_sequences(four).flatten(1, 2), to_sequences(dt).flatten(1, 2),
@@ -121,8 +136,10 @@ def make_calls(inputs: list[Tensor], task: str) -> dict[str, Callable[[], Tensor
 
         return run
 
+    others = {f'op {name}': call(with_backend(name), inputs) for name in backends[1:]}
     calls = {
-        'op': call(ss2d_scan, inputs),
+        'op': call(with_backend(backends[0]), inputs),
+        **others,
         'unbind': call(plain_scan, sequences, unbind=True),
         'indexing': call(plain_scan, sequences, unbind=False),
     }
@@ -205,7 +222,8 @@ def measure(
     if core:
         calls = core_calls(size, channels, d_state, args.device)
     else:
-        calls = make_calls(make_inputs(size, channels, d_state, args.device), task)
+        inputs = make_inputs(size, channels, d_state, args.device)
+        calls = make_calls(inputs, task, args.backends)
     outputs = {name: call() for name, call in calls.items()}  # also the warm-up
     times = alternate(
         calls, args.repeats, device=args.device, clock='cpu', warm_up=args.device == 'cuda'
@@ -213,7 +231,7 @@ def measure(
     elements = size * size * channels * (1 if core else 4)
     rows = []
     for name, call in calls.items():
-        expected = outputs[name] if core or name == 'op' else merge(outputs[name], size)
+        expected = outputs[name] if core or name.startswith('op') else merge(outputs[name], size)
         difference = (outputs['op'] - expected).abs().max() / expected.abs().max()
         rows.append({
             'height': size, 'width': size, 'channels': channels, 'd_state': d_state,
@@ -243,7 +261,8 @@ def plot(rows: list[dict], path: Path, machine: str) -> Path:
     """Time over the number of pixels, one panel per task, one line per implementation and N."""
     tasks = list(dict.fromkeys(r['task'] for r in rows))
     figure, panels = new_figure(len(tasks))
-    styles = dict(zip(IMPLEMENTATIONS, ('o-', 's--', '^:'), strict=True))
+    names = dict.fromkeys(r['implementation'] for r in rows)
+    styles = dict(zip(names, ('o-', 's--', '^:', 'D-.', 'v-'), strict=False))
     for axes, task in zip(panels, tasks, strict=True):
         chosen = [r for r in rows if r['task'] == task]
         for colour, d_state in enumerate(sorted({r['d_state'] for r in chosen})):
@@ -259,6 +278,22 @@ def plot(rows: list[dict], path: Path, machine: str) -> Path:
     return save_figure(figure, path, machine)
 
 
+def usable_backends(asked: Sequence[str] | None, device: str) -> list[str]:
+    """The backends to measure, the quickest first where none were asked for.
+
+    Raises:
+        ValueError: one of them is not usable, with the reason.
+    """
+    notes = describe_backends()
+    if device == 'cpu':
+        notes |= dict.fromkeys(('mamba', 'triton'), 'not usable: it needs --device cuda')
+    for name in asked or ():
+        if not notes[name].startswith('usable'):
+            raise ValueError(f'{name} is {notes[name]}')
+    order = ('mamba', 'triton', 'torch')
+    return list(asked or (name for name in order if notes[name].startswith('usable')))
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -272,13 +307,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--tasks', nargs='+', choices=TASKS, help='default: both')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--backend', choices=('torch', 'triton', 'mamba'), help='on CUDA')
+    parser.add_argument(
+        '--backends', nargs='+', choices=('mamba', 'triton', 'torch'),
+        help='of the op, in turn with the loops; default: all usable on the device',
+    )  # fmt: skip
     parser.add_argument('--out', type=Path, default=Path('results/scan'), help='without suffix')
     args = parser.parse_args(argv)
     if args.core and args.tasks:
         parser.error('--core measures the forward pass only')
     if args.core and args.channels % 2:
         parser.error('--core needs an even number of --channels')
+    try:
+        args.backends = usable_backends(args.backends, args.device)
+    except ValueError as error:
+        parser.error(f'--backends: {error}')
     args.sizes = args.sizes or ([64] if args.core else [16, 32, 64])
     args.tasks = ['core forward'] if args.core else args.tasks or list(TASKS)
     return args
@@ -287,13 +329,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler's own messages
     args = parse_arguments(argv)
-    if args.backend:
-        set_scan_backend(args.backend)
     machine = prepare_machine(args.device, 1)
     print(machine)
     for name, note in describe_backends().items():
         print(f'backend {name}: {note}')
     limits = measure_limits(args.device)
+    set_scan_backend(args.backends[0])
     rows = []
     for d_state in args.d_states:
         for size in args.sizes:
@@ -301,6 +342,7 @@ def main(argv: list[str] | None = None) -> None:
                 new = measure(size, args.channels, d_state, task, args, limits)
                 print_rows(new)
                 rows += new
+    set_scan_backend(None)
     table = write_table(rows, args.out, machine)
     print(f'Wrote {table} and {plot(rows, args.out, machine)}.')
 
