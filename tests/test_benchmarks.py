@@ -199,6 +199,7 @@ def test_the_peak_of_a_call_is_found(script):
 def test_import_time(script, tmp_path, monkeypatch):
     """Sides alternate; the ratio is that of neighbouring runs."""
     module = script('import_time')
+    assert 0.2 < module.import_seconds('time.sleep(0.2)') < 60
     seconds = iter([9.0, 9.0, 1.0, 1.1, 2.0, 2.4, 4.0, 4.2])
     monkeypatch.setattr(module, 'import_seconds', lambda code: next(seconds))
     monkeypatch.setattr(module, 'print_row', lambda row: None)

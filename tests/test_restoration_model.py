@@ -11,6 +11,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import model_options
 from torch import nn
@@ -543,6 +544,23 @@ def test_a_test_refuses_weights_of_another_network(make, tmp_path):
     with pytest.raises(ValueError, match='A test needs every weight'):
         RestorationModel(options)
     assert model.net_g is not None
+
+
+def test_a_test_takes_the_average_where_the_file_has_one(make, tmp_path):
+    """As the validations of its training did; BasicSR's model has to be told."""
+    model = make(ema_decay=0.5)
+    train(model, [1, 2])
+    model.save(0, 2)
+    options = model_options(tmp_path, NET, is_train=False)
+    options['path']['pretrain_network_g'] = str(tmp_path / 'models' / 'net_g_2.pth')
+    lq = batch()['lq']
+    with torch.no_grad():
+        raw, average = model.net_g.eval()(lq), model.net_g_ema(lq)
+        assert not torch.equal(raw, average)
+        assert torch.equal(RestorationModel(options).net_g(lq), average)
+        assert torch.equal(SRModel(options).net_g(lq), raw)
+        options['path']['param_key_g'] = 'params_ema'
+        assert torch.equal(SRModel(options).net_g(lq), average)
 
 
 def test_a_signal_saves_and_stops_at_the_end_of_the_iteration(make, tmp_path):
