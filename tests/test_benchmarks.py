@@ -225,3 +225,19 @@ def test_overhead(script, tmp_path, capsys):
     times = {'plain': [1.0, 2.0, 4.0], 'package': [1.1, 2.2, 4.4]}
     row = overhead.row_of('x', 'checkpoint', times, iteration=0.5, each=10)
     assert (row['ratio'], row['percent_of_iteration']) == ('1.1000', '4.000')
+
+
+def test_profile_of_a_network(script, tmp_path):
+    """Shares add up to a whole, and the parts of the network to the same time."""
+    module = script('profile_network')
+    module.main([
+        '--networks', 'unfoldldm-tiny', 'restormer', '--size', '32', '--out', str(tmp_path / 'p'),
+    ])  # fmt: skip
+    ours, restormer = read(tmp_path / 'p')
+    for row in (ours, restormer):
+        assert abs(sum(float(row[kind]) for kind in module.KINDS) - 100) < 1
+    assert float(restormer['selective scan']) == 0 < float(ours['selective scan'])
+    lines = (tmp_path / 'p_parts.csv').read_text(encoding='utf-8').splitlines()
+    parts = next(csv.DictReader(lines[1:]))
+    assert {'mgda', 'ocformer', 'denoiser', 'outside'} <= parts.keys()
+    assert abs(sum(float(parts[name] or 0) for name in list(parts)[3:]) - 100) < 2
