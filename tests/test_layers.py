@@ -8,6 +8,7 @@ from released import randomise
 from torch import nn
 from torch.nn import functional as F
 
+from unfoldldm_basicsr.archs.layers import feed_forward, strips
 from unfoldldm_basicsr.archs.layers.attention import (
     TransposedSelfAttention,
     attend_and_project,
@@ -215,8 +216,6 @@ def test_padding_with_zeros_and_padding_nothing():
 @pytest.mark.parametrize('bias', [False, True])
 def test_filling_up_channels_changes_no_result(bias, monkeypatch):
     """8 x 2.66 = 21 channels are computed as 24; gradients too are those of the 21."""
-    from unfoldldm_basicsr.archs.layers import feed_forward
-
     torch.manual_seed(0)
     net, x = feed_forward.GatedFeedForward(8, bias=bias).double(), torch.rand(2, 8, 5, 6).double()
     assert net.project_out.in_channels == 21
@@ -233,3 +232,30 @@ def test_filling_up_channels_changes_no_result(bias, monkeypatch):
         results.append([y.detach(), *(p.grad for p in net.parameters())])
     for filled, plain in zip(*results, strict=True):
         torch.testing.assert_close(filled, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('size', [(17, 5), (40, 7), (41, 33)])
+def test_strips_of_rows_change_rounding_only(layout, size, monkeypatch):
+    monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 1)
+    torch.manual_seed(0)
+    net = GatedFeedForward(8, bias=True)
+    x = torch.rand(2, 8, *size).to(memory_format=layout)
+    heights = []
+    net_parts = feed_forward.separable_parts
+
+    def watched(part, *args, **kwargs):
+        heights.append(part.shape[2])
+        return net_parts(part, *args, **kwargs)
+
+    monkeypatch.setattr(feed_forward, 'separable_parts', watched)
+    with_gradients = net(x)
+    assert heights == [size[0]]
+    with torch.no_grad():
+        in_strips = net(x)
+    assert len(heights) > 2
+    assert max(heights[1:]) <= 10
+    torch.testing.assert_close(in_strips, with_gradients, rtol=1e-5, atol=1e-6)
+    assert in_strips.stride() == with_gradients.stride()
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        assert net(x).dtype == torch.bfloat16

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .convolution import fill_channels, quick_width, separable_parts
+from .strips import by_strips
 
 
 class GatedFeedForward(nn.Module):
@@ -32,10 +33,14 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        out = self.project_out
-        width = quick_width(out.in_channels, x)
-        a, b = separable_parts(x, self.project_in, self.dwconv, 2, width=width)
-        gate = F.gelu(a)
-        # Without gradients nobody needs the gate afterwards; a new tensor would be the peak.
-        gate = gate * b if torch.is_grad_enabled() else gate.mul_(b)
-        return F.conv2d(gate, fill_channels(out.weight, width, 1), out.bias)
+        width = quick_width(self.project_out.in_channels, x)
+        weight = fill_channels(self.project_out.weight, width, 1)
+
+        def transform(x: Tensor) -> Tensor:
+            a, b = separable_parts(x, self.project_in, self.dwconv, 2, width=width)
+            gate = F.gelu(a)
+            # Without gradients nobody needs the gate afterwards; a new tensor would be the peak.
+            gate = gate * b if torch.is_grad_enabled() else gate.mul_(b)
+            return F.conv2d(gate, weight, self.project_out.bias)
+
+        return by_strips(transform, x, width=width)
