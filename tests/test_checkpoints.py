@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
 import os
+import pickle
 import shutil
 import signal
 import struct
@@ -200,6 +202,27 @@ def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, r
     assert basicsr.train.load_resume_state(options_of(two))['iter'] == 4
 
 
+def refuses(self, data):
+    raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+
+@pytest.mark.parametrize('fault', ['content', 'device'])
+def test_an_error_that_is_not_of_the_disk_stays_what_it_is(two, fault, monkeypatch):
+    model, _ = resume(two)
+    step(model, [5])
+    before = names(two)
+    if fault == 'content':
+        monkeypatch.setattr(model, '_identity', lambda: {'options': lambda: None})
+        expected = pytest.raises((pickle.PicklingError, AttributeError), match='lambda')
+    else:
+        monkeypatch.setattr(checkpoint_writer._HashedFile, 'write', refuses)
+        expected = pytest.raises(RuntimeError, match='illegal memory access')
+    with expected as caught:
+        model.save(1, 5)
+    assert not isinstance(caught.value, CheckpointWriteError)
+    assert names(two) == before  # the weights of 5 and every temporary file are gone
+
+
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
     """A file system of 64 KiB."""
@@ -229,6 +252,90 @@ def test_a_disk_that_is_really_full(small_disk):
     assert not [name for name in names(small_disk) if name.endswith('.tmp')]
     stop_request.remove()
     assert whole.guard.total == 0
+
+
+# ---- another continuation ------------------------------------------------------------------------
+
+
+def restart(folder: Path, iteration: int) -> RestorationModel:
+    """Goes on from a named state, as the trainer does it."""
+    options = options_of(folder) | {'auto_resume': False}
+    options['path']['resume_state'] = str(folder / 'states' / f'{iteration}.state')
+    state = basicsr.train.load_resume_state(options)
+    options.pop('resumed_run').set_aside_newer(options)
+    model = RestorationModel(options)
+    model.resume_training(state)
+    return model
+
+
+def test_newer_checkpoints_of_another_continuation_are_set_aside(two, log):
+    model = restart(two, 2)
+    step(model, [3])
+    model.save(0, 3)
+    assert basicsr.train.load_resume_state(options_of(two))['iter'] == 3
+    assert names(two) == [
+        '2.state', '2.state.json', '3.state', '3.state.json', 'net_g_2.pth', 'net_g_3.pth'
+    ]  # fmt: skip
+    (aside,) = two.glob('set_aside_*')
+    assert sorted(p.name for p in aside.rglob('*') if p.is_file()) == [
+        '4.state', '4.state.json', 'net_g_4.pth'
+    ]  # fmt: skip
+    messages = [r.getMessage() for r in log.records if 'another continuation' in r.getMessage()]
+    assert len(messages) == 1
+    assert 'checkpoints 4 are' in messages[0]
+    assert str(aside) in messages[0]
+    for path in aside.rglob('*.*'):  # moved back, it is whole again
+        path.rename(two / path.parent.name / path.name)
+    assert basicsr.train.load_resume_state(options_of(two))['iter'] == 4
+
+
+def test_going_on_from_the_newest_checkpoint_moves_nothing(two, log):
+    restart(two, 4)
+    assert not list(two.glob('set_aside_*'))
+    assert 'another continuation' not in log.text
+
+
+@pytest.mark.parametrize('moved', range(1, 6))
+def test_killed_while_setting_aside_no_checkpoint_is_half(two, moved, monkeypatch):
+    model, _ = resume(two)
+    step(model, [5])
+    model.save(1, 5)
+    replace, left = os.replace, [moved]
+
+    def replace_or_die(*paths):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    monkeypatch.setattr(os, 'replace', replace_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        restart(two, 2)
+    monkeypatch.setattr(os, 'replace', replace)
+    assert basicsr.train.load_resume_state(options_of(two))['iter'] in (2, 5)
+    restart(two, 2)
+    assert basicsr.train.load_resume_state(options_of(two))['iter'] == 2
+    assert len([p for f in two.glob('set_aside_*') for p in f.rglob('*.*')]) == 6
+
+
+def test_retention_never_removes_the_checkpoint_just_written(two):
+    for iteration in (40, 50):  # left behind by another continuation
+        for file in ('states/{}.state', 'models/net_g_{}.pth'):
+            (two / file.format(iteration)).touch()
+    model = begin(two)
+    model.opt['logger']['keep_checkpoints'] = 1
+    step(model, [1])
+    model.save(0, 15)
+    assert names(two) == [
+        '15.state', '15.state.json', '40.state', '50.state',
+        'net_g_15.pth', 'net_g_40.pth', 'net_g_50.pth',
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_that_vanished_ends_no_training(two, monkeypatch):
+    monkeypatch.setattr(checkpoint_writer, 'iterations_of', lambda states: [1, 2, 4])
+    checkpoint_writer.remove_old_checkpoints(two / 'models', two / 'states', 1, 4)
+    assert names(two) == ['4.state', '4.state.json', 'net_g_4.pth']
 
 
 # ---- the best -----------------------------------------------------------------------------------
@@ -418,19 +525,14 @@ def test_a_run_without_a_seed_of_its_own_keeps_the_one_it_drew(two):
 # ---- ends of a run ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(('iteration', 'epoch', 'used'), [(1, 0, 1), (3, 0, 0), (4, 1, 1)])
-def test_a_stop_in_the_middle_of_an_epoch_saves_the_epoch_and_the_position(
-    tmp_path, iteration, epoch, used
-):
+@pytest.mark.parametrize(('iteration', 'epoch'), [(1, 0), (3, 0), (4, 1)])
+def test_a_stop_in_the_middle_of_an_epoch_saves_the_epoch(tmp_path, iteration, epoch):
     model = begin(tmp_path)
     step(model, [1])
     with pytest.raises(SystemExit):
         model.save_and_stop(iteration)
     state = torch.load(tmp_path / 'states' / f'{iteration}.state', weights_only=True)
-    assert state['epoch'] == epoch
-    assert state['position'] == {
-        'epoch': iteration // 3, 'used_batches': used, 'steps_per_epoch': 3
-    }  # fmt: skip
+    assert (state['epoch'], state['iter']) == (epoch, iteration)
 
 
 class Interrupting(Pictures):
@@ -483,18 +585,22 @@ def test_the_loss_of_another_process_is_explained_and_nothing_else(monkeypatch, 
     else:
         assert message.startswith('rank 1: another process of this run is gone ([pair.cc:534]')
     assert failures.explain(RuntimeError('shape mismatch')) is None
+    assert failures.explain(FileNotFoundError(2, 'No such file', 'x.py')) is None
+    full = failures.explain(OSError(28, 'No space left on device', 'events.out'))
+    assert full.startswith('cannot write (events.out): No space left on device.')
     killed = 'DataLoader worker (pid 7) is killed by signal: Killed. '
     assert 'num_worker_per_gpu' in failures.explain(RuntimeError(killed))
 
 
-def test_the_program_ends_with_the_message_alone(monkeypatch, log):
-    from unfoldldm_basicsr import train
-
+@pytest.mark.parametrize('program', ['train', 'test'])
+def test_the_program_ends_with_the_message_alone(monkeypatch, log, program):
     def fail(root):
         raise CheckpointWriteError('cannot write x: disk full.')
 
-    monkeypatch.setattr(basicsr.train, 'train_pipeline', fail)
+    entry = importlib.import_module(f'unfoldldm_basicsr.{program}')
+    stock = importlib.import_module(f'basicsr.{program}')
+    monkeypatch.setattr(stock, f'{program}_pipeline', fail)
     with pytest.raises(SystemExit) as stop:
-        train.main(['-opt', 'x.yml'])
+        entry.main(['-opt', 'x.yml'])
     assert stop.value.code == 1
     assert log.text.strip().endswith('The run has ended: cannot write x: disk full.')

@@ -190,7 +190,7 @@ def test_another_machine_may_lack_data_weights_and_gpus_but_not_sense(stock, plu
     for path in ('datasets.train.dataroot_gt', 'datasets.val.dataroot_lq', 'path.resume_state'):
         stock = put(stock, path, '/elsewhere')
     stock = put(put(stock, 'num_gpu', 8), 'path.pretrain_network_g', '/elsewhere/x.pth')
-    assert len(preflight(stock, 'x.yml', True)) == 5
+    assert len(preflight(stock, 'x.yml', True, resuming=False)) == 5
     assert preflight(stock, 'x.yml', True, here=False) == []
     plugin = put(plugin, 'datasets.train.dataroot_gt', '/elsewhere')
     assert preflight(plugin, 'x.yml', True, here=False) == []
@@ -201,7 +201,8 @@ def test_ranks_share_the_data(stock, monkeypatch):
     assert problems_at(put(stock, 'datasets.train.batch_size_per_gpu', 5), 'datasets.train') == ''
     monkeypatch.setenv('WORLD_SIZE', '2')
     stock = put(stock, 'datasets.train.batch_size_per_gpu', 5)
-    assert 'less than one batch' in problems_at(stock, 'datasets.train.batch_size_per_gpu')
+    place = 'datasets.train.batch_size_per_gpu'
+    assert 'less than one batch' in problems_at(stock, place, launcher='pytorch')
 
 
 def test_two_validation_sets_need_two_names(stock):

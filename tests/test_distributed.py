@@ -51,6 +51,18 @@ class Pictures(Dataset):
         }
 
 
+class Damaged(Pictures):
+    """One picture cannot be read; it is in the share of rank 1."""
+
+    def __init__(self, error: type[Exception]):
+        self.error = error
+
+    def __getitem__(self, index):
+        if index == 3:
+            raise self.error(f'p{index}.png: damaged')
+        return super().__getitem__(index)
+
+
 class Job:
     """What every process runs; ``found`` is written by rank 0."""
 
@@ -158,6 +170,7 @@ class Job:
         self.found['average_gap'] = max(gaps)
         self.found['loss_gap'] = abs(both.log_dict['l_pix'] - alone.log_dict['l_pix'])
         self.validation(both)
+        self.failures(both)
         self.guard(both)
 
     def validation(self, model) -> None:
@@ -195,6 +208,37 @@ class Job:
             codes = self.everywhere(stop.code)
             self.found['stopped_together'] = codes == [128 + signal.SIGTERM] * self.world
         self.found['saved_on_signal'] = (self.folder / 'both/states/4.state').exists()
+
+    def failures(self, model) -> None:
+        """What goes wrong on one rank ends both with its message."""
+        from unfoldldm_basicsr.compat.failures import SharedFailure
+
+        def message(action, kind=SharedFailure) -> str:
+            try:
+                action()
+            except kind as error:
+                return str(error)
+            return ''
+
+        fault, bug = Damaged(ValueError), Damaged(KeyError)
+        log, path = model.opt['path']['log'], self.folder / 'in_the_way'
+        found = self.everywhere(
+            message(lambda: model.validation(DataLoader(fault), 2, None, False))
+        )
+        self.found['damaged_image'] = found
+        kind = (SharedFailure, KeyError)[self.rank]  # rank 1 reads it
+        found = self.everywhere(
+            message(lambda: model.validation(DataLoader(bug), 2, None, False), kind)
+        )
+        self.found['bug'] = found
+        path.write_text('')
+        distributed.barrier()
+        model.opt['path']['log'] = str(path)
+        found = self.everywhere(
+            message(lambda: model.validation(DataLoader(Pictures()), 2, None, False))
+        )
+        self.found['unwritable_table'] = found
+        model.opt['path']['log'] = log
 
     def guided_host(self) -> None:
         """VLU-Net with the latent prior; its degradation vectors are trained jointly in Phase I."""
@@ -317,6 +361,16 @@ def test_validation_on_three_ranks_gives_the_numbers_of_one_to_the_last_digit(tm
 def test_resuming_restores_every_rank(found):
     assert found['random_numbers_of_each_rank']
     assert found['resumed_bits']
+
+
+def test_what_goes_wrong_on_one_rank_of_a_validation_ends_all_with_its_message(found):
+    fault = 'dataset held_out: item 3: ValueError: p3.png: damaged'
+    assert found['damaged_image'] == [fault, fault]
+    assert found['bug'] == ["rank 1: KeyError: 'p3.png: damaged'.", "'p3.png: damaged'"]
+    first, second = found['unwritable_table']
+    assert first == second
+    assert first.startswith('cannot write ')
+    assert 'in_the_way/validation_held_out.csv: Not a directory.' in first
 
 
 def test_a_nan_on_one_rank_makes_all_skip(found):

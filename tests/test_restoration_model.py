@@ -19,10 +19,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.compat.registry import register
 from unfoldldm_basicsr.inference.checkpoint import build_from_checkpoint
-from unfoldldm_basicsr.models import RestorationModel, checkpoint_writer
+from unfoldldm_basicsr.inference.restorer import Restorer
+from unfoldldm_basicsr.models import RestorationModel, checkpoint_writer, interruption
 from unfoldldm_basicsr.models.interruption import stop_request
 from unfoldldm_basicsr.models.nonfinite import NonFiniteTrainingError
-from unfoldldm_basicsr.models.optimisation import build_optimizer
+from unfoldldm_basicsr.models.optimisation import (
+    build_optimizer,
+    check_optimizer,
+    optimizer_names,
+)
 from unfoldldm_basicsr.models.rng import step_rng
 
 
@@ -125,11 +130,37 @@ def test_a_network_without_groups_trains_everything_in_one(make):
         ({'type': 'Adam', 'lr': 1e-3, 'betas': 0.9}, 'does not take these values'),
         ({'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 1.5]}, 'Invalid beta parameter at index 1'),
         ({'type': 'LBFGS', 'lr': 1.0}, "'LBFGS' is not an optimiser"),
+        ({'type': 'Muon', 'lr': 1e-3}, 'optim_g.type: .*Muon cannot train .* 2D parameters'),
+        ({'type': 'SparseAdam', 'lr': 1e-3}, 'optim_g.type: .* dense gradients'),
+        ({'type': 'Adam', 'lr': 1e-3, 'differentiable': True}, 'optim_g.differentiable: '),
+        ({'type': 'Adam', 'lr': 1e-3, 'maximize': True}, 'optim_g.maximize: would make the losses'),
+        ({'type': 'Adam', 'lr': 1e-3, 'capturable': True}, 'optim_g.capturable: is for GPUs'),
     ],
 )
 def test_wrong_optimizer_options_are_named(options, words):
+    if not hasattr(torch.optim, options['type']) and options['type'] == 'Muon':
+        pytest.skip('this release of torch has no Muon')
+    parameter = nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match=words):
-        build_optimizer({'restoration': []}, options)
+        build_optimizer({'restoration': [('p', parameter)]}, options)
+
+
+def test_every_optimizer_that_is_accepted_can_make_a_step(make):
+    accepted = [
+        name for name in optimizer_names() if not check_optimizer({'type': name, 'lr': 1e-3})
+    ]
+    assert {'Adam', 'AdamW', 'SGD', 'RMSprop', 'NAdam'} <= set(accepted)
+    for name in accepted:
+        model = make(optim_g={'type': name, 'lr': 1e-3})
+        before = weights(model.net_g)
+        train(model, [1, 2])
+        assert not torch.equal(weights(model.net_g), before), name
+
+
+def test_a_captured_step_is_judged_by_the_device_of_the_training():
+    options = {'type': 'Adam', 'lr': 1e-3, 'capturable': True}
+    assert check_optimizer(options, on_cpu=False) == []
+    assert [key for key, _ in check_optimizer(options, on_cpu=True)] == ['capturable']
 
 
 def test_clipping_limits_each_group_by_its_own_norm(make):
@@ -421,6 +452,38 @@ def test_tiled_validation_equals_whole_images_for_a_local_network(make):
     assert torch.allclose(model.output, whole, atol=1e-6)
 
 
+@pytest.mark.parametrize('size', [(40, 52), (33, 20), (12, 33)])
+def test_tiled_validation_is_what_restore_gives_with_tiles(tmp_path, size):
+    from helpers import tiny_unfoldldm
+
+    model = RestorationModel(model_options(tmp_path, tiny_unfoldldm('joint')))
+    for p in model.net_g_ema.parameters():
+        p.data.add_(0.1 * torch.randn_like(p))
+    model.val_opt.update(tile=33, tile_overlap=8)  # aligned: 32
+    with model.evaluating():
+        model.feed_data({'lq': torch.rand(1, 3, *size)})
+    model.test()
+    restored = {
+        shared: Restorer(
+            model.net_g_ema, device='cpu', tile=33, tile_overlap=8, global_statistics=shared
+        ).restore_tensor(model.lq)
+        for shared in (None, False)
+    }
+    assert torch.equal(model.output, restored[None])
+    assert torch.equal(restored[False], restored[None]) is (max(size) <= 33)
+
+
+def test_tiles_of_a_network_with_unknown_statistics_are_warned_of_once(make, log):
+    model = make()
+    model.net_g_ema.tiling_changes_result = True
+    model.val_opt.update(tile=32, tile_overlap=16)
+    for _ in range(2):
+        with model.evaluating():
+            model.feed_data({'lq': torch.rand(1, 3, 40, 52)})
+        model.test()
+    assert log.text.count('val.tile changes the results') == 1
+
+
 # ---- files ----------------------------------------------------------------------------------
 
 
@@ -578,10 +641,13 @@ def test_a_signal_saves_and_stops_at_the_end_of_the_iteration(make, tmp_path):
     assert torch.equal(saved['restore.weight'], model.net_g.restore.weight)
 
 
-def test_a_second_signal_acts_at_once(make):
+def test_a_second_signal_acts_at_once(make, monkeypatch):
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     make()
     os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)  # the same once more: torchrun passes it on
+    assert stop_request.signum == signal.SIGINT
+    monkeypatch.setattr(interruption, 'REPEATED_AFTER', 0.0)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
     signal.signal(signal.SIGINT, previous)

@@ -6,9 +6,11 @@ The trainings are those of ``scripts/faults``, as processes forked from one that
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,44 @@ def test_two_ranks_end_with_the_same_bits_after_one_of_them_was_killed(tmp_path)
     training = finish(start(run, file, ranks=2))
     assert training.resumed_at == 10
     assert_equal(run, reference, files=4)
+
+
+@pytest.mark.parametrize(('ranks', 'signum'), [(1, signal.SIGINT), (2, signal.SIGTERM)])
+def test_a_signal_to_all_processes_of_a_run_saves_it(tmp_path, ranks, signum):
+    """Of a terminal, of torchrun or of a job system: loader processes get it as well."""
+    file = same_checkpoints_only(write_project(tmp_path, 'nafnet', iterations=20))
+    reference, run = tmp_path / 'reference', tmp_path / 'run'
+    finish(start(reference, file, ranks=ranks))
+    training = start(run, file, ranks=ranks, groups=True)
+    assert training.wait(lambda: training.iteration >= 7), training.tail()
+    training.kill(signum=signum)
+    training.kill(signum=signum)  # a job system and torchrun: both send it
+    sent = time.monotonic()
+    training.wait(limit=30)
+    assert time.monotonic() - sent < 15
+    assert training.codes == [128 + signum] * ranks, training.tail()
+    assert 'Traceback' not in training.output
+    stopped_at = max(states(run))
+    assert f'Stopped by a signal at iteration {stopped_at}' in training.output
+    training = finish(start(run, file, ranks=ranks))
+    assert training.resumed_at == stopped_at
+    assert_equal(run, reference, files=4)
+
+
+def test_a_damaged_validation_image_of_one_rank_ends_all_with_one_message(tmp_path):
+    file = write_project(tmp_path, 'nafnet', iterations=20)
+    options = yaml.safe_load(file.read_text())
+    shutil.copytree(tmp_path / 'photos', tmp_path / 'held_out')
+    (tmp_path / 'held_out' / 'photo_3.png').write_bytes(b'no image')
+    options['datasets']['val']['dataroot_gt'] = str(tmp_path / 'held_out')
+    file.write_text(yaml.safe_dump(options))
+    training = start(tmp_path / 'run', file, ranks=2)
+    training.wait(limit=60)
+    assert training.codes == [1, 1], training.tail()
+    assert training.output.count('The run has ended: dataset held_out: ') == 1
+    assert 'photo_3.png: cannot be decoded' in training.output
+    assert 'Traceback' not in training.output
+    assert states(tmp_path / 'run') == [5, 10]  # saved before the validation
 
 
 @pytest.mark.faults

@@ -13,13 +13,19 @@ from unfoldldm_basicsr.train import take_root
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs BasicSR's ``test_pipeline``; a problem with the options ends with status 2."""
+    """Runs BasicSR's ``test_pipeline``.
+
+    A problem with the options ends with status 2; what stops a test that has begun (images that
+    cannot be read, a full disk, ...) with one message and status 1.
+    """
     prefer_huge_pages()
     import basicsr.test
 
+    from unfoldldm_basicsr.compat.failures import run_to_end
+
     root, rest = take_root(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = rest  # where BasicSR reads its options
-    basicsr.test.test_pipeline(root)
+    run_to_end(basicsr.test.test_pipeline, root)
 
 
 if __name__ == '__main__':

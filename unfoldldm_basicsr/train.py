@@ -31,19 +31,11 @@ def main(argv: list[str] | None = None) -> None:
     prefer_huge_pages()
     import basicsr.train
 
-    from unfoldldm_basicsr.compat.failures import RunFailure, end_run, explain
+    from unfoldldm_basicsr.compat.failures import run_to_end
 
     root, rest = take_root(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = rest  # where BasicSR reads its options
-    try:
-        basicsr.train.train_pipeline(root)
-    except RunFailure as failure:
-        end_run(failure)
-    except RuntimeError as error:
-        message = explain(error)
-        if message is None:
-            raise
-        end_run(message)
+    run_to_end(basicsr.train.train_pipeline, root)
 
 
 if __name__ == '__main__':

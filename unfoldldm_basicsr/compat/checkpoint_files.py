@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from unfoldldm_basicsr.compat.failures import first_line
 
 _READ_ERRORS = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 _STATE_KEYS = ('epoch', 'iter', 'optimizers', 'schedulers')
@@ -27,6 +30,17 @@ _BLOCK = 1 << 20
 def manifest_path(state_path: Path) -> Path:
     """``5.state`` -> ``5.state.json``."""
     return state_path.with_name(f'{state_path.name}.json')
+
+
+def iterations_of(states: Path) -> list[int]:
+    """Iterations of the training states in a folder, the oldest first."""
+    return sorted(int(p.stem) for p in states.glob('*.state') if p.stem.isdecimal())
+
+
+def weights_of(models: Path, iteration: int) -> list[Path]:
+    """Weight files that belong to a checkpoint."""
+    name = re.compile(rf'net_[a-z]+_{iteration}\.pth')
+    return [p for p in models.glob(f'net_*_{iteration}.pth') if name.fullmatch(p.name)]
 
 
 def write_bytes_atomic(content: bytes, path: Path) -> None:
@@ -136,9 +150,3 @@ def _fault_of_archive(path: Path) -> str:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         return first_line(error)
     return f'check sum of {damaged} differs' if damaged else ''
-
-
-def first_line(error: Exception) -> str:
-    """The message of an error in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip('.') if lines else type(error).__name__

@@ -72,8 +72,6 @@ def _fill_dataset(dataset: dict, phase: str, fill: Callable) -> None:
         fill(dataset, prefix, 'persistent_workers', workers)
         if not workers:
             dataset['persistent_workers'] = False
-    else:
-        dataset['persistent_workers'] = False  # validation loads in the main process
 
 
 def _declares_its_keys(dataset_type: object) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 _PEER = re.compile(
     r'gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out waiting', re.IGNORECASE
 )
+
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 DEAD_WORKER = 'DataLoader worker'  # so torch's messages begin
 LOADER_ADVICE = (
@@ -40,6 +46,12 @@ class CheckpointWriteError(RunFailure, OSError):
     on_all_ranks = True
 
 
+class OutputWriteError(RunFailure, OSError):
+    """A result (table, picture, ...) could not be written."""
+
+    on_all_ranks = True
+
+
 class ResumeError(RunFailure, ValueError):
     """A training state cannot be continued."""
 
@@ -54,10 +66,61 @@ class DataFault(RunFailure, ValueError):  # noqa: N818
         super().__init__(message.rpartition(f'{type(self).__qualname__}: ')[2].strip())
 
 
-def explain(error: RuntimeError) -> str | None:
-    """A message for an error that means the loss of another process, None for any other error."""
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Names the file in what goes wrong with the disk inside.
+
+    Raises:
+        OutputWriteError: disk full, no permission, folder gone, ...
+    """
+    try:
+        yield
+    except OutputWriteError:
+        raise
+    except OSError as error:
+        raise OutputWriteError(
+            f'cannot write {path}: {error.strerror or first_line(error)}. Free space on that disk '
+            'or make the folder writable, and start the same command again (a training with '
+            '--auto_resume, which goes on from its last checkpoint).'
+        ) from error
+
+
+def os_error_behind(error: BaseException | None) -> OSError | None:
+    """The error of the operating system that an error comes from, None without one."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def run_to_end(pipeline: Callable[[str], object], root: str) -> None:
+    """Runs a pipeline of BasicSR; failures that have a message for the user end with it alone.
+
+    Raises:
+        SystemExit: status 1 after such a message.
+    """
+    try:
+        pipeline(root)
+    except RunFailure as failure:
+        end_run(failure)
+    except (RuntimeError, OSError) as error:
+        message = explain(error)
+        if message is None:
+            raise
+        end_run(message)
+
+
+def explain(error: Exception) -> str | None:
+    """A message for the loss of another process or a full disk, None for any other error."""
+    if isinstance(error, OSError):
+        if error.errno not in _DISK_IS_FULL:
+            return None
+        where = f' ({error.filename})' if error.filename else ''
+        return (
+            f'cannot write{where}: {error.strerror}. Free space and start the same command with '
+            '--auto_resume.'
+        )
     if str(error).startswith(DEAD_WORKER):  # torch says so at once, even in the middle of a step
-        return f'{_first_line(error)}. {LOADER_ADVICE}'
+        return f'{first_line(error)}. {LOADER_ADVICE}'
     distributed = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized():
         return None
@@ -66,7 +129,7 @@ def explain(error: RuntimeError) -> str | None:
         return None
     return (
         f'rank {distributed.get_rank()}: another process of this run is gone '
-        f'({_first_line(error)}). Its own message is above, or in the output of its machine. '
+        f'({first_line(error)}). Its own message is above, or in the output of its machine. '
         'The last checkpoint is untouched: start the same command with --auto_resume '
         '(torchrun --max-restarts=N does that by itself).'
     )
@@ -85,6 +148,7 @@ def end_run(failure: RunFailure | str) -> None:
     raise SystemExit(1)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The message of an error in one line."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip('.') if lines else type(error).__name__

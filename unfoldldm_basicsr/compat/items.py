@@ -1,4 +1,4 @@
-"""Items of a training set: reproducible one by one, and never a silent or a nameless fault."""
+"""Items of data sets: reproducible one by one, and never a silent or a nameless fault."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from basicsr.data.prefetch_dataloader import PrefetchGenerator
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from unfoldldm_basicsr.compat.failures import DEAD_WORKER, LOADER_ADVICE, DataFault
+from unfoldldm_basicsr.compat.loader_processes import WorkerStart, signals_held, tame
 
 TIMEOUT = 300.0  # seconds for one item
 MAX_ERROR_SHARE = 0.01
@@ -49,7 +50,63 @@ def draw_seed(seed: int, epoch: int, position: int) -> int:
     return int.from_bytes(digest, 'big') >> 1
 
 
-class TrainingItems(Dataset):
+class ItemReader:
+    """Reads items of a data set of any class in limited time, with errors that name their files.
+
+    Args:
+        dataset: the data set.
+        options: its section of the option file.
+    """
+
+    def __init__(self, dataset: Dataset, options: Mapping):
+        self.dataset = dataset
+        self.name = f'dataset {options.get("name", "train")}'
+        self.timeout = options.get('timeout', TIMEOUT)
+        training = options.get('phase', 'train') == 'train'
+        self.timeout_key = 'datasets.train.timeout' if training else f'timeout of {self.name}'
+
+    def read(self, index: int) -> object:
+        """One item.
+
+        Raises:
+            DataFault: it cannot be read, or takes longer than ``timeout`` seconds.
+        """
+        try:
+            with time_limit(self.timeout, self.timeout_key):
+                return self.dataset[index]
+        except self.faults() as error:
+            raise DataFault(f'{self.name}: {self.describe(index, error)}') from error
+
+    def paths(self, index: int) -> str:
+        """Names of the files behind an item, as far as its class tells them."""
+        known: object = getattr(self.dataset, 'paths', None)
+        if hasattr(self.dataset, 'item_paths'):
+            found = self.dataset.item_paths(index)
+        elif isinstance(known, list) and known:
+            entry = known[index % len(known)]
+            found = entry.values() if isinstance(entry, Mapping) else [entry]
+        else:
+            return f'item {index}'
+        return ', '.join(map(str, found))
+
+    def faults(self) -> tuple[type[Exception], ...]:
+        """The errors that mean an unreadable item."""
+        stock = type(self.dataset).__module__.startswith('basicsr.')
+        return _STOCK_FAULTS if stock else _FAULTS
+
+    def describe(self, index: int, error: Exception) -> str:
+        """One line with the files of an item and what is wrong with them."""
+        cause = ' '.join(f'{error}'.split()) or type(error).__name__
+        named = any(part in cause for part in self.paths(index).split(', '))
+        return cause if named else f'{self.paths(index)}: {type(error).__name__}: {cause}'
+
+
+def read_item(dataset: Dataset, index: int) -> object:
+    """One item of a data set that knows its options; see :meth:`ItemReader.read`."""
+    return ItemReader(dataset, getattr(dataset, 'opt', {})).read(index)
+
+
+class TrainingItems(ItemReader, Dataset):
     """Wraps the training set of any class.
 
     The random numbers of an item (those of ``random``, ``numpy`` and ``torch``, global generators
@@ -68,11 +125,9 @@ class TrainingItems(Dataset):
     """
 
     def __init__(self, dataset: Dataset, options: Mapping, workers: int = 0):
-        self.dataset = dataset
-        self.name = f'dataset {options.get("name", "train")}'
+        super().__init__(dataset, options)
         self.skip = options.get('on_error', 'raise') == 'skip'
         self.max_share = options.get('max_error_share', MAX_ERROR_SHARE)
-        self.timeout = options.get('timeout', TIMEOUT)
         # In shared memory, because loader processes write to them.
         self.unreadable = torch.zeros(len(dataset) if self.skip else 0, dtype=torch.bool)
         self.reading = torch.full((max(workers, 1),), -1)
@@ -98,33 +153,17 @@ class TrainingItems(Dataset):
             self.reading[place] = index
             try:
                 seed_item(seed)
-                with time_limit(self.timeout):
+                with time_limit(self.timeout, self.timeout_key):
                     return self.dataset[index]
-            except self._faults() as error:
+            except self.faults() as error:
                 self._deal_with(index, error)
             finally:
                 self.reading[place] = -1
             index = (index + 1) % len(self)
 
-    def paths(self, index: int) -> str:
-        """Names of the files behind an item, as far as its class tells them."""
-        known: object = getattr(self.dataset, 'paths', None)
-        if hasattr(self.dataset, 'item_paths'):
-            found = self.dataset.item_paths(index)
-        elif isinstance(known, list) and known:
-            entry = known[index % len(known)]
-            found = entry.values() if isinstance(entry, Mapping) else [entry]
-        else:
-            return f'item {index}'
-        return ', '.join(map(str, found))
-
     def being_read(self) -> str:
         """Names of the files that are open at this moment, '' if none."""
         return ', '.join(self.paths(index) for index in self.reading.tolist() if index >= 0)
-
-    def _faults(self) -> tuple[type[Exception], ...]:
-        stock = type(self.dataset).__module__.startswith('basicsr.')
-        return _STOCK_FAULTS if stock else _FAULTS
 
     def _deal_with(self, index: int, error: Exception) -> None:
         """Counts an unreadable item, or ends the run for it.
@@ -132,9 +171,7 @@ class TrainingItems(Dataset):
         Raises:
             DataFault: without ``on_error: skip``, or there are too many of them.
         """
-        cause = ' '.join(f'{error}'.split()) or type(error).__name__
-        named = any(part in cause for part in self.paths(index).split(', '))
-        message = cause if named else f'{self.paths(index)}: {type(error).__name__}: {cause}'
+        message = self.describe(index, error)
         if not self.skip:
             raise DataFault(
                 f'{self.name}: {message} (datasets.train.on_error: skip would leave such images '
@@ -143,13 +180,14 @@ class TrainingItems(Dataset):
         first_time = not self.unreadable[index]
         self.unreadable[index] = True
         count = int(self.unreadable.sum())
-        if count > self.max_share * len(self):
+        if count > self.max_share * len(self) or count == len(self):
             raise DataFault(
                 f'{self.name}: {count} of {len(self)} images cannot be read, more than '
                 f'datasets.train.max_error_share ({self.max_share}) allows. The last one: {message}'
             ) from error
         if first_time:
-            logging.getLogger('basicsr').warning(
+            # As an error, because BasicSR lets the other ranks say nothing less.
+            logging.getLogger('basicsr').error(
                 '%s: left out, the next image takes its place (number %d of %d): %s',
                 self.name,
                 count,
@@ -181,8 +219,8 @@ def preserved_rng() -> Iterator[None]:
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the block after ``seconds`` (0: never).
+def time_limit(seconds: float, key: str) -> Iterator[None]:
+    """Raises TimeoutError in the block after ``seconds`` (0: never); it names the option ``key``.
 
     Works in the main thread of a process on a POSIX system and does nothing elsewhere; there, and
     where the system call that hangs cannot be interrupted, :class:`TrainLoader` ends the wait.
@@ -193,7 +231,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(signum, frame):
-        raise TimeoutError(f'no answer within {seconds:g} s (datasets.train.timeout)')
+        raise TimeoutError(f'no answer within {seconds:g} s ({key})')
 
     previous = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -208,7 +246,8 @@ class TrainLoader:
     """The training loader, with an end to every wait.
 
     A loader process that hangs where :func:`time_limit` cannot reach it, or that was killed, ends
-    the run with a message that names the files being read.
+    the run with a message that names the files being read. Signals that ask the trainer to stop do
+    not end its loader processes, see :mod:`.loader_processes`.
 
     Args:
         loader: what ``basicsr.data.build_dataloader`` made of :class:`TrainingItems`.
@@ -221,6 +260,7 @@ class TrainLoader:
         self.patience = self.items.timeout * (loader.batch_size + 1)
         if loader.num_workers:
             loader.timeout = self.patience
+            loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -231,9 +271,12 @@ class TrainLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator:
-        batches = iter(self.loader)
+        with signals_held(self.loader):
+            batches = iter(self.loader)
+        source = batches
         if isinstance(batches, PrefetchGenerator):
-            batches.timeout = self.patience or None
+            batches.timeout, source = self.patience or None, batches.generator
+        tame(source)
         while True:
             try:
                 batch = next(batches)

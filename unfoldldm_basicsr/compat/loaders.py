@@ -76,6 +76,7 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
         sampler.start_at(first_epoch, used * loader.batch_size)
         resumed.state.update(epoch=first_epoch, val_loaders=val_loaders)
         resumed.report(opt)
+        resumed.set_aside_newer(opt)
     logger.info(
         'Training statistics:'
         f'\n\tNumber of train images: {len(loader.dataset)}'

@@ -14,11 +14,13 @@ from shutil import copyfile
 import torch
 
 from unfoldldm_basicsr.compat.defaults import fill_defaults
+from unfoldldm_basicsr.compat.devices import forgotten_launcher, gpu_count
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.compat.yaml_options import apply_overrides, read_option_file
 
-# Returns every problem of an option dict: (options, file, is_train, resuming=...) -> lines. Set by
-# the package, because checking needs the registered classes and this layer is imported before them.
+# Returns every problem of an option dict: (options, file, is_train, resuming=..., launcher=...) ->
+# lines. Set by the package, because checking needs the registered classes and this layer is
+# imported before them.
 Preflight = Callable[..., list[str]]
 _preflight: Preflight | None = None
 
@@ -68,10 +70,15 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     Differences from BasicSR: safe YAML, ``--force_yml`` executes nothing, the whole dict is checked
     before anything else happens (all problems at once, exit status 2), missing keys get defaults,
     random generators are seeded after ``--force_yml``, and one seed is drawn for all ranks when
-    ``manual_seed`` is absent.
+    ``manual_seed`` is absent. Several processes without ``--launcher`` are refused, and ``num_gpu:
+    auto`` means one GPU where the model uses one in each process and there is no launcher
+    (``idle_gpus`` then counts the others).
     """
     load_data_only()
     args = build_parser().parse_args()
+    fault = forgotten_launcher(args.launcher)
+    if fault:
+        refuse([fault])
     try:
         options = read_option_file(args.opt)
         apply_overrides(options, args.force_yml or [])
@@ -80,13 +87,17 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     if args.debug and isinstance(options.get('name'), str):
         options['name'] = 'debug_' + options['name'].removeprefix('debug_')
     resuming = is_train and _goes_on(options, root_path, args.auto_resume)
-    problems = _preflight(options, args.opt, is_train, resuming=resuming) if _preflight else []
-    if problems:
-        refuse(problems)
+    if _preflight is not None:
+        problems = _preflight(
+            options, args.opt, is_train, resuming=resuming, launcher=args.launcher
+        )
+        if problems:
+            refuse(problems)
 
     fill_defaults(options, is_train)
     if options['num_gpu'] == 'auto':
-        options['num_gpu'] = torch.cuda.device_count()
+        options['num_gpu'] = gpu_count(options, args.launcher)
+        options['idle_gpus'] = torch.cuda.device_count() - options['num_gpu']
     try:
         _start_processes(options, args.launcher)
     except ValueError as error:

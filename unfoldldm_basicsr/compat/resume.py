@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unfoldldm_basicsr.compat.checkpoint_files import fault_of_networks, read_state
-from unfoldldm_basicsr.compat.failures import ResumeError
+from unfoldldm_basicsr.compat.checkpoint_files import (
+    fault_of_networks,
+    iterations_of,
+    manifest_path,
+    read_state,
+    weights_of,
+)
+from unfoldldm_basicsr.compat.failures import ResumeError, writing
+from unfoldldm_basicsr.compat.ranks import on_rank_0
 from unfoldldm_basicsr.compat.run_options import differences, run_options
 
 _MEMORY_ONLY = ('use_checkpoint',)  # arguments of networks that change no result
@@ -24,6 +33,16 @@ class ResumedRun:
 
     def __str__(self) -> str:  # BasicSR logs all options
         return str(self.path)
+
+    def set_aside_newer(self, opt: Mapping[str, Any]) -> None:
+        """Moves checkpoints above the resumed one out of the way of ``--auto_resume``.
+
+        They belong to another continuation of the run, or are damaged. Rank 0 does it for all.
+
+        Raises:
+            OutputWriteError: they cannot be moved.
+        """
+        on_rank_0(opt, lambda: set_aside(opt['path'], self.state['iter']))
 
     def report(self, opt: Mapping[str, Any]) -> list[str]:
         """Says what has changed since the state was written, one sentence for each key."""
@@ -48,6 +67,46 @@ class ResumedRun:
             for message in messages:
                 logging.getLogger('basicsr').warning(message)
         return messages
+
+
+def set_aside(paths: Mapping[str, Any], iteration: int) -> Path | None:
+    """Moves the checkpoints above ``iteration`` to ``set_aside_TIME`` of the experiment.
+
+    The folders inside keep their names, so that a checkpoint there is whole and can be moved back.
+    A state moves after its weights: when a run is killed here, ``--auto_resume`` passes over the
+    checkpoint that was being moved, and the next start moves the rest.
+
+    Args:
+        paths: section ``path`` of the options.
+        iteration: of the newest checkpoint that stays.
+
+    Returns:
+        The folder, None where there was nothing to move.
+
+    Raises:
+        OutputWriteError: they cannot be moved.
+    """
+    states, models = Path(paths['training_states']), Path(paths['models'])
+    newer = [number for number in iterations_of(states) if number > iteration]
+    if not newer:
+        return None
+    folder = Path(paths['experiments_root']) / f'set_aside_{time.strftime("%Y%m%d_%H%M%S")}'
+    with writing(folder):
+        for number in newer:
+            state = states / f'{number}.state'
+            for path in (*weights_of(models, number), manifest_path(state), state):
+                target = folder / path.parent.name / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if path.exists():
+                    os.replace(path, target)
+    logging.getLogger('basicsr').warning(
+        'The run goes on from iteration %d. The newer checkpoints %s are of another continuation '
+        'of it, or damaged: they were moved to %s, so that --auto_resume does not take them.',
+        iteration,
+        ', '.join(map(str, newer)),
+        folder,
+    )
+    return folder
 
 
 def load_resume_state(opt: dict) -> dict | None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import lmdb
@@ -15,7 +16,7 @@ import torch
 
 from unfoldldm_basicsr.compat.items import TrainingItems
 from unfoldldm_basicsr.compat.loaders import no_full_batch
-from unfoldldm_basicsr.config.components import find_registered
+from unfoldldm_basicsr.config.components import find_registered, registered
 from unfoldldm_basicsr.config.problems import VALUE_ERRORS, Problems
 from unfoldldm_basicsr.config.schema import IO_BACKENDS, dataset_keys
 from unfoldldm_basicsr.config.suggest import did_you_mean
@@ -26,22 +27,50 @@ _DATA_KEYS = ('dataroot', 'meta_info')  # beginnings of the keys that name files
 _KEY_PARTS = re.compile(r'[^.\[\]]+')  # 'sets[0].dataroot_gt' -> sets, 0, dataroot_gt
 
 
-def check_datasets(problems: Problems, options: Mapping, *, is_train: bool, here: bool) -> None:
+# Keys that only the loader of the training data, and the patches of this package, make use of.
+_OF_TRAINING = (
+    'num_worker_per_gpu', 'batch_size_per_gpu', 'dataset_enlarge_ratio', 'use_shuffle',
+    'persistent_workers',
+)  # fmt: skip
+_OF_LOADER = ('prefetch_mode', 'num_prefetch_queue', 'pin_memory')
+_OF_PATCHES = ('gt_size', 'use_hflip', 'use_rot')
+
+
+class Start(NamedTuple):
+    """How a run is started.
+
+    Attributes:
+        is_train: training or test.
+        here: whether the data must exist on this machine. Then the sets are built as well, so that
+            nothing of them can fail later, and the training batch is compared with their size.
+        processes: number of processes of the run.
+        replicas: batches of ``batch_size_per_gpu`` that each process draws for a step.
+    """
+
+    is_train: bool
+    here: bool
+    processes: int = 1
+    replicas: int = 1
+
+
+def check_datasets(problems: Problems, options: Mapping, start: Start) -> None:
     """Checks every data set of an option dict.
 
     Args:
         problems: gets what is found.
         options: completed with defaults; ``phase`` and ``scale`` in each data set.
-        is_train: which phases are read.
-        here: whether the data must exist on this machine. Then the sets are built as well, so that
-            nothing of them can fail later, and the training batch is compared with their size.
+        start: how the run is started.
     """
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    is_train = start.is_train
     datasets = options.get('datasets')
     if not isinstance(datasets, Mapping) or not datasets:
         what = 'is missing' if datasets is None else 'holds no data set'
         needed = 'train and usually val' if is_train else 'test (or test_1, test_2, ...) or val'
         problems.add('datasets', f'{what}: write the sections {needed}.')
         return
+    model = registered(MODEL_REGISTRY, options.get('model_type'))
     phases = ('train', 'val') if is_train else ('val', 'test')
     if is_train and 'train' not in datasets:
         problems.add('datasets.train', 'is missing: the data to train on.')
@@ -57,7 +86,7 @@ def check_datasets(problems: Problems, options: Mapping, *, is_train: bool, here
             )
             problems.add(path, f'is not read: {read}')
             continue
-        check_dataset(problems, path, section, options, here=here)
+        check_dataset(problems, path, section, start, model)
         name = section.get('name') if isinstance(section, Mapping) else None
         if kind != 'train' and name is not None:
             if str(name) in names:
@@ -69,11 +98,12 @@ def check_datasets(problems: Problems, options: Mapping, *, is_train: bool, here
 
 
 def check_dataset(
-    problems: Problems, path: str, section: object, options: Mapping, *, here: bool
+    problems: Problems, path: str, section: object, start: Start, model: type | None
 ) -> None:
-    """Checks one data set; arguments as in :func:`check_datasets`."""
+    """Checks one data set; ``model`` is the class that it is for, None if that is not known."""
     from basicsr.utils.registry import DATASET_REGISTRY
 
+    here = start.here
     cls = find_registered(problems, path, section, DATASET_REGISTRY, 'data set')
     if cls is None:
         return
@@ -87,6 +117,8 @@ def check_dataset(
         problems.add(f'{path}.name', f'{show(name)} becomes a folder: it cannot hold / or \\.')
     _check_backend(problems, path, section)
     _check_prefetch(problems, path, section, here)
+    if not training:
+        _check_training_keys(problems, path, section, cls, model)
     check_options = getattr(cls, 'check_options', None)
     if check_options is not None:
 
@@ -100,7 +132,7 @@ def check_dataset(
     if here:
         _check_lmdbs(problems, path, section)
     if here and not problems.within(path):
-        _build(problems, path, cls, section, options)
+        _build(problems, path, cls, section, start)
 
 
 def _value_at(section: Mapping, key: str) -> object:
@@ -130,7 +162,33 @@ def _check_backend(problems: Problems, path: str, section: Mapping) -> None:
             problems.add(f'{path}.io_backend.{key}', 'is not an option; only type is.')
 
 
+def _check_training_keys(
+    problems: Problems, path: str, section: Mapping, cls: type, model: type | None
+) -> None:
+    """Keys of a validation set that nothing reads.
+
+    The models of this package take the images of a validation one by one from the data set;
+    BasicSR's own ask its loader.
+    """
+    unread = set(_OF_TRAINING)
+    if hasattr(model, 'option_keys'):
+        unread.update(_OF_LOADER)
+    if hasattr(cls, 'option_keys'):
+        unread.update(_OF_PATCHES)
+    message = 'has no effect here: it is for the training data. Remove it.'
+    for key in section:
+        if key in unread:
+            problems.add(f'{path}.{key}', message)
+    parts = section.get('sets')
+    for index, part in enumerate(parts if isinstance(parts, list) else []):
+        for key in part if isinstance(part, Mapping) else ():
+            if key in _OF_PATCHES:
+                problems.add(f'{path}.sets[{index}].{key}', message)
+
+
 def _check_prefetch(problems: Problems, path: str, section: Mapping, here: bool) -> None:
+    if 'num_prefetch_queue' in section and section.get('prefetch_mode') != 'cpu':
+        problems.add(f'{path}.num_prefetch_queue', 'has no effect without prefetch_mode: cpu.')
     if section.get('prefetch_mode') != 'cuda' or section.get('phase') != 'train':
         return
     if section.get('pin_memory') is not True:
@@ -196,7 +254,7 @@ def _relative(place: Path) -> str:
     return '' if place.is_absolute() else f' Relative paths start at {Path.cwd()}.'
 
 
-def _build(problems: Problems, path: str, cls: type, section: Mapping, options: Mapping) -> None:
+def _build(problems: Problems, path: str, cls: type, section: Mapping, start: Start) -> None:
     """Builds the set as BasicSR will, reads one item, and compares its size with the batch."""
     try:
         dataset = cls(deepcopy(dict(section)))
@@ -212,19 +270,13 @@ def _build(problems: Problems, path: str, cls: type, section: Mapping, options: 
     if images == 0:
         problems.add(path, 'holds no images. Look at its dataroot keys.')
     elif section.get('phase') == 'train':
-        _check_batch(problems, path, section, options, images)
+        _check_batch(problems, path, section, start, images)
 
 
 def _check_batch(
-    problems: Problems, path: str, section: Mapping, options: Mapping, images: int
+    problems: Problems, path: str, section: Mapping, start: Start, images: int
 ) -> None:
-    processes = int(os.environ.get('WORLD_SIZE', os.environ.get('SLURM_NTASKS', '1')))
-    gpus = options.get('num_gpu')
-    if gpus == 'auto':
-        gpus = torch.cuda.device_count()
-    batch = section['batch_size_per_gpu']
-    if processes == 1 and isinstance(gpus, int):
-        batch *= max(gpus, 1)
-    samples = math.ceil(images * section.get('dataset_enlarge_ratio', 1) / processes)
+    batch = section['batch_size_per_gpu'] * start.replicas
+    samples = math.ceil(images * section.get('dataset_enlarge_ratio', 1) / start.processes)
     if samples < batch:
         problems.add(f'{path}.batch_size_per_gpu', no_full_batch(images, samples, batch))

@@ -16,11 +16,11 @@ from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from unfoldldm_basicsr.compat.checkpoint_files import read_state
 from unfoldldm_basicsr.compat.defaults import fill_defaults
+from unfoldldm_basicsr.compat.devices import gpu_count, process_count
 from unfoldldm_basicsr.config import schema
 from unfoldldm_basicsr.config.components import (
     check_metrics,
@@ -29,11 +29,13 @@ from unfoldldm_basicsr.config.components import (
     check_weights,
     registered,
 )
-from unfoldldm_basicsr.config.dataset_checks import check_datasets
+from unfoldldm_basicsr.config.dataset_checks import Start, check_datasets
+from unfoldldm_basicsr.config.device_checks import check_gpus, check_scan_backend
 from unfoldldm_basicsr.config.problems import Problems
 from unfoldldm_basicsr.config.suggest import did_you_mean
 from unfoldldm_basicsr.config.train_checks import check_train
 from unfoldldm_basicsr.config.values import show
+from unfoldldm_basicsr.inference.tiling import check_tile
 
 _NAME = re.compile(r'[A-Za-z0-9_][\w.+=,@-]*')
 # BasicSR makes a folder of every other key of the section path.
@@ -48,7 +50,13 @@ def is_training(options: Mapping) -> bool:
 
 
 def preflight(
-    options: dict, file: str, is_train: bool, *, here: bool = True, resuming: bool | None = None
+    options: dict,
+    file: str,
+    is_train: bool,
+    *,
+    here: bool = True,
+    resuming: bool | None = None,
+    launcher: str | None = None,
 ) -> list[str]:
     """Every problem of an option dict, one line each; empty when the run can start.
 
@@ -59,10 +67,14 @@ def preflight(
         here: also check what belongs to this machine: data, weights, GPUs.
         resuming: the run goes on from a state, so the weights it started from are not read (None:
             if ``path.resume_state`` names one).
+        launcher: that of the command line; None where no run is started.
     """
     options = deepcopy(options)
     fill_defaults(options, is_train)
     not_read = _not_read(options, is_train, resuming)
+    processes, gpus = process_count(launcher), options['num_gpu']
+    if gpus == 'auto' and here:
+        gpus = gpu_count(options, launcher)
     problems = Problems()
     for path, value in _values(options):
         if isinstance(value, float) and not math.isfinite(value):
@@ -78,15 +90,19 @@ def preflight(
         }
         for phase, dataset in _sections(options.get('datasets')):
             dataset['phase'], dataset['scale'] = phase.split('_')[0], options['scale']
-        check_datasets(problems, options, is_train=is_train, here=here)
+        split = launcher in (None, 'none') and isinstance(gpus, int)  # as DataParallel does
+        replicas = max(gpus, 1) if split else 1
+        check_datasets(problems, options, Start(is_train, here, processes, replicas))
         if is_train:
-            check_train(problems, options, model, networks.get('network_g'))
+            check_train(problems, options, model, networks, processes)
             _check_logger(problems, options, model)
-        _check_val(problems, options, model)
+        _check_val(problems, options, model, networks.get('network_g'))
         _check_dist(problems, options)
         if here:
-            _check_gpus(problems, options['num_gpu'])
-        _check_model(problems, options, model, not_read, is_train=is_train, here=here)
+            check_gpus(problems, options, launcher)
+        check_scan_backend(problems, options, networks.get('network_g'), gpus=gpus, here=here)
+        resolved = {**options, 'is_train': is_train, 'num_gpu': gpus}
+        _check_model(problems, resolved, model, not_read, here=here)
         check_vector_length(problems, networks)
         _check_path(problems, options, model, networks, not_read, is_train=is_train, here=here)
     return problems.lines(file)
@@ -175,7 +191,9 @@ def _check_logger(problems: Problems, options: dict, model: type | None) -> None
         problems.add('logger.use_tb_logger', 'needs TensorBoard: pip install tensorboard.')
 
 
-def _check_val(problems: Problems, options: dict, model: type | None) -> None:
+def _check_val(
+    problems: Problems, options: dict, model: type | None, network: nn.Module | None
+) -> None:
     val = options.get('val')
     if val is None:
         return
@@ -188,22 +206,25 @@ def _check_val(problems: Problems, options: dict, model: type | None) -> None:
         sets = [d for p, d in _sections(options.get('datasets')) if p.split('_')[0] != 'train']
         has_gt = not sets or any(str(d.get('type')) not in _WITHOUT_GT for d in sets)
         check_metrics(problems, 'val.metrics', val['metrics'], has_gt)
+    _check_tile(problems, val, getattr(network, 'size_multiple', 1))
+
+
+def _check_tile(problems: Problems, val: Mapping, size_multiple: int) -> None:
+    """Tile and overlap of the validation, aligned to the network as they will be."""
+    tile, overlap = val.get('tile'), val.get('tile_overlap', 32)
+    if tile is None or problems.covers('val.tile') or problems.covers('val.tile_overlap'):
+        return
+    if isinstance(tile, int) and isinstance(overlap, int):
+        try:
+            check_tile(tile, overlap, size_multiple)
+        except ValueError as error:
+            problems.add('val.tile', f'{error}')
 
 
 def _check_dist(problems: Problems, options: dict) -> None:
     params = options.get('dist_params')
     if params is not None and not problems.covers('dist_params'):
         problems.check_keys('dist_params', params, schema.DIST_PARAMS)
-
-
-def _check_gpus(problems: Problems, wanted: object) -> None:
-    present = torch.cuda.device_count()
-    if isinstance(wanted, int) and wanted > present and 'RANK' not in os.environ:
-        problems.add(
-            'num_gpu',
-            f'{wanted} asked for, but torch sees {present} here. '
-            "Write 'auto' for what there is, or 0 for the CPU.",
-        )
 
 
 def _not_read(options: Mapping, is_train: bool, resuming: bool | None) -> frozenset[str]:
@@ -225,10 +246,9 @@ def _check_model(
     model: type | None,
     not_read: frozenset[str],
     *,
-    is_train: bool,
     here: bool,
 ) -> None:
-    """The model's own view of the whole dict."""
+    """The model's own view of the whole dict, completed with ``is_train``."""
     check_options = getattr(model, 'check_options', None)
     if check_options is None:
         return
@@ -240,7 +260,7 @@ def _check_model(
             return False
         return here or section != 'path' or not paths.get(key)  # a file named may lie elsewhere
 
-    problems.check_with('', lambda: check_options({**options, 'is_train': is_train}), counts)
+    problems.check_with('', lambda: check_options(options), counts)
 
 
 def _check_path(
@@ -258,6 +278,13 @@ def _check_path(
     words = frozenset(w for w in words if any(part in w for part in _NO_FOLDER))
     if not problems.check_keys('path', paths, keys, words):
         return
+    ignored = paths.get('ignore_resume_networks')
+    for name in ignored if isinstance(ignored, list) else ():
+        if str(name) not in networks:
+            problems.add(
+                'path.ignore_resume_networks',
+                f'{show(name)} is no network of this file.{did_you_mean(name, networks)}',
+            )
     if not is_train and 'network_g' in networks and not paths.get('pretrain_network_g'):
         problems.add('path.pretrain_network_g', 'is empty: the test would score a random network.')
     if not here:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping
 
 import torch
@@ -17,13 +16,16 @@ from unfoldldm_basicsr.config.values import show
 _INSTEAD = 'or use model_type: RestorationModel.'
 
 
-def check_stock_training(problems: Problems, train: Mapping, network: nn.Module | None) -> None:
+def check_stock_training(
+    problems: Problems, train: Mapping, network: nn.Module | None, processes: int = 1
+) -> None:
     """Checks the ``train`` section under a model of BasicSR.
 
     Args:
         problems: gets what is found.
         train: the section.
         network: ``network_g`` on the meta device; None if it cannot be built.
+        processes: number of processes of the run.
     """
     if not any(str(name).endswith('_opt') and train[name] for name in train):
         problems.add('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
@@ -31,17 +33,13 @@ def check_stock_training(problems: Problems, train: Mapping, network: nn.Module 
     _check_schedule(problems, train)
     _check_warmup(problems, train)
     if network is not None:
-        _check_buffers(problems, train, network)
-    if _processes() > 1 and not torch.cuda.is_available():
+        _check_buffers(problems, train, network, processes)
+    if processes > 1 and not torch.cuda.is_available():
         problems.add(
             'model_type',
             "BasicSR's own models cannot train in several processes without GPUs: start one, "
             f'{_INSTEAD}',
         )
-
-
-def _processes() -> int:
-    return int(os.environ.get('WORLD_SIZE', os.environ.get('SLURM_NTASKS', '1')))
 
 
 def _check_warmup(problems: Problems, train: Mapping) -> None:
@@ -56,7 +54,7 @@ def _check_warmup(problems: Problems, train: Mapping) -> None:
         )
 
 
-def _check_buffers(problems: Problems, train: Mapping, network: nn.Module) -> None:
+def _check_buffers(problems: Problems, train: Mapping, network: nn.Module, processes: int) -> None:
     averaged = bool(train.get('ema_decay'))
     if averaged and any(hasattr(m, 'running_mean') for m in network.modules()):
         problems.add(
@@ -64,7 +62,7 @@ def _check_buffers(problems: Problems, train: Mapping, network: nn.Module) -> No
             f"{type(network).__name__} has running statistics, which BasicSR's own models leave "
             f'at zero in the average: remove it, {_INSTEAD}',
         )
-    if not averaged and _processes() > 1 and any(True for _ in network.buffers()):
+    if not averaged and processes > 1 and any(True for _ in network.buffers()):
         problems.add(
             'train.ema_decay',
             f"is not set: {type(network).__name__} has buffers, and BasicSR's own models would "

@@ -15,7 +15,11 @@ from unfoldldm_basicsr.config.values import show
 
 
 def check_train(
-    problems: Problems, options: Mapping, model: type | None, network: nn.Module | None = None
+    problems: Problems,
+    options: Mapping,
+    model: type | None,
+    networks: Mapping[str, nn.Module | None],
+    processes: int = 1,
 ) -> None:
     """Checks training settings: keys, losses, optimiser, and schedule against ``total_iter``.
 
@@ -23,7 +27,8 @@ def check_train(
         problems: gets what is found.
         options: the completed option dict.
         model: class of ``model_type``; None if there is no such model.
-        network: ``network_g`` on the meta device; None if it cannot be built.
+        networks: the ``network_*`` on the meta device; None for what cannot be built.
+        processes: number of processes of the run.
     """
     train = options.get('train')
     if train is None:
@@ -43,21 +48,24 @@ def check_train(
             problems.add(f'train.{name}.type', f'is missing.{written_as("type", section)}')
     if model is None:
         return
-    if network is not None and 'network_e' not in options:
-        _check_clipping(problems, train, network)
+    built = None not in networks.values() and 'network_g' in networks
+    if built and hasattr(model, 'trained_groups'):
+        _check_clipping(problems, train, model, networks)
     if model.__module__.startswith('basicsr.'):
-        check_stock_training(problems, train, network)
+        check_stock_training(problems, train, networks.get('network_g'), processes)
 
 
-def _check_clipping(problems: Problems, train: Mapping, network: nn.Module) -> None:
-    """Limits of the gradient norm by name need the names of the network's parameter groups."""
-    from unfoldldm_basicsr.models.optimisation import GradientClipper, parameter_groups
+def _check_clipping(
+    problems: Problems, train: Mapping, model: type, networks: Mapping[str, nn.Module]
+) -> None:
+    """Limits of the gradient norm by name need the names of the model's parameter groups."""
+    from unfoldldm_basicsr.models.optimisation import GradientClipper
 
     limits = train.get('grad_clip_norm')
     if not isinstance(limits, Mapping) or problems.within('train.grad_clip_norm'):
         return
     try:
-        GradientClipper(parameter_groups(network), limits)
+        GradientClipper(model.trained_groups(networks), limits)
     except ValueError as error:
         message = str(error).removeprefix('train.grad_clip_norm: ')
         problems.add('train.grad_clip_norm', message)

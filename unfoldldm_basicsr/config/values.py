@@ -32,6 +32,7 @@ class Key(NamedTuple):
         low: smallest value, itself allowed.
         high: largest value, itself allowed.
         choices: the only values.
+        below: a limit that the value does not reach.
     """
 
     types: tuple[type, ...]
@@ -39,6 +40,7 @@ class Key(NamedTuple):
     low: float | None = None
     high: float | None = None
     choices: tuple = ()
+    below: float | None = None
 
 
 def key_problem(value: object, key: Key) -> str:
@@ -58,6 +60,8 @@ def key_problem(value: object, key: Key) -> str:
         return f'must be at least {key.low:g}{about}, got {show(value)}.'
     if key.high is not None and not value <= key.high:
         return f'must be at most {key.high:g}{about}, got {show(value)}.'
+    if key.below is not None and not value < key.below:
+        return f'must be less than {key.below:g}{about}, got {show(value)}.'
     return ''
 
 

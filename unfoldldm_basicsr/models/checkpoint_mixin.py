@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 
-from ..compat.failures import RunFailure, SharedFailure
+from ..compat.ranks import on_rank_0
 from ..compat.run_options import option_digest, run_options
 from ..inference.checkpoint import ARCH_KEY, network_meta
 from . import checkpoint_writer as writer
 from .interruption import stop_request
 from .resumed_schedule import resume_schedule, schedule_options
 from .rng import rng_state, set_rng_state
+from .saved_images import validation_sets
 
 
 class CheckpointMixin:
@@ -47,7 +48,7 @@ class CheckpointMixin:
             NonFiniteWeightsError: the weights are not finite; nothing is written.
         """
         self._generators = self._all_rng_states() if current_iter != -1 else []
-        self._on_rank_0(lambda: self._write_checkpoint(epoch, current_iter))
+        on_rank_0(self.opt, lambda: self._write_checkpoint(epoch, current_iter))
 
     def _write_checkpoint(self, epoch: int, current_iter: int) -> None:
         self._written = {}
@@ -55,7 +56,7 @@ class CheckpointMixin:
             super().save(epoch, current_iter)
             if current_iter != -1:
                 self._complete_checkpoint(current_iter)
-        except RunFailure:  # the disk may be full: what was begun is of no use and takes room
+        except Exception:  # the disk may be full: what was begun is of no use and takes room
             for path, (was_there, _) in self._written.items():
                 if not was_there:
                     path.unlink(missing_ok=True)
@@ -63,7 +64,9 @@ class CheckpointMixin:
         keep = (self.opt.get('logger') or {}).get('keep_checkpoints')
         if keep and current_iter != -1:
             path = self.opt['path']
-            writer.remove_old_checkpoints(path['models'], path['training_states'], keep)
+            writer.remove_old_checkpoints(
+                path['models'], path['training_states'], keep, current_iter
+            )
 
     def checkpoint_extras(self, net_label: str) -> dict[str, Any]:
         """Further entries of a weight file beside the weights: plain values and tensors."""
@@ -91,15 +94,9 @@ class CheckpointMixin:
         """
         if current_iter == -1:
             return
-        steps = self.opt.get('steps_per_epoch') or current_iter
         state = {
             'epoch': epoch,
             'iter': current_iter,
-            'position': {
-                'epoch': current_iter // steps,
-                'used_batches': current_iter % steps,
-                'steps_per_epoch': steps,
-            },
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'rng': self._generators,
@@ -159,11 +156,10 @@ class CheckpointMixin:
             if self._manifest is not None and self._manifest['iter'] == current_iter:
                 self._add_validation(dataset_name)
 
-        self._on_rank_0(write)
+        on_rank_0(self.opt, write)
 
     def _save_best(self, dataset_name: str, metric: str) -> None:
-        sets = [p for p in self.opt.get('datasets') or () if p.split('_')[0] == 'val']
-        name = metric if len(sets) < 2 else f'{dataset_name}_{metric}'
+        name = metric if len(validation_sets(self.opt)) < 2 else f'{dataset_name}_{metric}'
         label = 'best_' + re.sub(r'[^\w.-]', '_', name)
         if hasattr(self, 'net_g_ema'):
             nets, keys = [self.net_g, self.net_g_ema], ['params', 'params_ema']
@@ -193,22 +189,6 @@ class CheckpointMixin:
         states = [None] * self.opt['world_size']
         torch.distributed.all_gather_object(states, rng_state())
         return states
-
-    def _on_rank_0(self, action: Callable[[], None]) -> None:
-        """Runs ``action`` on rank 0; its failure is raised on all ranks."""
-        failure: RunFailure | None = None
-        if self.opt['rank'] == 0:
-            try:
-                action()
-            except RunFailure as error:
-                failure = error
-        if self.opt['dist']:
-            message = [failure and str(failure)]
-            torch.distributed.broadcast_object_list(message, src=0)
-            if failure is None and message[0]:
-                failure = SharedFailure(message[0])
-        if failure is not None:
-            raise failure
 
     # ---- resuming -----------------------------------------------------------------------------
 

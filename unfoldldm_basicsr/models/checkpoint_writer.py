@@ -7,16 +7,19 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from ..compat.checkpoint_files import first_line, manifest_path, write_bytes_atomic
-from ..compat.failures import CheckpointWriteError, RunFailure
+from ..compat.checkpoint_files import iterations_of, manifest_path, weights_of, write_bytes_atomic
+from ..compat.failures import CheckpointWriteError, RunFailure, first_line, os_error_behind
 
 TEMPORARY_SUFFIX = '.tmp'
+# What torch's writer says when less was written than it gave.
+_TORCH_WRITER = re.compile('PytorchStreamWriter|unexpected pos', re.IGNORECASE)
 
 
 class _HashedFile:
@@ -47,7 +50,8 @@ def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, int | str]:
 
     Raises:
         CheckpointWriteError: the file could not be written (disk full, no permission, folder gone);
-            the temporary file is removed and every older checkpoint is still there.
+            every older checkpoint is still there. Whatever goes wrong, the temporary file is
+            removed; an error that is not of the disk is raised as it is.
     """
     path = Path(path)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}')
@@ -59,17 +63,19 @@ def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, int | str]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise write_error(path, error) from error
+    except BaseException as error:
+        with suppress(OSError):  # the disk is faulty: the next start removes it
+            temporary.unlink(missing_ok=True)
+        of_the_disk = os_error_behind(error) or _TORCH_WRITER.search(str(error))
+        if of_the_disk and isinstance(error, Exception):
+            raise write_error(path, error) from error
+        raise
     return hashed.sum()
 
 
 def write_error(path: str | os.PathLike, error: Exception) -> CheckpointWriteError:
     """The error of a checkpoint file that could not be written."""
-    cause = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
+    cause = os_error_behind(error)
     reason = (cause.strerror if cause is not None else None) or first_line(error)
     return CheckpointWriteError(
         f'cannot write {path}: {reason}. The training stops so that nothing is lost silently; '
@@ -110,24 +116,27 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 
 def remove_old_checkpoints(
-    models: str | os.PathLike, states: str | os.PathLike, keep: int
+    models: str | os.PathLike, states: str | os.PathLike, keep: int, written: int
 ) -> list[int]:
     """Keeps the newest ``keep`` training states and their weights, and removes the older ones.
 
-    Files without an iteration in their name (``net_g_latest.pth``) are never touched.
+    Files without an iteration in their name (``net_g_latest.pth``) are never touched, nor are
+    states above ``written``, which belong to another continuation of the run.
+
+    Args:
+        models: folder of the weights.
+        states: folder of the training states.
+        keep: how many, at least 1.
+        written: iteration of the checkpoint just written, the newest of this run.
 
     Returns:
         The iterations that were removed.
     """
-    found = sorted(int(path.stem) for path in Path(states).glob('*.state') if path.stem.isdecimal())
-    removed = found[:-keep]
+    removed = [i for i in iterations_of(Path(states)) if i <= written][:-keep]
     for iteration in removed:
         state = Path(states) / f'{iteration}.state'
-        state.unlink()
-        manifest_path(state).unlink(missing_ok=True)
-        for path in Path(models).glob(f'net_*_{iteration}.pth'):
-            if re.fullmatch(rf'net_[a-z]+_{iteration}\.pth', path.name):
-                path.unlink()
+        for path in (state, manifest_path(state), *weights_of(Path(models), iteration)):
+            path.unlink(missing_ok=True)
     return removed
 
 

@@ -20,6 +20,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..compat.failures import writing
 from ..compat.registry import register
 from ..inference.checkpoint import DEGRADATION_KEY, CheckpointError
 from ..inference.conditioning import degradation_meta, read_record
@@ -27,6 +28,7 @@ from ..reporting.confusion import confusion_matrix, confusion_picture, write_con
 from ..reporting.drawing import save_picture
 from .conditioning_options import class_order, class_order_fault
 from .model_options import Problems, is_training, section_of
+from .optimisation import Groups
 from .restoration_model import Losses, RestorationModel
 from .validation import ImageResult
 from .weights import read_weights
@@ -118,9 +120,12 @@ class DegradationCLIPModel(RestorationModel):
         base = [(key, text) for key, text in super().check_options(opt) if key != 'train.pixel_opt']
         return base + check_classification(opt)
 
+    @classmethod
+    def trained_groups(cls, networks: Mapping[str, nn.Module]) -> Groups:
+        return {'adapters': super().trained_groups(networks)['restoration']}
+
     def init_companions(self) -> None:
         super().init_companions()
-        self.groups = {'adapters': self.groups['restoration']}
         texts = self.opt['network_g']['class_texts']
         pairs = [
             f'\n\t{index} {name}: {text!r}'
@@ -178,15 +183,19 @@ class DegradationCLIPModel(RestorationModel):
         counts = confusion_matrix(pairs, len(names))
         label = current_iter if self.is_train else self.val_opt.get('suffix') or self.opt['name']
         folder = Path(self.opt['path']['visualization']) / dataset_name
-        write_confusion_csv(counts, names, folder / f'confusion_{label}.csv')
+        file = folder / f'confusion_{label}.csv'
+        with writing(file):
+            write_confusion_csv(counts, names, file)
         right, items = int(counts.trace()), int(counts.sum())
         title = f'{right} of {items} right ({100 * right / max(1, items):.1f} %)'
         when = f'iteration {label}' if self.is_train else str(label)
         picture = confusion_picture(
             counts, names, title, f'{dataset_name}, {when}; cells: images, share of row'
         )
-        save_picture(folder / f'confusion_{label}.png', picture)
-        get_root_logger().info(f'Confusion matrix: {folder / f"confusion_{label}.png"}')
+        file = folder / f'confusion_{label}.png'
+        with writing(file):
+            save_picture(file, picture)
+        get_root_logger().info(f'Confusion matrix: {file}')
 
     # ---- checkpoints --------------------------------------------------------------------------
 

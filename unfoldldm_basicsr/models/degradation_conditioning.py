@@ -27,6 +27,7 @@ from .conditioning_options import check_conditioning, class_order, class_order_f
 from .degradation_override import DegradationOverride
 from .ema import update_ema
 from .model_options import Problems
+from .optimisation import Groups
 from .weights import load_weights, read_weights
 
 GROUP = 'embedding'
@@ -65,6 +66,15 @@ class DegradationConditioning:
     def check_options(cls, opt: Mapping[str, Any]) -> Problems:
         return super().check_options(opt) + check_conditioning(opt)
 
+    @classmethod
+    def trained_groups(cls, networks: Mapping[str, nn.Module]) -> Groups:
+        """The network's groups, and the embedding's where it is trained jointly."""
+        groups, net = super().trained_groups(networks), networks.get('network_e')
+        if net is None or not (cls.embedding_may_train and getattr(net, 'trained_jointly', True)):
+            return groups
+        trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+        return {**groups, GROUP: trained} if trained else groups
+
     # ---- the embedding ------------------------------------------------------------------------
 
     def init_companions(self) -> None:
@@ -76,16 +86,12 @@ class DegradationConditioning:
                 f'network_e gives vectors of {net.embed_dim} numbers, but network_g takes '
                 f'{expected}: set network_g.embed_dim: {net.embed_dim}.'
             )
-        trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-        self.embedding_trained = bool(
-            self.is_train
-            and self.embedding_may_train
-            and trained
-            and getattr(net, 'trained_jointly', True)
-        )
+        bare = self.get_bare_model(self.net_g)
+        groups = self.trained_groups({'network_g': bare, 'network_e': net})
+        self.embedding_trained = self.is_train and GROUP in groups
         self._load_initial_embedding(net)
         if self.embedding_trained:
-            self.groups = {**self.groups, GROUP: trained}
+            self.groups = {**self.groups, GROUP: groups[GROUP]}
             self.net_e = self.model_to_device(net).train()
         else:
             self.net_e = net.requires_grad_(False).to(self.device).eval()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..compat.items import read_item
 from .conditioning_options import WRONG
 
 
@@ -72,7 +73,7 @@ class DegradationOverride:
                 f'{" or ".join(self.names[other] for other in wanted)} to take the vector from.'
             )
         others = members[present[0]]
-        item = dataset[others[members[label].index(index) % len(others)]]
+        item = read_item(dataset, others[members[label].index(index) % len(others)])
         return {'lq': item['lq'][None], 'degradation': torch.tensor(present[:1])}
 
     def _members_of(self, dataset: Dataset) -> dict[int, list[int]]:

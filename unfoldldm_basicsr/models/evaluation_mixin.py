@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,13 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from ..inference.tiling import tiled_forward
+from ..compat.ranks import on_rank_0
+from ..inference.tiling import (
+    NoStatisticsError,
+    check_tile,
+    tiled_forward,
+    with_image_statistics,
+)
 from .interruption import stop_request
 from .resources import VALIDATION_ADVICE, memory_advice
 from .validation import ImageResult, averages, evaluate, measure_image, write_stage_psnr
@@ -24,6 +30,7 @@ class EvaluationMixin:
 
     metric_prefix = ''  # put before the name of every metric, in the log and in TensorBoard
     validation_note = ''  # said with every validation
+    tiling_noted = False
 
     def inference_arguments(self) -> dict[str, Any]:
         """Keyword arguments of the network in :meth:`test` that it does not get in training."""
@@ -61,18 +68,27 @@ class EvaluationMixin:
     def _restore(self, net: nn.Module) -> Tensor:
         arguments = self.network_arguments(self.batch) | self.inference_arguments()
         self.trace = None
-        if self.val_opt.get('tile'):
-            return tiled_forward(
-                lambda tile: net(tile, **arguments),
-                self.lq,
-                tile=self.val_opt['tile'],
-                overlap=self.val_opt.get('tile_overlap', 32),
-                size_multiple=getattr(net, 'size_multiple', 1),
-            )
+        tile = self.val_opt.get('tile')
+        if tile and max(self.lq.shape[-2:]) > tile:
+            return self._restore_tiled(net, lambda part: net(part, **arguments))
         if self.val_opt.get('trace'):
             self.trace = net(self.lq, **arguments, return_trace=True)
             return self.trace.output
         return net(self.lq, **arguments)
+
+    def _restore_tiled(self, net: nn.Module, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        """As ``unfoldldm restore --tile``: the tiles of an image share its statistics."""
+        tile, overlap = self.val_opt['tile'], self.val_opt.get('tile_overlap', 32)
+        multiple = getattr(net, 'size_multiple', 1)
+        if getattr(net, 'tiling_changes_result', False):
+            side, _ = check_tile(tile, overlap, multiple)
+            try:
+                forward = with_image_statistics(forward, self.lq, tile=side, size_multiple=multiple)
+            except NoStatisticsError as error:
+                if not self.tiling_noted:
+                    get_root_logger().warning(f'val.tile changes the results: {error}')
+                self.tiling_noted = True
+        return tiled_forward(forward, self.lq, tile=tile, overlap=overlap, size_multiple=multiple)
 
     def dist_validation(self, dataloader, current_iter, tb_logger, save_img: bool) -> None:
         if self.is_train:  # BasicSR counts one iteration more at the end of every further epoch
@@ -84,8 +100,7 @@ class EvaluationMixin:
         self.metric_results = averages(results)
         if self.is_train:
             self._update_best(name, current_iter)
-        if self.opt['rank'] == 0:
-            self._log_validation(name, results, current_iter, tb_logger)
+        on_rank_0(self.opt, lambda: self._log_validation(name, results, current_iter, tb_logger))
         if self.is_train:
             self.note_validation(name, current_iter)
 

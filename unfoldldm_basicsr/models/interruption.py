@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT ask for a stop at the next iteration boundary, so that it can be saved.
 
-The first signal is remembered, the second one acts at once as it would have without this module.
+The first signal is remembered, a later one acts at once as it would have without this module.
+One signal may arrive twice: a job system sends it to every process, and torchrun passes it on.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import logging
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+REPEATED_AFTER = 2.0  # seconds after the first signal from which another one counts
 
 
 class StopRequest:
@@ -19,6 +22,7 @@ class StopRequest:
 
     def __init__(self):
         self.signum = 0
+        self._since = 0.0
         self._pid = os.getpid()
         self._previous: dict[int, object] = {}
 
@@ -42,21 +46,22 @@ class StopRequest:
         self.signum = 0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a forked loader process inherits the handler
+        if os.getpid() != self._pid:  # a forked process inherits the handler
             if signum == signal.SIGTERM:
                 signal.signal(signum, signal.SIG_DFL)
                 os.kill(os.getpid(), signum)
             return
         if self.signum:
-            self.remove()
-            os.kill(os.getpid(), signum)
+            if time.monotonic() - self._since >= REPEATED_AFTER:
+                self.remove()
+                os.kill(os.getpid(), signum)
             return
-        self.signum = signum
+        self.signum, self._since = signum, time.monotonic()
         logging.getLogger('basicsr').warning(
             '%s received: the run is saved and stopped after this iteration (or image of a '
-            'validation). '
-            'Send it again to stop at once, without saving.',
+            'validation). Send it again after %g s to stop at once, without saving.',
             signal.Signals(signum).name,
+            REPEATED_AFTER,
         )
 
 

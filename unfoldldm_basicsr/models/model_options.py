@@ -24,7 +24,12 @@ NUMBER = (int, float)
 OPTIONAL = type(None)
 
 BASE_OPTION_KEYS: OptionKeys = {
-    '': {},
+    '': {
+        'scan_backend': (
+            (str,),
+            'selective scan on GPUs: auto, or one of torch, triton, mamba; before UNFOLDLDM_SCAN',
+        ),
+    },
     'train': {
         'total_iter': ((int,), 'number of iterations'),
         'warmup_iter': ((int, OPTIONAL), 'iterations of linear warm-up of the learning rate'),
@@ -132,16 +137,24 @@ def check_base_options(opt: Mapping[str, Any], network_inputs: tuple[str, ...] =
     if not is_whole(total, 1):
         problems.append(('train.total_iter', f'must be a whole number >= 1, got {total!r}.'))
         total = None
-    problems += _check_schedule(train, total)
+    problems += _check_schedule(train, total, on_cpu=opt.get('num_gpu') == 0)
     problems += _check_step(train, section_of(section_of(opt, 'datasets'), 'train'))
     if not train.get('pixel_opt') and not train.get('perceptual_opt'):
         problems.append(('train.pixel_opt', 'no loss: set pixel_opt, for example type: L1Loss.'))
     keep = section_of(opt, 'logger').get('keep_checkpoints')
     if keep is not None and not is_whole(keep, 1):
         problems.append(('logger.keep_checkpoints', f'must be >= 1 or empty, got {keep!r}.'))
-    if section_of(opt, 'logger').get('keep_best') and not section_of(opt, 'val').get('metrics'):
-        problems.append(('logger.keep_best', 'needs val.metrics to tell what is best.'))
+    if section_of(opt, 'logger').get('keep_best'):
+        problems += _check_keep_best(opt)
     return problems
+
+
+def _check_keep_best(opt: Mapping[str, Any]) -> Problems:
+    if not section_of(opt, 'val').get('metrics'):
+        return [('logger.keep_best', 'needs val.metrics to tell what is best.')]
+    if not any(str(phase).startswith('val') for phase in section_of(opt, 'datasets')):
+        return [('logger.keep_best', 'needs datasets.val: without it nothing is validated.')]
+    return []
 
 
 def _check_forward(opt: Mapping[str, Any], network_inputs: tuple[str, ...]) -> Problems:
@@ -197,11 +210,12 @@ def _check_evaluation(val: Mapping[str, Any]) -> Problems:
     return problems
 
 
-def _check_schedule(train: Mapping[str, Any], total: int | None) -> Problems:
+def _check_schedule(train: Mapping[str, Any], total: int | None, *, on_cpu: bool) -> Problems:
     problems, lr = [], None
     if isinstance(train.get('optim_g'), Mapping):
         lr = train['optim_g'].get('lr')
-        problems += [(f'train.optim_g.{k}', m) for k, m in check_optimizer(train['optim_g'])]
+        found = check_optimizer(train['optim_g'], on_cpu=on_cpu)
+        problems += [(f'train.optim_g.{k}', m) for k, m in found]
     else:
         problems.append(('train.optim_g', 'missing: type, lr, ... of the optimiser.'))
     if isinstance(train.get('scheduler'), Mapping):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Iterator, Mapping
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -64,8 +63,15 @@ def optimizer_names() -> list[str]:
     ]
 
 
-def check_optimizer(optim_opt: Mapping) -> list[tuple[str, str]]:
-    """Problems of a ``train.optim_g`` section as (key, message); empty when all is well."""
+def check_optimizer(optim_opt: Mapping, *, on_cpu: bool = False) -> list[tuple[str, str]]:
+    """Problems of a ``train.optim_g`` section as (key, message); empty when all is well.
+
+    The optimiser makes a step on a few small parameters, as some refuse no sooner than that.
+
+    Args:
+        optim_opt: the section.
+        on_cpu: whether the training runs on the CPU, where ``capturable`` is not possible.
+    """
     name = optim_opt.get('type')
     if name not in optimizer_names():
         return [('type', f"'{name}' is not an optimiser.{did_you_mean(name, optimizer_names())}")]
@@ -86,16 +92,34 @@ def check_optimizer(optim_opt: Mapping) -> list[tuple[str, str]]:
                 problems.append(('lr', 'a learning rate is needed, for example 2e-4.'))
         elif isinstance(value, bool) or not isinstance(value, int | float) or value < lowest:
             problems.append((key, f'must be a number >= 0, got {value!r}.'))
-    if not problems:
-        options = {key: value for key, value in optim_opt.items() if key != 'type'}
-        build = partial(getattr(torch.optim, name), [Parameter(torch.zeros(2, 2))])
-        try:
-            build(**options)
-        except _REFUSALS as error:
-            names = blamed(build, options, _REFUSALS)
-            message = f'torch.optim.{name} does not take these values: {error}.'
-            problems.append((names[0] if names else 'type', message))
-    return problems
+    if optim_opt.get('maximize'):
+        problems.append(('maximize', 'would make the losses larger with every step; remove it.'))
+    if optim_opt.get('capturable') and on_cpu:
+        problems.append(
+            ('capturable', 'is for GPUs, and this training runs on the CPU; remove it.')
+        )
+    return problems or _trial_problems(name, optim_opt)
+
+
+def _trial_problems(name: str, optim_opt: Mapping) -> list[tuple[str, str]]:
+    """What an optimiser refuses in a step on parameters of the shapes that networks have."""
+    options = {k: v for k, v in optim_opt.items() if k not in ('type', 'capturable')}
+
+    def step(**kept: Any) -> None:
+        groups = {'trial': [(f'p{n}', Parameter(torch.ones([2] * n))) for n in (1, 2, 4)]}
+        for _, p in groups['trial']:
+            p.grad = torch.ones_like(p)
+        getattr(torch.optim, name)(_optimizer_groups(groups), **kept).step()
+
+    try:
+        step(**options)
+    except _REFUSALS as error:
+        names = blamed(step, options, _REFUSALS)
+        cause = ' '.join(str(error).split()).rstrip('.')
+        if names:
+            return [(names[0], f'torch.optim.{name} does not take these values: {cause}.')]
+        return [('type', f'torch.optim.{name} cannot train a network of convolutions: {cause}.')]
+    return []
 
 
 def build_optimizer(groups: Groups, optim_opt: Mapping) -> Optimizer:
@@ -108,11 +132,16 @@ def build_optimizer(groups: Groups, optim_opt: Mapping) -> Optimizer:
     Raises:
         ValueError: unknown optimiser or argument; the message names the key.
     """
-    problems = check_optimizer(optim_opt)
+    on_cpu = any(p.device.type == 'cpu' for members in groups.values() for _, p in members)
+    problems = check_optimizer(optim_opt, on_cpu=on_cpu)
     if problems:
         raise ValueError(' '.join(f'train.optim_g.{key}: {message}' for key, message in problems))
     options = dict(optim_opt)
     optimizer_class = getattr(torch.optim, options.pop('type'))
+    return optimizer_class(_optimizer_groups(groups), **options)
+
+
+def _optimizer_groups(groups: Groups) -> list[dict[str, Any]]:
     param_groups: list[dict[str, Any]] = []
     for name, members in groups.items():
         decayed = [p for _, p in members if not _without_decay(p)]
@@ -121,7 +150,7 @@ def build_optimizer(groups: Groups, optim_opt: Mapping) -> Optimizer:
             param_groups.append({'params': decayed, 'group': name})
         if plain:
             param_groups.append({'params': plain, 'group': name, 'weight_decay': 0.0})
-    return optimizer_class(param_groups, **options)
+    return param_groups
 
 
 def _without_decay(p: Parameter) -> bool:

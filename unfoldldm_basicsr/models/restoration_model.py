@@ -15,11 +15,13 @@ from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..compat.registry import register
+from ..ops.ss2d import set_scan_backend
 from .checkpoint_mixin import CheckpointMixin
 from .ema import update_ema
 from .evaluation_mixin import EvaluationMixin
@@ -30,6 +32,7 @@ from .model_options import BASE_OPTION_KEYS, check_base_options
 from .nonfinite import NonFiniteGuard, RunningStatistics
 from .optimisation import (
     GradientClipper,
+    Groups,
     ProgressiveBatches,
     build_optimizer,
     parameter_groups,
@@ -54,12 +57,14 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
 
     option_keys = BASE_OPTION_KEYS
     network_inputs: tuple[str, ...] = ()  # what network_arguments gives to the forward pass
+    one_gpu_per_process = True
 
     def __init__(self, opt: dict[str, Any]):
         BaseModel.__init__(self, opt)
         for key, value in (('dist', False), ('rank', 0), ('world_size', 1), ('val', None)):
             opt.setdefault(key, value)
         self._check_device()
+        self._choose_scan_backend()
         self.val_opt = opt['val'] or {}
         self.train_opt = opt.get('train') or {}
         self.seed = opt.get('manual_seed') or 0
@@ -67,7 +72,7 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
         self.validating = False
         self.trace = None
         net = build_network(opt['network_g'])
-        self.groups = parameter_groups(net)
+        self.groups = self.trained_groups({'network_g': net})
         self.load_initial_weights(net)
         self.net_g = self.model_to_device(net)
         self.print_network(self.net_g)
@@ -79,6 +84,11 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
     def check_options(cls, opt: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Problems of an option dict as (key path, message), found before anything is built."""
         return check_base_options(opt, cls.network_inputs)
+
+    @classmethod
+    def trained_groups(cls, networks: Mapping[str, nn.Module]) -> Groups:
+        """Named parameter groups that a model of these bare ``network_*`` trains."""
+        return parameter_groups(networks['network_g'])
 
     # ---- network ------------------------------------------------------------------------------
 
@@ -94,6 +104,20 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
                 f'--nproc_per_node={self.opt["num_gpu"]} -m unfoldldm_basicsr.train -opt FILE '
                 '--launcher pytorch, or set num_gpu: 1.'
             )
+        idle = self.opt.get('idle_gpus', 0)
+        if idle and not self.opt.get('dist'):
+            entry = 'train' if self.is_train else 'test'
+            get_root_logger().info(
+                f'num_gpu: auto: one process uses one of the {idle + 1} GPUs. For all of them: '
+                f'torchrun --nproc_per_node={idle + 1} -m unfoldldm_basicsr.{entry} -opt FILE '
+                '--launcher pytorch'
+            )
+
+    def _choose_scan_backend(self) -> None:
+        """Raises ValueError, with the reason, for a backend that is not usable here."""
+        name = self.opt.get('scan_backend')
+        if name is not None:  # without the key, what was chosen before stays
+            set_scan_backend(None if name == 'auto' else name)
 
     def init_companions(self) -> None:
         """Builds networks beside ``net_g``; what they train goes to ``self.groups``."""

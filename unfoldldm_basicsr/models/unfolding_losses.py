@@ -8,6 +8,8 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
+from ..compat.failures import RunFailure
+
 if TYPE_CHECKING:
     from ..archs.unfolding.stage import UnfoldTrace
 
@@ -62,6 +64,12 @@ def step_figures(trace: UnfoldTrace, lq: Tensor) -> dict[str, Tensor]:
     return {'step_size': step, 'isda_ratio': gap / step.clamp_min(1e-8)}
 
 
+class DivergenceError(RunFailure, RuntimeError):
+    """The steps of the network have grown out of all proportion, on all ranks alike."""
+
+    on_all_ranks = True
+
+
 class StepWatch:
     """Warns when the gradient step is larger than the image range, and stops when it stays so.
 
@@ -80,7 +88,7 @@ class StepWatch:
     def observe(self, step_size: float, current_iter: int) -> None:
         """
         Raises:
-            RuntimeError: too many observations in a row above the limit.
+            DivergenceError: too many observations in a row above the limit.
         """
         if not step_size > self.limit:
             self.in_a_row = 0
@@ -92,7 +100,7 @@ class StepWatch:
             'iterations in a row'
         )
         if self.in_a_row >= self.patience:
-            raise RuntimeError(
+            raise DivergenceError(
                 f'{message}: training stopped. The last checkpoints may be affected; go back to '
                 'one from before the first such warning, with a lower optim_g.lr or grad_clip_norm.'
             )

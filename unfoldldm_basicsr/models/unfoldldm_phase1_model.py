@@ -25,6 +25,7 @@ from .model_options import (
     check_base_options,
     is_number,
     is_training,
+    is_whole,
     merged,
     section_of,
 )
@@ -63,6 +64,7 @@ def check_unfolding_options(
     if train.get('perceptual_opt'):
         problems.append(('train.perceptual_opt', 'not part of the two phases; remove it.'))
     problems += check_loss_type(train, 'isda_opt', 'ISDALoss')
+    problems += _check_isda_start(train, section_of(opt, 'network_g'))
     limits = train.get('grad_clip_norm')
     groups = (*GROUPS, 'embedding') if network_inputs else GROUPS
     for group in limits if isinstance(limits, Mapping) else ():
@@ -83,6 +85,21 @@ def check_unfolding_options(
                     (f'{key}.prior_source', 'has no effect with network_g.use_ldm: false.')
                 )
     return problems
+
+
+def _check_isda_start(train: Mapping[str, Any], network: Mapping[str, Any]) -> Problems:
+    """Without a stage from ``start`` on, the loss would always be 0."""
+    isda, known = train.get('isda_opt'), dict(iter(ARCH_REGISTRY)).get(network.get('type'))
+    if not isinstance(isda, Mapping) or known is None:
+        return []
+    stages = inspect.signature(known).parameters.get('num_stages')
+    if stages is None:
+        return []
+    count, start = network.get('num_stages', stages.default), isda.get('start', 2)
+    if not is_whole(count, 1) or not is_whole(start, count + 1):
+        return []
+    message = f'is {start}, but network_g.num_stages is {count}, so the loss would be 0: lower it'
+    return [('train.isda_opt.start', f'{message}, or remove isda_opt.')]
 
 
 def check_loss_type(train: Mapping[str, Any], key: str, kind: str) -> Problems:

@@ -11,22 +11,28 @@ from __future__ import annotations
 import csv
 import inspect
 import math
+import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.metrics import calculate_metric
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger, tensor2img
 from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ..compat.failures import writing
+from ..compat.items import ItemReader
+from ..compat.ranks import together
 from .interruption import stop_request
 from .rng import preserved_rng
+from .saved_images import SavedImages, image_name, write_image
 
 STAGE_COLUMNS = ('iteration', 'image', 'degradation', 'stage', 'psnr_hat', 'psnr_tilde', 'psnr')
 
@@ -54,28 +60,41 @@ def evaluate(model, dataloader: DataLoader, label: str, save_img: bool) -> list[
 
     Returns:
         What was measured, of all ranks; of fewer images when a signal asks a training to stop.
+
+    Raises:
+        DataFault: an image cannot be read, or takes longer than the ``timeout`` of its section.
+        OutputWriteError: a restored image cannot be written.
+        SharedFailure: the same on several ranks, met by any of them.
     """
+    parts = together(model.opt, lambda: _evaluate_share(model, dataloader, label, save_img))
+    results = [result for part in parts for result in part]
+    return sorted(results, key=lambda result: result.index)
+
+
+def _evaluate_share(model, dataloader: DataLoader, label: str, save_img: bool) -> list[ImageResult]:
+    """The images of this rank."""
     dataset, rank = dataloader.dataset, model.opt['rank']
     indices = range(rank, len(dataset), model.opt['world_size'])
     bar = tqdm(indices, unit='image', disable=rank != 0 or not model.val_opt.get('pbar', False))
+    reader = ItemReader(dataset, {'phase': 'val', **getattr(dataset, 'opt', {})})
+    files = SavedImages(model.opt, dataset, label) if save_img else None
     results = []
     with preserved_rng(), model.evaluating():
         for index in bar:
             if model.is_train and stop_request.signum:
                 break
-            data = dataloader.collate_fn([dataset[index]])
+            data = dataloader.collate_fn([reader.read(index)])
             model.prepare_item(dataloader, index, data)
             model.feed_data(data)
             model.test()
             result = _describe(index, data, dataset)
             bar.set_description(f'Test {result.name}')
             model.measure(result)
-            if save_img:
-                imwrite(
-                    _image(model.output), _image_path(model, dataset.opt['name'], result, label)
-                )
+            if files is not None:
+                path = files.path(index, result.name, result.degradation)
+                write_image(_image(model.output), path)
             results.append(result)
-    return _gather(results, model.opt)
+    return results
 
 
 def _describe(index: int, data: Mapping[str, Any], dataset: Dataset) -> ImageResult:
@@ -84,28 +103,6 @@ def _describe(index: int, data: Mapping[str, Any], dataset: Dataset) -> ImageRes
         degradation = degradation[0]
     name = image_name(data['lq_path'][0], getattr(dataset, 'opt', {}))
     return ImageResult(index, name, degradation)
-
-
-def image_name(path: str, options: Mapping[str, Any]) -> str:
-    """Name of an image in reports and saved files, without extension.
-
-    Images in folders inside the data root keep the names of these folders, since frames of
-    different scenes are often called alike: ``GOPRO/test/S1/blur/1.png`` is ``S1_blur_1``.
-
-    Args:
-        path: of the image, or its key in an LMDB.
-        options: of the data set, whose ``dataroot_lq`` or ``dataroot_gt`` it lies in; a mixture's
-            are those of its ``sets``.
-    """
-    image, sets = Path(path), (options, *options.get('sets', ()))
-    roots = [part.get(key) for part in sets for key in ('dataroot_lq', 'dataroot_gt')]
-    folders = [Path(root).expanduser() for root in roots if isinstance(root, str)]
-    for folder in folders:
-        if image.is_relative_to(folder):
-            return '_'.join(image.relative_to(folder).with_suffix('').parts)
-    if any(folder.suffix == '.lmdb' for folder in folders) and not image.is_absolute():
-        return '_'.join(image.parts)
-    return image.stem
 
 
 def _image(batch: Tensor):
@@ -147,23 +144,6 @@ def _float_psnr(image: Tensor, gt: Tensor) -> float:
     return math.inf if mse == 0 else -10 * math.log10(mse)
 
 
-def _image_path(model, dataset_name: str, result: ImageResult, label: str) -> str:
-    name = result.name if result.degradation is None else f'{result.name}_{result.degradation}'
-    folder = Path(model.opt['path']['visualization'])
-    if model.is_train:
-        return str(folder / name / f'{name}_{label}.png')
-    suffix = model.val_opt.get('suffix') or model.opt['name']
-    return str(folder / dataset_name / f'{name}_{suffix}.png')
-
-
-def _gather(results: list[ImageResult], opt: Mapping[str, Any]) -> list[ImageResult]:
-    if opt['dist']:
-        parts = [None] * opt['world_size']
-        torch.distributed.all_gather_object(parts, results)
-        results = [result for part in parts for result in part]
-    return sorted(results, key=lambda result: result.index)
-
-
 def averages(results: list[ImageResult]) -> OrderedDict[str, float]:
     """Mean of every metric over the images that have it.
 
@@ -198,24 +178,41 @@ def averages_by_degradation(results: list[ImageResult]) -> dict[str, OrderedDict
     return {name: averages([r for r in results if r.degradation == name]) for name in names}
 
 
+def append_rows(path: Path, heading: Sequence[str], rows: Sequence[Sequence]) -> None:
+    """Appends rows to a CSV file, all or none; a new file gets the heading first.
+
+    Raises:
+        OutputWriteError: it cannot be written.
+    """
+    with writing(path):
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with open(path, 'a', newline='', encoding='utf-8') as file:
+                csv.writer(file).writerows(rows if size else [heading, *rows])
+        except OSError:
+            with suppress(OSError):  # what keeps it from being written may keep it from this too
+                os.truncate(path, size)
+            raise
+
+
 def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list[tuple]:
     """Appends one row per image and stage to a CSV file (columns ``STAGE_COLUMNS``).
 
     Returns:
         For each stage the mean PSNR of x_hat, of x_tilde and of x.
+
+    Raises:
+        OutputWriteError: it cannot be written.
     """
     traced = [r for r in results if r.stages]
     if not traced:
         return []
-    fresh = not path.exists()
-    with open(path, 'a', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(STAGE_COLUMNS)
-        for r in traced:
-            for k, values in enumerate(r.stages, start=1):
-                figures = [f'{value:.4f}' for value in values]
-                writer.writerow([label, r.name, r.degradation or '', k, *figures])
+    rows = [
+        [label, r.name, r.degradation or '', k, *(f'{value:.4f}' for value in values)]
+        for r in traced
+        for k, values in enumerate(r.stages, start=1)
+    ]
+    append_rows(path, STAGE_COLUMNS, rows)
     return [
         tuple(sum(column) / len(column) for column in zip(*stage, strict=True))
         for stage in zip(*(r.stages for r in traced), strict=True)

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .validation import ImageResult, averages, averages_by_degradation
+from ..compat.failures import writing
+from .validation import ImageResult, append_rows, averages, averages_by_degradation
 
 AVERAGE = 'average'  # name of the row with the means of the other rows
 CSV_COLUMNS = ('iteration', 'degradation', 'images')
@@ -67,6 +68,9 @@ def write_validation_csv(
 
     Returns:
         The file, None where nothing was measured.
+
+    Raises:
+        OutputWriteError: it cannot be written.
     """
     rows = rows or {'all': (len(results), averages(list(results)))}
     metrics = list(dict.fromkeys(m for _, means in rows.values() for m in means))
@@ -76,17 +80,14 @@ def write_validation_csv(
     while path.exists() and _heading(path) != columns:
         number += 1
         path = original.with_stem(f'{original.stem}_{number}')
-    fresh = not path.exists()
-    with open(path, 'a', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(columns)
-        for name, (count, means) in rows.items():
-            figures = [f'{means[m]:.4f}' if m in means else '' for m in metrics]
-            writer.writerow([label, name, count, *figures])
+    lines = [
+        [label, name, count, *(f'{means[m]:.4f}' if m in means else '' for m in metrics)]
+        for name, (count, means) in rows.items()
+    ]
+    append_rows(path, columns, lines)
     return path
 
 
 def _heading(path: Path) -> list[str]:
-    with open(path, newline='', encoding='utf-8') as file:
+    with writing(path), open(path, newline='', encoding='utf-8') as file:
         return next(csv.reader(file), [])

@@ -1,0 +1,174 @@
+"""How a run is started, on which GPUs and with which scan: judged before anything is touched."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from helpers import model_options, plugin_options, problems_at, put, stock_options, write_options
+
+from unfoldldm_basicsr.compat import options as compat_options
+from unfoldldm_basicsr.compat.devices import process_count
+from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.ops.ss2d import dispatch
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    return plugin_options(tmp_path)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Parses the command line of a run in an otherwise empty folder."""
+
+    def parse(options: dict, *words: str, is_train: bool = True) -> dict:
+        folder = tmp_path / 'start'
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        write_options(folder / 'x.yml', options)
+        monkeypatch.setattr(sys, 'argv', ['train', '-opt', 'x.yml', *words])
+        try:
+            return compat_options.parse_options(str(folder), is_train=is_train)[0]
+        finally:
+            assert [p.name for p in folder.iterdir()] == ['x.yml']
+
+    return parse
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+
+
+# ---- processes ----------------------------------------------------------------------------------
+
+
+def test_torchrun_without_its_launcher_is_refused(start, plugin, monkeypatch, capsys):
+    """Each rank would take itself for the only one and write to the folder of the others."""
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('RANK', '0')
+    with pytest.raises(SystemExit) as caught:
+        start(plugin)
+    assert caught.value.code == 2
+    assert 'add --launcher pytorch' in capsys.readouterr().err
+    monkeypatch.setenv('RANK', '1')
+    with pytest.raises(SystemExit):
+        start(plugin)
+    assert capsys.readouterr().err == ''
+
+
+def test_one_process_needs_no_launcher(start, plugin, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    monkeypatch.setenv('SLURM_NTASKS', '8')  # every process in an allocation has it
+    assert start(plugin)['dist'] is False
+
+
+def test_only_the_variable_of_the_launcher_counts(monkeypatch):
+    monkeypatch.setenv('SLURM_NTASKS', '8')
+    monkeypatch.setenv('WORLD_SIZE', '3')
+    counts = {name: process_count(name) for name in (None, 'none', 'pytorch', 'slurm')}
+    assert counts == {None: 1, 'none': 1, 'pytorch': 3, 'slurm': 8}
+    monkeypatch.setenv('WORLD_SIZE', 'many')
+    assert process_count('pytorch') == 1
+
+
+def test_tasks_of_an_allocation_share_the_data_only_under_slurm(plugin, monkeypatch):
+    place = 'datasets.train.batch_size_per_gpu'
+    monkeypatch.setenv('SLURM_NTASKS', '8')
+    assert problems_at(plugin, place) == ''
+    assert 'less than one batch' in problems_at(plugin, place, launcher='slurm')
+
+
+# ---- GPUs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('is_train', [True, False])
+def test_auto_is_one_gpu_for_one_process(start, tmp_path, two_gpus, monkeypatch, is_train):
+    monkeypatch.setattr(compat_options, '_preflight', None)
+    options = put(plugin_options(tmp_path), 'num_gpu', 'auto')
+    found = start(options, is_train=is_train)
+    assert (found['num_gpu'], found['idle_gpus']) == (1, 1)
+    stock = start(put(stock_options(tmp_path), 'num_gpu', 'auto'), is_train=is_train)
+    assert (stock['num_gpu'], stock['idle_gpus']) == (2, 0)  # BasicSR's own split the batch
+
+
+def test_idle_gpus_are_named_with_the_command_that_uses_them(tmp_path, caplog, monkeypatch):
+    from basicsr.utils import get_root_logger
+
+    monkeypatch.setattr(get_root_logger(), 'propagate', True)
+    network = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2}
+    with caplog.at_level('INFO', 'basicsr'):
+        RestorationModel({**model_options(tmp_path, network), 'idle_gpus': 3})
+    assert '--nproc_per_node=4 -m unfoldldm_basicsr.train' in caplog.text
+
+
+def test_several_gpus_in_one_process_are_refused_before_the_run(plugin, tmp_path, two_gpus):
+    plugin = put(plugin, 'num_gpu', 2)
+    assert '--nproc_per_node=2' in problems_at(plugin, 'num_gpu', launcher='none')
+    assert problems_at(plugin, 'num_gpu') == ''  # unfoldldm check starts nothing
+    assert problems_at(plugin, 'num_gpu', launcher='pytorch') == ''
+    stock = put(stock_options(tmp_path), 'num_gpu', 2)
+    assert problems_at(stock, 'num_gpu', launcher='none') == ''
+
+
+@pytest.mark.parametrize(('gpus', 'fits'), [(2, False), ('auto', True)])
+def test_the_batch_is_that_of_the_gpus_of_one_process(plugin, two_gpus, gpus, fits):
+    place = 'datasets.train.batch_size_per_gpu'
+    plugin = put(put(plugin, place, 3), 'num_gpu', gpus)
+    assert (problems_at(plugin, place) == '') is fits
+
+
+# ---- scan ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The backend that was named to the dispatch, which is put back afterwards."""
+    monkeypatch.setattr(dispatch, '_chosen', 'triton')
+    yield lambda: dispatch._chosen
+    dispatch._select.cache_clear()
+
+
+@pytest.mark.parametrize(('name', 'left'), [(None, 'triton'), ('auto', None), ('torch', 'torch')])
+def test_the_option_file_chooses_the_scan(tmp_path, chosen, name, left):
+    network = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2}
+    options = model_options(tmp_path, network)
+    RestorationModel(options if name is None else {**options, 'scan_backend': name})
+    assert chosen() == left
+
+
+def test_a_scan_that_is_not_usable_ends_the_start(tmp_path, chosen, monkeypatch):
+    monkeypatch.setattr(dispatch, '_why_not', lambda name: 'no CUDA device')
+    network = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2}
+    options = {**model_options(tmp_path, network), 'scan_backend': 'mamba'}
+    with pytest.raises(ValueError, match='no CUDA device'):
+        RestorationModel(options)
+
+
+@pytest.mark.parametrize('name', ['auto', 'torch'])
+def test_a_scan_for_every_device_is_accepted(plugin, name):
+    assert problems_at({**plugin, 'scan_backend': name}, 'scan_backend') == ''
+
+
+def test_a_scan_without_a_reason_is_refused(plugin, tmp_path, monkeypatch):
+    def found(options: dict, name: object, **settings) -> str:
+        return problems_at({**options, 'scan_backend': name}, 'scan_backend', **settings)
+
+    assert "Did you mean 'triton'" in found(plugin, 'tritn')
+    assert 'must be a text' in found(plugin, 3)
+    assert 'on the CPU' in found(plugin, 'triton')
+    assert 'on the CPU' in found(plugin, 'triton', here=False)
+    on_gpu = put(plugin, 'num_gpu', 'auto')
+    assert found(on_gpu, 'triton', here=False) == ''
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    answers = {'torch': 'usable', 'triton': 'not usable: no compiler', 'mamba': 'usable on CUDA'}
+    monkeypatch.setattr('unfoldldm_basicsr.config.device_checks.describe_backends', lambda: answers)
+    assert 'no compiler' in found(on_gpu, 'triton')
+    assert found(on_gpu, 'mamba') == ''
+    network = {'type': 'NAFNet', 'width': 8, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}
+    other = {**plugin, 'model_type': 'RestorationModel', 'network_g': network}
+    assert 'NAFNet has no selective scan' in found(other, 'torch')
+    assert found(other, 'auto') == ''
+    assert 'is not an option' in found(stock_options(tmp_path), 'torch')

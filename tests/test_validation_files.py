@@ -1,0 +1,227 @@
+"""What a validation reads and writes: named when it fails, in limited time, no two in one file."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+import tiny_network  # noqa: F401  (registers TinyConvNet)
+import torch
+from basicsr.data import build_dataset
+from dataset_options import paired, synthetic
+from helpers import model_options, stock_options, write_photos
+from torch.utils.data import DataLoader, Dataset
+
+from unfoldldm_basicsr.compat.failures import DataFault, OutputWriteError
+from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.models.interruption import stop_request
+from unfoldldm_basicsr.models.saved_images import SavedImages, _renamed
+from unfoldldm_basicsr.models.validation import (
+    ImageResult,
+    append_rows,
+    evaluate,
+    write_stage_psnr,
+)
+
+
+@pytest.fixture(autouse=True)
+def _give_signals_back():
+    yield
+    stop_request.remove()
+
+
+@pytest.fixture
+def model(tmp_path) -> RestorationModel:
+    return RestorationModel(model_options(tmp_path / 'run', {'type': 'TinyConvNet'}))
+
+
+def validation_set(options: dict, **changes) -> Dataset:
+    training_only = ('gt_size', 'batch_size_per_gpu', 'num_worker_per_gpu', 'repeat')
+    options = {k: v for k, v in options.items() if k not in training_only} | changes
+    return build_dataset({**options, 'phase': 'val', 'scale': 1})
+
+
+@pytest.fixture
+def photos(tmp_path) -> dict:
+    write_photos(tmp_path / 'photos', 3, (24, 32))
+    return synthetic(tmp_path / 'photos')
+
+
+def saved(model: RestorationModel) -> list[str]:
+    folder = Path(model.opt['path']['visualization'])
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.png'))
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def test_an_unreadable_validation_image_is_named(model, photos):
+    loader = DataLoader(validation_set(photos))
+    Path(photos['dataroot_gt'], 'img_1.png').write_bytes(b'no image')
+    with pytest.raises(DataFault, match=r'^dataset photos: .*img_1\.png: cannot be decoded'):
+        evaluate(model, loader, '1', save_img=False)
+
+
+def test_an_unreadable_image_of_a_stock_validation_set_is_named(model, tmp_path):
+    options = stock_options(tmp_path)['datasets']['val']
+    loader = DataLoader(build_dataset({**options, 'phase': 'val', 'scale': 4}))
+    for path in Path(options['dataroot_lq']).iterdir():  # BasicSR lists them in any order
+        path.write_bytes(b'no image')
+    with pytest.raises(DataFault, match=r'^dataset held_out: .*lq/img_\d\.png.*AttributeError'):
+        evaluate(model, loader, '1', save_img=False)
+
+
+def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model, photos):
+    loader = DataLoader(validation_set(photos, timeout=0.3))
+    path = Path(photos['dataroot_gt'], 'img_2.png')
+    path.unlink()
+    os.mkfifo(path)  # nobody writes to it
+    begun = time.monotonic()
+    fault = r'img_2\.png: .*no answer within 0\.3 s \(timeout of dataset photos\)'
+    with pytest.raises(DataFault, match=fault):
+        evaluate(model, loader, '1', save_img=False)
+    assert time.monotonic() - begun < 20
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+
+def in_the_way(model: RestorationModel, key: str) -> Path:
+    """Replaces a folder of the run by a file, so that nothing can be written into it."""
+    folder = Path(model.opt['path'][key])
+    model.opt['path'][key] = str(folder / 'in_the_way')
+    (folder / 'in_the_way').write_text('')
+    return folder / 'in_the_way'
+
+
+@pytest.mark.parametrize(
+    ('key', 'save_img', 'file'),
+    [('log', False, 'validation_photos.csv'), ('visualization', True, 'img_0_')],
+)
+def test_a_result_that_cannot_be_written_is_named(model, photos, key, save_img, file):
+    place = in_the_way(model, key)
+    loader = DataLoader(validation_set(photos))
+    with pytest.raises(OutputWriteError, match=r'Not a directory\. Free space') as caught:
+        model.validation(loader, 1, None, save_img=save_img)
+    assert str(caught.value).startswith(f'cannot write {place}/{file}')
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='the system has no full device')
+def test_stages_on_a_full_disk_name_their_file():
+    results = [ImageResult(0, 'a', None, stages=[(1.0, 2.0, 3.0)])]
+    with pytest.raises(OutputWriteError, match=r'cannot write /dev/full: No space left on device'):
+        write_stage_psnr(results, Path('/dev/full'), '1')
+
+
+def test_a_table_gets_all_rows_of_a_validation_or_none(tmp_path):
+    path, whole = tmp_path / 'x.csv', [['1', 'a'], ['2', 'b']]
+    append_rows(path, ['iteration', 'image'], whole)
+    before = path.read_bytes()
+
+    def rows():
+        yield ['3', 'c' * 10000]  # more than the buffer of the file
+        raise OSError(28, 'No space left on device')
+
+    for file, left in ((path, before), (tmp_path / 'new.csv', b'')):
+        with pytest.raises(OutputWriteError, match='No space left'):
+            append_rows(file, [], rows())
+        assert file.read_bytes() == left
+    append_rows(tmp_path / 'new.csv', ['iteration', 'image'], whole)
+    assert (tmp_path / 'new.csv').read_bytes() == before
+
+
+def test_no_part_of_an_image_stays_on_a_full_disk(model, photos, monkeypatch):
+    write = Path.write_bytes
+
+    def fill_up(path, content):
+        write(path, content[:20])
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', fill_up)
+    with pytest.raises(OutputWriteError, match=r'img_0_.*\.png: No space left on device'):
+        model.validation(DataLoader(validation_set(photos)), 1, None, save_img=True)
+    assert saved(model) == []
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def test_images_of_one_name_in_two_sets_go_to_two_files(model, tmp_path):
+    folders = [write_photos(tmp_path / name, 1, seed=i)[0].parent for i, name in enumerate('ab')]
+    loaders = [
+        DataLoader(validation_set(synthetic(folder, name=f'set_{folder.name}')))
+        for folder in folders
+    ]
+    for loader in loaders[:1]:  # alone, as BasicSR does it
+        model.validation(loader, 7, None, save_img=True)
+    (name,) = saved(model)
+    image = name.split('/')[0]
+    assert name == f'{image}/{image}_7.png'
+    assert image.startswith('img_0')
+    model.opt['datasets'] = {'train': {}, 'val': {}, 'val_2': {}}
+    for loader in loaders:
+        model.validation(loader, 8, None, save_img=True)
+    assert saved(model)[1:] == [f'set_{s}/{image}/{image}_8.png' for s in 'ab']
+    first, second = (
+        cv2.imread(f'{model.opt["path"]["visualization"]}/{file}') for file in saved(model)[1:]
+    )
+    assert (first != second).any()
+
+
+def test_images_that_differ_only_in_their_ending_go_to_two_files(model, tmp_path):
+    folder = write_photos(tmp_path / 'p', 2, (24, 32))[0].parent
+    (folder / 'img_1.png').rename(folder / 'a.png')
+    cv2.imwrite(str(folder / 'a.jpg'), cv2.imread(str(folder / 'a.png')))
+    dataset = validation_set(synthetic(folder))
+    model.validation(DataLoader(dataset), 7, None, save_img=True)
+    names = {
+        name.split('/')[0].replace('_' + dataset.degradation_name, '') for name in saved(model)
+    }
+    assert names == {'a_0', 'a_1', 'img_0'}
+
+
+@pytest.mark.parametrize('kind', ['folder', 'lmdb'])
+def test_names_are_known_without_reading_and_kept_where_they_differ(tmp_path, kind):
+    root = tmp_path / 'photos'
+    for scene in ('S1', 'S2'):
+        write_photos(root / scene, 2, (24, 32))
+    if kind == 'lmdb':
+        write_lmdb(root, tmp_path / 'photos.lmdb')
+        root = tmp_path / 'photos.lmdb'
+    options = {'path': {'visualization': 'v'}, 'name': 'x', 'is_train': True}
+    dataset = validation_set(paired(root, root))
+    files = SavedImages(options, dataset, '5')
+    assert files._renamed == {}
+    write_photos(tmp_path / 'photos', 1, (24, 32))[0].rename(tmp_path / 'photos' / 'S1_img_1.png')
+    if kind == 'folder':
+        dataset = validation_set(paired(root, root))
+        name = f'S1_img_1_{dataset.degradation_name}'
+        clashing = SavedImages(options, dataset, '5')._renamed
+        assert sorted(clashing.values()) == sorted(f'{name}_{index}' for index in clashing)
+        assert len(clashing) == 2
+
+
+def test_a_new_name_is_no_other_images_name():
+    assert _renamed(['a', 'a', 'a_1', 'b'], 4) == {0: 'a_0', 1: 'a_1_'}
+    assert _renamed(['a', 'a'], 3) == {}  # the list is not of the items
+
+
+def test_a_test_puts_every_set_into_its_folder(photos):
+    options = {'path': {'visualization': 'v'}, 'name': 'run', 'is_train': False, 'val': {}}
+    files = SavedImages(options, validation_set(photos), 'run')
+    assert files.path(0, 'a', 'noise') == Path('v/photos/a_noise_run.png')
+    options['val'] = {'suffix': 'x'}
+    files = SavedImages(options, validation_set(photos), 'run')
+    assert files.path(0, 'a', None) == Path('v/photos/a_x.png')
+
+
+def test_results_do_not_depend_on_saving(model, photos):
+    loader = DataLoader(validation_set(photos))
+    torch.manual_seed(0)
+    with_files = evaluate(model, loader, '1', save_img=True)
+    assert evaluate(model, loader, '1', save_img=False) == with_files

@@ -1,0 +1,52 @@
+"""How many processes and GPUs a start has, before any of them is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+
+_COUNT_OF = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS'}
+
+
+def process_count(launcher: str | None) -> int:
+    """Processes of the whole run, as the launcher's environment tells; 1 without a launcher.
+
+    The variables alone mean nothing: inside a Slurm allocation every single process has them.
+    """
+    text = os.environ.get(_COUNT_OF.get(launcher or '', ''), '')
+    return max(int(text), 1) if text.isdigit() else 1
+
+
+def forgotten_launcher(launcher: str) -> str:
+    """What is wrong with a start by torchrun without ``--launcher pytorch``; '' for others."""
+    count = process_count('pytorch')
+    if launcher != 'none' or count == 1:
+        return ''
+    return (
+        f'{count} processes were started (WORLD_SIZE is {count}), but without a launcher each '
+        'would run alone, all of them in the same folder: add --launcher pytorch to the command. '
+        'For a single process, start it without torchrun, or unset WORLD_SIZE.'
+    )
+
+
+def one_gpu_per_process(options: Mapping) -> bool:
+    """Whether the model uses one GPU in each process; BasicSR's own split batches over several."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    model = dict(iter(MODEL_REGISTRY)).get(str(options.get('model_type')))
+    return getattr(model, 'one_gpu_per_process', False)
+
+
+def gpu_count(options: Mapping, launcher: str | None) -> int:
+    """The number of GPUs that ``num_gpu: auto`` means here.
+
+    Args:
+        options: the option dict.
+        launcher: as on the command line; None counts as 'none'.
+    """
+    present = torch.cuda.device_count()
+    if launcher in (None, 'none') and one_gpu_per_process(options):
+        return min(present, 1)
+    return present
