@@ -125,6 +125,22 @@ def test_a_missing_or_imageless_folder_and_an_unmarked_lmdb_are_explained(tmp_pa
         build_dataset(options)
 
 
+@pytest.mark.parametrize('key', ['dataroot_gt', 'dataroot_lq'])
+def test_a_problem_with_one_of_two_folders_has_its_key(tmp_path, key):
+    roots = {name: tmp_path / name for name in ('dataroot_gt', 'dataroot_lq')}
+    for root in roots.values():
+        write_photos(root, 2)
+    good = paired(tmp_path, tmp_path) | {name: str(root) for name, root in roots.items()}
+    assert PairedDegradationDataset.check_options(good) == []
+    (tmp_path / 'empty').mkdir()
+    empty = good | {key: str(tmp_path / 'empty')}
+    assert [found for found, _ in PairedDegradationDataset.check_options(empty)] == [key]
+    (roots[key] / 'img_1.png').write_bytes(b'no image')
+    ((found, message),) = PairedDegradationDataset.check_options(good)
+    assert found == key
+    assert 'img_1.png: cannot be decoded' in message
+
+
 def test_check_options_reports_every_problem_and_nothing_on_good_options(tmp_path):
     write_photos(tmp_path, 1)
     good = synthetic(tmp_path)

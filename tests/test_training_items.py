@@ -215,8 +215,9 @@ def test_an_unreadable_image_ends_the_run_with_one_line_that_names_it(broken, wo
 
 def test_stock_data_sets_name_the_files_too(stock):
     Path(stock['dataroot_lq'], 'img_2.png').write_bytes(b'no image')
-    with pytest.raises(DataFault, match=r'lq/img_2\.png.*AttributeError'):
+    with pytest.raises(DataFault, match=r': [^ ]*lq/img_2\.png: cannot be decoded') as caught:
         batches(run_options(stock))
+    assert 'gt' not in str(caught.value).partition('cannot')[0], 'only the damaged one of the pair'
 
 
 @pytest.mark.parametrize('workers', [0, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import random
 import signal
 import threading
@@ -97,7 +98,12 @@ class ItemReader:
     def describe(self, index: int, error: Exception) -> str:
         """One line with the files of an item and what is wrong with them."""
         cause = ' '.join(f'{error}'.split()) or type(error).__name__
-        named = any(part in cause for part in self.paths(index).split(', '))
+        parts = self.paths(index).split(', ')
+        named = any(part in cause for part in parts)
+        # BasicSR's data sets go on with what a failed decoder returned, and fail somewhere else.
+        damaged = [] if named else [p for p in parts if os.path.isfile(p) and cv2.imread(p) is None]
+        if damaged:
+            return f'{", ".join(damaged)}: cannot be decoded: truncated, damaged, or not an image.'
         return cause if named else f'{self.paths(index)}: {type(error).__name__}: {cause}'
 
 

@@ -14,7 +14,7 @@ import cv2
 import lmdb
 import torch
 
-from unfoldldm_basicsr.compat.items import TrainingItems
+from unfoldldm_basicsr.compat.items import ItemReader, TrainingItems
 from unfoldldm_basicsr.compat.loaders import no_full_batch
 from unfoldldm_basicsr.config.components import find_registered, registered
 from unfoldldm_basicsr.config.problems import VALUE_ERRORS, Problems
@@ -262,7 +262,7 @@ def _build(problems: Problems, path: str, cls: type, section: Mapping, start: St
         if images and section.get('phase') == 'train':
             TrainingItems(dataset, section)[0]
         elif images:
-            dataset[0]
+            ItemReader(dataset, section).read(0)
     except (*VALUE_ERRORS, lmdb.Error, cv2.error) as error:
         kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
         problems.add(path, f'{cls.__name__} does not work with these values: {kind}{error}')

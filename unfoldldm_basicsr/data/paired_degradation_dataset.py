@@ -22,7 +22,13 @@ from .image_source import (
 from .patches import to_tensor
 from .restoration_dataset import OptionKeys, Problems, RestorationDataset, errors_named
 
-_NUM_CHECKED_PAIRS = 4  # decoded before training; LMDBs tell all sizes without decoding
+_NUM_CHECKED_PAIRS = 16  # decoded before training; LMDBs tell all sizes without decoding
+
+
+def _root_of(message: str, opt: Mapping) -> str:
+    """The key whose folder a message begins with; that of the degraded images otherwise."""
+    known = [key for key in ('dataroot_lq', 'dataroot_gt') if message.startswith(str(opt[key]))]
+    return max(known, key=lambda key: len(str(opt[key])), default='dataroot_lq')
 
 
 @register(DATASET_REGISTRY)
@@ -85,7 +91,7 @@ class PairedDegradationDataset(RestorationDataset):
             for gt, lq in checked:
                 read_pair(gt_images, gt, lq_images, lq)
         except (ValueError, OSError) as error:
-            problems.append(('dataroot_lq', str(error)))
+            problems.append((_root_of(str(error), opt), str(error)))
         finally:
             close_lmdbs()  # LMDB allows one open environment: leave none behind for other readers
         return problems
