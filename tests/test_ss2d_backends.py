@@ -37,7 +37,7 @@ needs_triton = pytest.mark.skipif(
 @pytest.fixture
 def fresh_choice():
     """Forgets what this process has decided, before and after."""
-    dispatch._select.cache_clear()
+    set_scan_backend(None)
     yield
     set_scan_backend(None)
 
