@@ -28,7 +28,8 @@ _FAULTS = (OSError, ValueError, cv2.error, lmdb.Error)
 _STOCK_FAULTS = (*_FAULTS, AttributeError, TypeError, AssertionError)
 # How the loss of a loader process shows: torch's own words, or a hand-over that broke off.
 _DEAD_LOADER = ('DataLoader timed out', DEAD_WORKER)
-_BROKEN_OFF = (ConnectionError, EOFError, FileNotFoundError)
+_BROKEN_OFF = (ConnectionError, EOFError, FileNotFoundError, TimeoutError)
+_HAND_OVER = 10.0  # seconds beyond torch's own limit, which does not count them
 
 
 class SeededIndex(int):
@@ -283,9 +284,12 @@ class TrainLoader:
         if isinstance(batches, PrefetchGenerator):
             batches.timeout, source = self.patience or None, batches.generator
         tame(source)
+        # A process that never gives the interpreter back hands over no finished batch either.
+        limit = self.patience + _HAND_OVER if self.loader.num_workers and self.patience else 0
         while True:
             try:
-                batch = next(batches)
+                with time_limit(limit, 'datasets.train.timeout'):
+                    batch = next(batches)
             except StopIteration:
                 return
             except DataFault:
@@ -303,7 +307,8 @@ class TrainLoader:
         if isinstance(error, RuntimeError):
             cause = str(error).strip().splitlines()[0].rstrip('.')
         else:
-            cause = f'{DEAD_WORKER} ended while it handed over a batch ({type(error).__name__})'
+            what = 'gave no answer' if isinstance(error, TimeoutError) else 'ended'
+            cause = f'{DEAD_WORKER} {what} while it handed over a batch ({type(error).__name__})'
         return (
             f'{self.items.name}: {cause}. Files being read: {files}. A hanging disk: see whether '
             f'it answers, or raise datasets.train.timeout. {LOADER_ADVICE}'

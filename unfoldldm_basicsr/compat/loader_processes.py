@@ -83,3 +83,4 @@ def _terminate(process) -> None:
     type(process).terminate(process)
     if process.wait(_GRACE) is None:
         process.kill()
+        process.wait(_GRACE)
