@@ -102,7 +102,8 @@ class ItemReader:
         parts = self.paths(index).split(', ')
         named = any(part in cause for part in parts)
         # BasicSR's data sets go on with what a failed decoder returned, and fail somewhere else.
-        damaged = [] if named else [p for p in parts if os.path.isfile(p) and cv2.imread(p) is None]
+        suspects = [] if named or isinstance(error, OSError) else filter(os.path.isfile, parts)
+        damaged = [path for path in suspects if cv2.imread(path) is None]
         if damaged:
             return f'{", ".join(damaged)}: cannot be decoded: truncated, damaged, or not an image.'
         return cause if named else f'{self.paths(index)}: {type(error).__name__}: {cause}'
