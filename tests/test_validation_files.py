@@ -71,7 +71,8 @@ def test_an_unreadable_image_of_a_stock_validation_set_is_named(model, tmp_path)
     loader = DataLoader(build_dataset({**options, 'phase': 'val', 'scale': 4}))
     for path in Path(options['dataroot_lq']).iterdir():  # BasicSR lists them in any order
         path.write_bytes(b'no image')
-    with pytest.raises(DataFault, match=r'^dataset held_out: [^ ]*lq/img_\d\.png: cannot be decoded'):
+    named = r'^dataset held_out: [^ ]*lq/img_\d\.png: cannot be decoded'
+    with pytest.raises(DataFault, match=named):
         evaluate(model, loader, '1', save_img=False)
 
 
