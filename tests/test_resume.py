@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / 'scripts' / 'faults'))
 
 import kill_and_resume
 from tiny_trainings import write_project
-from training_process import Training, free_port
+from training_process import Training
 
 SAVE_EVERY = 5
 
@@ -211,8 +211,8 @@ def test_torchrun_restarts_the_job_by_itself(tmp_path):
     run.mkdir()
     (run / 'job.py').write_text(KILLS_ITSELF_ONCE)
     result = run_python(
-        '-m', 'torch.distributed.run', '--nproc_per_node=2', '--max-restarts=2',
-        f'--master-port={free_port()}', 'job.py', '-opt', str(file), '--launcher', 'pytorch',
+        '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '--max-restarts=2',
+        'job.py', '-opt', str(file), '--launcher', 'pytorch',
         '--auto_resume', cwd=run,
     )  # fmt: skip
     output = result.stdout + result.stderr
