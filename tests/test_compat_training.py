@@ -286,6 +286,21 @@ def test_torchrun_without_a_gpu_uses_gloo(one_process):
     assert torch.distributed.get_backend() == 'gloo'
 
 
+@pytest.mark.parametrize('machines', ['1', '2'])
+def test_a_restarted_attempt_on_one_machine_has_a_store_of_its_own(one_process, machines):
+    server = torch.distributed.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    one_process.setattr(torch.cuda, 'device_count', lambda: 0)
+    one_process.setenv('MASTER_PORT', str(server.port))
+    one_process.setenv('TORCHELASTIC_USE_AGENT_STORE', 'True')
+    one_process.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    one_process.setenv('GROUP_WORLD_SIZE', machines)
+    for name, value in (('RANK', '0'), ('WORLD_SIZE', '1'), ('LOCAL_RANK', '0')):
+        one_process.setenv(name, value)
+    basicsr.utils.dist_util.init_dist('pytorch')
+    prefixes = {key.split('/')[0] for key in server.list_keys() if '/' in key}
+    assert prefixes == {'attempt_1' if machines == '1' else 'default_pg'}
+
+
 def test_slurm_starts_from_its_variables(one_process):
     one_process.setattr(torch.cuda, 'device_count', lambda: 0)
     one_process.setenv('SLURM_PROCID', '0')

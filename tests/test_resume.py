@@ -204,14 +204,15 @@ train.main(sys.argv[1:])
 
 
 @pytest.mark.faults
-def test_torchrun_restarts_the_job_by_itself(tmp_path):
+@pytest.mark.parametrize('rendezvous', ['--standalone', '--master-port=29711'])
+def test_torchrun_restarts_the_job_by_itself(tmp_path, rendezvous):
     file = same_checkpoints_only(write_project(tmp_path, 'nafnet', iterations=30))
     finish(start(tmp_path / 'reference', file, ranks=2))
     run = tmp_path / 'run'
     run.mkdir()
     (run / 'job.py').write_text(KILLS_ITSELF_ONCE)
     result = run_python(
-        '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '--max-restarts=2',
+        '-m', 'torch.distributed.run', rendezvous, '--nproc_per_node=2', '--max-restarts=2',
         'job.py', '-opt', str(file), '--launcher', 'pytorch',
         '--auto_resume', cwd=run,
     )  # fmt: skip

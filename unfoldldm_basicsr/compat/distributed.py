@@ -8,6 +8,7 @@ import subprocess
 
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 
 def init_dist_pytorch(backend: str, **kwargs) -> None:
@@ -27,7 +28,25 @@ def init_dist_pytorch(backend: str, **kwargs) -> None:
         )
     local_rank = int(os.environ.get('LOCAL_RANK', os.environ['RANK']))
     backend = _select_device(backend, local_rank)
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) and _one_machine():
+        kwargs.update(_fresh_rendezvous(os.environ['TORCHELASTIC_RESTART_COUNT']))
     distributed.init_process_group(backend=backend, **kwargs)
+
+
+def _one_machine() -> bool:
+    return os.environ.get('GROUP_WORLD_SIZE') == '1'
+
+
+def _fresh_rendezvous(attempt: str) -> dict:
+    """Arguments of ``init_process_group`` that keep this attempt's keys from the one before.
+
+    torchrun's store outlives the processes that it restarts, and torch 2.15 looks in it for the
+    addresses of the others without regard to the attempt, so a fast process would connect to a dead
+    one. On several machines the counts of their agents may differ, so they cannot be the prefix.
+    """
+    store, rank, size = next(rendezvous('env://'))
+    store = distributed.PrefixStore(f'attempt_{attempt}', store)
+    return {'store': store, 'rank': rank, 'world_size': size}
 
 
 def init_dist_slurm(backend: str, port: int | None = None) -> None:

@@ -131,7 +131,7 @@ def explain(error: Exception) -> str | None:
         f'rank {distributed.get_rank()}: another process of this run is gone '
         f'({first_line(error)}). Its own message is above, or in the output of its machine. '
         'The last checkpoint is untouched: start the same command with --auto_resume '
-        '(torchrun --standalone --max-restarts=N does that by itself).'
+        '(torchrun --max-restarts=N does that by itself).'
     )
 
 
