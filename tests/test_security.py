@@ -94,16 +94,17 @@ def test_python_in_an_option_file_is_not_constructed(scene, capsys, entry, value
 
 @EACH
 @pytest.mark.parametrize(
-    'override',
+    ('override', 'words'),
     [
-        f'name"];__import__("os").mkdir("{PROOF}");opt["name=zz',
-        f'name=[__import__("os").mkdir("{PROOF}")]',
-        f'name=!!python/object/apply:os.mkdir [{PROOF}]',
-        f'network_g:dim=(__import__("os").mkdir("{PROOF}"),)',
+        (f'name"];__import__("os").mkdir("{PROOF}");opt["name=zz', 'is not an option'),
+        (f'name=[__import__("os").mkdir("{PROOF}")]', 'name: must be a text'),
+        (f'name=!!python/object/apply:os.mkdir [{PROOF}]', 'is not YAML'),
+        (f'network_g:dim=(__import__("os").mkdir("{PROOF}"),)', "must be a whole number, got '("),
     ],
 )
-def test_force_yml_is_no_code(scene, capsys, entry, override):
-    refused(entry, scene, capsys, '--force_yml', override)
+def test_force_yml_is_no_code(scene, capsys, entry, override, words):
+    message = refused(entry, scene, capsys, '--force_yml', override)
+    assert words in message
 
 
 @EACH
