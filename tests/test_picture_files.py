@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unfoldldm_basicsr.compat.atomic_files import write_bytes_atomic
 from unfoldldm_basicsr.inference.image_io import (
     ImageReadError,
     Picture,
     read_image,
-    write_bytes,
     write_image,
 )
 
@@ -185,13 +185,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path, monkeypatch
 
     monkeypatch.setattr('os.replace', fail)
     with pytest.raises(OSError, match='No space'):
-        write_bytes(path, b'new')
+        write_bytes_atomic(path, b'new')
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_written_files_have_ordinary_permissions(tmp_path):
-    write_bytes(tmp_path / 'a', b'1')
+    write_bytes_atomic(tmp_path / 'a', b'1')
     (tmp_path / 'b').write_bytes(b'1')
     modes = [Path(tmp_path / name).stat().st_mode for name in 'ab']
     assert modes[0] == modes[1]

@@ -273,6 +273,19 @@ def test_pictures_are_saved_exactly_or_small(tmp_path):
         save_picture(tmp_path / 'a.gif', page)
 
 
+def test_a_picture_that_cannot_be_written_leaves_the_old_one_and_no_remains(tmp_path, monkeypatch):
+    save_picture(tmp_path / 'a.png', photo(8, 8))
+
+    def fail(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('os.fsync', fail)
+    with pytest.raises(OSError, match='No space'):
+        save_picture(tmp_path / 'a.png', photo(16, 16))
+    assert Image.open(tmp_path / 'a.png').size == (8, 8)
+    assert [path.name for path in tmp_path.iterdir()] == ['a.png']
+
+
 ROWS = [
     {'photo': 'cat', 'noisy PSNR': 20.125, 'PSNR (dB)': 28.5, 'SSIM': 0.81234, 'n': 3},
     {'photo': 'a|b', 'noisy PSNR': 19.0, 'PSNR (dB)': float('nan'), 'SSIM': 0.8, 'n': 4},

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import re
 import zipfile
@@ -41,20 +40,6 @@ def weights_of(models: Path, iteration: int) -> list[Path]:
     """Weight files that belong to a checkpoint."""
     name = re.compile(rf'net_[a-z]+_{iteration}\.pth')
     return [p for p in models.glob(f'net_*_{iteration}.pth') if name.fullmatch(p.name)]
-
-
-def write_bytes_atomic(content: bytes, path: Path) -> None:
-    """Writes a small file that is there in full or not at all."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_manifest(state_path: Path) -> tuple[dict[str, Any] | None, str]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..compat.atomic_files import write_bytes_atomic
 from .checkpoint import (
     ARCH_KEY,
     DEGRADATION_KEY,
@@ -37,7 +38,6 @@ from .checkpoint import (
 )
 from .clip_shapes import VIT_B_32, infer_clip_config
 from .conditioning import degradation_meta
-from .image_io import write_bytes
 
 NETWORK, EMBEDDING = 'net.', 'model_degradation.'
 CLIP_TYPE = 'CLIPDegradationEmbedding'
@@ -105,7 +105,7 @@ def convert_checkpoint(
     converted, content = _convert(source, content, classes)
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_bytes(target, buffer.getvalue())
+    write_bytes_atomic(target, buffer.getvalue())
     return converted._replace(path=target)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..compat.atomic_files import write_bytes_atomic
 from .checkpoint import (
     ARCH_KEY,
     DEGRADATION_KEY,
@@ -19,7 +20,6 @@ from .checkpoint import (
     read_checkpoint,
 )
 from .conditioning import exported_record
-from .image_io import write_bytes
 
 RESTORING_PHASE = 'inference'
 
@@ -89,7 +89,7 @@ def export_checkpoint(
     if record is not None:
         content[DEGRADATION_KEY] = record
     torch.save(content, buffer)
-    write_bytes(target, buffer.getvalue())
+    write_bytes_atomic(target, buffer.getvalue())
     return Exported(
         network=meta['type'],
         param_key=checkpoint.param_key or 'bare state dict',

@@ -7,9 +7,7 @@ dtype uint8 (0 to 255) or uint16 (0 to 65535).
 from __future__ import annotations
 
 import io
-import os
 import struct
-import tempfile
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from ..compat.atomic_files import write_bytes_atomic
 
 READABLE = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 LOSSLESS = ('.png', '.tif', '.tiff')  # and able to hold 16 bit and alpha
@@ -113,24 +113,7 @@ def write_image(path: str | Path, picture: Picture) -> None:
             data = _png_with_profile(data, picture.icc_profile)
     else:
         raise ValueError(f'{path}: {pixels.dtype} images are not stored, only uint8 and uint16.')
-    write_bytes(path, data)
-
-
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes ``data`` next to its place and moves it there, so that no half file is ever seen."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.unfoldldm-', suffix='.part')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes_atomic(path, data)
 
 
 def _sixteen_bit(path: Path, data: bytes, image: Image.Image) -> np.ndarray | None:

@@ -7,17 +7,16 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from ..compat.checkpoint_files import iterations_of, manifest_path, weights_of, write_bytes_atomic
+from ..compat.atomic_files import TEMPORARY_SUFFIX, atomic_file, write_bytes_atomic
+from ..compat.checkpoint_files import iterations_of, manifest_path, weights_of
 from ..compat.failures import CheckpointWriteError, RunFailure, first_line, os_error_behind
 
-TEMPORARY_SUFFIX = '.tmp'
 # What torch's writer says when less was written than it gave.
 _TORCH_WRITER = re.compile('PytorchStreamWriter|unexpected pos', re.IGNORECASE)
 
@@ -49,25 +48,18 @@ def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, int | str]:
         ``size`` in bytes and ``sha256`` of the file.
 
     Raises:
-        CheckpointWriteError: the file could not be written (disk full, no permission, folder gone);
+        CheckpointWriteError: the file could not be written (disk full, no permission);
             every older checkpoint is still there. Whatever goes wrong, the temporary file is
             removed; an error that is not of the disk is raised as it is.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}')
     try:
-        with open(temporary, 'wb') as file:
+        with atomic_file(path) as file:
             hashed = _HashedFile(file)
             torch.save(content, hashed)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
         _sync_folder(path.parent)
-    except BaseException as error:
-        with suppress(OSError):  # the disk is faulty: the next start removes it
-            temporary.unlink(missing_ok=True)
-        of_the_disk = os_error_behind(error) or _TORCH_WRITER.search(str(error))
-        if of_the_disk and isinstance(error, Exception):
+    except Exception as error:
+        if os_error_behind(error) or _TORCH_WRITER.search(str(error)):
             raise write_error(path, error) from error
         raise
     return hashed.sum()
@@ -92,7 +84,7 @@ def write_manifest(state_path: Path, manifest: Mapping[str, Any]) -> None:
     """
     path = manifest_path(state_path)
     try:
-        write_bytes_atomic(json.dumps(manifest, indent=1).encode(), path)
+        write_bytes_atomic(path, json.dumps(manifest, indent=1).encode())
         _sync_folder(path.parent)
     except OSError as error:
         raise write_error(path, error) from error

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..compat.atomic_files import atomic_file
+
 INK, GREY, RULE, PAPER = (24, 26, 31), (104, 110, 120), (218, 221, 226), (255, 255, 255)
 ACCENT, SECOND = (200, 72, 24), (43, 98, 168)  # legible to colour-blind readers
 MARK = (255, 222, 0)  # frame of a region, seen on any photo thanks to a dark outline
@@ -163,14 +165,16 @@ class Page:
 
 
 def save_picture(path: str | Path, image: np.ndarray) -> None:
-    """Saves a page: ``.png`` exactly, ``.jpg`` small enough for a README.
+    """Saves a page: ``.png`` exactly, ``.jpg`` small enough for a README; complete or not at all.
 
     Raises:
         ValueError: another suffix.
+        OSError: it cannot be written.
     """
     path = Path(path)
     options = {'.png': {}, '.jpg': {'quality': 92, 'subsampling': 0}}
     if path.suffix.lower() not in options:
         raise ValueError(f'{path}: pictures are saved as .png or .jpg.')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(to_rgb8(image)).save(path, **options[path.suffix.lower()])
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    with atomic_file(path) as file:
+        Image.fromarray(to_rgb8(image)).save(file, kind, **options[path.suffix.lower()])

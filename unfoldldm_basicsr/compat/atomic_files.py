@@ -1,0 +1,43 @@
+"""Files that appear under their name complete and on disk, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY_SUFFIX = '.tmp'
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file for writing that takes the name ``path`` when everything is written.
+
+    A reader, or a process that is killed at any moment, sees the old file or the new one, never a
+    part. Missing folders are made. Whatever goes wrong, the temporary file next to ``path`` is
+    removed.
+
+    Raises:
+        OSError: it cannot be written (disk full, no permission).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}')
+    try:
+        with open(temporary, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # the disk is faulty: the next start of a training removes it
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes_atomic(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a whole file through :func:`atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(content)
