@@ -330,7 +330,7 @@ def test_a_host_of_the_latent_prior_is_explained_in_both_ways(tmp_path):
     assert [stage.name for stage in explanation.stages] == STAGES
 
 
-def test_large_images_are_reduced_and_the_picture_says_so(weights, tmp_path, monkeypatch):
+def test_the_picture_says_what_was_reduced_and_what_was_told(weights, tmp_path, monkeypatch):
     image = image_of((60, 100, 3))
     assert reduce_image(image, 100) is image
     assert reduce_image(image, 50).shape == (30, 50, 3)
@@ -348,7 +348,10 @@ def test_large_images_are_reduced_and_the_picture_says_so(weights, tmp_path, mon
     monkeypatch.setattr(explain_command, 'step_picture', watch)
     assert explain(weights['clip'], tmp_path / 'a.png', tmp_path / 'out', '--max-size', '50') == 0
     note = 'a.png (50 x 30 pixels, reduced from 100 x 60), VLUNet, clip.pth'
-    assert notes == [(note, (30, 50, 3))]
+    assert notes.pop() == (note, (30, 50, 3))
+    told = ['--degradation', 'rain']
+    assert explain(weights['label'], tmp_path / 'a.png', tmp_path / 'told', *told) == 0
+    assert notes.pop()[0] == "a.png (100 x 60 pixels), VLUNet, label.pth, told 'rain'"
 
 
 def test_what_cannot_be_explained_or_written_is_refused(weights, tmp_path, capsys):

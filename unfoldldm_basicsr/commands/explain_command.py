@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ..compat.atomic_files import write_bytes_atomic
+from ..inference.conditioning import AUTO
 from ..inference.explanation import can_explain, explain_vlunet, reduce_image
-from ..inference.image_io import read_image, write_bytes
+from ..inference.image_io import read_image
 from ..inference.restorer import Restorer
 from ..reporting.drawing import save_picture
 from ..reporting.explanation import csv_text, prompt_rows, score_rows, step_rows, trace_rows
 from ..reporting.trace_picture import trace_picture
 from ..reporting.vlu_pictures import attention_picture, prompt_picture, step_picture
+from .weights_options import add_weights_options, restorer_of
 
 NAME = 'explain'
 HELP = 'show what the stages of UnfoldLDM or VLU-Net do to an image'
@@ -24,7 +27,7 @@ MAX_SIZE = 512
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the options of the command."""
     parser.add_argument('image', type=Path, help='the image, as the network would get it')
-    parser.add_argument('-w', '--weights', required=True, help='weights, for example net_g.pth')
+    add_weights_options(parser)
     parser.add_argument(
         '-o', '--output', type=Path, default=Path(), help='folder for the results (default: here)'
     )
@@ -32,19 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--max-size', type=int, default=MAX_SIZE,
         help=f'images with a longer side are reduced to this many pixels first ({MAX_SIZE})',
     )  # fmt: skip
-    parser.add_argument(
-        '--degradation', default='auto', metavar='NAME',
-        help='VLU-Net: name or index of the degradation, for weights that cannot tell it (auto)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--clip-weights', metavar='FILE',
-        help='VLU-Net: OpenCLIP weights, or their tag, for weights stored without CLIP',
-    )  # fmt: skip
-    parser.add_argument('-opt', '--opt', help='option file, for weights without metadata')
-    parser.add_argument(
-        '--param-key', help='weights to take: params_ema (default where present) or params'
-    )
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (auto)')
     parser.add_argument('--overwrite', action='store_true', help='replace existing results')
 
 
@@ -56,18 +46,13 @@ def run(args: argparse.Namespace) -> int:
     """
     original = read_image(args.image).pixels
     image = reduce_image(original, args.max_size)
-    restorer = Restorer(
-        args.weights,
-        device=args.device,
-        opt_file=args.opt,
-        param_key=args.param_key,
-        degradation=args.degradation,
-        clip_weights=args.clip_weights,
-    )
+    restorer = restorer_of(args)
     size = f'{image.shape[1]} x {image.shape[0]} pixels'
     if image.shape != original.shape:
         size += f', reduced from {original.shape[1]} x {original.shape[0]}'
     note = f'{args.image.name} ({size}), {type(restorer.net).__name__}, {Path(args.weights).name}'
+    if args.degradation != AUTO:
+        note += f", told '{args.degradation}'"
     files, remark = {}, ''
     if can_explain(restorer):
         files, remark = vlunet_files(restorer, image, note)
@@ -122,7 +107,7 @@ def write_files(
         )
     for path, content in paths.items():
         if isinstance(content, str):
-            write_bytes(path, content.encode())
+            write_bytes_atomic(path, content.encode())
         else:
             save_picture(path, content)
         print(path)

@@ -16,6 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..inference.image_io import LOSSLESS, READABLE, Picture, read_image, write_image
 from ..inference.restorer import Restorer
+from .weights_options import add_weights_options, restorer_of
 
 NAME = 'restore'
 HELP = 'restore photos with trained weights'
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the options of the command."""
     parser.add_argument('-i', '--input', required=True, help='image, or folder with images')
     parser.add_argument('-o', '--output', required=True, help='folder for the results')
-    parser.add_argument('-w', '--weights', required=True, help='weights, for example net_g.pth')
+    add_weights_options(parser)
     parser.add_argument(
         '--tile', type=int, help='restore in tiles of this many pixels (default: in one piece)'
     )
@@ -50,19 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='the same statistics of the image for all its tiles, which is closer to the result'
         ' without tiles, or those of each tile (default: the same, where the network has any)',
     )  # fmt: skip
-    parser.add_argument('-opt', '--opt', help='option file, for weights without metadata')
-    parser.add_argument(
-        '--param-key', help='weights to take: params_ema (default where present) or params'
-    )
-    parser.add_argument(
-        '--degradation', default='auto', metavar='NAME',
-        help='VLU-Net: name or index of the degradation, for weights that cannot tell it (auto)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--clip-weights', metavar='FILE',
-        help='VLU-Net: OpenCLIP weights, or their tag, for weights stored without CLIP',
-    )  # fmt: skip
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (auto)')
     parser.add_argument('--suffix', default='', help='added to the names of the results')
     parser.add_argument('--recursive', action='store_true', help='also the folders inside')
     parser.add_argument(
@@ -104,16 +92,11 @@ def run(args: argparse.Namespace) -> int:
             f'{len(existing)} of {len(jobs)} results exist already, first {existing[0].target};'
             f' choose another --output or --suffix, or pass --overwrite or --skip-existing.'
         )
-    restorer = Restorer(
-        args.weights,
-        device=args.device,
+    restorer = restorer_of(
+        args,
         tile=args.tile,
         tile_overlap=args.tile_overlap,
         global_statistics=args.global_statistics,
-        opt_file=args.opt,
-        param_key=args.param_key,
-        degradation=args.degradation,
-        clip_weights=args.clip_weights,
     )
     if args.save_trace and not restorer.can_trace:
         hint = ' unfoldldm explain shows what VLU-Net does.' if restorer.conditioning else ''
