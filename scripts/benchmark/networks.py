@@ -1,11 +1,11 @@
-"""Measures networks of this package side by side: latency, peak memory, operations.
+"""Measures forward passes of networks side by side: latency, peak memory, operations.
 
     python scripts/benchmark/networks.py --sizes 128 256 --repeats 5
     python scripts/benchmark/networks.py --networks --sizes 256 512
 
 Without ``--networks``: VLU-Net against a plain PyTorch implementation of the same formulas with the
-same parameters (forward, and forward with L1 loss and backward). With ``--networks``, optionally
-followed by names: networks of this package against each other (forward).
+same parameters. With ``--networks``, optionally followed by names: networks of this package against
+each other. Training is compared by ``training_step.py``.
 
 All sides run in turn in one process. Times are medians in milliseconds of wall time (on a GPU of
 CUDA events); ratios are medians over the rounds. Memory is the peak above the state before the
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from common import (
@@ -36,12 +37,10 @@ from common import (
 )
 from network_set import NETWORKS, REFERENCE, build, make_inputs, network_options
 from torch import Tensor, nn
-from torch.nn import functional as F
 from vlunet_plain import plain_vlunet
 
 from unfoldldm_basicsr.reporting.cost import network_cost
 
-TASKS = ('forward', 'train')
 SIDES = ('plain', 'package')
 
 
@@ -55,33 +54,16 @@ def forward_call(net: Callable, inputs: list[Tensor]) -> Callable[[], Tensor]:
     return call
 
 
-def vlunet_call(side: str, task: str, net: nn.Module, inputs: list[Tensor]) -> Callable:
-    """The function to be timed; ``train`` is forward, L1 loss and backward."""
-    params = dict(net.named_parameters())
-
-    def forward(image: Tensor, d: Tensor) -> Tensor:
-        return net(image, d) if side == 'package' else plain_vlunet(params, image, d)
-
-    def train() -> None:
-        net.zero_grad(set_to_none=True)
-        F.l1_loss(forward(*inputs), torch.zeros_like(inputs[0])).backward()
-
-    return forward_call(forward, inputs) if task == 'forward' else train
+def side_of(net: nn.Module, side: str) -> Callable:
+    """The network itself, or the plain formulas with its parameters."""
+    return net if side == 'package' else partial(plain_vlunet, dict(net.named_parameters()))
 
 
-def prepare_vlunet(side: str, task: str, options: dict, shape: tuple, device: str) -> tuple:
+def prepare_forward(options: dict, side: str, shape: tuple, device: str) -> tuple:
     """For :func:`peak_memory`."""
-    net = build(options, device)
-    small = make_inputs(net, (1, 3, 32, 32), device)
-    inputs = make_inputs(net, shape, device)
-    return tuple(vlunet_call(side, task, net, i) for i in (small, inputs))
-
-
-def prepare_forward(name: str, shape: tuple, device: str) -> tuple:
-    """For :func:`peak_memory`."""
-    net = build(network_options(name), device).eval()
-    small = make_inputs(net, (1, 3, 32, 32), device)
-    return tuple(forward_call(net, i) for i in (small, make_inputs(net, shape, device)))
+    net = build(options, device).eval()
+    both = [make_inputs(net, s, device) for s in ((1, 3, 32, 32), shape)]
+    return tuple(forward_call(side_of(net, side), inputs) for inputs in both)
 
 
 def compare_vlunet(args: argparse.Namespace, **changes: object) -> list[dict]:
@@ -89,31 +71,34 @@ def compare_vlunet(args: argparse.Namespace, **changes: object) -> list[dict]:
     options = network_options('vlunet', **changes)
     net = build(options, args.device)
     rows = []
-    for task in args.tasks:
-        for size in args.sizes:
-            shape = (args.batch, 3, size, size)
-            inputs = make_inputs(net, shape, args.device)
-            a, b = (vlunet_call(side, 'forward', net, inputs)() for side in SIDES)
-            calls = {side: vlunet_call(side, task, net, inputs) for side in SIDES}
-            times = alternate(
-                calls, args.repeats, device=args.device, budget=args.budget,
-                warm_up=task == 'train' or args.device == 'cuda',
-            )  # fmt: skip
-            row = {
-                'task': task, 'batch': args.batch, 'size': size, 'rounds': len(times['plain']),
-                'max_difference': f'{(a - b).abs().max().item():.1e}',
-                **{f'{side}_ms': f'{median_ms(times[side]):.1f}' for side in SIDES},
-                'speedup': f'{median_ratio(times["plain"], times["package"]):.2f}',
-            }  # fmt: skip
-            for side in () if args.no_memory else SIDES:
-                peak = peak_memory(
-                    prepare_vlunet, side, task, options, shape, args.device,
-                    device=args.device, threads=args.threads,
-                )  # fmt: skip
-                row[f'{side}_MiB'] = mib(peak)
-            print_row(row)
-            rows.append(row)
+    for size in args.sizes:
+        shape = (args.batch, 3, size, size)
+        inputs = make_inputs(net, shape, args.device)
+        calls = {side: forward_call(side_of(net, side), inputs) for side in SIDES}
+        a, b = (call() for call in calls.values())
+        times = alternate(
+            calls, args.repeats, device=args.device, budget=args.budget,
+            warm_up=args.device == 'cuda',
+        )  # fmt: skip
+        row = {
+            'batch': args.batch, 'size': size, 'rounds': len(times['plain']),
+            'max_difference': f'{(a - b).abs().max().item():.1e}',
+            **{f'{side}_ms': f'{median_ms(times[side]):.1f}' for side in SIDES},
+            'speedup': f'{median_ratio(times["plain"], times["package"]):.2f}',
+        }  # fmt: skip
+        for side in () if args.no_memory else SIDES:
+            row[f'{side}_MiB'] = mib(peak_of(args, options, side, shape))
+        print_row(row)
+        rows.append(row)
     return rows
+
+
+def peak_of(args: argparse.Namespace, options: dict, side: str, shape: tuple) -> float | None:
+    """Peak memory of a forward pass in MiB."""
+    return peak_memory(
+        prepare_forward, options, side, shape, args.device,
+        device=args.device, threads=args.threads,
+    )  # fmt: skip
 
 
 def compare_networks(args: argparse.Namespace, limits: Limits) -> list[dict]:
@@ -140,11 +125,7 @@ def compare_networks(args: argparse.Namespace, limits: Limits) -> list[dict]:
                 f'GMACs_over_{reference}': f'{costs[name].macs / costs[reference].macs:.2f}',
             }  # fmt: skip
             if not args.no_memory:
-                peak = peak_memory(
-                    prepare_forward, name, shape, args.device,
-                    device=args.device, threads=args.threads,
-                )  # fmt: skip
-                row['peak_MiB'] = mib(peak)
+                row['peak_MiB'] = mib(peak_of(args, network_options(name), 'package', shape))
             print_row(row)
             rows.append(row)
     return rows
@@ -153,7 +134,7 @@ def compare_networks(args: argparse.Namespace, limits: Limits) -> list[dict]:
 def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
     if args.networks is None:
         panels = {
-            title: {f'{r["task"]} {r["size"]}, {s}': float(r[f'{s}_{key}'] or 0)
+            title: {f'{r["size"]}, {s}': float(r[f'{s}_{key}'] or 0)
                     for r in rows for s in SIDES if f'{s}_{key}' in r}
             for title, key in (('VLU-Net, time', 'ms'), ('VLU-Net, peak memory', 'MiB'))
         }  # fmt: skip
@@ -179,14 +160,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument('--sizes', type=int, nargs='+', default=[128, 256], help='H = W')
     parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--tasks', nargs='+', choices=TASKS, help='of VLU-Net (both)')
     add_run_options(parser, repeats=5, out='results/networks')
     args = parser.parse_args(argv)
-    if args.networks is not None and args.tasks:
-        parser.error('--networks compares forward passes; training_step.py compares training')
     if args.networks == []:
         args.networks = list(NETWORKS)
-    args.tasks = args.tasks or list(TASKS)
     if args.networks is None and any(size % 8 for size in args.sizes):
         parser.error('the plain implementation needs --sizes that are multiples of 8')
     for name in args.networks or ():
