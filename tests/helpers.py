@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
+from tiny_trainings import UNFOLDLDM
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -101,24 +102,7 @@ def stock_options(folder: Path, total_iter: int = 4, batch: int = 2) -> dict:
 
 def tiny_unfoldldm(phase: int | str = 2, **changes) -> dict:
     """``network_g`` of the smallest UnfoldLDM that has every part (two stages)."""
-    return {
-        'type': 'UnfoldLDM',
-        'phase': phase,
-        'dim': 8,
-        'num_blocks': [1, 1, 1, 1],
-        'num_refinement_blocks': 1,
-        'heads': [1, 1, 2, 2],
-        'num_stages': 2,
-        'mgda_dim': 8,
-        'mgda_blocks': 1,
-        'mgda_d_state': 2,
-        'embed_dim': 8,
-        'prior_dim': 8,
-        'prior_width': 8,
-        'prior_encoder_blocks': 1,
-        'denoiser_dim': 16,
-        **changes,
-    }
+    return {**copy.deepcopy(UNFOLDLDM), 'phase': phase, **changes}
 
 
 def model_options(folder: Path, network: dict, *, is_train: bool = True, **train) -> dict:

@@ -9,18 +9,14 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import kill_and_resume
 import pytest
 import torch
 import yaml
-from helpers import ROOT, run_python
-
-sys.path.insert(0, str(ROOT / 'scripts' / 'faults'))
-
-import kill_and_resume
+from helpers import run_python
 from tiny_trainings import write_project
 from training_process import Training
 
