@@ -160,6 +160,8 @@ def test_force_yml_reaches_into_lists():
         ('name:x=1', 'name is a single value'),
         ('mix:7=1', 'list of 2 items'),
         ('train:lr=[1', 'is not YAML'),
+        ('train.lr=1', "joined by colons, 'train:lr' instead of 'train.lr'"),
+        ('train:optim_g.lr=1', "'optim_g:lr' instead of 'optim_g.lr'"),
     ],
 )
 def test_force_yml_faults_name_the_entry(entry, says):

@@ -129,7 +129,18 @@ def sides_of(networks: list[str], variants: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def measure(args: argparse.Namespace, size: int) -> list[dict]:
+def measure_memory(args: argparse.Namespace) -> dict[tuple, float | None]:
+    """Peaks in MiB by (network, variant, size)."""
+    return {
+        (*side, size): peak_memory(
+            prepare_step, *side, (args.batch, 3, size, size), args.device,
+            device=args.device, threads=args.threads,
+        )
+        for size in args.sizes for side in sides_of(args.networks, args.variants)
+    }  # fmt: skip
+
+
+def measure(args: argparse.Namespace, size: int, peaks: dict[tuple, float | None]) -> list[dict]:
     """Rows of the table for one size."""
     shape = (args.batch, 3, size, size)
     sides = sides_of(args.networks, args.variants)
@@ -148,12 +159,8 @@ def measure(args: argparse.Namespace, size: int) -> list[dict]:
         for title, other in others.items():
             known = other in times and other != f'{name}|{variant}'
             row[f'ms_over_{title}'] = f'{median_ratio(own, times[other]):.2f}' if known else ''
-        if not args.no_memory:
-            peak = peak_memory(
-                prepare_step, name, variant, shape, args.device,
-                device=args.device, threads=args.threads,
-            )  # fmt: skip
-            row['peak_MiB'] = mib(peak)
+        if peaks:
+            row['peak_MiB'] = mib(peaks[name, variant, size])
         print_row(row)
         rows.append(row)
     return rows
@@ -198,7 +205,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     machine = prepare_machine(args.device, args.threads)
     print(machine)
-    rows = [row for size in args.sizes for row in measure(args, size)]
+    # First, since this process keeps gigabytes of its own once it has timed.
+    peaks = {} if args.no_memory else measure_memory(args)
+    rows = [row for size in args.sizes for row in measure(args, size, peaks)]
     print(f'written: {write_table(rows, args.out, machine)}')
     plot(rows, args, machine)
 

@@ -152,6 +152,11 @@ def _assign(options: dict, names: list[str], value: object, entry: str) -> None:
             key: object = int(name)
         elif isinstance(place, dict):
             key = name
+            if name not in place and name.partition('.')[0] in place:
+                raise ValueError(
+                    f"--force_yml '{entry}': keys are joined by colons, "
+                    f"'{name.replace('.', ':')}' instead of '{name}'."
+                )
             if name not in place and not last:
                 raise ValueError(
                     f"--force_yml '{entry}': {where} has no '{name}'.{did_you_mean(name, place)}"
