@@ -325,8 +325,6 @@ def _remedy(key: str, file: Path) -> str:
     if file.parent.is_dir():
         near = [p.name for p in file.parent.glob('*.pth')]
     hint = did_you_mean(file.name, near)
-    if key.endswith('phase1'):
-        hint += ' Train Phase I first: python -m unfoldldm_basicsr.train -opt its option file.'
     if key.endswith('network_e'):
         hint += ' Train the embedding first, with an option file of DegradationCLIPModel.'
     return hint
