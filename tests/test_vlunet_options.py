@@ -61,7 +61,7 @@ def test_each_embedding_passes(options, source):
         ('val.degradation_override', 'blurr', 'val.degradation_override', ["'blur'"]),
         ('val.degradation_overide', 'blur', 'val.degradation_overide', ['degradation_override']),
         ('datasets.val.degradation_names', NAMES[::-1], None, ['differs']),
-        ('path.pretrain_network_e', 'no.pth', 'path.pretrain_network_e', ['no such file', 'Train the embedding first']),
+        ('path.pretrain_network_e', 'no.pth', 'path.pretrain_network_e', ['Train the embedding']),
         ('train.mixing_augs', {'mixup': True}, 'train.mixing_augs.mixup', ['different']),
         ('val.trace', True, 'val.trace', ['no stages']),
     ],

@@ -6,13 +6,13 @@
 
 Networks: VLU-Net and its plain PyTorch implementation (``vlunet-plain``), Restormer, NAFNet, and
 UnfoldLDM in both training phases with the losses of its option files. Variants, joined by ``+``:
-``plain`` (float32), ``checkpoint`` (UnfoldLDM recomputes its stages in the backward pass), ``bf16``
-(autocast), ``channels_last``, ``compile``.
+``plain`` (float32), ``checkpoint`` (stages of UnfoldLDM and blocks of Restormer are computed again
+in the backward pass), ``bf16`` (autocast), ``channels_last``, ``compile``.
 
 All sides run in turn in one process. Times are medians in milliseconds of wall time (on a GPU of
-CUDA events); ratios are medians over the rounds: to Restormer (plain), and to the same network
-without the variant. Memory is the peak above network, optimiser state and gradients, each side in a
-process of its own.
+CUDA events); ratios are medians over the rounds: to Restormer in the first variant, and to the same
+network in the plain one. Memory is the peak above network, optimiser state and gradients, each side
+in a process of its own.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def sides_of(networks: list[str], variants: list[str]) -> list[tuple[str, str]]:
         (name, variant)
         for name in networks
         for variant in variants
-        if ('checkpoint' not in variant or name.startswith('unfoldldm'))
+        if ('checkpoint' not in variant or name.startswith(('unfoldldm', REFERENCE)))
         and (variant == 'plain' or name != 'vlunet-plain')
     ]
 
@@ -153,7 +153,8 @@ def measure(args: argparse.Namespace, size: int, peaks: dict[tuple, float | None
             'network': name, 'variant': variant, 'batch': args.batch, 'size': size,
             'rounds': len(own), 'ms': f'{median_ms(own):.1f}',
         }  # fmt: skip
-        others = {REFERENCE: f'{REFERENCE}|plain', 'plain_variant': f'{name}|plain'}
+        first = f'{REFERENCE}|{args.variants[0]}'
+        others = {REFERENCE: first, 'plain_variant': f'{name}|plain'}
         if name == 'vlunet':
             others['vlunet_plain'] = 'vlunet-plain|plain'
         for title, other in others.items():

@@ -26,7 +26,7 @@ from .layers.hyperparameters import (
 )
 from .layers.layout import to_quick_layout
 from .layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
-from .layers.transformer import TransformerBlock
+from .layers.transformer import TransformerBlock, TransformerBlocks
 
 
 @register(ARCH_REGISTRY)
@@ -45,6 +45,8 @@ class Restormer(nn.Module):
         LayerNorm_type: ``WithBias`` or ``BiasFree``.
         dual_pixel_task: defocus deblurring from two views: the embedding is added before the output
             and the input is not added after it.
+        use_checkpoint: recomputes every block for its gradients instead of keeping its activations:
+            less memory in training, the same result.
 
     Raises:
         ValueError: arguments that do not fit together.
@@ -65,6 +67,7 @@ class Restormer(nn.Module):
         bias: bool = False,
         LayerNorm_type: str = 'WithBias',
         dual_pixel_task: bool = False,
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
         if len(num_blocks) != 4 or len(heads) != 4:
@@ -78,8 +81,8 @@ class Restormer(nn.Module):
                 f'equal out_channels ({out_channels}) unless dual_pixel_task is true.'
             )
 
-        def blocks(channels: int, num_heads: int, count: int) -> nn.Sequential:
-            return nn.Sequential(
+        def blocks(channels: int, num_heads: int, count: int) -> TransformerBlocks:
+            return TransformerBlocks(
                 *(
                     TransformerBlock(
                         channels,
@@ -89,7 +92,8 @@ class Restormer(nn.Module):
                         LayerNorm_type=LayerNorm_type,
                     )
                     for _ in range(count)
-                )
+                ),
+                use_checkpoint=use_checkpoint,
             )
 
         self.patch_embed = OverlapPatchEmbed(inp_channels, dim)
