@@ -113,9 +113,11 @@ def test_training_step(script, tmp_path):
     ])  # fmt: skip
     rows = read(tmp_path / 't')
     assert list(rows[0]) == [
-        'network', 'variant', 'batch', 'size', 'rounds', 'ms', 'ms_over_restormer',
+        'network', 'variant', 'batch', 'size', 'rounds', 'ms', 'floor_ms', 'ms_over_restormer',
         'ms_over_plain_variant',
     ]  # fmt: skip
+    assert float(rows[0]['ms']) > float(rows[0]['floor_ms']) > 0
+    assert rows[1]['floor_ms'] == '', 'float32 limits say nothing of bf16'
     assert [bool(row['ms_over_plain_variant']) for row in rows] == [False, True]
 
 

@@ -12,7 +12,9 @@ in the backward pass), ``bf16`` (autocast), ``channels_last``, ``compile``.
 All sides run in turn in one process. Times are medians in milliseconds of wall time (on a GPU of
 CUDA events); ratios are medians over the rounds: to Restormer in the first variant, and to the same
 network in the plain one. Memory is the peak above network, optimiser state and gradients, each side
-in a process of its own.
+in a process of its own. ``floor_ms`` (float32 only) is what the machine needs for three times the
+multiply-accumulates of the forward pass, and for reading and writing weights, gradients and the two
+moments of AdamW once, at the rates of a matrix product and of a copy measured here.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from collections.abc import Callable
 
 import torch
 from common import (
+    Limits,
     add_run_options,
     alternate,
+    measure_limits,
     median_ms,
     median_ratio,
     mib,
@@ -39,6 +43,7 @@ from torch.nn import functional as F
 from vlunet_plain import plain_vlunet
 
 from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
+from unfoldldm_basicsr.reporting.cost import network_cost
 
 NETWORKS = (
     'vlunet-plain', 'vlunet', 'unfoldldm-base-phase1', 'unfoldldm-base-phase2', 'restormer',
@@ -140,7 +145,18 @@ def measure_memory(args: argparse.Namespace) -> dict[tuple, float | None]:
     }  # fmt: skip
 
 
-def measure(args: argparse.Namespace, size: int, peaks: dict[tuple, float | None]) -> list[dict]:
+def floor_ms(limits: Limits, name: str, variant: str, size: int, batch: int) -> float | None:
+    """Milliseconds that no implementation can undercut; None where the limits are not those."""
+    if 'bf16' in variant:
+        return None
+    trained = name.removesuffix('-phase2')  # the frozen teacher has a forward pass only
+    cost = network_cost(options_of(trained, []), size)
+    return limits.floor_ms(2 * 4 * 4 * cost.params, 3 * 2 * cost.macs * batch)
+
+
+def measure(
+    args: argparse.Namespace, size: int, peaks: dict[tuple, float | None], limits: Limits
+) -> list[dict]:
     """Rows of the table for one size."""
     shape = (args.batch, 3, size, size)
     sides = sides_of(args.networks, args.variants)
@@ -153,6 +169,8 @@ def measure(args: argparse.Namespace, size: int, peaks: dict[tuple, float | None
             'network': name, 'variant': variant, 'batch': args.batch, 'size': size,
             'rounds': len(own), 'ms': f'{median_ms(own):.1f}',
         }  # fmt: skip
+        floor = floor_ms(limits, name, variant, size, args.batch)
+        row['floor_ms'] = '' if floor is None else f'{floor:.1f}'
         first = f'{REFERENCE}|{args.variants[0]}'
         others = {REFERENCE: first, 'plain_variant': f'{name}|plain'}
         if name == 'vlunet':
@@ -208,7 +226,8 @@ def main(argv: list[str] | None = None) -> None:
     print(machine)
     # First, since this process keeps gigabytes of its own once it has timed.
     peaks = {} if args.no_memory else measure_memory(args)
-    rows = [row for size in args.sizes for row in measure(args, size, peaks)]
+    limits = measure_limits(args.device)
+    rows = [row for size in args.sizes for row in measure(args, size, peaks, limits)]
     print(f'written: {write_table(rows, args.out, machine)}')
     plot(rows, args, machine)
 
