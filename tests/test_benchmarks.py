@@ -8,7 +8,10 @@ import sys
 
 import pytest
 import torch
+from basicsr.utils.registry import LOSS_REGISTRY
 from helpers import ROOT
+
+from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 
 FOLDER = ROOT / 'scripts' / 'benchmark'
 
@@ -54,15 +57,16 @@ def test_scan(script, tmp_path, core):
     assert 0 < memory['op'] < memory['unbind']
 
 
-def test_backends_of_the_scan_are_measured_in_turn(script):
+def test_backends_of_the_scan_are_measured_in_turn(script, monkeypatch):
     scan = script('scan')
     inputs = scan.make_inputs(4, 3, 2, 'cpu')
-    calls = scan.make_calls(inputs, 'forward', ('torch', 'torch'))
-    assert list(calls) == ['op', 'op torch', 'unbind', 'indexing']
-    try:
-        assert torch.equal(calls['op'](), calls['op torch']())
-    finally:
-        scan.set_scan_backend(None)
+    chosen: list[str] = []
+    monkeypatch.setattr(scan, 'set_scan_backend', chosen.append)
+    calls = scan.make_calls(inputs, 'forward', ('torch', 'mamba'))
+    assert list(calls) == ['op', 'op mamba', 'unbind', 'indexing']
+    for call in calls.values():
+        call()
+    assert chosen == ['torch', 'mamba']
     assert scan.usable_backends(None, 'cpu') == ['torch']
     with pytest.raises(ValueError, match='triton is not usable: it needs --device cuda'):
         scan.usable_backends(['torch', 'triton'], 'cpu')
@@ -104,8 +108,35 @@ def test_networks_side_by_side(script, tmp_path):
     assert all(float(row['ms']) > float(row['floor_ms']) > 0 for row in rows)
 
 
-def test_training_step(script, tmp_path):
+def watch_training(monkeypatch) -> tuple[dict[bool, set[str]], set[str]]:
+    """What the forward passes (of recomputing networks or not) and the losses are seen to use."""
+    used: dict[bool, set[str]] = {}
+    losses: set[str] = set()
+    forward = UnfoldLDM.forward
+
+    def watched(self, lq, *args, **kwargs):
+        found = used.setdefault(torch.is_autocast_enabled('cpu'), set())
+        found |= {'bf16'} if torch.is_autocast_enabled('cpu') else {'plain'}
+        found |= {'checkpoint'} if self.use_checkpoint else set()
+        channels_last = lq.is_contiguous(memory_format=torch.channels_last)
+        found |= {'channels_last'} if channels_last else set()
+        return forward(self, lq, *args, **kwargs)
+
+    monkeypatch.setattr(UnfoldLDM, 'forward', watched)
+    for name in ('L1Loss', 'ISDALoss', 'LatentDiffusionLoss'):
+        kind = LOSS_REGISTRY.get(name)
+
+        def measured(self, *args, name=name, compute=kind.forward, **kwargs):
+            losses.add(name)
+            return compute(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, 'forward', measured)
+    return used, losses
+
+
+def test_training_step(script, tmp_path, monkeypatch):
     """With the losses of its phase; a variant is compared with the same network without it."""
+    used, losses = watch_training(monkeypatch)
     script('training_step').main([
         '--networks', 'unfoldldm-tiny-phase2', '--sizes', '16',
         '--variants', 'plain', 'bf16+checkpoint+channels_last', '--repeats', '1', '--no-memory',
@@ -119,6 +150,8 @@ def test_training_step(script, tmp_path):
     assert float(rows[0]['ms']) > float(rows[0]['floor_ms']) > 0
     assert rows[1]['floor_ms'] == '', 'float32 limits say nothing of bf16'
     assert [bool(row['ms_over_plain_variant']) for row in rows] == [False, True]
+    assert used == {False: {'plain'}, True: {'bf16', 'checkpoint', 'channels_last'}}
+    assert losses == {'L1Loss', 'ISDALoss', 'LatentDiffusionLoss'}
 
 
 def test_scaling(script, tmp_path, capsys):
@@ -242,7 +275,9 @@ def test_profile_of_a_network(script, tmp_path):
     for row in (ours, restormer):
         assert abs(sum(float(row[kind]) for kind in module.KINDS) - 100) < 1
     assert float(restormer['selective scan']) == 0 < float(ours['selective scan'])
+    assert all(float(row['depthwise convolution']) > 0 for row in (ours, restormer))
     lines = (tmp_path / 'p_parts.csv').read_text(encoding='utf-8').splitlines()
     parts = next(csv.DictReader(lines[1:]))
     assert {'mgda', 'ocformer', 'denoiser', 'outside'} <= parts.keys()
     assert abs(sum(float(parts[name] or 0) for name in list(parts)[3:]) - 100) < 2
+    assert float(parts['outside']) < 25

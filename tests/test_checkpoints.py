@@ -153,11 +153,18 @@ def test_a_flipped_bit_is_found_without_a_list_of_check_sums_too(two, file):
     assert basicsr.train.load_resume_state(options_of(two))['iter'] == 2
 
 
-def test_a_named_state_is_verified_as_well(two):
+@pytest.mark.parametrize('listed', [True, False])
+def test_a_named_state_is_verified_as_well(two, listed):
     options = options_of(two) | {'auto_resume': False}
     options['path']['resume_state'] = str(two / 'states' / '4.state')
     flip(two / 'models' / 'net_g_4.pth')
-    with pytest.raises(ResumeError, match=r'4\.state is damaged: net_g_4\.pth is not what was'):
+    fault = r'is damaged: net_g_4\.pth is not what was'
+    if not listed:
+        (two / 'states' / '4.state.json').unlink()
+        fault = r'has weights net_g_4\.pth that cannot be read'
+    with pytest.raises(
+        ResumeError, match=rf'^path\.resume_state: .*4\.state {fault}.* Name an older state\.$'
+    ):
         basicsr.train.load_resume_state(options)
 
 

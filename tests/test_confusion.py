@@ -47,7 +47,9 @@ def test_cells_are_as_dark_as_their_share_of_the_row():
 def test_the_page_grows_with_names_title_and_footer():
     small = confusion_picture(np.eye(2), ['a', 'b'], 'x').shape
     assert confusion_picture(np.eye(3), ['a', 'b', 'c'], 'x').shape[0] > small[0]
-    assert confusion_picture(np.eye(2), ['a', 'a long name of a class'], 'x').shape > small
+    long = confusion_picture(np.eye(2), ['a', 'a long name of a class'], 'x').shape
+    assert long[0] > small[0]  # square cells as wide as the names above them
+    assert long[1] - small[1] > long[0] - small[0]  # and a margin for the names beside them
     assert confusion_picture(np.eye(2), ['a', 'b'], 'title ' * 20).shape[1] > small[1]
     assert confusion_picture(np.eye(2), ['a', 'b'], 'x', 'footer').shape[0] > small[0]
 

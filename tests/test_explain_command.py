@@ -127,6 +127,24 @@ def test_any_image_is_explained_and_drawn(restorer, shape):
         assert picture.std() > 5
 
 
+def test_every_figure_shows_in_its_picture(explained):
+    explanation, _ = explained
+    before, stage, after = explanation.stages[:3], explanation.stages[3], explanation.stages[4:]
+    for draw, field in (
+        (vlu_pictures.prompt_picture, 'weights'),
+        (vlu_pictures.step_picture, 'residual'),
+        (vlu_pictures.step_picture, 'step'),
+    ):
+        other = stage._replace(**{field: getattr(stage, field)[..., ::-1].copy()})
+        changed = explanation._replace(stages=(*before, other, *after))
+        assert not np.array_equal(draw(changed), draw(explanation)), field
+    attention = explanation.attention
+    picture = vlu_pictures.attention_picture(attention)
+    for field in ('attention', 'before', 'after', 'scores_before', 'scores_after'):
+        other = attention._replace(**{field: getattr(attention, field)[::-1].copy()})
+        assert not np.array_equal(vlu_pictures.attention_picture(other), picture), field
+
+
 def test_prompts_have_the_names_of_degradations_only_if_as_many(explained):
     explanation, _ = explained
     assert explanation.prompt_names == CLASSES
@@ -268,7 +286,8 @@ def test_the_command_writes_pictures_and_the_figures_in_them(weights, tmp_path, 
     names = [f'img_0_{kind}.{suffix}' for kind in ('prompts', 'steps', 'attention')
              for suffix in ('png', 'csv')]  # fmt: skip
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == sorted(names)
-    assert all(str(tmp_path / 'out' / name) in capsys.readouterr().out for name in names[:1])
+    printed = capsys.readouterr().out.split()
+    assert sorted(printed) == sorted(str(tmp_path / 'out' / name) for name in names)
     explanation = explain_vlunet(Restorer(weights['clip']), read_image(photo).pixels)
     table = rows_of(tmp_path / 'out' / 'img_0_prompts.csv')
     assert list(table[0]) == ['stage', *CLASSES]
@@ -280,7 +299,9 @@ def test_the_command_writes_pictures_and_the_figures_in_them(weights, tmp_path, 
     ]
     scores = rows_of(tmp_path / 'out' / 'img_0_attention.csv')
     assert [row['text'] for row in scores] == TEXTS
-    assert abs(sum(float(row['after']) for row in scores) - 1) < 1e-5
+    for side in ('before', 'after'):
+        expected = getattr(explanation.attention, f'scores_{side}')
+        assert [float(row[side]) for row in scores] == pytest.approx(expected.tolist())
 
 
 def test_without_clip_the_attention_is_left_out_with_the_reason(weights, tmp_path, capsys):

@@ -39,18 +39,21 @@ def test_mixing_follows_from_seed_iteration_and_rank():
 def test_half_of_the_batches_stay_as_they_are_and_shares_are_beta_distributed():
     batch = {'lq': torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)}
     batch['gt'] = batch['lq']
-    mix, always = MixUp(mixup_beta=1.2), MixUp(mixup_beta=1.2, use_identity=False)
+    mix = MixUp(mixup_beta=1.2)
     same = sum(mix(batch, i)['lq'] is batch['lq'] for i in range(600))
     assert 240 < same < 360
-    shares = torch.tensor([float(always(batch, i)['lq'][1]) for i in range(2000)])
-    shares = shares[shares < 1]  # own partner in half of the cases
-    assert float(shares.mean()) == pytest.approx(0.5, abs=0.03)
-    assert float(shares.var()) == pytest.approx(1 / (4 * 3.4), rel=0.15)
+    for beta in (0.4, 4.0):  # an even distribution has the variance of beta = 1
+        always = MixUp(mixup_beta=beta, use_identity=False)
+        shares = torch.tensor([float(always(batch, i)['lq'][1]) for i in range(2000)])
+        shares = shares[shares < 1]  # own partner in half of the cases
+        assert float(shares.mean()) == pytest.approx(0.5, abs=0.04)
+        assert float(shares.var()) == pytest.approx(1 / (4 * (2 * beta + 1)), rel=0.15)
 
 
 def test_mixing_is_off_unless_asked_for_and_its_options_are_checked():
     assert build_mixing(None, 0, 0) is None
     assert build_mixing({'mixup': False, 'mixup_beta': 1.2}, 0, 0) is None
+    assert build_mixing({'mixup_beta': 1.2}, 0, 0) is None
     assert build_mixing({'mixup': True, 'mixup_beta': 0.4}, 3, 1).mixup_beta == 0.4
     assert check_mixing({'mixup': True, 'mixup_beta': 1.2, 'use_identity': True}) == []
     found = dict(check_mixing({'mixup': 1, 'mixup_beta': 0, 'mixup_bta': 2}))

@@ -160,20 +160,29 @@ def test_a_node_list_reaches_no_shell(scene, capsys, monkeypatch, entry, nodes):
 
 
 @EACH
+@pytest.mark.parametrize('kind', ['SyntheticDegradationDataset', 'PairedImageDataset'])
 @pytest.mark.parametrize(
-    'backend',
+    ('backend', 'keys'),
     [
-        {'type': 'memcached', 'sys_path': 'plugin', 'server_list_cfg': 'a', 'client_cfg': 'b'},
-        {'type': 'lmdb', 'readonly': False},
-        {'type': 'disk', 'db_paths': '/'},
+        (
+            {'type': 'memcached', 'sys_path': 'plugin', 'server_list_cfg': 'a', 'client_cfg': 'b'},
+            ('type', 'sys_path', 'server_list_cfg', 'client_cfg'),
+        ),
+        ({'type': 'lmdb', 'readonly': False}, ('readonly',)),
+        ({'type': 'disk', 'db_paths': '/'}, ('db_paths',)),
     ],
 )
-def test_only_known_backends_read_data(scene, capsys, entry, backend):
+def test_only_known_backends_read_data(scene, capsys, entry, kind, backend, keys):
+    """BasicSR's own data sets would import a module from the folder that an option names."""
+    if kind == 'PairedImageDataset':
+        data = {k: v for k, v in scene['datasets']['val'].items() if k != 'degradations'}
+        data |= {'type': kind, 'dataroot_lq': data['dataroot_gt']}
+        scene = put(scene, 'datasets.val', data)
     Path('plugin').mkdir()
     Path('plugin/mc.py').write_text(f'import os\nos.mkdir({PROOF!r})\n')
     path = list(sys.path)
     message = refused(entry, put(scene, 'datasets.val.io_backend', backend), capsys)
-    assert 'io_backend.' in message
+    assert all(f'io_backend.{key}: ' in message for key in keys)
     assert sys.path == path
     assert 'mc' not in sys.modules
 

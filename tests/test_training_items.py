@@ -450,8 +450,8 @@ def test_prefetching_in_a_thread_waits_no_longer_either(photos):
     options = run_options(hang(photos) | {'prefetch_mode': 'cpu', 'timeout': 0.1})
     with pytest.raises(DataFault, match=r'timed out after 0\.3 seconds.*img_1\.png'):
         batches(options)
-    with open(Path(photos['dataroot_gt']) / 'img_1.png', 'wb'):  # lets the thread end
-        assert threading.active_count() >= 1
+    with open(Path(photos['dataroot_gt']) / 'img_1.png', 'wb'):
+        pass  # lets the thread end
 
 
 # ---- options ------------------------------------------------------------------------------------

@@ -178,7 +178,8 @@ def test_the_weight_file_alone_restores_what_the_model_restores(make, source):
 
 @EACH
 def test_a_resumed_run_takes_the_same_steps_bit_for_bit(make, source):
-    settings = {'warmup_iter': 2, 'use_grad_clip': True, 'accum_iter': 2}
+    settings = {'warmup_iter': 2, 'use_grad_clip': True, 'accum_iter': 2, 'total_iter': 20}
+    settings['scheduler'] = {'type': 'TrueCosineAnnealingLR', 'T_max': 20, 'eta_min': 1e-6}
     straight = make(source, **settings)
     for iteration in (1, 2):
         step(straight, iteration)

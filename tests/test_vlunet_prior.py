@@ -219,10 +219,14 @@ def test_the_loss_of_the_diffusion_does_not_reach_the_host():
     assert with_gradient == {'condition_encoder', 'denoiser'}
 
 
-def test_mixed_precision_keeps_the_gradients_of_a_network_that_runs_twice():
+def test_mixed_precision_keeps_the_gradients_of_a_network_that_runs_twice(monkeypatch):
+    """Also on a torch that keeps copies of weights from a run without gradients."""
     net, (lq, gt, d) = randomise(make(2, **ALL)).train(), inputs()
+    cleared, clear = [], torch.clear_autocast_cache
+    monkeypatch.setattr(torch, 'clear_autocast_cache', lambda: cleared.append(clear()))
     with torch.autocast('cpu', torch.bfloat16):
         output = net(lq, gt, degradation=d)
+        assert len(cleared) == 1
     output.float().square().mean().backward()
     trained = [p for _, p in net.parameter_groups()['restoration']]
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
