@@ -27,7 +27,8 @@ def run_python(
         cwd: folder to run in.
         variables: environment variables to add.
     """
-    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), **variables)
+    places = os.pathsep.join(map(str, (ROOT, ROOT / 'scripts' / 'faults')))
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=places, **variables)
     return subprocess.run(
         [sys.executable, *args],
         cwd=cwd or ROOT,

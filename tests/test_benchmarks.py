@@ -211,6 +211,7 @@ def test_restoring_in_tiles(script, tmp_path):
     assert [row['statistics'] for row in rows] == ['own', 'fixed']
     assert (tmp_path / 'r_pictures.png').stat().st_size > 10_000
     assert float(rows[1]['rms']) != float(rows[0]['rms']) > 0
+    assert float(rows[0]['seam']) > 0
     if sys.platform == 'linux':
         peak, seconds = tiled.restore_large('unfoldldm-tiny', 48, 40, 40, 'cpu', 1, False)
         assert peak > 50
@@ -225,6 +226,7 @@ def test_a_seam_is_told_from_texture(script):
     assert tiled.seam(torch.full((1, 3, 80, 90), 5.0), 40) == 0
     assert tiled.seam(texture, 40) < 10
     assert 15 < tiled.seam(seamed, 40) < 30
+    assert 15 < tiled.seam(seamed.mT, 40) < 30
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
@@ -263,6 +265,12 @@ def test_overhead(script, tmp_path, capsys):
     times = {'plain': [1.0, 2.0, 4.0], 'package': [1.1, 2.2, 4.4]}
     row = overhead.row_of('x', 'checkpoint', times, iteration=0.5, each=10)
     assert (row['ratio'], row['percent_of_iteration']) == ('1.1000', '4.000')
+    iteration = row | {'part': 'iteration', 'percent_of_iteration': '2.9'}
+    less = row | {'percent_of_iteration': '0.05'}
+    assert overhead.verdict('x', [iteration, less]).endswith(
+        '2.95 % in all, promised less than 3 %: kept'
+    )
+    assert overhead.verdict('x', [iteration, row]).endswith(': NOT kept')
 
 
 def test_profile_of_a_network(script, tmp_path):

@@ -563,6 +563,8 @@ def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path):
     assert pictures.read == [0]
     manifest = json.loads((tmp_path / 'states' / '2.state.json').read_text())
     assert manifest['validated'] == []  # so that resuming makes up for it
+    assert not list(tmp_path.rglob('validation_*.csv')), 'part of a set has no averages'
+    assert not getattr(model, 'best_metric_results', {})
     assert basicsr.train.load_resume_state(options_of(tmp_path))['iter'] == 2
 
 

@@ -100,6 +100,8 @@ def test_idle_gpus_are_named_with_the_command_that_uses_them(tmp_path, caplog, m
     monkeypatch.setattr(get_root_logger(), 'propagate', True)
     network = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2}
     with caplog.at_level('INFO', 'basicsr'):
+        RestorationModel({**model_options(tmp_path, network), 'idle_gpus': 0})
+        assert '--nproc_per_node' not in caplog.text
         RestorationModel({**model_options(tmp_path, network), 'idle_gpus': 3})
     assert '--nproc_per_node=4 -m unfoldldm_basicsr.train' in caplog.text
 

@@ -94,6 +94,10 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
     options = put(phase2, place, '/moved/away.pth')
     assert preflight(options, 'x.yml', True, resuming=True) == []
     assert 'no such file' in problems_at(options, place)
+    (tmp_path / '5.state').write_bytes(b'')
+    named = put(options, 'path.resume_state', str(tmp_path / '5.state'))
+    assert problems_at(named, place) == ''
+    assert 'no such file' in problems_at(named, place, resuming=False)
     ignored = put(options, 'path.ignore_resume_networks', ['network_g'])
     assert 'no such file' in problems_at(ignored, place, resuming=True)
     assert 'no such file' in problems_at(

@@ -227,6 +227,19 @@ def test_large_tensors_of_the_commands_lie_on_large_pages(setting, large, monkey
     assert (int(result.stdout.split()[-1]) > 2**17) == large  # of 2**18 kB
 
 
+@pytest.mark.parametrize('program', ['train', 'test'])
+def test_trainings_and_tests_ask_for_large_pages_too(program, monkeypatch):
+    asked = []
+    monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
+    monkeypatch.setattr(sys, 'argv', [program])
+    monkeypatch.setattr(
+        f'basicsr.{program}.{program}_pipeline',
+        lambda root: asked.append(os.environ.get(huge_pages.VARIABLE)),
+    )
+    getattr(unfoldldm_basicsr, program).main(['-opt', 'x.yml'])
+    assert asked == ['1']
+
+
 def test_doctor_tells_what_becomes_of_large_pages(monkeypatch, capsys):
     monkeypatch.setenv(huge_pages.VARIABLE, '0')
     assert 'THP_MEM_ALLOC_ENABLE=0' in huge_pages.state()

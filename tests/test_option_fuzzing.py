@@ -155,15 +155,14 @@ def test_what_is_accepted_runs(entry):
 @pytest.mark.faults
 @pytest.mark.parametrize('file', FILES)
 def test_every_key_of_every_file(entry, file):
-    all_mutants, counts = list(every_key_once(load(file))), Counter()
-    for mutant in all_mutants:
+    counts = Counter()
+    for mutant in every_key_once(load(file)):
         try:
             counts[verdict(mutant, entry, run=True)] += 1
         except Exception as error:
             error.add_note(f'{file}: {mutant}')
             raise
-    assert set(counts) <= {'clear error', 'ran correctly'}
-    assert counts.total() == len(all_mutants) > 20
+    assert set(counts) == {'clear error', 'ran correctly'}
     assert counts['clear error'] > counts['ran correctly'], 'most mistakes are found'
     total = ', '.join(f'{n} {kind}' for kind, n in COUNTS.items())
     sys.stdout.write(

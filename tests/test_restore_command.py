@@ -152,17 +152,18 @@ def test_a_full_disk_ends_the_folder_with_what_was_restored(tmp_path, weights, m
     paths[0].write_bytes(b'no image')
     write = restore_command.write_image
 
-    def write_two(path, picture):
-        if path.name == 'img_3.png':
+    def write_one(path, picture):
+        if path.name == 'img_2.png':
             raise OSError(28, 'No space left on device')
         write(path, picture)
 
-    monkeypatch.setattr(restore_command, 'write_image', write_two)
-    with pytest.raises(OSError, match=r'img_3\.png: cannot be written: No space left'):
+    monkeypatch.setattr(restore_command, 'write_image', write_one)
+    with pytest.raises(OSError, match=r'img_2\.png: cannot be written: No space left'):
         restore(tmp_path, weights)
     out = capsys.readouterr().out
-    assert 'Restored 2 of 4 images' in out
+    assert 'Restored 1 of 4 images' in out
     assert f'failed: {paths[0]}' in out
+    assert files_in(tmp_path / 'out') == ['img_1.png'], 'the images after it are not tried'
     monkeypatch.undo()
     assert restore(tmp_path, weights, '--skip-existing') == 1
     assert files_in(tmp_path / 'out') == ['img_1.png', 'img_2.png', 'img_3.png']

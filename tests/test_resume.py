@@ -129,6 +129,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(tmp_path, ranks, signum):
     training = start(run, file, ranks=ranks, groups=True)
     assert training.wait(lambda: training.iteration >= 7), training.tail()
     training.kill(signum=signum)
+    training.wait(lambda: 'received: the run is saved' in training.output)
     training.kill(signum=signum)  # a job system and torchrun: both send it
     sent = time.monotonic()
     training.wait(limit=30)
@@ -153,6 +154,7 @@ def test_a_damaged_validation_image_of_one_rank_ends_all_with_one_message(tmp_pa
     training.wait(limit=60)
     assert training.codes == [1, 1], training.tail()
     assert training.output.count('The run has ended: dataset held_out: ') == 1
+    assert training.output.count('The run has ended: ') == 1, 'the other rank says nothing else'
     assert 'photo_3.png: cannot be decoded' in training.output
     assert 'Traceback' not in training.output
     assert states(tmp_path / 'run') == [5, 10]  # saved before the validation

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -19,9 +21,15 @@ from unfoldldm_basicsr.compat.failures import DataFault, OutputWriteError
 from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.models.interruption import stop_request
-from unfoldldm_basicsr.models.saved_images import SavedImages, _renamed
+from unfoldldm_basicsr.models.saved_images import (
+    SavedImages,
+    _full_name,
+    _listed_names,
+    _renamed,
+)
 from unfoldldm_basicsr.models.validation import (
     ImageResult,
+    _describe,
     append_rows,
     evaluate,
     write_stage_psnr,
@@ -81,10 +89,20 @@ def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model
     path = Path(photos['dataroot_gt'], 'img_2.png')
     path.unlink()
     os.mkfifo(path)  # nobody writes to it
+
+    def release() -> None:  # a validation without an end fails instead of waiting for ever
+        with suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+    late = threading.Timer(15, release)
+    late.start()
     begun = time.monotonic()
     fault = r'img_2\.png: .*no answer within 0\.3 s \(timeout of dataset photos\)'
-    with pytest.raises(DataFault, match=fault):
-        evaluate(model, loader, '1', save_img=False)
+    try:
+        with pytest.raises(DataFault, match=fault):
+            evaluate(model, loader, '1', save_img=False)
+    finally:
+        late.cancel()
     assert time.monotonic() - begun < 20
 
 
@@ -134,6 +152,8 @@ def test_a_table_gets_all_rows_of_a_validation_or_none(tmp_path):
         assert file.read_bytes() == left
     append_rows(tmp_path / 'new.csv', ['iteration', 'image'], whole)
     assert (tmp_path / 'new.csv').read_bytes() == before
+    append_rows(path, ['iteration', 'image'], [['3', 'c']])
+    assert path.read_bytes() == before + b'3,c\r\n'
 
 
 def test_no_part_of_an_image_stays_on_a_full_disk(model, photos, monkeypatch):
@@ -196,8 +216,11 @@ def test_names_are_known_without_reading_and_kept_where_they_differ(tmp_path, ki
         root = tmp_path / 'photos.lmdb'
     options = {'path': {'visualization': 'v'}, 'name': 'x', 'is_train': True}
     dataset = validation_set(paired(root, root))
-    files = SavedImages(options, dataset, '5')
-    assert files._renamed == {}
+    scenes = [f'{scene}_img_{index}' for scene in ('S1', 'S2') for index in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(dataset), '__getitem__', lambda *_: pytest.fail('read'))
+        assert _listed_names(dataset) == [f'{n}_{dataset.degradation_name}' for n in scenes]
+        assert SavedImages(options, dataset, '5')._renamed == {}
     write_photos(tmp_path / 'photos', 1, (24, 32))[0].rename(tmp_path / 'photos' / 'S1_img_1.png')
     if kind == 'folder':
         dataset = validation_set(paired(root, root))
@@ -205,6 +228,24 @@ def test_names_are_known_without_reading_and_kept_where_they_differ(tmp_path, ki
         clashing = SavedImages(options, dataset, '5')._renamed
         assert sorted(clashing.values()) == sorted(f'{name}_{index}' for index in clashing)
         assert len(clashing) == 2
+
+
+@pytest.mark.parametrize('kind', ['stock', 'mixture', 'synthetic'])
+def test_listed_names_are_those_of_the_results(photos, tmp_path, kind):
+    if kind == 'stock':
+        options = stock_options(tmp_path)['datasets']['val']
+        dataset = build_dataset({**options, 'phase': 'val', 'scale': 4})
+    elif kind == 'mixture':
+        part = {key: photos[key] for key in ('type', 'dataroot_gt', 'degradations')}
+        sets = [{**part, 'degradation_name': name} for name in ('rain', 'noise')]
+        mixture = {'type': 'MixedDegradationDataset', 'degradation_names': ['noise', 'rain']}
+        dataset = validation_set({'name': 'mixed', **mixture, 'sets': sets})
+    else:
+        dataset = validation_set(photos)
+    assert len(dataset) > 1
+    loader = DataLoader(dataset)
+    results = [_describe(i, loader.collate_fn([dataset[i]]), dataset) for i in range(len(dataset))]
+    assert _listed_names(dataset) == [_full_name(r.name, r.degradation) for r in results]
 
 
 def test_a_new_name_is_no_other_images_name():
