@@ -20,6 +20,9 @@ from helpers import tiny_unfoldldm, write_options, write_photos
 from option_mutants import Mutant
 
 from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.inference.checkpoint import DEGRADATION_KEY
+from unfoldldm_basicsr.inference.conditioning import degradation_meta
+from unfoldldm_basicsr.models.conditioning_options import class_order
 from unfoldldm_basicsr.reporting.cost import build_on_meta, network_cost
 
 LARGEST = 20_000_000  # parameters of a network that is trained here
@@ -181,9 +184,19 @@ def _use_weights(options: dict, folder: Path, names: set) -> None:
         net = ARCH_REGISTRY.get(network.pop('type'))(**network)
         paths[key] = str(folder / f'{key}.pth')
         state = net.state_dict()
-        torch.save({'params': state, 'params_ema': state}, paths[key])
+        content = {'params': state, 'params_ema': state}
+        if label == 'g' and 'network_e' in options:
+            content[DEGRADATION_KEY] = _embedding(options)
+        torch.save(content, paths[key])
     if paths.get('resume_state') and 'resume_state' not in names:
         paths['resume_state'] = None
+
+
+def _embedding(options: dict) -> dict:
+    """What the file of a steered network says about its vectors."""
+    network = dict(options['network_e'])
+    net = ARCH_REGISTRY.get(network['type'])(**{k: v for k, v in network.items() if k != 'type'})
+    return degradation_meta(class_order(options), network, net.state_dict())
 
 
 def _mappings(value: object) -> Iterator[dict]:

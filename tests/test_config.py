@@ -77,6 +77,7 @@ STOCK_FAULTS = [
     ('train.total_iter', DELETE, 'is missing'),
     ('train.total_iter', 0, 'at least 1'),
     ('train.total_iter', 10.5, 'whole number'),
+    ('train.total_iter', 1e30, r'at most 1e\+09'),
     ('train.ema_decy', 0.9, "Did you mean 'ema_decay'"),
     ('train.ema_decay', 1.5, 'at most 1'),
     ('train.optim_g', DELETE, 'is missing'),

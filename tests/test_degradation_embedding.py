@@ -237,6 +237,10 @@ def test_missing_openclip_comes_with_the_install_command(monkeypatch):
         ),
         ({'pretrained': 'openai'}, 'neither a file nor an OpenCLIP tag of your clip_config'),
         ({'clip_config': {'dim': 3}}, "clip_config: .*'dim'"),
+        (
+            {'clip_config': {**TINY_CLIP, 'text_cfg': -1}},
+            r'clip_config\.text_cfg must be a section',
+        ),
         ({'class_texts': []}, 'at least one entry in class_texts'),
         ({'temperature': 0}, 'temperature above 0'),
     ],

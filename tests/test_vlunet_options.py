@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import DELETE, problems_at, put
+from torch import nn
 from vlunet_runs import EMBEDDINGS, NAMES, NETWORK, mixture
 
 from unfoldldm_basicsr.config.preflight import preflight
+from unfoldldm_basicsr.inference.checkpoint import DEGRADATION_KEY
+from unfoldldm_basicsr.inference.conditioning import degradation_meta
 from unfoldldm_basicsr.models import RestorationModel, VLUNetModel
 
 NETWORK_E = {'network_e': {'type': 'Restormer'}}
@@ -97,8 +101,6 @@ def test_a_label_needs_named_degradations_and_an_image_does_not(options):
 
 
 def test_weights_of_the_embedding_are_compared_with_it(options, tmp_path):
-    from basicsr.utils.registry import ARCH_REGISTRY
-
     arguments = dict(EMBEDDINGS['label'])
     net = ARCH_REGISTRY.get(arguments.pop('type'))(**{**arguments, 'num_degradations': 5})
     torch.save({'params': net.state_dict()}, tmp_path / 'e.pth')
@@ -116,6 +118,30 @@ def test_a_test_option_file_passes_too(options, tmp_path):
     test['path'] = {'pretrain_network_g': str(weights)}
     del test['val']['val_freq']
     assert preflight(test, 'x.yml', False, here=False) == []
+
+
+def test_a_test_knows_the_vectors_that_its_network_was_trained_with(options, tmp_path):
+    def weights(name: str, net: nn.Module, **more) -> str:
+        torch.save({'params': net.state_dict(), **more}, tmp_path / name)
+        return str(tmp_path / name)
+
+    def build(section: str) -> nn.Module:
+        arguments = dict(options[section])
+        return ARCH_REGISTRY.get(arguments.pop('type'))(**arguments)
+
+    net, embedding = build('network_g'), build('network_e')
+    record = degradation_meta(NAMES, options['network_e'], embedding.state_dict())
+    test = {key: value for key, value in options.items() if key not in ('train', 'logger')}
+    test['datasets'] = {'test': options['datasets']['val']}
+    del test['val']['val_freq']
+    bare = {'pretrain_network_g': weights('bare.pth', net)}
+    whole = {'pretrain_network_g': weights('whole.pth', net, **{DEGRADATION_KEY: record})}
+    named = {**bare, 'pretrain_network_e': weights('e.pth', embedding)}
+    found = problems_at({**test, 'path': bare}, 'path.pretrain_network_g')
+    assert 'bare.pth: holds no degradation embedding' in found
+    assert 'path.pretrain_network_e' in found
+    for path in (whole, named):
+        assert preflight({**test, 'path': path}, 'x.yml', False) == []
 
 
 def test_plain_models_do_not_know_the_keys_of_the_embedding():

@@ -42,7 +42,7 @@ PATH: dict[str, Key] = {
     'ignore_resume_networks': Key((list, _NONE), 'networks that a resumed run does not load'),
 }
 TRAIN: dict[str, Key] = {
-    'total_iter': Key(_COUNT, 'number of training steps', low=1),
+    'total_iter': Key(_COUNT, 'number of training steps', low=1, high=1e9),
     'warmup_iter': Key((int, _NONE), 'steps of linear warm-up of the learning rate', low=-1),
     'ema_decay': Key((*_NUMBER, _NONE), 'decay of the averaged weights', low=0, high=1),
     'optim_g': Key((dict,), 'type and arguments of the optimiser'),

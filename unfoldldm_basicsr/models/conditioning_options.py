@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from ..config.suggest import did_you_mean
-from .model_options import OPTIONAL, OptionKeys, Problems, section_of
+from ..inference.checkpoint import CheckpointError, read_checkpoint
+from .model_options import OPTIONAL, OptionKeys, Problems, is_training, section_of
 
 WRONG = 'wrong'
+NO_EMBEDDING = (
+    'holds no degradation embedding, so the test would steer the network with random vectors. Name '
+    "the embedding's weights in path.pretrain_network_e."
+)
 
 CONDITIONING_OPTION_KEYS: OptionKeys = {
     '': {
@@ -57,6 +63,23 @@ def class_order(opt: Mapping[str, Any]) -> list[str]:
 def _datasets(opt: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     found = [(str(k), v) for k, v in section_of(opt, 'datasets').items() if isinstance(v, Mapping)]
     return sorted(found, key=lambda pair: pair[0] != 'train')
+
+
+def check_tested_embedding(opt: Mapping[str, Any]) -> Problems:
+    """Whether a test knows the vectors that its network was trained with, as (key path, message).
+
+    Files that are missing or damaged are for other checks to name.
+    """
+    path = section_of(opt, 'path')
+    weights = path.get('pretrain_network_g')
+    if is_training(opt) or path.get('pretrain_network_e') or not isinstance(weights, str):
+        return []
+    file = Path(weights).expanduser()
+    try:
+        known = not file.is_file() or read_checkpoint(file).degradation is not None
+    except CheckpointError:
+        known = True
+    return [] if known else [('path.pretrain_network_g', f'{weights}: {NO_EMBEDDING}')]
 
 
 def check_conditioning(opt: Mapping[str, Any]) -> Problems:

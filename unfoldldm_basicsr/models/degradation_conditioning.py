@@ -23,7 +23,13 @@ from torch import Tensor, nn
 from ..inference.checkpoint import DEGRADATION_KEY, CheckpointError
 from ..inference.conditioning import DegradationRecord, degradation_meta, read_record
 from .checkpoint_writer import network_state
-from .conditioning_options import check_conditioning, class_order, class_order_fault
+from .conditioning_options import (
+    NO_EMBEDDING,
+    check_conditioning,
+    check_tested_embedding,
+    class_order,
+    class_order_fault,
+)
 from .degradation_override import DegradationOverride
 from .ema import update_ema
 from .model_options import Problems
@@ -64,7 +70,8 @@ class DegradationConditioning:
 
     @classmethod
     def check_options(cls, opt: Mapping[str, Any]) -> Problems:
-        return super().check_options(opt) + check_conditioning(opt)
+        problems = super().check_options(opt) + check_conditioning(opt)
+        return problems + check_tested_embedding(opt)
 
     @classmethod
     def trained_groups(cls, networks: Mapping[str, nn.Module]) -> Groups:
@@ -125,10 +132,7 @@ class DegradationConditioning:
         elif record is not None:
             net.load_state_dict(record.state_dict)
         elif not self.is_train:
-            raise ValueError(
-                'path.pretrain_network_e is empty and path.pretrain_network_g holds no degradation '
-                'embedding, so the test would steer the network with random vectors.'
-            )
+            raise ValueError(f'path.pretrain_network_g: {self._start_file()}: {NO_EMBEDDING}')
         elif hasattr(net, 'save_backbone'):
             get_root_logger().warning(
                 f'path.pretrain_network_e is empty: the adapters of {type(net).__name__} keep '

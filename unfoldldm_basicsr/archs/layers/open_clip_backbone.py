@@ -46,6 +46,8 @@ def _check_sizes(config: dict, prefix: str = 'clip_config') -> None:
         ValueError: names the key.
     """
     for key, value in config.items():
+        if key in ('vision_cfg', 'text_cfg') and not isinstance(value, dict):
+            raise ValueError(f"{prefix}.{key} must be a section of OpenCLIP's keys, got {value!r}.")
         if isinstance(value, dict):
             _check_sizes(value, f'{prefix}.{key}')
         elif key in _SIZES and not isinstance(value, list | tuple):
