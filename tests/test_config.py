@@ -55,6 +55,7 @@ STOCK_FAULTS = [
     ('datasets.valid', {}, 'is not read: training reads train'),
     ('datasets.train.type', 'PairedDataset', 'no data set .PairedDataset. is registered'),
     ('datasets.train.gt_sze', 4, "Did you mean 'gt_size'"),
+    ('datasets.train.gt_size', 20000, 'at most 4096'),
     ('datasets.train.batch_size_per_gpu', DELETE, 'is missing'),
     ('datasets.train.batch_size_per_gpu', 6, 'less than one batch of 6'),
     ('datasets.train.batch_size_per_gpu', 0, 'at least 1'),

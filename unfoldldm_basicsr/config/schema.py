@@ -89,7 +89,7 @@ DATASET: dict[str, Key] = {
     'dataroot_lq': Key((str, _NONE), 'folder or LMDB of degraded images'),
     'meta_info_file': Key((str, _NONE), 'list of the images to use'),
     'filename_tmpl': Key((str,), 'name of the degraded image'),
-    'gt_size': Key((int, _NONE), 'side of the training patches', low=1),
+    'gt_size': Key((int, _NONE), 'side of the training patches', low=1, high=4096),
     'use_hflip': Key((bool,), 'random mirroring'),
     'use_rot': Key((bool,), 'random turns by 90 degrees'),
     'mean': Key((list, _NONE), 'subtracted from the images, one per channel'),
