@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers import plugin_options, stock_options
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
 
@@ -36,3 +37,15 @@ def _leave_no_trace():
 @pytest.fixture(scope='session', autouse=True)
 def _few_threads():
     torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+
+
+@pytest.fixture
+def stock(tmp_path) -> dict:
+    """Options of a training with classes of BasicSR only."""
+    return stock_options(tmp_path)
+
+
+@pytest.fixture
+def plugin(tmp_path) -> dict:
+    """Options of a Phase I training."""
+    return plugin_options(tmp_path)

@@ -11,19 +11,9 @@ import pytest
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.registry import DATASET_REGISTRY
-from helpers import DELETE, plugin_options, problems_at, put, stock_options
+from helpers import DELETE, problems_at, put
 
 from unfoldldm_basicsr.config.preflight import preflight
-
-
-@pytest.fixture
-def stock(tmp_path):
-    return stock_options(tmp_path)
-
-
-@pytest.fixture
-def plugin(tmp_path):
-    return plugin_options(tmp_path)
 
 
 def test_correct_options_have_no_problems(stock, plugin):

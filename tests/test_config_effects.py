@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from helpers import plugin_options, problems_at, put, stock_options, tiny_unfoldldm
+from helpers import problems_at, put, tiny_unfoldldm
 from tiny_vlunet import vlunet_kwargs
 
 from unfoldldm_basicsr.config.preflight import preflight
-
-
-@pytest.fixture
-def stock(tmp_path):
-    return stock_options(tmp_path)
-
-
-@pytest.fixture
-def plugin(tmp_path):
-    return plugin_options(tmp_path)
-
 
 # ---- keys of training data in a validation set --------------------------------------------------
 

@@ -15,11 +15,6 @@ from unfoldldm_basicsr.ops.ss2d import dispatch
 
 
 @pytest.fixture
-def plugin(tmp_path):
-    return plugin_options(tmp_path)
-
-
-@pytest.fixture
 def start(tmp_path, monkeypatch):
     """Parses the command line of a run in an otherwise empty folder."""
 

@@ -9,23 +9,12 @@ from typing import Any, Literal
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
-from helpers import DELETE, plugin_options, problems_at, put, stock_options
+from helpers import DELETE, problems_at, put
 from torch import nn
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.config.preflight import preflight
 from unfoldldm_basicsr.config.values import Key, argument_problem, key_problem
-
-
-@pytest.fixture
-def stock(tmp_path):
-    return stock_options(tmp_path)
-
-
-@pytest.fixture
-def plugin(tmp_path):
-    return plugin_options(tmp_path)
-
 
 # ---- values -------------------------------------------------------------------------------------
 

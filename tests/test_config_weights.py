@@ -10,19 +10,9 @@ import pytest
 import torch
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY
-from helpers import plugin_options, problems_at, put, stock_options, write_options
+from helpers import problems_at, put, write_options
 
 from unfoldldm_basicsr.config.preflight import preflight
-
-
-@pytest.fixture
-def stock(tmp_path):
-    return stock_options(tmp_path)
-
-
-@pytest.fixture
-def plugin(tmp_path):
-    return plugin_options(tmp_path)
 
 
 def weights_of(options: dict, file: Path, drop: str = '#') -> Path:

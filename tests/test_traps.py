@@ -27,7 +27,6 @@ from helpers import (
     plugin_options,
     problems_at,
     put,
-    stock_options,
     write_photos,
 )
 from torch import nn
@@ -140,11 +139,6 @@ def test_an_unknown_metric_is_named_with_the_nearest():
 
 
 # ---- models of BasicSR itself -------------------------------------------------------------------
-
-
-@pytest.fixture
-def stock(tmp_path):
-    return stock_options(tmp_path)
 
 
 class Normalised(nn.Sequential):
