@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..inference.conditioning import AUTO
 from ..inference.restorer import Restorer
 
 
@@ -16,7 +17,7 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
         '--param-key', help='weights to take: params_ema (default where present) or params'
     )
     parser.add_argument(
-        '--degradation', default='auto', metavar='NAME',
+        '--degradation', default=AUTO, metavar='NAME',
         help='VLU-Net: name or index of the degradation, for weights that cannot tell it (auto)',
     )  # fmt: skip
     parser.add_argument(
