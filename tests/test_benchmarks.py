@@ -117,7 +117,8 @@ def watch_training(monkeypatch) -> tuple[dict[bool, set[str]], set[str]]:
     def watched(self, lq, *args, **kwargs):
         found = used.setdefault(torch.is_autocast_enabled('cpu'), set())
         found |= {'bf16'} if torch.is_autocast_enabled('cpu') else {'plain'}
-        found |= {'checkpoint'} if self.use_checkpoint else set()
+        recomputes = any(getattr(m, 'use_checkpoint', False) for m in self.modules())
+        found |= {'checkpoint'} if recomputes else set()
         channels_last = lq.is_contiguous(memory_format=torch.channels_last)
         found |= {'channels_last'} if channels_last else set()
         return forward(self, lq, *args, **kwargs)

@@ -107,6 +107,12 @@ class Job:
         for iteration in (1, 2, 3):
             self.step(first, iteration)
         self.found['phase1'] = self.equal_on_all_ranks(first)
+        again = UnfoldLDMPhase1Model(
+            self.options('recomputing', tiny_unfoldldm(1, use_checkpoint=True), **CLIP)
+        )
+        for iteration in (1, 2):
+            self.step(again, iteration)
+        self.found['recomputing'] = self.equal_on_all_ranks(again)
         self.found['data_differs'] = len({str(x) for x in self.everywhere(first.lq)}) == self.world
         first.save(0, 3)
         distributed.barrier()
@@ -296,7 +302,8 @@ def found(tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize(
-    'phase', ['phase1', 'warmup', 'joint', 'host_phase1', 'host_warmup', 'host_joint']
+    'phase',
+    ['phase1', 'recomputing', 'warmup', 'joint', 'host_phase1', 'host_warmup', 'host_joint'],
 )
 def test_replicas_stay_bit_identical(found, phase):
     assert found['data_differs']

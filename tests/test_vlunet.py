@@ -70,10 +70,11 @@ def test_keys_shapes_and_parameter_count_equal_the_released_ones():
     assert sum(p.numel() for p in net.parameters()) == released['params'] == 35_353_028
 
 
-def test_constructor_has_the_released_arguments_and_the_vector_length():
+def test_constructor_has_the_released_arguments_the_vector_length_and_checkpointing():
     assert list(inspect.signature(VLUNet).parameters) == [
         'de_dim', 'inp_channels', 'out_channels', 'dim', 'num_blocks', 'num_refinement_blocks',
         'heads', 'ffn_expansion_factor', 'bias', 'LayerNorm_type', 'embed_dim',
+        'use_checkpoint',
     ]  # fmt: skip
 
 

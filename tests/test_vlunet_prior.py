@@ -308,11 +308,12 @@ OTHER_VALUES = {
     'infer_noise': 'zero',
     'denoiser_dim': 32,
     'denoiser_layers': 3,
+    'use_checkpoint': True,
 }
 
 
 def fingerprint(net: VLUNetPrior) -> tuple:
-    """Keys and shapes, evaluation output, training output."""
+    """Keys and shapes, evaluation output, training output, runs of a gradient step."""
     torch.manual_seed(1)
     randomise(net)
     channels, length = net.output.out_channels, net.embed_dim
@@ -321,8 +322,14 @@ def fingerprint(net: VLUNetPrior) -> tuple:
     d = torch.randn(2, length, generator=generator)
     torch.manual_seed(3)
     with torch.no_grad():
-        outputs = net.eval()(lq, degradation=d), net.train()(lq, gt, degradation=d)
-    return tuple((k, tuple(v.shape)) for k, v in net.state_dict().items()), *outputs
+        evaluated = net.eval()(lq, degradation=d)
+    calls = []
+    handle = net.latent.gradient_descent.register_forward_pre_hook(lambda *_: calls.append(1))
+    trained = net.train()(lq, gt, degradation=d)
+    trained.sum().backward()
+    handle.remove()
+    shapes = tuple((k, tuple(v.shape)) for k, v in net.state_dict().items())
+    return shapes, evaluated, trained.detach(), len(calls)
 
 
 def same(a, b) -> bool:

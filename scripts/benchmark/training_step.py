@@ -6,8 +6,8 @@
 
 Networks: VLU-Net and its plain PyTorch implementation (``vlunet-plain``), Restormer, NAFNet, and
 UnfoldLDM in both training phases with the losses of its option files. Variants, joined by ``+``:
-``plain`` (float32), ``checkpoint`` (stages of UnfoldLDM and blocks of Restormer are computed again
-in the backward pass), ``bf16`` (autocast), ``channels_last``, ``compile``.
+``plain`` (float32), ``checkpoint`` (the blocks of UnfoldLDM, VLU-Net and Restormer are computed
+again in the backward pass), ``bf16`` (autocast), ``channels_last``, ``compile``.
 
 All sides run in turn in one process. Times are medians in milliseconds of wall time (on a GPU of
 CUDA events); ratios are medians over the rounds: to Restormer in the first variant, and to the same

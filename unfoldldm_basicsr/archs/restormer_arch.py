@@ -17,6 +17,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from ..compat.registry import register
+from .layers.blocks import Blocks
 from .layers.hyperparameters import (
     StateDict,
     check_strict,
@@ -26,7 +27,7 @@ from .layers.hyperparameters import (
 )
 from .layers.layout import to_quick_layout
 from .layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
-from .layers.transformer import TransformerBlock, TransformerBlocks
+from .layers.transformer import TransformerBlock
 
 
 @register(ARCH_REGISTRY)
@@ -81,8 +82,8 @@ class Restormer(nn.Module):
                 f'equal out_channels ({out_channels}) unless dual_pixel_task is true.'
             )
 
-        def blocks(channels: int, num_heads: int, count: int) -> TransformerBlocks:
-            return TransformerBlocks(
+        def blocks(channels: int, num_heads: int, count: int) -> Blocks:
+            return Blocks(
                 *(
                     TransformerBlock(
                         channels,

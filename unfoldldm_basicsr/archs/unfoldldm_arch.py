@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..compat.registry import register
 from ..config.suggest import check_choice
@@ -95,7 +93,8 @@ class UnfoldLDM(LatentPrior, nn.Module):
         dra: attention between the estimates: 'hat_q', 'tilde_q' or 'self'.
         pdr: prior modulation: 'gate', 'film' or 'none'.
         prior_in_attn: the prior also scales the attention's input.
-        use_checkpoint: recompute each stage in the backward pass (memory of one stage, not of K).
+        use_checkpoint: recompute each block of every stage for its gradients instead of keeping its
+            activations: K stages need far less memory in training, the same result.
 
     Raises:
         ValueError: an unknown choice or an impossible combination.
@@ -169,11 +168,7 @@ class UnfoldLDM(LatentPrior, nn.Module):
                 "pdr: 'none' with prior_in_attn: false leaves the prior without effect; "
                 'set use_ldm: false for this ablation.'
             )
-        self.num_stages, self.prior_stages, self.use_checkpoint = (
-            num_stages,
-            prior_stages,
-            use_checkpoint,
-        )
+        self.num_stages, self.prior_stages = num_stages, prior_stages
         self.prior_input, self.cond_input, self.cond_detach = prior_input, cond_input, cond_detach
 
         def mgda(stages: int) -> MGDA:
@@ -192,6 +187,7 @@ class UnfoldLDM(LatentPrior, nn.Module):
                 wm_mode=wm_mode,
                 wm_rank=wm_rank,
                 wm_radius=wm_radius,
+                use_checkpoint=use_checkpoint,
             )
 
         def ocformer(stages: int) -> OCFormer:
@@ -209,6 +205,7 @@ class UnfoldLDM(LatentPrior, nn.Module):
                 dra=dra,
                 pdr=pdr,
                 prior_in_attn=prior_in_attn,
+                use_checkpoint=use_checkpoint,
             )
 
         if share_stages:
@@ -284,14 +281,10 @@ class UnfoldLDM(LatentPrior, nn.Module):
             mgda, ocformer = (
                 (self.mgda, self.ocformer) if shared else (self.mgda[k], self.ocformer[k])
             )
-            args = (
+            estimates, priors, x = unfolding_stage(
                 *(mgda, partial(self._stage_prior, plan, k), ocformer),
                 *(x, y, k if shared else 0, mode != 'warmup'),
             )
-            if self.use_checkpoint and torch.is_grad_enabled():
-                estimates, priors, x = checkpoint(unfolding_stage, *args, use_reentrant=False)
-            else:
-                estimates, priors, x = unfolding_stage(*args)
             if k == 0 and self.prior_stages == 'first':
                 first = priors.generated
             if return_trace:

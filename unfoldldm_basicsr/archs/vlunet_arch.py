@@ -22,6 +22,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from ..compat.registry import register
+from .layers.blocks import recomputed
 from .layers.hyperparameters import StateDict, check_strict, count_blocks, shape_of
 from .layers.layout import to_quick_layout
 from .layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
@@ -54,10 +55,16 @@ class VLUTrace(NamedTuple):
 
 
 class VLUStage(nn.Module):
-    """Gradient step, then proximal step; see :class:`DGDM` and :class:`PMM`."""
+    """Gradient step, then proximal step; see :class:`DGDM` and :class:`PMM`.
 
-    def __init__(self, gradient_descent: DGDM, denoiser: PMM) -> None:
+    ``use_checkpoint`` computes the gradient step again for its gradients.
+    """
+
+    def __init__(
+        self, gradient_descent: DGDM, denoiser: PMM, *, use_checkpoint: bool = False
+    ) -> None:
         super().__init__()
+        self.use_checkpoint = use_checkpoint
         self.gradient_descent = gradient_descent
         self.denoiser = denoiser
 
@@ -74,7 +81,10 @@ class VLUStage(nn.Module):
 
         ``prior`` (B, C_p) is for blocks that take one, see :class:`PMM`.
         """
-        x, trace = self.gradient_descent(x, y, degradation)
+        if self.use_checkpoint:
+            x, trace = recomputed(self.gradient_descent, x, y, degradation)
+        else:
+            x, trace = self.gradient_descent(x, y, degradation)
         if not return_trace:
             trace = None  # frees its maps before the blocks run
         return self.denoiser(x, prior), trace
@@ -101,6 +111,8 @@ class VLUNet(nn.Module):
             and ``LayerNorm_type`` on to no block, so its blocks are always as with the defaults.
         LayerNorm_type: ``WithBias`` or ``BiasFree``.
         embed_dim: length of the degradation vector (512 for CLIP ViT-B-32).
+        use_checkpoint: recomputes every gradient step and block for its gradients instead of
+            keeping its activations: less memory in training, the same result.
 
     Raises:
         ValueError: arguments that do not fit together.
@@ -122,6 +134,7 @@ class VLUNet(nn.Module):
         bias: bool = False,
         LayerNorm_type: str = 'WithBias',
         embed_dim: int = 512,
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
         if len(num_blocks) != 4 or len(heads) != 4:
@@ -144,8 +157,10 @@ class VLUNet(nn.Module):
                 expansion=ffn_expansion_factor,
                 bias=bias,
                 LayerNorm_type=LayerNorm_type,
+                use_checkpoint=use_checkpoint,
             )
-            return VLUStage(DGDM(channels, level, de_dim, embed_dim), denoiser)
+            gradient_descent = DGDM(channels, level, de_dim, embed_dim)
+            return VLUStage(gradient_descent, denoiser, use_checkpoint=use_checkpoint)
 
         self.patch_embed = OverlapPatchEmbed(inp_channels, dim)
         self.patch_embed_i = OverlapPatchEmbed(inp_channels, dim)

@@ -90,6 +90,8 @@ class VLUNetPrior(LatentPrior, VLUNet):
         infer_noise: start at inference: 'fixed' (stored), 'random' or 'zero'.
         denoiser_dim: hidden width of f_theta.
         denoiser_layers: residual layers of f_theta.
+        use_checkpoint: recomputes every gradient step and block for its gradients instead of
+            keeping its activations: less memory in training, the same result.
 
     Raises:
         ValueError: an unknown choice or an impossible combination.
@@ -129,6 +131,7 @@ class VLUNetPrior(LatentPrior, VLUNet):
         infer_noise: str = 'fixed',
         denoiser_dim: int = 128,
         denoiser_layers: int = 2,
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__(
             de_dim=de_dim,
@@ -142,6 +145,7 @@ class VLUNetPrior(LatentPrior, VLUNet):
             bias=bias,
             LayerNorm_type=LayerNorm_type,
             embed_dim=embed_dim,
+            use_checkpoint=use_checkpoint,
         )
         check_choice('phase', phase, PHASES)
         for level in injection_levels:
@@ -171,6 +175,7 @@ class VLUNetPrior(LatentPrior, VLUNet):
                 ffn_expansion_factor=ffn_expansion_factor,
                 bias=bias,
                 LayerNorm_type=LayerNorm_type,
+                use_checkpoint=use_checkpoint,
             )
         self.init_prior(
             phase=phase,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .attention import TransposedSelfAttention
 from .feed_forward import GatedFeedForward
@@ -41,26 +39,3 @@ class TransformerBlock(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         x = x + self.attn(self.norm1(x))
         return x + self.ffn(self.norm2(x))
-
-
-class TransformerBlocks(nn.Sequential):
-    """Blocks in a row, (B, C, H, W) -> (B, C, H, W).
-
-    Args:
-        blocks: the blocks.
-        use_checkpoint: keeps only the input of each block and computes the block again for its
-            gradients: less memory, about a third more time, the same result.
-    """
-
-    def __init__(self, *blocks: nn.Module, use_checkpoint: bool = False) -> None:
-        super().__init__(*blocks)
-        self.use_checkpoint = use_checkpoint
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        for block in self:
-            if self.use_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return x

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from ...config.suggest import check_choice
 from ...ops.image_statistics import image_statistic
+from ..layers.blocks import Blocks
 from ..layers.vss import VSSBlock
 from .degradation import Factor, affinity_core, banded_core, decomposed_step, lowrank_core
 
@@ -131,6 +132,7 @@ class MGDA(nn.Module):
         mode: 'both', one branch alone ('holistic', 'decomposed': the missing estimate equals the
             present one), or 'none' (x_hat = x, x_tilde = y).
         wm_mode, wm_rank, wm_radius: see :class:`FactorHead`.
+        use_checkpoint: see :class:`Blocks`.
 
     Raises:
         ValueError: unknown ``op``, ``mode`` or ``wm_mode``.
@@ -153,6 +155,7 @@ class MGDA(nn.Module):
         wm_mode: str = 'affinity',
         wm_rank: int = 8,
         wm_radius: int = 32,
+        use_checkpoint: bool = False,
     ):
         super().__init__()
         check_choice('mgda_mode', mode, MODES)
@@ -166,16 +169,16 @@ class MGDA(nn.Module):
         self.holistic = mode in ('both', 'holistic')
         self.decomposed = mode in ('both', 'decomposed')
 
-        def blocks(count: int) -> nn.Sequential:
-            return nn.Sequential(
-                *(VSSBlock(dim, d_state=d_state, expand=expand, mixer=op) for _ in range(count))
-            )
+        def blocks(count: int) -> Blocks:
+            parts = (VSSBlock(dim, d_state=d_state, expand=expand, mixer=op) for _ in range(count))
+            return Blocks(*parts, use_checkpoint=use_checkpoint)
 
         if mode != 'none':
-            self.trunk = nn.Sequential(
+            self.trunk = Blocks(
                 nn.PixelUnshuffle(stride),
                 nn.Conv2d(2 * channels * stride**2, dim, 3, padding=1),
                 *blocks(num_trunk_blocks),
+                use_checkpoint=use_checkpoint,
             )
         if self.holistic:
             self.embed = nn.Sequential(

@@ -26,6 +26,7 @@ from ..layers.attention import (
     channel_attention_map,
     check_heads,
 )
+from ..layers.blocks import Blocks
 from ..layers.convolution import separable_parts
 from ..layers.feed_forward import GatedFeedForward
 from ..layers.layout import to_quick_layout
@@ -124,16 +125,6 @@ class OCFormerBlock(nn.Module):
         return z + self.ffn(b if self.gate is None else self.gate(b, prior))
 
 
-class Level(nn.ModuleList):
-    """Blocks of one level, all guided by the same prior."""
-
-    def forward(self, z: Tensor, prior: Tensor | None) -> Tensor:
-        """z (B, d, H, W), prior (B, C_p) -> like z."""
-        for block in self:
-            z = block(z, prior)
-        return z
-
-
 class OCFormer(nn.Module):
     """The proximal step shared by ``num_stages`` stages.
 
@@ -149,6 +140,7 @@ class OCFormer(nn.Module):
         dra: 'hat_q', 'tilde_q' or 'self', see :class:`DRA`.
         pdr: 'gate' (scale), 'film' (scale and shift) or 'none'.
         prior_in_attn: the prior also scales the input of the attention.
+        use_checkpoint: see :class:`Blocks`.
 
     Raises:
         ValueError: an unknown choice, a list of the wrong length, an odd ``dim``, or heads that do
@@ -171,6 +163,7 @@ class OCFormer(nn.Module):
         dra: str = 'hat_q',
         pdr: str = 'gate',
         prior_in_attn: bool = True,
+        use_checkpoint: bool = False,
     ):
         super().__init__()
         check_choice('dra', dra, DRA_MODES)
@@ -182,8 +175,8 @@ class OCFormer(nn.Module):
             raise ValueError(f'dim must be even (half from each estimate), got {dim}.')
         self.uses_prior = pdr != 'none' or prior_in_attn
 
-        def level(width: int, heads: int, count: int) -> Level:
-            return Level(
+        def level(width: int, heads: int, count: int) -> Blocks:
+            parts = (
                 OCFormerBlock(
                     width,
                     heads,
@@ -197,6 +190,7 @@ class OCFormer(nn.Module):
                 )
                 for _ in range(count)
             )
+            return Blocks(*parts, use_checkpoint=use_checkpoint)
 
         d, (n1, n2, n3, n4), (h1, h2, h3, h4) = dim, num_blocks, heads
         self.embed_hat = OverlapPatchEmbed(channels, d // 2, bias)

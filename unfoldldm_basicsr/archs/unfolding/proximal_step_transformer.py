@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..layers.blocks import Blocks
 from ..layers.transformer import TransformerBlock
 
 
@@ -22,6 +23,7 @@ class PMM(nn.Module):
         expansion: hidden width of the feed-forward parts over ``dim``.
         bias: biases in the convolutions.
         LayerNorm_type: ``WithBias`` or ``BiasFree``.
+        use_checkpoint: see :class:`Blocks`.
     """
 
     def __init__(
@@ -33,21 +35,19 @@ class PMM(nn.Module):
         expansion: float = 2.66,
         bias: bool = False,
         LayerNorm_type: str = 'WithBias',
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(
+        self.blocks = Blocks(
             *(
                 TransformerBlock(
                     dim, num_heads, expansion=expansion, bias=bias, LayerNorm_type=LayerNorm_type
                 )
                 for _ in range(num_blocks)
-            )
+            ),
+            use_checkpoint=use_checkpoint,
         )
 
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) -> like x; ``prior`` (B, C_p) goes to blocks that take one."""
-        if prior is None:
-            return self.blocks(x)
-        for block in self.blocks:
-            x = block(x, prior)
-        return x
+        return self.blocks(x) if prior is None else self.blocks(x, prior)

@@ -1,0 +1,125 @@
+"""``use_checkpoint``: every network with it keeps less for its gradients and has the same ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import tiny_unfoldldm
+from released import randomise
+from tiny_vlunet_prior import TINY_HOST, TINY_PRIOR
+
+from unfoldldm_basicsr import archs
+from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
+from unfoldldm_basicsr.archs.unfolding.plug_in import inject_prior, use_prior
+from unfoldldm_basicsr.archs.vlunet_prior_arch import LEVELS
+
+RESTORMER = {
+    'type': 'Restormer', 'dim': 8, 'num_blocks': [1, 2, 1, 1], 'num_refinement_blocks': 2,
+    'heads': [1, 2, 2, 4],
+}  # fmt: skip
+PRIOR = {'type': 'VLUNetPrior', **TINY_PRIOR, 'null_prior_prob': 0.5}
+NETWORKS = {
+    'Restormer': RESTORMER,
+    'UnfoldLDM phase 1': tiny_unfoldldm(1, null_prior_prob=0.5),
+    'UnfoldLDM phase 2': tiny_unfoldldm(2),
+    'UnfoldLDM conv': tiny_unfoldldm(2, mgda_op='conv', share_stages=False),
+    'VLUNet': {'type': 'VLUNet', **TINY_HOST},
+    'VLUNetPrior phase 1': {**PRIOR, 'phase': 1},
+    'VLUNetPrior phase 2': {**PRIOR, 'phase': 2, 'injection_levels': list(LEVELS)},
+}
+
+
+def build(options: dict, **changes):
+    arguments = {**options, **changes}
+    torch.manual_seed(0)
+    return randomise(getattr(archs, arguments.pop('type'))(**arguments)).train()
+
+
+def call(net, size: int = 16, **settings):
+    """A training call on the same images and random numbers each time."""
+    torch.manual_seed(1)
+    lq, gt = torch.rand(2, 2, 3, size, size)
+    if hasattr(net, 'embed_dim'):
+        settings['degradation'] = torch.randn(2, net.embed_dim)
+    if hasattr(net, 'null_prior'):
+        return net(lq, gt, return_trace=True, **settings)
+    return net(lq, **settings)
+
+
+def loss_of(result) -> torch.Tensor:
+    """Of the output and, where there are some, of the generated priors."""
+    if isinstance(result, torch.Tensor):
+        return result.square().mean()
+    generated = [s.generated.square().mean() for s in result.stages if s.generated is not None]
+    output = [result.output.square().mean()] if result.output.requires_grad else []
+    return sum(output + generated)
+
+
+def kept_and_gradients(net, **settings) -> tuple[int, dict]:
+    """Bytes of what the forward pass keeps, once for each memory, and the gradients."""
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_of(call(net, **settings))
+    loss.backward()
+    found = {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
+    return sum(size for place, size in kept.items() if place not in weights), found
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_a_recomputing_network_keeps_less_and_has_the_same_gradients(name):
+    options = NETWORKS[name]
+    plain, wanted = kept_and_gradients(build(options), size=32)
+    kept, gradients = kept_and_gradients(build(options, use_checkpoint=True), size=32)
+    assert kept < 0.6 * plain
+    assert gradients.keys() == wanted.keys() != set()
+    for key, gradient in wanted.items():
+        torch.testing.assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_recomputation_changes_no_output(name):
+    outputs = [loss_of(call(build(NETWORKS[name], use_checkpoint=use))) for use in (False, True)]
+    assert torch.equal(*outputs)
+
+
+def test_what_a_recomputing_network_keeps_does_not_grow_with_the_inner_width_of_its_blocks():
+    kept = [
+        kept_and_gradients(
+            build(NETWORKS['UnfoldLDM phase 1'], use_checkpoint=True, **width), size=32
+        )[0]
+        for width in ({}, {'ffn_expansion_factor': 8.0, 'mgda_expand': 4})
+    ]
+    assert kept[1] < 1.02 * kept[0]
+
+
+def test_recomputation_works_in_the_warm_up_of_the_prior():
+    gradients = [
+        kept_and_gradients(build(NETWORKS['UnfoldLDM phase 2'], use_checkpoint=use), mode='warmup')[
+            1
+        ]
+        for use in (False, True)
+    ]
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient)
+
+
+def test_a_recomputing_host_needs_its_prior_in_the_backward_pass_too():
+    host = build(RESTORMER, use_checkpoint=True)
+    injected = inject_prior(host, TransformerBlock, 6)
+    randomise(host).train()
+    prior, image = torch.randn(1, 6), torch.rand(1, 3, 16, 16)
+    with use_prior(injected, prior):
+        host(image).sum().backward()
+    assert all(i.ffn_gate.linear.weight.grad.abs().max() > 0 for i in injected)
+    with use_prior(injected, prior):
+        loss = host(image).sum()
+    with pytest.raises(Exception, match='different'):
+        loss.backward()
