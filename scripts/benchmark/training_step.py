@@ -20,6 +20,7 @@ moments of AdamW once, at the rates of a matrix product and of a copy measured h
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vlunet_plain import plain_vlunet
 
+from unfoldldm_basicsr import archs
 from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
 from unfoldldm_basicsr.reporting.cost import network_cost
 
@@ -91,8 +93,10 @@ def options_of(name: str, parts: list[str]) -> dict:
     return network_options('vlunet' if name == 'vlunet-plain' else name, **changes)
 
 
-def make_step(name: str, variant: str, shapes: list[tuple], device: str) -> list[Callable]:
-    """Steps of one network and optimiser on batches of these shapes (B, 3, H, W)."""
+def make_steps(
+    name: str, variant: str, shapes: list[tuple], device: str
+) -> tuple[nn.Module, list[Callable]]:
+    """A network, and its training steps on batches of these shapes (B, 3, H, W)."""
     parts = variant.split('+')
     net = build(options_of(name, parts), device).train()
     layout = torch.channels_last if 'channels_last' in parts else torch.contiguous_format
@@ -115,12 +119,20 @@ def make_step(name: str, variant: str, shapes: list[tuple], device: str) -> list
 
         return call
 
-    return [step(shape) for shape in shapes]
+    return net, [step(shape) for shape in shapes]
 
 
 def prepare_step(name: str, variant: str, shape: tuple, device: str) -> tuple:
     """For :func:`peak_memory`; the small step also creates the optimiser's state."""
-    return tuple(make_step(name, variant, [(1, 3, 32, 32), shape], device))
+    return tuple(make_steps(name, variant, [(1, 3, 32, 32), shape], device)[1])
+
+
+def recomputes(name: str) -> bool:
+    """Whether a network has the option ``use_checkpoint``."""
+    return (
+        'use_checkpoint'
+        in inspect.signature(getattr(archs, options_of(name, [])['type'])).parameters
+    )
 
 
 def sides_of(networks: list[str], variants: list[str]) -> list[tuple[str, str]]:
@@ -129,7 +141,7 @@ def sides_of(networks: list[str], variants: list[str]) -> list[tuple[str, str]]:
         (name, variant)
         for name in networks
         for variant in variants
-        if ('checkpoint' not in variant or name.startswith(('unfoldldm', REFERENCE)))
+        if ('checkpoint' not in variant or recomputes(name))
         and (variant == 'plain' or name != 'vlunet-plain')
     ]
 
@@ -160,7 +172,7 @@ def measure(
     """Rows of the table for one size."""
     shape = (args.batch, 3, size, size)
     sides = sides_of(args.networks, args.variants)
-    calls = {f'{n}|{v}': make_step(n, v, [shape], args.device)[0] for n, v in sides}
+    calls = {f'{n}|{v}': make_steps(n, v, [shape], args.device)[1][0] for n, v in sides}
     times = alternate(calls, args.repeats, device=args.device, budget=args.budget)
     rows = []
     for name, variant in sides:
