@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import new_figure, prepare_machine, print_row, save_figure, write_table
+from common import in_own_process, new_figure, prepare_machine, print_row, save_figure, write_table
 from network_set import build, make_inputs, network_options
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -121,8 +121,9 @@ def system_percent(call: Callable[[], Any]) -> float:
     return 100 * system / (system + user)
 
 
-def measure(name: str, size: int, task: str) -> tuple[dict, dict]:
+def measure(name: str, size: int, task: str, threads: int) -> tuple[dict, dict]:
     """Rows of the kinds and of the parts: milliseconds and percent."""
+    prepare_machine('cpu', threads)
     net, call = prepare(name, size, task)
     call()
     system = system_percent(call)
@@ -192,7 +193,8 @@ def main(argv: list[str] | None = None) -> None:
     print(machine)
     kinds, parts = [], []
     for name in args.networks:
-        for rows, row in zip((kinds, parts), measure(name, args.size, args.task), strict=True):
+        found = in_own_process(measure, name, args.size, args.task, args.threads)
+        for rows, row in zip((kinds, parts), found, strict=True):
             print_row(row)
             rows.append(row)
     print(f'written: {write_table(kinds, args.out, machine)}')
