@@ -20,6 +20,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..compat.freed_memory import keep_freed_memory
 from ..compat.registry import register
 from ..ops.ss2d import set_scan_backend
 from .checkpoint_mixin import CheckpointMixin
@@ -65,6 +66,8 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
             opt.setdefault(key, value)
         self._check_device()
         self._choose_scan_backend()
+        if self.is_train and self.device.type == 'cpu':
+            keep_freed_memory()
         self.val_opt = opt['val'] or {}
         self.train_opt = opt.get('train') or {}
         self.seed = opt.get('manual_seed') or 0

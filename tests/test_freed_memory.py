@@ -1,0 +1,78 @@
+"""Trainings on the CPU keep the memory of freed tensors, and nothing else does."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+import pytest
+import torch
+from helpers import model_options, run_python
+
+from unfoldldm_basicsr.archs import NAFNet
+from unfoldldm_basicsr.compat import freed_memory
+from unfoldldm_basicsr.models import RestorationModel, restoration_model
+
+GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')
+NETWORK = {
+    'type': 'NAFNet',
+    'width': 4,
+    'middle_blk_num': 1,
+    'enc_blk_nums': [1],
+    'dec_blk_nums': [1],
+}
+RESIDENT = """
+import torch
+from unfoldldm_basicsr.compat.freed_memory import keep_freed_memory
+def resident():
+    return int(open('/proc/self/status').read().split('VmRSS:')[1].split()[0]) / 2**10
+torch.ones(2**18)
+kept = keep_freed_memory() if {wanted} else False
+before = resident()
+x = torch.ones(2**26)
+assert resident() - before > 200
+del x
+print(kept, resident() - before > 200)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _undecided(monkeypatch):
+    for name in freed_memory.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@GLIBC
+@pytest.mark.parametrize('wanted', [True, False])
+def test_memory_of_a_freed_tensor_stays_with_the_process_where_asked(wanted):
+    result = run_python('-c', RESIDENT.format(wanted=wanted))
+    assert result.stdout.split() == [str(wanted)] * 2, result.stderr
+
+
+@pytest.mark.parametrize('name', freed_memory.VARIABLES)
+def test_the_environment_decides_first(name, monkeypatch):
+    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', None)  # would raise
+    monkeypatch.setenv(name, '65536')
+    assert freed_memory.keep_freed_memory() is False
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', lambda name: object())
+    assert freed_memory.keep_freed_memory() is False
+    monkeypatch.setattr(sys, 'platform', 'win32')
+    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', None)  # would raise
+    assert freed_memory.keep_freed_memory() is False
+
+
+@pytest.mark.parametrize('is_train', [True, False])
+def test_trainings_on_the_cpu_ask_for_it(is_train, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(restoration_model, 'keep_freed_memory', lambda: asked.append(True))
+    options = model_options(tmp_path, NETWORK, is_train=is_train)
+    if not is_train:
+        arguments = {key: value for key, value in NETWORK.items() if key != 'type'}
+        file = tmp_path / 'weights.pth'
+        torch.save({'params': NAFNet(**arguments).state_dict()}, file)
+        options['path']['pretrain_network_g'] = str(file)
+    RestorationModel(options)
+    assert asked == [True] * is_train
