@@ -81,13 +81,18 @@ class VLUStage(nn.Module):
 
         ``prior`` (B, C_p) is for blocks that take one, see :class:`PMM`.
         """
-        if self.use_checkpoint:
-            x, trace = recomputed(self.gradient_descent, x, y, degradation)
-        else:
-            x, trace = self.gradient_descent(x, y, degradation)
+        x, trace = self.descend(x, y, degradation)
         if not return_trace:
             trace = None  # frees its maps before the blocks run
         return self.denoiser(x, prior), trace
+
+    def descend(
+        self, x: Tensor, y: Tensor, degradation: Tensor
+    ) -> tuple[Tensor, GradientStepTrace]:
+        """The gradient step alone."""
+        if self.use_checkpoint:
+            return recomputed(self.gradient_descent, x, y, degradation)
+        return self.gradient_descent(x, y, degradation)
 
 
 @register(ARCH_REGISTRY)

@@ -277,7 +277,7 @@ class VLUNetPrior(LatentPrior, VLUNet):
             return getattr(self, name)(x, y, degradation, prior=guide)[0]
 
         u, y_features = self.unfold(y, run)
-        u, _ = self.refinement.gradient_descent(u, y_features, degradation)
+        u, _ = self.refinement.descend(u, y_features, degradation)
         return u, self.output(u) + y
 
     def _last_proximal_step(self, u: Tensor, y: Tensor, prior: Tensor) -> Tensor:

@@ -84,7 +84,10 @@ def inject_prior(
 
 @contextmanager
 def use_prior(injections: Iterable[PriorInjection], prior: Tensor) -> Iterator[None]:
-    """``with use_prior(injections, prior):`` guides the host by ``prior`` (B, C_p) inside."""
+    """``with use_prior(injections, prior):`` guides the host by ``prior`` (B, C_p) inside.
+
+    A host that recomputes its blocks (``use_checkpoint``) needs its backward pass inside as well.
+    """
     injections = list(injections)
     for injection in injections:
         injection.prior = prior
