@@ -121,6 +121,56 @@ def test_a_broken_extension_leaves_the_other_backends(monkeypatch):
     dispatch._why_not.cache_clear()
 
 
+@pytest.mark.parametrize(
+    'failure',
+    [
+        subprocess.CalledProcessError(1, ['gcc', 'main.c']),  # no Python.h
+        FileNotFoundError(2, 'No such file or directory', 'gcc'),
+        PermissionError(13, 'Permission denied', '/root/.triton'),
+        AssertionError('libcuda.so cannot found!\nPlease run ldconfig'),
+        AssertionError(),
+        KeyError('cuda'),
+        IndexError('list index out of range'),
+        RuntimeError('0 active drivers'),
+        ZeroDivisionError('division by zero'),
+        NameError('tl is not defined'),
+        SyntaxError('invalid syntax'),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+@pytest.mark.parametrize('stage', ['import', 'trial'])
+@pytest.mark.usefixtures('fresh_choice')
+def test_a_backend_that_breaks_is_passed_over_with_the_reason(
+    monkeypatch, log_lines, failure, stage
+):
+    def broken(*args):
+        raise failure
+
+    monkeypatch.delenv(dispatch.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    if stage == 'import':
+        monkeypatch.setattr(dispatch.importlib, 'import_module', broken)
+    else:
+        monkeypatch.setattr(dispatch.importlib, 'import_module', lambda name: _torch)
+        monkeypatch.setattr(dispatch, 'disagreement', broken)
+    dispatch._why_not.cache_clear()
+    try:
+        notes = describe_backends()
+        assert [dispatch._select('cuda') for _ in range(3)] == ['torch'] * 3
+    finally:
+        dispatch._why_not.cache_clear()
+    reason = type(failure).__name__ + ': ' + (str(failure).partition('\n')[0] or 'no message')
+    warned = [text for level, text in log_lines if level == 'WARNING']
+    assert len(warned) == 2
+    built = isinstance(failure, (subprocess.SubprocessError, FileNotFoundError))
+    assert ('apt install gcc python3-dev' in notes['triton']) == built
+    for name, text in zip(('mamba', 'triton'), warned, strict=True):
+        assert notes[name].startswith('not usable: ')
+        assert reason in notes[name]
+        assert name in text
+        assert reason in text
+
+
 def test_every_backend_is_described():
     notes = describe_backends()
     assert set(notes) == set(dispatch.BACKENDS)
