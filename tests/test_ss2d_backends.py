@@ -296,6 +296,37 @@ def test_triton_agrees_in_the_interpreter_forward_and_all_gradients():
         assert max(errors) <= 2e-6, dict(zip(('y', *NAMES), errors, strict=True))
 
 
+# One sparse file: three times the stride of a direction is beyond 32 bits.
+FAR_APART = """
+import sys, torch
+from unfoldldm_basicsr.ops.ss2d import _torch, _triton
+far, channels, d_state = 2**31 // 3 + 2**10, 4, 2
+torch.manual_seed(0)
+space = torch.from_file(sys.argv[1], shared=True, size=3 * far + 2**10, dtype=torch.bfloat16)
+
+def spread(start, width):
+    out = space.as_strided((1, 2, 3, 4, width), (0, 3 * width, width, far, 1), start)
+    return out.copy_(torch.randn(out.shape))
+
+x, gy = torch.randn(1, 2, 3, channels), torch.randn(1, 2, 3, channels)
+A, D, bias = -torch.rand(4, channels, d_state), torch.randn(4, channels), torch.randn(4, channels)
+dt, b, c = spread(0, channels), spread(100, d_state), spread(200, d_state)
+got = _triton.forward(x, dt, A, b, c, D, bias), *_triton.backward(gy, x, dt, A, b, c, D, bias)
+inputs = [t.double() for t in (x, dt.contiguous(), A, b.contiguous(), c.contiguous(), D, bias)]
+expected = _torch.forward(*inputs), *_torch.backward(gy.double(), *inputs)
+print('ERROR', max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, expected)))
+"""
+
+
+@needs_triton
+def test_triton_reads_directions_that_lie_far_apart(tmp_path):
+    done = run_python('-c', FAR_APART, str(tmp_path / 'space'), TRITON_INTERPRET='1')
+    (tmp_path / 'space').unlink()
+    error = re.search(r'ERROR (.*)', done.stdout)
+    assert error, f'exit status {done.returncode}: {done.stderr[-2000:]}'
+    assert float(error[1]) <= 1e-2  # gradients in bfloat16
+
+
 @needs_triton
 @pytest.mark.parametrize('d_state', [1, 16])
 @pytest.mark.parametrize('capability', [80, 90])
