@@ -17,6 +17,7 @@ import unfoldldm_basicsr.train
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.commands import doctor_command, list_command
 from unfoldldm_basicsr.compat import huge_pages, imports
+from unfoldldm_basicsr.ops.ss2d import dispatch
 from unfoldldm_basicsr.reporting.cost import build_on_meta, module_cost, network_cost
 
 
@@ -187,6 +188,20 @@ def test_list_shows_each_network_of_the_option_files_once(project, capsys):
     assert 'deep/a.yml, deep/b.yml' in out
 
 
+def test_list_takes_networks_that_only_save_memory_for_the_same(project):
+    def rows_of(**network):
+        folder = project / 'options' / network['type']
+        folder.mkdir(parents=True)
+        options = put(stock_options(project), 'network_g', network)
+        write_options(folder / 'a.yml', options)
+        write_options(folder / 'b.yml', put(options, 'network_g.use_checkpoint', True))
+        return [(len(row.files), bool(row.fault)) for row in list_command.networks_in(folder)]
+
+    assert rows_of(type='Restormer', dim=4, heads=[1, 1, 1, 1]) == [(2, False)]
+    network = stock_options(project)['network_g']
+    assert sorted(rows_of(**network)) == [(1, False), (1, True)]  # has no such option
+
+
 def test_cost_counts_products_by_hand():
     net = build_on_meta(torch.nn.Conv2d, {'in_channels': 3, 'out_channels': 8, 'kernel_size': 5})
     cost = module_cost(net, size=12)
@@ -248,6 +263,50 @@ def test_doctor_tells_what_becomes_of_large_pages(monkeypatch, capsys):
     cli.main(['doctor'])
     assert os.environ[huge_pages.VARIABLE] == '1'
     assert re.search(r'large pages +(on|refused|not)', capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ('gpu', 'usable', 'named', 'expected'),
+    [
+        (False, (), '', 'ok    taken            torch (on the CPU)'),
+        (False, (), 'torch', 'ok    taken            torch (on the CPU)'),
+        (False, (), 'triton', 'torch (on the CPU, UNFOLDLDM_SCAN=triton only counts on a GPU)'),
+        (True, ('triton',), '', 'ok    taken            triton (on the GPU)'),
+        (True, ('triton',), 'torch', 'ok    taken            torch (on the GPU)'),
+        (True, (), '', 'ok    taken            torch (on the GPU)'),
+    ],
+)
+def test_doctor_shows_the_scan_backend_that_will_be_taken(
+    monkeypatch, capsys, gpu, usable, named, expected
+):
+    monkeypatch.setenv(dispatch.ENVIRONMENT, named)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    unusable = {'mamba', 'triton'} - set(usable)
+    monkeypatch.setattr(dispatch, '_why_not', lambda name: 'broken' if name in unusable else '')
+    assert cli.main(['doctor']) == 0
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('gpu', 'named', 'expected'),
+    [
+        (False, 'tritn', "unknown scan backend 'tritn'. Did you mean 'triton'?"),
+        (True, 'tritn', "unknown scan backend 'tritn'. Did you mean 'triton'?"),
+        (True, 'mamba', "scan backend 'mamba' is not usable here: broken"),
+    ],
+)
+def test_doctor_finds_fault_with_a_scan_backend_that_cannot_be_taken(
+    monkeypatch, capsys, gpu, named, expected
+):
+    monkeypatch.setenv(dispatch.ENVIRONMENT, named)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    monkeypatch.setattr(dispatch, '_why_not', lambda name: 'broken' if name == 'mamba' else '')
+    assert cli.main(['doctor']) == 1
+    out = capsys.readouterr().out
+    assert f'FAULT taken            UNFOLDLDM_SCAN: {expected}' in out
+    assert 'fix: unset UNFOLDLDM_SCAN, or set it to one of: torch, triton' in out
 
 
 def test_doctor_runs_on_a_broken_installation_and_gives_the_fix():

@@ -180,6 +180,20 @@ def test_phase2_starts_from_the_average_of_phase1_in_both_networks(phase2, train
     assert set(average) <= set(phase2.net_g.state_dict())
 
 
+@pytest.mark.parametrize(('first', 'second'), [(False, True), (True, False)])
+def test_either_phase_alone_may_save_memory(tmp_path, first, second):
+    options = model_options(tmp_path / 'p1', tiny_unfoldldm(1, use_checkpoint=first), **PHASE1)
+    phase1 = UnfoldLDMPhase1Model(options)
+    phase1.save(0, 1)
+    file = f'{options["path"]["models"]}/net_g_1.pth'
+    changes = {'use_checkpoint': second, 'train': {'prior_warmup_iter': 0}}
+    phase2 = UnfoldLDMPhase2Model(phase2_options(tmp_path / 'p2', file, **changes))
+    before = copy(phase2.net_g)
+    assert all(torch.equal(before[key], v) for key, v in phase1.net_g.state_dict().items())
+    step(phase2, 1)
+    assert changed(phase2.net_g, before) >= {'mgda', 'ocformer'}
+
+
 def test_phase2_refuses_a_phase1_of_another_width(tmp_path, phase1_file):
     with pytest.raises(ValueError, match=r'pretrain_network_phase1: .*net_g_3.pth.*prior_width: 8'):
         UnfoldLDMPhase2Model(phase2_options(tmp_path / 'p2', phase1_file, prior_width=16))

@@ -121,6 +121,56 @@ def test_a_broken_extension_leaves_the_other_backends(monkeypatch):
     dispatch._why_not.cache_clear()
 
 
+@pytest.mark.parametrize(
+    'failure',
+    [
+        subprocess.CalledProcessError(1, ['gcc', 'main.c']),  # no Python.h
+        FileNotFoundError(2, 'No such file or directory', 'gcc'),
+        PermissionError(13, 'Permission denied', '/root/.triton'),
+        AssertionError('libcuda.so cannot found!\nPlease run ldconfig'),
+        AssertionError(),
+        KeyError('cuda'),
+        IndexError('list index out of range'),
+        RuntimeError('0 active drivers'),
+        ZeroDivisionError('division by zero'),
+        NameError('tl is not defined'),
+        SyntaxError('invalid syntax'),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+@pytest.mark.parametrize('stage', ['import', 'trial'])
+@pytest.mark.usefixtures('fresh_choice')
+def test_a_backend_that_breaks_is_passed_over_with_the_reason(
+    monkeypatch, log_lines, failure, stage
+):
+    def broken(*args):
+        raise failure
+
+    monkeypatch.delenv(dispatch.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    if stage == 'import':
+        monkeypatch.setattr(dispatch.importlib, 'import_module', broken)
+    else:
+        monkeypatch.setattr(dispatch.importlib, 'import_module', lambda name: _torch)
+        monkeypatch.setattr(dispatch, 'disagreement', broken)
+    dispatch._why_not.cache_clear()
+    try:
+        notes = describe_backends()
+        assert [dispatch._select('cuda') for _ in range(3)] == ['torch'] * 3
+    finally:
+        dispatch._why_not.cache_clear()
+    reason = type(failure).__name__ + ': ' + (str(failure).partition('\n')[0] or 'no message')
+    warned = [text for level, text in log_lines if level == 'WARNING']
+    assert len(warned) == 2
+    built = isinstance(failure, (subprocess.SubprocessError, FileNotFoundError))
+    assert ('apt install gcc python3-dev' in notes['triton']) == built
+    for name, text in zip(('mamba', 'triton'), warned, strict=True):
+        assert notes[name].startswith('not usable: ')
+        assert reason in notes[name]
+        assert name in text
+        assert reason in text
+
+
 def test_every_backend_is_described():
     notes = describe_backends()
     assert set(notes) == set(dispatch.BACKENDS)
@@ -244,6 +294,37 @@ def test_triton_agrees_in_the_interpreter_forward_and_all_gradients():
         errors, same_shape = json.loads(line)
         assert all(same_shape)
         assert max(errors) <= 2e-6, dict(zip(('y', *NAMES), errors, strict=True))
+
+
+# One sparse file: three times the stride of a direction is beyond 32 bits.
+FAR_APART = """
+import sys, torch
+from unfoldldm_basicsr.ops.ss2d import _torch, _triton
+far, channels, d_state = 2**31 // 3 + 2**10, 4, 2
+torch.manual_seed(0)
+space = torch.from_file(sys.argv[1], shared=True, size=3 * far + 2**10, dtype=torch.bfloat16)
+
+def spread(start, width):
+    out = space.as_strided((1, 2, 3, 4, width), (0, 3 * width, width, far, 1), start)
+    return out.copy_(torch.randn(out.shape))
+
+x, gy = torch.randn(1, 2, 3, channels), torch.randn(1, 2, 3, channels)
+A, D, bias = -torch.rand(4, channels, d_state), torch.randn(4, channels), torch.randn(4, channels)
+dt, b, c = spread(0, channels), spread(100, d_state), spread(200, d_state)
+got = _triton.forward(x, dt, A, b, c, D, bias), *_triton.backward(gy, x, dt, A, b, c, D, bias)
+inputs = [t.double() for t in (x, dt.contiguous(), A, b.contiguous(), c.contiguous(), D, bias)]
+expected = _torch.forward(*inputs), *_torch.backward(gy.double(), *inputs)
+print('ERROR', max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, expected)))
+"""
+
+
+@needs_triton
+def test_triton_reads_directions_that_lie_far_apart(tmp_path):
+    done = run_python('-c', FAR_APART, str(tmp_path / 'space'), TRITON_INTERPRET='1')
+    (tmp_path / 'space').unlink()
+    error = re.search(r'ERROR (.*)', done.stdout)
+    assert error, f'exit status {done.returncode}: {done.stderr[-2000:]}'
+    assert float(error[1]) <= 1e-2  # gradients in bfloat16
 
 
 @needs_triton

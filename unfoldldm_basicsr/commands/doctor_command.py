@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import os
 import re
 import shutil
 import sys
@@ -165,14 +166,29 @@ def check_gpu() -> Iterator[Line]:
 
 
 def check_backends() -> Iterator[Line]:
-    """Backends of the selective scan."""
+    """Backends of the selective scan, and the one that a scan on this machine takes."""
     if import_fault('torch'):
         yield Line('scan', 'unknown, as torch cannot be imported')
         return
-    from unfoldldm_basicsr.ops.ss2d import describe_backends
+    import torch
 
-    for name, state in describe_backends().items():
+    from unfoldldm_basicsr.ops.ss2d import chosen_backend, describe_backends
+    from unfoldldm_basicsr.ops.ss2d.dispatch import ENVIRONMENT
+
+    states = describe_backends()
+    for name, state in states.items():
         yield Line(name, state, mark='ok' if state.startswith('usable') else '-')
+    kind = 'cuda' if torch.cuda.is_available() else 'cpu'
+    named = os.environ.get(ENVIRONMENT, '').strip()
+    try:
+        taken = chosen_backend(kind)
+    except ValueError as error:
+        usable = ', '.join(name for name, state in states.items() if state.startswith('usable'))
+        yield Line('taken', str(error), f'unset {ENVIRONMENT}, or set it to one of: {usable}')
+        return
+    # Only the CPU does not take what is named.
+    note = f', {ENVIRONMENT}={named} only counts on a GPU' if named not in ('', taken) else ''
+    yield Line('taken', f'{taken} (on {"the GPU" if kind == "cuda" else "the CPU"}{note})')
 
 
 def check_system() -> Iterator[Line]:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unfoldldm_basicsr.compat.run_options import MEMORY_ONLY
 from unfoldldm_basicsr.compat.yaml_options import read_option_file
 from unfoldldm_basicsr.reporting.cost import Cost, network_cost
 
@@ -92,10 +93,19 @@ def networks_in(folder: Path) -> list[Row]:
             faulty.append(Row('?', (name,), None, str(error)))
             continue
         if isinstance(network, dict) and 'type' in network:
-            key = json.dumps(network, sort_keys=True, default=str)
-            networks.setdefault(key, (network, []))[1].append(name)
+            networks.setdefault(_identity(network), (network, []))[1].append(name)
     rows = [_row(network, files) for network, files in networks.values()]
     return sorted(rows, key=lambda r: (r.network, r.cost or Cost(0, 0))) + faulty
+
+
+def _identity(network: dict[str, Any]) -> str:
+    """Equal for options of equal networks: what only saves memory makes no other network."""
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    kind = str(network['type'])
+    known = inspect.signature(ARCH_REGISTRY.get(kind)).parameters if kind in ARCH_REGISTRY else ()
+    same = {k: v for k, v in network.items() if k not in MEMORY_ONLY or k not in known}
+    return json.dumps(same, sort_keys=True, default=str)
 
 
 def _row(network: dict[str, Any], files: list[str]) -> Row:

@@ -20,9 +20,7 @@ from unfoldldm_basicsr.compat.checkpoint_files import (
 )
 from unfoldldm_basicsr.compat.failures import ResumeError, writing
 from unfoldldm_basicsr.compat.ranks import on_rank_0
-from unfoldldm_basicsr.compat.run_options import differences, run_options
-
-_MEMORY_ONLY = ('use_checkpoint',)  # arguments of networks that change no result
+from unfoldldm_basicsr.compat.run_options import MEMORY_ONLY, differences, run_options
 
 
 class ResumedRun:
@@ -214,7 +212,7 @@ def refuse_other_networks(opt: Mapping[str, Any], path: Path, state: Mapping[str
     changed = [
         f'{key} is {now} in the option file and {then} in the state'
         for key, then, now in (differences(stored, current) if stored else ())
-        if key.partition('.')[0] not in ignored and key.rpartition('.')[2] not in _MEMORY_ONLY
+        if key.partition('.')[0] not in ignored and key.rpartition('.')[2] not in MEMORY_ONLY
     ]
     if changed:
         raise ResumeError(

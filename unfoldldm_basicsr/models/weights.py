@@ -10,13 +10,14 @@ from typing import Any
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
+from ..compat.run_options import MEMORY_ONLY
 from ..inference.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 
 # Arguments that may change from Phase I to Phase II.
 PHASE2_ARGUMENTS = (
     'phase', 'cond_input', 'cond_detach', 'prior_stages', 'prior_source', 'null_prior_prob',
     'num_timesteps', 'beta_start', 'beta_end', 'diffusion_param', 'train_start', 'infer_noise',
-    'denoiser_dim', 'denoiser_layers', 'use_checkpoint',
+    'denoiser_dim', 'denoiser_layers', *MEMORY_ONLY,
 )  # fmt: skip
 
 

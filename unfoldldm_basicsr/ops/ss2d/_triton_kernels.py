@@ -6,7 +6,8 @@ all its lanes. A direction is only an index computation; nothing is reordered in
 
 Buffers per chunk hold one padded tile (BLOCK_N, BLOCK_C) per program, so that the registers are
 not spent on masks and strides: (B 4, chunks, channel blocks, BLOCK_N, BLOCK_C). Padded cells have
-A = B = x = 0 and stay zero. State and arithmetic are float32. L = H W.
+A = B = x = 0 and stay zero. State and arithmetic are float32. L = H W < 2^31; every other offset
+is computed in 64 bits.
 """
 
 import triton
@@ -39,7 +40,7 @@ def _tile(BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
 @triton.jit
 def _tile_slot(image_direction, num_chunks, chunk):
     """Number of this program's tile in a buffer (B 4, chunks, blocks, ...)."""
-    slot = (image_direction * num_chunks + chunk).to(tl.int64)
+    slot = image_direction.to(tl.int64) * num_chunks + chunk
     return slot * tl.num_programs(0) + tl.program_id(0)
 
 
@@ -68,6 +69,8 @@ def chunk_kernel(
     chunk, image, k = tl.program_id(1), tl.program_id(2) // 4, tl.program_id(2) % 4
     state, length, first = tl.arange(0, BLOCK_N), height * width, chunk * chunk_size
     in_c, in_n = channel < channels, state < d_state
+    base, wide_k = image.to(tl.int64) * length, k.to(tl.int64)
+    dt_ptr, b_ptr, c_ptr = dt_ptr + wide_k * dt_dir, b_ptr + wide_k * b_dir, c_ptr + wide_k * c_dir
     tile, size = _tile(BLOCK_N, BLOCK_C)
     a2 = tl.load(a2_ptr + (k * tl.num_programs(0) + tl.program_id(0)) * size + tile)
     bias = _load(bias_ptr, k * channels + channel, in_c)
@@ -78,16 +81,16 @@ def chunk_kernel(
         grad = h
     pixel = _pixel(first, k, length, height, width)
     for _ in range(tl.minimum(chunk_size, length - first)):
-        here = (image * length + pixel).to(tl.int64)
+        here = base + pixel
         x = _load(x_ptr, here * channels + channel, in_c)
-        raw = _load(dt_ptr, here * dt_pixel + k * dt_dir + channel, in_c) + bias
-        b = _load(b_ptr, here * b_pixel + k * b_dir + state, in_n)
+        raw = _load(dt_ptr, here * dt_pixel + channel, in_c) + bias
+        b = _load(b_ptr, here * b_pixel + state, in_n)
         delta = _softplus(raw)
         decay = tl.exp2(a2 * delta[None, :])
         h = decay * h + b[:, None] * (delta * x)[None, :]
         total += delta
         if ADJOINT:
-            c = _load(c_ptr, here * c_pixel + k * c_dir + state, in_n)
+            c = _load(c_ptr, here * c_pixel + state, in_n)
             gy = _load(gy_ptr, here * channels + channel, in_c)
             gain *= decay
             grad += gain * (c[:, None] * gy[None, :])
@@ -133,6 +136,8 @@ def output_kernel(
     chunk, image, k = tl.program_id(1), tl.program_id(2) // 4, tl.program_id(2) % 4
     state, length, first = tl.arange(0, BLOCK_N), height * width, chunk * chunk_size
     in_c, in_n = channel < channels, state < d_state
+    base, wide_k = image.to(tl.int64) * length, k.to(tl.int64)
+    dt_ptr, b_ptr, c_ptr = dt_ptr + wide_k * dt_dir, b_ptr + wide_k * b_dir, c_ptr + wide_k * c_dir
     tile, size = _tile(BLOCK_N, BLOCK_C)
     a2 = tl.load(a2_ptr + (k * tl.num_programs(0) + tl.program_id(0)) * size + tile)
     bias = _load(bias_ptr, k * channels + channel, in_c)
@@ -140,15 +145,15 @@ def output_kernel(
     h = tl.load(start_ptr + slot * size + tile)
     pixel = _pixel(first, k, length, height, width)
     for _ in range(tl.minimum(chunk_size, length - first)):
-        here = (image * length + pixel).to(tl.int64)
+        here = base + pixel
         x = _load(x_ptr, here * channels + channel, in_c)
-        raw = _load(dt_ptr, here * dt_pixel + k * dt_dir + channel, in_c) + bias
-        b = _load(b_ptr, here * b_pixel + k * b_dir + state, in_n)
-        c = _load(c_ptr, here * c_pixel + k * c_dir + state, in_n)
+        raw = _load(dt_ptr, here * dt_pixel + channel, in_c) + bias
+        b = _load(b_ptr, here * b_pixel + state, in_n)
+        c = _load(c_ptr, here * c_pixel + state, in_n)
         delta = _softplus(raw)
         h = tl.exp2(a2 * delta[None, :]) * h + b[:, None] * (delta * x)[None, :]
         y = tl.sum(h * c[:, None], axis=0)
-        tl.store(y_ptr + (k * num_pixels + here) * channels + channel, y, mask=in_c)
+        tl.store(y_ptr + (wide_k * num_pixels + here) * channels + channel, y, mask=in_c)
         pixel = _move(pixel, k, 1, length, width)
 
 
@@ -160,11 +165,12 @@ def adjoint_kernel(
     dt_pixel, dt_dir, b_pixel, b_dir, c_pixel, c_dir,
     SUB: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    block = tl.program_id(0)
-    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     chunk, image, k = tl.program_id(1), tl.program_id(2) // 4, tl.program_id(2) % 4
     state, length, first = tl.arange(0, BLOCK_N), height * width, chunk * chunk_size
     in_c, in_n = channel < channels, state < d_state
+    base, wide_k = image.to(tl.int64) * length, k.to(tl.int64)
+    dt_ptr, b_ptr, c_ptr = dt_ptr + wide_k * dt_dir, b_ptr + wide_k * b_dir, c_ptr + wide_k * c_dir
     tile, size = _tile(BLOCK_N, BLOCK_C)
     a2 = tl.load(a2_ptr + (k * tl.num_programs(0) + tl.program_id(0)) * size + tile)
     bias = _load(bias_ptr, k * channels + channel, in_c)
@@ -172,6 +178,8 @@ def adjoint_kernel(
     steps = tl.minimum(chunk_size, length - first)
     num_groups = (steps + SUB - 1) // SUB
     keep_ptr += slot * (chunk_size // SUB) * size
+    shift = tl.program_id(0).to(tl.int64) * num_pixels * 4 * d_state
+    gb_ptr, gc_ptr = gb_ptr + shift, gc_ptr + shift
 
     # Forward through the chunk: the state that enters every group of SUB steps.
     h = tl.load(start_ptr + slot * size + tile)
@@ -179,10 +187,10 @@ def adjoint_kernel(
     for done in range(steps):
         if done % SUB == 0:
             tl.store(keep_ptr + (done // SUB) * size + tile, h)
-        here = (image * length + pixel).to(tl.int64)
+        here = base + pixel
         x = _load(x_ptr, here * channels + channel, in_c)
-        raw = _load(dt_ptr, here * dt_pixel + k * dt_dir + channel, in_c) + bias
-        b = _load(b_ptr, here * b_pixel + k * b_dir + state, in_n)
+        raw = _load(dt_ptr, here * dt_pixel + channel, in_c) + bias
+        b = _load(b_ptr, here * b_pixel + state, in_n)
         delta = _softplus(raw)
         h = tl.exp2(a2 * delta[None, :]) * h + b[:, None] * (delta * x)[None, :]
         pixel = _move(pixel, k, 1, length, width)
@@ -199,15 +207,15 @@ def adjoint_kernel(
         for i in tl.static_range(SUB):  # steps beyond the image have delta = 0 and change nothing
             live_c = channel < tl.where(begin + i < length, channels, 0)
             live_n = state < tl.where(begin + i < length, d_state, 0)
-            here = (image * length + pixel).to(tl.int64)
+            here = base + pixel
             x = _load(x_ptr, here * channels + channel, live_c)
             gy = _load(gy_ptr, here * channels + channel, live_c)
-            raw = _load(dt_ptr, here * dt_pixel + k * dt_dir + channel, live_c) + bias
-            b = _load(b_ptr, here * b_pixel + k * b_dir + state, live_n)
+            raw = _load(dt_ptr, here * dt_pixel + channel, live_c) + bias
+            b = _load(b_ptr, here * b_pixel + state, live_n)
             delta = tl.where(live_c, _softplus(raw), 0.0)
             h = tl.exp2(a2 * delta[None, :]) * h + b[:, None] * (delta * x)[None, :]
             gc = tl.sum(h * gy[None, :], axis=1)
-            part = ((block * num_pixels + here) * 4 + k) * d_state + state
+            part = (here * 4 + k) * d_state + state
             tl.store(gc_ptr + part, gc, mask=live_n)
             states = states + (h,)  # noqa: RUF005 (Triton has no star in tuples)
             pixel = _move(pixel, k, 1, length, width)
@@ -217,12 +225,12 @@ def adjoint_kernel(
             step = begin + (SUB - 1 - i_back)
             live_c = channel < tl.where(step < length, channels, 0)
             live_n = state < tl.where(step < length, d_state, 0)
-            here = (image * length + pixel).to(tl.int64)
+            here = base + pixel
             x = _load(x_ptr, here * channels + channel, live_c)
             gy = _load(gy_ptr, here * channels + channel, live_c)
-            raw = _load(dt_ptr, here * dt_pixel + k * dt_dir + channel, live_c) + bias
-            b = _load(b_ptr, here * b_pixel + k * b_dir + state, live_n)
-            c = _load(c_ptr, here * c_pixel + k * c_dir + state, live_n)
+            raw = _load(dt_ptr, here * dt_pixel + channel, live_c) + bias
+            b = _load(b_ptr, here * b_pixel + state, live_n)
+            c = _load(c_ptr, here * c_pixel + state, live_n)
             delta = tl.where(live_c, _softplus(raw), 0.0)
             g = c[:, None] * gy[None, :] + flow
             flow = tl.exp2(a2 * delta[None, :]) * g
@@ -232,11 +240,11 @@ def adjoint_kernel(
             gdelta = 0.6931471805599453 * tl.sum(exponent * a2, axis=0) + x * gdx
             gb = tl.sum(g * (delta * x)[None, :], axis=1)
             tl.store(
-                gx_ptr + (k * num_pixels + here) * channels + channel, delta * gdx, mask=live_c
+                gx_ptr + (wide_k * num_pixels + here) * channels + channel, delta * gdx, mask=live_c
             )
             gdt = gdelta * tl.sigmoid(raw)
             tl.store(gdt_ptr + (here * 4 + k) * channels + channel, gdt, mask=live_c)
-            part = ((block * num_pixels + here) * 4 + k) * d_state + state
+            part = (here * 4 + k) * d_state + state
             tl.store(gb_ptr + part, gb, mask=live_n)
             pixel = tl.where(step < length, _move(pixel, k, -1, length, width), pixel)
     tl.store(ga_ptr + slot * size + tile, ga)

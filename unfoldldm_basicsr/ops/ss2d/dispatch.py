@@ -17,6 +17,7 @@ import functools
 import importlib
 import logging
 import os
+import subprocess
 from types import ModuleType
 
 import torch
@@ -31,6 +32,8 @@ _INSTALL_HINT = {
     'mamba': 'MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm',
     'triton': 'pip install triton (Linux; CUDA builds of PyTorch bring it along)',
 }
+_BUILD_HINT = "Triton needs a C compiler and Python's headers: apt install gcc python3-dev"
+_MESSAGE_LINES = 3
 _TOLERANCE = 5e-3  # relative to the largest value; a wrong layout or order is off by O(1)
 
 _chosen: str | None = None  # by set_scan_backend
@@ -92,14 +95,29 @@ def disagreement(backend: ModuleType, device: torch.device) -> float:
     return max(errors, key=lambda e: float('inf') if e != e else e)
 
 
+_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
+    RuntimeError, SyntaxError, TypeError, ValueError,
+    subprocess.SubprocessError,  # Triton builds its launcher with the C compiler of the system
+)  # fmt: skip
+
+
 def _errors() -> tuple[type[Exception], ...]:
     """What a missing, mismatched or broken backend may raise when it is tried."""
-    errors = (ImportError, OSError, RuntimeError, TypeError, ValueError, AttributeError)
     try:
         from triton.errors import TritonError
-    except ImportError:
-        return errors
-    return (*errors, TritonError)
+    except _ERRORS:  # the trial of Triton meets the same error and gives it as the reason
+        return _ERRORS
+    return (*_ERRORS, TritonError)
+
+
+def _in_one_line(name: str, failure: Exception) -> str:
+    """Kind and message of an error; of a long message, such as a compiler's, the end."""
+    lines = [line.strip() for line in str(failure).strip().splitlines()] or ['no message']
+    text = lines[-1] if len(lines) > _MESSAGE_LINES else ' '.join(lines)
+    built = isinstance(failure, (subprocess.SubprocessError, FileNotFoundError))
+    hint = f' ({_BUILD_HINT})' if name == 'triton' and built else ''
+    return f'{type(failure).__name__}: {text}{hint}'
 
 
 @functools.cache
@@ -110,42 +128,48 @@ def _why_not(name: str) -> str:
     try:
         backend = importlib.import_module(f'unfoldldm_basicsr.ops.ss2d._{name}')
     except _errors() as error:  # a compiled extension may break in any way
-        return f'{error}; to install: {_INSTALL_HINT[name]}'
+        return f'{_in_one_line(name, error)}; to install: {_INSTALL_HINT[name]}'
     if not torch.cuda.is_available():
         return 'no CUDA device'
     try:
         with torch.no_grad(), torch.autocast('cuda', enabled=False):
             error = disagreement(backend, torch.device('cuda'))
     except _errors() as failure:
-        lines = str(failure).strip().splitlines() or ['no message']
-        return f'a trial run failed: {type(failure).__name__}: {lines[-1]}'
+        return f'a trial run failed: {_in_one_line(name, failure)}'
     if not error <= _TOLERANCE:
         return f'a trial run differs from the torch backend by {error:.1g} (relative)'
     return ''
 
 
-@functools.cache
-def _select(kind: str) -> str:
-    """Backend for float32 and lower precision on a device type; decided and logged once."""
+def chosen_backend(kind: str) -> str:
+    """Backend that tensors of a device type get, in float32 and lower precision.
+
+    Raises:
+        ValueError: UNFOLDLDM_SCAN names an unknown backend, or one that is not usable here.
+    """
     named = os.environ.get(ENVIRONMENT, '').strip()
     if named:
         _check_name(named, ENVIRONMENT)
-    logger = logging.getLogger('basicsr')
     if kind != 'cuda':
-        logger.info("Selective scan on %s: backend 'torch'.", kind)
         return 'torch'
     wanted = _chosen or named
     if wanted:
         _require(wanted, 'set_scan_backend' if _chosen else ENVIRONMENT)
-        logger.info("Selective scan on cuda: backend '%s', as asked.", wanted)
         return wanted
-    reasons = {name: _why_not(name) for name in BACKENDS}
-    name = next(name for name in BACKENDS if not reasons[name])
-    logger.info("Selective scan on cuda: backend '%s'.", name)
-    if name == 'torch':
+    return next(name for name in BACKENDS if not _why_not(name))
+
+
+@functools.cache
+def _select(kind: str) -> str:
+    """:func:`chosen_backend`, made and logged once."""
+    name = chosen_backend(kind)
+    logger = logging.getLogger('basicsr')
+    asked = kind == 'cuda' and (_chosen or os.environ.get(ENVIRONMENT, '').strip())
+    logger.info("Selective scan on %s: backend '%s'%s.", kind, name, ', as asked' if asked else '')
+    if kind == 'cuda' and name == 'torch' and not asked:
         for other in BACKENDS[:-1]:
             logger.warning(
-                "Selective scan: the faster backend '%s' is not usable: %s", other, reasons[other]
+                "Selective scan: the faster backend '%s' is not usable: %s", other, _why_not(other)
             )
     return name
 
