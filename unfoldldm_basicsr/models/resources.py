@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 
+CHECKPOINT_ADVICE = (
+    'Set network_g.use_checkpoint: true, which saves the most memory, for about a third more time '
+    'and the same result. '
+)
 TRAINING_ADVICE = (
     'Lower datasets.train.gt_size or batch_size_per_gpu, raise train.accum_iter, or set train.amp: '
     'bf16.'
@@ -26,6 +33,20 @@ def memory_advice(advice: str) -> Iterator[None]:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise RuntimeError(f'Out of GPU memory. {advice} ({error})') from error
+
+
+@contextmanager
+def training_memory(opt: Mapping[str, Any]) -> Iterator[None]:
+    """:func:`memory_advice` for a step of the training with these options.
+
+    Raises:
+        RuntimeError: out of GPU memory.
+    """
+    network = opt['network_g']
+    option = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters.get('use_checkpoint')
+    off = option is not None and not network.get('use_checkpoint', option.default)
+    with memory_advice((CHECKPOINT_ADVICE if off else '') + TRAINING_ADVICE):
+        yield
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

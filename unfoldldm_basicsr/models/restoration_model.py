@@ -39,7 +39,7 @@ from .optimisation import (
     parameter_groups,
     slices_of,
 )
-from .resources import TRAINING_ADVICE, memory_advice, peak_memory
+from .resources import peak_memory, training_memory
 from .rng import step_rng
 from .weights import load_weights
 
@@ -333,7 +333,7 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
         """
         self.optimizer_g.zero_grad(set_to_none=True)
         self.statistics.remember()
-        with memory_advice(TRAINING_ADVICE), step_rng(self.seed, current_iter, self.opt['rank']):
+        with training_memory(self.opt), step_rng(self.seed, current_iter, self.opt['rank']):
             values = self._accumulate_gradients(current_iter)
         norms = {f'grad_norm_{name}': norm for name, norm in self.clip_gradients().items()}
         self.log_dict, stop = self._reduce(values | norms)

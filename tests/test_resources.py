@@ -1,0 +1,58 @@
+"""Advice to trainings that run out of memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import model_options
+
+from unfoldldm_basicsr.models import RestorationModel, interruption
+from unfoldldm_basicsr.models.resources import training_memory
+
+RESTORMER = {'type': 'Restormer', 'dim': 4, 'heads': [1, 1, 1, 1], 'num_blocks': [1, 1, 1, 1]}
+NAFNET = {'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}
+
+
+@pytest.fixture(autouse=True)
+def _give_signals_back():
+    yield
+    interruption.stop_request.remove()
+
+
+def no_memory(*args, **kwargs):
+    raise torch.cuda.OutOfMemoryError('Tried to allocate 2 GiB')
+
+
+@pytest.mark.parametrize(
+    ('network', 'named'),
+    [
+        (RESTORMER, True),
+        ({**RESTORMER, 'use_checkpoint': False}, True),
+        ({**RESTORMER, 'use_checkpoint': True}, False),
+        (NAFNET, False),
+    ],
+)
+def test_a_training_without_memory_hears_what_its_network_can_do(tmp_path, network, named):
+    model = RestorationModel(model_options(tmp_path, network))
+    model.compute_losses = no_memory
+    image = torch.rand(1, 3, 16, 16)
+    model.feed_data({'lq': image, 'gt': image, 'lq_path': ['a.png']})
+    with pytest.raises(RuntimeError, match=r'Out of GPU memory.*Tried to allocate 2 GiB') as caught:
+        model.optimize_parameters(1)
+    text = str(caught.value)
+    assert ('network_g.use_checkpoint: true' in text) == named
+    assert 'accum_iter' in text
+
+
+@pytest.mark.parametrize(
+    ('name', 'named'),
+    [('UnfoldLDM', True), ('VLUNet', True), ('VLUNetPrior', True), ('NAFNet', False)],
+)
+def test_the_strongest_remedy_is_named_first_where_the_network_has_it(name, named):
+    with (
+        pytest.raises(RuntimeError, match='Out of GPU memory') as caught,
+        training_memory({'network_g': {'type': name}}),
+    ):
+        no_memory()
+    first, second = (str(caught.value).find(key) for key in ('use_checkpoint', 'gt_size'))
+    assert (0 < first < second) if named else (first == -1 < second)
