@@ -39,8 +39,9 @@ from common import (
 )
 from network_set import build, make_inputs, network_options
 
-from unfoldldm_basicsr.inference.tiling import tiled_forward
-from unfoldldm_basicsr.reporting.cost import network_cost
+from unfoldldm_basicsr import archs
+from unfoldldm_basicsr.inference.tiling import tile_spans, tiled_forward
+from unfoldldm_basicsr.reporting.cost import build_on_meta, network_cost
 
 AXES = ('size', 'size-tiled', 'batch', 'stages', 'd_state')
 UNFOLDING_AXES = {'stages': 'num_stages', 'd_state': 'mgda_d_state'}
@@ -113,8 +114,10 @@ def count_macs(point: dict) -> int:
     options, size, tile = point['options'], point['size'], point['tile']
     if tile is None:
         return point['batch'] * network_cost(options, size).macs
-    tiles = (size / tile) ** 2
-    return point['batch'] * tiles * network_cost(options, tile).macs
+    arguments = {key: value for key, value in options.items() if key != 'type'}
+    multiple = build_on_meta(getattr(archs, options['type']), arguments).size_multiple
+    tiles = len(tile_spans(size, tile, OVERLAP, multiple)) ** 2
+    return point['batch'] * tiles * network_cost(options, tile // multiple * multiple).macs
 
 
 def measure(point: dict, args: argparse.Namespace) -> dict:
