@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import importlib
+import os
 import sys
 
 import pytest
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
-from helpers import ROOT
-
-from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
-
-FOLDER = ROOT / 'scripts' / 'benchmark'
+from benchmark_scripts import imported_scripts, read, read_table
 
 
 @pytest.fixture
 def script(monkeypatch):
-    """Imports a script as Python does that runs it: its folder on the path, one thread."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads = torch.get_num_threads()
-    known = set(sys.modules)
-    yield importlib.import_module
-    torch.set_num_threads(threads)
-    for name in set(sys.modules) - known:
-        if str(FOLDER) in str(getattr(sys.modules[name], '__file__', '')):
-            del sys.modules[name]
-
-
-def read(path) -> list[dict]:
-    """Rows of a table; its first line names the machine."""
-    lines = path.with_suffix('.csv').read_text(encoding='utf-8').splitlines()
-    assert lines[0].startswith('# ')
-    assert 'torch' in lines[0]
-    assert path.with_suffix('.png').stat().st_size > 1000
-    return list(csv.DictReader(lines[1:]))
+    yield from imported_scripts(monkeypatch)
 
 
 SCAN = [
@@ -72,6 +49,12 @@ def test_backends_of_the_scan_are_measured_in_turn(script, monkeypatch):
         scan.usable_backends(['torch', 'triton'], 'cpu')
 
 
+def test_the_core_of_a_vss_block_takes_one_backend(script, capsys):
+    with pytest.raises(SystemExit):
+        script('scan').parse_arguments(['--core', '--backends', 'torch', 'torch'])
+    assert '--core measures one backend' in capsys.readouterr().err
+
+
 def test_the_core_of_a_vss_block_keeps_its_promise_on_memory(script):
     """Bytes per element of x at 64 x 64 x 96; the allocator's count does not depend on load."""
     scan = script('scan')
@@ -79,98 +62,6 @@ def test_the_core_of_a_vss_block_keeps_its_promise_on_memory(script):
         core = scan.core_calls(64, 96, d_state, 'cpu')['op']
         core()
         assert scan.peak_bytes(core, 'cpu') / (64 * 64 * 96) <= promise
-
-
-def test_vlunet_against_its_plain_implementation(script, tmp_path):
-    networks = script('networks')
-    words = ['--sizes', '16', '--repeats', '1', '--no-memory', '--threads', '1']
-    args = networks.parse_arguments([*words, '--out', str(tmp_path / 'n')])
-    rows = networks.compare_vlunet(args, dim=16, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1)
-    assert [row['size'] for row in rows] == [16]
-    assert all(float(row['max_difference']) < 1e-5 for row in rows)
-    assert list(rows[0]) == [
-        'batch', 'size', 'rounds', 'max_difference', 'plain_ms', 'package_ms', 'speedup',
-    ]  # fmt: skip
-
-
-def test_networks_side_by_side(script, tmp_path):
-    names = ['unfoldldm-tiny', 'nafnet']
-    script('networks').main([
-        '--networks', *names, '--sizes', '16', '--repeats', '1', '--no-memory', '--threads', '1',
-        '--out', str(tmp_path / 'n'),
-    ])  # fmt: skip
-    rows = read(tmp_path / 'n')
-    assert [row['network'] for row in rows] == names
-    assert list(rows[0]) == [
-        'network', 'batch', 'size', 'params_M', 'GMACs', 'rounds', 'ms', 'floor_ms',
-        'ms_over_unfoldldm-tiny', 'GMACs_over_unfoldldm-tiny',
-    ]  # fmt: skip
-    assert all(float(row['ms']) > float(row['floor_ms']) > 0 for row in rows)
-
-
-def watch_training(monkeypatch) -> tuple[dict[bool, set[str]], set[str]]:
-    """What the forward passes (of recomputing networks or not) and the losses are seen to use."""
-    used: dict[bool, set[str]] = {}
-    losses: set[str] = set()
-    forward = UnfoldLDM.forward
-
-    def watched(self, lq, *args, **kwargs):
-        found = used.setdefault(torch.is_autocast_enabled('cpu'), set())
-        found |= {'bf16'} if torch.is_autocast_enabled('cpu') else {'plain'}
-        recomputes = any(getattr(m, 'use_checkpoint', False) for m in self.modules())
-        found |= {'checkpoint'} if recomputes else set()
-        channels_last = lq.is_contiguous(memory_format=torch.channels_last)
-        found |= {'channels_last'} if channels_last else set()
-        return forward(self, lq, *args, **kwargs)
-
-    monkeypatch.setattr(UnfoldLDM, 'forward', watched)
-    for name in ('L1Loss', 'ISDALoss', 'LatentDiffusionLoss'):
-        kind = LOSS_REGISTRY.get(name)
-
-        def measured(self, *args, name=name, compute=kind.forward, **kwargs):
-            losses.add(name)
-            return compute(self, *args, **kwargs)
-
-        monkeypatch.setattr(kind, 'forward', measured)
-    return used, losses
-
-
-def test_training_step(script, tmp_path, monkeypatch):
-    """With the losses of its phase; a variant is compared with the same network without it."""
-    used, losses = watch_training(monkeypatch)
-    script('training_step').main([
-        '--networks', 'unfoldldm-tiny-phase2', '--sizes', '16',
-        '--variants', 'plain', 'bf16+checkpoint+channels_last', '--repeats', '1', '--no-memory',
-        '--threads', '1', '--out', str(tmp_path / 't'),
-    ])  # fmt: skip
-    rows = read(tmp_path / 't')
-    assert list(rows[0]) == [
-        'network', 'variant', 'batch', 'size', 'rounds', 'ms', 'floor_ms', 'ms_over_restormer',
-        'ms_over_plain_variant',
-    ]  # fmt: skip
-    assert float(rows[0]['ms']) > float(rows[0]['floor_ms']) > 0
-    assert rows[1]['floor_ms'] == '', 'float32 limits say nothing of bf16'
-    assert [bool(row['ms_over_plain_variant']) for row in rows] == [False, True]
-    assert used == {False: {'plain'}, True: {'bf16', 'checkpoint', 'channels_last'}}
-    assert losses == {'L1Loss', 'ISDALoss', 'LatentDiffusionLoss'}
-
-
-def test_scaling(script, tmp_path, capsys):
-    scaling = script('scaling')
-    scaling.main([
-        '--axes', 'size', 'size-tiled', '--sizes', '16', '48', '--tile', '40', '--repeats', '1',
-        '--no-memory', '--threads', '1', '--out', str(tmp_path / 's'),
-    ])  # fmt: skip
-    rows = read(tmp_path / 's')
-    assert list(rows[0]) == [
-        'network', 'axis', 'value', 'size', 'batch', 'GMACs', 'runs', 'ms', 'peak_MiB',
-        'exponent', 'macs_exponent',
-    ]  # fmt: skip
-    assert [row['axis'] for row in rows] == ['size', 'size', 'size-tiled']
-    assert 0.9 < float(rows[1]['macs_exponent']) < 1.2
-    points = scaling.plan(scaling.parse_arguments(['--axes', 'd_state', '--d-state', '1', '8']))
-    assert [point['options']['mgda_d_state'] for point in points] == [1, 8]
-    assert 'size: from 16 to 48 time grows as pixels^' in capsys.readouterr().out
 
 
 def test_data_loading(script, tmp_path, capsys):
@@ -204,19 +95,38 @@ def test_data_loading(script, tmp_path, capsys):
 def test_restoring_in_tiles(script, tmp_path):
     tiled = script('restore_tiled')
     words = ['--tasks', 'difference', '--small', '48', '40', '--small-tile', '40', '--threads', '1']
-    tiled.main([*words, '--out', str(tmp_path / 'r')])
-    rows = read(tmp_path / 'r')
+    out = tmp_path / 'results' / 'r'
+    tiled.main([*words, '--out', str(out)])
+    rows = read(out)
     assert list(rows[0]) == [
         'task', 'network', 'width', 'height', 'tile', 'statistics', 'rms', 'max', 'seam',
     ]  # fmt: skip
     assert [row['statistics'] for row in rows] == ['own', 'fixed']
-    assert (tmp_path / 'r_pictures.png').stat().st_size > 10_000
+    assert out.with_name('r_pictures.png').stat().st_size > 10_000
+    results = {name: torch.rand(1, 3, 9, 9) for name in 'ab'}
+    tiled.draw_difference(results, tmp_path / 'new' / 'p.png')
+    assert (tmp_path / 'new' / 'p.png').exists()
     assert float(rows[1]['rms']) != float(rows[0]['rms']) > 0
     assert float(rows[0]['seam']) > 0
     if sys.platform == 'linux':
         peak, seconds = tiled.restore_large('unfoldldm-tiny', 48, 40, 40, 'cpu', 1, False)
         assert peak > 50
         assert seconds > 0
+
+
+def test_what_was_measured_outlasts_a_task_that_fails(script, tmp_path, monkeypatch):
+    tiled = script('restore_tiled')
+
+    def lacking(*_, **__):
+        raise RuntimeError('CUDA out of memory')
+
+    monkeypatch.setattr(tiled, 'in_own_process', lambda *_: (1234.0, 5.0))
+    monkeypatch.setattr(tiled, 'make_restorer', lacking)
+    words = ['--small', '48', '40', '--small-tile', '40', '--threads', '1']
+    with pytest.raises(RuntimeError, match='out of memory'):
+        tiled.main([*words, '--out', str(tmp_path / 'results' / 'r')])
+    (row,) = read_table(tmp_path / 'results' / 'r')
+    assert (row['task'], row['peak_MB'], row['seconds']) == ('memory', '1234', '5.0')
 
 
 def test_a_seam_is_told_from_texture(script):
@@ -235,6 +145,97 @@ def test_the_peak_of_a_call_is_found(script):
     """A tensor of 64 MiB that is gone again after the call."""
     common = script('common')
     assert 60 < common.growth_of(lambda: torch.ones(16 * 2**20).sum(), 'cpu') < 80
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_memory_that_was_freed_before_a_call_counts_when_it_is_taken_again(script):
+    """48 MiB in pieces that the allocator keeps for later."""
+    common = script('common')
+    pieces = [torch.ones(2**14) for _ in range(768)]
+    last = torch.ones(2**14)  # above them, so that the allocator cannot shrink its memory
+    del pieces
+    peak = common.growth_of(lambda: [torch.ones(2**14) for _ in range(768)], 'cpu')
+    assert 40 < peak < 60
+    assert last.sum() == 2**14
+
+
+def test_a_process_that_is_ended_by_the_system_is_told_from_one_that_fails(script, monkeypatch):
+    common = script('common')
+    with pytest.raises(common.OutOfMemoryError, match='code -6, probably for lack of memory'):
+        common.in_own_process(os.abort)
+    sent: list = []
+    pipe = type('Pipe', (), {'send': lambda self, value: sent.append(value)})()
+
+    def lacking():
+        raise MemoryError('no more\nmemory')
+
+    common._answer(pipe, lacking, ())
+    common._answer(pipe, max, (1, 2))
+    assert sent == [(None, 'no more'), (2, '')]
+    with pytest.raises(ZeroDivisionError):
+        common._answer(pipe, divmod, (1, 0))
+
+
+def test_sides_that_run_out_of_memory_have_no_peak(script, monkeypatch, capsys):
+    common = script('common')
+
+    def in_own_process(function, prepare, arguments, *_):
+        if arguments == (2,):
+            raise common.OutOfMemoryError('killed')
+        return 10.0 * arguments[0]
+
+    monkeypatch.setattr(common, 'in_own_process', in_own_process)
+    sides = {'a': (1,), 'b': (2,), 'c': (3,)}
+    assert common.peak_memories(None, sides, device='cuda', threads=1) == {'a': 10, 'c': 30}
+    assert 'b is left out: killed' in capsys.readouterr().out
+
+
+def test_calls_that_run_out_of_memory_are_left_out_only_where_that_is_wanted(script):
+    common = script('common')
+    rounds: list[str] = []
+
+    def lacking():
+        rounds.append('b')
+        if len(rounds) > 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    def fails():
+        raise RuntimeError('shapes differ')
+
+    calls = {'a': lambda: rounds.append('a'), 'b': lacking}
+    times = common.alternate(calls, 3, lenient=True)
+    assert rounds == ['a', 'b', 'a', 'b', 'a', 'a']
+    assert {name: len(seconds) for name, seconds in times.items()} == {'a': 3}
+    with pytest.raises(RuntimeError, match='allocate memory'):
+        common.alternate(calls, 3)
+    with pytest.raises(RuntimeError, match='shapes differ'):
+        common.alternate({'c': fails}, 1, lenient=True)
+
+
+@pytest.mark.parametrize(
+    'name', ['networks', 'overhead', 'restore_tiled', 'scaling', 'scan', 'training_step']
+)
+def test_a_gpu_that_is_not_there_is_an_error_of_the_command_line(script, monkeypatch, capsys, name):
+    module = script(name)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(SystemExit):
+        module.parse_arguments(['--device', 'cuda'])
+    assert 'PyTorch finds no GPU here' in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert module.parse_arguments(['--device', 'cuda']).device == 'cuda'
+
+
+def test_a_gpu_is_measured_as_the_trainer_uses_it(script, monkeypatch):
+    common = script('common')
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Some GPU')
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', False)
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', True)
+    assert 'TF32' not in common.prepare_machine('cpu', 1)
+    assert not torch.backends.cudnn.benchmark
+    assert common.prepare_machine('cuda', 1).startswith('Some GPU, TF32 off, cudnn.benchmark on')
+    assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_import_time(script, tmp_path, monkeypatch):
@@ -272,64 +273,3 @@ def test_overhead(script, tmp_path, capsys):
         '2.95 % in all, promised less than 3 %: kept'
     )
     assert overhead.verdict('x', [iteration, row]).endswith(': NOT kept')
-
-
-def test_profile_of_a_network(script, tmp_path):
-    """Kinds and parts account for the same time, and nothing is lost outside the parts."""
-    module = script('profile_network')
-    module.main([
-        '--networks', 'unfoldldm-tiny', 'restormer', '--size', '32', '--out', str(tmp_path / 'p'),
-    ])  # fmt: skip
-    ours, restormer = read(tmp_path / 'p')
-    for row in (ours, restormer):
-        assert abs(sum(float(row[kind]) for kind in module.KINDS) - 100) < 1
-    assert float(restormer['selective scan']) == 0 < float(ours['selective scan'])
-    assert all(float(row['depthwise convolution']) > 0 for row in (ours, restormer))
-    lines = (tmp_path / 'p_parts.csv').read_text(encoding='utf-8').splitlines()
-    parts = next(csv.DictReader(lines[1:]))
-    assert {'mgda', 'ocformer', 'denoiser', 'outside'} <= parts.keys()
-    assert abs(sum(float(parts[name] or 0) for name in list(parts)[4:]) - 100) < 2
-    assert float(parts['outside']) < 5
-
-
-def test_profile_of_a_training_step(script, tmp_path):
-    module = script('profile_network')
-    names = ['unfoldldm-tiny-phase2', 'nafnet']
-    module.main([
-        '--task', 'training', '--networks', *names, '--size', '32', '--out', str(tmp_path / 'p'),
-    ])  # fmt: skip
-    rows = read(tmp_path / 'p')
-    assert all(float(row['optimiser']) > 0 for row in rows)
-    assert all(0 <= float(row['system_percent']) < 100 for row in rows)
-    lines = (tmp_path / 'p_parts.csv').read_text(encoding='utf-8').splitlines()
-    ours, nafnet = csv.DictReader(lines[1:])
-    assert float(ours['mgda']) + float(ours['ocformer']) > 60
-    for row, network in ((nafnet, rows[1]), (ours, rows[0])):
-        assert float(row['outside']) < float(network['optimiser']) + 15
-
-
-def test_backward_operations_count_as_those_of_the_forward_pass(script):
-    module = script('profile_network')
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(8, 8, 1), torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Conv2d(8, 8, 3),
-        torch.nn.GELU(), torch.nn.Unflatten(1, (2, 4)),
-    )  # fmt: skip
-    matrix = torch.rand(5, 2, 2, requires_grad=True)
-    image = torch.rand(5, 8, 9, 9, requires_grad=True)
-    module.mark_parts(net)
-    with torch.profiler.profile(record_shapes=True) as profiler:
-        (matrix @ net(image).flatten(2)).sum().backward()
-    events = list(profiler.events())
-    forward = module.originals(events)
-    found = {}
-    for event in events:
-        name = event.name.removeprefix(module._BACKWARD)
-        if name != event.name and 'AccumulateGrad' not in name:
-            source = forward[event.sequence_nr]
-            part = module.within(source, 'part ')
-            found[part.name if part else 'outside', name] = module.kind_of(source)
-    assert found['part 0', 'ConvolutionBackward0'] == '1x1 convolution'
-    assert found['part 1', 'ConvolutionBackward0'] == 'depthwise convolution'
-    assert found['part 2', 'ConvolutionBackward0'] == 'other convolution'
-    assert found['part 3', 'GeluBackward0'] == 'elementwise and copies'
-    assert found['outside', 'BmmBackward0'] == 'matrix product'

@@ -17,23 +17,22 @@ product and of a copy measured here.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from common import (
-    Limits,
+    Times,
     add_run_options,
     alternate,
     measure_limits,
     median_ms,
     median_ratio,
     mib,
-    peak_memory,
+    peak_memories,
     plot_bars,
     prepare_machine,
-    print_row,
-    write_table,
+    write_rows,
 )
 from network_set import NETWORKS, REFERENCE, build, make_inputs, network_options
 from torch import Tensor, nn
@@ -44,12 +43,16 @@ from unfoldldm_basicsr.reporting.cost import network_cost
 SIDES = ('plain', 'package')
 
 
-def forward_call(net: Callable, inputs: list[Tensor]) -> Callable[[], Tensor]:
-    """A forward pass without gradients."""
+def forward_call(
+    net: Callable, inputs: list[Tensor], keep: Callable[[Tensor], object] | None = None
+) -> Callable[[], None]:
+    """A forward pass without gradients; ``keep`` gets its result."""
 
-    def call() -> Tensor:
+    def call() -> None:
         with torch.no_grad():
-            return net(*inputs)
+            result = net(*inputs)
+        if keep is not None:
+            keep(result)
 
     return call
 
@@ -66,69 +69,93 @@ def prepare_forward(options: dict, side: str, shape: tuple, device: str) -> tupl
     return tuple(forward_call(side_of(net, side), inputs) for inputs in both)
 
 
-def compare_vlunet(args: argparse.Namespace, **changes: object) -> list[dict]:
+def compare_vlunet(args: argparse.Namespace, **changes: object) -> Iterator[dict]:
     """VLU-Net against the plain implementation; ``changes`` replace arguments of the network."""
     options = network_options('vlunet', **changes)
+    peaks = peaks_of(args, {side: (options, side) for side in SIDES})
     net = build(options, args.device)
-    rows = []
     for size in args.sizes:
         shape = (args.batch, 3, size, size)
         inputs = make_inputs(net, shape, args.device)
-        calls = {side: forward_call(side_of(net, side), inputs) for side in SIDES}
-        a, b = (call() for call in calls.values())
-        times = alternate(
-            calls, args.repeats, device=args.device, budget=args.budget,
-            warm_up=args.device == 'cuda',
-        )  # fmt: skip
-        row = {
-            'batch': args.batch, 'size': size, 'rounds': len(times['plain']),
-            'max_difference': f'{(a - b).abs().max().item():.1e}',
-            **{f'{side}_ms': f'{median_ms(times[side]):.1f}' for side in SIDES},
-            'speedup': f'{median_ratio(times["plain"], times["package"]):.2f}',
+        outputs: dict[str, Tensor] = {}
+        calls = {
+            side: forward_call(side_of(net, side), inputs, partial(outputs.__setitem__, side))
+            for side in SIDES if (side, size) in peaks
         }  # fmt: skip
-        for side in () if args.no_memory else SIDES:
-            row[f'{side}_MiB'] = mib(peak_of(args, options, side, shape))
-        print_row(row)
-        rows.append(row)
-    return rows
+        times = timed(calls, args)
+        row = {'batch': args.batch, 'size': size}
+        if len(times) == len(SIDES):
+            plain, package = (outputs[side] for side in SIDES)
+            row |= {
+                'rounds': len(times['plain']),
+                'max_difference': f'{(plain - package).abs().max().item():.1e}',
+            }
+        row |= {f'{side}_ms': f'{median_ms(seconds):.1f}' for side, seconds in times.items()}
+        if len(times) == len(SIDES):
+            row['speedup'] = f'{median_ratio(times["plain"], times["package"]):.2f}'
+        if not args.no_memory:
+            row |= {f'{side}_MiB': mib(peaks.get((side, size))) for side in SIDES}
+        yield row
 
 
-def peak_of(args: argparse.Namespace, options: dict, side: str, shape: tuple) -> float | None:
-    """Peak memory of a forward pass in MiB."""
-    return peak_memory(
-        prepare_forward, options, side, shape, args.device,
-        device=args.device, threads=args.threads,
-    )  # fmt: skip
+def timed(calls: dict[str, Callable], args: argparse.Namespace) -> Times:
+    """Seconds of the calls, run in turn; without those that run out of memory."""
+    return alternate(calls, args.repeats, device=args.device, budget=args.budget, lenient=True)
 
 
-def compare_networks(args: argparse.Namespace, limits: Limits) -> list[dict]:
+def peaks_of(args: argparse.Namespace, sides: dict[str, tuple]) -> dict[tuple, float | None]:
+    """Peak memory in MiB of forward passes; those that run out of memory are missing.
+
+    Has to come before the timing, after which this process keeps a GPU's memory for itself.
+
+    Args:
+        args: where no memory is to be measured, all are there without a figure.
+        sides: name -> options of the network, and which side.
+
+    Returns:
+        (name, size) -> peak.
+    """
+    arguments = {
+        (name, size): (*side, (args.batch, 3, size, size), args.device)
+        for size in args.sizes for name, side in sides.items()
+    }  # fmt: skip
+    if args.no_memory:
+        return dict.fromkeys(arguments)
+    return peak_memories(prepare_forward, arguments, device=args.device, threads=args.threads)
+
+
+def compare_networks(args: argparse.Namespace) -> Iterator[dict]:
     """All chosen networks at all sizes, with ratios to the reference where it is among them."""
-    nets = {name: build(network_options(name), args.device).eval() for name in args.networks}
+    options = {name: network_options(name) for name in args.networks}
+    peaks = peaks_of(args, {name: (o, 'package') for name, o in options.items()})
+    limits = measure_limits(args.device)
+    nets = {name: build(o, args.device).eval() for name, o in options.items()}
     reference = REFERENCE if REFERENCE in nets else args.networks[0]
-    rows = []
     for size in args.sizes:
         shape = (args.batch, 3, size, size)
         calls = {
-            n: forward_call(net, make_inputs(net, shape, args.device)) for n, net in nets.items()
-        }
-        times = alternate(calls, args.repeats, device=args.device, budget=args.budget)
-        costs = {name: network_cost(network_options(name), size) for name in nets}
+            name: forward_call(net, make_inputs(net, shape, args.device))
+            for name, net in nets.items() if (name, size) in peaks
+        }  # fmt: skip
+        times = timed(calls, args)
+        costs = {name: network_cost(o, size) for name, o in options.items()}
         for name in nets:
             macs, params = args.batch * costs[name].macs, costs[name].params
             touched = 4 * (params + 2 * 3 * args.batch * size**2)
             row = {
                 'network': name, 'batch': args.batch, 'size': size,
                 'params_M': f'{params / 1e6:.2f}', 'GMACs': f'{macs / 1e9:.2f}',
-                'rounds': len(times[name]), 'ms': f'{median_ms(times[name]):.1f}',
-                'floor_ms': f'{limits.floor_ms(touched, 2 * macs):.1f}',
-                f'ms_over_{reference}': f'{median_ratio(times[name], times[reference]):.2f}',
-                f'GMACs_over_{reference}': f'{costs[name].macs / costs[reference].macs:.2f}',
             }  # fmt: skip
+            own, other = times.get(name), times.get(reference)
+            if own:
+                row |= {'rounds': len(own), 'ms': f'{median_ms(own):.1f}'}
+            row['floor_ms'] = f'{limits.floor_ms(touched, 2 * macs):.1f}'
+            if own and other:
+                row[f'ms_over_{reference}'] = f'{median_ratio(own, other):.2f}'
+            row[f'GMACs_over_{reference}'] = f'{costs[name].macs / costs[reference].macs:.2f}'
             if not args.no_memory:
-                row['peak_MiB'] = mib(peak_of(args, network_options(name), 'package', shape))
-            print_row(row)
-            rows.append(row)
-    return rows
+                row['peak_MiB'] = mib(peaks.get((name, size)))
+            yield row
 
 
 def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
@@ -145,9 +172,7 @@ def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
             for title, key in (('forward', 'ms'), ('peak memory', 'peak_MiB'), ('cost', 'GMACs'))
         }
         units = ['milliseconds', 'MiB', 'GMACs']
-    filled = [(p, u) for p, u in zip(panels.items(), units, strict=True) if p[1]]
-    path = plot_bars(dict(p for p, _ in filled), args.out, machine, unit=[u for _, u in filled])
-    print(f'written: {path}')
+    print(f'written: {plot_bars(panels, args.out, machine, unit=units)}')
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -178,11 +203,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     machine = prepare_machine(args.device, args.threads)
     print(machine)
-    if args.networks is None:
-        rows = compare_vlunet(args)
-    else:
-        rows = compare_networks(args, measure_limits(args.device))
-    print(f'written: {write_table(rows, args.out, machine)}')
+    found = compare_vlunet(args) if args.networks is None else compare_networks(args)
+    rows = write_rows(found, args.out, machine)
     plot(rows, args, machine)
 
 

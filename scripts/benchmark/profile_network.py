@@ -10,9 +10,10 @@ and its norm, projections included. Parts are the direct children of the network
 MGDA, OCFormer, and the generation of the prior), each with all it calls.
 
 A training step is that of ``training_step.py``. What a backward operation does counts as the
-operation of the forward pass whose gradient it computes, and for its part of the network. Sums of
-gradients are elementwise. ``system_percent`` is the share of the processor's time that the system
-took, mostly for pages of fresh memory, without the profiler.
+operation of the forward pass whose gradient it computes, and for its part of the network; so do
+the sums of gradients that the engine makes with its result. Only what adds a gradient to that of a
+parameter (AccumulateGrad) is elementwise and ``outside``. ``system_percent`` is the share of the
+processor's time that the system took, mostly for pages of fresh memory, without the profiler.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from common import in_own_process, new_figure, prepare_machine, print_row, save_
 from network_set import build, make_inputs, network_options
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
-from training_step import make_steps, options_of
+from training_step import check_network, make_steps
 
 from unfoldldm_basicsr.archs.layers.vss import SS2D
 
@@ -37,8 +38,6 @@ SCAN = 'selective scan'
 KINDS = ('1x1 convolution', 'depthwise convolution', 'other convolution', 'matrix product',
          'layer norm', SCAN, 'elementwise and copies', 'optimiser')  # fmt: skip
 _PRODUCTS = ('aten::bmm', 'aten::mm', 'aten::addmm', 'aten::baddbmm')
-
-
 _BACKWARD = 'autograd::engine::evaluate_function: '
 
 
@@ -179,9 +178,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.networks is None:
         ours = 'unfoldldm-base' if args.task == 'forward' else 'unfoldldm-base-phase1'
         args.networks = [ours, 'restormer']
+    if args.task == 'training' and 'vlunet-plain' in args.networks:
+        parser.error('vlunet-plain consists of functions: it has no parts to be told apart')
     for name in args.networks:
         try:
-            network_options(name) if args.task == 'forward' else options_of(name, [])
+            network_options(name) if args.task == 'forward' else check_network(name)
         except ValueError as error:
             parser.error(str(error))
     return args

@@ -19,19 +19,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import (
+    add_device_option,
     forget_peak,
     in_own_process,
     plot_bars,
     prepare_machine,
-    print_row,
     process_memory,
-    write_table,
+    run_seconds,
+    write_rows,
 )
 from data_loading import make_picture
 from network_set import build, network_options
@@ -65,30 +66,24 @@ def restore_large(
     image = noisy_picture(width, height)
     forget_peak()
     restorer = make_restorer(source, device, tile, global_statistics=fixed)
-    begin = time.perf_counter()
-    restorer.restore(image)
-    seconds = time.perf_counter() - begin
+    seconds = run_seconds(lambda: restorer.restore(image), device)
     if device == 'cuda':
         return torch.cuda.max_memory_allocated() / 1e6, seconds
     return process_memory('VmHWM') * 2**20 / 1e6, seconds
 
 
-def measure_memory(source: str, args: argparse.Namespace) -> list[dict]:
+def measure_memory(source: str, args: argparse.Namespace) -> Iterator[dict]:
     """Rows of the task ``memory``."""
-    rows = []
     for fixed in args.statistics:
         settings = (*args.large, args.tile, args.device, args.threads, fixed == 'fixed')
         peak, seconds = in_own_process(restore_large, source, *settings)
-        row = {
+        yield {
             'task': 'memory', 'network': source, 'width': args.large[0], 'height': args.large[1],
             'tile': args.tile, 'statistics': fixed, 'seconds': f'{seconds:.1f}',
             'peak_MB': f'{peak:.0f}',
         }  # fmt: skip
-        print_row(row)
         verdict = 'kept' if peak < PROMISED_MB else 'MISSED'
         print(f'promised below {PROMISED_MB} MB: {verdict}')
-        rows.append(row)
-    return rows
 
 
 def seam(difference: torch.Tensor, side: int) -> float:
@@ -125,16 +120,17 @@ def draw_difference(results: dict[str, torch.Tensor], path: Path) -> Path:
             axis.imshow(picture[0].clamp(0, 1).permute(1, 2, 0))
             axis.set_title(title)
             axis.axis('off')
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
     pyplot.close(figure)
     return path
 
 
-def measure_difference(source: str, args: argparse.Namespace) -> list[dict]:
+def measure_difference(source: str, args: argparse.Namespace) -> Iterator[dict]:
     """Rows of the task ``difference``."""
     image = torch.from_numpy(noisy_picture(*args.small)).permute(2, 0, 1)[None] / 255
     whole = make_restorer(source, args.device, None).restore_tensor(image).cpu()
-    rows, results = [], {'without tiles': whole}
+    results = {'without tiles': whole}
     for fixed in ('own', 'fixed'):
         restorer = make_restorer(
             source, args.device, args.small_tile, global_statistics=fixed == 'fixed'
@@ -142,18 +138,23 @@ def measure_difference(source: str, args: argparse.Namespace) -> list[dict]:
         result = restorer.restore_tensor(image).cpu()
         results[f'tiles of {args.small_tile}, {fixed} statistics'] = result
         difference = 255 * (result - whole)
-        row = {
+        yield {
             'task': 'difference', 'network': Path(source).name, 'width': args.small[0],
             'height': args.small[1], 'tile': args.small_tile, 'statistics': fixed,
             'rms': f'{difference.square().mean().sqrt().item():.4f}',
             'max': f'{difference.abs().max().item():.3f}',
             'seam': f'{seam(difference, args.small_tile):.3f}',
         }  # fmt: skip
-        print_row(row)
-        rows.append(row)
     picture = args.out.with_name(f'{args.out.name}_pictures.png')
     print(f'written: {draw_difference(results, picture)}')
-    return rows
+
+
+def measure(source: str, args: argparse.Namespace) -> Iterator[dict]:
+    """Rows of all tasks."""
+    if 'memory' in args.tasks:
+        yield from measure_memory(source, args)
+    if 'difference' in args.tasks:
+        yield from measure_difference(source, args)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -173,7 +174,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help='for the task memory (own); fixed takes up to nine more tiles of time',
     )  # fmt: skip
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    add_device_option(parser)
     parser.add_argument('--out', type=Path, default=Path('results/restore_tiled'))
     args = parser.parse_args(argv)
     if args.weights and not Path(args.weights).is_file():
@@ -192,21 +193,13 @@ def main(argv: list[str] | None = None) -> None:
     machine = prepare_machine(args.device, args.threads)
     logging.getLogger('basicsr').setLevel(logging.ERROR)  # that tiles change results is measured
     print(machine)
-    source = args.weights or args.network
-    rows = []
-    if 'memory' in args.tasks:
-        rows += measure_memory(source, args)
-    if 'difference' in args.tasks:
-        rows += measure_difference(source, args)
-    print(f'written: {write_table(rows, args.out, machine)}')
+    rows = write_rows(measure(args.weights or args.network, args), args.out, machine)
     panels = {
         title: {f'{r["task"]}, {r["statistics"]} statistics': float(r[key])
                 for r in rows if key in r}
         for title, key in (('peak of the process', 'peak_MB'), ('tiled - untiled', 'rms'))
     }  # fmt: skip
-    units = dict(zip(panels, ('MB', 'levels of 255'), strict=True))
-    filled = {title: bars for title, bars in panels.items() if bars}
-    print(f'written: {plot_bars(filled, args.out, machine, unit=[units[t] for t in filled])}')
+    print(f'written: {plot_bars(panels, args.out, machine, unit=("MB", "levels of 255"))}')
 
 
 if __name__ == '__main__':

@@ -19,29 +19,34 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator
 
 import torch
 from common import (
+    OutOfMemoryError,
     add_run_options,
     alternate,
+    first_line,
     growth_of,
     in_own_process,
     median_ms,
     mib,
     new_figure,
     prepare_machine,
-    print_row,
+    ran_out_of_memory,
     save_figure,
-    write_table,
+    write_rows,
 )
 from network_set import build, make_inputs, network_options
 
-from unfoldldm_basicsr.inference.tiling import tiled_forward
-from unfoldldm_basicsr.reporting.cost import network_cost
+from unfoldldm_basicsr import archs
+from unfoldldm_basicsr.inference.tiling import tile_spans, tiled_forward
+from unfoldldm_basicsr.reporting.cost import build_on_meta, network_cost
 
 AXES = ('size', 'size-tiled', 'batch', 'stages', 'd_state')
 UNFOLDING_AXES = {'stages': 'num_stages', 'd_state': 'mgda_d_state'}
 SUPER_LINEAR = 1.1
+OVERLAP = 32
 
 
 def plan(args: argparse.Namespace) -> list[dict]:
@@ -78,7 +83,7 @@ def run_point(
                 net(image, *others)
             else:
                 tiled_forward(
-                    lambda part: net(part, *others), image, tile=tile, overlap=32,
+                    lambda part: net(part, *others), image, tile=tile, overlap=OVERLAP,
                     size_multiple=net.size_multiple,
                 )  # fmt: skip
 
@@ -86,6 +91,8 @@ def run_point(
         forward(point['batch'], point['size'], point['tile'])
 
     forward(1, 32, None)
+    if device == 'cuda':
+        call()  # cuDNN tries its algorithms
     times: list[float] = []
     try:
         peak = growth_of(
@@ -102,14 +109,22 @@ def run_point(
     return times, peak
 
 
+def count_macs(point: dict) -> int:
+    """Multiply-accumulates of a point: of the whole image, or of every tile with its overlap."""
+    options, size, tile = point['options'], point['size'], point['tile']
+    if tile is None:
+        return point['batch'] * network_cost(options, size).macs
+    arguments = {key: value for key, value in options.items() if key != 'type'}
+    multiple = build_on_meta(getattr(archs, options['type']), arguments).size_multiple
+    tiles = len(tile_spans(size, tile, OVERLAP, multiple)) ** 2
+    return point['batch'] * tiles * network_cost(options, tile // multiple * multiple).macs
+
+
 def measure(point: dict, args: argparse.Namespace) -> dict:
-    """Row of one point; without time and memory if its process died."""
-    cost = network_cost(point['options'], args.tile if point['tile'] else point['size'])
-    share = (point['size'] / args.tile) ** 2 if point['tile'] else 1
+    """Row of one point; without time and memory where there is not enough memory."""
     row = {
         'network': args.network, 'axis': point['axis'], 'value': point['value'],
-        'size': point['size'], 'batch': point['batch'],
-        'GMACs': f'{point["batch"] * share * cost.macs / 1e9:.3f}',
+        'size': point['size'], 'batch': point['batch'], 'GMACs': f'{count_macs(point) / 1e9:.3f}',
     }  # fmt: skip
     settings = (args.repeats, args.budget, args.device, args.threads)
     try:
@@ -118,7 +133,9 @@ def measure(point: dict, args: argparse.Namespace) -> dict:
         else:
             times, peak = in_own_process(run_point, point, *settings)
     except RuntimeError as error:
-        print(f'{point["axis"]} {point["value"]}: {error} Probably out of memory.')
+        if not isinstance(error, OutOfMemoryError) and not ran_out_of_memory(error):
+            raise
+        print(f'{point["axis"]} {point["value"]}: {first_line(error)}')
         return row
     return {**row, 'runs': len(times), 'ms': f'{median_ms(times):.1f}', 'peak_MiB': mib(peak)}
 
@@ -130,6 +147,19 @@ def exponent(row: dict, before: dict | None, key: str) -> str:
     power = 2 if row['axis'].startswith('size') else 1
     growth = power * math.log(row['value'] / before['value'])
     return f'{math.log(float(row[key]) / float(before[key])) / growth:.2f}'
+
+
+def measure_all(args: argparse.Namespace) -> Iterator[dict]:
+    """Rows of all points, with their growth."""
+    before: dict | None = None
+    for point in plan(args):
+        row = measure(point, args)
+        if before is not None and before['axis'] != row['axis']:
+            before = None
+        row['exponent'] = exponent(row, before, 'ms')
+        row['macs_exponent'] = exponent(row, before, 'GMACs')
+        yield row
+        before = row
 
 
 def summary(axis: str, rows: list[dict]) -> str:
@@ -195,15 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     machine = prepare_machine(args.device, args.threads)
     print(machine)
-    rows: list[dict] = []
-    for point in plan(args):
-        row = measure(point, args)
-        before = rows[-1] if rows and rows[-1]['axis'] == row['axis'] else None
-        row['exponent'] = exponent(row, before, 'ms')
-        row['macs_exponent'] = exponent(row, before, 'GMACs')
-        print_row(row)
-        rows.append(row)
-    print(f'written: {write_table(rows, args.out, machine)}')
+    rows = write_rows(measure_all(args), args.out, machine)
     plot(rows, args, machine)
     for axis in dict.fromkeys(r['axis'] for r in rows):
         print(summary(axis, [r for r in rows if r['axis'] == axis]))

@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from common import (
     Limits,
+    add_device_option,
     alternate,
     growth_of,
     measure_limits,
@@ -306,7 +307,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--d-states', type=int, nargs='+', default=[1, 16])
     parser.add_argument('--tasks', nargs='+', choices=TASKS, help='default: both')
     parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    add_device_option(parser)
     parser.add_argument(
         '--backends', nargs='+', choices=('mamba', 'triton', 'torch'),
         help='of the op, in turn with the loops; default: all usable on the device',
@@ -315,6 +316,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.core and args.tasks:
         parser.error('--core measures the forward pass only')
+    if args.core and len(args.backends or ()) > 1:
+        parser.error('--core measures one backend: name one, or run the script once for each')
     if args.core and args.channels % 2:
         parser.error('--core needs an even number of --channels')
     try:

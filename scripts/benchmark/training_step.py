@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from common import (
@@ -32,13 +32,19 @@ from common import (
     median_ms,
     median_ratio,
     mib,
-    peak_memory,
+    peak_memories,
     plot_bars,
     prepare_machine,
-    print_row,
-    write_table,
+    write_rows,
 )
-from network_set import REFERENCE, build, make_inputs, network_options, preset_options
+from network_set import (
+    PRESETS,
+    REFERENCE,
+    build,
+    make_inputs,
+    network_options,
+    preset_options,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from vlunet_plain import plain_vlunet
@@ -93,6 +99,17 @@ def options_of(name: str, parts: list[str]) -> dict:
     return network_options('vlunet' if name == 'vlunet-plain' else name, **changes)
 
 
+def check_network(name: str) -> None:
+    """Checks the name of a network that is to be trained.
+
+    Raises:
+        ValueError: unknown network, or an UnfoldLDM without its phase.
+    """
+    if name in [f'unfoldldm-{preset}' for preset in PRESETS]:
+        raise ValueError(f'{name}: name the phase that is trained, {name}-phase1 or -phase2')
+    options_of(name, [])
+
+
 def make_steps(
     name: str, variant: str, shapes: list[tuple], device: str
 ) -> tuple[nn.Module, list[Callable]]:
@@ -123,16 +140,18 @@ def make_steps(
 
 
 def prepare_step(name: str, variant: str, shape: tuple, device: str) -> tuple:
-    """For :func:`peak_memory`; the small step also creates the optimiser's state."""
-    return tuple(make_steps(name, variant, [(1, 3, 32, 32), shape], device)[1])
+    """For :func:`peak_memories`; the first step also creates the optimiser's state.
+
+    A compiled one has the measured shape: for another the compiler would start again.
+    """
+    first = shape if 'compile' in variant else (1, 3, 32, 32)
+    return tuple(make_steps(name, variant, [first, shape], device)[1])
 
 
 def recomputes(name: str) -> bool:
     """Whether a network has the option ``use_checkpoint``."""
-    return (
-        'use_checkpoint'
-        in inspect.signature(getattr(archs, options_of(name, [])['type'])).parameters
-    )
+    kind = getattr(archs, options_of(name, [])['type'])
+    return name != 'vlunet-plain' and 'use_checkpoint' in inspect.signature(kind).parameters
 
 
 def sides_of(networks: list[str], variants: list[str]) -> list[tuple[str, str]]:
@@ -147,14 +166,14 @@ def sides_of(networks: list[str], variants: list[str]) -> list[tuple[str, str]]:
 
 
 def measure_memory(args: argparse.Namespace) -> dict[tuple, float | None]:
-    """Peaks in MiB by (network, variant, size)."""
-    return {
-        (*side, size): peak_memory(
-            prepare_step, *side, (args.batch, 3, size, size), args.device,
-            device=args.device, threads=args.threads,
-        )
+    """Peaks in MiB by (network, variant, size); those that run out of memory are missing."""
+    sides = {
+        (*side, size): (*side, (args.batch, 3, size, size), args.device)
         for size in args.sizes for side in sides_of(args.networks, args.variants)
     }  # fmt: skip
+    if args.no_memory:
+        return dict.fromkeys(sides)
+    return peak_memories(prepare_step, sides, device=args.device, threads=args.threads)
 
 
 def floor_ms(limits: Limits, name: str, variant: str, size: int, batch: int) -> float | None:
@@ -168,18 +187,20 @@ def floor_ms(limits: Limits, name: str, variant: str, size: int, batch: int) -> 
 
 def measure(
     args: argparse.Namespace, size: int, peaks: dict[tuple, float | None], limits: Limits
-) -> list[dict]:
-    """Rows of the table for one size."""
+) -> Iterator[dict]:
+    """Rows of the table for one size; without a time where memory does not suffice."""
     shape = (args.batch, 3, size, size)
     sides = sides_of(args.networks, args.variants)
-    calls = {f'{n}|{v}': make_steps(n, v, [shape], args.device)[1][0] for n, v in sides}
-    times = alternate(calls, args.repeats, device=args.device, budget=args.budget)
-    rows = []
+    calls = {
+        f'{name}|{variant}': make_steps(name, variant, [shape], args.device)[1][0]
+        for name, variant in sides if (name, variant, size) in peaks
+    }  # fmt: skip
+    times = alternate(calls, args.repeats, device=args.device, budget=args.budget, lenient=True)
     for name, variant in sides:
-        own = times[f'{name}|{variant}']
+        own = times.get(f'{name}|{variant}', [])
         row = {
             'network': name, 'variant': variant, 'batch': args.batch, 'size': size,
-            'rounds': len(own), 'ms': f'{median_ms(own):.1f}',
+            'rounds': len(own), 'ms': f'{median_ms(own):.1f}' if own else '',
         }  # fmt: skip
         floor = floor_ms(limits, name, variant, size, args.batch)
         row['floor_ms'] = '' if floor is None else f'{floor:.1f}'
@@ -188,24 +209,20 @@ def measure(
         if name == 'vlunet':
             others['vlunet_plain'] = 'vlunet-plain|plain'
         for title, other in others.items():
-            known = other in times and other != f'{name}|{variant}'
+            known = own and other in times and other != f'{name}|{variant}'
             row[f'ms_over_{title}'] = f'{median_ratio(own, times[other]):.2f}' if known else ''
-        if peaks:
-            row['peak_MiB'] = mib(peaks[name, variant, size])
-        print_row(row)
-        rows.append(row)
-    return rows
+        if not args.no_memory:
+            row['peak_MiB'] = mib(peaks.get((name, variant, size)))
+        yield row
 
 
 def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
     panels = {
-        title: {f'{r["network"]} {r["variant"]} {r["size"]}': float(r[key] or 0)
-                for r in rows if key in r}
+        title: {f'{r["network"]} {r["variant"]} {r["size"]}': float(r[key])
+                for r in rows if r.get(key)}
         for title, key in (('training step', 'ms'), ('peak memory', 'peak_MiB'))
     }  # fmt: skip
-    filled = [(p, u) for p, u in zip(panels.items(), ('milliseconds', 'MiB'), strict=True) if p[1]]
-    path = plot_bars(dict(p for p, _ in filled), args.out, machine, unit=[u for _, u in filled])
-    print(f'written: {path}')
+    print(f'written: {plot_bars(panels, args.out, machine, unit=("milliseconds", "MiB"))}')
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -223,12 +240,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
             if part not in VARIANTS:
                 parser.error(f"variant '{part}' is unknown; known: {', '.join(VARIANTS)}")
     for name in args.networks:
-        if name in ('unfoldldm-tiny', 'unfoldldm-small', 'unfoldldm-base', 'unfoldldm-large'):
-            parser.error(f'{name}: name the phase that is trained, {name}-phase1 or -phase2')
         try:
-            options_of(name, [])
+            check_network(name)
         except ValueError as error:
             parser.error(str(error))
+    if not sides_of(args.networks, args.variants):
+        having = ', '.join(name for name in NETWORKS if recomputes(name))
+        parser.error(
+            f'nothing to measure: {", ".join(args.networks)} with {", ".join(args.variants)}; '
+            f'checkpoint is an option of {having}, and vlunet-plain has the variant plain only'
+        )
     return args
 
 
@@ -237,10 +258,10 @@ def main(argv: list[str] | None = None) -> None:
     machine = prepare_machine(args.device, args.threads)
     print(machine)
     # First, since this process keeps gigabytes of its own once it has timed.
-    peaks = {} if args.no_memory else measure_memory(args)
+    peaks = measure_memory(args)
     limits = measure_limits(args.device)
-    rows = [row for size in args.sizes for row in measure(args, size, peaks, limits)]
-    print(f'written: {write_table(rows, args.out, machine)}')
+    found = (row for size in args.sizes for row in measure(args, size, peaks, limits))
+    rows = write_rows(found, args.out, machine)
     plot(rows, args, machine)
 
 
