@@ -50,6 +50,7 @@ from torch.nn import functional as F
 from vlunet_plain import plain_vlunet
 
 from unfoldldm_basicsr import archs
+from unfoldldm_basicsr.compat.freed_memory import keep_freed_memory
 from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
 from unfoldldm_basicsr.reporting.cost import network_cost
 
@@ -114,6 +115,8 @@ def make_steps(
     name: str, variant: str, shapes: list[tuple], device: str
 ) -> tuple[nn.Module, list[Callable]]:
     """A network, and its training steps on batches of these shapes (B, 3, H, W)."""
+    if device == 'cpu':
+        keep_freed_memory()  # as trainings do
     parts = variant.split('+')
     net = build(options_of(name, parts), device).train()
     layout = torch.channels_last if 'channels_last' in parts else torch.contiguous_format
