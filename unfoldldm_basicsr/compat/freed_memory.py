@@ -18,8 +18,9 @@ def keep_freed_memory() -> bool:
     """Has glibc keep what this process frees, unless the environment or the system rules it out.
 
     By default every tensor above 32 MiB goes back to Linux when it is freed, and the next one is
-    filled with zeros page by page: two fifths of a training step at 256 x 256 (docs/speed.md). A
-    training needs the same memory again in its next iteration, so that its peak stays the same.
+    filled with zeros page by page: two fifths of a training step at 256 x 256. A training needs the
+    same memory again in its next iteration; its peak stays the same, or grows where recomputed
+    blocks leave gaps (docs/speed.md).
 
     Returns:
         Whether it does from now on.
