@@ -12,7 +12,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
 CHECKPOINT_ADVICE = (
-    'Set network_g.use_checkpoint: true, which saves the most memory, for about a third more time '
+    'Set network_g.use_checkpoint: true, which saves the most memory, for about a quarter more time '
     'and the same result. '
 )
 TRAINING_ADVICE = (

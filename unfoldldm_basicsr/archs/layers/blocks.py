@@ -13,7 +13,7 @@ class Blocks(nn.Sequential):
     Args:
         blocks: modules (x, *shared) -> x of the next one.
         use_checkpoint: keeps only the input of each block and computes the block again for its
-            gradients: less memory, about a third more time, the same result.
+            gradients: less memory, about a quarter more time, the same result.
     """
 
     def __init__(self, *blocks: nn.Module, use_checkpoint: bool = False) -> None:
