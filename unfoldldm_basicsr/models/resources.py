@@ -12,8 +12,8 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
 CHECKPOINT_ADVICE = (
-    'Set network_g.use_checkpoint: true, which saves the most memory, for about a quarter more time '
-    'and the same result. '
+    'Set network_g.use_checkpoint: true, which saves the most memory, for about a quarter more '
+    'time and the same result. '
 )
 TRAINING_ADVICE = (
     'Lower datasets.train.gt_size or batch_size_per_gpu, raise train.accum_iter, or set train.amp: '
