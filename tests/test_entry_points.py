@@ -230,14 +230,14 @@ def test_doctor_finds_this_installation_sound(capsys):
     huge_pages.kernel_mode() != 'madvise', reason='the kernel gives no large pages on demand'
 )
 @pytest.mark.parametrize(('setting', 'large'), [({}, True), ({huge_pages.VARIABLE: '0'}, False)])
-def test_large_tensors_of_the_commands_lie_on_large_pages(setting, large, monkeypatch):
+def test_large_tensors_of_the_commands_lie_on_large_pages(setting, large, monkeypatch, tmp_path):
     code = (
         'import torch; from unfoldldm_basicsr import cli; cli.main(["list"]);'
         'x = torch.ones(2**26);'
         'print("kB", open("/proc/self/smaps_rollup").read().split("AnonHugePages:")[1].split()[0])'
     )
     monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
-    result = run_python('-c', code, **setting)
+    result = run_python('-c', code, cwd=tmp_path, **setting)  # no option files to count
     assert result.returncode == 0, result.stderr
     assert (int(result.stdout.split()[-1]) > 2**17) == large  # of 2**18 kB
 
