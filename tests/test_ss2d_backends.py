@@ -126,7 +126,7 @@ def test_a_broken_extension_leaves_the_other_backends(monkeypatch):
     [
         subprocess.CalledProcessError(1, ['gcc', 'main.c']),  # no Python.h
         FileNotFoundError(2, 'No such file or directory', 'gcc'),
-        PermissionError(13, 'Permission denied', '/root/.triton'),
+        PermissionError(13, 'Permission denied', '/home/me/.triton'),
         AssertionError('libcuda.so cannot found!\nPlease run ldconfig'),
         AssertionError(),
         KeyError('cuda'),
