@@ -1,15 +1,15 @@
 """Networks; importing registers them."""
 
-from .degradation_embedding import (
+from unfoldldm_basicsr.archs.degradation_embedding import (
     CLIPDegradationEmbedding,
     LabelDegradationEmbedding,
     LearnedDegradationEmbedding,
 )
-from .nafnet_arch import NAFNet, NAFNetLocal
-from .restormer_arch import Restormer
-from .unfoldldm_arch import UnfoldLDM
-from .vlunet_arch import VLUNet
-from .vlunet_prior_arch import VLUNetPrior
+from unfoldldm_basicsr.archs.nafnet_arch import NAFNet, NAFNetLocal
+from unfoldldm_basicsr.archs.restormer_arch import Restormer
+from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
+from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
+from unfoldldm_basicsr.archs.vlunet_prior_arch import VLUNetPrior
 
 __all__ = [
     'CLIPDegradationEmbedding',

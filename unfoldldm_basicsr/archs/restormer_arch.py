@@ -16,18 +16,18 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from ..compat.registry import register
-from .layers.blocks import Blocks
-from .layers.hyperparameters import (
+from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.archs.layers.blocks import Blocks
+from unfoldldm_basicsr.archs.layers.hyperparameters import (
     StateDict,
     check_strict,
     count_blocks,
     find_expansion,
     shape_of,
 )
-from .layers.layout import to_quick_layout
-from .layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
-from .layers.transformer import TransformerBlock
+from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
+from unfoldldm_basicsr.archs.layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
+from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
 
 
 @register(ARCH_REGISTRY)

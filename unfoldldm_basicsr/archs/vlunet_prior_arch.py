@@ -24,17 +24,17 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
-from ..compat.registry import register
-from ..config.suggest import check_choice, did_you_mean
-from .layers.hyperparameters import StateDict
-from .layers.layout import to_quick_layout
-from .layers.resample import crop_to, pad_to_multiple
-from .layers.transformer import TransformerBlock
-from .unfolding.latent_prior import GENERATING, LatentPrior
-from .unfolding.plug_in import OCFormerCorrector, inject_prior
-from .unfolding.prior_source import NEEDS_GT
-from .unfolding.stage import StagePrior, StageTrace, UnfoldTrace
-from .vlunet_arch import VLUNet
+from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.config.suggest import check_choice, did_you_mean
+from unfoldldm_basicsr.archs.layers.hyperparameters import StateDict
+from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
+from unfoldldm_basicsr.archs.layers.resample import crop_to, pad_to_multiple
+from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
+from unfoldldm_basicsr.archs.unfolding.latent_prior import GENERATING, LatentPrior
+from unfoldldm_basicsr.archs.unfolding.plug_in import OCFormerCorrector, inject_prior
+from unfoldldm_basicsr.archs.unfolding.prior_source import NEEDS_GT
+from unfoldldm_basicsr.archs.unfolding.stage import StagePrior, StageTrace, UnfoldTrace
+from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
 
 PHASES = (1, 2, 'inference')
 LEVELS = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..inference.conditioning import AUTO
-from ..inference.restorer import Restorer
+from unfoldldm_basicsr.inference.conditioning import AUTO
+from unfoldldm_basicsr.inference.restorer import Restorer
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """Datasets, registered with BasicSR by import, and the degradations they apply."""
 
-from . import (  # noqa: F401
+from unfoldldm_basicsr.data import (  # noqa: F401
     mixed_degradation_dataset,
     paired_degradation_dataset,
     synthetic_degradation_dataset,

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from ..config.suggest import did_you_mean
-from .image_io import decode_image
-from .lmdb_integrity import check_lmdb_file
+from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.data.image_io import decode_image
+from unfoldldm_basicsr.data.lmdb_integrity import check_lmdb_file
 
 IMAGE_EXTENSIONS = (
     '.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pnm'

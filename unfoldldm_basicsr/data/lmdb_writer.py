@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .image_io import decode_image, encode_image
-from .image_source import list_images, without_extension
+from unfoldldm_basicsr.data.image_io import decode_image, encode_image
+from unfoldldm_basicsr.data.image_source import list_images, without_extension
 
 PAYLOADS = ('png', 'bmp', 'source')
 _MAX_KEY_BYTES = 511

@@ -11,10 +11,10 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
-from ..compat.registry import register
-from ..config.suggest import did_you_mean, written_as
-from .paired_degradation_dataset import PairedDegradationDataset
-from .restoration_dataset import (
+from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.config.suggest import did_you_mean, written_as
+from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
+from unfoldldm_basicsr.data.restoration_dataset import (
     LOADER_KEYS,
     PHASES,
     SET_KEYS,
@@ -25,7 +25,7 @@ from .restoration_dataset import (
     key_problems,
     raise_problems,
 )
-from .synthetic_degradation_dataset import SyntheticDegradationDataset
+from unfoldldm_basicsr.data.synthetic_degradation_dataset import SyntheticDegradationDataset
 
 _SET_CLASSES: dict[str, type[RestorationDataset]] = {
     'SyntheticDegradationDataset': SyntheticDegradationDataset,

@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from ..compat.registry import register
-from .image_io import to_float
-from .image_source import (
+from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.data.image_io import to_float
+from unfoldldm_basicsr.data.image_source import (
     FolderImages,
     ImageSource,
     close_lmdbs,
@@ -19,8 +19,8 @@ from .image_source import (
     read_meta_info,
     without_extension,
 )
-from .patches import to_tensor
-from .restoration_dataset import OptionKeys, Problems, RestorationDataset, errors_named
+from unfoldldm_basicsr.data.patches import to_tensor
+from unfoldldm_basicsr.data.restoration_dataset import OptionKeys, Problems, RestorationDataset, errors_named
 
 _NUM_CHECKED_PAIRS = 16  # decoded before training; LMDBs tell all sizes without decoding
 

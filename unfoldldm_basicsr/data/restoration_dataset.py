@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..config.suggest import did_you_mean
-from .image_source import ImageSource
-from .patches import Window, center_crop, pad_to_size, random_flips, random_window
+from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.data.image_source import ImageSource
+from unfoldldm_basicsr.data.patches import Window, center_crop, pad_to_size, random_flips, random_window
 
 OptionKeys = dict[str, tuple[tuple[type, ...], str]]
 Problems = list[tuple[str, str]]

@@ -1,11 +1,11 @@
 """Restoring images with trained weights: ``Restorer('net_g.pth').restore(image)``."""
 
-from .checkpoint import Checkpoint, CheckpointError, build_from_checkpoint, read_checkpoint
-from .convert import convert_checkpoint
-from .export import export_checkpoint
-from .image_io import ImageReadError, Picture, read_image, write_image
-from .restorer import Restorer
-from .tiling import TileError, tiled_forward
+from unfoldldm_basicsr.inference.checkpoint import Checkpoint, CheckpointError, build_from_checkpoint, read_checkpoint
+from unfoldldm_basicsr.inference.convert import convert_checkpoint
+from unfoldldm_basicsr.inference.export import export_checkpoint
+from unfoldldm_basicsr.inference.image_io import ImageReadError, Picture, read_image, write_image
+from unfoldldm_basicsr.inference.restorer import Restorer
+from unfoldldm_basicsr.inference.tiling import TileError, tiled_forward
 
 __all__ = [
     'Checkpoint',

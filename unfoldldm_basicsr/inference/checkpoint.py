@@ -27,7 +27,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ..config.suggest import did_you_mean
+from unfoldldm_basicsr.config.suggest import did_you_mean
 
 ARCH_KEY = 'arch'
 DEGRADATION_KEY = 'degradation'
@@ -68,7 +68,7 @@ def network_meta(network_opt: Mapping[str, Any]) -> dict[str, Any]:
         KeyError: no ``type``.
         ValueError: an argument that is no plain value.
     """
-    from .. import __version__
+    from unfoldldm_basicsr import __version__
 
     if 'type' not in network_opt:
         raise KeyError("network_g: the key 'type' is missing, for example type: UnfoldLDM.")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..reporting.explanation import ClipAttention
+from unfoldldm_basicsr.reporting.explanation import ClipAttention
 
 
 class NoAttentionError(ValueError):

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config.suggest import did_you_mean
-from .checkpoint import (
+from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.inference.checkpoint import (
     DEGRADATION_KEY,
     Checkpoint,
     CheckpointError,

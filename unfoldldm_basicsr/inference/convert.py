@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..compat.atomic_files import write_bytes_atomic
-from .checkpoint import (
+from unfoldldm_basicsr.compat.atomic_files import write_bytes_atomic
+from unfoldldm_basicsr.inference.checkpoint import (
     ARCH_KEY,
     DEGRADATION_KEY,
     Checkpoint,
@@ -36,8 +36,8 @@ from .checkpoint import (
     read_checkpoint,
     registered_networks,
 )
-from .clip_shapes import VIT_B_32, infer_clip_config
-from .conditioning import degradation_meta
+from unfoldldm_basicsr.inference.clip_shapes import VIT_B_32, infer_clip_config
+from unfoldldm_basicsr.inference.conditioning import degradation_meta
 
 NETWORK, EMBEDDING = 'net.', 'model_degradation.'
 CLIP_TYPE = 'CLIPDegradationEmbedding'

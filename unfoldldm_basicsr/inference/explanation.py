@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..reporting.explanation import StageSteps, VLUExplanation
-from .clip_attention import NoAttentionError, clip_attention
-from .conditioning import takes_degradation
-from .restorer import Restorer, deterministic, split_alpha, to_float_rgb
-from .tiling import TileError
+from unfoldldm_basicsr.reporting.explanation import StageSteps, VLUExplanation
+from unfoldldm_basicsr.inference.clip_attention import NoAttentionError, clip_attention
+from unfoldldm_basicsr.inference.conditioning import takes_degradation
+from unfoldldm_basicsr.inference.restorer import Restorer, deterministic, split_alpha, to_float_rgb
+from unfoldldm_basicsr.inference.tiling import TileError
 
 
 def can_explain(restorer: Restorer) -> bool:

@@ -11,15 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..compat.atomic_files import write_bytes_atomic
-from .checkpoint import (
+from unfoldldm_basicsr.compat.atomic_files import write_bytes_atomic
+from unfoldldm_basicsr.inference.checkpoint import (
     ARCH_KEY,
     DEGRADATION_KEY,
     CheckpointError,
     build_network,
     read_checkpoint,
 )
-from .conditioning import exported_record
+from unfoldldm_basicsr.inference.conditioning import exported_record
 
 RESTORING_PHASE = 'inference'
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..compat.atomic_files import write_bytes_atomic
+from unfoldldm_basicsr.compat.atomic_files import write_bytes_atomic
 
 READABLE = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 LOSSLESS = ('.png', '.tif', '.tiff')  # and able to hold 16 bit and alpha

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..reporting.trace_picture import StageImages, Trace
-from .checkpoint import build_network, read_checkpoint
-from .conditioning import AUTO, Conditioning, build_conditioning, takes_degradation
-from .tiling import (
+from unfoldldm_basicsr.reporting.trace_picture import StageImages, Trace
+from unfoldldm_basicsr.inference.checkpoint import build_network, read_checkpoint
+from unfoldldm_basicsr.inference.conditioning import AUTO, Conditioning, build_conditioning, takes_degradation
+from unfoldldm_basicsr.inference.tiling import (
     NoStatisticsError,
     TileError,
     check_tile,

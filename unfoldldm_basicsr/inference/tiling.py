@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops.image_statistics import ImageStatistics
+from unfoldldm_basicsr.ops.image_statistics import ImageStatistics
 
 
 class TileError(RuntimeError):

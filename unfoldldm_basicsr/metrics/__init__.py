@@ -1,5 +1,5 @@
 """Metrics that BasicSR lacks; importing registers them."""
 
-from .lpips_metric import calculate_lpips
+from unfoldldm_basicsr.metrics.lpips_metric import calculate_lpips
 
 __all__ = ['calculate_lpips']

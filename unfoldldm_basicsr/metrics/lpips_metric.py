@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
-from ..compat.registry import register
+from unfoldldm_basicsr.compat.registry import register
 
 NETWORKS = ('alex', 'vgg', 'squeeze')
 

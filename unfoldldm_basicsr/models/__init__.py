@@ -1,11 +1,11 @@
 """Models of BasicSR's trainer; importing registers them."""
 
-from .degradation_clip_model import DegradationCLIPModel
-from .restoration_model import RestorationModel
-from .unfoldldm_phase1_model import UnfoldLDMPhase1Model
-from .unfoldldm_phase2_model import UnfoldLDMPhase2Model
-from .vlunet_model import VLUNetModel
-from .vlunet_prior_model import VLUNetPriorPhase1Model, VLUNetPriorPhase2Model
+from unfoldldm_basicsr.models.degradation_clip_model import DegradationCLIPModel
+from unfoldldm_basicsr.models.restoration_model import RestorationModel
+from unfoldldm_basicsr.models.unfoldldm_phase1_model import UnfoldLDMPhase1Model
+from unfoldldm_basicsr.models.unfoldldm_phase2_model import UnfoldLDMPhase2Model
+from unfoldldm_basicsr.models.vlunet_model import VLUNetModel
+from unfoldldm_basicsr.models.vlunet_prior_model import VLUNetPriorPhase1Model, VLUNetPriorPhase2Model
 
 __all__ = [
     'DegradationCLIPModel',

@@ -13,14 +13,14 @@ import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 
-from ..compat.ranks import on_rank_0
-from ..compat.run_options import option_digest, run_options
-from ..inference.checkpoint import ARCH_KEY, network_meta
-from . import checkpoint_writer as writer
-from .interruption import stop_request
-from .resumed_schedule import resume_schedule, schedule_options
-from .rng import rng_state, set_rng_state
-from .saved_images import validation_sets
+from unfoldldm_basicsr.compat.ranks import on_rank_0
+from unfoldldm_basicsr.compat.run_options import option_digest, run_options
+from unfoldldm_basicsr.inference.checkpoint import ARCH_KEY, network_meta
+from unfoldldm_basicsr.models import checkpoint_writer as writer
+from unfoldldm_basicsr.models.interruption import stop_request
+from unfoldldm_basicsr.models.resumed_schedule import resume_schedule, schedule_options
+from unfoldldm_basicsr.models.rng import rng_state, set_rng_state
+from unfoldldm_basicsr.models.saved_images import validation_sets
 
 
 class CheckpointMixin:

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from ..compat.atomic_files import TEMPORARY_SUFFIX, atomic_file, write_bytes_atomic
-from ..compat.checkpoint_files import iterations_of, manifest_path, weights_of
-from ..compat.failures import CheckpointWriteError, RunFailure, first_line, os_error_behind
+from unfoldldm_basicsr.compat.atomic_files import TEMPORARY_SUFFIX, atomic_file, write_bytes_atomic
+from unfoldldm_basicsr.compat.checkpoint_files import iterations_of, manifest_path, weights_of
+from unfoldldm_basicsr.compat.failures import CheckpointWriteError, RunFailure, first_line, os_error_behind
 
 # What torch's writer says when less was written than it gave.
 _TORCH_WRITER = re.compile('PytorchStreamWriter|unexpected pos', re.IGNORECASE)

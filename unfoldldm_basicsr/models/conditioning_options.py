@@ -9,9 +9,9 @@ from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY
 
-from ..config.suggest import did_you_mean
-from ..inference.checkpoint import CheckpointError, read_checkpoint
-from .model_options import OPTIONAL, OptionKeys, Problems, is_training, section_of
+from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.inference.checkpoint import CheckpointError, read_checkpoint
+from unfoldldm_basicsr.models.model_options import OPTIONAL, OptionKeys, Problems, is_training, section_of
 
 WRONG = 'wrong'
 NO_EMBEDDING = (

@@ -20,21 +20,21 @@ from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from ..inference.checkpoint import DEGRADATION_KEY, CheckpointError
-from ..inference.conditioning import DegradationRecord, degradation_meta, read_record
-from .checkpoint_writer import network_state
-from .conditioning_options import (
+from unfoldldm_basicsr.inference.checkpoint import DEGRADATION_KEY, CheckpointError
+from unfoldldm_basicsr.inference.conditioning import DegradationRecord, degradation_meta, read_record
+from unfoldldm_basicsr.models.checkpoint_writer import network_state
+from unfoldldm_basicsr.models.conditioning_options import (
     NO_EMBEDDING,
     check_conditioning,
     check_tested_embedding,
     class_order,
     class_order_fault,
 )
-from .degradation_override import DegradationOverride
-from .ema import update_ema
-from .model_options import Problems
-from .optimisation import Groups
-from .weights import load_weights, read_weights
+from unfoldldm_basicsr.models.degradation_override import DegradationOverride
+from unfoldldm_basicsr.models.ema import update_ema
+from unfoldldm_basicsr.models.model_options import Problems
+from unfoldldm_basicsr.models.optimisation import Groups
+from unfoldldm_basicsr.models.weights import load_weights, read_weights
 
 GROUP = 'embedding'
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..compat.items import read_item
-from .conditioning_options import WRONG
+from unfoldldm_basicsr.compat.items import read_item
+from unfoldldm_basicsr.models.conditioning_options import WRONG
 
 
 class DegradationOverride:

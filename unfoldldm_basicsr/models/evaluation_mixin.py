@@ -12,17 +12,17 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from ..compat.ranks import on_rank_0
-from ..inference.tiling import (
+from unfoldldm_basicsr.compat.ranks import on_rank_0
+from unfoldldm_basicsr.inference.tiling import (
     NoStatisticsError,
     check_tile,
     tiled_forward,
     with_image_statistics,
 )
-from .interruption import stop_request
-from .resources import VALIDATION_ADVICE, memory_advice
-from .validation import ImageResult, averages, evaluate, measure_image, write_stage_psnr
-from .validation_report import degradation_rows, table_lines, write_validation_csv
+from unfoldldm_basicsr.models.interruption import stop_request
+from unfoldldm_basicsr.models.resources import VALIDATION_ADVICE, memory_advice
+from unfoldldm_basicsr.models.validation import ImageResult, averages, evaluate, measure_image, write_stage_psnr
+from unfoldldm_basicsr.models.validation_report import degradation_rows, table_lines, write_validation_csv
 
 
 class EvaluationMixin:

@@ -16,7 +16,7 @@ from basicsr.models import lr_scheduler as basicsr_schedulers
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..config.suggest import did_you_mean
+from unfoldldm_basicsr.config.suggest import did_you_mean
 
 
 class _ClosedFormLR(LRScheduler):

@@ -13,9 +13,9 @@ from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY
 
-from .lr_schedulers import check_scheduler
-from .mixing import check_mixing
-from .optimisation import check_optimizer
+from unfoldldm_basicsr.models.lr_schedulers import check_scheduler
+from unfoldldm_basicsr.models.mixing import check_mixing
+from unfoldldm_basicsr.models.optimisation import check_optimizer
 
 OptionKeys = dict[str, dict[str, tuple[tuple[type, ...], str]]]
 Problems = list[tuple[str, str]]

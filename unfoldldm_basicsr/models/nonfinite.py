@@ -11,8 +11,8 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..compat.failures import CheckpointWriteError, RunFailure
-from .checkpoint_writer import save_atomic
+from unfoldldm_basicsr.compat.failures import CheckpointWriteError, RunFailure
+from unfoldldm_basicsr.models.checkpoint_writer import save_atomic
 
 
 class NonFiniteTrainingError(RunFailure, RuntimeError):

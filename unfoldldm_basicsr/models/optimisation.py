@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from ..config.blame import blamed
-from ..config.suggest import did_you_mean
+from unfoldldm_basicsr.config.blame import blamed
+from unfoldldm_basicsr.config.suggest import did_you_mean
 
 Groups = dict[str, list[tuple[str, Parameter]]]
 _REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError, LookupError, ArithmeticError)

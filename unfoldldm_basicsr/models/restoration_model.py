@@ -20,18 +20,18 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..compat.freed_memory import keep_freed_memory
-from ..compat.registry import register
-from ..ops.ss2d import set_scan_backend
-from .checkpoint_mixin import CheckpointMixin
-from .ema import update_ema
-from .evaluation_mixin import EvaluationMixin
-from .interruption import stop_request
-from .lr_schedulers import advance, build_scheduler
-from .mixing import build_mixing
-from .model_options import BASE_OPTION_KEYS, check_base_options
-from .nonfinite import NonFiniteGuard, RunningStatistics
-from .optimisation import (
+from unfoldldm_basicsr.compat.freed_memory import keep_freed_memory
+from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.ops.ss2d import set_scan_backend
+from unfoldldm_basicsr.models.checkpoint_mixin import CheckpointMixin
+from unfoldldm_basicsr.models.ema import update_ema
+from unfoldldm_basicsr.models.evaluation_mixin import EvaluationMixin
+from unfoldldm_basicsr.models.interruption import stop_request
+from unfoldldm_basicsr.models.lr_schedulers import advance, build_scheduler
+from unfoldldm_basicsr.models.mixing import build_mixing
+from unfoldldm_basicsr.models.model_options import BASE_OPTION_KEYS, check_base_options
+from unfoldldm_basicsr.models.nonfinite import NonFiniteGuard, RunningStatistics
+from unfoldldm_basicsr.models.optimisation import (
     GradientClipper,
     Groups,
     ProgressiveBatches,
@@ -39,9 +39,9 @@ from .optimisation import (
     parameter_groups,
     slices_of,
 )
-from .resources import peak_memory, training_memory
-from .rng import step_rng
-from .weights import load_weights
+from unfoldldm_basicsr.models.resources import peak_memory, training_memory
+from unfoldldm_basicsr.models.rng import step_rng
+from unfoldldm_basicsr.models.weights import load_weights
 
 Losses = dict[str, Tensor]
 

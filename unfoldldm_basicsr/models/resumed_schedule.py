@@ -10,10 +10,10 @@ from basicsr.utils import get_root_logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..compat.failures import ResumeError
-from ..compat.run_options import differences, flatten
-from .checkpoint_writer import plain
-from .lr_schedulers import advance, build_scheduler, check_scheduler, resolved_options
+from unfoldldm_basicsr.compat.failures import ResumeError
+from unfoldldm_basicsr.compat.run_options import differences, flatten
+from unfoldldm_basicsr.models.checkpoint_writer import plain
+from unfoldldm_basicsr.models.lr_schedulers import advance, build_scheduler, check_scheduler, resolved_options
 
 APPLY_KEY = 'apply_new_schedule'
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from ..compat.failures import writing
+from unfoldldm_basicsr.compat.failures import writing
 
 
 class SavedImages:

@@ -8,10 +8,10 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from ..compat.failures import RunFailure
+from unfoldldm_basicsr.compat.failures import RunFailure
 
 if TYPE_CHECKING:
-    from ..archs.unfolding.stage import UnfoldTrace
+    from unfoldldm_basicsr.archs.unfolding.stage import UnfoldTrace
 
 
 def restoration_losses(

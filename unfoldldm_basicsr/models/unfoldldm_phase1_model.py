@@ -15,9 +15,9 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 from torch import Tensor
 
-from ..compat.registry import register
-from ..config.suggest import did_you_mean
-from .model_options import (
+from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.models.model_options import (
     NUMBER,
     OPTIONAL,
     OptionKeys,
@@ -29,8 +29,8 @@ from .model_options import (
     merged,
     section_of,
 )
-from .restoration_model import Losses, RestorationModel
-from .unfolding_losses import StepWatch, restoration_losses, step_figures
+from unfoldldm_basicsr.models.restoration_model import Losses, RestorationModel
+from unfoldldm_basicsr.models.unfolding_losses import StepWatch, restoration_losses, step_figures
 
 GROUPS = ('restoration', 'prior')
 

@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..compat.failures import writing
-from ..compat.items import ItemReader
-from ..compat.ranks import together
-from .interruption import stop_request
-from .rng import preserved_rng
-from .saved_images import SavedImages, image_name, write_image
+from unfoldldm_basicsr.compat.failures import writing
+from unfoldldm_basicsr.compat.items import ItemReader
+from unfoldldm_basicsr.compat.ranks import together
+from unfoldldm_basicsr.models.interruption import stop_request
+from unfoldldm_basicsr.models.rng import preserved_rng
+from unfoldldm_basicsr.models.saved_images import SavedImages, image_name, write_image
 
 STAGE_COLUMNS = ('iteration', 'image', 'degradation', 'stage', 'psnr_hat', 'psnr_tilde', 'psnr')
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..compat.failures import writing
-from .validation import ImageResult, append_rows, averages, averages_by_degradation
+from unfoldldm_basicsr.compat.failures import writing
+from unfoldldm_basicsr.models.validation import ImageResult, append_rows, averages, averages_by_degradation
 
 AVERAGE = 'average'  # name of the row with the means of the other rows
 CSV_COLUMNS = ('iteration', 'degradation', 'images')

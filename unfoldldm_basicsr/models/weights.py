@@ -10,8 +10,8 @@ from typing import Any
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from ..compat.run_options import MEMORY_ONLY
-from ..inference.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from unfoldldm_basicsr.compat.run_options import MEMORY_ONLY
+from unfoldldm_basicsr.inference.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 
 # Arguments that may change from Phase I to Phase II.
 PHASE2_ARGUMENTS = (

@@ -1,10 +1,10 @@
 """Pictures and tables of results."""
 
-from .drawing import detail_box, save_picture
-from .grids import comparison_grid, detail_boxes, psnr_captions
-from .quality import Quality, measure
-from .tables import markdown_table, mean_row, write_table
-from .trace_picture import StageImages, Trace, trace_picture
+from unfoldldm_basicsr.reporting.drawing import detail_box, save_picture
+from unfoldldm_basicsr.reporting.grids import comparison_grid, detail_boxes, psnr_captions
+from unfoldldm_basicsr.reporting.quality import Quality, measure
+from unfoldldm_basicsr.reporting.tables import markdown_table, mean_row, write_table
+from unfoldldm_basicsr.reporting.trace_picture import StageImages, Trace, trace_picture
 
 __all__ = [
     'Quality',

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .drawing import GREY, INK, LABEL, PAPER, RULE, SECOND, SMALL, TITLE, Page
+from unfoldldm_basicsr.reporting.drawing import GREY, INK, LABEL, PAPER, RULE, SECOND, SMALL, TITLE, Page
 
 CELL, MARGIN, GAP, LINE = 72, 28, 12, 34  # smallest cell and spaces in pixels
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..compat.atomic_files import atomic_file
+from unfoldldm_basicsr.compat.atomic_files import atomic_file
 
 INK, GREY, RULE, PAPER = (24, 26, 31), (104, 110, 120), (218, 221, 226), (255, 255, 255)
 ACCENT, SECOND = (200, 72, 24), (43, 98, 168)  # legible to colour-blind readers

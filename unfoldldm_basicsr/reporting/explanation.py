@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .trace_picture import Trace
+from unfoldldm_basicsr.reporting.trace_picture import Trace
 
 Row = Mapping[str, object]
 

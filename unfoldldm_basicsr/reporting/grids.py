@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .drawing import ACCENT, GREY, INK, LABEL, SMALL, Box, Page, crop, detail_box, fit, to_rgb8
-from .quality import measure
+from unfoldldm_basicsr.reporting.drawing import ACCENT, GREY, INK, LABEL, SMALL, Box, Page, crop, detail_box, fit, to_rgb8
+from unfoldldm_basicsr.reporting.quality import measure
 
 MARGIN, GAP, CAPTION, HEAD, BETWEEN = 28, 8, 36, 44, 20
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .drawing import (
+from unfoldldm_basicsr.reporting.drawing import (
     ACCENT,
     GREY,
     INK,
@@ -22,7 +22,7 @@ from .drawing import (
     fit,
     to_rgb8,
 )
-from .quality import measure
+from unfoldldm_basicsr.reporting.quality import measure
 
 MARGIN, GAP, CELL, SIDE, CAPTION = 36, 14, 236, 120, 34
 GAINS = (1, 2, 4, 8, 16, 32, 64)

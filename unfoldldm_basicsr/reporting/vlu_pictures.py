@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .drawing import ACCENT, GREY, INK, LABEL, RULE, SECOND, SMALL, TITLE, Page, fit, to_rgb8
-from .explanation import ClipAttention, StageSteps, VLUExplanation
+from unfoldldm_basicsr.reporting.drawing import ACCENT, GREY, INK, LABEL, RULE, SECOND, SMALL, TITLE, Page, fit, to_rgb8
+from unfoldldm_basicsr.reporting.explanation import ClipAttention, StageSteps, VLUExplanation
 
 MARGIN, GAP, CAPTION, LINE = 36, 14, 34, 27
 PALE, DEEP = np.array((247, 249, 252)), np.array((24, 72, 140))  # of probabilities 0 and 1

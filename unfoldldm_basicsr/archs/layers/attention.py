@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
-from .convolution import separable_parts
-from .layout import has_channels_last, matmul_channels
+from unfoldldm_basicsr.archs.layers.convolution import separable_parts
+from unfoldldm_basicsr.archs.layers.layout import has_channels_last, matmul_channels
 
 _EPS = 1e-12  # floor of the norms, as in torch.nn.functional.normalize
 

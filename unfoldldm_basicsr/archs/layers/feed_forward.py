@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convolution import fill_channels, quick_width, separable_parts
-from .strips import by_strips
+from unfoldldm_basicsr.archs.layers.convolution import fill_channels, quick_width, separable_parts
+from unfoldldm_basicsr.archs.layers.strips import by_strips
 
 
 class GatedFeedForward(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layout import has_channels_last
+from unfoldldm_basicsr.archs.layers.layout import has_channels_last
 
 LAYER_NORM_TYPES = ('WithBias', 'BiasFree')
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .attention import TransposedSelfAttention
-from .feed_forward import GatedFeedForward
-from .norm import LayerNorm
+from unfoldldm_basicsr.archs.layers.attention import TransposedSelfAttention
+from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
+from unfoldldm_basicsr.archs.layers.norm import LayerNorm
 
 
 class TransformerBlock(nn.Module):

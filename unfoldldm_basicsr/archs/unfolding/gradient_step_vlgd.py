@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers.attention import (
+from unfoldldm_basicsr.archs.layers.attention import (
     TransposedSelfAttention,
     attend_and_project,
     channel_attention_map,
     check_heads,
 )
-from ..layers.convolution import separable_parts
-from ..layers.layout import to_quick_layout
+from unfoldldm_basicsr.archs.layers.convolution import separable_parts
+from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 
 PROMPT_SIDE = 96  # rows and columns of the prompts at the full resolution
 NUM_HEADS = 2

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .proximal_step_ocformer import OCFormer, PriorGate
+from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormer, PriorGate
 
 PARTS = ('norm1', 'attn', 'norm2', 'ffn')
 

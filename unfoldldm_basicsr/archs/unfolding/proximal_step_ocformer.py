@@ -19,19 +19,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...config.suggest import check_choice
-from ..layers.attention import (
+from unfoldldm_basicsr.config.suggest import check_choice
+from unfoldldm_basicsr.archs.layers.attention import (
     TransposedSelfAttention,
     attend_and_project,
     channel_attention_map,
     check_heads,
 )
-from ..layers.blocks import Blocks
-from ..layers.convolution import separable_parts
-from ..layers.feed_forward import GatedFeedForward
-from ..layers.layout import to_quick_layout
-from ..layers.norm import LayerNorm
-from ..layers.resample import Downsample, OverlapPatchEmbed, Upsample
+from unfoldldm_basicsr.archs.layers.blocks import Blocks
+from unfoldldm_basicsr.archs.layers.convolution import separable_parts
+from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
+from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
+from unfoldldm_basicsr.archs.layers.norm import LayerNorm
+from unfoldldm_basicsr.archs.layers.resample import Downsample, OverlapPatchEmbed, Upsample
 
 DRA_MODES = ('hat_q', 'tilde_q', 'self')
 PDR_MODES = ('gate', 'film', 'none')

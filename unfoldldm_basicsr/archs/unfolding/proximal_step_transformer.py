@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..layers.blocks import Blocks
-from ..layers.transformer import TransformerBlock
+from unfoldldm_basicsr.archs.layers.blocks import Blocks
+from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
 
 
 class PMM(nn.Module):

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .degradation import Factor
-from .gradient_step_mgda import Estimates
+from unfoldldm_basicsr.archs.unfolding.degradation import Factor
+from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import Estimates
 
 
 class StagePrior(NamedTuple):

@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from .blur import gaussian_blur, gaussian_radius, motion_blur, motion_radius
-from .jpeg import jpeg
-from .low_light import low_light
-from .noise import gaussian_noise, poisson_noise
-from .weather import haze, rain
+from unfoldldm_basicsr.data.degradations.blur import gaussian_blur, gaussian_radius, motion_blur, motion_radius
+from unfoldldm_basicsr.data.degradations.jpeg import jpeg
+from unfoldldm_basicsr.data.degradations.low_light import low_light
+from unfoldldm_basicsr.data.degradations.noise import gaussian_noise, poisson_noise
+from unfoldldm_basicsr.data.degradations.weather import haze, rain
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...config.suggest import did_you_mean
-from .catalogue import DEGRADATIONS, Degradation, Parameter
+from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.data.degradations.catalogue import DEGRADATIONS, Degradation, Parameter
 
 OUTPUTS = ('clip', 'uint8', 'unclipped')
 

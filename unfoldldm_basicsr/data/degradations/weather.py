@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from .blur import convolve, gaussian_psf, motion_psf
+from unfoldldm_basicsr.data.degradations.blur import convolve, gaussian_psf, motion_psf
 
 _FAR_STREAK_LENGTH = 0.5  # streaks of the far half of the rain, relative to the near half
 
