@@ -202,7 +202,7 @@ def put(options: dict, path: str, value: object) -> dict:
 
 def problems_at(options: dict, path: str, **settings) -> str:
     """What the preflight says of one key path, '' if nothing."""
-    from unfoldldm_basicsr.config.preflight import preflight
+    from unfoldldm_basicsr.options.preflight import preflight
 
     lines = preflight(options, 'x.yml', 'train' in options, **settings)
     assert all(line.startswith('x.yml: ') and '\n' not in line for line in lines)

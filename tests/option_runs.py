@@ -19,11 +19,11 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import tiny_unfoldldm, write_options, write_photos
 from option_mutants import Mutant
 
-from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
-from unfoldldm_basicsr.inference.checkpoint import DEGRADATION_KEY
-from unfoldldm_basicsr.inference.conditioning import degradation_meta
+from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
 from unfoldldm_basicsr.models.conditioning_options import class_order
-from unfoldldm_basicsr.reporting.cost import build_on_meta, network_cost
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY
+from unfoldldm_basicsr.weights.conditioning import degradation_meta
 
 LARGEST = 20_000_000  # parameters of a network that is trained here
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from helpers import ROOT, write_photos
 
-from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 OPTIONS = ROOT / 'options'
 HAZY = [

@@ -11,8 +11,8 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from benchmark_scripts import imported_scripts, read, read_table
 
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
-from unfoldldm_basicsr.inference.tiling import tiled_forward
-from unfoldldm_basicsr.reporting.cost import Cost
+from unfoldldm_basicsr.common.cost import Cost
+from unfoldldm_basicsr.restoring.tiling import tiled_forward
 
 
 @pytest.fixture

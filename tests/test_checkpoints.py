@@ -23,10 +23,11 @@ import torch
 from helpers import model_options
 from torch.utils.data import DataLoader, Dataset
 
-from unfoldldm_basicsr.compat import failures
-from unfoldldm_basicsr.compat.failures import CheckpointWriteError, ResumeError
-from unfoldldm_basicsr.models import RestorationModel, checkpoint_writer
-from unfoldldm_basicsr.models.interruption import stop_request
+from unfoldldm_basicsr.common import errors as failures
+from unfoldldm_basicsr.common.errors import CheckpointWriteError, ResumeError
+from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.training import checkpoint_writer
+from unfoldldm_basicsr.training.interruption import stop_request
 
 NET = {'type': 'TinyConvNet'}
 STEP_LR = {'type': 'MultiStepLR', 'milestones': [1000]}
@@ -507,7 +508,7 @@ def test_other_options_are_named_in_one_sentence_each(two, log):
 
 
 def test_where_data_lie_and_how_they_are_loaded_is_no_change(tmp_path):
-    from unfoldldm_basicsr.compat.run_options import option_digest, run_options
+    from unfoldldm_basicsr.training.run_options import option_digest, run_options
 
     def digest(**data) -> str:
         options = options_of(tmp_path)

@@ -15,10 +15,10 @@ from basicsr.models.sr_model import SRModel
 from helpers import ROOT, run_python
 
 from unfoldldm_basicsr import compat
+from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.compat import imports
 from unfoldldm_basicsr.compat.patching import replace, stock
-from unfoldldm_basicsr.compat.registry import register
-from unfoldldm_basicsr.models.restoration_model import RestorationModel
+from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
 # What is replaced, and the beginning of the sha256 of BasicSR's source of it.
 REPLACED = {

@@ -15,9 +15,9 @@ import torch
 import yaml
 from helpers import stock_options, write_options
 
-from unfoldldm_basicsr.compat import options as compat_options
-from unfoldldm_basicsr.compat.defaults import fill_defaults
-from unfoldldm_basicsr.compat.yaml_options import (
+from unfoldldm_basicsr.options import parse as compat_options
+from unfoldldm_basicsr.options.defaults import fill_defaults
+from unfoldldm_basicsr.options.read import (
     OptionLoader,
     apply_overrides,
     parse_value,

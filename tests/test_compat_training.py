@@ -23,8 +23,8 @@ from helpers import run_python, stock_options
 from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.compat import distributed
-from unfoldldm_basicsr.compat.defaults import fill_defaults
-from unfoldldm_basicsr.compat.loaders import SeededSampler
+from unfoldldm_basicsr.data.loaders import SeededSampler
+from unfoldldm_basicsr.options.defaults import fill_defaults
 
 
 class Draws(Dataset):

@@ -23,15 +23,15 @@ from tiny_vlunet_prior import TINY_PRIOR
 
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.vlunet_prior_arch import VLUNetPrior
-from unfoldldm_basicsr.inference import (
+from unfoldldm_basicsr.restoring import (
     CheckpointError,
     Restorer,
     TileError,
     export_checkpoint,
     read_image,
 )
-from unfoldldm_basicsr.inference.checkpoint import network_meta, read_checkpoint
-from unfoldldm_basicsr.inference.conditioning import degradation_meta
+from unfoldldm_basicsr.weights.checkpoint import network_meta, read_checkpoint
+from unfoldldm_basicsr.weights.conditioning import degradation_meta
 
 SOURCES = ('clip', 'label', 'learned')
 

@@ -13,7 +13,7 @@ from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from helpers import DELETE, problems_at, put
 
-from unfoldldm_basicsr.config.preflight import preflight
+from unfoldldm_basicsr.options.preflight import preflight
 
 
 def test_correct_options_have_no_problems(stock, plugin):

@@ -6,7 +6,7 @@ import pytest
 from helpers import problems_at, put, tiny_unfoldldm
 from tiny_vlunet import vlunet_kwargs
 
-from unfoldldm_basicsr.config.preflight import preflight
+from unfoldldm_basicsr.options.preflight import preflight
 
 # ---- keys of training data in a validation set --------------------------------------------------
 

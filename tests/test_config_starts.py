@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers import model_options, plugin_options, problems_at, put, stock_options, write_options
 
-from unfoldldm_basicsr.compat import options as compat_options
-from unfoldldm_basicsr.compat.devices import process_count
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.ops.ss2d import dispatch
+from unfoldldm_basicsr.options import parse as compat_options
+from unfoldldm_basicsr.options.devices import process_count
 
 
 @pytest.fixture
@@ -161,7 +161,9 @@ def test_a_scan_without_a_reason_is_refused(plugin, tmp_path, monkeypatch):
     assert found(on_gpu, 'triton', here=False) == ''
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     answers = {'torch': 'usable', 'triton': 'not usable: no compiler', 'mamba': 'usable on CUDA'}
-    monkeypatch.setattr('unfoldldm_basicsr.config.device_checks.describe_backends', lambda: answers)
+    monkeypatch.setattr(
+        'unfoldldm_basicsr.options.device_checks.describe_backends', lambda: answers
+    )
     assert 'no compiler' in found(on_gpu, 'triton')
     assert found(on_gpu, 'mamba') == ''
     network = {'type': 'NAFNet', 'width': 8, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}

@@ -13,8 +13,8 @@ from helpers import DELETE, problems_at, put
 from torch import nn
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.config.preflight import preflight
-from unfoldldm_basicsr.config.values import Key, argument_problem, key_problem
+from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.options.values import Key, argument_problem, key_problem
 
 # ---- values -------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import problems_at, put, write_options
 
-from unfoldldm_basicsr.config.preflight import preflight
+from unfoldldm_basicsr.options.preflight import preflight
 
 
 def weights_of(options: dict, file: Path, drop: str = '#') -> Path:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unfoldldm_basicsr.reporting.confusion import (
+from unfoldldm_basicsr.pictures.confusion import (
     confusion_matrix,
     confusion_picture,
     write_confusion_csv,
 )
-from unfoldldm_basicsr.reporting.drawing import PAPER, SECOND
+from unfoldldm_basicsr.pictures.drawing import PAPER, SECOND
 
 NAMES = ['noise', 'rain', 'haze']
 

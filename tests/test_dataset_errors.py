@@ -9,9 +9,9 @@ from basicsr.data import build_dataset
 from dataset_options import epochs, paired, synthetic
 from helpers import write_photos
 
-from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
 from unfoldldm_basicsr.data.synthetic_degradation_dataset import SyntheticDegradationDataset
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 
 def test_surplus_and_ambiguous_partners_are_refused(tmp_path):

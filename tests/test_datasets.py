@@ -16,8 +16,8 @@ from dataset_options import NOTHING, epochs, make_loader, paired, synthetic
 from helpers import write_photos
 
 from unfoldldm_basicsr.data.image_source import read_meta_info
-from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.data.patches import random_flips, random_window
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 
 def same(first: list[dict], second: list[dict], keys=('lq', 'gt')) -> bool:

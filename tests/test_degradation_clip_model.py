@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from vlunet_runs import NAMES, TINY_CLIP, mixture
 
 from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbedding
-from unfoldldm_basicsr.inference.checkpoint import CheckpointError, build_from_checkpoint
-from unfoldldm_basicsr.inference.checkpoint import read_checkpoint as read
-from unfoldldm_basicsr.inference.conditioning import build_conditioning
 from unfoldldm_basicsr.models import DegradationCLIPModel
-from unfoldldm_basicsr.models.interruption import stop_request
-from unfoldldm_basicsr.models.validation import evaluate
+from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.validation import evaluate
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError, build_from_checkpoint
+from unfoldldm_basicsr.weights.checkpoint import read_checkpoint as read
+from unfoldldm_basicsr.weights.conditioning import build_conditioning
 
 TEXTS = ['image with noise', 'image with blur', 'image with low light']
 NETWORK = {

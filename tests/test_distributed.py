@@ -180,7 +180,7 @@ class Job:
         self.guard(both)
 
     def validation(self, model) -> None:
-        from unfoldldm_basicsr.models.validation import evaluate
+        from unfoldldm_basicsr.training.validation import evaluate
 
         loader = DataLoader(Pictures())
         model.validation(loader, 2, None, False)
@@ -217,7 +217,7 @@ class Job:
 
     def failures(self, model) -> None:
         """What goes wrong on one rank ends both with its message."""
-        from unfoldldm_basicsr.compat.failures import SharedFailure
+        from unfoldldm_basicsr.common.errors import SharedFailure
 
         def message(action, kind=SharedFailure) -> str:
             try:

@@ -16,9 +16,10 @@ import unfoldldm_basicsr.test
 import unfoldldm_basicsr.train
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.commands import doctor_command, list_command
-from unfoldldm_basicsr.compat import huge_pages, imports
+from unfoldldm_basicsr.common.cost import build_on_meta, module_cost, network_cost
+from unfoldldm_basicsr.compat import imports
 from unfoldldm_basicsr.ops.ss2d import dispatch
-from unfoldldm_basicsr.reporting.cost import build_on_meta, module_cost, network_cost
+from unfoldldm_basicsr.training import huge_pages
 
 
 @pytest.fixture

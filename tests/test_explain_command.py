@@ -19,12 +19,12 @@ from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.archs.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.commands import explain_command
-from unfoldldm_basicsr.inference import Restorer, read_image
-from unfoldldm_basicsr.inference.checkpoint import network_meta
-from unfoldldm_basicsr.inference.clip_attention import NoAttentionError, clip_attention
-from unfoldldm_basicsr.inference.conditioning import degradation_meta
-from unfoldldm_basicsr.inference.explanation import explain_vlunet, reduce_image
-from unfoldldm_basicsr.reporting import vlu_pictures
+from unfoldldm_basicsr.pictures import vlu_pictures
+from unfoldldm_basicsr.restoring import Restorer, read_image
+from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
+from unfoldldm_basicsr.restoring.explanation import explain_vlunet, reduce_image
+from unfoldldm_basicsr.weights.checkpoint import network_meta
+from unfoldldm_basicsr.weights.conditioning import degradation_meta
 
 STAGES = ['encoder_level1', 'encoder_level2', 'encoder_level3', 'latent', 'decoder_level3',
           'decoder_level2', 'decoder_level1', 'refinement']  # fmt: skip

@@ -10,8 +10,8 @@ import torch
 from helpers import model_options, run_python
 
 from unfoldldm_basicsr.archs import NAFNet
-from unfoldldm_basicsr.compat import freed_memory
-from unfoldldm_basicsr.models import RestorationModel, restoration_model
+from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.training import freed_memory, restoration_model
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')
 NETWORK = {
@@ -23,7 +23,7 @@ NETWORK = {
 }
 RESIDENT = """
 import torch
-from unfoldldm_basicsr.compat.freed_memory import keep_freed_memory
+from unfoldldm_basicsr.training.freed_memory import keep_freed_memory
 def resident():
     return int(open('/proc/self/status').read().split('VmRSS:')[1].split()[0]) / 2**10
 torch.ones(2**18)

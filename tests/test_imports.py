@@ -14,22 +14,24 @@ MAX_LINES = 400
 
 # Part of the package (longest match counts) -> level; imports go to the same or a lower level.
 LEVELS = {
-    'compat': 0,
-    'config.blame': 0,
-    'config.suggest': 0,
+    'common': 0,
+    'compat': 1,
     'archs.layers': 1,
     'ops': 1,
     'data.degradations': 1,
-    'inference.tiling': 1,
     'archs.unfolding': 2,
-    'reporting': 2,
+    'weights': 2,
+    'options': 2,
     'archs': 3,
     'losses': 3,
     'data': 3,
     'metrics': 3,
-    'inference': 4,
-    'models': 4,
-    'config': 5,
+    'preparing': 3,
+    'training': 4,
+    'restoring': 4,
+    'models': 5,
+    'comparing': 5,
+    'pictures': 5,
     'commands': 6,
     'cli': 6,
     'train': 6,
@@ -44,7 +46,13 @@ MAY_IMPORT = {
     ('archs.layers', 'ops'),
 }
 # Models build networks and losses by name through BasicSR.
-NEVER = {('models', 'archs'), ('models', 'losses'), ('inference', 'archs')}
+NEVER = {
+    ('models', 'archs'),
+    ('models', 'losses'),
+    ('training', 'archs'),
+    ('training', 'losses'),
+    ('restoring', 'archs'),
+}
 HEAVY = ('open_clip', 'mamba_ssm', 'matplotlib', 'wandb', 'pyiqa', 'lpips', 'spandrel', 'skimage')
 
 

@@ -14,9 +14,10 @@ import pytest
 from basicsr.data import build_dataset
 from helpers import ROOT, write_photos
 
-from unfoldldm_basicsr.data import image_source, lmdb_writer
+from unfoldldm_basicsr.data import image_source
 from unfoldldm_basicsr.data.image_source import FolderImages, LmdbImages, close_lmdbs, read_lmdb
-from unfoldldm_basicsr.data.lmdb_writer import SubImages, plan_keys, write_lmdb
+from unfoldldm_basicsr.preparing import lmdb_writer
+from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, plan_keys, write_lmdb
 
 
 def load_script(name: str):

@@ -11,7 +11,7 @@ from dataset_options import paired
 from helpers import ROOT, write_photos
 
 from unfoldldm_basicsr.data.image_source import read_meta_info
-from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 spec = importlib.util.spec_from_file_location(
     'make_meta_info', ROOT / 'scripts' / 'data' / 'make_meta_info.py'

@@ -12,11 +12,11 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from helpers import write_photos
 
-from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.data.mixed_degradation_dataset import (
     MixedDegradationDataset,
     weighted_counts,
 )
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 NAMES = ['noise', 'rain', 'blur']
 

@@ -8,7 +8,7 @@ from helpers import model_options, plugin_options, problems_at, put
 from tiny_network import TinyConvNet
 
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.models.mixing import MixUp, build_mixing, check_mixing
+from unfoldldm_basicsr.training.mixing import MixUp, build_mixing, check_mixing
 
 
 def batch_of(size=4):

@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from option_mutants import Mutant, every_key_once, key_paths, mutants
 from option_runs import short_run
 
-from unfoldldm_basicsr.compat import options as compat_options
-from unfoldldm_basicsr.compat.yaml_options import read_option_file
-from unfoldldm_basicsr.config import components
-from unfoldldm_basicsr.config.preflight import preflight
+from unfoldldm_basicsr.options import components
+from unfoldldm_basicsr.options import parse as compat_options
+from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.options.read import read_option_file
 
 OPTIONS = ROOT / 'options'
 FILES = sorted(str(file.relative_to(OPTIONS)) for file in OPTIONS.rglob('*.yml'))

@@ -10,9 +10,9 @@ from helpers import model_options, tiny_unfoldldm
 from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.models import UnfoldLDMPhase1Model, UnfoldLDMPhase2Model
-from unfoldldm_basicsr.models.interruption import stop_request
 from unfoldldm_basicsr.models.unfolding_losses import StepWatch, step_figures
 from unfoldldm_basicsr.models.unfoldldm_phase2_model import fit_to
+from unfoldldm_basicsr.training.interruption import stop_request
 
 ISDA = {'type': 'ISDALoss', 'loss_weight': 0.1}
 PHASE1 = {'isda_opt': ISDA, 'use_grad_clip': True, 'grad_clip_norm': 0.01}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfoldldm_basicsr.compat.atomic_files import write_bytes_atomic
-from unfoldldm_basicsr.inference.image_io import (
+from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.data.picture_files import (
     ImageReadError,
     Picture,
     read_image,

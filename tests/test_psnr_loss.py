@@ -9,7 +9,7 @@ from basicsr.utils import bgr2ycbcr
 from basicsr.utils.registry import LOSS_REGISTRY
 from skimage.metrics import peak_signal_noise_ratio
 
-from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.common.registration import register
 
 
 @pytest.fixture

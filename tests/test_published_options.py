@@ -10,9 +10,9 @@ from basicsr.data import build_dataset
 from published_data import OPTIONS, build_datasets, load_options
 from torch.nn import Parameter
 
-from unfoldldm_basicsr.models.lr_schedulers import advance, build_scheduler
-from unfoldldm_basicsr.models.optimisation import build_optimizer
-from unfoldldm_basicsr.reporting.cost import network_cost
+from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.training.lr_schedulers import advance, build_scheduler
+from unfoldldm_basicsr.training.optimisation import build_optimizer
 
 CLASSES = ['noise15', 'noise25', 'noise50', 'rain', 'haze', 'blur', 'lowlight']
 TASKS = ['nhr', 'nhrbl', 'denoise', 'dehaze', 'derain', 'deblur', 'lowlight']

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from unfoldldm_basicsr.reporting import (
+from unfoldldm_basicsr.pictures import (
     StageImages,
     Trace,
     comparison_grid,
@@ -24,7 +24,7 @@ from unfoldldm_basicsr.reporting import (
     trace_picture,
     write_table,
 )
-from unfoldldm_basicsr.reporting.drawing import (
+from unfoldldm_basicsr.pictures.drawing import (
     ACCENT,
     MARK,
     SECOND,
@@ -35,7 +35,7 @@ from unfoldldm_basicsr.reporting.drawing import (
     printable,
     to_rgb8,
 )
-from unfoldldm_basicsr.reporting.trace_picture import CELL
+from unfoldldm_basicsr.pictures.trace_picture import CELL
 
 
 def photo(height=40, width=60, seed=0):

@@ -17,18 +17,19 @@ from helpers import model_options, plugin_options, problems_at, put
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from unfoldldm_basicsr.compat.registry import register
-from unfoldldm_basicsr.inference.checkpoint import build_from_checkpoint
-from unfoldldm_basicsr.inference.restorer import Restorer
-from unfoldldm_basicsr.models import RestorationModel, checkpoint_writer, interruption
-from unfoldldm_basicsr.models.interruption import stop_request
-from unfoldldm_basicsr.models.nonfinite import NonFiniteTrainingError
-from unfoldldm_basicsr.models.optimisation import (
+from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.restoring.restorer import Restorer
+from unfoldldm_basicsr.training import checkpoint_writer, interruption
+from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.nonfinite import NonFiniteTrainingError
+from unfoldldm_basicsr.training.optimisation import (
     build_optimizer,
     check_optimizer,
     optimizer_names,
 )
-from unfoldldm_basicsr.models.rng import step_rng
+from unfoldldm_basicsr.training.rng import step_rng
+from unfoldldm_basicsr.weights.checkpoint import build_from_checkpoint
 
 
 @register(ARCH_REGISTRY)

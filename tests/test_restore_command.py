@@ -15,8 +15,8 @@ from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
 
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import export_command, restore_command
-from unfoldldm_basicsr.inference import Restorer, read_image
-from unfoldldm_basicsr.inference.checkpoint import network_meta
+from unfoldldm_basicsr.restoring import Restorer, read_image
+from unfoldldm_basicsr.weights.checkpoint import network_meta
 
 
 def call(command, *arguments) -> int:

@@ -13,9 +13,9 @@ from torch import nn
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
-from unfoldldm_basicsr.inference import CheckpointError, Restorer, TileError, export_checkpoint
-from unfoldldm_basicsr.inference.checkpoint import network_meta, read_checkpoint
-from unfoldldm_basicsr.inference.tiling import with_image_statistics
+from unfoldldm_basicsr.restoring import CheckpointError, Restorer, TileError, export_checkpoint
+from unfoldldm_basicsr.restoring.tiling import with_image_statistics
+from unfoldldm_basicsr.weights.checkpoint import network_meta, read_checkpoint
 
 
 def image_of(shape, dtype=np.uint8, seed=0):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from unfoldldm_basicsr.models.lr_schedulers import (
+from unfoldldm_basicsr.training.lr_schedulers import (
     SCHEDULERS,
     advance,
     build_scheduler,

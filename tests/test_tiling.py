@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.inference.tiling import (
+from unfoldldm_basicsr.restoring.tiling import (
     TileError,
     check_tile,
     sample_tiles,

@@ -22,12 +22,12 @@ from dataset_options import paired, synthetic
 from helpers import problems_at, put, stock_options, write_photos
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.compat import items as items_module
-from unfoldldm_basicsr.compat.defaults import fill_defaults
-from unfoldldm_basicsr.compat.failures import DataFault
-from unfoldldm_basicsr.compat.items import TrainingItems, TrainLoader
-from unfoldldm_basicsr.compat.resume import ResumedRun
-from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.common.errors import DataFault
+from unfoldldm_basicsr.data import items as items_module
+from unfoldldm_basicsr.data.items import TrainingItems, TrainLoader
+from unfoldldm_basicsr.options.defaults import fill_defaults
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.training.resume import ResumedRun
 
 STEPS = 4  # per epoch of the runs below: 9 items in batches of 2
 

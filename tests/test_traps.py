@@ -32,10 +32,10 @@ from helpers import (
 from torch import nn
 
 from unfoldldm_basicsr.compat.stock_models import NonFiniteLossError
-from unfoldldm_basicsr.compat.yaml_options import OptionLoader
 from unfoldldm_basicsr.data.image_source import LmdbImages, close_lmdbs
-from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.data.paired_degradation_dataset import match_names
+from unfoldldm_basicsr.options.read import OptionLoader
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 
 def test_the_list_of_traps_names_tests_that_exist():

@@ -17,17 +17,17 @@ from dataset_options import paired, synthetic
 from helpers import model_options, stock_options, write_photos
 from torch.utils.data import DataLoader, Dataset
 
-from unfoldldm_basicsr.compat.failures import DataFault, OutputWriteError
-from unfoldldm_basicsr.data.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.models.interruption import stop_request
-from unfoldldm_basicsr.models.saved_images import (
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.saved_images import (
     SavedImages,
     _full_name,
     _listed_names,
     _renamed,
 )
-from unfoldldm_basicsr.models.validation import (
+from unfoldldm_basicsr.training.validation import (
     ImageResult,
     _describe,
     append_rows,

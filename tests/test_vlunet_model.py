@@ -9,11 +9,11 @@ import torch
 from basicsr.utils import check_resume
 from vlunet_runs import EMBED_DIM, EMBEDDINGS, NAMES, random_batch, step, vlunet_options
 
-from unfoldldm_basicsr.inference.checkpoint import CheckpointError, read_checkpoint
-from unfoldldm_basicsr.inference.conditioning import build_conditioning
-from unfoldldm_basicsr.inference.restorer import Restorer
 from unfoldldm_basicsr.models import VLUNetModel
-from unfoldldm_basicsr.models.interruption import stop_request
+from unfoldldm_basicsr.restoring.restorer import Restorer
+from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError, read_checkpoint
+from unfoldldm_basicsr.weights.conditioning import build_conditioning
 
 EACH = pytest.mark.parametrize('source', EMBEDDINGS)
 

@@ -9,10 +9,10 @@ from helpers import DELETE, problems_at, put
 from torch import nn
 from vlunet_runs import EMBEDDINGS, NAMES, NETWORK, mixture
 
-from unfoldldm_basicsr.config.preflight import preflight
-from unfoldldm_basicsr.inference.checkpoint import DEGRADATION_KEY
-from unfoldldm_basicsr.inference.conditioning import degradation_meta
 from unfoldldm_basicsr.models import RestorationModel, VLUNetModel
+from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY
+from unfoldldm_basicsr.weights.conditioning import degradation_meta
 
 NETWORK_E = {'network_e': {'type': 'Restormer'}}
 

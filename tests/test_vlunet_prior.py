@@ -11,9 +11,9 @@ from tiny_vlunet_prior import TINY_HOST, TINY_PRIOR
 
 from unfoldldm_basicsr.archs import VLUNet, VLUNetPrior
 from unfoldldm_basicsr.archs.vlunet_prior_arch import LEVELS
+from unfoldldm_basicsr.common.cost import module_cost
 from unfoldldm_basicsr.losses import LatentDiffusionLoss
-from unfoldldm_basicsr.models.weights import load_weights
-from unfoldldm_basicsr.reporting.cost import module_cost
+from unfoldldm_basicsr.weights.loading import load_weights
 
 ALL = {'injection_levels': list(LEVELS)}
 

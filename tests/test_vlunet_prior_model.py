@@ -12,11 +12,11 @@ from tiny_vlunet_prior import TINY_PRIOR
 from torch.utils.data import DataLoader, Dataset
 from vlunet_runs import NAMES, NETWORK, random_batch, step, vlunet_options
 
-from unfoldldm_basicsr.config.preflight import preflight
-from unfoldldm_basicsr.inference.export import export_checkpoint
-from unfoldldm_basicsr.inference.restorer import Restorer
 from unfoldldm_basicsr.models import VLUNetModel, VLUNetPriorPhase1Model, VLUNetPriorPhase2Model
-from unfoldldm_basicsr.models.interruption import stop_request
+from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.restoring.restorer import Restorer
+from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.weights.export import export_checkpoint
 
 DIFFUSION = {'diffusion_opt': {'type': 'LatentDiffusionLoss'}, 'prior_warmup_iter': 2}
 HOST = {key: NETWORK[key] for key in NETWORK if key != 'type'}

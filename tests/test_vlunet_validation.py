@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from vlunet_runs import EMBEDDINGS, NAMES, mixture, vlunet_options
 
 from unfoldldm_basicsr.models import VLUNetModel
-from unfoldldm_basicsr.models.interruption import stop_request
-from unfoldldm_basicsr.models.validation import ImageResult, evaluate, image_name
-from unfoldldm_basicsr.models.validation_report import (
+from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.validation import ImageResult, evaluate, image_name
+from unfoldldm_basicsr.training.validation_report import (
     degradation_rows,
     table_lines,
     write_validation_csv,

@@ -17,7 +17,7 @@ from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
-from unfoldldm_basicsr.inference.checkpoint import (
+from unfoldldm_basicsr.weights.checkpoint import (
     CheckpointError,
     build_from_checkpoint,
     network_meta,

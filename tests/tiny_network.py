@@ -7,7 +7,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.common.registration import register
 
 
 @register(ARCH_REGISTRY)

@@ -14,8 +14,8 @@ from unfoldldm_basicsr.archs.degradation_embedding import (
     LearnedDegradationEmbedding,
 )
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
-from unfoldldm_basicsr.inference.checkpoint import network_meta
-from unfoldldm_basicsr.inference.conditioning import degradation_meta
+from unfoldldm_basicsr.weights.checkpoint import network_meta
+from unfoldldm_basicsr.weights.conditioning import degradation_meta
 
 CLASSES = ['noise', 'rain', 'haze']
 TEXTS = ['image with noise', 'image with rain', 'image with haze']

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from unfoldldm_basicsr.compat.huge_pages import prefer_huge_pages
 from unfoldldm_basicsr.train import take_root
+from unfoldldm_basicsr.training.huge_pages import prefer_huge_pages
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     prefer_huge_pages()
     import basicsr.test
 
-    from unfoldldm_basicsr.compat.failures import run_to_end
+    from unfoldldm_basicsr.common.errors import run_to_end
 
     root, rest = take_root(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = rest  # where BasicSR reads its options

@@ -11,7 +11,7 @@ import os
 import sys
 
 import unfoldldm_basicsr  # noqa: F401  (at the top: spawned workers import this file first)
-from unfoldldm_basicsr.compat.huge_pages import prefer_huge_pages
+from unfoldldm_basicsr.training.huge_pages import prefer_huge_pages
 
 
 def take_root(argv: list[str]) -> tuple[str, list[str]]:
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     prefer_huge_pages()
     import basicsr.train
 
-    from unfoldldm_basicsr.compat.failures import run_to_end
+    from unfoldldm_basicsr.common.errors import run_to_end
 
     root, rest = take_root(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = rest  # where BasicSR reads its options

@@ -36,7 +36,7 @@ import torch
 from common import median_ratio, plot_bars, prepare_machine, print_row, write_table
 
 from unfoldldm_basicsr.data.image_source import close_lmdbs
-from unfoldldm_basicsr.data.lmdb_writer import SubImages, write_lmdb
+from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, write_lmdb
 
 WHOLE = ('folder', 'lmdb png', 'lmdb bmp')
 PIECES = ('lmdb png sub-images', 'lmdb bmp sub-images')

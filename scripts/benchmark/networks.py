@@ -38,7 +38,7 @@ from network_set import NETWORKS, REFERENCE, build, make_inputs, network_options
 from torch import Tensor, nn
 from vlunet_plain import plain_vlunet
 
-from unfoldldm_basicsr.reporting.cost import network_cost
+from unfoldldm_basicsr.common.cost import network_cost
 
 SIDES = ('plain', 'package')
 

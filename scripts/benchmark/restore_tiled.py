@@ -37,7 +37,7 @@ from common import (
 from data_loading import make_picture
 from network_set import build, network_options
 
-from unfoldldm_basicsr.inference.restorer import Restorer
+from unfoldldm_basicsr.restoring.restorer import Restorer
 
 TASKS = ('memory', 'difference')
 PROMISED_MB = 3000

@@ -40,8 +40,8 @@ from common import (
 from network_set import build, make_inputs, network_options
 
 from unfoldldm_basicsr import archs
-from unfoldldm_basicsr.inference.tiling import tile_spans, tiled_forward
-from unfoldldm_basicsr.reporting.cost import build_on_meta, network_cost
+from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
+from unfoldldm_basicsr.restoring.tiling import tile_spans, tiled_forward
 
 AXES = ('size', 'size-tiled', 'batch', 'stages', 'd_state')
 UNFOLDING_AXES = {'stages': 'num_stages', 'd_state': 'mgda_d_state'}

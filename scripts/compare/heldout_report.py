@@ -23,8 +23,7 @@ from skimage.restoration import denoise_nl_means
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unfoldldm_basicsr.inference import Restorer, build_from_checkpoint
-from unfoldldm_basicsr.reporting import (
+from unfoldldm_basicsr.pictures import (
     comparison_grid,
     detail_box,
     detail_boxes,
@@ -35,6 +34,7 @@ from unfoldldm_basicsr.reporting import (
     trace_picture,
     write_table,
 )
+from unfoldldm_basicsr.restoring import Restorer, build_from_checkpoint
 
 STRENGTHS = (10, 15, 20, 25, 30, 35)  # assumed noise, 8-bit units
 COLUMNS = {

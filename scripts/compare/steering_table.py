@@ -18,8 +18,8 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from unfoldldm_basicsr.inference import Restorer
-from unfoldldm_basicsr.reporting import mean_row, measure, write_table
+from unfoldldm_basicsr.pictures import mean_row, measure, write_table
+from unfoldldm_basicsr.restoring import Restorer
 
 
 def to_8bit(tensor) -> np.ndarray:

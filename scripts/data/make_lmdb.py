@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from unfoldldm_basicsr.data.lmdb_writer import PAYLOADS, SubImages, write_lmdb
+from unfoldldm_basicsr.preparing.lmdb_writer import PAYLOADS, SubImages, write_lmdb
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -29,8 +29,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.compat.registry import register
 from unfoldldm_basicsr.archs.layers.open_clip_backbone import build_clip, import_open_clip
+from unfoldldm_basicsr.common.registration import register
 
 # Classes in the order of the released training, with the texts that the released CLIP was tuned on.
 CLASS_TEXTS = {

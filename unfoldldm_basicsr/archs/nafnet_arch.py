@@ -20,12 +20,17 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.compat.registry import register
-from unfoldldm_basicsr.ops.image_statistics import image_statistic
-from unfoldldm_basicsr.archs.layers.hyperparameters import StateDict, check_strict, count_blocks, shape_of
+from unfoldldm_basicsr.archs.layers.hyperparameters import (
+    StateDict,
+    check_strict,
+    count_blocks,
+    shape_of,
+)
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
 from unfoldldm_basicsr.archs.layers.resample import crop_to, pad_to_multiple
+from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 TLC_WINDOW_FACTOR = 1.5  # window over training patch, as published
 FAST_STRIDES = (5, 4, 3, 2, 1)

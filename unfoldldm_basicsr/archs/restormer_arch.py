@@ -16,7 +16,6 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.compat.registry import register
 from unfoldldm_basicsr.archs.layers.blocks import Blocks
 from unfoldldm_basicsr.archs.layers.hyperparameters import (
     StateDict,
@@ -26,8 +25,15 @@ from unfoldldm_basicsr.archs.layers.hyperparameters import (
     shape_of,
 )
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
-from unfoldldm_basicsr.archs.layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
+from unfoldldm_basicsr.archs.layers.resample import (
+    Downsample,
+    OverlapPatchEmbed,
+    Upsample,
+    crop_to,
+    pad_to_multiple,
+)
 from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
+from unfoldldm_basicsr.common.registration import register
 
 
 @register(ARCH_REGISTRY)

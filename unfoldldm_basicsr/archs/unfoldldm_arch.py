@@ -16,14 +16,19 @@ from typing import NamedTuple
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.compat.registry import register
-from unfoldldm_basicsr.config.suggest import check_choice
 from unfoldldm_basicsr.archs.layers.resample import pad_to_multiple
 from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA, Estimates
 from unfoldldm_basicsr.archs.unfolding.latent_prior import GENERATING, LatentPrior
 from unfoldldm_basicsr.archs.unfolding.prior_source import NEEDS_GT
 from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormer
-from unfoldldm_basicsr.archs.unfolding.stage import StagePrior, StageTrace, UnfoldTrace, unfolding_stage
+from unfoldldm_basicsr.archs.unfolding.stage import (
+    StagePrior,
+    StageTrace,
+    UnfoldTrace,
+    unfolding_stage,
+)
+from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.common.suggest import check_choice
 
 PHASES = (1, 2, 'joint', 'inference')
 PRIOR_INPUTS = {'gt': 1, 'gt_lq': 2, 'gt_mgda': 3}

@@ -21,14 +21,25 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.compat.registry import register
 from unfoldldm_basicsr.archs.layers.blocks import recomputed
-from unfoldldm_basicsr.archs.layers.hyperparameters import StateDict, check_strict, count_blocks, shape_of
+from unfoldldm_basicsr.archs.layers.hyperparameters import (
+    StateDict,
+    check_strict,
+    count_blocks,
+    shape_of,
+)
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
-from unfoldldm_basicsr.archs.layers.resample import Downsample, OverlapPatchEmbed, Upsample, crop_to, pad_to_multiple
+from unfoldldm_basicsr.archs.layers.resample import (
+    Downsample,
+    OverlapPatchEmbed,
+    Upsample,
+    crop_to,
+    pad_to_multiple,
+)
 from unfoldldm_basicsr.archs.restormer_arch import infer_block_kwargs
 from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM, GradientStepTrace
 from unfoldldm_basicsr.archs.unfolding.proximal_step_transformer import PMM
+from unfoldldm_basicsr.common.registration import register
 
 
 class VLUStageTrace(NamedTuple):

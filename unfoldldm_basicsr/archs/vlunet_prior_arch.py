@@ -24,8 +24,6 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
-from unfoldldm_basicsr.compat.registry import register
-from unfoldldm_basicsr.config.suggest import check_choice, did_you_mean
 from unfoldldm_basicsr.archs.layers.hyperparameters import StateDict
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.resample import crop_to, pad_to_multiple
@@ -35,6 +33,8 @@ from unfoldldm_basicsr.archs.unfolding.plug_in import OCFormerCorrector, inject_
 from unfoldldm_basicsr.archs.unfolding.prior_source import NEEDS_GT
 from unfoldldm_basicsr.archs.unfolding.stage import StagePrior, StageTrace, UnfoldTrace
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
+from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.common.suggest import check_choice, did_you_mean
 
 PHASES = (1, 2, 'inference')
 LEVELS = (

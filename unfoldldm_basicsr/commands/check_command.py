@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.compat.imports import load_data_only
-from unfoldldm_basicsr.compat.yaml_options import apply_overrides, read_option_file
-from unfoldldm_basicsr.config.preflight import is_training, preflight
-from unfoldldm_basicsr.reporting.cost import network_cost
+from unfoldldm_basicsr.options.preflight import is_training, preflight
+from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
 
 NAME = 'check'
 HELP = 'find all mistakes in option files before a run is started'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from unfoldldm_basicsr.inference.convert import convert_checkpoint
+from unfoldldm_basicsr.weights.convert import convert_checkpoint
 
 NAME = 'convert'
 HELP = 'turn released VLU-Net files (Lightning checkpoints, clip_tuned.pth) into BasicSR files'

@@ -8,12 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from unfoldldm_basicsr.compat.yaml_options import read_option_file
 from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain, Step
-from unfoldldm_basicsr.data.image_io import decode_image, to_float
+from unfoldldm_basicsr.data.images import decode_image, to_float
 from unfoldldm_basicsr.data.patches import center_crop
-from unfoldldm_basicsr.reporting.drawing import GREY, INK, LABEL, SMALL, TITLE, Page, fit, save_picture, to_rgb8
-from unfoldldm_basicsr.reporting.quality import measure
+from unfoldldm_basicsr.options.read import read_option_file
+from unfoldldm_basicsr.pictures.drawing import (
+    GREY,
+    INK,
+    LABEL,
+    SMALL,
+    TITLE,
+    Page,
+    fit,
+    save_picture,
+    to_rgb8,
+)
+from unfoldldm_basicsr.pictures.quality import measure
 
 NAME = 'degrade'
 HELP = 'preview the degradations of an option file on a photo'

@@ -193,7 +193,7 @@ def check_backends() -> Iterator[Line]:
 
 def check_system() -> Iterator[Line]:
     """Pages of large tensors; shared memory, through which loader processes hand over batches."""
-    from unfoldldm_basicsr.compat import huge_pages
+    from unfoldldm_basicsr.training import huge_pages
 
     state = huge_pages.state()
     yield Line('large pages', state, mark='ok' if state.startswith('on') else '-')

@@ -8,16 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from unfoldldm_basicsr.compat.atomic_files import write_bytes_atomic
-from unfoldldm_basicsr.inference.conditioning import AUTO
-from unfoldldm_basicsr.inference.explanation import can_explain, explain_vlunet, reduce_image
-from unfoldldm_basicsr.inference.image_io import read_image
-from unfoldldm_basicsr.inference.restorer import Restorer
-from unfoldldm_basicsr.reporting.drawing import save_picture
-from unfoldldm_basicsr.reporting.explanation import csv_text, prompt_rows, score_rows, step_rows, trace_rows
-from unfoldldm_basicsr.reporting.trace_picture import trace_picture
-from unfoldldm_basicsr.reporting.vlu_pictures import attention_picture, prompt_picture, step_picture
 from unfoldldm_basicsr.commands.weights_options import add_weights_options, restorer_of
+from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.data.picture_files import read_image
+from unfoldldm_basicsr.pictures.drawing import save_picture
+from unfoldldm_basicsr.pictures.explanation import (
+    csv_text,
+    prompt_rows,
+    score_rows,
+    step_rows,
+    trace_rows,
+)
+from unfoldldm_basicsr.pictures.trace_picture import trace_picture
+from unfoldldm_basicsr.pictures.vlu_pictures import attention_picture, prompt_picture, step_picture
+from unfoldldm_basicsr.restoring.explanation import can_explain, explain_vlunet, reduce_image
+from unfoldldm_basicsr.restoring.restorer import Restorer
+from unfoldldm_basicsr.weights.conditioning import AUTO
 
 NAME = 'explain'
 HELP = 'show what the stages of UnfoldLDM or VLU-Net do to an image'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from unfoldldm_basicsr.inference.export import export_checkpoint
+from unfoldldm_basicsr.weights.export import export_checkpoint
 
 NAME = 'export'
 HELP = 'turn a training checkpoint into a smaller file for restoring'

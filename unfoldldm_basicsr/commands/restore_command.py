@@ -14,9 +14,15 @@ from typing import NamedTuple
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from unfoldldm_basicsr.inference.image_io import LOSSLESS, READABLE, Picture, read_image, write_image
-from unfoldldm_basicsr.inference.restorer import Restorer
 from unfoldldm_basicsr.commands.weights_options import add_weights_options, restorer_of
+from unfoldldm_basicsr.data.picture_files import (
+    LOSSLESS,
+    READABLE,
+    Picture,
+    read_image,
+    write_image,
+)
+from unfoldldm_basicsr.restoring.restorer import Restorer
 
 NAME = 'restore'
 HELP = 'restore photos with trained weights'
@@ -241,7 +247,7 @@ def _restore_one(restorer: Restorer, job: Job, progress: tqdm, weights: str) -> 
         return str(error) or type(error).__name__
     write_image(job.target, Picture(restored, picture.icc_profile))
     if job.trace is not None:
-        from unfoldldm_basicsr.reporting import save_picture, trace_picture
+        from unfoldldm_basicsr.pictures import save_picture, trace_picture
 
         try:
             trace, cropped = restorer.trace(picture.pixels)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from unfoldldm_basicsr.inference.conditioning import AUTO
-from unfoldldm_basicsr.inference.restorer import Restorer
+from unfoldldm_basicsr.restoring.restorer import Restorer
+from unfoldldm_basicsr.weights.conditioning import AUTO
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:

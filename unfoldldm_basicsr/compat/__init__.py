@@ -38,15 +38,12 @@ def asked_for_doctor() -> bool:
 def _patch_basicsr() -> None:
     import basicsr
 
-    from unfoldldm_basicsr.compat import (
-        distributed,
-        loaders,
-        metrics,
-        options,
-        resume,
-        stock_models,
-        yaml_options,
-    )
+    from unfoldldm_basicsr.compat import distributed, stock_models
+    from unfoldldm_basicsr.data import loaders
+    from unfoldldm_basicsr.metrics import calculate as metrics
+    from unfoldldm_basicsr.options import parse as options
+    from unfoldldm_basicsr.options import read as yaml_options
+    from unfoldldm_basicsr.training import resume
 
     dist_util, prefetch = basicsr.utils.dist_util, basicsr.data.prefetch_dataloader
     replace(basicsr.utils.options, 'ordered_yaml', yaml_options.ordered_yaml)

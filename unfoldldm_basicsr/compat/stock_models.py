@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from unfoldldm_basicsr.compat.failures import RunFailure
+from unfoldldm_basicsr.common.errors import RunFailure
 
 
 class NonFiniteLossError(RunFailure, FloatingPointError):

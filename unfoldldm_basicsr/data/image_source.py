@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from unfoldldm_basicsr.config.suggest import did_you_mean
-from unfoldldm_basicsr.data.image_io import decode_image
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.data.images import decode_image
 from unfoldldm_basicsr.data.lmdb_integrity import check_lmdb_file
 
 IMAGE_EXTENSIONS = (

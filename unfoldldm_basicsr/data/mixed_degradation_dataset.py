@@ -11,8 +11,8 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.compat.registry import register
-from unfoldldm_basicsr.config.suggest import did_you_mean, written_as
+from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
 from unfoldldm_basicsr.data.restoration_dataset import (
     LOADER_KEYS,

@@ -9,8 +9,7 @@ from typing import ClassVar
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from unfoldldm_basicsr.compat.registry import register
-from unfoldldm_basicsr.data.image_io import to_float
+from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.data.image_source import (
     FolderImages,
     ImageSource,
@@ -19,8 +18,14 @@ from unfoldldm_basicsr.data.image_source import (
     read_meta_info,
     without_extension,
 )
+from unfoldldm_basicsr.data.images import to_float
 from unfoldldm_basicsr.data.patches import to_tensor
-from unfoldldm_basicsr.data.restoration_dataset import OptionKeys, Problems, RestorationDataset, errors_named
+from unfoldldm_basicsr.data.restoration_dataset import (
+    OptionKeys,
+    Problems,
+    RestorationDataset,
+    errors_named,
+)
 
 _NUM_CHECKED_PAIRS = 16  # decoded before training; LMDBs tell all sizes without decoding
 

@@ -2,7 +2,7 @@
 
 Randomness. In training every item draws its seed from torch's generator, which the training loader
 seeds for each item from ``manual_seed``, the epoch and the item's place in it
-(:class:`..compat.items.TrainingItems`): neither loader processes nor an interruption play a part.
+(:class:`.items.TrainingItems`): neither loader processes nor an interruption play a part.
 In validation an item's seed is (``seed``, index): the same in every run and worker.
 """
 
@@ -18,9 +18,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.image_source import ImageSource
-from unfoldldm_basicsr.data.patches import Window, center_crop, pad_to_size, random_flips, random_window
+from unfoldldm_basicsr.data.patches import (
+    Window,
+    center_crop,
+    pad_to_size,
+    random_flips,
+    random_window,
+)
 
 OptionKeys = dict[str, tuple[tuple[type, ...], str]]
 Problems = list[tuple[str, str]]

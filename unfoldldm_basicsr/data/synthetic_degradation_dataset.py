@@ -7,12 +7,22 @@ from typing import ClassVar
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.data.degradations import DegradationChain, parse_steps
-from unfoldldm_basicsr.data.image_io import to_float
-from unfoldldm_basicsr.data.image_source import ImageSource, close_lmdbs, open_source, read_meta_info
+from unfoldldm_basicsr.data.image_source import (
+    ImageSource,
+    close_lmdbs,
+    open_source,
+    read_meta_info,
+)
+from unfoldldm_basicsr.data.images import to_float
 from unfoldldm_basicsr.data.patches import to_tensor
-from unfoldldm_basicsr.data.restoration_dataset import OptionKeys, Problems, RestorationDataset, errors_named
+from unfoldldm_basicsr.data.restoration_dataset import (
+    OptionKeys,
+    Problems,
+    RestorationDataset,
+    errors_named,
+)
 
 
 @register(DATASET_REGISTRY)

@@ -14,7 +14,7 @@ import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.common.registration import register
 
 _EPS = 1e-8  # limits the loss to -80 dB for equal images
 _LUMA = (65.481, 128.553, 24.966)  # BT.601 studio range, offset 16, in 8-bit units

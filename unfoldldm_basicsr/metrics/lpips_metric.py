@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
-from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.common.registration import register
 
 NETWORKS = ('alex', 'vgg', 'squeeze')
 

@@ -9,9 +9,15 @@ from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY
 
-from unfoldldm_basicsr.config.suggest import did_you_mean
-from unfoldldm_basicsr.inference.checkpoint import CheckpointError, read_checkpoint
-from unfoldldm_basicsr.models.model_options import OPTIONAL, OptionKeys, Problems, is_training, section_of
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.training.model_options import (
+    OPTIONAL,
+    OptionKeys,
+    Problems,
+    is_training,
+    section_of,
+)
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError, read_checkpoint
 
 WRONG = 'wrong'
 NO_EMBEDDING = (

@@ -20,18 +20,22 @@ from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.compat.failures import writing
-from unfoldldm_basicsr.compat.registry import register
-from unfoldldm_basicsr.inference.checkpoint import DEGRADATION_KEY, CheckpointError
-from unfoldldm_basicsr.inference.conditioning import degradation_meta, read_record
-from unfoldldm_basicsr.reporting.confusion import confusion_matrix, confusion_picture, write_confusion_csv
-from unfoldldm_basicsr.reporting.drawing import save_picture
+from unfoldldm_basicsr.common.errors import writing
+from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models.conditioning_options import class_order, class_order_fault
-from unfoldldm_basicsr.models.model_options import Problems, is_training, section_of
-from unfoldldm_basicsr.models.optimisation import Groups
-from unfoldldm_basicsr.models.restoration_model import Losses, RestorationModel
-from unfoldldm_basicsr.models.validation import ImageResult
-from unfoldldm_basicsr.models.weights import read_weights
+from unfoldldm_basicsr.pictures.confusion import (
+    confusion_matrix,
+    confusion_picture,
+    write_confusion_csv,
+)
+from unfoldldm_basicsr.pictures.drawing import save_picture
+from unfoldldm_basicsr.training.model_options import Problems, is_training, section_of
+from unfoldldm_basicsr.training.optimisation import Groups
+from unfoldldm_basicsr.training.restoration_model import Losses, RestorationModel
+from unfoldldm_basicsr.training.validation import ImageResult
+from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY, CheckpointError
+from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
+from unfoldldm_basicsr.weights.loading import read_weights
 
 _WITHOUT_EFFECT = {
     'train': {

@@ -20,9 +20,6 @@ from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.inference.checkpoint import DEGRADATION_KEY, CheckpointError
-from unfoldldm_basicsr.inference.conditioning import DegradationRecord, degradation_meta, read_record
-from unfoldldm_basicsr.models.checkpoint_writer import network_state
 from unfoldldm_basicsr.models.conditioning_options import (
     NO_EMBEDDING,
     check_conditioning,
@@ -31,10 +28,13 @@ from unfoldldm_basicsr.models.conditioning_options import (
     class_order_fault,
 )
 from unfoldldm_basicsr.models.degradation_override import DegradationOverride
-from unfoldldm_basicsr.models.ema import update_ema
-from unfoldldm_basicsr.models.model_options import Problems
-from unfoldldm_basicsr.models.optimisation import Groups
-from unfoldldm_basicsr.models.weights import load_weights, read_weights
+from unfoldldm_basicsr.training.checkpoint_writer import network_state
+from unfoldldm_basicsr.training.ema import update_ema
+from unfoldldm_basicsr.training.model_options import Problems
+from unfoldldm_basicsr.training.optimisation import Groups
+from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY, CheckpointError
+from unfoldldm_basicsr.weights.conditioning import DegradationRecord, degradation_meta, read_record
+from unfoldldm_basicsr.weights.loading import load_weights, read_weights
 
 GROUP = 'embedding'
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.compat.items import read_item
+from unfoldldm_basicsr.data.items import read_item
 from unfoldldm_basicsr.models.conditioning_options import WRONG
 
 

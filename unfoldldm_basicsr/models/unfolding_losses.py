@@ -8,7 +8,7 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.compat.failures import RunFailure
+from unfoldldm_basicsr.common.errors import RunFailure
 
 if TYPE_CHECKING:
     from unfoldldm_basicsr.archs.unfolding.stage import UnfoldTrace

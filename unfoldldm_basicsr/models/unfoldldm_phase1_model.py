@@ -15,9 +15,10 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 from torch import Tensor
 
-from unfoldldm_basicsr.compat.registry import register
-from unfoldldm_basicsr.config.suggest import did_you_mean
-from unfoldldm_basicsr.models.model_options import (
+from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.models.unfolding_losses import StepWatch, restoration_losses, step_figures
+from unfoldldm_basicsr.training.model_options import (
     NUMBER,
     OPTIONAL,
     OptionKeys,
@@ -29,8 +30,7 @@ from unfoldldm_basicsr.models.model_options import (
     merged,
     section_of,
 )
-from unfoldldm_basicsr.models.restoration_model import Losses, RestorationModel
-from unfoldldm_basicsr.models.unfolding_losses import StepWatch, restoration_losses, step_figures
+from unfoldldm_basicsr.training.restoration_model import Losses, RestorationModel
 
 GROUPS = ('restoration', 'prior')
 

@@ -21,9 +21,15 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.compat.registry import register
-from unfoldldm_basicsr.config.suggest import did_you_mean
-from unfoldldm_basicsr.models.model_options import (
+from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.models.unfoldldm_phase1_model import (
+    UnfoldLDMPhase1Model,
+    check_loss_type,
+    check_unfolding_options,
+    validation_prior,
+)
+from unfoldldm_basicsr.training.model_options import (
     OPTIONAL,
     Problems,
     is_training,
@@ -31,14 +37,8 @@ from unfoldldm_basicsr.models.model_options import (
     merged,
     section_of,
 )
-from unfoldldm_basicsr.models.restoration_model import Losses
-from unfoldldm_basicsr.models.unfoldldm_phase1_model import (
-    UnfoldLDMPhase1Model,
-    check_loss_type,
-    check_unfolding_options,
-    validation_prior,
-)
-from unfoldldm_basicsr.models.weights import load_phase1_weights
+from unfoldldm_basicsr.training.restoration_model import Losses
+from unfoldldm_basicsr.weights.loading import load_phase1_weights
 
 NEW_IN_PHASE2 = ('condition_encoder', 'denoiser')
 PRIOR_SOURCES = ('generated', 'oracle', 'null', 'shuffled')

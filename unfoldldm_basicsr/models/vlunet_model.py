@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from basicsr.utils.registry import MODEL_REGISTRY
 
-from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models.conditioning_options import CONDITIONING_OPTION_KEYS
 from unfoldldm_basicsr.models.degradation_conditioning import DegradationConditioning
-from unfoldldm_basicsr.models.model_options import merged
-from unfoldldm_basicsr.models.restoration_model import RestorationModel
+from unfoldldm_basicsr.training.model_options import merged
+from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
 
 @register(MODEL_REGISTRY)

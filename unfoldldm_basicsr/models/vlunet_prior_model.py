@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from basicsr.utils.registry import MODEL_REGISTRY
 
-from unfoldldm_basicsr.compat.registry import register
+from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models.conditioning_options import CONDITIONING_OPTION_KEYS
 from unfoldldm_basicsr.models.degradation_conditioning import DegradationConditioning
-from unfoldldm_basicsr.models.model_options import Problems, merged, section_of
-from unfoldldm_basicsr.models.restoration_model import Losses
 from unfoldldm_basicsr.models.unfoldldm_phase1_model import UnfoldLDMPhase1Model
 from unfoldldm_basicsr.models.unfoldldm_phase2_model import UnfoldLDMPhase2Model
+from unfoldldm_basicsr.training.model_options import Problems, merged, section_of
+from unfoldldm_basicsr.training.restoration_model import Losses
 
 
 class OneStage:

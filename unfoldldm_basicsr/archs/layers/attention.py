@@ -14,10 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.ops.image_statistics import image_statistic
-
 from unfoldldm_basicsr.archs.layers.convolution import separable_parts
 from unfoldldm_basicsr.archs.layers.layout import has_channels_last, matmul_channels
+from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 _EPS = 1e-12  # floor of the norms, as in torch.nn.functional.normalize
 

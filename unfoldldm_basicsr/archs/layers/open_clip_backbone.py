@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import did_you_mean
 
 INSTALL_HINT = (
     'CLIPDegradationEmbedding needs OpenCLIP: pip install open_clip_torch '

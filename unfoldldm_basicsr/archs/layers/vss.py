@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
-from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.ops.ss2d import scan_flops, ss2d_scan
 
 NUM_DIRECTIONS = 4

@@ -22,11 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.config.suggest import check_choice
-from unfoldldm_basicsr.ops.image_statistics import image_statistic
 from unfoldldm_basicsr.archs.layers.blocks import Blocks
 from unfoldldm_basicsr.archs.layers.vss import VSSBlock
-from unfoldldm_basicsr.archs.unfolding.degradation import Factor, affinity_core, banded_core, decomposed_step, lowrank_core
+from unfoldldm_basicsr.archs.unfolding.degradation import (
+    Factor,
+    affinity_core,
+    banded_core,
+    decomposed_step,
+    lowrank_core,
+)
+from unfoldldm_basicsr.common.suggest import check_choice
+from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 MODES = ('both', 'holistic', 'decomposed', 'none')
 WM_MODES = ('affinity', 'lowrank', 'banded')

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.config.suggest import check_choice
-from unfoldldm_basicsr.ops.image_statistics import image_statistic
 from unfoldldm_basicsr.archs.unfolding.prior_diffusion import PriorDiffusion
 from unfoldldm_basicsr.archs.unfolding.prior_encoder import PriorEncoder
 from unfoldldm_basicsr.archs.unfolding.prior_source import PRIOR_SOURCES, resolve_source
+from unfoldldm_basicsr.common.suggest import check_choice
+from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 GENERATING = ('generated', 'shuffled', 'target', 'joint')  # sources for which the diffusion runs
 NEW_IN_PHASE2 = ('condition_encoder', 'denoiser')

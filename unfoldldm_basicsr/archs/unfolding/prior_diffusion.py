@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.config.suggest import check_choice
+from unfoldldm_basicsr.common.suggest import check_choice
 
 PARAMETERISATIONS = ('x0', 'eps')
 TRAIN_STARTS = ('qsample', 'noise')

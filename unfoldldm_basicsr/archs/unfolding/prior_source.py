@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from unfoldldm_basicsr.config.suggest import check_choice
+from unfoldldm_basicsr.common.suggest import check_choice
 
 PRIOR_SOURCES = ('auto', 'generated', 'oracle', 'null', 'shuffled')
 NEEDS_GT = ('oracle', 'joint', 'target')

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.config.suggest import check_choice
 from unfoldldm_basicsr.archs.layers.attention import (
     TransposedSelfAttention,
     attend_and_project,
@@ -32,6 +31,7 @@ from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm
 from unfoldldm_basicsr.archs.layers.resample import Downsample, OverlapPatchEmbed, Upsample
+from unfoldldm_basicsr.common.suggest import check_choice
 
 DRA_MODES = ('hat_q', 'tilde_q', 'self')
 PDR_MODES = ('gate', 'film', 'none')

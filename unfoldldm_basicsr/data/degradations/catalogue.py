@@ -8,7 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from unfoldldm_basicsr.data.degradations.blur import gaussian_blur, gaussian_radius, motion_blur, motion_radius
+from unfoldldm_basicsr.data.degradations.blur import (
+    gaussian_blur,
+    gaussian_radius,
+    motion_blur,
+    motion_radius,
+)
 from unfoldldm_basicsr.data.degradations.jpeg import jpeg
 from unfoldldm_basicsr.data.degradations.low_light import low_light
 from unfoldldm_basicsr.data.degradations.noise import gaussian_noise, poisson_noise

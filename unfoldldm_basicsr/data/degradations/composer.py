@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.degradations.catalogue import DEGRADATIONS, Degradation, Parameter
 
 OUTPUTS = ('clip', 'uint8', 'unclipped')

@@ -23,7 +23,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from unfoldldm_basicsr.config.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.ops.ss2d import _torch
 
 BACKENDS = ('mamba', 'triton', 'torch')  # in the order of preference

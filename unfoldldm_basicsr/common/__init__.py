@@ -1,0 +1,1 @@
+"""common of unfoldldm_basicsr."""

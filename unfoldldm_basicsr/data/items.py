@@ -1,0 +1,333 @@
+"""Items of data sets: reproducible one by one, and never a silent or a nameless fault."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+
+import cv2
+import lmdb
+import numpy as np
+import torch
+from basicsr.data.prefetch_dataloader import PrefetchGenerator
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from unfoldldm_basicsr.common.errors import DEAD_WORKER, LOADER_ADVICE, DataFault
+from unfoldldm_basicsr.data.loader_processes import WorkerStart, signals_held, tame
+
+TIMEOUT = 300.0  # seconds for one item
+MAX_ERROR_SHARE = 0.01
+_FAULTS = (OSError, ValueError, cv2.error, lmdb.Error)
+# BasicSR's data sets use what a failed decoder returned.
+_STOCK_FAULTS = (*_FAULTS, AttributeError, TypeError, AssertionError)
+# How the loss of a loader process shows: torch's own words, or a hand-over that broke off.
+_DEAD_LOADER = ('DataLoader timed out', DEAD_WORKER)
+_BROKEN_OFF = (ConnectionError, EOFError, FileNotFoundError, TimeoutError)
+_HAND_OVER = 10.0  # seconds beyond torch's own limit, which does not count them
+
+
+class SeededIndex(int):
+    """Index of an item together with the seed of the random numbers of this draw of it."""
+
+    seed: int
+
+    def __new__(cls, value: int, seed: int) -> SeededIndex:
+        index = super().__new__(cls, value)
+        index.seed = seed
+        return index
+
+    def __getnewargs__(self) -> tuple[int, int]:
+        return int(self), self.seed
+
+
+def draw_seed(seed: int, epoch: int, position: int) -> int:
+    """Seed of the item at a place of an epoch, the places counted over all ranks."""
+    digest = hashlib.blake2b(f'{seed}/{epoch}/{position}'.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, 'big') >> 1
+
+
+class ItemReader:
+    """Reads items of a data set of any class in limited time, with errors that name their files.
+
+    Args:
+        dataset: the data set.
+        options: its section of the option file.
+    """
+
+    def __init__(self, dataset: Dataset, options: Mapping):
+        self.dataset = dataset
+        self.name = f'dataset {options.get("name", "train")}'
+        self.timeout = options.get('timeout', TIMEOUT)
+        training = options.get('phase', 'train') == 'train'
+        self.timeout_key = 'datasets.train.timeout' if training else f'timeout of {self.name}'
+
+    def read(self, index: int) -> object:
+        """One item.
+
+        Raises:
+            DataFault: it cannot be read, or takes longer than ``timeout`` seconds.
+        """
+        try:
+            with time_limit(self.timeout, self.timeout_key):
+                return self.dataset[index]
+        except self.faults() as error:
+            raise DataFault(f'{self.name}: {self.describe(index, error)}') from error
+
+    def paths(self, index: int) -> str:
+        """Names of the files behind an item, as far as its class tells them."""
+        known: object = getattr(self.dataset, 'paths', None)
+        if hasattr(self.dataset, 'item_paths'):
+            found = self.dataset.item_paths(index)
+        elif isinstance(known, list) and known:
+            entry = known[index % len(known)]
+            found = entry.values() if isinstance(entry, Mapping) else [entry]
+        else:
+            return f'item {index}'
+        return ', '.join(map(str, found))
+
+    def faults(self) -> tuple[type[Exception], ...]:
+        """The errors that mean an unreadable item."""
+        stock = type(self.dataset).__module__.startswith('basicsr.')
+        return _STOCK_FAULTS if stock else _FAULTS
+
+    def describe(self, index: int, error: Exception) -> str:
+        """One line with the files of an item and what is wrong with them."""
+        cause = ' '.join(f'{error}'.split()) or type(error).__name__
+        parts = self.paths(index).split(', ')
+        named = any(part in cause for part in parts)
+        # BasicSR's data sets go on with what a failed decoder returned, and fail somewhere else.
+        suspects = [] if named or isinstance(error, OSError) else filter(os.path.isfile, parts)
+        damaged = [path for path in suspects if cv2.imread(path) is None]
+        if damaged:
+            return f'{", ".join(damaged)}: cannot be decoded: truncated, damaged, or not an image.'
+        return cause if named else f'{self.paths(index)}: {type(error).__name__}: {cause}'
+
+
+def read_item(dataset: Dataset, index: int) -> object:
+    """One item of a data set that knows its options; see :meth:`ItemReader.read`."""
+    return ItemReader(dataset, getattr(dataset, 'opt', {})).read(index)
+
+
+class TrainingItems(ItemReader, Dataset):
+    """Wraps the training set of any class.
+
+    The random numbers of an item (those of ``random``, ``numpy`` and ``torch``, global generators
+    as BasicSR's data sets use them included) follow from the :class:`SeededIndex` alone: neither
+    the number of loader processes nor what was read before plays a part.
+
+    An item that cannot be read, or takes longer than ``timeout`` seconds, is an error that names
+    its files. With ``on_error: skip`` the next readable item takes its place, drawn with the same
+    seed; each unreadable one is logged once, and the run ends when they are more than
+    ``max_error_share`` of the set.
+
+    Args:
+        dataset: the data set.
+        options: its section of the option file.
+        workers: number of loader processes.
+    """
+
+    def __init__(self, dataset: Dataset, options: Mapping, workers: int = 0):
+        super().__init__(dataset, options)
+        self.skip = options.get('on_error', 'raise') == 'skip'
+        self.max_share = options.get('max_error_share', MAX_ERROR_SHARE)
+        # In shared memory, because loader processes write to them.
+        self.unreadable = torch.zeros(len(dataset) if self.skip else 0, dtype=torch.bool)
+        self.reading = torch.full((max(workers, 1),), -1)
+        self.unreadable.share_memory_()
+        self.reading.share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> object:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list:
+        """The items of a batch; the process that trains gets its random numbers back."""
+        worker = get_worker_info()
+        seeded = any(hasattr(index, 'seed') for index in indices)
+        with preserved_rng() if seeded and worker is None else nullcontext():
+            return [self._item(index, worker.id if worker else 0) for index in indices]
+
+    def _item(self, index: int, place: int) -> object:
+        seed, index = getattr(index, 'seed', None), int(index)
+        while True:
+            self.reading[place] = index
+            try:
+                seed_item(seed)
+                with time_limit(self.timeout, self.timeout_key):
+                    return self.dataset[index]
+            except self.faults() as error:
+                self._deal_with(index, error)
+            finally:
+                self.reading[place] = -1
+            index = (index + 1) % len(self)
+
+    def being_read(self) -> str:
+        """Names of the files that are open at this moment, '' if none."""
+        return ', '.join(self.paths(index) for index in self.reading.tolist() if index >= 0)
+
+    def _deal_with(self, index: int, error: Exception) -> None:
+        """Counts an unreadable item, or ends the run for it.
+
+        Raises:
+            DataFault: without ``on_error: skip``, or there are too many of them.
+        """
+        message = self.describe(index, error)
+        if not self.skip:
+            raise DataFault(
+                f'{self.name}: {message} (datasets.train.on_error: skip would leave such images '
+                'out.)'
+            ) from error
+        first_time = not self.unreadable[index]
+        self.unreadable[index] = True
+        count = int(self.unreadable.sum())
+        if count > self.max_share * len(self) or count == len(self):
+            raise DataFault(
+                f'{self.name}: {count} of {len(self)} images cannot be read, more than '
+                f'datasets.train.max_error_share ({self.max_share}) allows. The last one: {message}'
+            ) from error
+        if first_time:
+            # As an error, because BasicSR lets the other ranks say nothing less.
+            logging.getLogger('basicsr').error(
+                '%s: left out, the next image takes its place (number %d of %d): %s',
+                self.name,
+                count,
+                len(self),
+                message,
+            )
+
+
+def seed_item(seed: int | None) -> None:
+    """Seeds the global generators on the CPU."""
+    if seed is None:
+        return
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (BasicSR's augmentations use the global generator)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Leaves the global generators on the CPU as they were, whatever the block draws."""
+    torch_rng = torch.default_generator
+    states = random.getstate(), np.random.get_state(legacy=False), torch_rng.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch_rng.set_state(states[2])
+
+
+@contextmanager
+def time_limit(seconds: float, key: str) -> Iterator[None]:
+    """Raises TimeoutError in the block after ``seconds`` (0: never); it names the option ``key``.
+
+    Works in the main thread of a process on a POSIX system and does nothing elsewhere; there, and
+    where the system call that hangs cannot be interrupted, :class:`TrainLoader` ends the wait.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not seconds or not in_main or not hasattr(signal, 'setitimer'):
+        yield
+        return
+
+    def stop(signum, frame):
+        raise TimeoutError(f'no answer within {seconds:g} s ({key})')
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous or signal.SIG_DFL)
+
+
+class TrainLoader:
+    """The training loader, with an end to every wait.
+
+    A loader process that hangs where :func:`time_limit` cannot reach it, or that was killed, ends
+    the run with a message that names the files being read. Signals that ask the trainer to stop do
+    not end its loader processes, see :mod:`.loader_processes`.
+
+    Args:
+        loader: what ``basicsr.data.build_dataloader`` made of :class:`TrainingItems`.
+    """
+
+    def __init__(self, loader: DataLoader):
+        self.loader, self.items = loader, loader.dataset
+        # Of the loader's own: batches draw nothing from the generator that the training uses.
+        loader.generator = torch.Generator().manual_seed(0)
+        self.patience = self.items.timeout * (loader.batch_size + 1)
+        if loader.num_workers:
+            loader.timeout = self.patience
+            loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> object:
+        if name == 'loader':
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator:
+        with signals_held(self.loader):
+            batches = iter(self.loader)
+        source = batches
+        if isinstance(batches, PrefetchGenerator):
+            batches.timeout, source = self.patience or None, batches.generator
+        tame(source)
+        # A process that never gives the interpreter back hands over no finished batch either.
+        limit = self.patience + _HAND_OVER if self.loader.num_workers and self.patience else 0
+        while True:
+            try:
+                with time_limit(limit, 'datasets.train.timeout'):
+                    batch = next(batches)
+            except StopIteration:
+                return
+            except DataFault:
+                raise
+            except (RuntimeError, *_BROKEN_OFF) as error:
+                if not _means_dead_loader(error):
+                    raise
+                message = self._dead_loader(error)
+                _shut_down(batches)
+                raise DataFault(message) from error
+            yield batch
+
+    def _dead_loader(self, error: Exception) -> str:
+        files = self.items.being_read() or 'none'
+        if isinstance(error, RuntimeError):
+            cause = str(error).strip().splitlines()[0].rstrip('.')
+        else:
+            what = 'gave no answer' if isinstance(error, TimeoutError) else 'ended'
+            cause = f'{DEAD_WORKER} {what} while it handed over a batch ({type(error).__name__})'
+        return (
+            f'{self.items.name}: {cause}. Files being read: {files}. A hanging disk: see whether '
+            f'it answers, or raise datasets.train.timeout. {LOADER_ADVICE}'
+        )
+
+
+def _means_dead_loader(error: Exception) -> bool:
+    if isinstance(error, RuntimeError):
+        return str(error).startswith(_DEAD_LOADER)
+    return not str(error).startswith('Caught ')  # torch's word for what the data set raised
+
+
+def _shut_down(batches: Iterator) -> None:
+    """Ends the loader processes at once: torch complains of a dead one as long as it knows it."""
+    shut_down = getattr(batches, '_shutdown_workers', None)
+    if shut_down is None:
+        return
+    try:
+        shut_down()
+    except RuntimeError as error:  # once more the complaint; its list is empty afterwards
+        logging.getLogger('basicsr').debug('%s', error)

@@ -1,0 +1,112 @@
+"""BasicSR's metrics on images they cannot measure: a sentence, or a value marked as undefined."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unfoldldm_basicsr.common.suggest import did_you_mean
+
+# Metrics of BasicSR that compare arrays, and the smallest image side that each is defined for.
+_SMALLEST_SIDE = {'calculate_psnr': 1, 'calculate_ssim': 11, 'calculate_niqe': 96}
+_NIQE_BLOCK = 96  # NIQE needs statistics over at least two such blocks
+
+
+def calculate_metric(data: Mapping[str, np.ndarray], opt: Mapping[str, Any]) -> float:
+    """Replaces ``basicsr.metrics.calculate_metric``.
+
+    BasicSR's PSNR and SSIM take any array for an 8-bit image, transpose a grey one when told that
+    the channels come first, and ignore arguments they do not know; images smaller than the window
+    give NaN without a word, and NIQE ends the training on them.
+
+    Args:
+        data: ``img`` and, for metrics with a reference, ``img2``: uint8, (H, W), (H, W, C), or
+            (C, H, W) with ``input_order: CHW``; C is 1 or 3, colours are BGR.
+        opt: ``type`` and arguments of the metric.
+
+    Returns:
+        The value; NaN, with a warning that says why, where the metric is undefined.
+
+    Raises:
+        KeyError: no such metric.
+        ValueError: an unknown argument, or images that the metric is not made for.
+    """
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    arguments = dict(opt)
+    name = arguments.pop('type')
+    metrics = dict(iter(METRIC_REGISTRY))
+    if name not in metrics:
+        raise KeyError(f"no metric '{name}' is registered.{did_you_mean(name, metrics)}")
+    metric = metrics[name]
+    if name not in _SMALLEST_SIDE:
+        return metric(**data, **arguments)
+    _check_arguments(name, metric, arguments)
+    for image in data.values():
+        _check_image(name, image, arguments.get('input_order', 'HWC'))
+    if data['img'].ndim == 2 and name != 'calculate_niqe':
+        arguments['input_order'] = 'HWC'  # a grey image has no order of channels
+    elif data['img'].ndim == 2:
+        arguments['input_order'] = 'HW'
+    if 'img2' in data and data['img'].shape != data['img2'].shape:
+        raise ValueError(
+            f'{name}: the images differ in size: {data["img"].shape} and {data["img2"].shape}.'
+        )
+    reason = _undefined(name, data['img'], arguments)
+    if not reason:
+        try:
+            return float(metric(**data, **arguments))
+        except np.linalg.LinAlgError:  # NIQE of a flat image
+            reason = 'the image has no structure'
+    logging.getLogger('basicsr').warning('%s is undefined: %s.', name, reason)
+    return math.nan
+
+
+def _check_arguments(name: str, metric: Any, arguments: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(metric).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    for argument in arguments:
+        if argument not in known:
+            hint = did_you_mean(argument, [k for k in known if not k.startswith('img')])
+            raise ValueError(f'{name}: {argument} is not an argument.{hint}')
+    border = arguments.get('crop_border', 0)
+    if not isinstance(border, int) or border < 0:
+        raise ValueError(f'{name}: crop_border must be a whole number >= 0, got {border!r}.')
+
+
+def _check_image(name: str, image: object, order: str) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(
+            f'{name}: takes uint8 images (0..255), got {kind}; other ranges would give a wrong '
+            'value without an error. Convert first, for example with basicsr.utils.tensor2img.'
+        )
+    if image.ndim == 2:
+        return
+    channels = image.shape[0 if order == 'CHW' else -1] if image.ndim == 3 else 0
+    if channels not in (1, 3):
+        raise ValueError(
+            f'{name}: an array of shape {image.shape} is no image in the order {order} '
+            '(H, W; or with 1 or 3 channels). Correct input_order.'
+        )
+
+
+def _undefined(name: str, image: np.ndarray, arguments: Mapping[str, Any]) -> str:
+    """Why the metric has no value for an image of this size, '' if it has one."""
+    shape = image.shape[-2:] if arguments.get('input_order') == 'CHW' else image.shape[:2]
+    height, width = (side - 2 * arguments.get('crop_border', 0) for side in shape)
+    smallest = _SMALLEST_SIDE[name]
+    if min(height, width) < smallest:
+        return (
+            f'{max(width, 0)} x {max(height, 0)} pixels are left inside crop_border, '
+            f'at least {smallest} x {smallest} are needed'
+        )
+    blocks = (height // _NIQE_BLOCK) * (width // _NIQE_BLOCK)
+    if name == 'calculate_niqe' and blocks < 2:
+        return f'{width} x {height} pixels hold less than two squares of {_NIQE_BLOCK} pixels'
+    return ''

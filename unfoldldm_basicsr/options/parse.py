@@ -1,0 +1,206 @@
+"""Replacement of ``basicsr.utils.options.parse_options`` (imported by name in train and test)."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from shutil import copyfile
+
+import torch
+
+from unfoldldm_basicsr.compat.imports import load_data_only
+from unfoldldm_basicsr.options.defaults import fill_defaults
+from unfoldldm_basicsr.options.devices import forgotten_launcher, gpu_count
+from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
+
+# Returns every problem of an option dict: (options, file, is_train, resuming=..., launcher=...) ->
+# lines. Set by the package, because checking needs the registered classes and this layer is
+# imported before them.
+Preflight = Callable[..., list[str]]
+_preflight: Preflight | None = None
+
+
+def set_preflight(check: Preflight) -> None:
+    """``check`` runs in every :func:`parse_options` before a process group or folder exists."""
+    global _preflight
+    _preflight = check
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """BasicSR's command line, with ``--local-rank`` as newer launchers spell it."""
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        epilog='python -m unfoldldm_basicsr.train and .test also take --root FOLDER: where '
+        'experiments/ and results/ are (default: the current folder).',
+    )
+    parser.add_argument('-opt', required=True, help='option file (YAML)')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm'],
+        default='none',
+        help='pytorch under torchrun, slurm under srun (default: none)',
+    )
+    parser.add_argument(
+        '--auto_resume', action='store_true', help='go on from the newest state of this experiment'
+    )
+    parser.add_argument(
+        '--debug', action='store_true', help="name 'debug_...', log every step, validate every 8"
+    )
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='set by old launchers, not used'
+    )
+    parser.add_argument(
+        '--force_yml',
+        nargs='+',
+        default=None,
+        metavar='KEY:KEY=VALUE',
+        help='change options, for example train:total_iter=1000 train:optim_g:lr=1e-4',
+    )
+    return parser
+
+
+def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse.Namespace]:
+    """Command line and option file to BasicSR's option dict.
+
+    Differences from BasicSR: safe YAML, ``--force_yml`` executes nothing, the whole dict is checked
+    before anything else happens (all problems at once, exit status 2), missing keys get defaults,
+    random generators are seeded after ``--force_yml``, and one seed is drawn for all ranks when
+    ``manual_seed`` is absent. Several processes without ``--launcher`` are refused, and ``num_gpu:
+    auto`` means one GPU where the model uses one in each process and there is no launcher
+    (``idle_gpus`` then counts the others).
+    """
+    load_data_only()
+    args = build_parser().parse_args()
+    fault = forgotten_launcher(args.launcher)
+    if fault:
+        refuse([fault])
+    try:
+        options = read_option_file(args.opt)
+        apply_overrides(options, args.force_yml or [])
+    except ValueError as error:
+        refuse([str(error)])
+    if args.debug and isinstance(options.get('name'), str):
+        options['name'] = 'debug_' + options['name'].removeprefix('debug_')
+    resuming = is_train and _goes_on(options, root_path, args.auto_resume)
+    if _preflight is not None:
+        problems = _preflight(
+            options, args.opt, is_train, resuming=resuming, launcher=args.launcher
+        )
+        if problems:
+            refuse(problems)
+
+    fill_defaults(options, is_train)
+    if options['num_gpu'] == 'auto':
+        options['num_gpu'] = gpu_count(options, args.launcher)
+        options['idle_gpus'] = torch.cuda.device_count() - options['num_gpu']
+    try:
+        _start_processes(options, args.launcher)
+    except ValueError as error:
+        refuse([str(error)])
+    _seed(options)
+    options['auto_resume'] = args.auto_resume
+    options['is_train'] = is_train
+    _complete_datasets(options)
+    _complete_paths(options, root_path, is_train)
+    if is_train and 'debug' in options['name']:
+        if options.get('val') is not None:
+            options['val']['val_freq'] = 8
+        options['logger'].update(print_freq=1, save_checkpoint_freq=8)
+    return options, args
+
+
+def refuse(problems: list[str]) -> None:
+    """Ends the run with status 2, as for a wrong command line; one rank speaks for all.
+
+    Raises:
+        SystemExit: always.
+    """
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        count = f'{len(problems)} problems:\n' if len(problems) > 1 else ''
+        sys.stderr.write(count + '\n'.join(problems) + '\n')
+    raise SystemExit(2)
+
+
+def copy_opt_file(opt_file: str, experiments_root: str) -> None:
+    """Replaces ``basicsr.utils.options.copy_opt_file``, which cannot copy a file onto itself.
+
+    That happens when a run is resumed from the copy in its own folder.
+    """
+    import time
+
+    from basicsr.utils.dist_util import get_dist_info
+
+    target = Path(experiments_root) / Path(opt_file).name
+    if get_dist_info()[0] != 0 or (target.exists() and target.samefile(opt_file)):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    copyfile(opt_file, target)
+    header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {" ".join(sys.argv)}\n\n'
+    target.write_text(header + target.read_text(encoding='utf-8'), encoding='utf-8')
+
+
+def _goes_on(options: dict, root_path: str, auto_resume: bool) -> bool:
+    """Whether the training will go on from a state; which one, or none, is decided later."""
+    if not auto_resume:
+        path = options.get('path')
+        return isinstance(path, dict) and bool(path.get('resume_state'))
+    folder = os.path.join(root_path, 'experiments', str(options.get('name')), 'training_states')
+    names = os.listdir(folder) if os.path.isdir(folder) else ()
+    return any(name.endswith('.state') and name[: -len('.state')].isdigit() for name in names)
+
+
+def _start_processes(options: dict, launcher: str) -> None:
+    from basicsr.utils import dist_util
+
+    options['dist'] = launcher != 'none'
+    if options['dist']:
+        on_cpu = options['num_gpu'] == 0
+        if on_cpu and sys.platform == 'linux' and not multiprocessing.get_start_method(True):
+            # BasicSR would set spawn: safe beside CUDA, but every worker imports torch anew.
+            multiprocessing.set_start_method('fork')
+        params = dict(options.get('dist_params') or {})
+        if on_cpu:
+            params['backend'] = 'gloo'
+        if launcher == 'pytorch':
+            params.pop('port', None)  # torchrun chooses it
+        dist_util.init_dist(launcher, **params)
+    options['rank'], options['world_size'] = dist_util.get_dist_info()
+
+
+def _seed(options: dict) -> None:
+    from basicsr.utils import set_random_seed
+
+    if options['manual_seed'] is None:
+        seed = [random.randint(1, 10000)]
+        if options['world_size'] > 1:
+            torch.distributed.broadcast_object_list(seed, src=0)
+        options.update(manual_seed=seed[0], manual_seed_drawn=True)
+    set_random_seed(options['manual_seed'] + options['rank'])
+
+
+def _complete_datasets(options: dict) -> None:
+    for phase, dataset in options['datasets'].items():
+        dataset['phase'] = phase.split('_')[0]
+        dataset['scale'] = options['scale']
+        for key, value in dataset.items():
+            if isinstance(value, str) and key.startswith(('dataroot', 'meta_info')):
+                dataset[key] = os.path.expanduser(value)
+
+
+def _complete_paths(options: dict, root_path: str, is_train: bool) -> None:
+    paths = options['path']
+    for key, value in paths.items():
+        if isinstance(value, str) and ('resume_state' in key or 'pretrain_network' in key):
+            paths[key] = os.path.expanduser(value)
+    root = os.path.join(root_path, 'experiments' if is_train else 'results', options['name'])
+    paths['experiments_root' if is_train else 'results_root'] = root
+    paths['log'] = root
+    paths['visualization'] = os.path.join(root, 'visualization')
+    if is_train:
+        paths['models'] = os.path.join(root, 'models')
+        paths['training_states'] = os.path.join(root, 'training_states')

@@ -1,0 +1,197 @@
+"""Reading option files and ``--force_yml`` without executing anything they say.
+
+BasicSR reads YAML with a loader that constructs arbitrary Python objects, runs ``exec`` on the
+keys and ``eval`` on the lists of ``--force_yml``, keeps ``1e-4`` a text, knows no merge keys and
+lets the last of two equal keys win. Here option files hold data only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from unfoldldm_basicsr.common.suggest import did_you_mean
+
+_FLOAT = re.compile(
+    r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+    |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
+    |[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+    |[-+]?\.(?:inf|Inf|INF)
+    |\.(?:nan|NaN|NAN))$""",
+    re.VERBOSE,
+)
+_MAX_VALUES = 100_000  # of an option file with all aliases written out
+_MERGE = 'tag:yaml.org,2002:merge'
+
+
+class OptionLoader(yaml.SafeLoader):
+    """Safe YAML with ``1e-4`` as a number, merge keys, and an error on a repeated key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = {}
+        for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (dict, list)):
+                raise yaml.constructor.ConstructorError(
+                    None, None, 'a key must be a plain word', key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    f"the key '{key}' appears twice, first here",
+                    seen[key],
+                    'and again here',
+                    key_node.start_mark,
+                )
+            seen[key] = key_node.start_mark
+        return super().construct_mapping(node, deep=deep)
+
+
+# Float forms that YAML 1.1 leaves as text are tried before everything else.
+OptionLoader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != 'tag:yaml.org,2002:float']
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+OptionLoader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+0123456789.'))
+
+
+class OptionDumper(yaml.SafeDumper):
+    """The counterpart that ``basicsr.utils.options.ordered_yaml`` promises."""
+
+
+def ordered_yaml() -> tuple[type[OptionLoader], type[OptionDumper]]:
+    """Replaces ``basicsr.utils.options.ordered_yaml``: loader and dumper, both safe.
+
+    Mappings become plain dictionaries, which keep the order of the file.
+    """
+    return OptionLoader, OptionDumper
+
+
+def read_option_file(path: str | Path) -> dict:
+    """The options in ``path`` as written, nothing added.
+
+    Raises:
+        ValueError: no file there, not UTF-8, not YAML, or not a mapping; one line that names the
+            file and, for YAML errors, line and column.
+    """
+    try:
+        text = Path(path).read_text(encoding='utf-8')
+    except OSError as error:
+        raise ValueError(f'{path}: cannot be read: {error.strerror}.') from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path}: not a UTF-8 text file (byte {error.start}).') from error
+    try:
+        options = yaml.load(text, Loader=OptionLoader)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f'{path}: {_one_line(error)}') from error
+    if not isinstance(options, dict):
+        raise ValueError(f'{path}: not an option file: the top level must be "key: value" lines.')
+    if _expanded_size(options) > _MAX_VALUES:
+        raise ValueError(
+            f'{path}: its aliases expand to more than {_MAX_VALUES} values, or contain themselves.'
+        )
+    return options
+
+
+def parse_value(text: str) -> object:
+    """Replaces ``basicsr.utils.options._postprocess_yml_value``: ``text`` as a YAML value.
+
+    ``none`` in any case stays None, as BasicSR has it.
+
+    Raises:
+        ValueError: not YAML, or a YAML construct that would need more than plain data.
+    """
+    if text.strip().lower() == 'none':
+        return None
+    try:
+        return yaml.load(text, Loader=OptionLoader)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"the value '{text}' is not YAML: {_one_line(error)}") from error
+
+
+def apply_overrides(options: dict, entries: Iterable[str]) -> None:
+    """Writes the ``KEY:KEY=VALUE`` entries of ``--force_yml`` into ``options``.
+
+    Every section named must exist. The last key may be missing from the file (BasicSR allows
+    ``train:ema_decay=0.999``); whether it is a known one is for the check of the whole file.
+    A number selects an item of a list: ``datasets:train:degradations:0:prob=1``.
+
+    Raises:
+        ValueError: names the entry, with the nearest key that exists.
+    """
+    for entry in entries:
+        keys, equals, text = entry.partition('=')
+        names = [k.strip() for k in keys.split(':')]
+        if not equals or not all(names) or not text.strip():
+            raise ValueError(
+                f"--force_yml '{entry}': write KEY:KEY=VALUE, for example train:total_iter=1000 "
+                '(VALUE ~ for none).'
+            )
+        try:
+            value = parse_value(text.strip())
+        except ValueError as error:
+            raise ValueError(f"--force_yml '{entry}': {error}") from error
+        _assign(options, names, value, entry)
+
+
+def _assign(options: dict, names: list[str], value: object, entry: str) -> None:
+    place: object = options
+    for depth, name in enumerate(names):
+        last = depth == len(names) - 1
+        where = ':'.join(names[:depth]) or 'the option file'
+        if isinstance(place, list):
+            if not name.isdigit() or int(name) >= len(place):
+                raise ValueError(
+                    f"--force_yml '{entry}': {where} is a list of {len(place)} items, "
+                    f"'{name}' is none of them (counted from 0)."
+                )
+            key: object = int(name)
+        elif isinstance(place, dict):
+            key = name
+            if name not in place and name.partition('.')[0] in place:
+                raise ValueError(
+                    f"--force_yml '{entry}': keys are joined by colons, "
+                    f"'{name.replace('.', ':')}' instead of '{name}'."
+                )
+            if name not in place and not last:
+                raise ValueError(
+                    f"--force_yml '{entry}': {where} has no '{name}'.{did_you_mean(name, place)}"
+                )
+        else:
+            raise ValueError(
+                f"--force_yml '{entry}': {where} is a single value, it has no '{name}'."
+            )
+        if last:
+            place[key] = value
+        else:
+            place = place[key]
+
+
+def _expanded_size(value: object) -> int:
+    """Number of values with aliases counted wherever they stand, up to just above the limit."""
+    count, open_values = 0, [value]
+    while open_values and count <= _MAX_VALUES:
+        item = open_values.pop()
+        count += 1
+        if isinstance(item, dict):
+            open_values.extend(item.values())
+        elif isinstance(item, (list, tuple, set)):
+            open_values.extend(item)
+    return count
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return 'too deeply nested.'
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return f'{error}'.rstrip('.') + '.'
+    mark = error.problem_mark or error.context_mark
+    place = f'line {mark.line + 1}, column {mark.column + 1}: ' if mark else ''
+    parts = [p for p in (error.context, error.problem) if p]
+    if error.context_mark and error.problem_mark and error.context:
+        parts[0] += f' (line {error.context_mark.line + 1})'
+    return f'{place}{"; ".join(parts)}.'

@@ -1,0 +1,151 @@
+"""What an unfolding network did to an image, as data and as tables; pictures are drawn of it.
+
+Shapes: H, W of the image; h, w of a stage; N prompts; g x g patches of CLIP.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from unfoldldm_basicsr.pictures.trace_picture import Trace
+
+Row = Mapping[str, object]
+
+
+class ClipAttention(NamedTuple):
+    """Where CLIP looks. All maps are (g, g) float32 shares of the patches that sum to 1.
+
+    Attributes:
+        view: (S, S, 3) float RGB, the part of the image that CLIP sees.
+        texts: N texts that the image is compared with.
+        asked: index of the text that the relevance is for.
+        attention: attention of the class token in the last block, mean over heads.
+        before, after: relevance for the text, by CLIP alone and by the tuned adapters.
+        scores_before, scores_after: (N,) probabilities of the texts.
+    """
+
+    view: np.ndarray
+    texts: tuple[str, ...]
+    asked: int
+    attention: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    scores_before: np.ndarray
+    scores_after: np.ndarray
+
+
+class StageSteps(NamedTuple):
+    """One gradient step of VLU-Net.
+
+    Attributes:
+        name: module name, for example ``encoder_level2``.
+        weights: (N,) weights of the prompts, sum 1.
+        channels: C, over which the maps are means.
+        residual: (h, w) mean |Phi(x) - y| over the channels.
+        step: (h, w) mean |what was subtracted from x|.
+        scale: pixels of the image per pixel of the maps, in rows and columns.
+    """
+
+    name: str
+    weights: np.ndarray
+    channels: int
+    residual: np.ndarray
+    step: np.ndarray
+    scale: int
+
+
+class VLUExplanation(NamedTuple):
+    """What VLU-Net did to one image.
+
+    Attributes:
+        lq, output: (H, W, 3) float RGB in [0, 1].
+        classes: names of the degradations in the order of their indices.
+        stages: the eight stages in order.
+        attention: CLIP's, or None.
+        attention_note: why there is none, '' otherwise.
+    """
+
+    lq: np.ndarray
+    output: np.ndarray
+    classes: tuple[str, ...]
+    stages: tuple[StageSteps, ...]
+    attention: ClipAttention | None
+    attention_note: str
+
+    @property
+    def prompt_names(self) -> list[str]:
+        """Names of the prompts: the degradations if there are as many, else numbers."""
+        count = len(self.stages[0].weights)
+        if count == len(self.classes):
+            return list(self.classes)
+        return [f'prompt {number}' for number in range(1, count + 1)]
+
+
+def prompt_rows(explanation: VLUExplanation) -> list[Row]:
+    """Per stage the weights of the prompts, which sum to 1."""
+    names = explanation.prompt_names
+    return [
+        {'stage': stage.name, **dict(zip(names, map(float, stage.weights), strict=True))}
+        for stage in explanation.stages
+    ]
+
+
+def step_rows(explanation: VLUExplanation) -> list[Row]:
+    """Per stage the size of its maps and their means."""
+    return [
+        {
+            'stage': stage.name,
+            'channels': stage.channels,
+            'height': stage.residual.shape[0],
+            'width': stage.residual.shape[1],
+            'mean_residual': float(stage.residual.mean()),
+            'mean_step': float(stage.step.mean()),
+        }
+        for stage in explanation.stages
+    ]
+
+
+def score_rows(attention: ClipAttention) -> list[Row]:
+    """Per text its probability before and after the tuning."""
+    return [
+        {'text': text, 'before': float(before), 'after': float(after)}
+        for text, before, after in zip(
+            attention.texts, attention.scores_before, attention.scores_after, strict=True
+        )
+    ]
+
+
+def trace_rows(trace: Trace) -> list[Row]:
+    """Per stage of UnfoldLDM mean absolute differences in levels of 255, and the prior's size."""
+    rows, before = [], trace.lq
+    for number, stage in enumerate(trace.stages, start=1):
+        effect = '' if stage.x_null is None else _levels(stage.x, stage.x_null)
+        rows.append(
+            {
+                'stage': number,
+                'between_estimates': _levels(stage.x_hat, stage.x_tilde),
+                'moved': _levels(stage.x, before),
+                'effect_of_prior': effect,
+                'mean_abs_prior': float(np.abs(stage.prior).mean()) if stage.prior.size else '',
+            }
+        )
+        before = stage.x
+    return rows
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Rows with the same columns as CSV, numbers in full precision."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _levels(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.abs(first - second).mean() * 255)

@@ -1,0 +1,1 @@
+"""preparing of unfoldldm_basicsr."""

@@ -1,0 +1,301 @@
+"""Builds LMDBs in BasicSR's layout (``data.mdb`` and ``meta_info.txt``) from a folder of images.
+
+The database is written into a temporary folder beside its destination, read back and compared, and
+only then renamed, so that a destination that exists is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from unfoldldm_basicsr.data.image_source import list_images, without_extension
+from unfoldldm_basicsr.data.images import decode_image, encode_image
+
+PAYLOADS = ('png', 'bmp', 'source')
+_MAX_KEY_BYTES = 511
+_FIRST_MAP_SIZE = 64 * 2**20
+_BYTES_PER_COMMIT = 256 * 2**20
+
+Progress = Callable[[Iterable, str, int], Iterable]
+
+
+class SubImages(NamedTuple):
+    """Overlapping squares to cut images into.
+
+    Attributes:
+        crop_size: side of a square.
+        step: distance between squares.
+        thresh_size: a last, shifted square is cut where more than this many pixels would be left.
+    """
+
+    crop_size: int
+    step: int
+    thresh_size: int = 0
+
+    def starts(self, side: int) -> list[int]:
+        """Where the squares start along a side of this length."""
+        if side <= self.crop_size:
+            return [0]
+        starts = list(range(0, side - self.crop_size + 1, self.step))
+        if side - (starts[-1] + self.crop_size) > self.thresh_size:
+            starts.append(side - self.crop_size)
+        return starts
+
+    def cut(self, image: np.ndarray) -> Iterator[np.ndarray]:
+        """The squares row by row; an image smaller than one is a single piece."""
+        for top in self.starts(image.shape[0]):
+            for left in self.starts(image.shape[1]):
+                yield image[top : top + self.crop_size, left : left + self.crop_size]
+
+
+class Record(NamedTuple):
+    """One entry of the database."""
+
+    key: str
+    payload: bytes
+    shape: tuple[int, int, int]
+    digest: bytes
+
+
+def plan_keys(
+    names: list[str], renames: Iterable[tuple[str, str]] = (), *, sub_images: bool = False
+) -> dict[str, str]:
+    """Key of every image: its relative path without extension.
+
+    Args:
+        names: paths relative to the folder.
+        renames: (regular expression, replacement) pairs applied to every key in turn.
+        sub_images: keys get ``_s001``, ... appended later.
+
+    Returns:
+        key -> name, sorted by key, so that the database has the order of the folder.
+
+    Raises:
+        ValueError: a key that BasicSR could not read back, or two images with one key.
+    """
+    keys: dict[str, str] = {}
+    for name in names:
+        key = without_extension(name)
+        for pattern, replacement in renames:
+            key = re.sub(pattern, replacement, key)
+        problem = _key_problem(key + ('_s00001' if sub_images else ''))
+        if problem:
+            raise ValueError(f'{name}: {problem}')
+        if key in keys:
+            raise ValueError(
+                f"{name} and {keys[key]} would both have the key '{key}': rename or remove one."
+            )
+        keys[key] = name
+    return dict(sorted(keys.items()))
+
+
+def _key_problem(key: str) -> str | None:
+    if '.' in key:
+        return (
+            f"BasicSR cuts LMDB keys at the first dot, so '{key}' could not be read back. "
+            f"Rename the file, or replace dots in keys with --rename '\\.' _"
+        )
+    if not key.isascii() or not key.isprintable():
+        return f"the key '{key}' has characters beyond ASCII, which BasicSR cannot look up."
+    if not key or key != key.strip():
+        return f"the key '{key}' is empty or begins or ends with a space."
+    if len(key) > _MAX_KEY_BYTES:
+        return f'the key has {len(key)} bytes, LMDB allows {_MAX_KEY_BYTES}.'
+    return None
+
+
+def make_records(
+    path: Path, key: str, payload: str, sub_images: SubImages | None = None
+) -> list[Record]:
+    """Decodes one image and encodes it, or its sub-images, for the database.
+
+    Grey images stay grey; orientation and alpha are settled as :mod:`.image_io` says.
+    """
+    source = path.read_bytes()
+    image = decode_image(source, str(path), keep_grey=True)
+    pieces = {key: image}
+    if sub_images is not None:
+        pieces = {f'{key}_s{i:03d}': piece for i, piece in enumerate(sub_images.cut(image), 1)}
+    records = []
+    for name, piece in pieces.items():
+        try:
+            content = source if payload == 'source' else encode_image(piece, f'.{payload}')
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error
+        shape = (*piece.shape[:2], 1 if piece.ndim == 2 else 3)
+        records.append(Record(name, content, shape, _digest(piece)))
+    return records
+
+
+def _digest(image: np.ndarray) -> bytes:
+    header = f'{image.dtype}{image.shape}'.encode()
+    return hashlib.blake2b(header + np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
+
+
+def write_lmdb(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    payload: str = 'png',
+    sub_images: SubImages | None = None,
+    only: str | None = None,
+    renames: Iterable[tuple[str, str]] = (),
+    force: bool = False,
+    num_threads: int = 1,
+    progress: Progress = lambda items, title, total: items,
+) -> int:
+    """Builds an LMDB from the images below ``source`` and verifies it.
+
+    Args:
+        source: folder, searched recursively.
+        destination: the LMDB folder; its name must end in ``.lmdb`` as BasicSR demands.
+        payload: ``png``, ``bmp`` (about twice as large, loads many times faster) or ``source``
+            (the files' own bytes: right for JPEG data sets; not with sub-images).
+        sub_images: cut into overlapping squares.
+        only: regular expression that the relative paths of the images to take contain.
+        renames: see :func:`plan_keys`.
+        force: replace an existing LMDB.
+        num_threads: threads that decode and encode.
+        progress: wraps the iteration over images (items, title, total), for a progress bar.
+
+    Returns:
+        The number of entries.
+
+    Raises:
+        FileExistsError: the destination exists (and ``force`` is not set, or it is no LMDB).
+        ValueError: bad keys or images, each named; or the comparison failed.
+        OSError: reading or writing failed, for example on a full disk.
+    """
+    source, destination = Path(source), Path(destination)
+    if payload not in PAYLOADS:
+        raise ValueError(f"payload '{payload}' is unknown; one of {', '.join(PAYLOADS)}.")
+    if payload == 'source' and sub_images is not None:
+        raise ValueError('payload source stores whole files; use png or bmp for sub-images.')
+    if not destination.name.endswith('.lmdb'):
+        raise ValueError(f'{destination}: the name must end in .lmdb, BasicSR demands it.')
+    _check_destination(destination, force)
+    names = list_images(source)
+    if only is not None:
+        names = [name for name in names if re.search(only, name)]
+        if not names:
+            raise ValueError(f'{source}: no path of an image in it contains {only}')
+    keys = plan_keys(names, renames, sub_images=sub_images is not None)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f'.{destination.name}.', dir=destination.parent))
+    try:
+        jobs = (
+            lambda key=key, name=name: make_records(source / name, key, payload, sub_images)
+            for key, name in keys.items()
+        )
+        batches = progress(_run_ahead(jobs, num_threads), 'write', len(keys))
+        digests = _write(partial, batches, 0 if payload == 'bmp' else 1)
+        _verify(partial, progress(digests.items(), 'verify', len(digests)))
+        _move_into_place(partial, destination)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return len(digests)
+
+
+def _check_destination(destination: Path, force: bool) -> None:
+    if not destination.exists():
+        return
+    if not force:
+        raise FileExistsError(f'{destination}: exists already; --force replaces it.')
+    if not (destination / 'data.mdb').is_file():
+        raise FileExistsError(f'{destination}: exists and is not an LMDB; remove it yourself.')
+
+
+def _run_ahead(jobs: Iterable[Callable[[], list[Record]]], num_threads: int) -> Iterator:
+    """Runs jobs in threads, a few ahead, and yields their results in order."""
+    with ThreadPoolExecutor(max(1, num_threads)) as pool:
+        waiting: deque = deque()
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(job))
+                if len(waiting) > 2 * num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _write(folder: Path, batches: Iterable[list[Record]], level: int) -> dict[str, bytes]:
+    """Writes data.mdb and meta_info.txt; returns the digest of every key."""
+    import lmdb
+
+    digests: dict[str, bytes] = {}
+    pending: list[Record] = []
+    num_bytes = 0
+    try:
+        with (
+            lmdb.open(str(folder), map_size=_FIRST_MAP_SIZE) as environment,
+            (folder / 'meta_info.txt').open('w', encoding='utf-8') as meta,
+        ):
+            for records in batches:
+                for record in records:
+                    height, width, channels = record.shape
+                    meta.write(f'{record.key}.png ({height},{width},{channels}) {level}\n')
+                    digests[record.key] = record.digest
+                    num_bytes += len(record.payload)
+                pending += records
+                if num_bytes >= _BYTES_PER_COMMIT:
+                    _commit(environment, pending)
+                    pending, num_bytes = [], 0
+            _commit(environment, pending)
+    except lmdb.Error as error:
+        raise OSError(f'{folder}: cannot write the LMDB: {error}. Is the disk full?') from error
+    return digests
+
+
+def _commit(environment: object, records: list[Record]) -> None:
+    """Writes records in one transaction, doubling the map until they fit."""
+    import lmdb
+
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                for record in records:
+                    transaction.put(record.key.encode('ascii'), record.payload)
+            return
+        except lmdb.MapFullError:
+            environment.set_mapsize(2 * environment.info()['map_size'])
+
+
+def _verify(folder: Path, digests: Iterable[tuple[str, bytes]]) -> None:
+    """Decodes every entry as it is on disk and compares it with what was meant to be written."""
+    import lmdb
+
+    with (
+        lmdb.open(str(folder), readonly=True, lock=False) as environment,
+        environment.begin() as transaction,
+    ):
+        for key, digest in digests:
+            content = transaction.get(key.encode('ascii'))
+            if content is None:
+                raise ValueError(f'{folder}: the key {key} was written but is missing.')
+            if _digest(decode_image(content, f'{folder} (key {key})', keep_grey=True)) != digest:
+                raise ValueError(f'{folder}: the image of key {key} differs from its source.')
+
+
+def _move_into_place(partial: Path, destination: Path) -> None:
+    partial.chmod(0o755)  # mkdtemp makes private folders
+    (partial / 'lock.mdb').unlink(missing_ok=True)
+    if destination.exists():
+        old = Path(tempfile.mkdtemp(prefix=f'.{destination.name}.old.', dir=destination.parent))
+        destination.rename(old / destination.name)
+        partial.rename(destination)
+        shutil.rmtree(old)
+    else:
+        partial.rename(destination)

@@ -1,0 +1,131 @@
+"""What VLU-Net did to an image: prompts, gradient steps, and where CLIP looked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from unfoldldm_basicsr.pictures.explanation import StageSteps, VLUExplanation
+from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
+from unfoldldm_basicsr.restoring.restorer import Restorer, deterministic, split_alpha, to_float_rgb
+from unfoldldm_basicsr.restoring.tiling import TileError
+from unfoldldm_basicsr.weights.conditioning import takes_degradation
+
+
+def can_explain(restorer: Restorer) -> bool:
+    """Whether :func:`explain_vlunet` works: gradient steps that a degradation vector steers."""
+    return takes_degradation(restorer.net) and bool(_gradient_steps(restorer.net))
+
+
+@torch.no_grad()
+def explain_vlunet(restorer: Restorer, image: np.ndarray) -> VLUExplanation:
+    """Restores an image in one piece and watches its gradient steps.
+
+    Args:
+        restorer: with weights of VLU-Net, or of a network that hosts its steps, that say where the
+            degradation vector comes from.
+        image: as for :meth:`Restorer.restore`; alpha is left out.
+
+    Raises:
+        ValueError: another network, or no degradation vector.
+        TileError: out of memory; see :func:`reduce_image`.
+    """
+    if not can_explain(restorer) or restorer.conditioning is None:
+        raise ValueError(
+            f'{type(restorer.net).__name__} has no gradient steps that a degradation vector'
+            f' steers, or no such vector; only VLU-Net weights of a file are explained.'
+        )
+    conditioning = restorer.conditioning
+    lq = restorer.to_tensor(split_alpha(image)[0]).to(restorer.device)
+    size = (lq.shape[-2], lq.shape[-1])
+    with deterministic(), _watched(restorer, size) as stages:
+        try:
+            output = restorer.net(lq, degradation=conditioning(lq))
+        except (RuntimeError, MemoryError) as error:
+            raise TileError(
+                f'{size[1]}x{size[0]} pixels could not be explained in one piece: {error} If memory'
+                f' ran out, lower --max-size.'
+            ) from error
+        try:
+            attention, note = clip_attention(conditioning.embedding, lq), ''
+        except NoAttentionError as error:
+            attention, note = None, str(error)
+    return VLUExplanation(
+        lq=to_float_rgb(lq),
+        output=to_float_rgb(output),
+        classes=conditioning.classes,
+        stages=tuple(stages.values()),
+        attention=attention,
+        attention_note=note,
+    )
+
+
+def _gradient_steps(net: nn.Module) -> dict[str, nn.Module]:
+    """The gradient steps by the name of their stage."""
+    end = '.gradient_descent'
+    return {
+        name.removesuffix(end): module for name, module in net.named_modules() if name.endswith(end)
+    }
+
+
+@contextmanager
+def _watched(restorer: Restorer, size: tuple[int, int]) -> Iterator[dict[str, StageSteps]]:
+    """Keeps mean maps of all gradient steps, cropped to an image of ``size`` (rows, columns).
+
+    Yields:
+        Stages by name in the order in which they ran; of a stage that runs twice the last run.
+    """
+    found: dict[str, StageSteps] = {}
+    padded = -(-size[1] // restorer.size_multiple) * restorer.size_multiple
+
+    def keep(name: str, output: tuple) -> None:
+        trace = output[1]
+        scale = padded // trace.residual.shape[-1]
+        rows, columns = (-(-side // scale) for side in size)
+        residual, step = (
+            maps[0, :, :rows, :columns].abs().mean(0).float().cpu().numpy()
+            for maps in (trace.residual, trace.step)
+        )
+        weights, channels = trace.weights[0].float().cpu().numpy(), trace.residual.shape[1]
+        found[name] = StageSteps(name, weights, channels, residual, step, scale)
+
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
+        for name, module in _gradient_steps(restorer.net).items()
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def reduce_image(image: np.ndarray, max_size: int) -> np.ndarray:
+    """Reduces an image whose longer side exceeds ``max_size`` pixels by averaging areas.
+
+    This weakens noise and fine rain: what is shown then is the reduced image's own restoration.
+
+    Args:
+        image: (H, W) or (H, W, C), uint8 or uint16.
+        max_size: largest side allowed.
+
+    Raises:
+        ValueError: ``max_size`` below 16.
+    """
+    if max_size < 16:
+        raise ValueError(f'--max-size: at least 16 pixels, got {max_size}.')
+    height, width = image.shape[:2]
+    factor = max_size / max(height, width)
+    if factor >= 1:
+        return image
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    logging.getLogger('basicsr').info(
+        '%dx%d pixels are explained at %dx%d (--max-size).', width, height, *size
+    )
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,360 @@
+"""Weights and an image in, a restored image out: no option file, no BasicSR trainer."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unfoldldm_basicsr.pictures.trace_picture import StageImages, Trace
+from unfoldldm_basicsr.restoring.tiling import (
+    NoStatisticsError,
+    TileError,
+    check_tile,
+    tiled_forward,
+    with_image_statistics,
+)
+from unfoldldm_basicsr.weights.checkpoint import build_network, read_checkpoint
+from unfoldldm_basicsr.weights.conditioning import (
+    AUTO,
+    Conditioning,
+    build_conditioning,
+    takes_degradation,
+)
+
+# what the networks of this field call the number of their input channels
+_CHANNEL_ARGUMENTS = ('inp_channels', 'img_channel', 'in_channels', 'in_chans', 'num_in_ch')
+_GLOBAL_NETWORK = (
+    '%s uses statistics of the whole image (its tiling_changes_result is true), here those of each'
+    ' tile: results differ from those without tiles, and seams may show. Leave tiles off where'
+    ' memory allows%s.'
+)
+
+
+class Restorer:
+    """A network with its weights, ready for images of any size and mode.
+
+    Runs in float32 with deterministic kernels: the same image gives the same result every time.
+
+    Args:
+        weights: weight file (see :func:`read_checkpoint`), or a network that is used as it is.
+        device: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ...
+        tile: side of the tiles in pixels; None restores every image in one piece.
+        tile_overlap: pixels shared by neighbouring tiles.
+        global_statistics: all tiles of an image use the same statistics (channel attention, prior,
+            degradation embedding), estimated on up to nine of them: closer to the result without
+            tiles, in up to nine tiles' more time. None: where the network has such statistics.
+        opt_file: option file for weights that do not say which network they belong to.
+        param_key: 'params_ema' or 'params'; default the averaged weights where present.
+        degradation: for a network that is steered by a degradation vector (VLU-Net): 'auto' where
+            its weights tell the degradation from the image, else the degradation's name or index.
+        clip_weights: OpenCLIP tag or file of the CLIP weights, where the weight file does without.
+
+    Attributes:
+        net: the network, in eval mode.
+        conditioning: makes the degradation vectors; None for other networks.
+        meta: its type and arguments ({} for a network that was passed in).
+        notes: what a user should know about these weights, one sentence each.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :func:`build_from_checkpoint`.
+        ValueError: an unusable device, tile or overlap, or ``global_statistics`` without effect.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | nn.Module,
+        *,
+        device: str | torch.device = 'auto',
+        tile: int | None = None,
+        tile_overlap: int = 32,
+        global_statistics: bool | None = None,
+        opt_file: str | Path | None = None,
+        param_key: str | None = None,
+        degradation: str | int = AUTO,
+        clip_weights: str | Path | None = None,
+    ):
+        self.device = _device(device)
+        self.meta: Mapping[str, Any] = {}
+        self.conditioning: Conditioning | None = None
+        if isinstance(weights, nn.Module):
+            net = weights.eval()
+        else:
+            checkpoint = read_checkpoint(weights, param_key=param_key)
+            net, self.meta = build_network(checkpoint, opt_file=opt_file)
+            if takes_degradation(net):
+                self.conditioning = build_conditioning(
+                    checkpoint, degradation=degradation, clip_weights=clip_weights
+                ).to(self.device)
+        if self.conditioning is None and (degradation != AUTO or clip_weights is not None):
+            raise ValueError(
+                f'{type(net).__name__}: its weights know no degradations, so --degradation and'
+                f' --clip-weights have no meaning here.'
+            )
+        self.size_multiple = getattr(net, 'size_multiple', 1)
+        if tile is not None:
+            check_tile(tile, tile_overlap, self.size_multiple)
+        self.net = net.to(self.device)
+        self.tile, self.tile_overlap = tile, tile_overlap
+        self.global_statistics = global_statistics
+        if global_statistics:
+            self._check_global_statistics()
+        kwargs = self.meta.get('kwargs', {})
+        self.channels = next((kwargs[k] for k in _CHANNEL_ARGUMENTS if k in kwargs), 3)
+        self.notes = []
+        if getattr(net, 'phase', None) == 1:
+            self.notes.append(
+                'Phase I weights hold no prior generator: images are restored with the null prior,'
+                ' below what the weights of Phase II reach.'
+            )
+        self._tiling_noted = False
+
+    def restore(
+        self,
+        image: np.ndarray,
+        *,
+        on_tile: Callable[[int, int], None] | None = None,
+        **forward_options: Any,
+    ) -> np.ndarray:
+        """Restores one image.
+
+        Args:
+            image: (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4) RGB and alpha,
+                uint8 or uint16. Alpha is passed through; grey stays grey (the network sees three
+                equal channels, their mean is the result).
+            on_tile: called with (finished tiles, all tiles).
+            forward_options: further keywords of the network, for example ``prior_source='null'``,
+                or ``degradation=vector`` in place of the vector of this image.
+
+        Returns:
+            Same shape and dtype.
+
+        Raises:
+            ValueError: another dtype or shape, or the network returned NaN.
+            TileError: out of memory; the message tells the remedy.
+        """
+        colour, alpha = split_alpha(image)
+        output = self.restore_tensor(
+            self.to_tensor(colour), on_tile=on_tile, **forward_options
+        ).cpu()
+        restored = self._to_array(output, colour)
+        return restored if alpha is None else np.dstack([restored, alpha])
+
+    @torch.no_grad()
+    def restore_tensor(
+        self,
+        lq: Tensor,
+        *,
+        on_tile: Callable[[int, int], None] | None = None,
+        **forward_options: Any,
+    ) -> Tensor:
+        """Restores a batch (B, C, H, W) in [0, 1]; the result is not clamped.
+
+        Raises:
+            ValueError: the network does not keep the size, or lacks a degradation vector.
+            TileError: out of memory.
+        """
+        forward_options = {**self._options_of(lq, forward_options), **forward_options}
+
+        def forward(part: Tensor) -> Tensor:
+            with deterministic():
+                return self.net(part, **forward_options)
+
+        height, width = lq.shape[-2:]
+        if self.tile is not None and max(height, width) > self.tile:
+            forward = self._with_statistics(forward, lq)
+            return tiled_forward(
+                forward,
+                lq,
+                tile=self.tile,
+                overlap=self.tile_overlap,
+                size_multiple=self.size_multiple,
+                device=self.device,
+                on_tile=on_tile,
+            )
+        try:
+            output = forward(lq.to(self.device))
+        except (RuntimeError, MemoryError) as error:
+            remedy = 'use --tile 512 or less' if self.tile is None else 'lower --tile'
+            raise TileError(
+                f'{width}x{height} pixels could not be restored in one piece: {error}'
+                f' If memory ran out, {remedy}.'
+            ) from error
+        if output.shape[-2:] != lq.shape[-2:]:
+            raise ValueError(
+                f'{type(self.net).__name__} turns {width}x{height} pixels into'
+                f' {output.shape[-1]}x{output.shape[-2]}: only networks that keep the size restore.'
+            )
+        return output
+
+    @torch.no_grad()
+    def trace(self, image: np.ndarray) -> tuple[Trace, bool]:
+        """What every stage made of an image, or of its middle when tiles are in use.
+
+        Args:
+            image: as for :meth:`restore`; alpha is left out.
+
+        Returns:
+            The trace, and whether it shows only the middle of the image.
+
+        Raises:
+            ValueError: the network does not unfold into stages with two estimates.
+        """
+        if not self.can_trace:
+            raise ValueError(
+                f'{type(self.net).__name__} has no stages with two estimates to draw;'
+                f' only UnfoldLDM and VLUNetPrior do.'
+            )
+        colour, _ = split_alpha(image)
+        lq = self.to_tensor(colour)
+        whole, options = lq.shape, self._options_of(lq, {})
+        if self.tile is not None:
+            side = check_tile(self.tile, self.tile_overlap, self.size_multiple)[0]
+            top, left = (max((size - side) // 2, 0) for size in lq.shape[-2:])
+            lq = lq[..., top : top + side, left : left + side]
+        lq = lq.to(self.device)
+        with deterministic():
+            traced = self.net(lq, return_trace=True, **options)
+            null = self.net(lq, prior_source='null', return_trace=True, **options)
+        stages = []
+        for stage, without in zip(traced.stages, null.stages, strict=True):
+            images = (to_float_rgb(t) for t in (stage.x_hat, stage.x_tilde, stage.x))
+            if stage.prior is None:
+                stages.append(StageImages(*images, np.zeros(0), None))
+            else:
+                prior = stage.prior[0].float().cpu().numpy()
+                stages.append(StageImages(*images, prior, to_float_rgb(without.x)))
+        trace = Trace(to_float_rgb(lq), tuple(stages), to_float_rgb(traced.output))
+        return trace, lq.shape != whole
+
+    @property
+    def can_trace(self) -> bool:
+        """Whether :meth:`trace` works: the network returns stages and can do without its prior."""
+        known = inspect.signature(self.net.forward).parameters
+        return 'return_trace' in known and 'prior_source' in known
+
+    def _options_of(self, lq: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Keywords of the network that follow from the whole images, the same for every tile."""
+        if 'degradation' in given or not takes_degradation(self.net):
+            return {}
+        if self.conditioning is None:
+            raise ValueError(
+                f'{type(self.net).__name__} needs a degradation vector: pass degradation=vector,'
+                f' or give weights that say where it comes from.'
+            )
+        try:
+            with deterministic():
+                return {'degradation': self.conditioning(lq.to(self.device))}
+        except (RuntimeError, MemoryError) as error:
+            raise TileError(
+                f'No degradation vector for {lq.shape[-1]}x{lq.shape[-2]} pixels: {error}'
+                f' If memory ran out, use --device cpu.'
+            ) from error
+
+    def _check_global_statistics(self) -> None:
+        if self.tile is None:
+            raise ValueError('--global-statistics is for tiles: set --tile as well.')
+        if not getattr(self.net, 'tiling_changes_result', False):
+            raise ValueError(
+                f'{type(self.net).__name__} uses no statistics of the whole image: tiles do not'
+                f' change its result. Leave --global-statistics away.'
+            )
+
+    def _with_statistics(
+        self, forward: Callable[[Tensor], Tensor], lq: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """``forward`` for the tiles of ``lq``, with statistics of the image if it has any."""
+        if not getattr(self.net, 'tiling_changes_result', False):
+            return forward
+        remedy = ', or use the same statistics for all tiles (--global-statistics)'
+        if self.global_statistics is not False:
+            try:
+                return with_image_statistics(
+                    forward,
+                    lq,
+                    tile=check_tile(self.tile, self.tile_overlap, self.size_multiple)[0],
+                    size_multiple=self.size_multiple,
+                    device=self.device,
+                )
+            except NoStatisticsError:
+                if self.global_statistics:
+                    raise
+                remedy = ''
+        if not self._tiling_noted:
+            self._tiling_noted = True
+            logging.getLogger('basicsr').warning(_GLOBAL_NETWORK, type(self.net).__name__, remedy)
+        return forward
+
+    def to_tensor(self, colour: np.ndarray) -> Tensor:
+        """(H, W) or (H, W, 3) uint8 or uint16 -> (1, C, H, W) in [0, 1], C as the network has."""
+        scale = np.float32(np.iinfo(colour.dtype).max)
+        tensor = torch.from_numpy(colour.astype(np.float32) / scale)
+        tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+        if tensor.shape[0] == self.channels:
+            return tensor[None].contiguous()
+        if tensor.shape[0] == 1:
+            return tensor.expand(self.channels, -1, -1)[None].contiguous()
+        raise ValueError(
+            f'The image has {tensor.shape[0]} colour channels, but these weights restore images'
+            f' with {self.channels}; convert it to grey first.'
+        )
+
+    def _to_array(self, output: Tensor, colour: np.ndarray) -> np.ndarray:
+        """Rounds (1, C, H, W) to the dtype and the channels of the input."""
+        if not output.isfinite().all():
+            raise ValueError(
+                f'{type(self.net).__name__} returned NaN or infinite values for this image;'
+                f' nothing is written for it.'
+            )
+        limit = np.iinfo(colour.dtype).max
+        values = output[0].clamp(0, 1)
+        values = values.mean(0) if colour.ndim == 2 else values.permute(1, 2, 0)
+        # float64: the largest uint16 times a float32 is not exact
+        return np.rint(values.double().numpy() * limit).astype(colour.dtype)
+
+
+def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colour (H, W) or (H, W, 3), and alpha (H, W) or None."""
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f'Images must be uint8 or uint16, got {image.dtype}.')
+    if image.ndim not in (2, 3) or 0 in image.shape:
+        raise ValueError(f'Images must be (H, W) or (H, W, channels), got shape {image.shape}.')
+    if image.ndim == 2 or image.shape[2] == 3:
+        return image, None
+    if image.shape[2] == 2:
+        return image[..., 0], image[..., 1]
+    if image.shape[2] == 4:
+        return image[..., :3], image[..., 3]
+    raise ValueError(f'Images must have 1 to 4 channels without an axis for one: {image.shape}.')
+
+
+def to_float_rgb(tensor: Tensor) -> np.ndarray:
+    """First of (B, C, H, W) -> (H, W, 3) float in [0, 1]."""
+    image = tensor[0].float().clamp(0, 1).cpu()
+    return image.expand(3, -1, -1).permute(1, 2, 0).numpy()
+
+
+def deterministic():
+    """Same kernels and precision every time, for a ``with`` statement."""
+    return torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if str(device) == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: {device!r} is none; use 'auto', 'cpu' or 'cuda'.") from error
+    if chosen.type == 'cuda' and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f'device: {device} asked for, but PyTorch sees {torch.cuda.device_count()} GPUs;'
+            f" use --device cpu, or run 'unfoldldm doctor' to see why."
+        )
+    return chosen

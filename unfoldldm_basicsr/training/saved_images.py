@@ -1,0 +1,123 @@
+"""Names and files of the images that a validation saves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from unfoldldm_basicsr.common.errors import writing
+
+
+class SavedImages:
+    """Where the restored images of one validation go, no two to the same file.
+
+    As in BasicSR, ``visualization/IMAGE/IMAGE_ITERATION.png`` in a training and
+    ``visualization/DATASET/IMAGE_SUFFIX.png`` in a test. A training with several validation sets
+    puts a folder of the set in between: ``visualization/DATASET/IMAGE/IMAGE_ITERATION.png``.
+    IMAGE ends with the degradation where the set names one; where images of a set would share a
+    name (``a.png`` and ``a.jpg``), each gets its place in the set behind it.
+
+    Args:
+        opt: options of the run.
+        dataset: the validation set.
+        label: iteration of a training; of no use in a test.
+    """
+
+    def __init__(self, opt: Mapping[str, Any], dataset: Dataset, label: str):
+        folder, name = Path(opt['path']['visualization']), dataset.opt['name']
+        self.training = bool(opt.get('is_train'))
+        several = len(validation_sets(opt)) > 1
+        self.folder = folder / name if several or not self.training else folder
+        suffix = (opt.get('val') or {}).get('suffix') or opt['name']
+        self.ending = label if self.training else suffix
+        self._renamed = _renamed(_listed_names(dataset), len(dataset))
+
+    def path(self, index: int, name: str, degradation: str | None) -> Path:
+        """File of the image at a place of the set, called ``name`` by :func:`image_name`."""
+        name = self._renamed.get(index, _full_name(name, degradation))
+        file = f'{name}_{self.ending}.png'
+        return self.folder / name / file if self.training else self.folder / file
+
+
+def validation_sets(opt: Mapping[str, Any]) -> list[str]:
+    """Sections of ``datasets`` that a training validates on."""
+    return [phase for phase in opt.get('datasets') or () if str(phase).split('_')[0] == 'val']
+
+
+def image_name(path: str, options: Mapping[str, Any]) -> str:
+    """Name of an image in reports and saved files, without extension.
+
+    Images in folders inside the data root keep the names of these folders, since frames of
+    different scenes are often called alike: ``GOPRO/test/S1/blur/1.png`` is ``S1_blur_1``.
+
+    Args:
+        path: of the image, or its key in an LMDB.
+        options: of the data set, whose ``dataroot_lq`` or ``dataroot_gt`` it lies in; a mixture's
+            are those of its ``sets``.
+    """
+    image, sets = Path(path), (options, *options.get('sets', ()))
+    roots = [part.get(key) for part in sets for key in ('dataroot_lq', 'dataroot_gt')]
+    folders = [Path(root).expanduser() for root in roots if isinstance(root, str)]
+    for folder in folders:
+        if image.is_relative_to(folder):
+            return '_'.join(image.relative_to(folder).with_suffix('').parts)
+    if any(folder.suffix == '.lmdb' for folder in folders) and not image.is_absolute():
+        return '_'.join(image.parts)
+    return image.stem
+
+
+def write_image(image: np.ndarray, path: Path) -> None:
+    """Writes a uint8 image, H W or H W 3 (BGR), as PNG and makes its folder.
+
+    Raises:
+        OutputWriteError: it cannot be written; no part of it stays.
+    """
+    content = cv2.imencode('.png', image)[1].tobytes()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.write_bytes(content)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _full_name(name: str, degradation: str | None) -> str:
+    return name if degradation is None else f'{name}_{degradation}'
+
+
+def _listed_names(dataset: Dataset) -> list[str]:
+    """Names of all images without reading them, as far as the class of the set tells them."""
+    options, parts = getattr(dataset, 'opt', {}), getattr(dataset, 'sets', [dataset])
+    if all(hasattr(part, 'sources') for part in parts):
+        return [
+            _full_name(image_name(source.path(name), options), part.degradation_name)
+            for part in parts
+            for source, names in part.sources()[-1:]
+            for name in names
+        ]
+    entries = getattr(dataset, 'paths', [])
+    paths = [entry.get('lq_path') if isinstance(entry, Mapping) else entry for entry in entries]
+    return [image_name(path, options) for path in paths if isinstance(path, str)]
+
+
+def _renamed(names: Sequence[str], length: int) -> dict[int, str]:
+    """New names of those that occur several times, by their place."""
+    if len(names) != length:
+        return {}
+    counts = Counter(names)
+    taken, renamed = set(counts), {}
+    for index, name in enumerate(names):
+        if counts[name] > 1:
+            new = f'{name}_{index}'
+            while new in taken:
+                new += '_'
+            taken.add(new)
+            renamed[index] = new
+    return renamed

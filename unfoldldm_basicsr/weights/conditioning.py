@@ -1,0 +1,248 @@
+"""The degradation vector that a network is steered by, from the same file as its weights.
+
+A file of such a network (VLU-Net) holds one key more than others::
+
+    'degradation': {'classes': ['noise15', ...],       # names in the order of their indices
+                    'embedding': {'type': 'CLIPDegradationEmbedding', 'kwargs': {...},
+                                  'params': state_dict, 'params_ema': state_dict}}
+
+A CLIP backbone that came from a tag or a file (``kwargs['pretrained']``) is not in it and is had
+again from there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.weights.checkpoint import (
+    DEGRADATION_KEY,
+    Checkpoint,
+    CheckpointError,
+    build_network,
+    check_finite,
+    checked_meta,
+    is_state_dict,
+    network_meta,
+)
+
+AUTO = 'auto'
+
+
+@dataclass(frozen=True)
+class DegradationRecord:
+    """What a weight file says about its degradation vectors."""
+
+    classes: tuple[str, ...]
+    arch: dict[str, Any]  # {'type', 'kwargs', 'version'} of the embedding
+    state_dict: dict[str, Tensor] = field(repr=False)
+
+
+def degradation_meta(
+    classes: Sequence[str],
+    network_opt: Mapping[str, Any],
+    params: Mapping[str, Tensor],
+    params_ema: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """What to store under :data:`DEGRADATION_KEY`.
+
+    Args:
+        classes: names of the degradations in the order of their indices.
+        network_opt: ``type`` and the arguments of the embedding.
+        params: its state dict.
+        params_ema: averaged weights, where there are any.
+
+    Raises:
+        KeyError, ValueError: see :func:`network_meta`.
+    """
+    meta = network_meta(network_opt)
+    embedding = {'type': meta['type'], 'kwargs': meta['kwargs'], 'params': dict(params)}
+    if params_ema is not None:
+        embedding['params_ema'] = dict(params_ema)
+    return {'classes': [str(name) for name in classes], 'embedding': embedding}
+
+
+def read_record(checkpoint: Checkpoint) -> DegradationRecord | None:
+    """The record of a checkpoint, None if its network needs none.
+
+    The weights are those of the key that the network's weights were taken from; ``params`` where
+    the embedding has no average of its own.
+
+    Raises:
+        CheckpointError: the key is there, but not in the form above.
+    """
+    content, path = checkpoint.degradation, checkpoint.path
+    if content is None:
+        return None
+    embedding = content.get('embedding') if isinstance(content, Mapping) else None
+    classes = content.get('classes') if isinstance(content, Mapping) else None
+    if (
+        not isinstance(embedding, Mapping)
+        or not isinstance(classes, list | tuple)
+        or not all(isinstance(name, str) for name in classes)
+        or not is_state_dict(embedding.get('params'))
+    ):
+        raise CheckpointError(
+            f"{path}: what it holds under '{DEGRADATION_KEY}' is not"
+            f" {{'classes': [names], 'embedding': {{'type', 'kwargs', 'params'}}}}."
+        )
+    state_dict = embedding['params']
+    if checkpoint.param_key == 'params_ema' and is_state_dict(embedding.get('params_ema')):
+        state_dict = embedding['params_ema']
+    check_finite(path, state_dict)
+    meta = {'type': embedding.get('type'), 'kwargs': embedding.get('kwargs')}
+    return DegradationRecord(tuple(classes), checked_meta(path, meta), dict(state_dict))
+
+
+def build_embedding(
+    record: DegradationRecord, path: Path, *, clip_weights: str | Path | None = None
+) -> nn.Module:
+    """The embedding of a record with its weights, on the CPU in eval mode without gradients.
+
+    Args:
+        record: from :func:`read_record`.
+        path: the weight file, for errors.
+        clip_weights: OpenCLIP tag or file to take a backbone from that is not in the file.
+
+    Raises:
+        CheckpointError: the embedding is unknown, its weights do not fit, or its CLIP backbone
+            cannot be had.
+        ImportError: OpenCLIP is needed and not installed.
+    """
+    meta = record.arch
+    if clip_weights is not None:
+        if meta['kwargs'].get('pretrained') is None:
+            raise CheckpointError(
+                f'{path}: holds all that its degradation vectors need ({meta["type"]});'
+                f' leave out --clip-weights.'
+            )
+        meta = {**meta, 'kwargs': {**meta['kwargs'], 'pretrained': str(clip_weights)}}
+    stored = Checkpoint(path, DEGRADATION_KEY, record.state_dict, meta)
+    try:
+        embedding, _ = build_network(stored)
+    except CheckpointError:
+        raise
+    except (FileNotFoundError, ValueError) as error:
+        raise CheckpointError(
+            f'{path}: its degradation vectors come from CLIP weights that are not in the file.'
+            f' {error} Weights on this disk are given with --clip-weights FILE.'
+        ) from error
+    return embedding
+
+
+class Conditioning:
+    """Degradation vectors for images.
+
+    Args:
+        embedding: a degradation embedding: ``embedding(lq, label) -> (B, E)``.
+        classes: names of the degradations in the order of their indices.
+        degradation: 'auto' where the embedding looks at the image; name or index of the degradation
+            where it must be told.
+
+    Attributes:
+        label: index of the degradation that was chosen, or None.
+
+    Raises:
+        ValueError: a choice that this embedding does not have.
+    """
+
+    def __init__(
+        self, embedding: nn.Module, classes: Sequence[str], degradation: str | int = AUTO
+    ) -> None:
+        self.embedding = embedding.eval()
+        self.classes = tuple(classes)
+        self.label = self._index(degradation)
+
+    @property
+    def needs_label(self) -> bool:
+        """Whether the embedding cannot tell the degradation from the image."""
+        return getattr(self.embedding, 'needs_label', False)
+
+    def to(self, device: torch.device) -> Conditioning:
+        """Moves the embedding; returns itself."""
+        self.embedding.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, lq: Tensor) -> Tensor:
+        """Vectors (B, E) of whole images (B, 3, H, W), RGB in [0, 1], on the embedding's device."""
+        label = None if self.label is None else torch.full((len(lq),), self.label)
+        if label is not None:
+            label = label.to(next(self.embedding.parameters()).device)
+        return self.embedding(lq, label)
+
+    def _index(self, degradation: str | int) -> int | None:
+        known = ', '.join(f'{name} ({i})' for i, name in enumerate(self.classes))
+        kind = type(self.embedding).__name__
+        if degradation == AUTO:
+            if self.needs_label:
+                raise ValueError(
+                    f'--degradation: these weights ({kind}) cannot tell the degradation from the'
+                    f' image; name it, one of: {known}.'
+                )
+            return None
+        if not self.needs_label:
+            raise ValueError(
+                f'--degradation {degradation}: these weights ({kind}) tell the degradation from'
+                f" the image; leave the option out or at 'auto'."
+            )
+        if degradation in self.classes:
+            return self.classes.index(degradation)
+        text = str(degradation)
+        if text.isdecimal() and int(text) < len(self.classes):
+            return int(text)
+        raise ValueError(
+            f'--degradation {degradation}: neither a degradation of these weights nor an index from'
+            f' 0 to {len(self.classes) - 1}.{did_you_mean(text, self.classes)}'
+        )
+
+
+def takes_degradation(net: nn.Module) -> bool:
+    """Whether ``net`` is steered by a degradation vector."""
+    return 'degradation' in inspect.signature(net.forward).parameters
+
+
+def build_conditioning(
+    checkpoint: Checkpoint,
+    *,
+    degradation: str | int = AUTO,
+    clip_weights: str | Path | None = None,
+) -> Conditioning:
+    """The degradation vectors that belong to a checkpoint of a conditioned network.
+
+    Args:
+        checkpoint: of the network.
+        degradation: see :class:`Conditioning`.
+        clip_weights: see :func:`build_embedding`.
+
+    Raises:
+        CheckpointError: the file does not say where the vectors come from; and see
+            :func:`build_embedding`.
+        ValueError: see :class:`Conditioning`.
+    """
+    record = read_record(checkpoint)
+    if record is None:
+        raise CheckpointError(
+            f'{checkpoint.path}: the network needs a degradation vector, but the file has no'
+            f" '{DEGRADATION_KEY}' that says where it comes from. Files of training runs and of"
+            f' unfoldldm convert have it; in Python, pass degradation=vector to restore.'
+        )
+    embedding = build_embedding(record, checkpoint.path, clip_weights=clip_weights)
+    return Conditioning(embedding, record.classes, degradation)
+
+
+def exported_record(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The content of :data:`DEGRADATION_KEY` for a file for restoring: averaged weights only."""
+    record = read_record(checkpoint)
+    if record is None:
+        return None
+    return degradation_meta(
+        record.classes, {'type': record.arch['type'], **record.arch['kwargs']}, record.state_dict
+    )

@@ -1,0 +1,300 @@
+"""Released VLU-Net files -> files of this package.
+
+The released training wrote Lightning checkpoints, whose ``state_dict`` holds the network under
+``net.`` and, under ``model_degradation.``, CLIP with its adapters; the released fine-tuning wrote
+``clip_tuned.pth`` with the adapters alone. All arguments are read back from the shapes.
+
+Order of the classes. The released training counts noise15, noise25, noise50, rain, haze, blur,
+low light; the notebook that tuned CLIP lists its texts with haze before rain. Converted files use
+the first order for both: the order of the texts changes the order of CLIP's scores only, never the
+degradation vector. The number of prompts of a network is another matter: 7, or 5 in some of the
+released networks for a single task.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.weights.checkpoint import (
+    ARCH_KEY,
+    DEGRADATION_KEY,
+    Checkpoint,
+    CheckpointError,
+    UnsafePickleError,
+    build_network,
+    check_finite,
+    is_state_dict,
+    load_content,
+    network_meta,
+    read_checkpoint,
+    registered_networks,
+)
+from unfoldldm_basicsr.weights.clip_shapes import VIT_B_32, infer_clip_config
+from unfoldldm_basicsr.weights.conditioning import degradation_meta
+
+NETWORK, EMBEDDING = 'net.', 'model_degradation.'
+CLIP_TYPE = 'CLIPDegradationEmbedding'
+BACKBONES = ('ad_imageEncoder.clip_model.', 'ad_textEncoder.clip_model.')
+OWN_BACKBONE = 'clip_model.'
+RELEASED_BACKBONE = 'laion2b_s34b_b79k'  # tag of the ViT-B-32 that the released adapters belong to
+RELEASED_WIDTH = 512
+ADAPTER_LAYERS = (0, 1, 3, 4, 6, 7)
+ACCEPTED = (
+    'Known are: Lightning checkpoints of VLU-Net (state_dict with net.* and, as a rule,'
+    ' model_degradation.*), and clip_tuned.pth of its CLIP fine-tuning (learnable_params).'
+)
+
+
+class Converted(NamedTuple):
+    """What :func:`convert_checkpoint` wrote; ``embedding`` says what makes the vectors."""
+
+    network: str
+    kwargs: dict[str, Any]
+    classes: tuple[str, ...]
+    embedding: str | None
+    values: int
+    path: Path
+
+
+def convert_checkpoint(
+    source: str | Path,
+    target: str | Path | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    unsafe_pickle: bool = False,
+    overwrite: bool = False,
+) -> Converted:
+    """Converts a released file, and proves it: strict loading, and a forward of the new file.
+
+    Args:
+        source: Lightning checkpoint or ``clip_tuned.pth``.
+        target: file to write; default ``NAME_basicsr.pth`` beside the source.
+        classes: names of the degradations in the order of their indices; default the released
+            seven.
+        unsafe_pickle: also reads files that run code while they are read.
+        overwrite: replaces an existing target.
+
+    Raises:
+        FileNotFoundError: no such source.
+        FileExistsError: the target exists, or is the source.
+        CheckpointError: another kind of file, a damaged one, or one that holds code.
+        ImportError: the file holds CLIP, and OpenCLIP is not installed.
+    """
+    source = Path(source)
+    target = source.with_name(f'{source.stem}_basicsr.pth') if target is None else Path(target)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise FileExistsError(f'{target}: is the file to convert; choose another name.')
+    if target.exists() and not overwrite:
+        raise FileExistsError(f'{target}: exists; choose another name or pass --overwrite.')
+    if target.is_dir() or target.suffix != '.pth':
+        raise CheckpointError(f'{target}: the name of the converted file must end in .pth.')
+    try:
+        content = load_content(source, unsafe_pickle=unsafe_pickle)
+    except UnsafePickleError as error:
+        raise UnsafePickleError(
+            f'{error} Lightning keeps such objects beside the weights; if you trust whoever made'
+            f' the file, --unsafe-pickle reads it once and the converted file is free of them.'
+        ) from error
+    converted, content = _convert(source, content, classes)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes_atomic(target, buffer.getvalue())
+    return converted._replace(path=target)
+
+
+def _convert(
+    path: Path, content: object, classes: Sequence[str] | None
+) -> tuple[Converted, dict[str, Any]]:
+    """The new file's content, by what the old one holds."""
+    if isinstance(content, Mapping):
+        if is_state_dict(content.get('learnable_params')):
+            return _convert_adapters(path, content['learnable_params'], classes)
+        state_dict = content.get('state_dict')
+        if is_state_dict(state_dict) and any(key.startswith(NETWORK) for key in state_dict):
+            return _convert_lightning(path, state_dict, classes)
+        if any(key in content for key in ('params', 'params_ema')) or is_state_dict(state_dict):
+            _refuse_usable(path)
+        if is_state_dict(content):
+            _refuse_usable(path)
+        found = f'a dictionary with {", ".join(sorted(str(key) for key in content)[:8])}'
+    else:
+        found = type(content).__name__
+    raise CheckpointError(f'{path}: not a file to convert (it holds {found}). {ACCEPTED}')
+
+
+def _refuse_usable(path: Path) -> None:
+    """Says of files that need no conversion that they load as they are."""
+    try:
+        _, meta = build_network(read_checkpoint(path))
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: not a file to convert. {ACCEPTED}') from error
+    raise CheckpointError(
+        f'{path}: weights of {meta["type"]} that load as they are, nothing to convert: use them'
+        f' with unfoldldm restore -w, or as path.pretrain_network_g of an option file.'
+    )
+
+
+def _convert_lightning(
+    path: Path, state_dict: Mapping[str, Tensor], classes: Sequence[str] | None
+) -> tuple[Converted, dict[str, Any]]:
+    strangers = [k for k in state_dict if not k.startswith((NETWORK, EMBEDDING))]
+    if strangers:
+        raise CheckpointError(
+            f'{path}: its state_dict also holds {", ".join(strangers[:3])}, which no released'
+            f' VLU-Net has. {ACCEPTED}'
+        )
+    check_finite(path, state_dict)
+    network = _without(state_dict, NETWORK)
+    kind = registered_networks()['VLUNet']
+    try:
+        kwargs = kind.infer_kwargs(network)
+    except (ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    meta = network_meta({'type': kind.__name__, **kwargs})
+    content = {'params': network, ARCH_KEY: meta}
+    net, embedding, names, about = _build(path, meta, network), None, (), None
+
+    parts = _one_backbone(path, _without(state_dict, EMBEDDING))
+    if parts:
+        names = _class_names(classes)
+        backbone = _without(parts, OWN_BACKBONE)
+        option = _clip_options(path, backbone, names)
+        if backbone:
+            embedding, about = _build(path, network_meta(option), parts), 'CLIP and its adapters'
+        else:
+            _check_adapters(path, parts)
+            about = f'adapters; CLIP itself is had by its tag {RELEASED_BACKBONE}'
+        content[DEGRADATION_KEY] = degradation_meta(names, option, parts)
+    elif classes is not None:
+        raise CheckpointError(
+            f'{path}: holds no {EMBEDDING}*, so there is nothing that --classes could name.'
+        )
+    _prove(path, net, embedding)
+    values = sum(value.numel() for value in [*network.values(), *parts.values()])
+    return Converted(meta['type'], meta['kwargs'], names, about, values, path), content
+
+
+def _convert_adapters(
+    path: Path, params: Mapping[str, Tensor], classes: Sequence[str] | None
+) -> tuple[Converted, dict[str, Any]]:
+    """Adapters alone: the CLIP backbone is the one that they were tuned on, had by its tag."""
+    params = {key.removeprefix('module.'): _plain(value) for key, value in params.items()}
+    check_finite(path, params)
+    _check_adapters(path, params)
+    names = _class_names(classes)
+    meta = network_meta(_clip_options(path, {}, names))
+    values = sum(value.numel() for value in params.values())
+    content = {'params': params, ARCH_KEY: meta}
+    return Converted(meta['type'], meta['kwargs'], names, None, values, path), content
+
+
+def _build(path: Path, meta: dict[str, Any], state_dict: dict[str, Tensor]) -> nn.Module:
+    """The network with all its weights; both must fit exactly."""
+    net, _ = build_network(Checkpoint(path, 'state_dict', state_dict, meta))
+    return net
+
+
+def _prove(path: Path, net: nn.Module, embedding: nn.Module | None) -> None:
+    """Restores noise once, with the vector of the file's own CLIP where it has one."""
+    generator = torch.Generator().manual_seed(0)
+    lq = torch.rand(1, net.patch_embed.proj.in_channels, 64, 64, generator=generator)
+    with torch.no_grad():
+        if embedding is None:
+            degradation = torch.randn(1, net.embed_dim, generator=generator)
+        else:
+            degradation = embedding(lq)
+        if degradation.shape[1] != net.embed_dim:
+            raise CheckpointError(
+                f'{path}: its CLIP gives vectors of {degradation.shape[1]} values, its network'
+                f' takes {net.embed_dim}.'
+            )
+        output = net(lq, degradation)
+    if not output.isfinite().all():
+        raise CheckpointError(f'{path}: the converted network returns NaN or infinite values.')
+
+
+def _class_names(classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the degradations: those given, or all that the released adapters were tuned on."""
+    if classes is None:
+        return tuple(_released_texts())
+    if len(set(classes)) != len(classes):
+        raise CheckpointError(f'--classes: {", ".join(classes)} names a degradation twice.')
+    return tuple(classes)
+
+
+def _released_texts() -> Mapping[str, str]:
+    """Texts of the released classes by name, in the order of the released training."""
+    return registered_networks()[CLIP_TYPE].released_texts
+
+
+def _clip_options(
+    path: Path, backbone: Mapping[str, Tensor], names: Sequence[str]
+) -> dict[str, Any]:
+    """``type`` and arguments of the embedding; without a backbone it is had by the released tag."""
+    released = _released_texts()
+    texts = [released.get(name, f'image with {name.replace("_", " ")}') for name in names]
+    option = {'type': CLIP_TYPE, 'model_name': 'ViT-B-32', 'class_texts': texts}
+    if not backbone:
+        return {**option, 'pretrained': RELEASED_BACKBONE}
+    option['pretrained'] = None  # stored in the file
+    try:
+        config = infer_clip_config(backbone)
+    except ValueError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    if config != VIT_B_32:
+        option['clip_config'] = config
+    return option
+
+
+def _one_backbone(path: Path, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The released file holds CLIP twice, which is one network: kept once."""
+    image, text = (_without(parts, name) for name in BACKBONES)
+    differing = [k for k in image if k in text and not torch.equal(image[k], text[k])]
+    if differing:
+        raise CheckpointError(
+            f'{path}: the CLIP of its image branch and that of its text branch differ (first'
+            f' {differing[0]}), but the released network has one for both.'
+        )
+    own = {key: value for key, value in parts.items() if not key.startswith(BACKBONES)}
+    return {**own, **{OWN_BACKBONE + key: value for key, value in {**text, **image}.items()}}
+
+
+def _check_adapters(path: Path, params: Mapping[str, Tensor]) -> None:
+    """Checks that these are the adapters of the released backbone, no key more or less."""
+    expected = {}
+    for branch in ('image', 'text'):
+        for layer in ADAPTER_LAYERS:
+            name = f'ad_{branch}Encoder.adapter.{layer}'
+            square = layer % 3 == 0  # linear, else layer norm
+            expected[f'{name}.weight'] = (RELEASED_WIDTH,) * (2 if square else 1)
+            expected[f'{name}.bias'] = (RELEASED_WIDTH,)
+    shapes = {key: tuple(value.shape) for key, value in params.items()}
+    wrong = [key for key in expected if shapes.get(key) != expected[key]]
+    wrong += [key for key in shapes if key not in expected]
+    if wrong:
+        raise CheckpointError(
+            f'{path}: without CLIP itself the adapters must be those of ViT-B-32'
+            f' ({RELEASED_WIDTH} values), and {wrong[0]} is'
+            f' {shapes.get(wrong[0], "missing")}. {ACCEPTED}'
+        )
+
+
+def _without(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries below ``prefix``, without it."""
+    return {
+        key[len(prefix) :]: _plain(value)
+        for key, value in state_dict.items()
+        if key.startswith(prefix)
+    }
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Without gradient, and without the rest of a storage that it may be a view of."""
+    return value.detach().clone()
