@@ -46,6 +46,9 @@ setup(
         'pillow>=10.1',  # its built-in scalable font labels the pictures
         'lmdb',
         'pyyaml',
+        'pydantic>=2.7',
+        'einops>=0.7',
+        'open_clip_torch>=2.24',  # the published VLU-Net is steered by a tuned CLIP
         'scipy<2',  # BasicSR imports scipy.ndimage.filters, which SciPy 2 removes
         'scikit-image',
         'setuptools',  # BasicSR imports distutils, which Python 3.12 has only through setuptools
@@ -54,7 +57,6 @@ setup(
     extras_require={
         'mamba': ['mamba-ssm>=2.2'],  # needs an NVIDIA GPU and nvcc
         'metrics': ['lpips>=0.1.4'],
-        'clip': ['open_clip_torch>=2.24'],
         'plots': ['matplotlib>=3.7'],  # plots of scripts/benchmark
         'test': [
             'pytest>=8',
@@ -62,7 +64,6 @@ setup(
             'ruff>=0.6',
             'spandrel>=0.4',
             'spandrel_extra_arches>=0.2',
-            'open_clip_torch>=2.24',
             'matplotlib>=3.7',
         ],
     },
