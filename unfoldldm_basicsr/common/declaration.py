@@ -20,6 +20,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import itertools
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -126,13 +127,13 @@ def problems_of(
 
 
 def help_of(declared: type[Options]) -> dict[str, str]:
-    """The text under each key of a declaration, of its bases too; read from the source when asked."""
+    """The text under each key of a declaration and of its bases, read from the source."""
     texts: dict[str, str] = {}
     for cls in reversed(declared.__mro__):
         if not (issubclass(cls, Options) and cls is not Options):
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
-        for key, text in zip(body, body[1:], strict=False):
+        for key, text in itertools.pairwise(body):
             if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr):
                 texts[key.target.id] = inspect.cleandoc(ast.literal_eval(text.value))
     return texts
