@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.nafnet_arch import LocalAveragePool2d, NAFNet, NAFNetLocal
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
+from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError
+from unfoldldm_basicsr.weights.networks import infer_network
 
 RESTORMER = {
     'dim': 8,
@@ -154,8 +157,11 @@ def test_foreign_weights_are_not_recognised(name):
     state = net.state_dict()
     state['extra.weight'] = torch.zeros(1)
     del state['downs.0.bias' if 'downs.0.bias' in state else 'down1_2.body.0.weight']
-    with pytest.raises(ValueError, match=r'missing: down.*left over: extra\.weight'):
-        type(net).infer_kwargs(state)
+    with pytest.raises(
+        CheckpointError,
+        match=rf'nearest is {name.removesuffix("Local")}: .* down.*missing.*extra\.weight',
+    ):
+        infer_network(Checkpoint(Path('x.pth'), None, state, None))
 
 
 def test_disagreeing_widths_are_not_recognised():

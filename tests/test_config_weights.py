@@ -28,7 +28,7 @@ def test_weights_that_fit_are_accepted_and_others_explained(stock, tmp_path):
     stock = put(stock, 'path.pretrain_network_g', str(file))
     assert preflight(stock, 'x.yml', True) == []
     wider = put(stock, 'network_g.num_feat', 8)
-    assert 'does not fit MSRResNet' in problems_at(wider, 'path.pretrain_network_g')
+    assert 'does not fit network_g (MSRResNet)' in problems_at(wider, 'path.pretrain_network_g')
     loose = put(wider, 'path.strict_load_g', False)
     assert 'another network' in problems_at(loose, 'path.pretrain_network_g')
     deeper = put(put(stock, 'network_g.num_block', 2), 'path.strict_load_g', False)

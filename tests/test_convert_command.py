@@ -17,9 +17,10 @@ from unfoldldm_basicsr.archs.degradation_embedding import CLASS_TEXTS, CLIPDegra
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.restoring import CheckpointError, Restorer, convert_checkpoint
-from unfoldldm_basicsr.weights.checkpoint import build_from_checkpoint, read_checkpoint
+from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.clip_shapes import VIT_B_32, infer_clip_config
 from unfoldldm_basicsr.weights.conditioning import build_conditioning, read_record
+from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 NAMES = ['noise', 'rain', 'haze']
 

@@ -20,9 +20,10 @@ from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbeddi
 from unfoldldm_basicsr.models import DegradationCLIPModel
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.validation import evaluate
-from unfoldldm_basicsr.weights.checkpoint import CheckpointError, build_from_checkpoint
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint as read
 from unfoldldm_basicsr.weights.conditioning import build_conditioning
+from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 TEXTS = ['image with noise', 'image with blur', 'image with low light']
 NETWORK = {

@@ -29,7 +29,7 @@ from unfoldldm_basicsr.training.optimisation import (
     optimizer_names,
 )
 from unfoldldm_basicsr.training.rng import step_rng
-from unfoldldm_basicsr.weights.checkpoint import build_from_checkpoint
+from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 
 @register(ARCH_REGISTRY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM
 from unfoldldm_basicsr.archs.unfolding.proximal_step_transformer import PMM
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet, VLUTrace
+from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError
+from unfoldldm_basicsr.weights.networks import infer_network
 
 TINY = {
     'de_dim': 3,
@@ -242,5 +245,5 @@ def test_foreign_weights_are_not_recognised(pair):
     with pytest.raises(ValueError, match=r"not weights of VLUNet: 'patch_embed.proj.weight' is"):
         VLUNet.infer_kwargs({'params': torch.zeros(1)})
     state = {**pair['params'], 'output.weight': torch.zeros(3, 7, 3, 3)}
-    with pytest.raises(ValueError, match=r'shape: output.weight \(3, 7, 3, 3\), expected'):
-        VLUNet.infer_kwargs(state)
+    with pytest.raises(CheckpointError, match=r'nearest is VLUNet.*output.weight: \(3, 7, 3, 3\)'):
+        infer_network(Checkpoint(Path('x.pth'), None, state, None))

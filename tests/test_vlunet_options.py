@@ -105,7 +105,7 @@ def test_weights_of_the_embedding_are_compared_with_it(options, tmp_path):
     net = ARCH_REGISTRY.get(arguments.pop('type'))(**{**arguments, 'num_degradations': 5})
     torch.save({'params': net.state_dict()}, tmp_path / 'e.pth')
     options = put(options, 'path.pretrain_network_e', str(tmp_path / 'e.pth'))
-    assert 'does not fit LabelDegradationEmbedding' in problems_at(
+    assert 'does not fit network_e (LabelDegradationEmbedding)' in problems_at(
         options, 'path.pretrain_network_e'
     )
 

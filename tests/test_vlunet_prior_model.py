@@ -105,7 +105,7 @@ def test_phase1_starts_from_a_plain_vlunet_and_restores_like_it(tmp_path):
     assert problems_of(options) == []
     assert preflight_of_weights(options) == []
     refused = preflight_of_weights(put(options, 'network_g.num_refinement_blocks', 2))
-    assert 'does not fit VLUNetPrior' in refused[0]
+    assert 'does not fit network_g (VLUNetPrior)' in refused[0]
     model = VLUNetPriorPhase1Model(options)
     for each in (plain, model):
         with each.evaluating():

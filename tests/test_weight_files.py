@@ -17,12 +17,8 @@ from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
-from unfoldldm_basicsr.weights.checkpoint import (
-    CheckpointError,
-    build_from_checkpoint,
-    network_meta,
-    read_checkpoint,
-)
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta, read_checkpoint
+from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 META = {'type': 'TinyConvNet', 'dim': 5}
 
@@ -172,7 +168,7 @@ def test_a_single_flipped_bit_in_the_weights_is_noticed(tmp_path):
     [
         ([1, 2], 'list instead of a dictionary'),
         ({'epoch': 3, 'optimizers': [], 'iter': 4}, 'training state of BasicSR'),
-        ({'epoch': 3}, 'no weights under params_ema, params.*holds: epoch'),
+        ({'epoch': 3}, 'no weights under params_ema, g_ema.*holds: epoch'),
         ({'params': {'a': torch.tensor([1.0, float('nan')])}}, '1 tensors hold NaN.*first a'),
         ({'params': {'a': torch.zeros(1)}, 'arch': {'type': 3}}, "metadata under 'arch'"),
     ],

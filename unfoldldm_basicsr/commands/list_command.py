@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.cost import Cost, network_cost
 from unfoldldm_basicsr.options.read import read_option_file
-from unfoldldm_basicsr.training.run_options import MEMORY_ONLY
 
 NAME = 'list'
 HELP = 'registered networks, models, losses, data sets and metrics, and the sizes of the networks'

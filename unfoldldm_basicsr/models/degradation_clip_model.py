@@ -33,9 +33,12 @@ from unfoldldm_basicsr.training.model_options import Problems, is_training, sect
 from unfoldldm_basicsr.training.optimisation import Groups
 from unfoldldm_basicsr.training.restoration_model import Losses, RestorationModel
 from unfoldldm_basicsr.training.validation import ImageResult
-from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY, CheckpointError
+from unfoldldm_basicsr.weights.checkpoint import (
+    DEGRADATION_KEY,
+    CheckpointError,
+    read_checkpoint,
+)
 from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
-from unfoldldm_basicsr.weights.loading import read_weights
 
 _WITHOUT_EFFECT = {
     'train': {
@@ -140,7 +143,7 @@ class DegradationCLIPModel(RestorationModel):
     def load_initial_weights(self, net: nn.Module) -> None:
         super().load_initial_weights(net)
         file = self.opt['path'].get('pretrain_network_g')
-        record = read_record(read_weights(file, None, fallback=True)) if file else None
+        record = read_record(read_checkpoint(file)) if file else None
         if record is None:
             return
         fault = class_order_fault(record.classes, self.degradation_names, needs_label=True)

@@ -32,9 +32,13 @@ from unfoldldm_basicsr.training.checkpoint_writer import network_state
 from unfoldldm_basicsr.training.ema import update_ema
 from unfoldldm_basicsr.training.model_options import Problems
 from unfoldldm_basicsr.training.optimisation import Groups
-from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY, CheckpointError
+from unfoldldm_basicsr.weights.checkpoint import (
+    DEGRADATION_KEY,
+    CheckpointError,
+    read_checkpoint,
+)
 from unfoldldm_basicsr.weights.conditioning import DegradationRecord, degradation_meta, read_record
-from unfoldldm_basicsr.weights.loading import load_weights, read_weights
+from unfoldldm_basicsr.weights.loading import load_weights
 
 GROUP = 'embedding'
 
@@ -154,7 +158,7 @@ class DegradationConditioning:
             param_key = self.opt['path'].get('param_key_g') or kind
         elif not self.opt['path'].get('pretrain_network_g'):
             param_key = 'params_ema'  # what a second phase takes of the first
-        return read_record(read_weights(file, param_key, fallback=True))
+        return read_record(read_checkpoint(file, param_key, fallback=True))
 
     def _check_record(self, net: nn.Module, record: DegradationRecord) -> None:
         file, kind = self._start_file(), type(net).__name__

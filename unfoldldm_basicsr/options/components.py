@@ -22,6 +22,7 @@ from unfoldldm_basicsr.options.problems import VALUE_ERRORS, Problems
 from unfoldldm_basicsr.options.schema import METRIC
 from unfoldldm_basicsr.options.values import argument_problem, key_problem, show
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
+from unfoldldm_basicsr.weights.loading import misfit, phase1_misfit
 
 _LARGEST = 100_000  # of a network's numbers: more blocks than that would only hang
 _MODULES = 20_000
@@ -286,6 +287,8 @@ def check_weights(
     strict: bool = True,
     complete: bool = False,
     new_modules: Sequence[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    label: str = 'g',
 ) -> None:
     """Checks that a weight file can be read and fits a network.
 
@@ -298,6 +301,8 @@ def check_weights(
         strict: every name must fit.
         complete: every tensor of the network must come from the file, strict or not.
         new_modules: for a file of an earlier phase: exactly the modules that are new since.
+        arguments: what the network was built with, for a file of an earlier phase.
+        label: of the network: network_g.
     """
     try:
         checkpoint = read_checkpoint(Path(file).expanduser(), param_key=param_key)
@@ -306,38 +311,9 @@ def check_weights(
         return
     if net is None:
         return
-    own, given = net.state_dict(), checkpoint.state_dict
-    if not complete and given.keys() == getattr(net, 'host_keys', None):
-        own = {key: own[key] for key in given}  # what the network adds to its host starts anew
-    partial = new_modules is not None
-    new = set(new_modules or ()) - {k.split('.')[0] for k in given}
-    missing = [k for k in own if k not in given and k.split('.')[0] not in new]
-    left_over = [k for k in given if k not in own]
-    reshaped = [k for k in own if k in given and own[k].shape != given[k].shape]
-    fitting = sum(k in given and given[k].shape == value.shape for k, value in own.items())
-    faults = []
-    if partial and not new:
-        problems.add(
-            path,
-            f'{file} has every module of this network already, so it is not from an earlier '
-            'phase. To go on from it, name it in path.pretrain_network_g.',
-        )
-    if reshaped:
-        shapes = f'{tuple(given[reshaped[0]].shape)} instead of {tuple(own[reshaped[0]].shape)}'
-        faults.append(f'{len(reshaped)} of another shape ({reshaped[0]}: {shapes})')
-    if missing:
-        faults.append(f'{len(missing)} missing in the file ({missing[0]})')
-    if left_over:
-        faults.append(f'{len(left_over)} without a place in the network ({left_over[0]})')
-    if complete and not strict and fitting < len(own):
-        faults.append(f'a test needs all and would get {fitting}')
-    elif faults and not strict:
-        faults.append(f'only {fitting} would be loaded, so it is another network')
-    if faults and (strict or 2 * fitting < len(own) or (complete and fitting < len(own))):
-        trained = f' The file was made by {checkpoint.arch["type"]}.' if checkpoint.arch else ''
-        problems.add(
-            path,
-            f'{file} does not fit {type(net).__name__} with these arguments: '
-            f'{", ".join(faults)} of {len(own)} tensors.{trained} '
-            'Correct the path, or make network_g the one the file was trained with.',
-        )
+    if new_modules is not None:
+        fault = phase1_misfit(net, checkpoint, new_modules, arguments)
+    else:
+        fault = misfit(net, checkpoint, strict=strict, allow_missing=not complete, label=label)
+    if fault:
+        problems.add(path, fault)

@@ -317,6 +317,8 @@ def _check_path(
                 strict=strict,
                 complete=not is_train,
                 new_modules=getattr(model, 'new_modules', ()) if first_phase else None,
+                arguments=options.get('network_g'),
+                label='g' if first_phase else label,
             )
 
 

@@ -3,14 +3,10 @@
 from unfoldldm_basicsr.data.picture_files import ImageReadError, Picture, read_image, write_image
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.restoring.tiling import TileError, tiled_forward
-from unfoldldm_basicsr.weights.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    build_from_checkpoint,
-    read_checkpoint,
-)
+from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from unfoldldm_basicsr.weights.convert import convert_checkpoint
 from unfoldldm_basicsr.weights.export import export_checkpoint
+from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 __all__ = [
     'Checkpoint',

@@ -15,12 +15,11 @@ from unfoldldm_basicsr.pictures.explanation import StageSteps, VLUExplanation
 from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
 from unfoldldm_basicsr.restoring.restorer import Restorer, deterministic, split_alpha, to_float_rgb
 from unfoldldm_basicsr.restoring.tiling import TileError
-from unfoldldm_basicsr.weights.conditioning import takes_degradation
 
 
 def can_explain(restorer: Restorer) -> bool:
     """Whether :func:`explain_vlunet` works: gradient steps that a degradation vector steers."""
-    return takes_degradation(restorer.net) and bool(_gradient_steps(restorer.net))
+    return restorer.contract.takes_degradation and bool(_gradient_steps(restorer.net))
 
 
 @torch.no_grad()
@@ -82,7 +81,7 @@ def _watched(restorer: Restorer, size: tuple[int, int]) -> Iterator[dict[str, St
         Stages by name in the order in which they ran; of a stage that runs twice the last run.
     """
     found: dict[str, StageSteps] = {}
-    padded = -(-size[1] // restorer.size_multiple) * restorer.size_multiple
+    padded = -(-size[1] // restorer.contract.size_multiple) * restorer.contract.size_multiple
 
     def keep(name: str, output: tuple) -> None:
         trace = output[1]

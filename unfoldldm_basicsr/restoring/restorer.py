@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.pictures.trace_picture import StageImages, Trace
 from unfoldldm_basicsr.restoring.tiling import (
     NoStatisticsError,
@@ -20,16 +20,14 @@ from unfoldldm_basicsr.restoring.tiling import (
     tiled_forward,
     with_image_statistics,
 )
-from unfoldldm_basicsr.weights.checkpoint import build_network, read_checkpoint
+from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import (
     AUTO,
     Conditioning,
     build_conditioning,
-    takes_degradation,
 )
+from unfoldldm_basicsr.weights.networks import build_network
 
-# what the networks of this field call the number of their input channels
-_CHANNEL_ARGUMENTS = ('inp_channels', 'img_channel', 'in_channels', 'in_chans', 'num_in_ch')
 _GLOBAL_NETWORK = (
     '%s uses statistics of the whole image (its tiling_changes_result is true), here those of each'
     ' tile: results differ from those without tiles, and seams may show. Leave tiles off where'
@@ -85,10 +83,12 @@ class Restorer:
         self.conditioning: Conditioning | None = None
         if isinstance(weights, nn.Module):
             net = weights.eval()
+            self.contract = contract_of(net)
         else:
             checkpoint = read_checkpoint(weights, param_key=param_key)
             net, self.meta = build_network(checkpoint, opt_file=opt_file)
-            if takes_degradation(net):
+            self.contract = contract_of(net)
+            if self.contract.takes_degradation:
                 self.conditioning = build_conditioning(
                     checkpoint, degradation=degradation, clip_weights=clip_weights
                 ).to(self.device)
@@ -97,18 +97,16 @@ class Restorer:
                 f'{type(net).__name__}: its weights know no degradations, so --degradation and'
                 f' --clip-weights have no meaning here.'
             )
-        self.size_multiple = getattr(net, 'size_multiple', 1)
         if tile is not None:
-            check_tile(tile, tile_overlap, self.size_multiple)
+            check_tile(tile, tile_overlap, self.contract.size_multiple)
         self.net = net.to(self.device)
         self.tile, self.tile_overlap = tile, tile_overlap
         self.global_statistics = global_statistics
         if global_statistics:
             self._check_global_statistics()
-        kwargs = self.meta.get('kwargs', {})
-        self.channels = next((kwargs[k] for k in _CHANNEL_ARGUMENTS if k in kwargs), 3)
+        self.channels = image_channels(type(net), self.meta.get('kwargs', {}))
         self.notes = []
-        if getattr(net, 'phase', None) == 1:
+        if self.contract.phase == 1:
             self.notes.append(
                 'Phase I weights hold no prior generator: images are restored with the null prior,'
                 ' below what the weights of Phase II reach.'
@@ -174,7 +172,7 @@ class Restorer:
                 lq,
                 tile=self.tile,
                 overlap=self.tile_overlap,
-                size_multiple=self.size_multiple,
+                size_multiple=self.contract.size_multiple,
                 device=self.device,
                 on_tile=on_tile,
             )
@@ -215,7 +213,7 @@ class Restorer:
         lq = self.to_tensor(colour)
         whole, options = lq.shape, self._options_of(lq, {})
         if self.tile is not None:
-            side = check_tile(self.tile, self.tile_overlap, self.size_multiple)[0]
+            side = check_tile(self.tile, self.tile_overlap, self.contract.size_multiple)[0]
             top, left = (max((size - side) // 2, 0) for size in lq.shape[-2:])
             lq = lq[..., top : top + side, left : left + side]
         lq = lq.to(self.device)
@@ -236,12 +234,11 @@ class Restorer:
     @property
     def can_trace(self) -> bool:
         """Whether :meth:`trace` works: the network returns stages and can do without its prior."""
-        known = inspect.signature(self.net.forward).parameters
-        return 'return_trace' in known and 'prior_source' in known
+        return self.contract.can_trace
 
     def _options_of(self, lq: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of the network that follow from the whole images, the same for every tile."""
-        if 'degradation' in given or not takes_degradation(self.net):
+        if 'degradation' in given or not self.contract.takes_degradation:
             return {}
         if self.conditioning is None:
             raise ValueError(
@@ -260,7 +257,7 @@ class Restorer:
     def _check_global_statistics(self) -> None:
         if self.tile is None:
             raise ValueError('--global-statistics is for tiles: set --tile as well.')
-        if not getattr(self.net, 'tiling_changes_result', False):
+        if not self.contract.tiling_changes_result:
             raise ValueError(
                 f'{type(self.net).__name__} uses no statistics of the whole image: tiles do not'
                 f' change its result. Leave --global-statistics away.'
@@ -270,7 +267,7 @@ class Restorer:
         self, forward: Callable[[Tensor], Tensor], lq: Tensor
     ) -> Callable[[Tensor], Tensor]:
         """``forward`` for the tiles of ``lq``, with statistics of the image if it has any."""
-        if not getattr(self.net, 'tiling_changes_result', False):
+        if not self.contract.tiling_changes_result:
             return forward
         remedy = ', or use the same statistics for all tiles (--global-statistics)'
         if self.global_statistics is not False:
@@ -278,8 +275,8 @@ class Restorer:
                 return with_image_statistics(
                     forward,
                     lq,
-                    tile=check_tile(self.tile, self.tile_overlap, self.size_multiple)[0],
-                    size_multiple=self.size_multiple,
+                    tile=check_tile(self.tile, self.tile_overlap, self.contract.size_multiple)[0],
+                    size_multiple=self.contract.size_multiple,
                     device=self.device,
                 )
             except NoStatisticsError:

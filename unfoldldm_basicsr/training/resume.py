@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.errors import ResumeError, writing
 from unfoldldm_basicsr.common.ranks import on_rank_0
 from unfoldldm_basicsr.training.checkpoint_files import (
@@ -20,7 +21,7 @@ from unfoldldm_basicsr.training.checkpoint_files import (
     read_state,
     weights_of,
 )
-from unfoldldm_basicsr.training.run_options import MEMORY_ONLY, differences, run_options
+from unfoldldm_basicsr.training.run_options import differences, run_options
 
 
 class ResumedRun:

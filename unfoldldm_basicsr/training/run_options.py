@@ -15,7 +15,6 @@ _OF_LOADING = {
 # The model itself reports and decides about these.
 SCHEDULE_KEYS = ('optim_g', 'scheduler', 'warmup_iter')
 _OF_RESUMING = ('apply_new_schedule', 'max_nonfinite')
-MEMORY_ONLY = ('use_checkpoint',)  # arguments of networks that change no result
 
 
 def run_options(opt: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ again from there.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,17 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unfoldldm_basicsr.common.contract import embedding_contract_of
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.weights.checkpoint import (
     DEGRADATION_KEY,
     Checkpoint,
     CheckpointError,
-    build_network,
     check_finite,
     checked_meta,
     is_state_dict,
     network_meta,
 )
+from unfoldldm_basicsr.weights.networks import build_network
 
 AUTO = 'auto'
 
@@ -163,7 +163,7 @@ class Conditioning:
     @property
     def needs_label(self) -> bool:
         """Whether the embedding cannot tell the degradation from the image."""
-        return getattr(self.embedding, 'needs_label', False)
+        return embedding_contract_of(self.embedding).needs_label
 
     def to(self, device: torch.device) -> Conditioning:
         """Moves the embedding; returns itself."""
@@ -202,11 +202,6 @@ class Conditioning:
             f'--degradation {degradation}: neither a degradation of these weights nor an index from'
             f' 0 to {len(self.classes) - 1}.{did_you_mean(text, self.classes)}'
         )
-
-
-def takes_degradation(net: nn.Module) -> bool:
-    """Whether ``net`` is steered by a degradation vector."""
-    return 'degradation' in inspect.signature(net.forward).parameters
 
 
 def build_conditioning(

@@ -28,16 +28,15 @@ from unfoldldm_basicsr.weights.checkpoint import (
     Checkpoint,
     CheckpointError,
     UnsafePickleError,
-    build_network,
     check_finite,
     is_state_dict,
     load_content,
     network_meta,
     read_checkpoint,
-    registered_networks,
 )
 from unfoldldm_basicsr.weights.clip_shapes import VIT_B_32, infer_clip_config
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
+from unfoldldm_basicsr.weights.networks import build_network, registered_networks
 
 NETWORK, EMBEDDING = 'net.', 'model_degradation.'
 CLIP_TYPE = 'CLIPDegradationEmbedding'

@@ -11,15 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.weights.checkpoint import (
     ARCH_KEY,
     DEGRADATION_KEY,
     CheckpointError,
-    build_network,
     read_checkpoint,
 )
 from unfoldldm_basicsr.weights.conditioning import exported_record
+from unfoldldm_basicsr.weights.networks import build_network
 
 RESTORING_PHASE = 'inference'
 
@@ -71,7 +72,7 @@ def export_checkpoint(
         raise CheckpointError(f'{target}: the name of the exported file must end in .pth.')
 
     network, meta = build_network(checkpoint, opt_file=opt_file)
-    phase = getattr(network, 'phase', None)
+    phase = contract_of(network).phase
     if phase == 1:
         raise CheckpointError(
             f'{source}: holds Phase I weights, whose prior comes from the ground truth; train'

@@ -62,25 +62,3 @@ def find_expansion(dims: Sequence[int], hidden: Sequence[int], arch: str) -> flo
         f'These are not weights of {arch}: no ffn_expansion_factor turns {list(dims)} channels '
         f'into hidden widths {list(hidden)}.'
     )
-
-
-def check_strict(arch: str, state_dict: StateDict, expected: Mapping[str, Tensor]) -> None:
-    """Compares names and shapes with those of the network rebuilt from the inferred arguments.
-
-    Raises:
-        ValueError: something is missing, left over or of another shape.
-    """
-    missing = [key for key in expected if key not in state_dict]
-    extra = [key for key in state_dict if key not in expected]
-    shapes = [
-        f'{key} {tuple(state_dict[key].shape)}, expected {tuple(value.shape)}'
-        for key, value in expected.items()
-        if key in state_dict and state_dict[key].shape != value.shape
-    ]
-    problems = [
-        f'{title}: {", ".join(found[:3])}{" ..." if len(found) > 3 else ""}'
-        for title, found in (('missing', missing), ('left over', extra), ('shape', shapes))
-        if found
-    ]
-    if problems:
-        raise ValueError(f'These are not weights of {arch}: {"; ".join(problems)}.')

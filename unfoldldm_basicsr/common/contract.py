@@ -1,0 +1,128 @@
+"""What a network may offer to models, tiling and restoring, and what is assumed where it does not.
+
+Every network of BasicSR restores; one that does more says so through the names below.
+``contract_of`` is the only place that looks for them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+MEMORY_ONLY = ('use_checkpoint',)  # arguments of constructors that change no result
+# what the networks of this field call the number of their input channels
+CHANNEL_ARGUMENTS = ('inp_channels', 'img_channel', 'in_channels', 'in_chans', 'num_in_ch')
+
+
+class RestorationNetwork(Protocol):
+    """A network that uses everything there is; all but ``forward`` may be left out.
+
+    Attributes:
+        size_multiple: tiles start at multiples of this many pixels; the network pads by itself.
+        tiling_changes_result: it uses statistics of the whole image.
+        phase: 1 (prior from the ground truth), 2, 'joint' or 'inference'.
+        embed_dim: length of the vector ``degradation``.
+        host_keys: names of the host's weights in a network with parts added to a host; empty where
+            the host's weights alone are no start.
+    """
+
+    size_multiple: int
+    tiling_changes_result: bool
+    phase: int | str
+    embed_dim: int
+    host_keys: frozenset[str]
+
+    def forward(
+        self,
+        lq: Tensor,
+        gt: Tensor | None = None,
+        *,
+        degradation: Tensor,
+        mode: str,
+        prior_source: str | None,
+        return_trace: bool,
+    ) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> the same size; keywords as far as the network has them."""
+
+    def parameter_groups(self) -> Mapping[str, Sequence[tuple[str, nn.Parameter]]]:
+        """Named groups of parameters that are trained, scheduled and clipped together."""
+
+    @classmethod
+    def infer_kwargs(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Constructor arguments from the shapes of weights; ValueError: not of this network."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What one network offers; the defaults are those of networks of somebody else.
+
+    Attributes:
+        inputs: names of the arguments of ``forward``.
+        parameter_groups: the method of that name, or None.
+    """
+
+    inputs: frozenset[str]
+    size_multiple: int = 1
+    tiling_changes_result: bool = False
+    phase: int | str | None = None
+    embed_dim: int | None = None
+    host_keys: frozenset[str] | None = None
+    parameter_groups: Callable[[], Mapping] | None = None
+
+    @property
+    def takes_degradation(self) -> bool:
+        """Whether the network is steered by a degradation vector."""
+        return 'degradation' in self.inputs
+
+    @property
+    def can_trace(self) -> bool:
+        """Whether it returns its stages, and can do without its prior."""
+        return self.inputs >= {'return_trace', 'prior_source'}
+
+
+@dataclass(frozen=True)
+class EmbeddingContract:
+    """What a degradation embedding offers.
+
+    Attributes:
+        needs_label: the image alone does not tell its vector.
+        trained_jointly: it is trained together with the network; else it is frozen beside it.
+        save_backbone: whether its state dict holds its backbone; None where it has none.
+        embed_dim: length of its vectors.
+    """
+
+    needs_label: bool = False
+    trained_jointly: bool = True
+    save_backbone: bool | None = None
+    embed_dim: int | None = None
+
+
+def contract_of(net: nn.Module) -> Contract:
+    """What ``net``, without a wrapper for training, offers."""
+    inputs = frozenset(inspect.signature(net.forward).parameters)
+    return Contract(inputs=inputs, **_offered(net, Contract))
+
+
+def embedding_contract_of(embedding: nn.Module | type[nn.Module]) -> EmbeddingContract:
+    """What a degradation embedding, or its class, offers."""
+    return EmbeddingContract(**_offered(embedding, EmbeddingContract))
+
+
+def image_channels(cls: type[nn.Module], arguments: Mapping[str, Any]) -> int:
+    """Channels of the images that a network built with ``arguments`` takes; 3 where unknown."""
+    parameters = inspect.signature(cls).parameters
+    for name in CHANNEL_ARGUMENTS:
+        if name in arguments:
+            return arguments[name]
+        if name in parameters and parameters[name].default is not inspect.Parameter.empty:
+            return parameters[name].default
+    return 3
+
+
+def _offered(owner: object, contract: type) -> dict[str, Any]:
+    names = (name for name in contract.__dataclass_fields__ if name != 'inputs')
+    return {name: getattr(owner, name) for name in names if hasattr(owner, name)}

@@ -1,0 +1,90 @@
+"""Weights of a file beside those of a network: the one comparison that everything else uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+_SHOWN = 6  # modules in a message; another network altogether differs in dozens
+
+
+@dataclass(frozen=True)
+class StateDictDiff:
+    """What differs; true where anything does, and ``str`` says what in one line.
+
+    Attributes:
+        fitting: names with the same shape in both.
+        missing: names that only the network has.
+        unexpected: names that only the file has.
+        reshaped: name -> shapes in the file and in the network.
+    """
+
+    fitting: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    @classmethod
+    def between(
+        cls, net: nn.Module, given: Mapping[str, Tensor], *, new_modules: Sequence[str] = ()
+    ) -> StateDictDiff:
+        """Compares names and shapes.
+
+        Args:
+            net: the network; on the meta device too.
+            given: state dict of the file.
+            new_modules: modules whose weights need not be in the file.
+        """
+        own = net.state_dict()
+        shapes = {k: (tuple(given[k].shape), tuple(own[k].shape)) for k in own if k in given}
+        return cls(
+            fitting=tuple(k for k, (there, here) in shapes.items() if there == here),
+            missing=tuple(k for k in own if k not in given and module_of(k) not in new_modules),
+            unexpected=tuple(k for k in given if k not in own),
+            reshaped={k: pair for k, pair in shapes.items() if pair[0] != pair[1]},
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.reshaped)
+
+    @property
+    def total(self) -> int:
+        """Number of tensors that the network wants."""
+        return len(self.fitting) + len(self.missing) + len(self.reshaped)
+
+    def lines(self) -> list[str]:
+        """One sentence per kind of difference and module."""
+        found = by_module('missing in the file', self.missing)
+        found += by_module('unknown to the network', self.unexpected)
+        for module, keys in _grouped(self.reshaped).items():
+            there, here = self.reshaped[keys[0]]
+            found.append(
+                f'{module}: {len(keys)} of another shape (first {keys[0]}: {there} in the file,'
+                f' {here} in the network)'
+            )
+        return found
+
+    def __str__(self) -> str:
+        lines = self.lines()
+        more = f'; and {len(lines) - _SHOWN} more' if len(lines) > _SHOWN else ''
+        fit = f'{len(self.fitting)} of {self.total} tensors fit'
+        return '; '.join([fit, *lines[:_SHOWN]]) + more
+
+
+def module_of(key: str) -> str:
+    """The outermost module that a weight belongs to."""
+    return key.partition('.')[0]
+
+
+def by_module(what: str, keys: Iterable[str]) -> list[str]:
+    """``keys`` as one sentence per module: their number and the first of them."""
+    return [f'{m}: {len(k)} {what} (first {k[0]})' for m, k in _grouped(keys).items()]
+
+
+def _grouped(keys: Iterable[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault(module_of(key), []).append(key)
+    return groups

@@ -1,0 +1,166 @@
+"""Networks built from the metadata of a weight file, an option file, or the weights alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.weights.checkpoint import (
+    ARCH_KEY,
+    CONVERT,
+    Checkpoint,
+    CheckpointError,
+    network_meta,
+    read_checkpoint,
+)
+from unfoldldm_basicsr.weights.diff import StateDictDiff
+
+
+def build_network(
+    checkpoint: Checkpoint, *, opt_file: str | Path | None = None, drop_unexpected: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Builds the network of a checkpoint and loads its weights strictly.
+
+    Args:
+        checkpoint: what :func:`read_checkpoint` returned; ``arch`` may be replaced by the caller.
+        opt_file: option file whose ``network_g`` is used instead of the metadata.
+        drop_unexpected: leave out weights that the network has no place for (export).
+
+    Returns:
+        The network on the CPU in eval mode without gradients, and its metadata.
+
+    Raises:
+        CheckpointError: network unknown, arguments or weights that do not fit.
+    """
+    if opt_file is not None:
+        meta = network_meta(_read_network_opt(opt_file))
+        net = construct(meta, f'{opt_file} (network_g)')
+    elif checkpoint.arch is not None:
+        meta = checkpoint.arch
+        net = construct(meta, f'{checkpoint.path} ({ARCH_KEY})')
+    else:
+        meta = infer_network(checkpoint)
+        net = construct(meta, f'{checkpoint.path} (inferred)')
+    state_dict = checkpoint.state_dict
+    if drop_unexpected:
+        state_dict = {k: v for k, v in state_dict.items() if k in net.state_dict()}
+    if diff := StateDictDiff.between(net, state_dict):
+        raise CheckpointError(
+            f'{checkpoint.path}: the weights do not fit {meta["type"]}:\n  '
+            + '\n  '.join(diff.lines())
+            + '\n  Give the option file it was trained with: --opt file.yml.'
+        )
+    net.load_state_dict(state_dict, strict=True)
+    return net.eval().requires_grad_(False), meta
+
+
+def build_from_checkpoint(
+    path: str | Path,
+    *,
+    opt_file: str | Path | None = None,
+    param_key: str | None = None,
+    device: torch.device | str = 'cpu',
+) -> nn.Module:
+    """Network with its weights, from the file alone or with an option file.
+
+    Args:
+        path: see :func:`read_checkpoint`.
+        opt_file: option file whose ``network_g`` describes the network; needed only for files
+            without metadata whose network cannot be told from the weights.
+        param_key: which weights of the file.
+        device: where the network goes.
+
+    Returns:
+        The network in eval mode, without gradients.
+
+    Raises:
+        FileNotFoundError: a missing file.
+        CheckpointError: everything else that is wrong with the files.
+    """
+    net, _ = build_network(read_checkpoint(path, param_key), opt_file=opt_file)
+    return net.to(device)
+
+
+def registered_networks() -> dict[str, type[nn.Module]]:
+    """All networks by name, those of BasicSR included."""
+    from basicsr.archs import ARCH_REGISTRY  # imports BasicSR's own networks as well
+
+    return dict(iter(ARCH_REGISTRY))
+
+
+def construct(meta: Mapping[str, Any], where: str) -> nn.Module:
+    """A registered network with the arguments of ``meta``; ``where`` they stand, for errors."""
+    networks, kind = registered_networks(), meta['type']
+    if kind not in networks:
+        raise CheckpointError(
+            f'{where}: the network {kind!r} is not registered; import the package that defines it'
+            f' first.{did_you_mean(kind, networks)}'
+        )
+    signature = inspect.signature(networks[kind])
+    try:
+        signature.bind(**meta['kwargs'])
+    except TypeError as error:
+        known = signature.parameters
+        bad = next((k for k in meta['kwargs'] if k not in known), None)
+        hint = did_you_mean(bad, known) if bad else ''
+        raise CheckpointError(
+            f'{where}: {kind} of this version does not take these arguments ({error}; written by'
+            f' version {meta["version"]}).{hint}'
+        ) from error
+    return networks[kind](**meta['kwargs'])
+
+
+def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Asks every registered network that can tell its arguments from weights (``infer_kwargs``).
+
+    Raises:
+        CheckpointError: none knows these weights.
+    """
+    nearest = ''
+    for kind, cls in registered_networks().items():
+        infer = vars(cls).get('infer_kwargs')
+        if infer is None:  # a subclass with the same weights is named by an option file only
+            continue
+        try:
+            kwargs = cls.infer_kwargs(checkpoint.state_dict)
+            with torch.device('meta'):
+                net = cls(**kwargs)
+        except (KeyError, ValueError, IndexError):  # not its weights
+            continue
+        diff = StateDictDiff.between(net, checkpoint.state_dict)
+        if not diff:
+            return network_meta({'type': kind, **kwargs})
+        nearest = f' The nearest is {kind}: {diff}.'
+    if any(key.startswith('net.') for key in checkpoint.state_dict):
+        raise CheckpointError(
+            f'{checkpoint.path}: is a Lightning checkpoint. {CONVERT.format(checkpoint.path)}'
+        )
+    raise CheckpointError(
+        f'{checkpoint.path}: does not say which network it belongs to, and the weights fit none'
+        f' that can be recognised.{nearest} Give the option file it was trained with: --opt'
+        f' file.yml.'
+    )
+
+
+def _read_network_opt(opt_file: str | Path) -> Mapping[str, Any]:
+    opt_file = Path(opt_file)
+    if not opt_file.is_file():
+        raise FileNotFoundError(f'{opt_file}: no such option file (--opt).')
+    try:
+        opt = yaml.safe_load(opt_file.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f'{opt_file}: no valid YAML ({error}).') from error
+    network_opt = opt.get('network_g') if isinstance(opt, Mapping) else None
+    if not isinstance(network_opt, Mapping) or 'type' not in network_opt:
+        raise CheckpointError(
+            f"{opt_file}: no section 'network_g' with a 'type'; give a training or test option"
+            f' file of the network.'
+        )
+    return network_opt
