@@ -224,7 +224,7 @@ WRONG = {
     ),
     'another shape': (
         broken(lambda s: s.update({'net.output.weight': torch.zeros(3, 20, 5, 5)})),
-        r'shape: output\.weight',
+        r'output: 1 of another shape',
     ),
     'a diverged training': (
         broken(lambda s: s.update({'net.output.weight': torch.full((3, 20, 3, 3), torch.nan)})),

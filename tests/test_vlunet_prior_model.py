@@ -164,7 +164,7 @@ def test_phase2_refuses_files_that_are_not_its_phase1(tmp_path, phase1, phase2):
     options = options_of(tmp_path / 'a', 2, path=path)
     assert preflight_of_weights(options) == []
     refused = preflight_of_weights(put(options, 'network_g.corrector', False))
-    assert 'without a place in the network' in refused[0]
+    assert 'unknown to the network' in refused[0]
     with pytest.raises(ValueError, match=r'no Phase I of this network_g.*corrector'):
         VLUNetPriorPhase2Model(put(options, 'network_g.corrector', False))
     other = put(options, 'network_g.LayerNorm_type', 'BiasFree')
