@@ -47,6 +47,7 @@ setup(
         'lmdb',
         'pyyaml',
         'pydantic>=2.7',
+        'safetensors>=0.4',
         'einops>=0.7',
         'open_clip_torch>=2.24',  # the published VLU-Net is steered by a tuned CLIP
         'scipy<2',  # BasicSR imports scipy.ndimage.filters, which SciPy 2 removes
