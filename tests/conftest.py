@@ -12,6 +12,7 @@ import torch
 from helpers import plugin_options, stock_options
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
+from unfoldldm_basicsr.training.progress import progress
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,11 @@ def _leave_no_trace():
     logger.handlers[:] = handlers
     logger.setLevel(level)
     logger.propagate = propagate
+
+
+@pytest.fixture(autouse=True)
+def _no_run_yet():
+    progress.begin()
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -26,8 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 from unfoldldm_basicsr.common import errors as failures
 from unfoldldm_basicsr.common.errors import CheckpointWriteError, ResumeError
 from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.options.parse import Start
 from unfoldldm_basicsr.training import checkpoint_writer
+from unfoldldm_basicsr.training import resume as resume_state
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.progress import progress
 
 NET = {'type': 'TinyConvNet'}
 STEP_LR = {'type': 'MultiStepLR', 'milestones': [1000]}
@@ -61,7 +64,7 @@ class Pictures(Dataset):
 
 def options_of(folder: Path, network: dict = NET, **train) -> dict:
     options = model_options(folder, dict(network), **train)
-    options.update(auto_resume=True, steps_per_epoch=3)
+    options['auto_resume'] = True
     options['path']['experiments_root'] = str(folder)
     return options
 
@@ -84,7 +87,6 @@ def resume(folder: Path, network: dict = NET, **train) -> tuple[RestorationModel
     """A model that goes on from the newest whole checkpoint, and the state."""
     options = options_of(folder, network, **train)
     state = basicsr.train.load_resume_state(options)
-    options.pop('resumed_run')
     model = RestorationModel(options)
     model.resume_training(state)
     return model, state
@@ -270,7 +272,7 @@ def restart(folder: Path, iteration: int) -> RestorationModel:
     options = options_of(folder) | {'auto_resume': False}
     options['path']['resume_state'] = str(folder / 'states' / f'{iteration}.state')
     state = basicsr.train.load_resume_state(options)
-    options.pop('resumed_run').set_aside_newer(options)
+    progress.resumed.set_aside_newer(options)
     model = RestorationModel(options)
     model.resume_training(state)
     return model
@@ -402,8 +404,7 @@ def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, cut_off, monkeyp
     options = options_of(tmp_path)
     options['val']['val_freq'] = 2
     state = basicsr.train.load_resume_state(options)
-    options.pop('resumed_run')
-    state['val_loaders'] = [DataLoader(Pictures())]
+    progress.val_loaders = [DataLoader(Pictures())]
     again, done = RestorationModel(options), []
     original = again.validation
     monkeypatch.setattr(again, 'validation', lambda *a, **k: (done.append(a[1]), original(*a, **k)))
@@ -498,8 +499,7 @@ def test_other_options_are_named_in_one_sentence_each(two, log):
     options = options_of(two, ema_decay=0.99, total_iter=120)
     options['manual_seed'] = 9
     basicsr.train.load_resume_state(options)
-    options['data_fingerprint'] = None
-    messages = options['resumed_run'].report(options)
+    messages = progress.resumed.report(options)
     assert [message.split()[0] for message in messages] == [
         'manual_seed', 'train.total_iter', 'train.ema_decay'
     ]  # fmt: skip
@@ -523,11 +523,12 @@ def test_where_data_lie_and_how_they_are_loaded_is_no_change(tmp_path):
     assert digest(sets=[{'repeat': 1}]) != digest(sets=[{'repeat': 2}])
 
 
-def test_a_run_without_a_seed_of_its_own_keeps_the_one_it_drew(two):
-    options = options_of(two) | {'manual_seed': 77, 'manual_seed_drawn': True}
+@pytest.mark.parametrize(('drawn', 'seed'), [(True, 3), (False, 77)])
+def test_a_run_without_a_seed_of_its_own_keeps_the_one_it_drew(two, monkeypatch, drawn, seed):
+    monkeypatch.setattr(resume_state, 'start', lambda: Start(seed_drawn=drawn))
+    options = options_of(two) | {'manual_seed': 77}
     basicsr.train.load_resume_state(options)
-    assert options['manual_seed'] == 3
-    assert 'manual_seed_drawn' not in options
+    assert options['manual_seed'] == seed
 
 
 # ---- ends of a run ------------------------------------------------------------------------------
@@ -536,6 +537,7 @@ def test_a_run_without_a_seed_of_its_own_keeps_the_one_it_drew(two):
 @pytest.mark.parametrize(('iteration', 'epoch'), [(1, 0), (3, 0), (4, 1)])
 def test_a_stop_in_the_middle_of_an_epoch_saves_the_epoch(tmp_path, iteration, epoch):
     model = begin(tmp_path)
+    progress.steps_per_epoch = 3
     step(model, [1])
     with pytest.raises(SystemExit):
         model.save_and_stop(iteration)

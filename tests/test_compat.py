@@ -18,6 +18,7 @@ from unfoldldm_basicsr import compat
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.compat import imports
 from unfoldldm_basicsr.compat.patching import replace, stock
+from unfoldldm_basicsr.training.pipeline import install
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
 # What is replaced, and the beginning of the sha256 of BasicSR's source of it.
@@ -74,7 +75,7 @@ def test_source_of_basicsr_is_the_known_one(owner, name, known):
 def test_no_module_of_basicsr_still_holds_a_stock_function(owner, name):
     replacement = getattr(owner, name)
     original = replacement.replaces
-    assert replacement.__module__.startswith('unfoldldm_basicsr.compat')
+    assert replacement.__module__.startswith('unfoldldm_basicsr')
     assert original.__module__.startswith('basicsr')
     holders = [m for n, m in sys.modules.items() if n.split('.')[0] == 'basicsr']
     assert [m.__name__ for m in holders if getattr(m, name, None) is original] == []
@@ -98,6 +99,7 @@ def test_a_hook_of_basicsr_is_there_and_overridden(name):
 def test_applying_again_changes_nothing():
     before = {key: getattr(*key) for key in REPLACED}
     compat.apply()
+    install()
     assert all(getattr(*key) is function for key, function in before.items())
     assert all(function.replaces.__module__.startswith('basicsr') for function in before.values())
 

@@ -84,9 +84,12 @@ def test_auto_is_one_gpu_for_one_process(start, tmp_path, two_gpus, monkeypatch,
     monkeypatch.setattr(compat_options, '_preflight', None)
     options = put(plugin_options(tmp_path), 'num_gpu', 'auto')
     found = start(options, is_train=is_train)
-    assert (found['num_gpu'], found['idle_gpus']) == (1, 1)
-    stock = start(put(stock_options(tmp_path), 'num_gpu', 'auto'), is_train=is_train)
-    assert (stock['num_gpu'], stock['idle_gpus']) == (2, 0)  # BasicSR's own split the batch
+    assert (found['num_gpu'], compat_options.start().idle_gpus) == (1, 1)
+    found = start(put(stock_options(tmp_path), 'num_gpu', 'auto'), is_train=is_train)
+    assert (found['num_gpu'], compat_options.start().idle_gpus) == (
+        2,
+        0,
+    )  # BasicSR's own split the batch
 
 
 def test_idle_gpus_are_named_with_the_command_that_uses_them(tmp_path, caplog, monkeypatch):
@@ -95,9 +98,10 @@ def test_idle_gpus_are_named_with_the_command_that_uses_them(tmp_path, caplog, m
     monkeypatch.setattr(get_root_logger(), 'propagate', True)
     network = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2}
     with caplog.at_level('INFO', 'basicsr'):
-        RestorationModel({**model_options(tmp_path, network), 'idle_gpus': 0})
+        RestorationModel(model_options(tmp_path, network))
         assert '--nproc_per_node' not in caplog.text
-        RestorationModel({**model_options(tmp_path, network), 'idle_gpus': 3})
+        monkeypatch.setattr(compat_options, '_start', compat_options.Start(idle_gpus=3))
+        RestorationModel(model_options(tmp_path, network))
     assert '--nproc_per_node=4 -m unfoldldm_basicsr.train' in caplog.text
 
 

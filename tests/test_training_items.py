@@ -27,6 +27,7 @@ from unfoldldm_basicsr.data import items as items_module
 from unfoldldm_basicsr.data.items import TrainingItems, TrainLoader
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.resume import ResumedRun
 
 STEPS = 4  # per epoch of the runs below: 9 items in batches of 2
@@ -48,8 +49,7 @@ def run_options(train: dict, *, ranks: int = 1, rank: int = 0) -> dict:
 def batches(options: dict, after: int = 0, count: int = 3 * STEPS) -> list[dict]:
     """The batches of the iterations ``after + 1`` to ``count``, as BasicSR's loop takes them."""
     state = {'iter': after, 'epoch': 77}
-    if after:
-        options = {**options, 'resumed_run': ResumedRun(Path('x.state'), state)}
+    progress.resumed = ResumedRun(Path('x.state'), state) if after else None
     loader, sampler, *_, epochs, _ = basicsr.train.create_train_val_dataloader(
         options, logging.getLogger('test')
     )
@@ -167,7 +167,7 @@ def test_a_repeated_photo_gets_other_crops_in_every_draw(photos):
 def reported(photos: dict, stored: dict | None = None, **changes) -> list[str]:
     options = run_options(photos)
     batches(options, count=1)
-    data = stored or options['data_fingerprint']
+    data = stored or progress.data
     resumed = ResumedRun(Path('7.state'), {'iter': 7, 'data': data})
     options = run_options(photos | changes)
     batches(options, count=1)
@@ -179,13 +179,13 @@ def test_changed_data_are_reported(photos):
     folder = Path(photos['dataroot_gt'])
     moved = folder.rename(folder.with_name('moved'))
     photos['dataroot_gt'] = str(moved)
-    before = run_options(photos)
-    batches(before, count=1)
-    assert reported(photos, before['data_fingerprint']) == []
+    batches(run_options(photos), count=1)
+    before = progress.data
+    assert reported(photos, before) == []
     (moved / 'img_0.png').write_bytes((moved / 'img_0.png').read_bytes() + b' ')
-    assert 'other names or sizes' in reported(photos, before['data_fingerprint'])[0]
+    assert 'other names or sizes' in reported(photos, before)[0]
     write_photos(moved, 4)
-    message = reported(photos, before['data_fingerprint'])[0]
+    message = reported(photos, before)[0]
     assert 'holds 4 images now, but the resumed state was made with 3' in message
 
 
@@ -204,9 +204,8 @@ def test_paired_mixed_and_stock_sets_have_fingerprints(photos, stock, tmp_path):
     mixture |= {k: photos[k] for k in ('name', 'phase', 'gt_size', 'batch_size_per_gpu')}
     mixture |= {'num_worker_per_gpu': 0}
     for train in (photos, paired(folder, folder), mixture, stock):
-        options = run_options(train)
-        batches(options, count=1)
-        found = options['data_fingerprint']
+        batches(run_options(train), count=1)
+        found = progress.data
         assert found['images'] >= 3
         prints.add(found['sha256'])
     assert len(prints) == 4

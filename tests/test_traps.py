@@ -31,7 +31,7 @@ from helpers import (
 )
 from torch import nn
 
-from unfoldldm_basicsr.compat.stock_models import NonFiniteLossError
+from unfoldldm_basicsr.compat.repairs import NonFiniteLossError
 from unfoldldm_basicsr.data.image_source import LmdbImages, close_lmdbs
 from unfoldldm_basicsr.data.paired_degradation_dataset import match_names
 from unfoldldm_basicsr.options.read import OptionLoader

@@ -2,7 +2,8 @@
 
 This is the only place that knows what is broken around BasicSR. Every remedy is one small function
 that does nothing where its fault is absent; :func:`apply` lists them all. What each stock function
-does wrong is in the docstring of its replacement.
+does wrong is in the docstring of its replacement. Nothing here imports the rooms above: what
+BasicSR's pipelines call in this package is installed by :mod:`..training.pipeline`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,14 @@ import sys
 from unfoldldm_basicsr.compat import imports
 from unfoldldm_basicsr.compat.patching import replace
 
+BEFORE_IMPORT = (
+    imports.require_packages,
+    imports.provide_distutils,
+    imports.shim_functional_tensor,
+    imports.shim_scipy_filters,
+    imports.import_basicsr,
+)
+
 
 def apply() -> None:
     """Applies every remedy; a second call changes nothing.
@@ -20,12 +29,27 @@ def apply() -> None:
         ImportError: torch, torchvision or BasicSR is missing or another release; the message holds
             the commands that put it right.
     """
-    imports.require_packages()
-    imports.provide_distutils()
-    imports.shim_functional_tensor()
-    imports.shim_scipy_filters()
-    imports.import_basicsr()
-    _patch_basicsr()
+    for remedy in BEFORE_IMPORT:
+        remedy()
+
+    import basicsr
+
+    from unfoldldm_basicsr.compat import distributed, loading, repairs
+
+    options, dist_util = basicsr.utils.options, basicsr.utils.dist_util
+    prefetch = basicsr.data.prefetch_dataloader
+    for owner, name, replacement in (
+        (options, 'copy_opt_file', repairs.copy_opt_file),
+        (dist_util, '_init_dist_pytorch', distributed.init_dist_pytorch),
+        (dist_util, '_init_dist_slurm', distributed.init_dist_slurm),
+        (basicsr.data, 'worker_init_fn', loading.worker_init_fn),
+        (prefetch.PrefetchGenerator, 'run', loading.prefetch_run),
+        (prefetch.PrefetchGenerator, '__next__', loading.prefetch_next),
+        (prefetch.CPUPrefetcher, '__init__', loading.cpu_prefetcher_init),
+        (basicsr.models.base_model.BaseModel, 'reduce_loss_dict', repairs.reduce_loss_dict),
+    ):
+        replace(owner, name, replacement)
+    loading.make_stock_datasets_picklable()
 
 
 def asked_for_doctor() -> bool:
@@ -33,31 +57,3 @@ def asked_for_doctor() -> bool:
     words = sys.orig_argv[1:]
     ours = any(w.endswith(('unfoldldm', 'unfoldldm.exe', 'unfoldldm_basicsr.cli')) for w in words)
     return ours and 'doctor' in words
-
-
-def _patch_basicsr() -> None:
-    import basicsr
-
-    from unfoldldm_basicsr.compat import distributed, stock_models
-    from unfoldldm_basicsr.data import loaders
-    from unfoldldm_basicsr.metrics import calculate as metrics
-    from unfoldldm_basicsr.options import parse as options
-    from unfoldldm_basicsr.options import read as yaml_options
-    from unfoldldm_basicsr.training import resume
-
-    dist_util, prefetch = basicsr.utils.dist_util, basicsr.data.prefetch_dataloader
-    replace(basicsr.utils.options, 'ordered_yaml', yaml_options.ordered_yaml)
-    replace(basicsr.utils.options, '_postprocess_yml_value', yaml_options.parse_value)
-    replace(basicsr.utils.options, 'parse_options', options.parse_options)
-    replace(basicsr.utils.options, 'copy_opt_file', options.copy_opt_file)
-    replace(dist_util, '_init_dist_pytorch', distributed.init_dist_pytorch)
-    replace(dist_util, '_init_dist_slurm', distributed.init_dist_slurm)
-    replace(basicsr.train, 'load_resume_state', resume.load_resume_state)
-    replace(basicsr.train, 'create_train_val_dataloader', loaders.create_train_val_dataloader)
-    replace(basicsr.data, 'worker_init_fn', loaders.worker_init_fn)
-    replace(prefetch.PrefetchGenerator, 'run', loaders.prefetch_run)
-    replace(prefetch.PrefetchGenerator, '__next__', loaders.prefetch_next)
-    replace(prefetch.CPUPrefetcher, '__init__', loaders.cpu_prefetcher_init)
-    replace(basicsr.metrics, 'calculate_metric', metrics.calculate_metric)
-    replace(basicsr.models.base_model.BaseModel, 'reduce_loss_dict', stock_models.reduce_loss_dict)
-    loaders.make_stock_datasets_picklable()

@@ -8,8 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from shutil import copyfile
+from dataclasses import dataclass
 
 import torch
 
@@ -23,6 +22,28 @@ from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
 # imported before them.
 Preflight = Callable[..., list[str]]
 _preflight: Preflight | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the command line decided about a run and BasicSR's option dict has no key for."""
+
+    file: str = ''
+    """The option file."""
+    auto_resume: bool = False
+    """Whether the run goes on from its newest state."""
+    seed_drawn: bool = False
+    """Whether ``manual_seed`` was drawn, as the option file names none."""
+    idle_gpus: int = 0
+    """GPUs that ``num_gpu: auto`` leaves without work, as there is one process."""
+
+
+_start = Start()
+
+
+def start() -> Start:
+    """How the run of this process was started, as the last :func:`parse_options` found it."""
+    return _start
 
 
 def set_preflight(check: Preflight) -> None:
@@ -72,7 +93,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     random generators are seeded after ``--force_yml``, and one seed is drawn for all ranks when
     ``manual_seed`` is absent. Several processes without ``--launcher`` are refused, and ``num_gpu:
     auto`` means one GPU where the model uses one in each process and there is no launcher
-    (``idle_gpus`` then counts the others).
+    (:func:`start` then counts the others).
     """
     load_data_only()
     args = build_parser().parse_args()
@@ -95,13 +116,16 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
             refuse(problems)
 
     fill_defaults(options, is_train)
+    idle_gpus = 0
     if options['num_gpu'] == 'auto':
         options['num_gpu'] = gpu_count(options, args.launcher)
-        options['idle_gpus'] = torch.cuda.device_count() - options['num_gpu']
+        idle_gpus = torch.cuda.device_count() - options['num_gpu']
     try:
         _start_processes(options, args.launcher)
     except ValueError as error:
         refuse([str(error)])
+    global _start
+    _start = Start(args.opt, args.auto_resume, options['manual_seed'] is None, idle_gpus)
     _seed(options)
     options['auto_resume'] = args.auto_resume
     options['is_train'] = is_train
@@ -124,24 +148,6 @@ def refuse(problems: list[str]) -> None:
         count = f'{len(problems)} problems:\n' if len(problems) > 1 else ''
         sys.stderr.write(count + '\n'.join(problems) + '\n')
     raise SystemExit(2)
-
-
-def copy_opt_file(opt_file: str, experiments_root: str) -> None:
-    """Replaces ``basicsr.utils.options.copy_opt_file``, which cannot copy a file onto itself.
-
-    That happens when a run is resumed from the copy in its own folder.
-    """
-    import time
-
-    from basicsr.utils.dist_util import get_dist_info
-
-    target = Path(experiments_root) / Path(opt_file).name
-    if get_dist_info()[0] != 0 or (target.exists() and target.samefile(opt_file)):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    copyfile(opt_file, target)
-    header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {" ".join(sys.argv)}\n\n'
-    target.write_text(header + target.read_text(encoding='utf-8'), encoding='utf-8')
 
 
 def _goes_on(options: dict, root_path: str, auto_resume: bool) -> bool:
@@ -179,7 +185,7 @@ def _seed(options: dict) -> None:
         seed = [random.randint(1, 10000)]
         if options['world_size'] > 1:
             torch.distributed.broadcast_object_list(seed, src=0)
-        options.update(manual_seed=seed[0], manual_seed_drawn=True)
+        options['manual_seed'] = seed[0]
     set_random_seed(options['manual_seed'] + options['rank'])
 
 

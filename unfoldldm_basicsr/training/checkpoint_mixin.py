@@ -16,6 +16,7 @@ from basicsr.utils.dist_util import master_only
 from unfoldldm_basicsr.common.ranks import on_rank_0
 from unfoldldm_basicsr.training import checkpoint_writer as writer
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.resumed_schedule import resume_schedule, schedule_options
 from unfoldldm_basicsr.training.rng import rng_state, set_rng_state
 from unfoldldm_basicsr.training.run_options import option_digest, run_options
@@ -113,7 +114,7 @@ class CheckpointMixin:
         return {
             'options': options,
             'option_digest': option_digest(options),
-            'data': self.opt.get('data_fingerprint'),
+            'data': progress.data,
         }
 
     def _write(self, content: Any, path: Path) -> None:
@@ -173,7 +174,7 @@ class CheckpointMixin:
         Raises:
             SystemExit: always, after the run was saved.
         """
-        epoch = (current_iter - 1) // (self.opt.get('steps_per_epoch') or current_iter)
+        epoch = (current_iter - 1) // (progress.steps_per_epoch or current_iter)
         self.save(epoch, current_iter)
         get_root_logger().warning(
             f'Stopped by a signal at iteration {current_iter}; the run is saved. '
@@ -220,7 +221,7 @@ class CheckpointMixin:
         if self._manifest is None or not frequency or current_iter % frequency:
             return
         done = self._manifest.get('validated', [])
-        for loader in resume_state.get('val_loaders', ()):
+        for loader in progress.val_loaders:
             if loader.dataset.opt['name'] not in done:
                 self.validation(loader, current_iter, None, self.val_opt.get('save_img', False))
 

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.ops.ss2d import set_scan_backend
+from unfoldldm_basicsr.options.parse import start
 from unfoldldm_basicsr.training.checkpoint_mixin import CheckpointMixin
 from unfoldldm_basicsr.training.ema import update_ema
 from unfoldldm_basicsr.training.evaluation_mixin import EvaluationMixin
@@ -107,7 +108,7 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
                 f'--nproc_per_node={self.opt["num_gpu"]} -m unfoldldm_basicsr.train -opt FILE '
                 '--launcher pytorch, or set num_gpu: 1.'
             )
-        idle = self.opt.get('idle_gpus', 0)
+        idle = start().idle_gpus
         if idle and not self.opt.get('dist'):
             entry = 'train' if self.is_train else 'test'
             get_root_logger().info(

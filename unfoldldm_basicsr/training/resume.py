@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from basicsr.utils import check_resume, set_random_seed
 
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.errors import ResumeError, writing
 from unfoldldm_basicsr.common.ranks import on_rank_0
+from unfoldldm_basicsr.options.parse import start
 from unfoldldm_basicsr.training.checkpoint_files import (
     fault_of_networks,
     iterations_of,
@@ -21,17 +23,15 @@ from unfoldldm_basicsr.training.checkpoint_files import (
     read_state,
     weights_of,
 )
+from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.run_options import differences, run_options
 
 
 class ResumedRun:
-    """What a run goes on from; handed to the loader in ``opt['resumed_run']``."""
+    """What a run goes on from."""
 
     def __init__(self, path: Path, state: dict):
         self.path, self.state = path, state
-
-    def __str__(self) -> str:  # BasicSR logs all options
-        return str(self.path)
 
     def set_aside_newer(self, opt: Mapping[str, Any]) -> None:
         """Moves checkpoints above the resumed one out of the way of ``--auto_resume``.
@@ -51,7 +51,7 @@ class ResumedRun:
             f'{key} is {now} now, but the resumed state was made with {then}; {following}'
             for key, then, now in (differences(stored, current) if stored else ())
         ]
-        then, now = self.state.get('data'), opt['data_fingerprint']
+        then, now = self.state.get('data'), progress.data
         if then and then['images'] != now['images']:
             messages.append(
                 f'datasets.train holds {now["images"]} images now, but the resumed state was made '
@@ -120,9 +120,7 @@ def load_resume_state(opt: dict) -> dict | None:
         ResumeError: ``path.resume_state`` cannot be used, there are states but none is whole
             (a fresh start would move the old run aside), or the state is of another network.
     """
-    from basicsr.utils import check_resume, set_random_seed
-
-    drawn = opt.pop('manual_seed_drawn', False)
+    progress.begin()
     path, state = _agreed_choice(opt)
     if path is None:
         return None
@@ -132,12 +130,14 @@ def load_resume_state(opt: dict) -> dict | None:
             raise ResumeError(f'rank {opt["rank"]}: {path} {fault}, although rank 0 can read it.')
     opt['path']['resume_state'] = str(path)
     seed = state.get('options', {}).get('manual_seed')
-    if drawn and seed is not None:  # the option file names none: the run keeps the one it drew
+    if (
+        start().seed_drawn and seed is not None
+    ):  # the option file names none: the run keeps the one it drew
         opt['manual_seed'] = seed
         set_random_seed(seed + opt['rank'])
     refuse_other_networks(opt, path, state)
     check_resume(opt, state['iter'])
-    opt['resumed_run'] = ResumedRun(path, state)
+    progress.resumed = ResumedRun(path, state)
     return state
 
 

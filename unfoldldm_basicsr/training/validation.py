@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, tensor2img
 from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from unfoldldm_basicsr.common.errors import writing
 from unfoldldm_basicsr.common.ranks import together
 from unfoldldm_basicsr.data.items import ItemReader
+from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.rng import preserved_rng
 from unfoldldm_basicsr.training.saved_images import SavedImages, image_name, write_image

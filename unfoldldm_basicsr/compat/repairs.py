@@ -1,9 +1,12 @@
-"""What is done for the models of BasicSR itself, which keep their own training step."""
+"""Functions of BasicSR's own that end a run, or let it go on when it should end."""
 
 from __future__ import annotations
 
 import math
+import sys
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
@@ -35,3 +38,19 @@ def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
             'RestorationModel, which skips such steps.'
         )
     return losses
+
+
+def copy_opt_file(opt_file: str, experiments_root: str) -> None:
+    """Replaces ``basicsr.utils.options.copy_opt_file``, which cannot copy a file onto itself.
+
+    That happens when a run is resumed from the copy in its own folder.
+    """
+    from basicsr.utils.dist_util import get_dist_info
+
+    target = Path(experiments_root) / Path(opt_file).name
+    if get_dist_info()[0] != 0 or (target.exists() and target.samefile(opt_file)):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = Path(opt_file).read_text(encoding='utf-8')
+    header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {" ".join(sys.argv)}\n\n'
+    target.write_text(header + text, encoding='utf-8')

@@ -1,0 +1,108 @@
+"""What BasicSR's train and test pipelines call in this package in place of their own functions.
+
+Remedies of faults are in :mod:`..compat`; these are the ways of this package.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+import basicsr
+import basicsr.metrics
+import basicsr.train
+import basicsr.utils.options
+from basicsr.data import build_dataloader, build_dataset
+
+from unfoldldm_basicsr.compat.patching import replace
+from unfoldldm_basicsr.data.items import TrainingItems, TrainLoader
+from unfoldldm_basicsr.data.loaders import SeededSampler, fingerprint, no_full_batch
+from unfoldldm_basicsr.metrics.calculate import calculate_metric
+from unfoldldm_basicsr.options.parse import parse_options
+from unfoldldm_basicsr.options.read import ordered_yaml, parse_value
+from unfoldldm_basicsr.training.progress import progress
+from unfoldldm_basicsr.training.resume import load_resume_state
+
+
+def install() -> None:
+    """Puts the functions of this package into BasicSR's pipelines; again changes nothing."""
+    for owner, name, replacement in (
+        (basicsr.utils.options, 'ordered_yaml', ordered_yaml),
+        (basicsr.utils.options, '_postprocess_yml_value', parse_value),
+        (basicsr.utils.options, 'parse_options', parse_options),
+        (basicsr.train, 'load_resume_state', load_resume_state),
+        (basicsr.train, 'create_train_val_dataloader', create_train_val_dataloader),
+        (basicsr.metrics, 'calculate_metric', calculate_metric),
+    ):
+        replace(owner, name, replacement)
+
+
+def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
+    """Replaces ``basicsr.train.create_train_val_dataloader``.
+
+    BasicSR counts a last partial batch that its loader drops, so training ends before
+    ``total_iter``, and after no step at all when a batch is larger than the data. Its sampler gives
+    every seed the same order, and a resumed run starts the epoch anew. Here epochs are counted from
+    the loader, the order of the images and their random numbers follow ``manual_seed``, and a
+    resumed run goes on with the batch after the last one it used, reading none before it.
+
+    Returns:
+        ``(train_loader, train_sampler, val_loaders, total_epochs, total_iters)``.
+
+    Raises:
+        ValueError: no images, no full batch, or a data set section of unknown phase.
+    """
+    train, val_loaders = None, []
+    for phase, dataset_opt in opt['datasets'].items():
+        dataset = build_dataset(dataset_opt)
+        if len(dataset) == 0:
+            raise ValueError(f'datasets.{phase}: no images found. Look at its dataroot keys.')
+        settings = {'num_gpu': opt['num_gpu'], 'dist': opt['dist'], 'seed': opt['manual_seed']}
+        if phase == 'train':
+            ratio = dataset_opt.get('dataset_enlarge_ratio', 1)
+            sampler = SeededSampler(
+                dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed']
+            )
+            items = TrainingItems(dataset, dataset_opt, _workers(opt, dataset_opt))
+            loader = build_dataloader(items, dataset_opt, sampler=sampler, **settings)
+            train = TrainLoader(loader), sampler
+            progress.data = fingerprint(dataset)
+        elif phase.split('_')[0] == 'val':
+            val_loaders.append(build_dataloader(dataset, dataset_opt, sampler=None, **settings))
+            logger.info(f'Number of val images/folders in {dataset_opt["name"]}: {len(dataset)}')
+        else:
+            raise ValueError(
+                f"datasets.{phase}: training knows 'train', 'val' and 'val_...' sections only."
+            )
+    if train is None:
+        raise ValueError("datasets: there is no 'train' section.")
+
+    loader, sampler = train
+    steps, total_iters = len(loader), int(opt['train']['total_iter'])
+    if steps == 0:
+        message = no_full_batch(len(loader.dataset), len(sampler), loader.batch_size)
+        raise ValueError(f'datasets.train.batch_size_per_gpu: {message}')
+    epochs = math.ceil(total_iters / steps)
+    progress.steps_per_epoch, progress.val_loaders = steps, val_loaders
+    resumed = progress.resumed
+    if resumed is not None:
+        first_epoch, used = divmod(resumed.state['iter'], steps)
+        sampler.start_at(first_epoch, used * loader.batch_size)
+        resumed.state['epoch'] = first_epoch
+        resumed.report(opt)
+        resumed.set_aside_newer(opt)
+    logger.info(
+        'Training statistics:'
+        f'\n\tNumber of train images: {len(loader.dataset)}'
+        f'\n\tBatch size per process: {loader.batch_size}'
+        f'\n\tProcesses: {opt["world_size"]}'
+        f'\n\tSteps per epoch: {steps}'
+        f'\n\tTotal epochs: {epochs}; iters: {total_iters}.'
+    )
+    return loader, sampler, val_loaders, epochs, total_iters
+
+
+def _workers(opt: Mapping, dataset_opt: Mapping) -> int:
+    """Number of loader processes, as BasicSR counts it."""
+    return dataset_opt['num_worker_per_gpu'] * (1 if opt['dist'] else max(opt['num_gpu'], 1))

@@ -1,0 +1,32 @@
+"""What the hooks of BasicSR's trainer tell each other within one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader
+
+if TYPE_CHECKING:
+    from unfoldldm_basicsr.training.resume import ResumedRun
+
+
+@dataclass
+class Progress:
+    """Facts that one hook finds and a later one needs; the option dict is BasicSR's.
+
+    ``load_resume_state`` begins a new one, the loaders are described in it, and checkpoints hold
+    what they say.
+    """
+
+    resumed: ResumedRun | None = None
+    data: dict[str, Any] | None = None  # fingerprint of the training set
+    steps_per_epoch: int | None = None
+    val_loaders: list[DataLoader] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Forgets an earlier run of this process."""
+        self.__init__()
+
+
+progress = Progress()
