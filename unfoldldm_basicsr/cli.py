@@ -13,7 +13,10 @@ import unfoldldm_basicsr
 from unfoldldm_basicsr.training.huge_pages import prefer_huge_pages
 
 # Each is a module commands/NAME_command.py: NAME, HELP, add_arguments(parser), run(args) -> int.
-COMMANDS = ('list', 'check', 'doctor', 'restore', 'export', 'convert', 'explain', 'degrade')
+COMMANDS = (
+    'list', 'check', 'doctor', 'restore', 'export', 'convert', 'explain', 'degrade',
+    'compare', 'ablate',
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""Fair comparisons of networks: equal data and budgets, costs, statistics, one report."""
