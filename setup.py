@@ -43,6 +43,8 @@ setup(
         'torchvision>=0.19',
         'numpy',
         'opencv-python',
+        'imagecodecs',  # PNG of every kind, and the compressions inside TIFF
+        'tifffile',
         'pillow>=10.1',  # its built-in scalable font labels the pictures
         'lmdb',
         'pyyaml',

@@ -28,7 +28,7 @@ from unfoldldm_basicsr.restoring import (
     Restorer,
     TileError,
     export_checkpoint,
-    read_image,
+    read_picture,
 )
 from unfoldldm_basicsr.weights.checkpoint import network_meta, read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
@@ -236,8 +236,8 @@ def test_the_command_restores_photos_with_a_named_degradation(files, tmp_path, c
     assert 'name it, one of: noise (0), rain (1), haze (2)' in capsys.readouterr().err
     assert not (tmp_path / 'no').exists()
     assert cli.main([*words, str(tmp_path / 'out'), '--degradation', 'haze']) == 0
-    expected = Restorer(path, degradation=2).restore(read_image(photo).pixels)
-    assert np.array_equal(read_image(tmp_path / 'out' / photo.name).pixels, expected)
+    expected = Restorer(path, degradation=2).restore(read_picture(photo).pixels)
+    assert np.array_equal(read_picture(tmp_path / 'out' / photo.name).pixels, expected)
     assert cli.main([*words, str(tmp_path / 'x'), '--degradation', '0', '--save-trace']) == 2
     assert 'unfoldldm explain' in capsys.readouterr().err
 

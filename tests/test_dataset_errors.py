@@ -62,7 +62,7 @@ def test_a_photo_that_disappears_is_named(tmp_path):
 
 def test_float_images_are_refused_by_name(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.tiff'), np.zeros((8, 8, 3), np.float32))
-    with pytest.raises(ValueError, match=r'a\.tiff: holds float32 values'):
+    with pytest.raises(ValueError, match=r'a\.tiff: floating-point'):
         build_dataset(synthetic(tmp_path, 'val'))[0]
 
 

@@ -112,7 +112,7 @@ def test_option_files_without_usable_degradations_are_explained(photo, tmp_path,
 def test_the_photo_is_never_overwritten_and_bad_files_are_named(photo, tmp_path):
     with pytest.raises(ValueError, match='would replace the photo'):
         run(photo, '-o', photo)
-    with pytest.raises(OSError, match=r'nowhere\.png: cannot be read'):
+    with pytest.raises(ValueError, match=r'nowhere\.png: cannot be read'):
         run(tmp_path / 'nowhere.png', '-o', tmp_path / 'sheet.png')
     photo.write_bytes(b'no image')
     with pytest.raises(ValueError, match=r'img_0\.png: cannot be decoded'):

@@ -20,7 +20,7 @@ from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.archs.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.commands import explain_command
 from unfoldldm_basicsr.pictures import vlu_pictures
-from unfoldldm_basicsr.restoring import Restorer, read_image
+from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
 from unfoldldm_basicsr.restoring.explanation import explain_vlunet, reduce_image
 from unfoldldm_basicsr.weights.checkpoint import network_meta
@@ -288,7 +288,7 @@ def test_the_command_writes_pictures_and_the_figures_in_them(weights, tmp_path, 
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == sorted(names)
     printed = capsys.readouterr().out.split()
     assert sorted(printed) == sorted(str(tmp_path / 'out' / name) for name in names)
-    explanation = explain_vlunet(Restorer(weights['clip']), read_image(photo).pixels)
+    explanation = explain_vlunet(Restorer(weights['clip']), read_picture(photo).pixels)
     table = rows_of(tmp_path / 'out' / 'img_0_prompts.csv')
     assert list(table[0]) == ['stage', *CLASSES]
     for row, stage in zip(table, explanation.stages, strict=True):
@@ -322,7 +322,7 @@ def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path):
     photo = write_photos(tmp_path, 1)[0]
     assert explain(tmp_path / 'net.pth', photo, tmp_path / 'out') == 0
     assert {p.name for p in (tmp_path / 'out').iterdir()} == {'img_0_trace.png', 'img_0_stages.csv'}
-    trace, _ = Restorer(tmp_path / 'net.pth').trace(read_image(photo).pixels)
+    trace, _ = Restorer(tmp_path / 'net.pth').trace(read_picture(photo).pixels)
     before = trace.lq
     for row, stage in zip(
         rows_of(tmp_path / 'out' / 'img_0_stages.csv'), trace.stages, strict=True
@@ -347,7 +347,7 @@ def test_a_host_of_the_latent_prior_is_explained_in_both_ways(tmp_path):
     kinds = {p.name.removeprefix('img_0_') for p in (tmp_path / 'out').iterdir()}
     assert kinds == {'prompts.png', 'prompts.csv', 'steps.png', 'steps.csv', 'trace.png',
                      'stages.csv'}  # fmt: skip
-    explanation = explain_vlunet(Restorer(tmp_path / 'net.pth'), read_image(photo).pixels)
+    explanation = explain_vlunet(Restorer(tmp_path / 'net.pth'), read_picture(photo).pixels)
     assert [stage.name for stage in explanation.stages] == STAGES
 
 

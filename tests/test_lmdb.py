@@ -210,7 +210,7 @@ def test_failure_names_the_file_and_leaves_nothing_behind(tmp_path, capsys):
     paths = write_photos(tmp_path / 'images', 3)
     paths[1].write_bytes(paths[1].read_bytes()[:200])
     assert make_lmdb.main([str(tmp_path / 'images'), '-o', str(tmp_path / 'i.lmdb')]) == 1
-    assert 'img_1.png: cannot be decoded' in capsys.readouterr().err
+    assert 'img_1.png: cannot be decoded: truncated' in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ['images']
 
 
@@ -224,7 +224,7 @@ def test_16_bit_images_are_refused_as_bmp_instead_of_losing_bits(tmp_path):
 def test_verification_notices_a_payload_that_decodes_to_another_image(tmp_path, monkeypatch):
     write_photos(tmp_path / 'images', 1)
     monkeypatch.setattr(
-        lmdb_writer, 'encode_image', lambda image, _: cv2.imencode('.jpg', image)[1].tobytes()
+        lmdb_writer, 'encode_png', lambda it: cv2.imencode('.jpg', it.pixels)[1].tobytes()
     )
     with pytest.raises(ValueError, match='img_0 differs'):
         write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')

@@ -15,7 +15,7 @@ from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
 
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import export_command, restore_command
-from unfoldldm_basicsr.restoring import Restorer, read_image
+from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.weights.checkpoint import network_meta
 
 
@@ -56,8 +56,8 @@ def test_names_and_folders_are_kept_and_lossy_formats_become_png(tmp_path, weigh
     assert files_in(tmp_path / 'out') == ['a.b.png', 'c.tif', 'img_0.png']
     assert restore(tmp_path, weights, '--recursive', '--suffix', '_x') == 0
     assert 'deep/er/img_0_x.png' in files_in(tmp_path / 'out')
-    expected = Restorer(weights).restore(read_image(tmp_path / 'in' / 'a.b.JPG').pixels)
-    assert np.array_equal(read_image(tmp_path / 'out' / 'a.b.png').pixels, expected)
+    expected = Restorer(weights).restore(read_picture(tmp_path / 'in' / 'a.b.JPG').pixels)
+    assert np.array_equal(read_picture(tmp_path / 'out' / 'a.b.png').pixels, expected)
 
 
 def test_a_single_file_is_restored(tmp_path, weights, capsys):
@@ -134,7 +134,7 @@ def test_results_are_replaced_only_when_asked(tmp_path, weights):
     assert mine.read_bytes() == b'mine'
     assert files_in(tmp_path / 'out') == ['img_0.png', 'img_1.png']
     assert restore(tmp_path, weights, '--overwrite') == 0
-    assert read_image(mine).pixels.shape == (48, 64, 3)
+    assert read_picture(mine).pixels.shape == (48, 64, 3)
 
 
 def test_two_images_with_one_result_are_refused(tmp_path, weights):
@@ -150,14 +150,14 @@ def test_two_images_with_one_result_are_refused(tmp_path, weights):
 def test_a_full_disk_ends_the_folder_with_what_was_restored(tmp_path, weights, monkeypatch, capsys):
     paths = write_photos(tmp_path / 'in', 4)
     paths[0].write_bytes(b'no image')
-    write = restore_command.write_image
+    write = restore_command.write_picture
 
     def write_one(path, picture):
         if path.name == 'img_2.png':
             raise OSError(28, 'No space left on device')
         write(path, picture)
 
-    monkeypatch.setattr(restore_command, 'write_image', write_one)
+    monkeypatch.setattr(restore_command, 'write_picture', write_one)
     with pytest.raises(OSError, match=r'img_2\.png: cannot be written: No space left'):
         restore(tmp_path, weights)
     out = capsys.readouterr().out
@@ -216,4 +216,4 @@ def test_unfoldldm_is_exported_and_restores_with_tiles_and_traces(tmp_path, caps
     write_photos(tmp_path / 'in', 1)
     assert restore(tmp_path, deploy, '--tile', 40, '--tile-overlap', 16, '--save-trace') == 0
     assert files_in(tmp_path / 'out') == ['img_0.png', 'img_0_trace.png']
-    assert read_image(tmp_path / 'out' / 'img_0_trace.png').pixels.shape[1] > 1000
+    assert read_picture(tmp_path / 'out' / 'img_0_trace.png').pixels.shape[1] > 1000

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain, Step
-from unfoldldm_basicsr.data.images import decode_image, to_float
+from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.patches import center_crop
+from unfoldldm_basicsr.data.pixels import to_float, with_three_channels
 from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.pictures.drawing import (
     GREY,
@@ -70,13 +71,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'--area: at least 8 x 8 pixels, got {args.area[0]} x {args.area[1]}.')
     if args.seed < 0:
         raise ValueError(f'--seed must not be negative, got {args.seed}.')
-    try:
-        payload = args.image.read_bytes()
-    except OSError as error:
-        raise OSError(f'{args.image}: cannot be read: {error.strerror or error}.') from error
     if args.output.exists() and args.output.samefile(args.image):
         raise ValueError(f'--output {args.output}: would replace the photo; choose another name.')
-    image = center_crop(decode_image(payload, str(args.image)), args.area[1], args.area[0])
+    pixels = with_three_channels(read_picture(args.image).opaque)
+    image = center_crop(pixels, args.area[1], args.area[0])
     if args.opt is None:
         chains = {name: DegradationChain([{'type': name}]) for name in DEGRADATIONS}
         title = 'All degradations at their default ranges'

@@ -10,7 +10,7 @@ import numpy as np
 
 from unfoldldm_basicsr.commands.weights_options import add_weights_options, restorer_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.data.picture_files import read_image
+from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.pictures.explanation import (
     csv_text,
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError, FileExistsError, ValueError, OSError: the message says what is wrong.
     """
-    original = read_image(args.image).pixels
+    original = read_picture(args.image).pixels
     image = reduce_image(original, args.max_size)
     restorer = restorer_of(args)
     size = f'{image.shape[1]} x {image.shape[0]} pixels'

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from unfoldldm_basicsr.commands.weights_options import add_weights_options, restorer_of
-from unfoldldm_basicsr.data.picture_files import (
+from unfoldldm_basicsr.data.images import (
+    EXTENSIONS,
     LOSSLESS,
-    READABLE,
     Picture,
-    read_image,
-    write_image,
+    read_picture,
+    write_picture,
 )
 from unfoldldm_basicsr.restoring.restorer import Restorer
 
@@ -214,14 +214,14 @@ def find_images(
     if not images:
         deeper = not recursive and _images(source.rglob('*'))
         raise FileNotFoundError(
-            f'--input {source}: no images ({", ".join(READABLE)}) in this folder.'
+            f'--input {source}: no images ({", ".join(EXTENSIONS)}) in this folder.'
             + (f' {len(deeper)} lie in folders inside it: pass --recursive.' if deeper else '')
         )
     return images
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.suffix.lower() in READABLE and p.is_file())
+    return sorted(p for p in paths if p.suffix.lower() in EXTENSIONS and p.is_file())
 
 
 def _identity(path: Path) -> object:
@@ -241,11 +241,11 @@ def _restore_one(restorer: Restorer, job: Job, progress: tqdm, weights: str) -> 
             progress.set_postfix_str(f'{job.source.name}, tile {done} of {total}')
 
     try:
-        picture = read_image(job.source)
+        picture = read_picture(job.source)
         restored = restorer.restore(picture.pixels, on_tile=show_tile)
     except (ValueError, RuntimeError, MemoryError) as error:
         return str(error) or type(error).__name__
-    write_image(job.target, Picture(restored, picture.icc_profile))
+    write_picture(job.target, Picture(restored, picture.icc_profile))
     if job.trace is not None:
         from unfoldldm_basicsr.pictures import save_picture, trace_picture
 

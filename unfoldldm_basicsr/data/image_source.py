@@ -1,7 +1,7 @@
 """Where images come from: a folder or an LMDB in BasicSR's layout.
 
 Both kinds list names in the same order (sorted by name without extension) and decode by the same
-rules (:mod:`.image_io`), so that a folder and the LMDB made from it give equal batches. Objects
+rules (:mod:`.images`), so that a folder and the LMDB made from it give equal batches. Objects
 hold no open file and can be pickled; LMDB environments are opened on first use, one per database
 and process (LMDB forbids a second one), and never cross a fork.
 """
@@ -19,22 +19,20 @@ from typing import Any
 import numpy as np
 
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.data.images import decode_image
+from unfoldldm_basicsr.data.images import EXTENSIONS, decode
 from unfoldldm_basicsr.data.lmdb_integrity import check_lmdb_file
+from unfoldldm_basicsr.data.pixels import with_three_channels
 
-IMAGE_EXTENSIONS = (
-    '.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pnm'
-)  # fmt: skip
 BACKENDS = ('disk', 'lmdb')
 
 _META_SUFFIX = re.compile(r'\s+\(\s*(\d+)\s*,\s*(\d+)\s*(?:,\s*\d+\s*)?\)(?:\s+-?\d+)?\s*$')
-_META_PAIR = re.compile(rf'^(.*?({"|".join(map(re.escape, IMAGE_EXTENSIONS))})),\s*(.+)$', re.I)
+_META_PAIR = re.compile(rf'^(.*?({"|".join(map(re.escape, EXTENSIONS))})),\s*(.+)$', re.I)
 
 
 def without_extension(name: str) -> str:
     """``'a/b.v1.png'`` -> ``'a/b.v1'``: an image extension is cut, other dots stay."""
     stem, extension = os.path.splitext(name)
-    return stem if extension.lower() in IMAGE_EXTENSIONS else name
+    return stem if extension.lower() in EXTENSIONS else name
 
 
 def list_images(root: str | os.PathLike) -> list[str]:
@@ -57,14 +55,14 @@ def list_images(root: str | os.PathLike) -> list[str]:
         subfolders[:] = [s for s in subfolders if not s.startswith('.')]
         relative = os.path.relpath(folder, root).replace(os.sep, '/')
         for file in files:
-            if file.startswith('.') or not file.lower().endswith(IMAGE_EXTENSIONS):
+            if file.startswith('.') or not file.lower().endswith(EXTENSIONS):
                 others += 1
                 continue
             names.append(file if relative == '.' else f'{relative}/{file}')
     if not names:
         raise ValueError(
             f'{root}: no image in it ({others} other files). '
-            f'Extensions looked for: {" ".join(IMAGE_EXTENSIONS)}.'
+            f'Extensions looked for: {" ".join(EXTENSIONS)}.'
         )
     return sorted(names, key=lambda name: (without_extension(name), name))
 
@@ -137,7 +135,7 @@ class FolderImages:
             payload = Path(path).read_bytes()
         except OSError as error:
             raise type(error)(f'{path}: cannot be read: {error.strerror or error}.') from error
-        return decode_image(payload, path)
+        return with_three_channels(decode(payload, path).opaque)
 
 
 class LmdbImages:
@@ -184,7 +182,7 @@ class LmdbImages:
                 f'{self.origin(name)}: meta_info.txt lists this key but data.mdb lacks it. '
                 f'Build the LMDB again with scripts/data/make_lmdb.py.'
             )
-        return decode_image(payload, self.origin(name))
+        return with_three_channels(decode(payload, self.origin(name)).opaque)
 
 
 ImageSource = FolderImages | LmdbImages

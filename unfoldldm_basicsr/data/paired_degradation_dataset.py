@@ -18,8 +18,8 @@ from unfoldldm_basicsr.data.image_source import (
     read_meta_info,
     without_extension,
 )
-from unfoldldm_basicsr.data.images import to_float
 from unfoldldm_basicsr.data.patches import to_tensor
+from unfoldldm_basicsr.data.pixels import to_float
 from unfoldldm_basicsr.data.restoration_dataset import (
     OptionKeys,
     Problems,

@@ -15,8 +15,8 @@ from unfoldldm_basicsr.data.image_source import (
     open_source,
     read_meta_info,
 )
-from unfoldldm_basicsr.data.images import to_float
 from unfoldldm_basicsr.data.patches import to_tensor
+from unfoldldm_basicsr.data.pixels import to_float
 from unfoldldm_basicsr.data.restoration_dataset import (
     OptionKeys,
     Problems,

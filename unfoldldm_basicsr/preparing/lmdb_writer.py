@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unfoldldm_basicsr.data.image_source import list_images, without_extension
-from unfoldldm_basicsr.data.images import decode_image, encode_image
+from unfoldldm_basicsr.data.images import Picture, decode, encode_bmp, encode_png
 
 PAYLOADS = ('png', 'bmp', 'source')
 _MAX_KEY_BYTES = 511
@@ -119,22 +119,26 @@ def make_records(
 ) -> list[Record]:
     """Decodes one image and encodes it, or its sub-images, for the database.
 
-    Grey images stay grey; orientation and alpha are settled as :mod:`.image_io` says.
+    Grey images stay grey; orientation and alpha are settled as :mod:`..data.images` says.
     """
     source = path.read_bytes()
-    image = decode_image(source, str(path), keep_grey=True)
+    image = decode(source, str(path)).opaque
     pieces = {key: image}
     if sub_images is not None:
         pieces = {f'{key}_s{i:03d}': piece for i, piece in enumerate(sub_images.cut(image), 1)}
     records = []
     for name, piece in pieces.items():
         try:
-            content = source if payload == 'source' else encode_image(piece, f'.{payload}')
+            content = source if payload == 'source' else _encode(piece, payload)
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from error
         shape = (*piece.shape[:2], 1 if piece.ndim == 2 else 3)
         records.append(Record(name, content, shape, _digest(piece)))
     return records
+
+
+def _encode(image: np.ndarray, payload: str) -> bytes:
+    return encode_png(Picture(image)) if payload == 'png' else encode_bmp(image)
 
 
 def _digest(image: np.ndarray) -> bytes:
@@ -285,7 +289,7 @@ def _verify(folder: Path, digests: Iterable[tuple[str, bytes]]) -> None:
             content = transaction.get(key.encode('ascii'))
             if content is None:
                 raise ValueError(f'{folder}: the key {key} was written but is missing.')
-            if _digest(decode_image(content, f'{folder} (key {key})', keep_grey=True)) != digest:
+            if _digest(decode(content, f'{folder} (key {key})').opaque) != digest:
                 raise ValueError(f'{folder}: the image of key {key} differs from its source.')
 
 

@@ -1,6 +1,7 @@
 """Restoring images with trained weights: ``Restorer('net_g.pth').restore(image)``."""
 
-from unfoldldm_basicsr.data.picture_files import ImageReadError, Picture, read_image, write_image
+from unfoldldm_basicsr.data.images import Picture, read_picture, write_picture
+from unfoldldm_basicsr.data.pixels import ImageError
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.restoring.tiling import TileError, tiled_forward
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError, read_checkpoint
@@ -11,7 +12,7 @@ from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 __all__ = [
     'Checkpoint',
     'CheckpointError',
-    'ImageReadError',
+    'ImageError',
     'Picture',
     'Restorer',
     'TileError',
@@ -19,7 +20,7 @@ __all__ = [
     'convert_checkpoint',
     'export_checkpoint',
     'read_checkpoint',
-    'read_image',
+    'read_picture',
     'tiled_forward',
-    'write_image',
+    'write_picture',
 ]
