@@ -76,7 +76,7 @@ def test_damaged_images_are_reported_by_name_while_the_others_are_restored(
     assert files_in(tmp_path / 'out') == ['img_0.png', 'img_2.png']
     out = capsys.readouterr().out
     assert 'Restored 2 of 3 images' in out
-    assert f'failed: {paths[1]}: the image is damaged' in out
+    assert f'failed: {paths[1]}: cannot be decoded' in out
 
 
 @pytest.mark.parametrize('how', ['folder', 'file', 'symlink', 'dots', 'hard link'])
