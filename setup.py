@@ -36,6 +36,7 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['unfoldldm_basicsr', 'unfoldldm_basicsr.*']),
+    package_data={'unfoldldm_basicsr': ['weights/pretrained/*']},
     python_requires='>=3.10,<3.13',
     install_requires=[
         'basicsr==1.4.2',  # source only: see scripts/env.sh for the installation that works

@@ -280,7 +280,7 @@ def test_existing_files_are_replaced_only_when_asked(tmp_path):
         convert_checkpoint(path)
     assert target.read_bytes() == b'mine'
     for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match='is the file to convert'):
+        with pytest.raises(FileExistsError, match='is the file that is read'):
             convert_checkpoint(path, path, overwrite=overwrite)
     with pytest.raises(CheckpointError, match=r'must end in \.pth'):
         convert_checkpoint(path, tmp_path / 'b.ckpt')

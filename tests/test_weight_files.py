@@ -8,16 +8,21 @@ import re
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from basicsr.models.base_model import BaseModel
 from helpers import write_options
 from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
+from tiny_vlunet import build_vlunet, embedding_of, save_vlunet
 
 from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta, read_checkpoint
+from unfoldldm_basicsr.weights.conditioning import read_record
+from unfoldldm_basicsr.weights.export import export_checkpoint
+from unfoldldm_basicsr.weights.loading import load_weights
 from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 META = {'type': 'TinyConvNet', 'dim': 5}
@@ -92,6 +97,77 @@ def test_released_files_without_metadata_are_recognised_by_their_weights(tmp_pat
         assert type(found) is type(net)
         image = torch.rand(1, 3, 16, 16)
         assert torch.equal(found(image), net.eval()(image))
+
+
+WRAPPED = {
+    'compiled, then distributed': lambda k: f'module._orig_mod.{k}',
+    'distributed, then compiled': lambda k: f'_orig_mod.module.{k}',
+    'a compiled part': lambda k: k.replace('head.', 'head._orig_mod.'),
+    'averaged, distributed and compiled': lambda k: f'module.module._orig_mod.{k}',
+}
+
+
+@pytest.mark.parametrize('rename', WRAPPED.values(), ids=WRAPPED.keys())
+@pytest.mark.parametrize('key', ['params', 'g_ema', 'model_state_dict', None])
+def test_what_wrappers_add_to_the_names_is_taken_off(tmp_path, rename, key):
+    state = TinyConvNet(dim=5).state_dict()
+    given = {rename(name): value for name, value in state.items()}
+    given['n_averaged'] = torch.tensor(3)
+    torch.save(given if key is None else {key: given, 'epoch': 3}, tmp_path / 'x.pth')
+    found = read_checkpoint(tmp_path / 'x.pth')
+    assert found.param_key == key
+    assert found.state_dict.keys() == state.keys()
+
+
+def test_averaged_weights_go_before_those_of_the_last_step(tmp_path):
+    first, second = (TinyConvNet(dim=5).state_dict() for _ in range(2))
+    torch.save({'g': first, 'params': first, 'g_ema': second}, tmp_path / 'x.pth')
+    found = read_checkpoint(tmp_path / 'x.pth').state_dict
+    assert all(torch.equal(found[key], second[key]) for key in second)
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
+def test_exported_files_hold_the_same_network_in_either_format(tmp_path, suffix):
+    ema = save_tiny(tmp_path / 'x.pth')
+    exported = tmp_path / f'y{suffix}'
+    export_checkpoint(tmp_path / 'x.pth', exported)
+    if suffix == '.safetensors':
+        assert safetensors.torch.load_file(exported).keys() == ema.state_dict().keys()
+    image = torch.rand(1, 3, 9, 7)
+    assert torch.equal(build_from_checkpoint(exported)(image), ema(image))
+    net = TinyConvNet(dim=5)
+    load_weights(net, exported)
+    assert torch.equal(net(image), ema(image))
+
+
+def test_safetensors_keep_the_degradation_vectors_and_foreign_ones_are_read(tmp_path):
+    net, embedding = build_vlunet(), embedding_of('label')
+    path = save_vlunet(tmp_path / 'a.pth', net, 'label', embedding)
+    export_checkpoint(path, tmp_path / 'b.safetensors')
+    records = [read_record(read_checkpoint(tmp_path / name)) for name in ('a.pth', 'b.safetensors')]
+    assert records[0].classes == records[1].classes
+    assert records[0].arch == records[1].arch
+    assert torch.equal(*(record.state_dict['table.weight'] for record in records))
+    bare = NAFNet(width=4, enc_blk_nums=[1], dec_blk_nums=[1], middle_blk_num=1)
+    safetensors.torch.save_file(bare.state_dict(), tmp_path / 'c.safetensors')
+    assert isinstance(build_from_checkpoint(tmp_path / 'c.safetensors'), NAFNet)
+    data = (tmp_path / 'c.safetensors').read_bytes()
+    (tmp_path / 'c.safetensors').write_bytes(data[:-40])
+    with pytest.raises(CheckpointError, match='truncated or damaged'):
+        read_checkpoint(tmp_path / 'c.safetensors')
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'\n<!DOCTYPE html><html>Sign in</html>', 'is a web page, not weights'),
+        (b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a', r'Git LFS.*git lfs pull'),
+    ],
+)
+def test_what_downloads_leave_behind_is_named(tmp_path, content, message):
+    (tmp_path / 'x.pth').write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(tmp_path / 'x.pth')
 
 
 def test_unrecognised_weights_ask_for_an_option_file_and_take_it(tmp_path):

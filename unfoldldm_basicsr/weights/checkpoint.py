@@ -152,18 +152,27 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
         raise CheckpointError(f'{damaged}. {_AGAIN}') from error
 
 
-def file_bytes(path: Path, content: Mapping[str, Any]) -> bytes:
-    """A file of this package (``params``, metadata) in the format that the ending asks for.
+def refuse_target(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Checks the name of a weight file to write.
 
     Raises:
-        CheckpointError: neither ``.pth`` nor ``.safetensors``.
+        FileExistsError: it exists, or is ``source``.
+        CheckpointError: it ends neither in ``.pth`` nor in ``.safetensors``.
     """
-    if path.suffix == '.pth':
+    if target.exists() and source.exists() and target.samefile(source):
+        raise FileExistsError(f'{target}: is the file that is read; choose another name.')
+    if target.exists() and not overwrite:
+        raise FileExistsError(f'{target}: exists; choose another name or pass --overwrite.')
+    if target.is_dir() or target.suffix not in ('.pth', SAFETENSORS):
+        raise CheckpointError(f'{target}: the name must end in .pth or {SAFETENSORS}.')
+
+
+def file_bytes(path: Path, content: Mapping[str, Any]) -> bytes:
+    """A file of this package (``params``, metadata) in the format that the ending asks for."""
+    if path.suffix != SAFETENSORS:
         buffer = io.BytesIO()
         torch.save(dict(content), buffer)
         return buffer.getvalue()
-    if path.suffix != SAFETENSORS:
-        raise CheckpointError(f'{path}: the name must end in .pth or {SAFETENSORS}.')
     tensors, meta = dict(content['params']), {ARCH_KEY: json.dumps(content[ARCH_KEY])}
     if record := content.get(DEGRADATION_KEY):
         embedding = dict(record['embedding'])

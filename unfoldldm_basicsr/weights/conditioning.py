@@ -30,6 +30,7 @@ from unfoldldm_basicsr.weights.checkpoint import (
     checked_meta,
     is_state_dict,
     network_meta,
+    read_checkpoint,
 )
 from unfoldldm_basicsr.weights.networks import build_network
 
@@ -81,8 +82,8 @@ def read_record(checkpoint: Checkpoint) -> DegradationRecord | None:
     content, path = checkpoint.degradation, checkpoint.path
     if content is None:
         return None
-    embedding = content.get('embedding') if isinstance(content, Mapping) else None
-    classes = content.get('classes') if isinstance(content, Mapping) else None
+    content = content if isinstance(content, Mapping) else {}
+    embedding, classes = content.get('embedding'), content.get('classes')
     if (
         not isinstance(embedding, Mapping)
         or not isinstance(classes, list | tuple)
@@ -99,42 +100,6 @@ def read_record(checkpoint: Checkpoint) -> DegradationRecord | None:
     check_finite(path, state_dict)
     meta = {'type': embedding.get('type'), 'kwargs': embedding.get('kwargs')}
     return DegradationRecord(tuple(classes), checked_meta(path, meta), dict(state_dict))
-
-
-def build_embedding(
-    record: DegradationRecord, path: Path, *, clip_weights: str | Path | None = None
-) -> nn.Module:
-    """The embedding of a record with its weights, on the CPU in eval mode without gradients.
-
-    Args:
-        record: from :func:`read_record`.
-        path: the weight file, for errors.
-        clip_weights: OpenCLIP tag or file to take a backbone from that is not in the file.
-
-    Raises:
-        CheckpointError: the embedding is unknown, its weights do not fit, or its CLIP backbone
-            cannot be had.
-        ImportError: OpenCLIP is needed and not installed.
-    """
-    meta = record.arch
-    if clip_weights is not None:
-        if meta['kwargs'].get('pretrained') is None:
-            raise CheckpointError(
-                f'{path}: holds all that its degradation vectors need ({meta["type"]});'
-                f' leave out --clip-weights.'
-            )
-        meta = {**meta, 'kwargs': {**meta['kwargs'], 'pretrained': str(clip_weights)}}
-    stored = Checkpoint(path, DEGRADATION_KEY, record.state_dict, meta)
-    try:
-        embedding, _ = build_network(stored)
-    except CheckpointError:
-        raise
-    except (FileNotFoundError, ValueError) as error:
-        raise CheckpointError(
-            f'{path}: its degradation vectors come from CLIP weights that are not in the file.'
-            f' {error} Weights on this disk are given with --clip-weights FILE.'
-        ) from error
-    return embedding
 
 
 class Conditioning:
@@ -156,14 +121,9 @@ class Conditioning:
     def __init__(
         self, embedding: nn.Module, classes: Sequence[str], degradation: str | int = AUTO
     ) -> None:
-        self.embedding = embedding.eval()
-        self.classes = tuple(classes)
-        self.label = self._index(degradation)
-
-    @property
-    def needs_label(self) -> bool:
-        """Whether the embedding cannot tell the degradation from the image."""
-        return embedding_contract_of(self.embedding).needs_label
+        self.embedding, self.classes = embedding.eval(), tuple(classes)
+        self.needs_label = embedding_contract_of(embedding).needs_label
+        self.label = self._index(str(degradation))
 
     def to(self, device: torch.device) -> Conditioning:
         """Moves the embedding; returns itself."""
@@ -173,34 +133,35 @@ class Conditioning:
     @torch.no_grad()
     def __call__(self, lq: Tensor) -> Tensor:
         """Vectors (B, E) of whole images (B, 3, H, W), RGB in [0, 1], on the embedding's device."""
-        label = None if self.label is None else torch.full((len(lq),), self.label)
-        if label is not None:
-            label = label.to(next(self.embedding.parameters()).device)
+        label = None
+        if self.label is not None:
+            device = next(self.embedding.parameters()).device
+            label = torch.full((len(lq),), self.label, device=device)
         return self.embedding(lq, label)
 
-    def _index(self, degradation: str | int) -> int | None:
-        known = ', '.join(f'{name} ({i})' for i, name in enumerate(self.classes))
+    def _index(self, degradation: str) -> int | None:
         kind = type(self.embedding).__name__
-        if degradation == AUTO:
-            if self.needs_label:
-                raise ValueError(
-                    f'--degradation: these weights ({kind}) cannot tell the degradation from the'
-                    f' image; name it, one of: {known}.'
-                )
-            return None
         if not self.needs_label:
+            if degradation == AUTO:
+                return None
             raise ValueError(
                 f'--degradation {degradation}: these weights ({kind}) tell the degradation from'
                 f" the image; leave the option out or at 'auto'."
             )
-        if degradation in self.classes:
-            return self.classes.index(degradation)
-        text = str(degradation)
-        if text.isdecimal() and int(text) < len(self.classes):
-            return int(text)
+        names = self.classes
+        if degradation == AUTO:
+            known = ', '.join(f'{name} ({i})' for i, name in enumerate(names))
+            raise ValueError(
+                f'--degradation: these weights ({kind}) cannot tell the degradation from the'
+                f' image; name it, one of: {known}.'
+            )
+        if degradation in names:
+            return names.index(degradation)
+        if degradation.isdecimal() and int(degradation) < len(names):
+            return int(degradation)
         raise ValueError(
             f'--degradation {degradation}: neither a degradation of these weights nor an index from'
-            f' 0 to {len(self.classes) - 1}.{did_you_mean(text, self.classes)}'
+            f' 0 to {len(names) - 1}.{did_you_mean(degradation, names)}'
         )
 
 
@@ -212,32 +173,51 @@ def build_conditioning(
 ) -> Conditioning:
     """The degradation vectors that belong to a checkpoint of a conditioned network.
 
+    They come from the file itself, else from the ``net_e_*.pth`` that training writes beside its
+    ``net_g_*.pth``.
+
     Args:
         checkpoint: of the network.
         degradation: see :class:`Conditioning`.
-        clip_weights: see :func:`build_embedding`.
+        clip_weights: OpenCLIP tag or file to take a backbone from that is not in the file.
 
     Raises:
-        CheckpointError: the file does not say where the vectors come from; and see
-            :func:`build_embedding`.
+        CheckpointError: nothing says where the vectors come from, the embedding is unknown, its
+            weights do not fit, or its CLIP backbone cannot be had.
         ValueError: see :class:`Conditioning`.
+        ImportError: OpenCLIP is needed and not installed.
     """
-    record = read_record(checkpoint)
+    path, record = checkpoint.path, read_record(checkpoint)
     if record is None:
+        beside = path.with_name(path.name.replace('net_g', 'net_e'))
+        stored = None
+        if beside != path and beside.is_file():
+            stored = read_checkpoint(beside, checkpoint.param_key, fallback=True)
+        if stored is None or stored.arch is None:
+            raise CheckpointError(
+                f'{path}: the network needs a degradation vector, but the file has no'
+                f" '{DEGRADATION_KEY}' that says where it comes from. Files of training runs and of"
+                f' unfoldldm convert have it; put the net_e_*.pth of the training beside its'
+                f' net_g_*.pth, or in Python, pass degradation=vector to restore.'
+            )
+        count, path = stored.arch['kwargs'].get('num_degradations', 0), beside
+        names = tuple(map(str, range(count)))  # such a file has no names
+        record = DegradationRecord(names, stored.arch, stored.state_dict)
+    meta = record.arch
+    if clip_weights is not None:
+        if meta['kwargs'].get('pretrained') is None:
+            raise CheckpointError(
+                f'{path}: holds all that its degradation vectors need ({meta["type"]});'
+                f' leave out --clip-weights.'
+            )
+        meta = {**meta, 'kwargs': {**meta['kwargs'], 'pretrained': str(clip_weights)}}
+    try:
+        embedding, _ = build_network(Checkpoint(path, DEGRADATION_KEY, record.state_dict, meta))
+    except CheckpointError:
+        raise
+    except (FileNotFoundError, ValueError) as error:
         raise CheckpointError(
-            f'{checkpoint.path}: the network needs a degradation vector, but the file has no'
-            f" '{DEGRADATION_KEY}' that says where it comes from. Files of training runs and of"
-            f' unfoldldm convert have it; in Python, pass degradation=vector to restore.'
-        )
-    embedding = build_embedding(record, checkpoint.path, clip_weights=clip_weights)
+            f'{path}: its degradation vectors come from CLIP weights that are not in the file.'
+            f' {error} Weights on this disk are given with --clip-weights FILE.'
+        ) from error
     return Conditioning(embedding, record.classes, degradation)
-
-
-def exported_record(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The content of :data:`DEGRADATION_KEY` for a file for restoring: averaged weights only."""
-    record = read_record(checkpoint)
-    if record is None:
-        return None
-    return degradation_meta(
-        record.classes, {'type': record.arch['type'], **record.arch['kwargs']}, record.state_dict
-    )

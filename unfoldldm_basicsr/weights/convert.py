@@ -13,7 +13,6 @@ released networks for a single task.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,10 +28,12 @@ from unfoldldm_basicsr.weights.checkpoint import (
     CheckpointError,
     UnsafePickleError,
     check_finite,
+    file_bytes,
     is_state_dict,
     load_content,
     network_meta,
     read_checkpoint,
+    refuse_target,
 )
 from unfoldldm_basicsr.weights.clip_shapes import VIT_B_32, infer_clip_config
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
@@ -88,12 +89,7 @@ def convert_checkpoint(
     """
     source = Path(source)
     target = source.with_name(f'{source.stem}_basicsr.pth') if target is None else Path(target)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise FileExistsError(f'{target}: is the file to convert; choose another name.')
-    if target.exists() and not overwrite:
-        raise FileExistsError(f'{target}: exists; choose another name or pass --overwrite.')
-    if target.is_dir() or target.suffix != '.pth':
-        raise CheckpointError(f'{target}: the name of the converted file must end in .pth.')
+    refuse_target(source, target, overwrite=overwrite)
     try:
         content = load_content(source, unsafe_pickle=unsafe_pickle)
     except UnsafePickleError as error:
@@ -102,9 +98,7 @@ def convert_checkpoint(
             f' the file, --unsafe-pickle reads it once and the converted file is free of them.'
         ) from error
     converted, content = _convert(source, content, classes)
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes_atomic(target, buffer.getvalue())
+    write_bytes_atomic(target, file_bytes(target, content))
     return converted._replace(path=target)
 
 

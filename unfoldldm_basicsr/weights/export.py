@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
@@ -17,9 +12,11 @@ from unfoldldm_basicsr.weights.checkpoint import (
     ARCH_KEY,
     DEGRADATION_KEY,
     CheckpointError,
+    file_bytes,
     read_checkpoint,
+    refuse_target,
 )
-from unfoldldm_basicsr.weights.conditioning import exported_record
+from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
 from unfoldldm_basicsr.weights.networks import build_network
 
 RESTORING_PHASE = 'inference'
@@ -52,7 +49,7 @@ def export_checkpoint(
 
     Args:
         source: training checkpoint.
-        target: file to write; it appears complete or not at all.
+        target: file to write, ``.pth`` or ``.safetensors``; it appears complete or not at all.
         opt_file: option file, for a source without metadata.
         param_key: which weights; default ``params_ema`` where present.
         overwrite: replace an existing target.
@@ -63,14 +60,8 @@ def export_checkpoint(
         FileExistsError: the target exists, or is the source.
     """
     source, target = Path(source), Path(target)
-    checkpoint = read_checkpoint(source, param_key=param_key)
-    if target.exists() and target.samefile(source):
-        raise FileExistsError(f'{target}: is the file to export; choose another name.')
-    if target.exists() and not overwrite:
-        raise FileExistsError(f'{target}: exists; choose another name or pass --overwrite.')
-    if target.is_dir() or target.suffix != '.pth':
-        raise CheckpointError(f'{target}: the name of the exported file must end in .pth.')
-
+    checkpoint = read_checkpoint(source, param_key)
+    refuse_target(source, target, overwrite=overwrite)
     network, meta = build_network(checkpoint, opt_file=opt_file)
     phase = contract_of(network).phase
     if phase == 1:
@@ -83,25 +74,19 @@ def export_checkpoint(
         checkpoint = dataclasses.replace(checkpoint, arch=meta)
         network, meta = build_network(checkpoint, drop_unexpected=True)
 
-    state_dict = network.state_dict()
-    buffer = io.BytesIO()
-    content = {'params': state_dict, ARCH_KEY: meta}
-    record = exported_record(checkpoint)
+    params, embedding = network.state_dict(), {}
+    content = {'params': params, ARCH_KEY: meta}
+    record = read_record(checkpoint)
     if record is not None:
-        content[DEGRADATION_KEY] = record
-    torch.save(content, buffer)
-    write_bytes_atomic(target, buffer.getvalue())
+        embedding = record.state_dict
+        option = {'type': record.arch['type'], **record.arch['kwargs']}
+        content[DEGRADATION_KEY] = degradation_meta(record.classes, option, embedding)
+    write_bytes_atomic(target, file_bytes(target, content))
     return Exported(
         network=meta['type'],
         param_key=checkpoint.param_key or 'bare state dict',
         bytes_before=source.stat().st_size,
         bytes_after=target.stat().st_size,
-        values=_values(state_dict) + (_values(record['embedding']['params']) if record else 0),
-        dropped=tuple(
-            sorted({k.split('.')[0] for k in checkpoint.state_dict if k not in state_dict})
-        ),
+        values=sum(value.numel() for value in [*params.values(), *embedding.values()]),
+        dropped=tuple(sorted({k.split('.')[0] for k in checkpoint.state_dict if k not in params})),
     )
-
-
-def _values(state_dict: Mapping[str, Tensor]) -> int:
-    return sum(value.numel() for value in state_dict.values())

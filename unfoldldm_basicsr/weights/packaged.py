@@ -1,0 +1,65 @@
+"""Small trained weights that come with the package.
+
+The folder ``pretrained`` holds, for every NAME, the weights and a model card ``NAME.md`` whose
+first line says in a few words what they are for. ``SHA256SUMS`` (``sha256sum -c`` checks it) lists
+the weight files; the first of them is what ``unfoldldm restore`` takes when no weights are named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError
+
+FOLDER = Path(str(resources.files('unfoldldm_basicsr.weights').joinpath('pretrained')))
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """Weights of the package; ``summary`` is the first line of their card."""
+
+    name: str
+    path: Path
+    sha256: str
+    summary: str
+
+
+def packaged_weights(folder: Path = FOLDER) -> dict[str, Packaged]:
+    """All of them by name, the default first; empty where none are installed."""
+    sums = folder / 'SHA256SUMS'
+    found = {}
+    for line in sums.read_text(encoding='utf-8').splitlines() if sums.is_file() else ():
+        sha256, file = line.split(maxsplit=1)
+        path = folder / file.lstrip('*')
+        card = path.with_suffix('.md').read_text(encoding='utf-8')
+        summary = card.partition('\n')[0].lstrip('# ')
+        found[path.stem] = Packaged(path.stem, path, sha256, summary)
+    return found
+
+
+def packaged_file(name: str | None = None, folder: Path = FOLDER) -> Path:
+    """The weight file of that name, or the default one, checked to be the one that was published.
+
+    Raises:
+        CheckpointError: no such weights, or the file is damaged.
+    """
+    known = packaged_weights(folder)
+    if not known:
+        raise CheckpointError(
+            'No weights come with this installation: name yours with --weights net_g.pth.'
+        )
+    if name is not None and name not in known:
+        raise CheckpointError(
+            f'--pretrained {name}: there are {", ".join(known)}.{did_you_mean(name, known)}'
+        )
+    chosen = known[name or next(iter(known))]
+    if hashlib.sha256(chosen.path.read_bytes()).hexdigest() != chosen.sha256:
+        raise CheckpointError(
+            f'{chosen.path}: is not the published file (its SHA-256 differs); install the package'
+            f' again.'
+        )
+    return chosen.path
