@@ -27,7 +27,7 @@ def run_python(
         cwd: folder to run in.
         variables: environment variables to add.
     """
-    places = os.pathsep.join(map(str, (ROOT, ROOT / 'scripts' / 'faults')))
+    places = os.pathsep.join(map(str, (ROOT, ROOT / 'scripts' / 'faults', ROOT / 'tests')))
     environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=places, **variables)
     return subprocess.run(
         [sys.executable, *args],

@@ -12,8 +12,6 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from unfoldldm_basicsr.pictures import (
-    StageImages,
-    Trace,
     comparison_grid,
     detail_boxes,
     markdown_table,
@@ -36,6 +34,7 @@ from unfoldldm_basicsr.pictures.drawing import (
     to_rgb8,
 )
 from unfoldldm_basicsr.pictures.trace_picture import CELL
+from unfoldldm_basicsr.restoring.traces import StageImages, Trace
 
 
 def photo(height=40, width=60, seed=0):

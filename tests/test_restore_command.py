@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import hashlib
 import os
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import write_photos
+from helpers import run_python, write_photos
+from PIL import Image
 from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
 
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import export_command, restore_command
 from unfoldldm_basicsr.restoring import Restorer, read_picture
-from unfoldldm_basicsr.weights.checkpoint import network_meta
+from unfoldldm_basicsr.weights import packaged
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta
+from unfoldldm_basicsr.weights.export import export_checkpoint
 
 
 def call(command, *arguments) -> int:
@@ -117,9 +123,7 @@ def test_a_trace_never_overwrites_an_input(tmp_path, weights):
     image = write_photos(tmp_path / 'in', 1)[0]
     image.with_name('img_0_x_trace.png').write_bytes(image.read_bytes())
     with pytest.raises(FileExistsError, match=r'img_0_x_trace\.png: would overwrite the input'):
-        restore_command.plan_jobs(
-            tmp_path / 'in', tmp_path / 'in', suffix='_x', recursive=False, save_trace=True
-        )
+        restore_command.plan_jobs([tmp_path / 'in'], tmp_path / 'in', suffix='_x', save_trace=True)
 
 
 def test_results_are_replaced_only_when_asked(tmp_path, weights):
@@ -137,27 +141,160 @@ def test_results_are_replaced_only_when_asked(tmp_path, weights):
     assert read_picture(mine).pixels.shape == (48, 64, 3)
 
 
-def test_two_images_with_one_result_are_refused(tmp_path, weights):
+def test_one_photo_in_several_formats_gives_as_many_results(tmp_path, weights):
     image = write_photos(tmp_path / 'in', 1)[0]
-    cv2.imwrite(str(image.with_suffix('.jpg')), cv2.imread(str(image)))
-    with pytest.raises(
-        ValueError, match=r'img_0\.png: would be the result of 2 images .*img_0\.jpg'
+    for suffix in ('.jpg', '.webp', '.tif'):
+        cv2.imwrite(str(image.with_suffix(suffix)), cv2.imread(str(image)))
+    assert restore(tmp_path, weights) == 0
+    names = ['img_0.jpg.png', 'img_0.png', 'img_0.tif', 'img_0.webp.png']
+    assert files_in(tmp_path / 'out') == names
+    expected = Restorer(weights).restore(read_picture(image.with_suffix('.jpg')).pixels)
+    assert np.array_equal(read_picture(tmp_path / 'out' / names[0]).pixels, expected)
+
+
+def test_several_images_and_folders_are_restored_together(tmp_path, weights):
+    first = write_photos(tmp_path / 'a', 2)
+    write_photos(tmp_path / 'b' / 'deep', 1)[0].rename(tmp_path / 'b' / 'deep' / 'c.png')
+    words = ('-i', first[1], tmp_path / 'b', '--recursive', '-o', tmp_path / 'out', '-w', weights)
+    assert call(restore_command, *words) == 0
+    assert files_in(tmp_path / 'out') == ['deep/c.png', 'img_1.png']
+    again = write_photos(tmp_path / 'd', 2)[1]
+    with pytest.raises(ValueError, match=r'img_1\.png: would be the result of 2 images'):
+        call(restore_command, '-i', first[1], again, '-o', tmp_path / 'no', '-w', weights)
+    assert not (tmp_path / 'no').exists()
+
+
+def test_the_output_may_name_the_result_of_one_image(tmp_path, weights):
+    image, target = write_photos(tmp_path / 'in', 1)[0], tmp_path / 'deep' / 'result.tif'
+    assert call(restore_command, '-i', image, '-o', target, '-w', weights) == 0
+    expected = Restorer(weights).restore(read_picture(image).pixels)
+    assert np.array_equal(read_picture(target).pixels, expected)
+    with pytest.raises(FileExistsError, match='--overwrite'):
+        call(restore_command, '-i', image, '-o', target, '-w', weights)
+    for source, output, message in (
+        (image, tmp_path / 'x.jpg', 'results are stored without loss'),
+        (image.parent, tmp_path / 'x.png', 'names one image'),
     ):
+        with pytest.raises(ValueError, match=message):
+            call(restore_command, '-i', source, '-o', output, '-w', weights)
+        assert not output.exists()
+
+
+def test_metadata_are_kept_unless_refused(tmp_path, weights):
+    write_photos(tmp_path, 1)
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = 'A camera', 6  # maker; a quarter turn
+    (tmp_path / 'in').mkdir()
+    Image.open(tmp_path / 'img_0.png').save(tmp_path / 'in' / 'x.jpg', exif=exif)
+    assert restore(tmp_path, weights) == 0
+    result = Image.open(tmp_path / 'out' / 'x.png')
+    assert result.size == (48, 64)
+    assert result.getexif()[0x010F] == 'A camera'
+    assert result.getexif().get(0x0112, 1) == 1, 'the pixels are upright already'
+    assert restore(tmp_path, weights, '--no-keep-metadata', '--overwrite') == 0
+    assert not Image.open(tmp_path / 'out' / 'x.png').getexif()
+
+
+def refusing(name: str, code: int):
+    """``write_picture`` that fails for one name."""
+    write = restore_command.write_picture
+
+    def write_others(path, picture):
+        if path.name == name:
+            raise OSError(code, os.strerror(code), str(path))
+        write(path, picture)
+
+    return write_others
+
+
+@pytest.mark.parametrize('fault', ['name too long', 'a folder', 'no permission'])
+def test_a_result_that_cannot_be_written_is_named_and_the_others_are_restored(
+    tmp_path, weights, fault, capsys, monkeypatch
+):
+    write_photos(tmp_path / 'in', 3)
+    if fault == 'name too long':
+        (tmp_path / 'in' / 'img_1.png').rename(tmp_path / 'in' / f'{"long" * 62}.jpg')
+    elif fault == 'a folder':
+        (tmp_path / 'out' / 'img_1.png').mkdir(parents=True)
+    else:
+        monkeypatch.setattr(restore_command, 'write_picture', refusing('img_1.png', errno.EACCES))
+    assert restore(tmp_path, weights) == 1
+    assert files_in(tmp_path / 'out') == ['img_0.png', 'img_2.png']
+    out = capsys.readouterr().out
+    assert 'Restored 2 of 3 images' in out
+    assert re.search(r'failed: .*(long\.jpg|img_1\.png): cannot be written: ', out)
+
+
+def test_going_on_after_an_interruption_makes_up_for_missing_traces(tmp_path):
+    kwargs = unfoldldm_kwargs()
+    meta = network_meta({'type': 'UnfoldLDM', **kwargs})
+    torch.save({'params': UnfoldLDM(**kwargs).state_dict(), 'arch': meta}, tmp_path / 'net_g.pth')
+    write_photos(tmp_path / 'in', 2, (24, 24))
+    words = (tmp_path, tmp_path / 'net_g.pth', '--skip-existing', '--save-trace')
+    assert restore(*words) == 0
+    (tmp_path / 'out' / 'img_0_trace.png').unlink()
+    kept = (tmp_path / 'out' / 'img_1.png').stat().st_mtime_ns
+    assert restore(*words) == 0
+    assert (tmp_path / 'out' / 'img_0_trace.png').is_file()
+    assert (tmp_path / 'out' / 'img_1.png').stat().st_mtime_ns == kept
+
+
+def test_names_that_the_terminal_cannot_show_are_restored_and_named(tmp_path, weights):
+    """A Windows zip leaves names that are no UTF-8; the terminal here knows ASCII only."""
+    photos = write_photos(tmp_path / 'in', 2)
+    photos[0].rename(os.fsdecode(os.fsencode(tmp_path / 'in') + b'/caf\xe9.png'))
+    photos[1].unlink()
+    (tmp_path / 'in' / '\u96ea.png').write_bytes(b'no image')
+    code = 'from unfoldldm_basicsr import cli; import tiny_network; raise SystemExit(cli.main())'
+    words = ['restore', '-i', 'in', '-o', 'out', '-w', str(weights)]
+    done = run_python('-c', code, *words, cwd=tmp_path, PYTHONIOENCODING='ascii', PYTHONUTF8='1')
+    assert done.returncode == 1, done.stderr
+    assert os.listdir(os.fsencode(tmp_path / 'out')) == [b'caf\xe9.png']
+    assert 'failed: in/\\u96ea.png: ' in done.stdout
+
+
+def test_an_image_that_needs_more_memory_than_is_free_is_found_before_the_run(
+    tmp_path, weights, monkeypatch
+):
+    write_photos(tmp_path / 'in', 2, (64, 96))
+    monkeypatch.setattr('unfoldldm_basicsr.restoring.restorer.free_memory', lambda _: 200_000)
+    with pytest.raises(ValueError, match=r'img_0\.png: 96x64 pixels need about .* --tile 512'):
         restore(tmp_path, weights)
     assert not (tmp_path / 'out').exists()
+    assert restore(tmp_path, weights, '--tile', '24', '--tile-overlap', '8') == 0
+
+
+def test_without_named_weights_those_of_the_package_restore(tmp_path, weights, monkeypatch):
+    photo, folder = write_photos(tmp_path / 'in', 1)[0], tmp_path / 'package'
+    folder.mkdir()
+    words = ('-i', photo, '-o', tmp_path / 'out', '--overwrite')
+    monkeypatch.setattr(packaged, 'FOLDER', folder)
+    with pytest.raises(CheckpointError, match=r'No weights come with this .* --weights net_g\.pth'):
+        call(restore_command, *words)
+    lines = []
+    for name in ('noise', 'dark'):
+        export_checkpoint(weights, folder / f'{name}.safetensors')
+        (folder / f'{name}.md').write_text(f'# Restores {name} photos\n\nDetails.\n')
+        sha256 = hashlib.sha256((folder / f'{name}.safetensors').read_bytes()).hexdigest()
+        lines.append(f'{sha256}  {name}.safetensors\n')
+    (folder / 'SHA256SUMS').write_text(''.join(lines))
+    assert call(restore_command, *words) == 0
+    expected = Restorer(weights).restore(read_picture(photo).pixels)
+    assert np.array_equal(read_picture(tmp_path / 'out' / photo.name).pixels, expected)
+    summaries = {name: found.summary for name, found in packaged.packaged_weights().items()}
+    assert summaries == {'noise': 'Restores noise photos', 'dark': 'Restores dark photos'}
+    with pytest.raises(CheckpointError, match=r"noise, dark\. Did you mean 'dark'"):
+        call(restore_command, *words, '--pretrained', 'drak')
+    with open(folder / 'dark.safetensors', 'ab') as file:
+        file.write(b'x')
+    with pytest.raises(CheckpointError, match='SHA-256 differs'):
+        call(restore_command, *words, '--pretrained', 'dark')
 
 
 def test_a_full_disk_ends_the_folder_with_what_was_restored(tmp_path, weights, monkeypatch, capsys):
     paths = write_photos(tmp_path / 'in', 4)
     paths[0].write_bytes(b'no image')
-    write = restore_command.write_picture
-
-    def write_one(path, picture):
-        if path.name == 'img_2.png':
-            raise OSError(28, 'No space left on device')
-        write(path, picture)
-
-    monkeypatch.setattr(restore_command, 'write_picture', write_one)
+    monkeypatch.setattr(restore_command, 'write_picture', refusing('img_2.png', errno.ENOSPC))
     with pytest.raises(OSError, match=r'img_2\.png: cannot be written: No space left'):
         restore(tmp_path, weights)
     out = capsys.readouterr().out

@@ -335,6 +335,6 @@ def test_a_trace_with_tiles_shows_the_middle_of_large_images_only(unfoldldm):
 
 def test_networks_without_stages_have_no_trace():
     restorer = Restorer(TinyConvNet())
-    assert not restorer.can_trace
+    assert not restorer.contract.can_trace
     with pytest.raises(ValueError, match='no stages'):
         restorer.trace(image_of((8, 8, 3)))

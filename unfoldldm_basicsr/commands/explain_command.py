@@ -12,17 +12,17 @@ from unfoldldm_basicsr.commands.weights_options import add_weights_options, rest
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures.drawing import save_picture
-from unfoldldm_basicsr.pictures.explanation import (
+from unfoldldm_basicsr.pictures.trace_picture import trace_picture
+from unfoldldm_basicsr.pictures.vlu_pictures import attention_picture, prompt_picture, step_picture
+from unfoldldm_basicsr.restoring.explanation import can_explain, explain_vlunet, reduce_image
+from unfoldldm_basicsr.restoring.restorer import Restorer
+from unfoldldm_basicsr.restoring.traces import (
     csv_text,
     prompt_rows,
     score_rows,
     step_rows,
     trace_rows,
 )
-from unfoldldm_basicsr.pictures.trace_picture import trace_picture
-from unfoldldm_basicsr.pictures.vlu_pictures import attention_picture, prompt_picture, step_picture
-from unfoldldm_basicsr.restoring.explanation import can_explain, explain_vlunet, reduce_image
-from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.weights.conditioning import AUTO
 
 NAME = 'explain'
@@ -56,19 +56,19 @@ def run(args: argparse.Namespace) -> int:
     size = f'{image.shape[1]} x {image.shape[0]} pixels'
     if image.shape != original.shape:
         size += f', reduced from {original.shape[1]} x {original.shape[0]}'
-    note = f'{args.image.name} ({size}), {type(restorer.net).__name__}, {Path(args.weights).name}'
+    note = f'{args.image.name} ({size}), {type(restorer.net).__name__}, {restorer.name}'
     if args.degradation != AUTO:
         note += f", told '{args.degradation}'"
     files, remark = {}, ''
     if can_explain(restorer):
         files, remark = vlunet_files(restorer, image, note)
-    if restorer.can_trace:
+    if restorer.contract.can_trace:
         trace, _ = restorer.trace(image)
         files['trace.png'] = trace_picture(trace, note=note)
         files['stages.csv'] = csv_text(trace_rows(trace))
     if not files:
         raise ValueError(
-            f'{args.weights}: {type(restorer.net).__name__} has no unfolding stages to explain;'
+            f'{restorer.name}: {type(restorer.net).__name__} has no unfolding stages to explain;'
             f' UnfoldLDM and VLU-Net have.'
         )
     write_files(args.output, args.image.stem, files, overwrite=args.overwrite)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.cost import Cost, network_cost
 from unfoldldm_basicsr.options.read import read_option_file
+from unfoldldm_basicsr.weights.packaged import packaged_weights
 
 NAME = 'list'
 HELP = 'registered networks, models, losses, data sets and metrics, and the sizes of the networks'
@@ -42,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError: the folder of ``--options`` does not exist.
     """
-    for title, entries in registered_classes().items():
+    packaged = [(name, weights.summary) for name, weights in packaged_weights().items()]
+    groups = registered_classes()
+    groups['Weights of the package, the default first (restore --pretrained NAME)'] = packaged
+    for title, entries in groups.items():
         if entries:
             print(title)
             width = max(len(name) for name, _ in entries)

@@ -1,31 +1,31 @@
-"""``unfoldldm restore``: restores a file or a folder with trained weights."""
+"""``unfoldldm restore``: restores photos, or folders of them, with trained weights."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import errno
 import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from unfoldldm_basicsr.commands.weights_options import add_weights_options, restorer_of
-from unfoldldm_basicsr.data.images import (
-    EXTENSIONS,
-    LOSSLESS,
-    Picture,
-    read_picture,
-    write_picture,
-)
+from unfoldldm_basicsr.data.image_source import list_images
+from unfoldldm_basicsr.data.images import EXTENSIONS, LOSSLESS, read_picture, write_picture
 from unfoldldm_basicsr.restoring.restorer import Restorer
+from unfoldldm_basicsr.restoring.tiling import TileError
 
 NAME = 'restore'
 HELP = 'restore photos with trained weights'
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Job(NamedTuple):
@@ -43,8 +43,13 @@ class Job(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the options of the command."""
-    parser.add_argument('-i', '--input', required=True, help='image, or folder with images')
-    parser.add_argument('-o', '--output', required=True, help='folder for the results')
+    parser.add_argument(
+        '-i', '--input', required=True, nargs='+', type=Path, help='images, or folders with images'
+    )
+    parser.add_argument(
+        '-o', '--output', required=True, type=Path,
+        help='folder for the results, or for one image the name of its result: x.png',
+    )  # fmt: skip
     add_weights_options(parser)
     parser.add_argument(
         '--tile', type=int, help='restore in tiles of this many pixels (default: in one piece)'
@@ -59,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument('--suffix', default='', help='added to the names of the results')
     parser.add_argument('--recursive', action='store_true', help='also the folders inside')
+    parser.add_argument(
+        '--keep-metadata', action=argparse.BooleanOptionalAction, default=True,
+        help='results keep EXIF and XMP of their images, with the orientation set to normal (yes)',
+    )  # fmt: skip
     parser.add_argument(
         '--save-trace',
         action='store_true',
@@ -79,97 +88,103 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: nothing was restored; the message says why.
-        OSError: a result cannot be written (disk full, no permission); what was restored until then
-            is reported before.
+        OSError: the disk is full; what was restored until then is reported before.
     """
     jobs = plan_jobs(
-        Path(args.input),
-        Path(args.output),
+        args.input,
+        args.output,
         suffix=args.suffix,
         recursive=args.recursive,
         save_trace=args.save_trace,
     )
-    existing = [job for job in jobs if any(path.exists() for path in job.outputs)]
-    if args.skip_existing:
-        done = {job.source for job in existing}
-        jobs = [job for job in jobs if job.source not in done]
-    elif existing and not args.overwrite:
-        raise FileExistsError(
-            f'{len(existing)} of {len(jobs)} results exist already, first {existing[0].target};'
-            f' choose another --output or --suffix, or pass --overwrite or --skip-existing.'
-        )
+    if args.skip_existing:  # a result without its trace is of an interrupted run
+        jobs = [job for job in jobs if not all(path.is_file() for path in job.outputs)]
+    elif not args.overwrite:
+        existing = [job for job in jobs if any(path.is_file() for path in job.outputs)]
+        if existing:
+            raise FileExistsError(
+                f'{len(existing)} of {len(jobs)} results exist already, first {existing[0].target};'
+                f' choose another --output or --suffix, or pass --overwrite or --skip-existing.'
+            )
     restorer = restorer_of(
         args,
         tile=args.tile,
         tile_overlap=args.tile_overlap,
         global_statistics=args.global_statistics,
     )
-    if args.save_trace and not restorer.can_trace:
+    if args.save_trace and not restorer.contract.can_trace:
         hint = ' unfoldldm explain shows what VLU-Net does.' if restorer.conditioning else ''
         raise ValueError(
             f'--save-trace: {type(restorer.net).__name__} has no stages to draw;'
             f' only UnfoldLDM and VLUNetPrior have.{hint}'
         )
+    check_memory(restorer, jobs)
     for note in restorer.notes:
         print(f'Note: {note}')
 
     failures: list[tuple[Path, str]] = []
-    restored, unwritten = 0, None
-    start = time.perf_counter()
+    total, stopped, start = len(jobs), None, time.perf_counter()
     log = logging.getLogger('basicsr')
     with logging_redirect_tqdm([log]), tqdm(jobs, desc='restore', unit='image') as progress:
-        for job in progress:
+        for number, job in enumerate(progress):
             progress.set_postfix_str(job.source.name)
             try:
-                problem = _restore_one(restorer, job, progress, Path(args.weights).name)
-            except OSError as error:  # of writing: the next image would meet it too
-                unwritten = error
-                break
-            if problem is not None:
-                failures.append((job.source, problem))
-            restored += problem is None
-    seconds = time.perf_counter() - start
+                restore_one(restorer, job, progress, keep_metadata=args.keep_metadata)
+            except (OSError, ValueError, RuntimeError, MemoryError) as error:
+                if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
+                    stopped, jobs = error, jobs[:number]  # the next image would meet it too
+                    break
+                failures.append((job.source, _reason(error)))
     print(
-        f'Restored {restored} of {len(jobs)} images in {seconds:.1f} s'
-        f' on {restorer.device}: {args.output}'
+        f'Restored {len(jobs) - len(failures)} of {total} images in'
+        f' {time.perf_counter() - start:.1f} s on {restorer.device}: {args.output}'
     )
     for source, problem in failures:
         print(f'failed: {problem if str(source) in problem else f"{source}: {problem}"}')
-    if unwritten is not None:
+    if stopped is not None:
         raise OSError(
-            f'{job.target}: cannot be written: {unwritten.strerror or unwritten}. The images from '
+            f'{job.target}: cannot be written: {stopped.strerror}. The images from '
             f'{job.source.name} on are not restored; --skip-existing goes on with them.'
-        ) from unwritten
+        ) from stopped
     return 1 if failures else 0
 
 
 def plan_jobs(
-    source: Path, output: Path, *, suffix: str = '', recursive: bool = False, save_trace=False
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    suffix: str = '',
+    recursive: bool = False,
+    save_trace: bool = False,
 ) -> list[Job]:
     """Names all results before anything is read, and refuses names that would destroy a file.
 
     Results keep the name and the sub-folder of their image, and its format if that is lossless;
-    everything else becomes PNG.
+    everything else becomes PNG. Where two images of a folder would have the same result, that of
+    another format keeps its ending as well: ``photo.jpg.png`` beside ``photo.png``.
 
     Raises:
         FileNotFoundError: no such input, or no images in it.
         FileExistsError: a result would replace an input.
         ValueError: two images would have the same result, or the output is a file.
     """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f'--output {output}: is a file; give a folder.')
     if Path(suffix).name != suffix:
         raise ValueError(f'--suffix {suffix!r}: must not contain a folder.')
-    images = find_images(source, recursive=recursive, leave_out=output)
-    root = source if source.is_dir() else source.parent
+    images = [pair for source in sources for pair in _images(source, output, recursive=recursive)]
+    file = _result_file(output, images, sources)
     jobs = []
-    for image in images:
-        folder = output / image.parent.relative_to(root)
+    same = defaultdict(list)
+    for image, folder in images:
+        same[_key(folder / image.stem)].append(image)
+    for image, folder in images:
         kind = image.suffix if image.suffix.lower() in LOSSLESS else '.png'
-        trace = folder / f'{image.stem}{suffix}_trace.png' if save_trace else None
-        jobs.append(Job(image, folder / f'{image.stem}{suffix}{kind}', trace))
+        shared = len(same[_key(folder / image.stem)]) > 1 and kind != image.suffix
+        stem = (image.name if shared else image.stem) + suffix
+        target = file or output / folder / f'{stem}{kind}'
+        trace = target.with_name(f'{target.stem}_trace.png') if save_trace else None
+        jobs.append(Job(image, target, trace))
 
-    inputs = {_identity(image): image for image in images}
+    inputs = {_identity(image): image for image, _ in images}
     planned = defaultdict(list)
     for job in jobs:
         for path in job.outputs:
@@ -178,50 +193,111 @@ def plan_jobs(
                     f'{path}: would overwrite the input {inputs[_identity(path)]};'
                     f' choose another --output or a --suffix.'
                 )
-            planned[os.path.normcase(path.absolute())].append(job.source)
-    shared = {path: sources for path, sources in planned.items() if len(sources) > 1}
-    for path, sources in shared.items():
+            planned[_key(path.absolute())].append(job.source)
+    shared = {path: images for path, images in planned.items() if len(images) > 1}
+    for path, images in shared.items():
         others = f'; {len(shared) - 1} other names are shared too' if len(shared) > 1 else ''
         raise ValueError(
-            f'{path}: would be the result of {len(sources)} images'
-            f' ({", ".join(str(s) for s in sources)}){others}. Rename one, or restore them one by'
-            ' one into different folders.'
+            f'{path}: would be the result of {len(images)} images'
+            f' ({", ".join(map(str, images))}){others}. Rename one, or restore them one by one into'
+            f' different folders.'
         )
     return jobs
 
 
-def find_images(
-    source: Path, *, recursive: bool = False, leave_out: Path | None = None
-) -> list[Path]:
-    """Image files in alphabetical order.
-
-    Args:
-        source: a file, or a folder.
-        recursive: also the folders inside.
-        leave_out: a folder inside ``source`` whose images do not count: earlier results.
+def check_memory(restorer: Restorer, jobs: Iterable[Job]) -> None:
+    """Looks whether the largest image fits into memory, before an hour of others.
 
     Raises:
-        FileNotFoundError: no such file or folder, or no images in it.
+        TileError: it does not; nothing was restored.
     """
+    largest, size = None, (0, 0)
+    for job in jobs:
+        try:
+            with Image.open(job.source) as image:
+                found = image.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue  # said when it is its turn
+        if found[0] * found[1] > size[0] * size[1]:
+            largest, size = job.source, found
+    if largest is not None:
+        try:
+            restorer.check_memory(size[1], size[0])
+        except TileError as error:
+            raise ValueError(f'{largest}: {error}') from error
+
+
+def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: bool) -> None:
+    """Restores one image and writes what comes of it.
+
+    Raises:
+        ValueError, RuntimeError, MemoryError: it cannot be read or restored.
+        OSError: a file cannot be written.
+    """
+
+    def show_tile(done: int, total: int) -> None:
+        if total > 1:
+            progress.set_postfix_str(f'{job.source.name}, tile {done} of {total}')
+
+    picture = read_picture(job.source)
+    restored = restorer.restore(picture.pixels, on_tile=show_tile)
+    kept = {} if keep_metadata else {'exif': None, 'xmp': None}
+    write_picture(job.target, dataclasses.replace(picture, pixels=restored, **kept))
+    if job.trace is not None:
+        from unfoldldm_basicsr.pictures import save_picture, trace_picture
+
+        trace, cropped = restorer.trace(picture.pixels)
+        part = ' (middle of the image, one tile)' if cropped else ''
+        note = f'{job.source.name}{part}, {type(restorer.net).__name__}, {restorer.name}'
+        save_picture(job.trace, trace_picture(trace, note=note))
+
+
+def _images(source: Path, output: Path, *, recursive: bool) -> list[tuple[Path, Path]]:
+    """Images of an input with the folder of their results inside the output folder."""
     if source.is_file():
-        return [source]
+        return [(source, Path())]
     if not source.is_dir():
         raise FileNotFoundError(f'--input {source}: no such file or folder.')
-    images = _images(source.rglob('*') if recursive else source.iterdir())
-    if leave_out is not None and source.resolve() in leave_out.resolve().parents:
-        inside = leave_out.resolve()
-        images = [image for image in images if inside not in image.resolve().parents]
-    if not images:
-        deeper = not recursive and _images(source.rglob('*'))
+    try:
+        names = [Path(name) for name in list_images(source)]
+    except ValueError as error:
+        raise FileNotFoundError(f'--input {error}') from error
+    if source.resolve() in output.resolve().parents:  # earlier results are no input
+        inside = output.resolve()
+        names = [n for n in names if inside not in (source / n).resolve().parents]
+    found = [n for n in names if recursive or len(n.parts) == 1]
+    if not found:
+        deeper = f' {len(names)} lie in folders inside it: pass --recursive.' if names else ''
         raise FileNotFoundError(
-            f'--input {source}: no images ({", ".join(EXTENSIONS)}) in this folder.'
-            + (f' {len(deeper)} lie in folders inside it: pass --recursive.' if deeper else '')
+            f'--input {source}: no images ({", ".join(EXTENSIONS)}) in this folder.{deeper}'
         )
-    return images
+    return [(source / name, name.parent) for name in found]
 
 
-def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.suffix.lower() in EXTENSIONS and p.is_file())
+def _result_file(output: Path, images: Sequence, sources: Sequence[Path]) -> Path | None:
+    """The output if it names the result of one image.
+
+    Raises:
+        ValueError: it is a file, or would be one, for several images or of a lossy format.
+    """
+    named = output.suffix.lower() in EXTENSIONS and not output.is_dir()
+    if not named and output.exists() and not output.is_dir():
+        raise ValueError(f'--output {output}: is a file; give a folder.')
+    if not named:
+        return None
+    if len(images) > 1 or not sources[0].is_file():
+        raise ValueError(
+            f'--output {output}: names one image; give a folder for those of a folder.'
+        )
+    if output.suffix.lower() not in LOSSLESS:
+        raise ValueError(
+            f'--output {output}: results are stored without loss, as {", ".join(LOSSLESS)}.'
+        )
+    return output
+
+
+def _key(path: Path) -> str:
+    return os.path.normcase(path)
 
 
 def _identity(path: Path) -> object:
@@ -233,27 +309,8 @@ def _identity(path: Path) -> object:
     return os.path.normcase(path.resolve())
 
 
-def _restore_one(restorer: Restorer, job: Job, progress: tqdm, weights: str) -> str | None:
-    """Restores one image; returns what went wrong with it."""
-
-    def show_tile(done: int, total: int) -> None:
-        if total > 1:
-            progress.set_postfix_str(f'{job.source.name}, tile {done} of {total}')
-
-    try:
-        picture = read_picture(job.source)
-        restored = restorer.restore(picture.pixels, on_tile=show_tile)
-    except (ValueError, RuntimeError, MemoryError) as error:
-        return str(error) or type(error).__name__
-    write_picture(job.target, Picture(restored, picture.icc_profile))
-    if job.trace is not None:
-        from unfoldldm_basicsr.pictures import save_picture, trace_picture
-
-        try:
-            trace, cropped = restorer.trace(picture.pixels)
-        except (ValueError, RuntimeError, MemoryError) as error:
-            return f'restored, but no trace: {error}'
-        part = ' (middle of the image, one tile)' if cropped else ''
-        note = f'{job.source.name}{part}, {type(restorer.net).__name__}, {weights}'
-        save_picture(job.trace, trace_picture(trace, note=note))
-    return None
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        where = f' ({error.filename2 or error.filename})' if error.filename else ''
+        return f'cannot be written: {error.strerror or error}{where}'
+    return str(error) or type(error).__name__

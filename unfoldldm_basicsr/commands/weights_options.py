@@ -7,11 +7,18 @@ from typing import Any
 
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.weights.conditioning import AUTO
+from unfoldldm_basicsr.weights.packaged import packaged_file
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:
     """Defines ``-w`` and what belongs to it."""
-    parser.add_argument('-w', '--weights', required=True, help='weights, for example net_g.pth')
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        '-w', '--weights', help='weights, for example net_g.pth (default: those of the package)'
+    )
+    which.add_argument(
+        '--pretrained', metavar='NAME', help='weights of the package; unfoldldm list shows them'
+    )
     parser.add_argument('-opt', '--opt', help='option file, for weights without metadata')
     parser.add_argument(
         '--param-key', help='weights to take: params_ema (default where present) or params'
@@ -34,7 +41,7 @@ def restorer_of(args: argparse.Namespace, **more: Any) -> Restorer:
         FileNotFoundError, ValueError, OSError: see :class:`Restorer`.
     """
     return Restorer(
-        args.weights,
+        args.weights or packaged_file(args.pretrained),
         device=args.device,
         opt_file=args.opt,
         param_key=args.param_key,

@@ -1,14 +1,21 @@
-"""Parameters and multiply-accumulate operations of a network, counted without running it."""
+"""Parameters, operations and memory of a network, counted without running it."""
 
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from unfoldldm_basicsr.common.contract import contract_of
 
 
 class Cost(NamedTuple):
@@ -66,13 +73,72 @@ def module_cost(net: nn.Module, size: int = 256) -> Cost:
         net: called with an RGB image; VLU-Net also gets its vector ``degradation``.
         size: height and width of the image.
     """
-    image, vector = torch.empty(1, 3, size, size, device='meta'), {}
-    if 'degradation' in inspect.signature(net.forward).parameters:
-        vector['degradation'] = torch.empty(1, net.embed_dim, device='meta')
     was_training = net.training
     net.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(image, **vector)
+        net(**_meta_input(net, 3, size))
     net.train(was_training)
     params = sum(p.numel() for p in net.parameters())
     return Cost(params, counter.get_total_flops() // 2)
+
+
+def bytes_per_pixel(net: nn.Module, channels: int = 3, size: int = 256) -> float:
+    """Memory that restoring takes at its peak, over the pixels of the image: tensors in fp32.
+
+    Counted on the meta device. What libraries take beside the tensors comes on top.
+    """
+    with torch.no_grad(), _LiveTensors() as memory:
+        copy = deepcopy(net).to('meta').eval()
+        copy(**_meta_input(copy, channels, size))
+    return memory.peak / size**2
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be had on a device without ending other programs; None where unknown."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    limits = []
+    info, group = Path('/proc/meminfo'), Path('/sys/fs/cgroup')
+    if info.is_file():
+        lines = (line.split() for line in info.read_text().splitlines())
+        limits += [1024 * int(words[1]) for words in lines if words[0] == 'MemAvailable:']
+    if (group / 'memory.max').is_file() and (group / 'memory.current').is_file():  # a container
+        limit = (group / 'memory.max').read_text().strip()
+        used = int((group / 'memory.current').read_text())
+        stat = dict(line.split() for line in (group / 'memory.stat').read_text().splitlines())
+        used -= int(stat.get('inactive_file', 0))  # given back on demand
+        limits += [] if limit == 'max' else [int(limit) - used]
+    return max(min(limits), 0) if limits else None
+
+
+def _meta_input(net: nn.Module, channels: int, size: int) -> dict[str, Tensor]:
+    contract, image = contract_of(net), torch.empty(1, channels, size, size, device='meta')
+    first = next(iter(inspect.signature(net.forward).parameters))
+    if contract.takes_degradation:
+        vector = torch.empty(1, contract.embed_dim, device='meta')
+        return {first: image, 'degradation': vector}
+    return {first: image}
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Adds up the storages that are alive; ``peak`` is the most there was, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[int] = set()
+        self.live = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor) and value.untyped_storage()._cdata not in self.known:
+                storage = value.untyped_storage()
+                self.known.add(storage._cdata)
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size

@@ -4,12 +4,10 @@ from unfoldldm_basicsr.pictures.drawing import detail_box, save_picture
 from unfoldldm_basicsr.pictures.grids import comparison_grid, detail_boxes, psnr_captions
 from unfoldldm_basicsr.pictures.quality import Quality, measure
 from unfoldldm_basicsr.pictures.tables import markdown_table, mean_row, write_table
-from unfoldldm_basicsr.pictures.trace_picture import StageImages, Trace, trace_picture
+from unfoldldm_basicsr.pictures.trace_picture import trace_picture
 
 __all__ = [
     'Quality',
-    'StageImages',
-    'Trace',
     'comparison_grid',
     'detail_box',
     'detail_boxes',

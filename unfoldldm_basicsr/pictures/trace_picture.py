@@ -23,35 +23,10 @@ from unfoldldm_basicsr.pictures.drawing import (
     to_rgb8,
 )
 from unfoldldm_basicsr.pictures.quality import measure
+from unfoldldm_basicsr.restoring.traces import StageImages, Trace, levels
 
 MARGIN, GAP, CELL, SIDE, CAPTION = 36, 14, 236, 120, 34
 GAINS = (1, 2, 4, 8, 16, 32, 64)
-
-
-class StageImages(NamedTuple):
-    """What one stage made of one image.
-
-    Attributes:
-        x_hat, x_tilde: estimates after the holistic and the decomposed gradient step, (H, W, 3)
-            float RGB in [0, 1].
-        x: the stage's output, same form.
-        prior: (C_p,) values that guided the stage; empty if it has no prior.
-        x_null: ``x`` of a run with the null prior, or None.
-    """
-
-    x_hat: np.ndarray
-    x_tilde: np.ndarray
-    x: np.ndarray
-    prior: np.ndarray
-    x_null: np.ndarray | None
-
-
-class Trace(NamedTuple):
-    """Input and output (H, W, 3) float RGB in [0, 1], and the stages between them."""
-
-    lq: np.ndarray
-    stages: tuple[StageImages, ...]
-    output: np.ndarray
 
 
 class _Scales(NamedTuple):
@@ -166,17 +141,17 @@ def _stage(
     for column, image in ((0, stage.x_hat), (1, stage.x_tilde), (5, stage.x)):
         _cell(page, column, top, crop(to_rgb8(image), box))
         score = _score(image, truth)
-        moved = f'moves by {_levels(image, before):.2f}'
+        moved = f'moves by {levels(image, before):.2f}'
         _caption(page, _left(column) + CELL / 2, top + CELL, score or moved)
     _cell(page, 2, top, _heat(stage.x_hat, stage.x_tilde, box, scales.estimates))
-    apart = f'{_levels(stage.x_hat, stage.x_tilde):.2f}'
+    apart = f'{levels(stage.x_hat, stage.x_tilde):.2f}'
     _caption(page, _left(2) + CELL / 2, top + CELL, f'apart by {apart}')
     _bars(page, _left(3), top, stage.prior, scales.prior)
     if stage.x_null is None:
         _caption(page, _left(4) + CELL / 2, top + CELL / 2, 'no prior')
         return
     _cell(page, 4, top, _heat(stage.x, stage.x_null, box, scales.effect))
-    shift = f'shifts output by {_levels(stage.x, stage.x_null):.2f}'
+    shift = f'shifts output by {levels(stage.x, stage.x_null):.2f}'
     _caption(page, _left(4) + CELL / 2, top + CELL, shift)
 
 
@@ -229,10 +204,6 @@ def _heat(first: np.ndarray, second: np.ndarray, box: Box, gain: int) -> np.ndar
     """|first - second| in the region, amplified, from black over red to white."""
     levels = np.rint(np.clip(_difference(first, second, box) * gain, 0, 1) * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-
-
-def _levels(first: np.ndarray, second: np.ndarray) -> float:
-    return float(np.abs(first - second).mean() * 255)
 
 
 def _score(image: np.ndarray, truth: np.ndarray | None) -> str | None:

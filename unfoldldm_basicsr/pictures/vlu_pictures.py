@@ -18,7 +18,7 @@ from unfoldldm_basicsr.pictures.drawing import (
     fit,
     to_rgb8,
 )
-from unfoldldm_basicsr.pictures.explanation import ClipAttention, StageSteps, VLUExplanation
+from unfoldldm_basicsr.restoring.traces import ClipAttention, StageSteps, VLUExplanation
 
 MARGIN, GAP, CAPTION, LINE = 36, 14, 34, 27
 PALE, DEEP = np.array((247, 249, 252)), np.array((24, 72, 140))  # of probabilities 0 and 1

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.pictures.explanation import ClipAttention
+from unfoldldm_basicsr.restoring.traces import ClipAttention
 
 
 class NoAttentionError(ValueError):

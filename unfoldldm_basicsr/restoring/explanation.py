@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from unfoldldm_basicsr.pictures.explanation import StageSteps, VLUExplanation
 from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
 from unfoldldm_basicsr.restoring.restorer import Restorer, deterministic, split_alpha, to_float_rgb
 from unfoldldm_basicsr.restoring.tiling import TileError
+from unfoldldm_basicsr.restoring.traces import StageSteps, VLUExplanation
 
 
 def can_explain(restorer: Restorer) -> bool:

@@ -12,27 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
-from unfoldldm_basicsr.pictures.trace_picture import StageImages, Trace
-from unfoldldm_basicsr.restoring.tiling import (
-    NoStatisticsError,
-    TileError,
-    check_tile,
-    tiled_forward,
-    with_image_statistics,
-)
+from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
+from unfoldldm_basicsr.restoring.tiling import TileError, check_tile, restore_in_tiles
+from unfoldldm_basicsr.restoring.traces import StageImages, Trace
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import (
     AUTO,
     Conditioning,
     build_conditioning,
 )
-from unfoldldm_basicsr.weights.networks import build_network
+from unfoldldm_basicsr.weights.networks import build_network, registered_networks
+from unfoldldm_basicsr.weights.packaged import packaged_file
 
-_GLOBAL_NETWORK = (
-    '%s uses statistics of the whole image (its tiling_changes_result is true), here those of each'
-    ' tile: results differ from those without tiles, and seams may show. Leave tiles off where'
-    ' memory allows%s.'
-)
+_SURELY_ENOUGH = 2**14  # bytes per pixel that no network needs
 
 
 class Restorer:
@@ -41,7 +33,8 @@ class Restorer:
     Runs in float32 with deterministic kernels: the same image gives the same result every time.
 
     Args:
-        weights: weight file (see :func:`read_checkpoint`), or a network that is used as it is.
+        weights: weight file (see :func:`read_checkpoint`), a network that is used as it is, or
+            None for the default weights of this package.
         device: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ...
         tile: side of the tiles in pixels; None restores every image in one piece.
         tile_overlap: pixels shared by neighbouring tiles.
@@ -56,6 +49,8 @@ class Restorer:
 
     Attributes:
         net: the network, in eval mode.
+        contract: what it offers.
+        name: of the weight file.
         conditioning: makes the degradation vectors; None for other networks.
         meta: its type and arguments ({} for a network that was passed in).
         notes: what a user should know about these weights, one sentence each.
@@ -67,7 +62,7 @@ class Restorer:
 
     def __init__(
         self,
-        weights: str | Path | nn.Module,
+        weights: str | Path | nn.Module | None = None,
         *,
         device: str | torch.device = 'auto',
         tile: int | None = None,
@@ -81,17 +76,21 @@ class Restorer:
         self.device = _device(device)
         self.meta: Mapping[str, Any] = {}
         self.conditioning: Conditioning | None = None
+        self.notes: list[str] = []
+        self.name = ''
         if isinstance(weights, nn.Module):
             net = weights.eval()
-            self.contract = contract_of(net)
         else:
-            checkpoint = read_checkpoint(weights, param_key=param_key)
+            checkpoint = read_checkpoint(weights or packaged_file(), param_key)
+            self.name = checkpoint.path.name
             net, self.meta = build_network(checkpoint, opt_file=opt_file)
-            self.contract = contract_of(net)
-            if self.contract.takes_degradation:
-                self.conditioning = build_conditioning(
-                    checkpoint, degradation=degradation, clip_weights=clip_weights
-                ).to(self.device)
+            if checkpoint.arch is None and opt_file is None:
+                self.notes.append(recognised(net, self.meta))
+        self.contract = contract_of(net)
+        if self.meta and self.contract.takes_degradation:
+            self.conditioning = build_conditioning(
+                checkpoint, degradation=degradation, clip_weights=clip_weights
+            ).to(self.device)
         if self.conditioning is None and (degradation != AUTO or clip_weights is not None):
             raise ValueError(
                 f'{type(net).__name__}: its weights know no degradations, so --degradation and'
@@ -105,13 +104,12 @@ class Restorer:
         if global_statistics:
             self._check_global_statistics()
         self.channels = image_channels(type(net), self.meta.get('kwargs', {}))
-        self.notes = []
         if self.contract.phase == 1:
             self.notes.append(
                 'Phase I weights hold no prior generator: images are restored with the null prior,'
                 ' below what the weights of Phase II reach.'
             )
-        self._tiling_noted = False
+        self._tiling_noted, self._bytes_per_pixel = False, None
 
     def restore(
         self,
@@ -165,24 +163,28 @@ class Restorer:
                 return self.net(part, **forward_options)
 
         height, width = lq.shape[-2:]
+        self.check_memory(height, width)
         if self.tile is not None and max(height, width) > self.tile:
-            forward = self._with_statistics(forward, lq)
-            return tiled_forward(
+            output, note = restore_in_tiles(
                 forward,
                 lq,
+                self.contract,
                 tile=self.tile,
                 overlap=self.tile_overlap,
-                size_multiple=self.contract.size_multiple,
+                global_statistics=self.global_statistics,
                 device=self.device,
                 on_tile=on_tile,
             )
+            if note and not self._tiling_noted:
+                self._tiling_noted = True
+                logging.getLogger('basicsr').warning('%s %s', type(self.net).__name__, note)
+            return output
         try:
             output = forward(lq.to(self.device))
         except (RuntimeError, MemoryError) as error:
-            remedy = 'use --tile 512 or less' if self.tile is None else 'lower --tile'
             raise TileError(
                 f'{width}x{height} pixels could not be restored in one piece: {error}'
-                f' If memory ran out, {remedy}.'
+                f' If memory ran out, {self._remedy()}.'
             ) from error
         if output.shape[-2:] != lq.shape[-2:]:
             raise ValueError(
@@ -204,7 +206,7 @@ class Restorer:
         Raises:
             ValueError: the network does not unfold into stages with two estimates.
         """
-        if not self.can_trace:
+        if not self.contract.can_trace:
             raise ValueError(
                 f'{type(self.net).__name__} has no stages with two estimates to draw;'
                 f' only UnfoldLDM and VLUNetPrior do.'
@@ -230,11 +232,6 @@ class Restorer:
                 stages.append(StageImages(*images, prior, to_float_rgb(without.x)))
         trace = Trace(to_float_rgb(lq), tuple(stages), to_float_rgb(traced.output))
         return trace, lq.shape != whole
-
-    @property
-    def can_trace(self) -> bool:
-        """Whether :meth:`trace` works: the network returns stages and can do without its prior."""
-        return self.contract.can_trace
 
     def _options_of(self, lq: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of the network that follow from the whole images, the same for every tile."""
@@ -263,30 +260,28 @@ class Restorer:
                 f' change its result. Leave --global-statistics away.'
             )
 
-    def _with_statistics(
-        self, forward: Callable[[Tensor], Tensor], lq: Tensor
-    ) -> Callable[[Tensor], Tensor]:
-        """``forward`` for the tiles of ``lq``, with statistics of the image if it has any."""
-        if not self.contract.tiling_changes_result:
-            return forward
-        remedy = ', or use the same statistics for all tiles (--global-statistics)'
-        if self.global_statistics is not False:
-            try:
-                return with_image_statistics(
-                    forward,
-                    lq,
-                    tile=check_tile(self.tile, self.tile_overlap, self.contract.size_multiple)[0],
-                    size_multiple=self.contract.size_multiple,
-                    device=self.device,
-                )
-            except NoStatisticsError:
-                if self.global_statistics:
-                    raise
-                remedy = ''
-        if not self._tiling_noted:
-            self._tiling_noted = True
-            logging.getLogger('basicsr').warning(_GLOBAL_NETWORK, type(self.net).__name__, remedy)
-        return forward
+    def check_memory(self, height: int, width: int) -> None:
+        """Compares what an image needs at the least with what is free, before anything is computed.
+
+        Raises:
+            TileError: it needs more; the message tells the remedy.
+        """
+        if self.tile is not None:
+            height, width = min(height, self.tile), min(width, self.tile)
+        free = free_memory(self.device)
+        if free is None or height * width * _SURELY_ENOUGH <= free:
+            return
+        if self._bytes_per_pixel is None:
+            self._bytes_per_pixel = bytes_per_pixel(self.net, self.channels)
+        need = self._bytes_per_pixel * height * width
+        if need > free:
+            raise TileError(
+                f'{width}x{height} pixels need about {need / 2**30:.1f} GiB of memory, and'
+                f' {free / 2**30:.1f} GiB are free: {self._remedy()}.'
+            )
+
+    def _remedy(self) -> str:
+        return 'use --tile 512 or less' if self.tile is None else 'lower --tile'
 
     def to_tensor(self, colour: np.ndarray) -> Tensor:
         """(H, W) or (H, W, 3) uint8 or uint16 -> (1, C, H, W) in [0, 1], C as the network has."""
@@ -314,6 +309,21 @@ class Restorer:
         values = values.mean(0) if colour.ndim == 2 else values.permute(1, 2, 0)
         # float64: the largest uint16 times a float32 is not exact
         return np.rint(values.double().numpy() * limit).astype(colour.dtype)
+
+
+def recognised(net: nn.Module, meta: Mapping[str, Any]) -> str:
+    """What was made of weights that do not say which network they belong to."""
+    kind, known = type(net), registered_networks()
+    arguments = ', '.join(f'{key}: {value}' for key, value in meta['kwargs'].items())
+    note = f'The weights were recognised as {meta["type"]} ({arguments}).'
+    others = [k for k, c in known.items() if issubclass(c, kind) and c is not kind]
+    others = [k for k in others if 'infer_kwargs' not in vars(known[k])]  # else other weights
+    if others:
+        note += (
+            f' {" and ".join(others)} has the same weights and other statistics of large images:'
+            f' give --opt file.yml with network_g: type: {others[0]} to use it.'
+        )
+    return note
 
 
 def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

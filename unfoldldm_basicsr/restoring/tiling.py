@@ -17,7 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unfoldldm_basicsr.common.contract import Contract
 from unfoldldm_basicsr.ops.image_statistics import ImageStatistics
+
+GLOBAL_NETWORK = (
+    'uses statistics of the whole image (its tiling_changes_result is true), here those of each'
+    ' tile: results differ from those without tiles, and seams may show. Leave tiles off where'
+    ' memory allows{}.'
+)
 
 
 class TileError(RuntimeError):
@@ -235,6 +242,57 @@ def tiled_forward(
         if on_tile is not None:
             on_tile(done, total)
     return blended.to(dtype)
+
+
+def restore_in_tiles(
+    forward: Callable[[Tensor], Tensor],
+    image: Tensor,
+    contract: Contract,
+    *,
+    tile: int,
+    overlap: int = 32,
+    global_statistics: bool | None = None,
+    device: torch.device | str | None = None,
+    on_tile: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, str]:
+    """:func:`tiled_forward`, the tiles with the statistics of the image where the network has any.
+
+    Args:
+        forward: the network, (B, C, h, w) -> (B, C', h, w).
+        image: (B, C, H, W).
+        contract: of the network.
+        tile: side of a tile in pixels.
+        overlap: pixels shared by neighbouring tiles.
+        global_statistics: None: where the network marks some; True: they must be there.
+        device: where ``forward`` runs; default the device of ``image``.
+        on_tile: called with (number of finished tiles, number of tiles) after every tile.
+
+    Returns:
+        The result on the CPU, and why it differs from that without tiles ('' where it does not, or
+        not by much).
+
+    Raises:
+        NoStatisticsError: ``global_statistics`` is true, and there are none.
+        ValueError, TileError: see :func:`tiled_forward`.
+    """
+    side, step = check_tile(tile, overlap, contract.size_multiple)[0], contract.size_multiple
+    note = ''
+    if contract.tiling_changes_result and max(image.shape[-2:]) > tile:
+        remedy = ', or use the same statistics for all tiles (--global-statistics)'
+        note = GLOBAL_NETWORK
+        if global_statistics is not False:
+            try:
+                forward = with_image_statistics(
+                    forward, image, tile=side, size_multiple=step, device=device
+                )
+                note = ''
+            except NoStatisticsError:
+                if global_statistics:
+                    raise
+                remedy = ''
+        note = note and note.format(remedy)
+    keywords = {'tile': tile, 'overlap': overlap, 'size_multiple': step, 'device': device}
+    return tiled_forward(forward, image, **keywords, on_tile=on_tile), note
 
 
 def _first_line(error: BaseException) -> str:

@@ -28,26 +28,26 @@ class Packaged:
     summary: str
 
 
-def packaged_weights(folder: Path = FOLDER) -> dict[str, Packaged]:
+def packaged_weights() -> dict[str, Packaged]:
     """All of them by name, the default first; empty where none are installed."""
-    sums = folder / 'SHA256SUMS'
+    sums = FOLDER / 'SHA256SUMS'
     found = {}
     for line in sums.read_text(encoding='utf-8').splitlines() if sums.is_file() else ():
         sha256, file = line.split(maxsplit=1)
-        path = folder / file.lstrip('*')
+        path = FOLDER / file.lstrip('*')
         card = path.with_suffix('.md').read_text(encoding='utf-8')
         summary = card.partition('\n')[0].lstrip('# ')
         found[path.stem] = Packaged(path.stem, path, sha256, summary)
     return found
 
 
-def packaged_file(name: str | None = None, folder: Path = FOLDER) -> Path:
+def packaged_file(name: str | None = None) -> Path:
     """The weight file of that name, or the default one, checked to be the one that was published.
 
     Raises:
         CheckpointError: no such weights, or the file is damaged.
     """
-    known = packaged_weights(folder)
+    known = packaged_weights()
     if not known:
         raise CheckpointError(
             'No weights come with this installation: name yours with --weights net_g.pth.'

@@ -1,4 +1,4 @@
-"""What an unfolding network did to an image, as data and as tables; pictures are drawn of it.
+"""What an unfolding network did to an image, as data and as rows of tables.
 
 Shapes: H, W of the image; h, w of a stage; N prompts; g x g patches of CLIP.
 """
@@ -12,9 +12,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unfoldldm_basicsr.pictures.trace_picture import Trace
-
 Row = Mapping[str, object]
+
+
+class StageImages(NamedTuple):
+    """What one stage made of one image.
+
+    Attributes:
+        x_hat, x_tilde: estimates after the holistic and the decomposed gradient step, (H, W, 3)
+            float RGB in [0, 1].
+        x: the stage's output, same form.
+        prior: (C_p,) values that guided the stage; empty if it has no prior.
+        x_null: ``x`` of a run with the null prior, or None.
+    """
+
+    x_hat: np.ndarray
+    x_tilde: np.ndarray
+    x: np.ndarray
+    prior: np.ndarray
+    x_null: np.ndarray | None
+
+
+class Trace(NamedTuple):
+    """Input and output (H, W, 3) float RGB in [0, 1], and the stages between them."""
+
+    lq: np.ndarray
+    stages: tuple[StageImages, ...]
+    output: np.ndarray
 
 
 class ClipAttention(NamedTuple):
@@ -112,28 +136,22 @@ def step_rows(explanation: VLUExplanation) -> list[Row]:
 
 def score_rows(attention: ClipAttention) -> list[Row]:
     """Per text its probability before and after the tuning."""
-    return [
-        {'text': text, 'before': float(before), 'after': float(after)}
-        for text, before, after in zip(
-            attention.texts, attention.scores_before, attention.scores_after, strict=True
-        )
-    ]
+    scores = zip(attention.texts, attention.scores_before, attention.scores_after, strict=True)
+    return [{'text': text, 'before': float(b), 'after': float(a)} for text, b, a in scores]
 
 
 def trace_rows(trace: Trace) -> list[Row]:
     """Per stage of UnfoldLDM mean absolute differences in levels of 255, and the prior's size."""
     rows, before = [], trace.lq
     for number, stage in enumerate(trace.stages, start=1):
-        effect = '' if stage.x_null is None else _levels(stage.x, stage.x_null)
-        rows.append(
-            {
-                'stage': number,
-                'between_estimates': _levels(stage.x_hat, stage.x_tilde),
-                'moved': _levels(stage.x, before),
-                'effect_of_prior': effect,
-                'mean_abs_prior': float(np.abs(stage.prior).mean()) if stage.prior.size else '',
-            }
-        )
+        row = {
+            'stage': number,
+            'between_estimates': levels(stage.x_hat, stage.x_tilde),
+            'moved': levels(stage.x, before),
+            'effect_of_prior': '' if stage.x_null is None else levels(stage.x, stage.x_null),
+            'mean_abs_prior': float(np.abs(stage.prior).mean()) if stage.prior.size else '',
+        }
+        rows.append(row)
         before = stage.x
     return rows
 
@@ -147,5 +165,6 @@ def csv_text(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def _levels(first: np.ndarray, second: np.ndarray) -> float:
+def levels(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean absolute difference of two images in [0, 1], in levels of 255."""
     return float(np.abs(first - second).mean() * 255)
