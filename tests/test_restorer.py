@@ -281,7 +281,7 @@ def test_export_never_replaces_a_file_unasked(unfoldldm, tmp_path):
     path = unfoldldm[0]
     before = path.read_bytes()
     for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match='is the file to export'):
+        with pytest.raises(FileExistsError, match='is the file that is read'):
             export_checkpoint(path, path, overwrite=overwrite)
     (tmp_path / 'b.pth').write_bytes(b'mine')
     with pytest.raises(FileExistsError, match='--overwrite'):
