@@ -208,3 +208,12 @@ def problems_at(options: dict, path: str, **settings) -> str:
     assert all(line.startswith('x.yml: ') and '\n' not in line for line in lines)
     start = f'x.yml: {path}: '
     return ' '.join(line.removeprefix(start) for line in lines if line.startswith(start))
+
+
+def warnings_at(options: dict, path: str, **settings) -> str:
+    """What the check has to say about one key path without refusing it, '' if nothing."""
+    from unfoldldm_basicsr.options.preflight import examine
+
+    report = examine(options, 'x.yml', 'train' in options, **settings)
+    assert report.problems == []
+    return report.found.warned.get(path, '')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from helpers import model_options, plugin_options, problems_at, put, stock_optio
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.ops.ss2d import dispatch
 from unfoldldm_basicsr.options import parse as compat_options
-from unfoldldm_basicsr.options.devices import process_count
+from unfoldldm_basicsr.options.machine import process_count
 
 
 @pytest.fixture
@@ -81,15 +82,15 @@ def test_tasks_of_an_allocation_share_the_data_only_under_slurm(plugin, monkeypa
 
 @pytest.mark.parametrize('is_train', [True, False])
 def test_auto_is_one_gpu_for_one_process(start, tmp_path, two_gpus, monkeypatch, is_train):
-    monkeypatch.setattr(compat_options, '_preflight', None)
-    options = put(plugin_options(tmp_path), 'num_gpu', 'auto')
-    found = start(options, is_train=is_train)
-    assert (found['num_gpu'], compat_options.start().idle_gpus) == (1, 1)
-    found = start(put(stock_options(tmp_path), 'num_gpu', 'auto'), is_train=is_train)
-    assert (found['num_gpu'], compat_options.start().idle_gpus) == (
-        2,
-        0,
-    )  # BasicSR's own split the batch
+    monkeypatch.setattr(compat_options, 'examine', partial(compat_options.examine, here=False))
+    place, found = '/elsewhere/x.pth', []
+    for options in (plugin_options(tmp_path), stock_options(tmp_path)):
+        options = put(put(options, 'num_gpu', 'auto'), 'path.pretrain_network_g', place)
+        if not is_train:
+            del options['train'], options['datasets']['train']
+        gpus = start(options, is_train=is_train)['num_gpu']
+        found.append((gpus, compat_options.start().idle_gpus))
+    assert found == [(1, 1), (2, 0)]  # BasicSR's own split the batch
 
 
 def test_idle_gpus_are_named_with_the_command_that_uses_them(tmp_path, caplog, monkeypatch):
@@ -165,13 +166,11 @@ def test_a_scan_without_a_reason_is_refused(plugin, tmp_path, monkeypatch):
     assert found(on_gpu, 'triton', here=False) == ''
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     answers = {'torch': 'usable', 'triton': 'not usable: no compiler', 'mamba': 'usable on CUDA'}
-    monkeypatch.setattr(
-        'unfoldldm_basicsr.options.device_checks.describe_backends', lambda: answers
-    )
+    monkeypatch.setattr('unfoldldm_basicsr.options.environment.describe_backends', lambda: answers)
     assert 'no compiler' in found(on_gpu, 'triton')
     assert found(on_gpu, 'mamba') == ''
     network = {'type': 'NAFNet', 'width': 8, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}
     other = {**plugin, 'model_type': 'RestorationModel', 'network_g': network}
     assert 'NAFNet has no selective scan' in found(other, 'torch')
     assert found(other, 'auto') == ''
-    assert 'is not an option' in found(stock_options(tmp_path), 'torch')
+    assert 'no selective scan' in found(stock_options(tmp_path), 'torch')

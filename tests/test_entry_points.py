@@ -78,10 +78,10 @@ def test_a_faulty_option_file_ends_with_status_2_and_touches_nothing(
     monkeypatch.setattr(sys, 'argv', ['entry'])
     before = sorted(project.rglob('*'))
     with pytest.raises(SystemExit) as caught:
-        entry(['-opt', 'x.yml', '--force_yml', 'network_g:num_fet=3', 'path:mine=out'])
+        entry(['-opt', 'x.yml', '--force_yml', 'network_g:num_fet=3', 'path:mine=3'])
     assert caught.value.code == 2
     errors = capsys.readouterr().err
-    assert "x.yml: network_g.num_fet: is not an argument of MSRResNet. Did you mean 'num_feat'" in (
+    assert "x.yml: network_g.num_fet: is not an option of MSRResNet. Did you mean 'num_feat'" in (
         errors
     )
     assert 'x.yml: path.mine' in errors

@@ -21,7 +21,7 @@ LEVELS = {
     'data.degradations': 1,
     'archs.unfolding': 2,
     'weights': 2,
-    'options': 2,
+    'options': 3,
     'archs': 3,
     'losses': 3,
     'data': 3,

@@ -26,13 +26,17 @@ from hypothesis import strategies as st
 from option_mutants import Mutant, every_key_once, key_paths, mutants
 from option_runs import short_run
 
-from unfoldldm_basicsr.options import components
+from unfoldldm_basicsr.options import networks
 from unfoldldm_basicsr.options import parse as compat_options
-from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.read import read_option_file
 
 OPTIONS = ROOT / 'options'
-FILES = sorted(str(file.relative_to(OPTIONS)) for file in OPTIONS.rglob('*.yml'))
+FILES = sorted(
+    str(file.relative_to(OPTIONS))
+    for kind in ('smoke', 'train', 'test')
+    for file in (OPTIONS / kind).rglob('*.yml')
+)
 SETTINGS = {
     'derandomize': True,
     'deadline': None,
@@ -47,7 +51,7 @@ COUNTS: Counter[str] = Counter()  # over the whole form
 def entry(tmp_path_factory):
     """BasicSR's start of a run in an empty folder, with the check for any machine."""
     folder = tmp_path_factory.mktemp('fuzzing')
-    build, built = components.build_on_meta, {}
+    build, built = networks.build_on_meta, {}
 
     def build_once(cls, arguments):
         key = cls, repr(sorted(arguments.items(), key=str))
@@ -59,7 +63,7 @@ def entry(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(components, 'build_on_meta', build_once)
+        patch.setattr(networks, 'build_on_meta', build_once)
         patch.setattr(sys, 'argv', ['entry', '-opt', 'x.yml'])
         yield folder
 
@@ -71,7 +75,7 @@ def verdict(mutant: Mutant, folder: Path, *, run: bool) -> str:
         AssertionError: a traceback, an error that does not name the key, or a touched folder.
     """
     file = write_options(folder / 'x.yml', mutant.options)
-    here = partial(preflight, here=False)
+    here = partial(examine, here=False)
     error = _refusal(partial(_start, mutant, folder), here)
     assert list(folder.iterdir()) == [file], f'{mutant}: touched {list(folder.iterdir())}'
     kind = 'clear error'
@@ -79,7 +83,7 @@ def verdict(mutant: Mutant, folder: Path, *, run: bool) -> str:
         kind = 'ran correctly'
         scene = folder.with_name(f'{folder.name}_run')
         scene.mkdir(exist_ok=True)
-        error = _refusal(partial(short_run, mutant, scene), preflight)
+        error = _refusal(partial(short_run, mutant, scene), examine)
         for run_folder in ('experiments', 'results'):
             shutil.rmtree(scene / run_folder, ignore_errors=True)
         if error is not None:
@@ -103,16 +107,18 @@ def _start(mutant: Mutant, folder: Path) -> None:
 
 def _refusal(start, check) -> str | None:
     """What a start says when it ends with status 2; None when it goes on."""
-    before, errors = compat_options._preflight, io.StringIO()
-    compat_options.set_preflight(check)
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors), warnings.catch_warnings():
+        with (
+            contextlib.redirect_stderr(errors),
+            warnings.catch_warnings(),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr(compat_options, 'examine', check)
             warnings.simplefilter('ignore')
             start()
     except SystemExit as end:
         return errors.getvalue() if end.code == 2 else f'status {end.code}'
-    finally:
-        compat_options.set_preflight(before)
     return None
 
 

@@ -27,6 +27,7 @@ from helpers import (
     plugin_options,
     problems_at,
     put,
+    warnings_at,
     write_photos,
 )
 from torch import nn
@@ -165,18 +166,18 @@ def test_a_stock_model_stops_at_a_loss_that_is_not_finite(tmp_path):
     assert BaseModel.reduce_loss_dict(model, healthy) == {'l_pix': 0.5}
 
 
-def test_a_warmup_that_would_freeze_the_rate_is_refused(stock):
+def test_a_warmup_that_would_freeze_the_rate_is_warned_of(stock):
     stock = put(stock, 'train.warmup_iter', 5)
-    assert 'never leave 0.8 of the learning rate' in problems_at(stock, 'train.warmup_iter')
+    assert 'never leave 0.8 of the learning rate' in warnings_at(stock, 'train.warmup_iter')
     cosine = {'type': 'CosineAnnealingRestartLR', 'periods': [4]}
     assert problems_at(put(stock, 'train.scheduler', cosine), 'train.warmup_iter') == ''
     own = put(stock, 'model_type', 'RestorationModel')
     assert problems_at(own, 'train.warmup_iter', here=False).find('never leave') == -1
 
 
-def test_an_average_without_running_statistics_is_refused(stock, normalised):
+def test_an_average_without_running_statistics_is_warned_of(stock, normalised):
     normalised = put(normalised, 'train.ema_decay', 0.9)
-    assert 'running statistics' in problems_at(normalised, 'train.ema_decay')
+    assert 'running statistics' in warnings_at(normalised, 'train.ema_decay')
     assert problems_at(put(stock, 'train.ema_decay', 0.9), 'train.ema_decay') == ''
 
 

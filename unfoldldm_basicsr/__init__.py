@@ -11,9 +11,6 @@ except ImportError:
         raise
 else:
     from unfoldldm_basicsr import archs, data, losses, metrics, models  # noqa: F401
-    from unfoldldm_basicsr.options.parse import set_preflight as _set_preflight
-    from unfoldldm_basicsr.options.preflight import preflight as _preflight
     from unfoldldm_basicsr.training.pipeline import install as _install
 
     _install()
-    _set_preflight(_preflight)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.compat.imports import load_data_only
-from unfoldldm_basicsr.options.preflight import is_training, preflight
+from unfoldldm_basicsr.options.preflight import Report, examine
 from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
+from unfoldldm_basicsr.options.run import is_training
 
 NAME = 'check'
 HELP = 'find all mistakes in option files before a run is started'
@@ -26,6 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='leave out what belongs to one machine: data, weights, GPUs',
     )
     parser.add_argument(
+        '--no-strict', action='store_true', help='warn about unknown keys instead of refusing them'
+    )
+    parser.add_argument(
+        '--import',
+        dest='packages',
+        action='append',
+        default=[],
+        metavar='PACKAGE',
+        help='import your package first, for the classes that it registers; repeatable',
+    )
+    parser.add_argument(
         '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='as in training'
     )
 
@@ -36,44 +49,57 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0, or 2 if a file has problems.
     """
+    sys.path.insert(0, '')  # packages of the current folder, as a script there would find them
+    for package in args.packages:
+        importlib.import_module(package)
+    load_data_only()
     failed = False
     for file in args.opt:
-        problems, summary = check_file(file, args.force_yml, here=not args.no_data)
-        for problem in problems:
-            print(problem, file=sys.stderr)
-        if not problems:
-            print(f'{file}: OK ({summary})')
-        failed = failed or bool(problems)
+        try:
+            report = check_file(
+                file, args.force_yml, here=not args.no_data, strict=not args.no_strict
+            )
+        except ValueError as error:
+            failed = True
+            print(error, file=sys.stderr)
+            continue
+        for line in report.problems:
+            print(line, file=sys.stderr)
+        for line in report.warnings:
+            print(f'warning: {line}', file=sys.stderr)
+        if not report.problems:
+            print(f'{file}: OK ({describe(report)})')
+        failed = failed or bool(report.problems)
     return 2 if failed else 0
 
 
-def check_file(file: str, overrides: list[str], *, here: bool) -> tuple[list[str], str]:
-    """Problems of an option file, and what it describes if there are none.
+def check_file(file: str, overrides: list[str], *, here: bool, strict: bool = True) -> Report:
+    """What the check finds in an option file.
 
     Args:
         file: the option file.
         overrides: entries of ``--force_yml``.
         here: also check what belongs to this machine.
+        strict: whether unknown keys are refused.
+
+    Raises:
+        ValueError: it cannot be read.
     """
-    load_data_only()
-    try:
-        options = read_option_file(file)
-        apply_overrides(options, overrides)
-    except ValueError as error:
-        return [str(error)], ''
-    training = is_training(options)
-    problems = preflight(options, file, training, here=here)
-    return problems, '' if problems else describe(options, training)
+    options = read_option_file(file)
+    apply_overrides(options, overrides)
+    return examine(options, file, is_training(options), here=here, strict=strict)
 
 
-def describe(options: dict, training: bool) -> str:
-    """One line about a correct option dict."""
-    kind = 'training' if training else 'test'
-    network = options['network_g']
+def describe(report: Report) -> str:
+    """One line about a correct option file."""
+    kind = 'training' if report.run.is_train else 'test'
+    network = report.run.opt['network_g']
+    if report.run.networks['network_g'] is None:
+        return f'{kind}, {network["type"]}'
     try:
         params, macs = network_cost(network, SIZE)
-    except RuntimeError:  # a network of BasicSR that looks at values: nothing to count
-        return f'{kind}, {network["type"]}'
+    except Exception as error:  # noqa: BLE001  (a network of anybody, called with one image)
+        return f'{kind}, {network["type"]}, operations not counted: {type(error).__name__}'
     return (
         f'{kind}, {network["type"]}: {params / 1e6:.2f} M parameters, '
         f'{macs / 1e9:.1f} GMACs for {SIZE} x {SIZE}'

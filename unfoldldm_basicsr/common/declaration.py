@@ -21,16 +21,44 @@ import ast
 import functools
 import inspect
 import itertools
+import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Strict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
 
-from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import did_you_mean, nearest, written_as
 
 T = TypeVar('T')
 Tuple = Annotated[tuple[T, ...], Strict(False)]  # ``Tuple[int]``: a YAML list of any length
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(_whole)]  # 5e3 is a float in YAML
+
+_NUMBER = re.compile(r'[-+.\d].*')
+# pydantic's words, and those of option files.
+_KINDS = {
+    'sequence_str': 'must be a list',
+    'finite_number': 'must be a finite number',
+    'model_type': 'must be a section of "key: value" lines',
+}
+_WORDS = {
+    'a valid dictionary': 'a section of "key: value" lines',
+    'a valid integer': 'a whole number',
+    'a valid number': 'a number',
+    'a valid string': 'a text',
+    'a valid boolean': 'true or false',
+    'a valid list': 'a list',
+    'a valid tuple': 'a list',
+    'an instance of Sequence': 'a list',
+    'greater than or equal to': 'at least',
+    'less than or equal to': 'at most',
+}
 
 
 class Options(BaseModel):
@@ -40,6 +68,7 @@ class Options(BaseModel):
         strict=True,
         extra='forbid',
         frozen=True,
+        allow_inf_nan=False,
         arbitrary_types_allowed=True,
         protected_namespaces=(),
     )
@@ -50,6 +79,8 @@ class Problem(NamedTuple):
 
     path: str
     message: str
+    kind: str = 'fault'
+    """``unknown``: a key that nothing reads; ``warning``: nothing to refuse a run for."""
 
 
 class OptionError(ValueError):
@@ -57,7 +88,7 @@ class OptionError(ValueError):
 
     def __init__(self, owner: str, problems: list[Problem]):
         self.problems = problems
-        super().__init__(' '.join(f'{owner}: {path} {message}' for path, message in problems))
+        super().__init__(' '.join(f'{owner}: {path} {message}' for path, message, _ in problems))
 
 
 def read(declared: type[Options], values: Mapping[str, Any], owner: str = '') -> Options:
@@ -69,8 +100,8 @@ def read(declared: type[Options], values: Mapping[str, Any], owner: str = '') ->
     try:
         return declared.model_validate(dict(values))
     except ValidationError as error:
-        problems = list(problems_of(error, declared, values))
-        raise OptionError(owner or declared.__name__.removesuffix('Options'), problems) from None
+        owner = owner or declared.__name__.removesuffix('Options')
+        raise OptionError(owner, problems_of(error, declared, values, owner)) from None
 
 
 def takes(declared: type[Options]) -> Callable[[type[T]], type[T]]:
@@ -108,31 +139,110 @@ def takes(declared: type[Options]) -> Callable[[type[T]], type[T]]:
 
 
 def problems_of(
-    error: ValidationError, declared: type[Options], values: Mapping[str, Any]
-) -> Iterator[Problem]:
-    """What pydantic found, one problem for each key: cause and nearest name."""
-    seen = set()
+    error: ValidationError, declared: type[Options], values: Mapping[str, Any], owner: str = ''
+) -> list[Problem]:
+    """What pydantic found, one problem for each key: cause, nearest name, remedy."""
+    problems: dict[str, str] = {}
+    unknown = set()
     for found in error.errors():
-        key = str(found['loc'][0]) if found['loc'] else ''
-        if key in seen:  # one line for each member of a union
+        kind = found['type']
+        *parts, value = _walk(values, found['loc'][:-1] if kind == 'missing' else found['loc'])
+        if kind == 'missing':
+            key = str(found['loc'][-1])
+            about = first_line(declared_at(declared, parts), key) or f'{owner or "it"} needs it'
+            message = f'is missing: {about.rstrip(".")}.{written_as(key, value)}'
+            problems['.'.join(map(str, [*parts, key]))] = message
             continue
-        seen.add(key)
-        if found['type'] == 'extra_forbidden':
-            yield Problem(key, f'is not an option.{did_you_mean(key, declared.model_fields)}')
-        elif found['type'] == 'missing':
-            yield Problem(key, 'is missing.')
+        path = '.'.join(map(str, parts))
+        if kind == 'extra_forbidden':
+            of = f' of {owner}' if owner and len(parts) == 1 else ''
+            known = keys_of(declared_at(declared, parts[:-1]))
+            unknown.add(path)
+            problems[path] = f'is not an option{of}.{did_you_mean(parts[-1], known)}'
+        elif path in problems:  # the next member of a union
+            first, got, rest = problems[path].partition(', got ')
+            problems[path] = f'{first} or {_wanted(found).removeprefix("must be ")}{got}{rest}'
         else:
-            message = found['msg'].removeprefix('Input should').removeprefix('Value error, ')
-            yield Problem(key, f'{message.strip()}, got {values[key]!r}.')
+            wanted = _wanted(found)
+            problems[path] = wanted if wanted.endswith('.') else f'{wanted}, got {show(value)}.'
+            if isinstance(value, str) and _NUMBER.fullmatch(value):
+                problems[path] += ' Write the number without quotes and units.'
+            elif kind == 'literal_error':
+                problems[path] += nearest(value, re.findall("'([^']*)'", found['msg']))
+    return [
+        Problem(path, text, 'unknown' if path in unknown else 'fault')
+        for path, text in problems.items()
+    ]
 
 
+def _walk(value: Any, loc: Sequence[str | int]) -> list:
+    """The parts of a place that lead into ``value``, and last what is there.
+
+    The others are names of a union's members.
+    """
+    parts = []
+    for part in loc:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        parts.append(part)
+    return [*parts, value]
+
+
+def _wanted(found: Mapping[str, Any]) -> str:
+    """What a value must be, in the words of option files."""
+    text = _KINDS.get(found['type']) or found['msg'].removeprefix('Value error, ')
+    for word, plain in _WORDS.items():
+        text = text.replace(word, plain)
+    return re.sub(r'^\w+ should', 'must', text).partition(' after validation')[0]
+
+
+def show(value: Any) -> str:
+    """``value`` as it would stand in a message: short, and texts in quotes."""
+    if value is None or isinstance(value, bool):
+        return 'nothing (~)' if value is None else str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + '...'
+
+
+def keys_of(declared: type[Options]) -> list[str]:
+    """The keys of a declaration as they stand in an option file."""
+    return [field.alias or name for name, field in declared.model_fields.items()]
+
+
+def declared_at(declared: type[Options], parts: Iterable[str | int]) -> type[Options]:
+    """The declaration of the section that ``parts`` lead to."""
+    for part in parts:
+        field = declared.model_fields.get(str(part))
+        for member in _members(field.annotation) if field else ():
+            if inspect.isclass(member) and issubclass(member, Options):
+                declared = member
+    return declared
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _members(argument)
+
+
+def first_line(declared: type[Options], key: str) -> str:
+    """The first line of the help of a key, '' where it has none."""
+    return help_of(declared).get(key, '').partition('\n')[0]
+
+
+@functools.cache
 def help_of(declared: type[Options]) -> dict[str, str]:
     """The text under each key of a declaration and of its bases, read from the source."""
     texts: dict[str, str] = {}
     for cls in reversed(declared.__mro__):
         if not (issubclass(cls, Options) and cls is not Options):
             continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+        except (OSError, TypeError):  # made from a signature
+            continue
         for key, text in itertools.pairwise(body):
             if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr):
                 texts[key.target.id] = inspect.cleandoc(ast.literal_eval(text.value))

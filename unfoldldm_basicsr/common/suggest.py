@@ -14,12 +14,24 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
         known names; an empty string when nothing is known.
     """
     names = sorted(str(k) for k in known)
-    if not names:
-        return ''
-    folded = {n.lower(): n for n in names}
+    return f'{nearest(name, names)} Known: {", ".join(names)}.' if names else ''
+
+
+def nearest(name: object, known: Iterable[object]) -> str:
+    """The first half of :func:`did_you_mean`, '' without a near match."""
+    folded = {str(k).lower(): k for k in known}
     near = difflib.get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.6)
-    hint = f" Did you mean '{folded[near[0]]}'?" if near else ''
-    return f'{hint} Known: {", ".join(names)}.'
+    return f" Did you mean '{folded[near[0]]}'?" if near else ''
+
+
+def one_slip(name: str, known: str) -> bool:
+    """Whether one letter too many, too few, wrong, exchanged with the next, or the case differs."""
+    a, b = name.lower(), known.lower()
+    while a and b and a[0] == b[0]:
+        a, b = a[1:], b[1:]
+    while a and b and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
+    return max(len(a), len(b)) <= 1 or (len(a) == 2 and a == b[::-1])
 
 
 def written_as(name: str, keys: Iterable[object]) -> str:

@@ -7,21 +7,18 @@ import multiprocessing
 import os
 import random
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from basicsr.utils import dist_util, get_root_logger, set_random_seed
+from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.defaults import fill_defaults
-from unfoldldm_basicsr.options.devices import forgotten_launcher, gpu_count
+from unfoldldm_basicsr.options.environment import basicsr_logger_untouched, open_datasets
+from unfoldldm_basicsr.options.machine import forgotten_launcher, gpu_count
+from unfoldldm_basicsr.options.preflight import Report, examine
 from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
-
-# Returns every problem of an option dict: (options, file, is_train, resuming=..., launcher=...) ->
-# lines. Set by the package, because checking needs the registered classes and this layer is
-# imported before them.
-Preflight = Callable[..., list[str]]
-_preflight: Preflight | None = None
 
 
 @dataclass(frozen=True)
@@ -36,20 +33,17 @@ class Start:
     """Whether ``manual_seed`` was drawn, as the option file names none."""
     idle_gpus: int = 0
     """GPUs that ``num_gpu: auto`` leaves without work, as there is one process."""
+    notes: tuple[str, ...] = ()
+    """What the check has to say, for the log."""
 
 
 _start = Start()
+_built: list[tuple[dict, Dataset]] = []
 
 
 def start() -> Start:
     """How the run of this process was started, as the last :func:`parse_options` found it."""
     return _start
-
-
-def set_preflight(check: Preflight) -> None:
-    """``check`` runs in every :func:`parse_options` before a process group or folder exists."""
-    global _preflight
-    _preflight = check
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,6 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='KEY:KEY=VALUE',
         help='change options, for example train:total_iter=1000 train:optim_g:lr=1e-4',
     )
+    parser.add_argument(
+        '--no-strict', action='store_true', help='warn about unknown keys instead of refusing them'
+    )
     return parser
 
 
@@ -108,13 +105,19 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     if args.debug and isinstance(options.get('name'), str):
         options['name'] = 'debug_' + options['name'].removeprefix('debug_')
     resuming = is_train and _goes_on(options, root_path, args.auto_resume)
-    if _preflight is not None:
-        problems = _preflight(
-            options, args.opt, is_train, resuming=resuming, launcher=args.launcher
-        )
-        if problems:
-            refuse(problems)
-
+    report = examine(
+        options,
+        args.opt,
+        is_train,
+        resuming=resuming,
+        launcher=args.launcher,
+        strict=not args.no_strict,
+        later=True,
+    )
+    if report.problems:
+        refuse(report.problems)
+    for path in report.found.ignored:
+        remove(options, path)
     fill_defaults(options, is_train)
     idle_gpus = 0
     if options['num_gpu'] == 'auto':
@@ -125,11 +128,12 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     except ValueError as error:
         refuse([str(error)])
     global _start
-    _start = Start(args.opt, args.auto_resume, options['manual_seed'] is None, idle_gpus)
+    drawn = options['manual_seed'] is None
+    _start = Start(args.opt, args.auto_resume, drawn, idle_gpus, tuple(report.warnings))
     _seed(options)
     options['auto_resume'] = args.auto_resume
     options['is_train'] = is_train
-    _complete_datasets(options)
+    _open_datasets(report, options)
     _complete_paths(options, root_path, is_train)
     if is_train and 'debug' in options['name']:
         if options.get('val') is not None:
@@ -161,8 +165,6 @@ def _goes_on(options: dict, root_path: str, auto_resume: bool) -> bool:
 
 
 def _start_processes(options: dict, launcher: str) -> None:
-    from basicsr.utils import dist_util
-
     options['dist'] = launcher != 'none'
     if options['dist']:
         on_cpu = options['num_gpu'] == 0
@@ -179,8 +181,6 @@ def _start_processes(options: dict, launcher: str) -> None:
 
 
 def _seed(options: dict) -> None:
-    from basicsr.utils import set_random_seed
-
     if options['manual_seed'] is None:
         seed = [random.randint(1, 10000)]
         if options['world_size'] > 1:
@@ -189,13 +189,39 @@ def _seed(options: dict) -> None:
     set_random_seed(options['manual_seed'] + options['rank'])
 
 
-def _complete_datasets(options: dict) -> None:
-    for phase, dataset in options['datasets'].items():
-        dataset['phase'] = phase.split('_')[0]
-        dataset['scale'] = options['scale']
-        for key, value in dataset.items():
-            if isinstance(value, str) and key.startswith(('dataroot', 'meta_info')):
-                dataset[key] = os.path.expanduser(value)
+def _open_datasets(report: Report, options: dict) -> None:
+    """Builds the data sets, for the pipeline to find; with the seeded generators, as BasicSR does.
+
+    Raises:
+        SystemExit: they cannot be built or read.
+    """
+    _built.clear()
+    if not report.machine.here:
+        return
+    with basicsr_logger_untouched():
+        run = replace(report.run, opt=options)
+        _built.extend(open_datasets(report.found, run, report.machine))
+    if report.problems:
+        refuse(report.problems)
+
+
+def build_dataset(dataset_opt: dict) -> Dataset:
+    """Replaces ``basicsr.data.build_dataset``: takes a data set that the check has built."""
+    for place, (section, dataset) in enumerate(_built):
+        if section == dataset_opt:
+            del _built[place]
+            name = type(dataset).__name__
+            get_root_logger().info(f'Dataset [{name}] - {dataset_opt["name"]} is built.')
+            return dataset
+    return build_dataset.replaces(dataset_opt)
+
+
+def remove(options: dict, path: str) -> None:
+    """Takes a key out of an option dict."""
+    *sections, key = path.split('.')
+    for section in sections:
+        options = options[int(section) if isinstance(options, list) else section]
+    del options[key]
 
 
 def _complete_paths(options: dict, root_path: str, is_train: bool) -> None:

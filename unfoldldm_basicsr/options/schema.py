@@ -1,154 +1,251 @@
-"""Which keys an option file may hold: BasicSR's own, and those that the named classes declare.
+"""What BasicSR reads from an option file: one declaration for each of its sections.
 
-A class declares its keys in ``option_keys`` (see the package's models and data sets). For classes
-that do not, BasicSR's above all, the words that their source compares and looks up stand in: a key
-that appears nowhere in the code of the class does nothing.
+Models of this package declare ``sections``, derived from these; other models go by them as they
+stand. A class of somebody else may read more: its own keys are not guessed (see
+:mod:`.preflight`). Those that BasicSR's own classes are known to read beside are in ``ALSO_READ``.
 """
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
-from collections.abc import Mapping
-from functools import cache
+import re
+from typing import Annotated, Any, Literal
 
-from unfoldldm_basicsr.options.values import Key
+from pydantic import AfterValidator, Field, Strict
 
-_NONE = type(None)
-_COUNT = (int,)
-_NUMBER = (int, float)
+from unfoldldm_basicsr.common.declaration import Count, Options
 
-TOP: dict[str, Key] = {
-    'name': Key((str,), 'name of the experiment, also of its folder'),
-    'model_type': Key((str,), 'registered model'),
-    'scale': Key(_COUNT, 'size of the output relative to the input', low=1),
-    'num_gpu': Key((int, str), "number of GPUs, 0 for the CPU, or 'auto'", low=0),
-    'manual_seed': Key((int, _NONE), 'seed of all random numbers', low=0, high=2**31),
-    'datasets': Key((dict,), 'sections train, val, val_2, ... or test, test_2, ...'),
-    'network_g': Key((dict,), 'type and arguments of the network'),
-    'path': Key((dict, _NONE), 'weights to start from'),
-    'train': Key((dict,), 'training settings'),
-    'val': Key((dict, _NONE), 'validation settings'),
-    'logger': Key((dict, _NONE), 'logging settings'),
-    'dist_params': Key((dict, _NONE), 'settings of the process group'),
-    'find_unused_parameters': Key((bool,), 'for DistributedDataParallel'),
+NAME = re.compile(r'[A-Za-z0-9_][\w.+=,@-]*')
+Section = dict[str, Any] | None
+Positive = Annotated[Count, Field(ge=1)]
+
+
+def _folder(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f'{name!r} becomes a folder: use letters, digits and _ . + = , @ - only.')
+    return name
+
+
+def _part_of_name(text: str | None) -> str | None:
+    if text is not None and not NAME.fullmatch(text):
+        raise ValueError(f'{text!r} becomes part of a file name.')
+    return text
+
+
+def _set_name(name: str) -> str:
+    if not name.strip('. ') or set(name) & set('/\\\0'):
+        raise ValueError(f'{name!r} becomes a folder: it cannot hold / or \\.')
+    return name
+
+
+class DistOptions(Options):
+    """``dist_params``: settings of the process group."""
+
+    backend: Literal['nccl', 'gloo'] = 'nccl'
+    """Communication library."""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port of the first process (slurm only)."""
+
+
+class BasicTop(Options):
+    """The top level of an option file."""
+
+    name: Annotated[str, AfterValidator(_folder)]
+    """Name of the experiment, also of its folder."""
+    model_type: str
+    """Registered model."""
+    scale: Positive = 1
+    """Size of the output relative to the input."""
+    num_gpu: Annotated[int, Field(ge=0)] | Literal['auto'] = 'auto'
+    """Number of GPUs, 0 for the CPU."""
+    manual_seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    """Seed of all random numbers; ~: one is drawn."""
+    datasets: dict[str, Any] = {}
+    """Sections train, val, val_2, ... or test, test_2, ..."""
+    network_g: dict[str, Any]
+    """Type and arguments of the network."""
+    path: Section = None
+    """Weights to start from."""
+    train: Section = None
+    """Settings of the training."""
+    val: Section = None
+    """Settings of the validation."""
+    logger: Section = None
+    """Settings of the log."""
+    dist_params: DistOptions | None = None
+    """Settings of the process group."""
+    find_unused_parameters: bool = False
+    """For DistributedDataParallel."""
+
+
+class BasicPath(Options):
+    """``path``."""
+
+    pretrain_network_g: str | None = None
+    """Weights to start from, or to test."""
+    param_key_g: str | None = None
+    """Which weights of that file: params or params_ema."""
+    strict_load_g: bool = True
+    """Every weight must fit."""
+    resume_state: str | None = None
+    """Training state to go on from."""
+    ignore_resume_networks: list[Any] | str | None = None
+    """Networks that a resumed run does not load."""
+
+
+class BasicTrain(Options):
+    """``train``."""
+
+    total_iter: Annotated[Count, Field(ge=1, le=1e9)]
+    """Number of training steps."""
+    warmup_iter: Annotated[Count, Field(ge=-1)] | None = None
+    """Steps of linear warm-up of the learning rate."""
+    ema_decay: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Decay of the averaged weights; 0: none."""
+    optim_g: dict[str, Any]
+    """Type and arguments of the optimiser."""
+    scheduler: dict[str, Any]
+    """Type and arguments of the learning-rate schedule."""
+    pixel_opt: Section = None
+    """Pixel loss: type and its arguments."""
+    perceptual_opt: Section = None
+    """BasicSR's perceptual loss."""
+
+
+class BasicVal(Options):
+    """``val``."""
+
+    val_freq: Positive = 5000
+    """Steps between validations."""
+    save_img: bool = False
+    """Write the restored images."""
+    pbar: bool = False
+    """Progress bar."""
+    suffix: Annotated[str | None, AfterValidator(_part_of_name)] = None
+    """Ending of the names of restored images in a test."""
+    metrics: dict[str, Any] | None = None
+    """Name: {type, arguments, better: higher or lower}."""
+
+
+class WandbOptions(Options):
+    """``logger.wandb``: Weights & Biases."""
+
+    project: str | None = None
+    """Name of the project."""
+    resume_id: str | None = None
+    """Run to go on with."""
+
+
+class BasicLogger(Options):
+    """``logger``."""
+
+    print_freq: Positive = 100
+    """Steps between lines of the log."""
+    save_checkpoint_freq: Positive = 5000
+    """Steps between checkpoints."""
+    use_tb_logger: bool = False
+    """Write TensorBoard files."""
+    wandb: WandbOptions | None = None
+    """Project and resume_id of Weights & Biases."""
+
+
+class IoBackend(Options):
+    """``io_backend``: other backends of BasicSR import code from a folder named in the file."""
+
+    type: Literal['disk', 'lmdb']
+    """Folder or LMDB."""
+
+
+class BasicDataset(Options):
+    """A data set as BasicSR's loader and its data sets of pairs read it."""
+
+    type: str
+    """Registered data set."""
+    name: Annotated[str, AfterValidator(_set_name)] = ''
+    """Name in the log."""
+    phase: Literal['train', 'val', 'test'] = 'train'
+    """Set by BasicSR."""
+    scale: int = 1
+    """Set by BasicSR from the top level."""
+    io_backend: IoBackend = IoBackend(type='disk')
+    """{type: disk} or {type: lmdb}."""
+    num_worker_per_gpu: Annotated[Count, Field(ge=0, le=256)] = 4
+    """Loader processes per GPU."""
+    batch_size_per_gpu: Positive | None = None
+    """Batch size per GPU."""
+    dataset_enlarge_ratio: Annotated[float, Field(ge=1)] = 1
+    """Passes over the data per epoch."""
+    use_shuffle: bool = True
+    """Of old files; training data are always shuffled."""
+    prefetch_mode: Literal['cuda', 'cpu'] | None = None
+    """How batches are fetched ahead."""
+    num_prefetch_queue: Positive = 1
+    """Batches fetched ahead by prefetch_mode: cpu."""
+    pin_memory: bool = False
+    """Page-locked memory, for GPUs."""
+    persistent_workers: bool = False
+    """Keep the loader processes between epochs."""
+    on_error: Literal['raise', 'skip'] = 'raise'
+    """What to do with unreadable images; skip takes the next one."""
+    max_error_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of unreadable images that skip allows."""
+    timeout: Annotated[float, Field(ge=0)] = 300
+    """Seconds after which an image counts as unreadable; 0: never."""
+    dataroot_gt: str | None = None
+    """Folder or LMDB of clean images."""
+    dataroot_lq: str | None = None
+    """Folder or LMDB of degraded images."""
+    meta_info_file: str | None = None
+    """List of the images to use."""
+    filename_tmpl: str = '{}'
+    """Name of the degraded image."""
+    gt_size: Annotated[Count, Field(ge=1, le=4096)] | None = None
+    """Side of the training patches."""
+    use_hflip: bool = False
+    """Random mirroring."""
+    use_rot: bool = False
+    """Random turns by 90 degrees."""
+    mean: Annotated[list[float], Strict(False)] | None = None
+    """Subtracted from the images, one per channel."""
+    std: Annotated[list[float], Strict(False)] | None = None
+    """Divides the images, one per channel."""
+
+
+class MetricOptions(Options):
+    """Arguments of BasicSR's metrics, which have no annotations, in ``val.metrics``."""
+
+    crop_border: Annotated[Count, Field(ge=0)] = 0
+    """Pixels left out at each border."""
+    input_order: Literal['HWC'] = 'HWC'
+    """What validation gives."""
+    test_y_channel: bool = False
+    """Compare the luminance only."""
+    better: Literal['higher', 'lower'] = 'higher'
+    """Which values are better."""
+
+
+SECTIONS: dict[str, type[Options]] = {
+    '': BasicTop,
+    'path': BasicPath,
+    'train': BasicTrain,
+    'val': BasicVal,
+    'logger': BasicLogger,
 }
-PATH: dict[str, Key] = {
-    'pretrain_network_g': Key((str, _NONE), 'weights to start from, or to test'),
-    'param_key_g': Key((str, _NONE), 'which weights of that file: params or params_ema'),
-    'strict_load_g': Key((bool,), 'every weight must fit'),
-    'resume_state': Key((str, _NONE), 'training state to go on from'),
-    'ignore_resume_networks': Key((list, _NONE), 'networks that a resumed run does not load'),
+# What a model may name as it likes: losses, optimisers, networks and their weights.
+FREE = {
+    '': re.compile(r'network_\w+'),
+    'path': re.compile(r'\w*(pretrain_network|strict_load|param_key|resume)\w*'),
+    'train': re.compile(r'optim_\w+|\w+_opt'),
 }
-TRAIN: dict[str, Key] = {
-    'total_iter': Key(_COUNT, 'number of training steps', low=1, high=1e9),
-    'warmup_iter': Key((int, _NONE), 'steps of linear warm-up of the learning rate', low=-1),
-    'ema_decay': Key((*_NUMBER, _NONE), 'decay of the averaged weights', low=0, high=1),
-    'optim_g': Key((dict,), 'type and arguments of the optimiser'),
-    'scheduler': Key((dict,), 'type and arguments of the learning-rate schedule'),
-    'pixel_opt': Key((dict, _NONE), 'type and arguments of the pixel loss'),
+ALSO_READ = {
+    '': 'resize_prob resize_range gaussian_noise_prob noise_range poisson_scale_range '
+    'gray_noise_prob jpeg_range second_blur_prob resize_prob2 resize_range2 gaussian_noise_prob2 '
+    'noise_range2 poisson_scale_range2 gray_noise_prob2 jpeg_range2 gt_size queue_size gt_usm '
+    'l1_gt_usm percep_gt_usm gan_gt_usm high_order_degradation',
+    'train': 'net_d_iters net_d_init_iters net_g_reg_every net_d_reg_every r1_reg_weight lr_flow '
+    'path_reg_weight path_batch_shrink mixing_prob fix_flow flow_lr_mul dcn_lr_mul tsa_iter',
+    'val': 'flip_seq center_frame_only num_val_samples',
+    'datasets': 'meta_info color num_frame interval_list random_reverse test_mode val_partition '
+    'cache_data padding flip_sequence use_duf_downsampling dataroot_flow blur_kernel_size '
+    'kernel_list kernel_prob blur_sigma betag_range betap_range sinc_prob blur_kernel_size2 '
+    'kernel_list2 kernel_prob2 blur_sigma2 betag_range2 betap_range2 sinc_prob2 final_sinc_prob',
 }
-VAL: dict[str, Key] = {
-    'val_freq': Key(_COUNT, 'steps between validations', low=1),
-    'save_img': Key((bool,), 'write the restored images'),
-    'pbar': Key((bool,), 'progress bar'),
-    'suffix': Key((str, _NONE), 'ending of the names of restored images'),
-    'metrics': Key((dict, _NONE), 'name: {type, arguments, better}'),
-}
-LOGGER: dict[str, Key] = {
-    'print_freq': Key(_COUNT, 'steps between lines of the log', low=1),
-    'save_checkpoint_freq': Key(_COUNT, 'steps between checkpoints', low=1),
-    'use_tb_logger': Key((bool,), 'write TensorBoard files'),
-    'wandb': Key((dict, _NONE), 'project and resume_id of Weights & Biases'),
-}
-WANDB: dict[str, Key] = {
-    'project': Key((str, _NONE), 'name of the project'),
-    'resume_id': Key((str, _NONE), 'run to go on with'),
-}
-DIST_PARAMS: dict[str, Key] = {
-    'backend': Key((str,), 'communication library', choices=('nccl', 'gloo')),
-    'port': Key((int, _NONE), 'port of the first process (slurm only)', low=1, high=65535),
-}
-DATASET: dict[str, Key] = {
-    'name': Key((str,), 'name in the log'),
-    'type': Key((str,), 'registered data set'),
-    'io_backend': Key((dict, _NONE), '{type: disk} or {type: lmdb}'),
-    'num_worker_per_gpu': Key(_COUNT, 'loader processes per GPU', low=0, high=256),
-    'batch_size_per_gpu': Key(_COUNT, 'batch size per GPU', low=1),
-    'dataset_enlarge_ratio': Key(_NUMBER, 'passes over the data per epoch', low=1),
-    'use_shuffle': Key((bool,), 'of old files; training data are always shuffled'),
-    'prefetch_mode': Key((str, _NONE), 'how batches are fetched ahead', choices=('cuda', 'cpu')),
-    'num_prefetch_queue': Key(_COUNT, 'batches fetched ahead by prefetch_mode cpu', low=1),
-    'pin_memory': Key((bool,), 'page-locked memory, for GPUs'),
-    'persistent_workers': Key((bool,), 'keep the loader processes between epochs'),
-    'on_error': Key((str,), 'what to do with unreadable images', choices=('raise', 'skip')),
-    'max_error_share': Key(_NUMBER, 'share of unreadable images that skip allows', low=0, below=1),
-    'timeout': Key(_NUMBER, 'seconds after which an image counts as unreadable', low=0),
-    'dataroot_gt': Key((str, _NONE), 'folder or LMDB of clean images'),
-    'dataroot_lq': Key((str, _NONE), 'folder or LMDB of degraded images'),
-    'meta_info_file': Key((str, _NONE), 'list of the images to use'),
-    'filename_tmpl': Key((str,), 'name of the degraded image'),
-    'gt_size': Key((int, _NONE), 'side of the training patches', low=1, high=4096),
-    'use_hflip': Key((bool,), 'random mirroring'),
-    'use_rot': Key((bool,), 'random turns by 90 degrees'),
-    'mean': Key((list, _NONE), 'subtracted from the images, one per channel'),
-    'std': Key((list, _NONE), 'divides the images, one per channel'),
-}
-# Arguments of BasicSR's metrics, which have no annotations.
-METRIC: dict[str, Key] = {
-    'crop_border': Key(_COUNT, 'pixels left out at each border', low=0),
-    'input_order': Key((str,), 'what validation gives', choices=('HWC',)),
-    'test_y_channel': Key((bool,), 'compare the luminance only'),
-    'better': Key((str,), 'which values are better', choices=('higher', 'lower')),
-}
-IO_BACKENDS = ('disk', 'lmdb')
-_BASE = {'': TOP, 'path': PATH, 'train': TRAIN, 'val': VAL, 'logger': LOGGER}
-
-
-def model_keys(cls: type | None, section: str) -> tuple[dict[str, Key], frozenset[str]]:
-    """Keys of a section ('' for the top level) under a model.
-
-    Returns:
-        The keys that are known with their types, and further words that the class uses.
-    """
-    keys = dict(_BASE[section])
-    declared = getattr(cls, 'option_keys', None)
-    if declared is None:
-        return keys, frozenset() if cls is None else words_in_source(cls)
-    return keys | _keys(declared.get(section, {}), keys), frozenset()
-
-
-def dataset_keys(cls: type) -> tuple[dict[str, Key], frozenset[str]]:
-    """Keys of the section of a data set; as :func:`model_keys`."""
-    declared = getattr(cls, 'option_keys', None)
-    if declared is None:
-        return dict(DATASET), words_in_source(cls)
-    return _keys(declared, DATASET), frozenset()
-
-
-def _keys(declared: Mapping[str, tuple], ranges: Mapping[str, Key]) -> dict[str, Key]:
-    """Declared keys, with the ranges of BasicSR's key of the same name."""
-    return {
-        name: ranges[name]._replace(types=tuple(kinds), help=text)
-        if name in ranges
-        else Key(tuple(kinds), text)
-        for name, (kinds, text) in declared.items()
-    }
-
-
-@cache
-def words_in_source(cls: type) -> frozenset[str]:
-    """Every single word that stands as a text in the source of a class and its bases."""
-    words = set()
-    for base in cls.__mro__:
-        if base.__module__.split('.')[0] in ('builtins', 'torch', 'typing', 'abc'):
-            continue
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError):  # defined in a console or in C: nothing to read
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                words.add(node.value)
-    return frozenset(w for w in words if w.isidentifier())

@@ -1,13 +1,42 @@
-"""How many processes and GPUs a start has, before any of them is used."""
+"""The machine and the way of a start: processes and GPUs, before any of them is used."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 _COUNT_OF = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS'}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run is started.
+
+    Attributes:
+        here: whether data, weights and GPUs of this machine belong to it.
+        launcher: that of the command line; None where no run is started.
+        resuming: whether the run goes on from a state.
+        gpus: how many are used; 'auto' where that depends on another machine.
+    """
+
+    here: bool
+    launcher: str | None
+    resuming: bool
+    gpus: int | Literal['auto']
+
+    @property
+    def processes(self) -> int:
+        return process_count(self.launcher)
+
+    @property
+    def replicas(self) -> int:
+        """Batches of ``batch_size_per_gpu`` that each process draws, as DataParallel does."""
+        alone = self.launcher in (None, 'none') and isinstance(self.gpus, int)
+        return max(self.gpus, 1) if alone else 1
 
 
 def process_count(launcher: str | None) -> int:

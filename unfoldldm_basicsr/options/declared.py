@@ -1,0 +1,93 @@
+"""Declarations of classes: their own, or made from the signature of their constructor."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import AfterValidator, Field, Strict, create_model
+
+from unfoldldm_basicsr.common.declaration import Options
+
+_EMPTY = inspect.Parameter.empty
+_SCALARS = (bool, int, float, str, type(None), None)
+_LISTS = (list, Sequence, Iterable, Collection)
+
+
+def registered(registry, name: object) -> Any:
+    """The class or function of that name in a registry of BasicSR, None if there is none."""
+    known = dict(iter(registry))
+    return known.get(name, known.get(f'{name}_basicsr')) if isinstance(name, str) else None
+
+
+@functools.cache
+def options_of(owner: Callable, given: tuple[str, ...] = ()) -> type[Options]:
+    """Declaration of what a section of an option file may say about ``owner``.
+
+    Args:
+        owner: a class or function of anybody; one with ``Options`` is declared by these.
+        given: parameters that do not come from the option file.
+    """
+    if hasattr(owner, 'Options'):
+        return owner.Options
+    parameters = inspect.signature(owner).parameters
+    try:
+        hints = typing.get_type_hints(owner.__init__ if inspect.isclass(owner) else owner)
+    except (NameError, TypeError, AttributeError):  # annotations of names that are not imported
+        hints = {}
+    fields = {}
+    for name, p in parameters.items():
+        if name in given or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
+            continue
+        annotation = _plain(hints[name]) if name in hints else _like(p.default)
+        default = ... if p.default is _EMPTY else p.default
+        # The name of a field is free of what pydantic keeps for itself; the alias is the key.
+        fields[f'key_{len(fields)}'] = (annotation, Field(default, alias=name))
+    return create_model(f'{owner.__name__}Options', __base__=Options, **fields)
+
+
+def takes_any_key(owner: Callable) -> bool:
+    """Whether a class without declared options, or a function, has ``**kwargs``."""
+    if hasattr(owner, 'Options'):
+        return False
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(owner).parameters.values())
+
+
+def _plain(hint: Any) -> Any:
+    """An annotation as far as values of an option file can be told by it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        members = [_plain(a) for a in arguments]
+        members = [m for m in members if m is not Any]
+        return Union[tuple(members)] if members else Any  # noqa: UP007
+    if origin in (Literal, Annotated) or hint in _SCALARS:
+        return hint
+    base = origin or hint
+    if base is tuple:
+        inner = tuple(a if a is Ellipsis else _plain(a) for a in arguments)
+        return Annotated[tuple[inner] if inner else tuple, Strict(False)]
+    if base in _LISTS:
+        return Annotated[list[_plain(arguments[0]) if arguments else Any], Strict(False)]
+    if base in (dict, Mapping):
+        return dict[str, Any]
+    return Any  # a class: nothing an option file can hold, so the constructor decides
+
+
+def _like(default: Any) -> Any:
+    """What a parameter without an annotation may be, judged by its default."""
+    number = isinstance(default, int | float) and not isinstance(default, bool)
+    return Annotated[Any, AfterValidator(_unquoted)] if number else Any
+
+
+def _unquoted(value: Any) -> Any:
+    try:
+        quoted = isinstance(value, str) and float(value) is not None
+    except ValueError:
+        quoted = False  # a word that may be meant
+    if quoted:
+        raise ValueError(f'must be a number, got {value!r}. Write the number without quotes.')
+    return value

@@ -1,0 +1,259 @@
+"""What an option file needs of the machine: files, weights, LMDBs, GPUs, and data that open."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lmdb
+import numpy as np
+import torch
+from basicsr.utils.logger import initialized_logger
+from basicsr.utils.registry import DATASET_REGISTRY
+from torch.utils.data import Dataset
+
+from unfoldldm_basicsr.common.declaration import OptionError, Problem
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.data.image_source import close_lmdbs, read_lmdb_index, stored_keys
+from unfoldldm_basicsr.data.items import ItemReader, TrainingItems
+from unfoldldm_basicsr.data.loaders import no_full_batch
+from unfoldldm_basicsr.ops.ss2d import describe_backends
+from unfoldldm_basicsr.options.declared import registered
+from unfoldldm_basicsr.options.machine import Machine, one_gpu_per_process
+from unfoldldm_basicsr.options.networks import VALUE_ERRORS
+from unfoldldm_basicsr.options.problems import Problems
+from unfoldldm_basicsr.options.rules import Found, sets_of
+from unfoldldm_basicsr.options.run import Run, section_values
+from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
+from unfoldldm_basicsr.weights.loading import misfit, phase1_misfit
+
+
+@contextmanager
+def basicsr_logger_untouched() -> Iterator[None]:
+    """Undoes a set-up of BasicSR's logger inside: the first one decides about its log file."""
+    logger = logging.getLogger('basicsr')
+    known, handlers = dict(initialized_logger), list(logger.handlers)
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.ERROR)  # what is built here only to be checked has nothing to say
+    try:
+        yield
+    finally:
+        initialized_logger.clear()
+        initialized_logger.update(known)
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+# ---- weights ------------------------------------------------------------------------------------
+
+
+def not_read(run: Run, machine: Machine) -> frozenset[str]:
+    """Places whose files a resumed run has no use for: its checkpoint replaces them."""
+    if not run.is_train or not machine.resuming:
+        return frozenset()
+    ignored = run.path.ignore_resume_networks or ()
+    ignored = set(map(str, [ignored] if isinstance(ignored, str) else ignored))
+    labels = [key.removeprefix('network_') for key in set(run.network_sections) - ignored]
+    labels += ['phase1'] if 'g' in labels else []
+    return frozenset(f'path.pretrain_network_{label}' for label in labels)
+
+
+def weights_are_there_and_fit(run: Run, machine: Machine) -> Found:
+    paths = section_values(run.opt, 'path')
+    for key, value in paths.items():
+        place = f'path.{key}'
+        if not isinstance(value, str) or place in not_read(run, machine):
+            continue
+        file = Path(value).expanduser()
+        if key == 'resume_state' and not file.is_file():
+            yield Problem(place, f'no such file: {value}. To start anew, write ~.')
+        elif key.startswith('pretrain_network_') and not file.is_file():
+            yield Problem(place, f'no such file: {value}.{_remedy(key, file)}')
+        elif key.startswith('pretrain_network_'):
+            fault = _weights_fault(run, key.removeprefix('pretrain_network_'), file, paths)
+            if fault:
+                yield Problem(place, fault)
+
+
+def _weights_fault(run: Run, label: str, file: Path, paths: Mapping[str, Any]) -> str | None:
+    key, strict = paths.get(f'param_key_{label}'), paths.get(f'strict_load_{label}') is not False
+    try:
+        checkpoint = read_checkpoint(file, param_key=key if isinstance(key, str) else None)
+    except (ValueError, OSError) as error:
+        return str(error)
+    if label == 'phase1':
+        net, new = run.networks.get('network_g'), getattr(run.model, 'new_modules', ())
+        return net and phase1_misfit(net, checkpoint, new, run.network_sections['network_g'])
+    net = run.networks.get(f'network_{label}')
+    return net and misfit(net, checkpoint, strict=strict, allow_missing=run.is_train, label=label)
+
+
+def _remedy(key: str, file: Path) -> str:
+    near = [p.name for p in file.parent.glob('*.pth')] if file.parent.is_dir() else []
+    hint = did_you_mean(file.name, near)
+    if key.endswith('network_e'):
+        hint += ' Train the embedding first, with an option file of DegradationCLIPModel.'
+    return hint
+
+
+# ---- GPUs ---------------------------------------------------------------------------------------
+
+
+def gpus_are_there(run: Run, machine: Machine) -> Found:
+    wanted, present = run.top.num_gpu, torch.cuda.device_count()
+    if not isinstance(wanted, int) or machine.launcher not in (None, 'none'):
+        return
+    if wanted > present:
+        message = (
+            f'{wanted} asked for, but torch sees {present} here. '
+            "Write 'auto' for what there is, or 0 for the CPU."
+        )
+        yield Problem('num_gpu', message)
+    elif machine.launcher == 'none' and wanted > 1 and one_gpu_per_process(run.opt):
+        message = (
+            f'is {wanted}, but one process was started, which uses one GPU. Start with torchrun '
+            f'--nproc_per_node={wanted} ... --launcher pytorch, or set num_gpu: 1.'
+        )
+        yield Problem('num_gpu', message)
+
+
+def scan_backend_works(run: Run, machine: Machine) -> Found:
+    name = run.opt.get('scan_backend', 'auto')
+    if name in ('auto', 'torch'):
+        return
+    rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', ''))
+    mine = rank.isdigit() and int(rank) < torch.cuda.device_count()
+    with torch.cuda.device(int(rank)) if mine else nullcontext():
+        answer = describe_backends().get(name, '')
+    if answer.startswith('not usable'):
+        yield Problem('scan_backend', f"'{name}' is {answer}.")
+
+
+# ---- data ---------------------------------------------------------------------------------------
+
+
+def _parts(path: str, section: Mapping) -> Iterator[tuple[str, Mapping]]:
+    """A data set, and the sets of a mixture with what they take over from it."""
+    yield path, section
+    parts = section.get('sets')
+    for index, part in enumerate(parts if isinstance(parts, list) else []):
+        if isinstance(part, Mapping):
+            yield f'{path}.sets[{index}]', {'io_backend': section.get('io_backend'), **part}
+
+
+def data_are_there(run: Run, machine: Machine) -> Found:
+    for root, whole in sets_of(run):
+        for path, section in _parts(root, whole):
+            backend = section.get('io_backend')
+            is_lmdb = isinstance(backend, Mapping) and backend.get('type') == 'lmdb'
+            for key, value in section.items():
+                if not isinstance(value, str) or not str(key).startswith(('dataroot', 'meta_info')):
+                    continue
+                place = Path(value).expanduser()
+                rest = '' if place.is_absolute() else f' Relative paths start at {Path.cwd()}.'
+                if key.startswith('meta_info'):
+                    if not place.is_file():
+                        yield Problem(f'{path}.{key}', f'no such file: {value}.{rest}')
+                elif not place.is_dir():
+                    yield Problem(f'{path}.{key}', f'no such folder: {value}.{rest}')
+                elif is_lmdb and not value.endswith('.lmdb'):
+                    message = f"the name of an LMDB must end with '.lmdb': {value}."
+                    yield Problem(f'{path}.{key}', message)
+                elif is_lmdb and (place / 'data.mdb').is_file():
+                    fault = _lmdb_fault(str(place))
+                    if fault:
+                        yield Problem(f'{path}.{key}', fault)
+
+
+def _lmdb_fault(folder: str) -> str:
+    """The list of an LMDB against what it holds; a truncated file is never touched."""
+    try:
+        listed, stored = read_lmdb_index(folder).keys(), stored_keys(folder)
+    except (ValueError, OSError) as error:
+        return str(error)
+    finally:
+        close_lmdbs()
+    lacking, extra = listed - stored, stored - listed
+    if not lacking and not extra:
+        return ''
+    kind, keys = ('lacks', lacking) if lacking else ('holds, but does not list,', extra)
+    return (
+        f'{folder} {kind} {len(keys)} of {len(listed | stored)} images, the first is '
+        f"'{min(keys)}': data.mdb and meta_info.txt do not belong together. Make it again with "
+        'scripts/data/make_lmdb.py.'
+    )
+
+
+def open_datasets(
+    problems: Problems, run: Run, machine: Machine
+) -> list[tuple[dict[str, Any], Dataset]]:
+    """Builds the data sets as BasicSR will, and reads one item of each.
+
+    Returns:
+        Section and data set, as good as new: what reading leaves behind is in a copy.
+    """
+    built = []
+    for path, section in sets_of(run):
+        cls = registered(DATASET_REGISTRY, section.get('type'))
+        if cls is None or problems.within(path):
+            continue
+        try:
+            dataset = cls(copy.deepcopy(dict(section)))
+            images = len(dataset)
+            if images:
+                with _same_random_state():
+                    _read_one(dataset, section)
+        except OptionError as error:
+            problems.extend(path, error.problems)
+            continue
+        except (*VALUE_ERRORS, lmdb.Error, cv2.error) as error:
+            kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
+            message = f'{cls.__name__} does not work with these values: {kind}{error}'
+            problems.add(path, message)
+            continue
+        if images == 0:
+            problems.add(path, 'holds no images. Look at its dataroot keys.')
+        elif section.get('phase') == 'train':
+            batch = section['batch_size_per_gpu'] * machine.replicas
+            ratio = section.get('dataset_enlarge_ratio', 1)
+            samples = math.ceil(images * ratio / machine.processes)
+            if samples < batch:
+                message = no_full_batch(images, samples, batch)
+                problems.add(f'{path}.batch_size_per_gpu', message)
+        built.append((copy.deepcopy(dict(section)), dataset))
+    return built
+
+
+def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
+    """Reads an item from a copy: BasicSR's data sets open files and take their options apart."""
+    trial = copy.copy(dataset)
+    for name, value in vars(trial).items():
+        if isinstance(value, dict):
+            vars(trial)[name] = dict(value)
+    if section.get('phase') == 'train':
+        TrainingItems(trial, section)[0]
+    else:
+        ItemReader(trial, section).read(0)
+
+
+@contextmanager
+def _same_random_state() -> Iterator[None]:
+    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
+
+
+RULES = (weights_are_there_and_fit, gpus_are_there, scan_backend_works, data_are_there)
