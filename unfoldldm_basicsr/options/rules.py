@@ -194,6 +194,21 @@ def scan_backend_is_of_use(run: Run, machine: Machine) -> Found:
 # ---- trainings with BasicSR's own models --------------------------------------------------------
 
 
+def sections_name_their_type(run: Run, machine: Machine) -> Found:
+    for name, section in section_values(run.opt, 'train').items():
+        path = f'train.{name}'
+        if not isinstance(section, Mapping):
+            continue
+        if (str(name).startswith('optim_') or name == 'scheduler') and 'type' not in section:
+            yield Problem(f'{path}.type', f'is missing.{written_as("type", section)}')
+        if str(name).endswith('_opt'):
+            for key, value in section.items():
+                negative = isinstance(value, int | float) and value < 0
+                if negative and str(key).endswith('_weight'):
+                    message = f'must not be negative, got {show(value)}.'
+                    yield Problem(f'{path}.{key}', message)
+
+
 def stock_training(run: Run, machine: Machine) -> Found:
     """BasicSR's own models keep some of BasicSR's traps."""
     if not run.is_train or run.model is None or not run.model.__module__.startswith('basicsr.'):
@@ -231,9 +246,6 @@ def stock_training(run: Run, machine: Machine) -> Found:
 def _optimizer(path: str, section: object) -> Found:
     """BasicSR's models know one optimiser; the models of this package check their own."""
     if not isinstance(section, Mapping) or section.get('type') != 'Adam':
-        if isinstance(section, Mapping) and 'type' not in section:
-            yield Problem(f'{path}.type', f'is missing.{written_as("type", section)}')
-            return
         kind = section.get('type') if isinstance(section, Mapping) else section
         yield Problem(
             f'{path}.type',
@@ -311,5 +323,6 @@ RULES = (
     loggers_are_installed,
     embedding_fits,
     scan_backend_is_of_use,
+    sections_name_their_type,
     stock_training,
 )
