@@ -46,7 +46,7 @@ setup(
         'opencv-python',
         'imagecodecs',  # PNG of every kind, and the compressions inside TIFF
         'tifffile',
-        'pillow>=10.1',  # its built-in scalable font labels the pictures
+        'pillow>=10.1',
         'lmdb',
         'pyyaml',
         'pydantic>=2.7',
@@ -55,20 +55,19 @@ setup(
         'open_clip_torch>=2.24',  # the published VLU-Net is steered by a tuned CLIP
         'scipy<2',  # BasicSR imports scipy.ndimage.filters, which SciPy 2 removes
         'scikit-image',
+        'matplotlib>=3.7',  # lays the pictures out
         'setuptools',  # BasicSR imports distutils, which Python 3.12 has only through setuptools
         'tqdm',
     ],
     extras_require={
         'mamba': ['mamba-ssm>=2.2'],  # needs an NVIDIA GPU and nvcc
         'metrics': ['lpips>=0.1.4'],
-        'plots': ['matplotlib>=3.7'],  # plots of scripts/benchmark
         'test': [
             'pytest>=8',
             'hypothesis>=6.100',
             'ruff>=0.6',
             'spandrel>=0.4',
             'spandrel_extra_arches>=0.2',
-            'matplotlib>=3.7',
         ],
     },
     entry_points={'console_scripts': ['unfoldldm = unfoldldm_basicsr.cli:main']},

@@ -19,7 +19,7 @@ from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.archs.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.commands import explain_command
-from unfoldldm_basicsr.pictures import vlu_pictures
+from unfoldldm_basicsr.pictures import save_picture, vlu_pictures
 from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
 from unfoldldm_basicsr.restoring.explanation import explain_vlunet, reduce_image
@@ -114,35 +114,48 @@ def test_maps_are_recomputed_by_hooks(explained, restorer):
 
 
 @pytest.mark.parametrize('shape', [(9, 9), (1, 1, 3), (17, 40, 4), (5, 130, 3)])
-def test_any_image_is_explained_and_drawn(restorer, shape):
+def test_any_image_is_explained_and_drawn(restorer, shape, tmp_path):
     explanation = explain_vlunet(restorer, image_of(shape, np.uint16))
     assert explanation.lq.shape == explanation.output.shape == (*shape[:2], 3)
-    for picture in (
-        vlu_pictures.prompt_picture(explanation),
-        vlu_pictures.step_picture(explanation),
-        vlu_pictures.attention_picture(explanation.attention),
+    for number, picture in enumerate(
+        (
+            vlu_pictures.prompt_picture(explanation),
+            vlu_pictures.step_picture(explanation),
+            vlu_pictures.attention_picture(explanation.attention),
+        )
     ):
-        assert picture.dtype == np.uint8
-        assert picture.shape[1] >= 900
-        assert picture.std() > 5
+        save_picture(tmp_path / f'{number}.png', picture)
+        assert read_picture(tmp_path / f'{number}.png').pixels.shape[1] >= 900
 
 
 def test_every_figure_shows_in_its_picture(explained):
     explanation, _ = explained
-    before, stage, after = explanation.stages[:3], explanation.stages[3], explanation.stages[4:]
-    for draw, field in (
-        (vlu_pictures.prompt_picture, 'weights'),
-        (vlu_pictures.step_picture, 'residual'),
-        (vlu_pictures.step_picture, 'step'),
-    ):
-        other = stage._replace(**{field: getattr(stage, field)[..., ::-1].copy()})
-        changed = explanation._replace(stages=(*before, other, *after))
-        assert not np.array_equal(draw(changed), draw(explanation)), field
+    weights, maps = ([stage.weights for stage in explanation.stages], explanation.stages)
+    table = vlu_pictures.prompt_picture(explanation, note='a note')
+    assert np.array_equal(table.axes[2].images[0].get_array(), weights)
+    assert {f'{100 * v:.1f} %' for v in np.ravel(weights)} <= {
+        text.get_text() for text in table.axes[2].texts
+    }
+    steps = vlu_pictures.step_picture(explanation)
+    drawn = iter(steps.axes[3:])
+    for stage in maps:
+        for values in (stage.residual, stage.step):
+            axes = next(drawn)
+            large = vlu_pictures.enlarge(values, stage.scale, explanation.lq.shape[:2])
+            assert np.array_equal(axes.images[0].get_array(), large)
+            assert f'mean {values.mean():.3g}' in axes.get_xlabel()
     attention = explanation.attention
-    picture = vlu_pictures.attention_picture(attention)
-    for field in ('attention', 'before', 'after', 'scores_before', 'scores_after'):
-        other = attention._replace(**{field: getattr(attention, field)[::-1].copy()})
-        assert not np.array_equal(vlu_pictures.attention_picture(other), picture), field
+    page = vlu_pictures.attention_picture(attention)
+    for axes, patches in zip(
+        page.axes[1:4], (attention.attention, attention.before, attention.after), strict=True
+    ):
+        assert f'{100 * patches.max():.1f} %' in axes.get_xlabel()
+        heat = np.asarray(axes.images[1].get_array())
+        row, column = np.unravel_index(heat.argmax(), heat.shape)
+        side = heat.shape[0] // patches.shape[0]
+        assert patches[row // side, column // side] == patches.max()
+    bars = [bar.get_width() for bar in page.axes[4].patches]
+    assert bars == pytest.approx([*attention.scores_before, *attention.scores_after])
 
 
 def test_prompts_have_the_names_of_degradations_only_if_as_many(explained):

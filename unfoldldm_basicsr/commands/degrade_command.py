@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,23 +16,24 @@ from unfoldldm_basicsr.data.pixels import to_float, with_three_channels
 from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.pictures.drawing import (
     GREY,
-    INK,
     LABEL,
     SMALL,
-    TITLE,
-    Page,
-    fit,
+    new_page,
+    printable,
     save_picture,
+    show,
     to_rgb8,
 )
 from unfoldldm_basicsr.pictures.quality import measure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = 'degrade'
 HELP = 'preview the degradations of an option file on a photo'
 
 _STRENGTHS = {'low': 0.0, 'middle': 0.5, 'high': 1.0}
 _DRAWS = (1, 2, 3)
-_MARGIN, _GAP, _LABELS, _CAPTION, _LINE = 28, 10, 330, 34, 26
 _CELL_WIDTH, _CELL_HEIGHT = 320, 240
 
 
@@ -128,7 +130,7 @@ def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, D
 
 def contact_sheet(
     image: np.ndarray, chains: Mapping[str, DegradationChain], *, title: str = '', seed: int = 0
-) -> np.ndarray:
+) -> Figure:
     """Draws a row per degradation: the photo, then low, middle and high strength.
 
     A degradation of fixed strength is shown in three random draws instead. Chains of several steps
@@ -139,9 +141,6 @@ def contact_sheet(
         chains: by name.
         title: above everything.
         seed: of the random numbers; strengths of one row have the same.
-
-    Returns:
-        uint8 H W 3, RGB.
     """
     rows: list[tuple[list[str], list[np.ndarray], list[str]]] = []
     for name, chain in chains.items():
@@ -162,33 +161,20 @@ def contact_sheet(
             heading = [name, 'the whole chain:', *(f'- {step.type}' for step in chain.steps)]
             rows.append((heading, cells, [f'draw {n}' for n in _DRAWS]))
 
-    scale = min(_CELL_WIDTH / image.shape[1], _CELL_HEIGHT / image.shape[0])
-    cell_height = round(image.shape[0] * scale)
-    heights = [
-        max(cell_height + _CAPTION, LABEL + 10 + _LINE * (len(text) - 1)) for text, _, _ in rows
-    ]
-    head = TITLE + 24
-    page = Page(
-        2 * _MARGIN + _LABELS + 4 * _CELL_WIDTH + 3 * _GAP,
-        2 * _MARGIN + head + sum(heights) + _GAP * (len(rows) - 1),
-    )
-    page.text(_MARGIN, _MARGIN, title, TITLE)
-    top = _MARGIN + head
-    for (text, cells, captions), height in zip(rows, heights, strict=True):
-        page.text(_MARGIN, top, text[0], LABEL, INK)
-        for index, line in enumerate(text[1:]):
-            page.text(_MARGIN, top + LABEL + 10 + _LINE * index, line, SMALL, GREY)
+    tall = max(100, min(_CELL_WIDTH * image.shape[0] / image.shape[1], _CELL_HEIGHT))
+    fig, places = new_page([tall] * len(rows), 5 * _CELL_WIDTH, 5, title=title)
+    for number, (text, cells, captions) in enumerate(rows):
+        heading = fig.add_subplot(places[number, 0])
+        heading.set_axis_off()
+        heading.text(0, 1, printable(text[0]), fontsize=LABEL, va='top')
+        lines = printable('\n'.join(text[1:]))
+        heading.text(0, 0.86, lines, fontsize=SMALL, color=GREY, va='top', linespacing=1.4)
         scores = [f'{c}, {_decibels(cell, image)}' for c, cell in zip(captions, cells, strict=True)]
-        for column, (picture, caption) in enumerate(
-            zip([image, *cells], ['clean', *scores], strict=True)
+        for column, cell, caption in zip(
+            range(1, 5), [image, *cells], ['clean', *scores], strict=True
         ):
-            left = _MARGIN + _LABELS + column * (_CELL_WIDTH + _GAP)
-            small = fit(to_rgb8(picture), _CELL_WIDTH, cell_height)
-            page.photo(small, left + (_CELL_WIDTH - small.shape[1]) // 2, top)
-            place = (left + _CELL_WIDTH / 2, top + cell_height + _CAPTION / 2)
-            page.text(*place, caption, SMALL, GREY, 'mm')
-        top += height + _GAP
-    return page.array()
+            show(fig.add_subplot(places[number, column]), cell, caption)
+    return fig
 
 
 def _describe(step: Step, chain_name: str) -> list[str]:

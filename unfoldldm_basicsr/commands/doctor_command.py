@@ -18,28 +18,24 @@ from typing import NamedTuple
 NAME = 'doctor'
 HELP = 'versions, scan backends and GPU of this installation, and the fix for every fault'
 
-# Distribution, import name, smallest version, first version that does not work, fix.
-REQUIRED = (
-    ('torch', 'torch', '2.4', None, "pip install 'torch>=2.4' torchvision"),
-    ('torchvision', 'torchvision', '0.19', None, "pip install 'torch>=2.4' torchvision"),
-    ('basicsr', None, '1.4.2', '1.4.3', 'pip install --no-build-isolation basicsr==1.4.2'),
-    ('numpy', 'numpy', '1.22', None, 'pip install -U numpy'),
-    ('opencv-python', 'cv2', '4.5', None, 'pip install opencv-python'),
-    ('lmdb', 'lmdb', '1.0', None, 'pip install lmdb'),
-    ('scipy', 'scipy', '1.8', '2', "pip install 'scipy<2'"),
-    ('scikit-image', 'skimage', '0.19', None, 'pip install scikit-image'),
-    ('PyYAML', 'yaml', '5.4', None, 'pip install pyyaml'),
-    ('tqdm', 'tqdm', '4', None, 'pip install tqdm'),
-)
+# What is needed, and which versions, is in the metadata of the installed package (setup.py).
+PACKAGE = 'unfoldldm_basicsr'
+COMPILED = {'torch': 'torch', 'torchvision': 'torchvision', 'numpy': 'numpy', 'scipy': 'scipy',
+            'opencv-python': 'cv2', 'scikit-image': 'skimage', 'lmdb': 'lmdb',
+            'imagecodecs': 'imagecodecs', 'safetensors': 'safetensors',
+            'pydantic': 'pydantic', 'matplotlib': 'matplotlib'}  # fmt: skip
+FIXES = {
+    'torch': "pip install 'torch>=2.4' torchvision",
+    'torchvision': "pip install 'torch>=2.4' torchvision",
+    'basicsr': 'pip install --no-build-isolation basicsr==1.4.2',
+}
 OPTIONAL = (
-    ('open_clip_torch', 'pip install open_clip_torch', 'degradation vectors of VLU-Net'),
     (
         'mamba-ssm',
         'MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm',
         'scan backend, NVIDIA only',
     ),
     ('triton', 'pip install triton', 'scan backend, comes with the CUDA builds of torch'),
-    ('matplotlib', 'pip install matplotlib', 'plots of scripts/benchmark'),
     ('lpips', 'pip install lpips', 'metric calculate_lpips'),
     ('tensorboard', 'pip install tensorboard', 'logger.use_tb_logger'),
 )
@@ -96,15 +92,19 @@ def check_python() -> Iterator[Line]:
 
 def check_required() -> Iterator[Line]:
     """Versions, and whether the packages with compiled parts can be imported."""
-    for name, module, lowest, beyond, fix in REQUIRED:
-        version = installed_version(name)
+    needed = [line for line in requirements() if 'extra' not in line]
+    if not needed:
+        yield Line(PACKAGE, 'not installed', 'pip install --no-build-isolation -e . (see README)')
+    for line in needed:
+        name = re.match(r'[\w.-]+', line).group()
+        fix = FIXES.get(name, f"pip install '{line.replace(' ', '')}'")
+        version, limits = installed_version(name), line[len(name) :].strip()
         if version is None:
             yield Line(name, 'not installed', fix)
-        elif parsed(version) < parsed(lowest) or (beyond and parsed(version) >= parsed(beyond)):
-            limits = f'{lowest} or later' + (f', before {beyond}' if beyond else '')
+        elif not fits(version, limits):
             yield Line(name, f'{version}, but {limits} is needed', fix)
         else:
-            fault = import_fault(module) if module else ''
+            fault = import_fault(COMPILED[name]) if name in COMPILED else ''
             hint = CV2_FIX if 'libGL' in fault or 'libgthread' in fault else f'{fix} (reinstall)'
             yield Line(name, f'{version}{fault}', hint if fault else '')
     if version_of('opencv-python') and version_of('opencv-python-headless'):
@@ -228,6 +228,23 @@ def version_of(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def requirements() -> list[str]:
+    """Lines like ``scipy<2`` of this package, those of its extras as well."""
+    try:
+        return importlib.metadata.requires(PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+
+
+def fits(version: str, limits: str) -> bool:
+    """Whether a version is within ``>=2.4,<3``; only numbers count."""
+    compare = {'>=': tuple.__ge__, '==': tuple.__eq__, '<': tuple.__lt__}
+    return all(
+        compare[sign](parsed(version), parsed(limit))
+        for sign, limit in re.findall(r'(>=|==|<)\s*([\d.]+)', limits)
+    )
 
 
 def parsed(version: str) -> tuple[int, ...]:

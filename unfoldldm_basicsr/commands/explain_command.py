@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from unfoldldm_basicsr.restoring.traces import (
     trace_rows,
 )
 from unfoldldm_basicsr.weights.conditioning import AUTO
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = 'explain'
 HELP = 'show what the stages of UnfoldLDM or VLU-Net do to an image'
@@ -79,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
 
 def vlunet_files(
     restorer: Restorer, image: np.ndarray, note: str
-) -> tuple[dict[str, np.ndarray | str], str]:
+) -> tuple[dict[str, Figure | str], str]:
     """Pictures and tables of a VLU-Net by the end of their names, and what is missing and why."""
     explanation = explain_vlunet(restorer, image)
-    files: dict[str, np.ndarray | str] = {
+    files: dict[str, Figure | str] = {
         'prompts.png': prompt_picture(explanation, note=note),
         'prompts.csv': csv_text(prompt_rows(explanation)),
         'steps.png': step_picture(explanation, note=note),
@@ -95,7 +99,7 @@ def vlunet_files(
 
 
 def write_files(
-    folder: Path, stem: str, files: Mapping[str, np.ndarray | str], *, overwrite: bool
+    folder: Path, stem: str, files: Mapping[str, Figure | str], *, overwrite: bool
 ) -> None:
     """Writes ``STEM_NAME`` for every entry and prints it.
 

@@ -8,22 +8,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unfoldldm_basicsr.pictures.drawing import (
-    GREY,
-    INK,
-    LABEL,
-    PAPER,
-    RULE,
-    SECOND,
-    SMALL,
-    TITLE,
-    Page,
-)
+from unfoldldm_basicsr.pictures.drawing import new_page, table
 
-CELL, MARGIN, GAP, LINE = 72, 28, 12, 34  # smallest cell and spaces in pixels
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def confusion_matrix(pairs: Iterable[tuple[int, int]], num_classes: int) -> np.ndarray:
@@ -65,7 +57,7 @@ def write_confusion_csv(counts: np.ndarray, names: Sequence[str], path: str | Pa
 
 def confusion_picture(
     counts: np.ndarray, names: Sequence[str], title: str, footer: str = ''
-) -> np.ndarray:
+) -> Figure:
     """Draws a confusion matrix: a cell per pair with its count and share of the row, dark = many.
 
     Args:
@@ -74,55 +66,21 @@ def confusion_picture(
         title: first line.
         footer: last line, small.
 
-    Returns:
-        (H, W, 3) uint8 RGB.
-
     Raises:
         ValueError: another number of names than rows.
     """
     counts = _checked(counts, names)
-    ruler = Page(1, 1)
-    widest = max(ruler.text_width(name, SMALL) for name in names)
-    cell = max(CELL, widest + 2 * GAP)
-    left, top = MARGIN + LINE + widest + GAP, MARGIN + 3 * LINE + GAP
-    side = cell * len(names)
-    texts = ruler.text_width(title, TITLE), ruler.text_width(footer, SMALL)
-    width = max(left + side, MARGIN + max(texts)) + MARGIN
-    page = Page(width, top + side + GAP + (LINE if footer else 0) + MARGIN)
-
-    page.text(MARGIN, MARGIN, title, TITLE)
-    page.text(left + side / 2, MARGIN + 1.9 * LINE, 'predicted', LABEL, GREY, 'mm')
-    _upright(page, MARGIN, top + side / 2, 'true')
-    for index, name in enumerate(names):
-        middle = (index + 0.5) * cell
-        page.text(left + middle, top - GAP, name, SMALL, INK, 'ms')
-        page.text(left - GAP, top + middle, name, SMALL, INK, 'rm')
-    for row in range(len(names)):
-        items = max(1, int(counts[row].sum()))
-        for column in range(len(names)):
-            place = left + column * cell, top + row * cell
-            _draw_cell(page, *place, cell, int(counts[row, column]), counts[row, column] / items)
-    if footer:
-        page.text(MARGIN, page.image.height - MARGIN, footer, SMALL, GREY, 'ls')
-    return page.array()
-
-
-def _draw_cell(page: Page, x: int, y: int, cell: int, count: int, share: float) -> None:
-    fill = tuple(round(p + (s - p) * share) for p, s in zip(PAPER, SECOND, strict=True))
-    page.draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=fill, outline=RULE)
-    if count == 0:
-        return
-    colour = PAPER if share > 0.5 else INK
-    page.text(x + cell / 2, y + 0.4 * cell, str(count), LABEL, colour, 'mm')
-    page.text(x + cell / 2, y + 0.72 * cell, f'{100 * share:.0f} %', SMALL - 3, colour, 'mm')
-
-
-def _upright(page: Page, x: int, y: float, text: str) -> None:
-    """Writes grey text from bottom to top, centred at height ``y``."""
-    length = page.text_width(text, LABEL)
-    strip = Page(length, LINE)
-    strip.text(0, LINE / 2, text, LABEL, GREY, 'lm')
-    page.image.paste(strip.image.rotate(90, expand=True), (x, round(y - length / 2)))
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    pairs = zip(counts.ravel(), shares.ravel(), strict=True)
+    texts = [f'{n}\n{100 * share:.0f} %' if n else '' for n, share in pairs]
+    side = max(420, (70 + 9 * max(map(len, names))) * len(names))
+    fig, cells = new_page([side], side + 140, 1, title=title, footer=footer)
+    axes = fig.add_subplot(cells[0, 0])
+    table(axes, shares, np.reshape(texts, counts.shape), names, names)
+    axes.set_ylabel('true')
+    axes.set_xlabel('predicted')
+    axes.xaxis.set_label_position('top')
+    return fig
 
 
 def _checked(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -1,42 +1,131 @@
-"""A page to lay out photos and text on, with PIL only; shared by all pictures of this package."""
+"""Pages of photos, maps and bars, laid out and rendered by matplotlib without a window."""
 
 from __future__ import annotations
 
-import unicodedata
+import textwrap
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from unfoldldm_basicsr.common.files import atomic_file
 
-INK, GREY, RULE, PAPER = (24, 26, 31), (104, 110, 120), (218, 221, 226), (255, 255, 255)
-ACCENT, SECOND = (200, 72, 24), (43, 98, 168)  # legible to colour-blind readers
-MARK = (255, 222, 0)  # frame of a region, seen on any photo thanks to a dark outline
-TITLE, LABEL, SMALL = 30, 22, 19  # font sizes in pixels
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
+
+INK, GREY, RULE, PAPER = '#181a1f', '#686e78', '#dadde2', '#ffffff'
+ACCENT, SECOND = '#c84818', '#2b62a8'  # legible to colour-blind readers
+MARK = '#ffde00'  # frame of a region, seen on any photo thanks to a dark outline
+TITLE, LABEL, SMALL = 16, 12, 10  # font sizes in points
+DPI, CAPTION = 100, 34  # CAPTION: pixels for a line of text below a cell
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """The typeface that Pillow ships.
+def new_page(
+    heights: Sequence[float],
+    width: float,
+    columns: int,
+    *,
+    title: str = '',
+    note: str = '',
+    footer: str = '',
+) -> tuple[Figure, GridSpec]:
+    """An empty page and its cells.
 
-    Raises:
-        ImportError: a Pillow too old to have it.
+    Args:
+        heights: of the rows of cells in pixels, without their captions.
+        width: of the page in pixels.
+        columns: number of cells in a row.
+        title: headline.
+        note: small, under it.
+        footer: small, below everything.
     """
-    try:
-        return ImageFont.load_default(size)
-    except TypeError as error:
-        raise ImportError(
-            'Pictures with text need Pillow 10.1 or newer: pip install -U pillow'
-        ) from error
+    from matplotlib.figure import Figure
+
+    foot = textwrap.fill(printable(footer), round(width / 7.5))
+    head = 44 * bool(title) + 24 * bool(note)
+    height = sum(heights) + len(heights) * CAPTION + head + 22 * (foot.count('\n') + 1)
+    fig = Figure((width / DPI, height / DPI), dpi=DPI, layout='constrained', facecolor=PAPER)
+    top = 1 - 6 / height
+    left = 10 / width
+    if title or note:  # the layout makes room for one text only
+        fig.suptitle('\n' * (bool(title) + bool(note) - 1) + ' ', fontsize=TITLE)
+        fig.text(left, top, printable(title), fontsize=TITLE, color=INK, va='top')
+        y = top - 32 * bool(title) / height
+        fig.text(left, y, printable(note), fontsize=SMALL, color=GREY, va='top')
+    if foot:
+        fig.supxlabel(foot, x=left, ha='left', fontsize=SMALL, color=GREY)
+    return fig, fig.add_gridspec(len(heights), columns, height_ratios=heights)
+
+
+def show(
+    axes: Axes,
+    image: np.ndarray,
+    caption: str = '',
+    *,
+    title: str = '',
+    box: Box | None = None,
+    limit: float | None = None,
+    colour: str = INK,
+) -> None:
+    """Fills a cell with a photo, or with a map of values.
+
+    Args:
+        axes: the cell.
+        image: a photo as for :func:`to_rgb8`, or (H, W) values with ``limit``.
+        caption: below it.
+        title: above it.
+        box: region to mark.
+        limit: values from 0 to this go from black over red to white.
+        colour: of title and caption.
+    """
+    if limit is None:
+        axes.imshow(to_rgb8(image))
+    else:
+        axes.imshow(image, cmap='inferno', vmin=0, vmax=limit or 1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color(RULE)
+    axes.set_xlabel(printable(caption), fontsize=SMALL, color=colour)
+    axes.set_title(printable(title), fontsize=LABEL, color=colour)
+    if box is not None:
+        top, left, height, width = box
+        for line, edge in ((5, INK), (2.5, MARK)):
+            axes.add_patch(_rectangle(left - 0.5, top - 0.5, width, height, line, edge))
+
+
+def _rectangle(x: float, y: float, width: float, height: float, line: float, edge: str):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), width, height, fill=False, linewidth=line, edgecolor=edge)
+
+
+def table(
+    axes: Axes, shares: np.ndarray, texts: Sequence[Sequence[str]], rows: Sequence[str],
+    columns: Sequence[str],
+) -> None:  # fmt: skip
+    """Fills a cell with a table: a coloured field per share in [0, 1] with its text."""
+    axes.imshow(shares, cmap='Blues', vmin=0, vmax=1, aspect='auto')
+    axes.set_xticks(range(len(columns)), map(printable, columns), fontsize=SMALL, color=INK)
+    axes.set_yticks(range(len(rows)), map(printable, rows), fontsize=SMALL, color=INK)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_color(RULE)
+    for place, text in np.ndenumerate(np.array(texts)):
+        ink = PAPER if shares[place] > 0.55 else INK
+        axes.text(*place[::-1], text, ha='center', va='center', fontsize=SMALL, color=ink)
 
 
 def printable(text: str) -> str:
-    """``text`` without characters that the typeface lacks."""
-    plain = unicodedata.normalize('NFKD', text.replace('×', 'x'))
-    return ''.join(c if ' ' <= c <= '~' else '' if unicodedata.combining(c) else '?' for c in plain)
+    """``text`` without formulas, and without the bytes of a name that is not UTF-8."""
+    return text.encode('utf-8', 'replace').decode().replace('$', r'\$')
 
 
 def to_rgb8(image: np.ndarray) -> np.ndarray:
@@ -48,10 +137,8 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] > 4) or 0 in image.shape:
         raise ValueError(f'Not an image: shape {image.shape}; expected (H, W) or (H, W, 1 to 4).')
-    if image.ndim == 3:
-        image = image[..., :1] if image.shape[2] < 3 else image[..., :3]
-    else:
-        image = image[..., None]
+    image = np.atleast_3d(image)
+    image = image[..., :1] if image.shape[2] < 3 else image[..., :3]
     if image.dtype == np.uint16:
         image = image / np.float32(65535)
     if np.issubdtype(image.dtype, np.floating):
@@ -59,18 +146,6 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8:
         raise ValueError(f'Images must be uint8, uint16 or float, got {image.dtype}.')
     return np.repeat(image, 3 // image.shape[2], axis=2)
-
-
-def fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Scales ``image`` into ``width`` x ``height`` pixels, keeping its proportions.
-
-    Pixels enlarged twice or more stay visible as squares, so that nothing is smoothed away.
-    """
-    rows, columns = image.shape[:2]
-    factor = min(width / columns, height / rows)
-    size = (max(1, round(columns * factor)), max(1, round(rows * factor)))
-    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC if factor < 2 else cv2.INTER_NEAREST
-    return cv2.resize(image, size, interpolation=how)
 
 
 def detail_box(image: np.ndarray, side: int) -> Box:
@@ -102,70 +177,8 @@ def crop(image: np.ndarray, box: Box) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-class Page:
-    """White paper with a cursor-free set of drawing steps; coordinates are x, y in pixels."""
-
-    def __init__(self, width: int, height: int):
-        self.image = Image.new('RGB', (width, height), PAPER)
-        self.draw = ImageDraw.Draw(self.image)
-
-    def photo(self, image: np.ndarray, x: int, y: int, box: Box | None = None, scale: float = 1):
-        """Pastes an image that has its final size; ``box`` marks a region of the unscaled photo."""
-        self.image.paste(Image.fromarray(image), (x, y))
-        height, width = image.shape[:2]
-        self.draw.rectangle((x - 1, y - 1, x + width, y + height), outline=RULE)
-        if box is not None:
-            top, left, box_height, box_width = (value * scale for value in box)
-            corner = (x + left, y + top, x + left + box_width - 1, y + top + box_height - 1)
-            for grow, colour in ((2, INK), (1, MARK), (0, MARK), (-1, INK)):
-                frame = [c + d * grow for c, d in zip(corner, (-1, -1, 1, 1), strict=True)]
-                self.draw.rectangle(frame, outline=colour)
-
-    def text(self, x, y, text: str, size: int = LABEL, colour=INK, anchor: str = 'la'):
-        """Writes one line; ``anchor`` as in Pillow: first letter l, m or r, second a, m, s or d."""
-        self.draw.text((x, y), printable(text), fill=colour, font=font(size), anchor=anchor)
-
-    def text_width(self, text: str, size: int = LABEL) -> int:
-        """Width of a line in pixels."""
-        return round(self.draw.textlength(printable(text), font=font(size)))
-
-    def symbol(self, x, y, letter: str, index: str = '', mark: str = '', size: int = LABEL) -> int:
-        """Writes a letter with an index and a 'hat' or 'tilde' above; returns its width.
-
-        ``y`` is the baseline. Drawn by hand, because the typeface has no combining characters.
-        """
-        face = font(size)
-        self.draw.text((x, y), letter, fill=INK, font=face, anchor='ls')
-        width = self.draw.textlength(letter, font=face)
-        left, top, right, _ = self.draw.textbbox((x, y), letter, font=face, anchor='ls')
-        middle, up, half = (left + right) / 2, top - size * 0.16, (right - left) * 0.36
-        stroke = max(2, round(size / 12))
-        if mark == 'hat':
-            points = [(middle - half, up), (middle, up - size * 0.17), (middle + half, up)]
-            self.draw.line(points, fill=INK, width=stroke, joint='curve')
-        elif mark == 'tilde':
-            t = np.linspace(-1, 1, 17)
-            wave = up - size * 0.07 - np.sin(-t * np.pi) * size * 0.07
-            self.draw.line(
-                list(zip(middle + t * half * 1.15, wave, strict=True)), fill=INK, width=stroke
-            )
-        if index:
-            small = font(round(size * 0.68))
-            self.draw.text((x + width, y + size * 0.2), index, fill=INK, font=small, anchor='ls')
-            width += self.draw.textlength(index, font=small)
-        return round(width)
-
-    def rule(self, x0, y0, x1, y1, colour=RULE, width: int = 1):
-        """A straight line."""
-        self.draw.line((x0, y0, x1, y1), fill=colour, width=width)
-
-    def array(self) -> np.ndarray:
-        """The finished page, (H, W, 3) uint8 RGB."""
-        return np.asarray(self.image).copy()
-
-
-def save_picture(path: str | Path, image: np.ndarray) -> None:
-    """Saves a page: ``.png`` exactly, ``.jpg`` small enough for a README; complete or not at all.
+def save_picture(path: str | Path, picture: np.ndarray | Figure) -> None:
+    """Saves a photo or a page: ``.png`` exactly, ``.jpg`` small; complete or not at all.
 
     Raises:
         ValueError: another suffix.
@@ -175,6 +188,14 @@ def save_picture(path: str | Path, image: np.ndarray) -> None:
     options = {'.png': {}, '.jpg': {'quality': 92, 'subsampling': 0}}
     if path.suffix.lower() not in options:
         raise ValueError(f'{path}: pictures are saved as .png or .jpg.')
+    if not isinstance(picture, np.ndarray):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(picture)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Glyph .* missing')  # of a file's name
+            canvas.draw()
+        picture = np.asarray(canvas.buffer_rgba())
     kind = Image.registered_extensions()[path.suffix.lower()]
     with atomic_file(path) as file:
-        Image.fromarray(to_rgb8(image)).save(file, kind, **options[path.suffix.lower()])
+        Image.fromarray(to_rgb8(picture)).save(file, kind, **options[path.suffix.lower()])

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unfoldldm_basicsr.pictures.drawing import (
     ACCENT,
-    GREY,
     INK,
-    LABEL,
-    SMALL,
     Box,
-    Page,
     crop,
     detail_box,
-    fit,
+    new_page,
+    show,
     to_rgb8,
 )
 from unfoldldm_basicsr.pictures.quality import measure
 
-MARGIN, GAP, CAPTION, HEAD, BETWEEN = 28, 8, 36, 44, 20
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def psnr_captions(row: Sequence[np.ndarray], truth: np.ndarray) -> list[str]:
@@ -49,7 +48,7 @@ def comparison_grid(
     highlight: Sequence[int] = (),
     cell_width: int = 300,
     footer: str = '',
-) -> np.ndarray:
+) -> Figure:
     """Lays out photos side by side for a README or a log.
 
     Args:
@@ -61,65 +60,33 @@ def comparison_grid(
             magnified under them, for example from :func:`detail_boxes`.
         highlight: columns whose title and captions are set in colour.
         cell_width: width of a photo on the page in pixels.
-        footer: one line below everything: what is shown.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+        footer: below everything: what is shown.
 
     Raises:
         ValueError: lengths or image sizes that do not match.
     """
     _check(rows, titles, captions, crops)
-    layouts = []
-    for index, row in enumerate(rows):
+    heights = []
+    for number, row in enumerate(rows):
         height, width = row[0].shape[:2]
         # tall photos are limited to the height of a square
-        scale = min(cell_width / width, cell_width / height)
-        photo_height = max(1, round(height * scale))
-        crop_height = 0
+        heights.append(max(24, min(cell_width, cell_width * height / width)))
         if crops is not None:
-            _, _, box_height, box_width = crops[index]
-            crop_height = min(cell_width, round(cell_width * box_height / box_width))
-        layouts.append((scale, photo_height, crop_height))
-
-    below = CAPTION if captions is not None else 0
-    row_heights = [photo + (GAP + detail if detail else 0) for _, photo, detail in layouts]
-    page_width = 2 * MARGIN + len(titles) * cell_width + (len(titles) - 1) * GAP
-    page_height = (
-        MARGIN + HEAD + sum(row_heights) + len(rows) * (below + BETWEEN) + MARGIN - BETWEEN
-    )
-    page = Page(page_width, page_height + (CAPTION if footer else 0))
-
-    lefts = [MARGIN + column * (cell_width + GAP) for column in range(len(titles))]
-    for column, (title, left) in enumerate(zip(titles, lefts, strict=True)):
-        size = LABEL
-        while size > 12 and page.text_width(title, size) > cell_width:
-            size -= 1
-        colour = ACCENT if column in highlight else INK
-        page.text(left + cell_width / 2, MARGIN + 12, title, size, colour, 'mm')
-
-    top = MARGIN + HEAD
-    for index, (row, (scale, photo_height, crop_height)) in enumerate(
-        zip(rows, layouts, strict=True)
-    ):
-        for column, left in enumerate(lefts):
-            image = to_rgb8(row[column])
-            box = None if crops is None else crops[index]
-            small = fit(image, cell_width, photo_height)
-            page.photo(small, left + (cell_width - small.shape[1]) // 2, top, box, scale)
-            bottom = top + photo_height
+            _, _, high, wide = crops[number]
+            heights.append(max(24, min(cell_width, cell_width * high / wide)))
+    fig, cells = new_page(heights, len(titles) * cell_width, len(titles), footer=footer)
+    for number, row in enumerate(rows):
+        for column, image in enumerate(row):
+            colour = ACCENT if column in highlight else INK
+            caption = '' if captions is None else captions[number][column]
+            box, line = (None, number) if crops is None else (crops[number], 2 * number)
+            head = '' if number else titles[column]
+            photo = fig.add_subplot(cells[line, column])
+            show(photo, image, caption, title=head, box=box, colour=colour)
             if box is not None:
-                detail = fit(crop(image, box), cell_width, crop_height)
-                page.photo(detail, left + (cell_width - detail.shape[1]) // 2, bottom + GAP)
-                bottom += GAP + crop_height
-            if captions is not None:
-                colour = ACCENT if column in highlight else INK
-                place = (left + cell_width / 2, bottom + CAPTION / 2 + 2)
-                page.text(*place, captions[index][column], SMALL, colour, 'mm')
-        top += row_heights[index] + below + BETWEEN
-    if footer:
-        page.text(MARGIN, page.image.height - MARGIN, footer, SMALL, GREY, 'ls')
-    return page.array()
+                detail = fig.add_subplot(cells[line + 1, column])
+                show(detail, crop(to_rgb8(image), box))
+    return fig
 
 
 def _check(rows, titles, captions, crops) -> None:

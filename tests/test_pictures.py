@@ -1,0 +1,235 @@
+"""Pictures: everything that was asked for is on the page, and it is what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unfoldldm_basicsr.pictures import (
+    comparison_grid,
+    detail_boxes,
+    psnr_captions,
+    save_picture,
+    trace_picture,
+)
+from unfoldldm_basicsr.pictures.confusion import (
+    confusion_matrix,
+    confusion_picture,
+    write_confusion_csv,
+)
+from unfoldldm_basicsr.pictures.drawing import ACCENT, crop, detail_box, to_rgb8
+from unfoldldm_basicsr.pictures.quality import measure
+from unfoldldm_basicsr.pictures.trace_picture import difference
+from unfoldldm_basicsr.restoring.traces import StageImages, Trace
+
+NAMES = ['noise', 'rain', 'haze']
+
+
+def photo(height=40, width=60, seed=0):
+    """Noise, so that no two regions are alike."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def shown(figure) -> list[np.ndarray]:
+    """Photos and maps of a page in the order of its cells."""
+    return [np.asarray(image.get_array()) for axes in figure.axes for image in axes.images]
+
+
+def words(figure) -> str:
+    """All texts of a page."""
+    from matplotlib.text import Text
+
+    return ' | '.join(text.get_text() for text in figure.findobj(Text) if text.get_text().strip())
+
+
+def pixels(figure, path) -> np.ndarray:
+    save_picture(path, figure)
+    return np.asarray(Image.open(path))
+
+
+# ---- grids --------------------------------------------------------------------------------------
+
+
+def test_captions_score_every_image_but_the_truth():
+    truth = photo()
+    captions = psnr_captions([photo(seed=1), truth], truth)
+    assert captions == [f'{measure(photo(seed=1), truth).psnr:.2f} dB', 'ground truth']
+
+
+def test_a_grid_shows_every_photo_its_detail_and_all_texts(tmp_path):
+    rows = [[photo(30, 40, seed=s) for s in (1, 2)], [photo(20, 40, seed=s) for s in (4, 5)]]
+    titles, captions = ['a title', 'b title'], [['1.1', '1.2'], ['2.1', '2.2']]
+    page = comparison_grid(rows, titles, captions, highlight=[1], footer='a footer')
+    for cell, image in zip(shown(page), [*rows[0], *rows[1]], strict=True):
+        assert np.array_equal(cell, image)
+    for text in (*titles, *captions[0], *captions[1], 'a footer'):
+        assert text in words(page)
+    assert [axes.title.get_color() == ACCENT for axes in page.axes[:2]] == [False, True]
+    boxes = detail_boxes(rows)
+    detailed = comparison_grid(rows, titles, captions, crops=boxes)
+    assert np.array_equal(shown(detailed)[1], crop(rows[0][0], boxes[0]))
+    assert len(shown(detailed)) == 8
+    marked = [patch for axes in detailed.axes for patch in axes.patches]
+    assert len(marked) == 8  # two lines around every region, none in its detail
+    top, left, _, width = boxes[0]
+    assert (marked[0].get_x(), marked[0].get_y()) == (left - 0.5, top - 0.5)
+    assert marked[0].get_width() == width
+    assert pixels(detailed, tmp_path / 'b.png').shape > pixels(page, tmp_path / 'a.png').shape
+
+
+@pytest.mark.parametrize(
+    ('rows', 'titles', 'options', 'message'),
+    [
+        ([], ['a'], {}, 'at least one row'),
+        ([[photo()]], ['a', 'b'], {}, '1 images for 2 titles'),
+        ([[photo(), photo(41)]], ['a', 'b'], {}, 'different sizes'),
+        ([[photo()]], ['a'], {'captions': [['1', '2']]}, 'captions'),
+        ([[photo()]], ['a'], {'crops': []}, '0 crops for 1 rows'),
+    ],
+)
+def test_grids_that_do_not_add_up_are_refused(rows, titles, options, message):
+    with pytest.raises(ValueError, match=message):
+        comparison_grid(rows, titles, **options)
+
+
+def test_grids_take_every_kind_of_image_and_any_proportion(tmp_path):
+    kinds = [photo()[..., 0], photo() / 255.0, photo().astype(np.uint16) * 257, photo()]
+    page = comparison_grid([kinds, [photo(1, 1)] * 4, [photo(90, 3)] * 4], list('abcd'))
+    cells = shown(page)
+    assert np.array_equal(cells[1], photo())
+    assert np.array_equal(cells[2], photo())
+    assert np.array_equal(cells[0][..., 2], photo()[..., 0])
+    assert pixels(page, tmp_path / 'x.png').shape[1] == 1200
+    with pytest.raises(ValueError, match='Not an image'):
+        to_rgb8(np.zeros((2, 3, 4, 5)))
+
+
+def test_the_magnified_region_is_where_the_structure_is():
+    image = np.full((100, 140, 3), 128, np.uint8)
+    image[30:50, 90:110] = photo(20, 20)
+    top, left, height, width = detail_box(image, 30)
+    assert (height, width) == (30, 30)
+    assert top <= 30
+    assert top + 30 >= 50
+    assert left <= 90
+    assert left + 30 >= 110
+    assert detail_box(photo(5, 9), 30) == (0, detail_box(photo(5, 9), 30)[1], 5, 5)
+
+
+def test_names_of_files_are_no_formulas(tmp_path):
+    page = comparison_grid([[photo()]], ['a$b$c'], footer='caf\udce9 \u96ea \\frac')
+    assert pixels(page, tmp_path / 'x.png').ndim == 3
+
+
+# ---- traces -------------------------------------------------------------------------------------
+
+
+def traced(count=2, height=40, width=60):
+    rng = np.random.default_rng(0)
+
+    def image():
+        return rng.random((height, width, 3)).astype(np.float32)
+
+    stages = [StageImages(image(), image(), image(), rng.normal(size=16), image())] * count
+    return Trace(image(), tuple(stages), stages[-1].x)
+
+
+def test_a_trace_shows_what_every_stage_made_of_the_marked_region():
+    trace, box = traced(2), (4, 7, 20, 20)
+    page = trace_picture(trace, box=box, title='a title', note='a note')
+    cells, stage = shown(page), trace.stages[0]
+    assert np.array_equal(cells[0], to_rgb8(trace.lq))
+    assert np.array_equal(cells[1], to_rgb8(trace.output))
+    assert len(cells) == 2 + 2 * 5
+    for cell, image in zip(
+        (cells[2], cells[3], cells[6]), (stage.x_hat, stage.x_tilde, stage.x), strict=True
+    ):
+        assert np.array_equal(cell, to_rgb8(crop(image, box)))
+    assert np.array_equal(cells[4], difference(stage.x_hat, stage.x_tilde, box))
+    assert np.array_equal(cells[5], difference(stage.x, stage.x_null, box))
+    bars = [patch.get_height() for patch in page.axes[2 + 3].patches]
+    assert bars == pytest.approx(stage.prior.tolist())
+    apart = 255 * np.abs(stage.x_hat - stage.x_tilde).mean()
+    assert all(
+        text in words(page) for text in ('a title', 'a note', f'apart by {apart:.2f}', 'stage 2')
+    )
+
+
+def test_maps_are_amplified_as_their_headings_say():
+    trace, stage = traced(1), traced(1).stages[0]
+    near = stage._replace(x_tilde=stage.x_hat + 0.05, x_null=stage.x + 0.2)
+    page = trace_picture(trace._replace(stages=(near,)))
+    assert 'their difference x 16' in words(page)
+    assert 'effect of the prior x 4' in words(page)
+    scales = [axes.images[0].get_clim() for axes in (page.axes[4], page.axes[6])]
+    assert scales == [(0, 1 / 16), (0, 1 / 4)]
+
+
+def test_with_the_truth_a_trace_gives_scores():
+    trace = traced(1)
+    page = trace_picture(trace, truth=trace.output)
+    assert f'{measure(trace.lq, trace.output).psnr:.2f} dB' in words(page)
+    assert 'moves by' not in words(page)
+    assert 'moves by' in words(trace_picture(trace))
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 200), (200, 3)])
+def test_traces_of_any_proportion_and_without_a_prior_are_drawn(size, tmp_path):
+    trace = traced(1, *size)
+    bare = trace.stages[0]._replace(prior=np.zeros(0), x_null=None)
+    page = trace_picture(trace._replace(stages=(bare,)))
+    assert 'no prior' in words(page)
+    assert pixels(page, tmp_path / 'x.png').shape[0] > 300
+
+
+# ---- confusion ----------------------------------------------------------------------------------
+
+
+def test_pairs_are_counted_by_row_and_column():
+    counts = confusion_matrix([(0, 0), (0, 2), (0, 2), (2, 1)], 3)
+    assert counts.tolist() == [[1, 0, 2], [0, 0, 0], [0, 1, 0]]
+    with pytest.raises(ValueError, match=r'\(0, 3\) is no pair of classes 0 to 2'):
+        confusion_matrix([(0, 3)], 3)
+
+
+def test_cells_have_count_and_share_of_the_row():
+    counts = np.array([[10, 0, 0], [0, 3, 1], [0, 0, 0]])
+    page = confusion_picture(counts, NAMES, '13 of 14 right', 'held out')
+    assert shown(page)[0].tolist() == [[1, 0, 0], [0, 0.75, 0.25], [0, 0, 0]]
+    for text in ('10\n100 %', '3\n75 %', '1\n25 %', *NAMES, 'true', '13 of 14 right', 'held out'):
+        assert text in words(page)
+    with pytest.raises(ValueError, match=r'shape \(3, 3\) does not go with 2 names'):
+        confusion_picture(np.eye(3), ['a', 'b'], 'x')
+
+
+def test_a_class_without_items_has_no_accuracy(tmp_path):
+    write_confusion_csv(np.array([[1, 1], [0, 0]]), ['a', 'b'], tmp_path / 'new' / 'c.csv')
+    lines = (tmp_path / 'new' / 'c.csv').read_text(encoding='utf-8').splitlines()
+    assert lines == ['true class,a,b,items,accuracy', 'a,1,1,2,0.5000', 'b,0,0,0,']
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def test_pictures_are_saved_exactly_or_small(tmp_path):
+    page = photo(60, 80)
+    save_picture(tmp_path / 'new' / 'a.png', page)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / 'new' / 'a.png')), page)
+    save_picture(tmp_path / 'a.jpg', page)
+    assert Image.open(tmp_path / 'a.jpg').size == (80, 60)
+    with pytest.raises(ValueError, match=r'\.png or \.jpg'):
+        save_picture(tmp_path / 'a.gif', page)
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one_and_no_remains(tmp_path, monkeypatch):
+    save_picture(tmp_path / 'a.png', photo(8, 8))
+
+    def fail(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('os.fsync', fail)
+    with pytest.raises(OSError, match='No space'):
+        save_picture(tmp_path / 'a.png', photo(16, 16))
+    assert Image.open(tmp_path / 'a.png').size == (8, 8)
+    assert [path.name for path in tmp_path.iterdir()] == ['a.png']
