@@ -184,6 +184,25 @@ def test_clip_weights_without_use_are_refused(files):
             Restorer(TinyConvNet(), **setting)
 
 
+@pytest.mark.parametrize('source', ['label', 'learned'])
+def test_bare_weights_take_the_embedding_that_training_wrote_beside_them(tmp_path, source):
+    net, embedding = build_vlunet(), embedding_of(source)
+    torch.save({'params': net.state_dict()}, tmp_path / 'net_g_5.pth')
+    torch.save(
+        {'params': embedding.state_dict(), 'arch': network_meta(OPTIONS[source])},
+        tmp_path / 'net_e_5.pth',
+    )
+    x = torch.rand(2, 3, 16, 24)
+    choice = {'degradation': 2} if source == 'label' else {}
+    if source == 'label':
+        with pytest.raises(ValueError, match=r'one of: 0 \(0\), 1 \(1\), 2 \(2\)'):
+            Restorer(tmp_path / 'net_g_5.pth')
+    restorer = Restorer(tmp_path / 'net_g_5.pth', **choice)
+    vector = embedding(x, torch.tensor([2, 2]))
+    assert torch.equal(restorer.restore_tensor(x), net(x, vector))
+    assert 'recognised as VLUNet' in restorer.notes[0]
+
+
 def test_a_network_without_its_vectors_says_what_is_missing(tmp_path):
     net = build_vlunet()
     torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')

@@ -13,6 +13,7 @@ from torch import nn
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
+from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
 from unfoldldm_basicsr.restoring import CheckpointError, Restorer, TileError, export_checkpoint
 from unfoldldm_basicsr.restoring.tiling import with_image_statistics
 from unfoldldm_basicsr.weights.checkpoint import network_meta, read_checkpoint
@@ -290,6 +291,27 @@ def test_export_never_replaces_a_file_unasked(unfoldldm, tmp_path):
     assert path.read_bytes() == before
     export_checkpoint(path, tmp_path / 'b.pth', overwrite=True)
     assert read_checkpoint(tmp_path / 'b.pth').arch is not None
+
+
+def test_what_bare_weights_were_taken_for_is_said(tmp_path):
+    net = NAFNet(width=4, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1], middle_blk_num=1)
+    torch.save({'params': net.state_dict()}, tmp_path / 'released.pth')
+    (note,) = Restorer(tmp_path / 'released.pth').notes
+    assert 'recognised as NAFNet (img_channel: 3, width: 4' in note
+    assert 'NAFNetLocal has the same weights' in note
+    net = Restormer(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1)
+    torch.save({'params': net.state_dict()}, tmp_path / 'released.pth')
+    (note,) = Restorer(tmp_path / 'released.pth').notes
+    assert 'the same weights' not in note
+
+
+def test_the_memory_that_is_counted_grows_with_the_image_and_is_about_what_is_taken():
+    per_pixel = bytes_per_pixel(TinyConvNet(dim=64))
+    planes = 3 + 3 + 64 + 64  # padded input, input, features and features padded again, in fp32
+    assert planes * 4 <= per_pixel <= 3 * planes * 4
+    assert bytes_per_pixel(TinyConvNet(dim=128)) > 1.8 * per_pixel
+    free = free_memory(torch.device('cpu'))
+    assert free is None or 2**20 < free < 2**50
 
 
 def test_phase_one_weights_are_not_exported_and_restoring_with_them_is_labelled(tmp_path):

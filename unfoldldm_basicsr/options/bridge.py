@@ -82,7 +82,7 @@ def check_dataset(problems: Problems, path: str, cls: type, section: Mapping, he
 
 
 def tile_fits(run: Any) -> Any:
-    from unfoldldm_basicsr.restoring.tiling import check_tile
+    from unfoldldm_basicsr.common.contract import check_tile
 
     tile, overlap = getattr(run.val, 'tile', None), getattr(run.val, 'tile_overlap', None) or 32
     if isinstance(tile, int) and isinstance(overlap, int):

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.contract import contract_of, image_channels
+from unfoldldm_basicsr.common.contract import check_tile, contract_of, image_channels
 from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
-from unfoldldm_basicsr.restoring.tiling import TileError, check_tile, restore_in_tiles
+from unfoldldm_basicsr.data.images import Picture
+from unfoldldm_basicsr.restoring.tiling import TileError, restore_in_tiles
 from unfoldldm_basicsr.restoring.traces import StageImages, Trace
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import (
@@ -327,18 +328,21 @@ def recognised(net: nn.Module, meta: Mapping[str, Any]) -> str:
 
 
 def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colour (H, W) or (H, W, 3), and alpha (H, W) or None."""
+    """Colour (H, W) or (H, W, 3), and alpha (H, W) or None.
+
+    Raises:
+        ValueError: no image of 8 or 16 bits.
+    """
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f'Images must be uint8 or uint16, got {image.dtype}.')
-    if image.ndim not in (2, 3) or 0 in image.shape:
-        raise ValueError(f'Images must be (H, W) or (H, W, channels), got shape {image.shape}.')
-    if image.ndim == 2 or image.shape[2] == 3:
-        return image, None
-    if image.shape[2] == 2:
-        return image[..., 0], image[..., 1]
-    if image.shape[2] == 4:
-        return image[..., :3], image[..., 3]
-    raise ValueError(f'Images must have 1 to 4 channels without an axis for one: {image.shape}.')
+    if (
+        image.ndim not in (2, 3)
+        or 0 in image.shape
+        or image.shape[2:] not in ((), (2,), (3,), (4,))
+    ):
+        raise ValueError(f'Images must be (H, W) or (H, W, 2 to 4), got shape {image.shape}.')
+    picture = Picture(image)
+    return picture.opaque, picture.alpha
 
 
 def to_float_rgb(tensor: Tensor) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unfoldldm_basicsr.common.contract import Contract
+from unfoldldm_basicsr.common.contract import Contract, check_tile
 from unfoldldm_basicsr.ops.image_statistics import ImageStatistics
 
 GLOBAL_NETWORK = (
@@ -41,35 +41,6 @@ class Span(NamedTuple):
     start: int
     stop: int
     weight: Tensor  # (stop - start,) float64
-
-
-def check_tile(tile: int, overlap: int, size_multiple: int = 1) -> tuple[int, int]:
-    """Checks a tile size and aligns it to the network.
-
-    Args:
-        tile: side of a tile in pixels; rounded down to a multiple of ``size_multiple``.
-        overlap: pixels shared by neighbouring tiles; rounded up to a multiple.
-        size_multiple: the network's ``size_multiple``.
-
-    Returns:
-        Aligned tile size and overlap.
-
-    Raises:
-        ValueError: no progress is possible with these values.
-    """
-    if size_multiple < 1:
-        raise ValueError(f'size_multiple must be at least 1, got {size_multiple}.')
-    if overlap < 0:
-        raise ValueError(f'The tile overlap must be 0 or more pixels, got {overlap}.')
-    aligned_tile = tile // size_multiple * size_multiple
-    aligned_overlap = -(-overlap // size_multiple) * size_multiple
-    if aligned_tile <= aligned_overlap:
-        raise ValueError(
-            f'A tile of {tile} pixels is not larger than its overlap of {overlap} pixels'
-            f' (both aligned to {size_multiple}): use a tile of at least'
-            f' {aligned_overlap + size_multiple} pixels or a smaller overlap.'
-        )
-    return aligned_tile, aligned_overlap
 
 
 def tile_spans(size: int, tile: int, overlap: int, size_multiple: int = 1) -> list[Span]:

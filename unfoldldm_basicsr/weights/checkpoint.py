@@ -233,7 +233,7 @@ def network_meta(network_opt: Mapping[str, Any]) -> dict[str, Any]:
 
     if 'type' not in network_opt:
         raise KeyError("network_g: the key 'type' is missing, for example type: UnfoldLDM.")
-    kwargs = {k: _plain(v, f'network_g.{k}') for k, v in network_opt.items() if k != 'type'}
+    kwargs = {k: _plain(v, k) for k, v in network_opt.items() if k != 'type'}
     return {'type': str(network_opt['type']), 'kwargs': kwargs, 'version': __version__}
 
 
@@ -256,19 +256,16 @@ def checked_meta(path: Path, meta: object) -> dict[str, Any] | None:
     }
 
 
-def _plain(value: Any, where: str) -> Any:
-    if isinstance(value, Tensor | np.generic | np.ndarray) and value.ndim == 0:
-        value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(v, f'{where}[{i}]') for i, v in enumerate(value)]
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v, f'{where}.{k}') for k, v in value.items()}
-    raise ValueError(
-        f'{where}: a {type(value).__name__} cannot be stored with the weights; use numbers, text,'
-        f' lists or dictionaries.'
-    )
+def _plain(value: Any, key: str) -> Any:
+    def item(other: Any) -> Any:
+        if isinstance(other, Tensor | np.generic):
+            return other.tolist()
+        raise ValueError(
+            f'network_g.{key}: a {type(other).__name__} cannot be stored with the weights; use'
+            f' numbers, text, lists or dictionaries.'
+        )
+
+    return json.loads(json.dumps(value, default=item))
 
 
 # ---- kinds of files ---------------------------------------------------------------------------

@@ -45,7 +45,12 @@ BACKBONES = ('ad_imageEncoder.clip_model.', 'ad_textEncoder.clip_model.')
 OWN_BACKBONE = 'clip_model.'
 RELEASED_BACKBONE = 'laion2b_s34b_b79k'  # tag of the ViT-B-32 that the released adapters belong to
 RELEASED_WIDTH = 512
-ADAPTER_LAYERS = (0, 1, 3, 4, 6, 7)
+ADAPTERS = {  # linear, layer norm, ReLU and so on: shapes of the released ones
+    f'ad_{branch}Encoder.adapter.{layer}.{name}': (RELEASED_WIDTH,) * dims
+    for branch in ('image', 'text')
+    for layer in (0, 1, 3, 4, 6, 7)
+    for name, dims in (('weight', 2 if layer % 3 == 0 else 1), ('bias', 1))
+}
 ACCEPTED = (
     'Known are: Lightning checkpoints of VLU-Net (state_dict with net.* and, as a rule,'
     ' model_degradation.*), and clip_tuned.pth of its CLIP fine-tuning (learnable_params).'
@@ -90,6 +95,8 @@ def convert_checkpoint(
     source = Path(source)
     target = source.with_name(f'{source.stem}_basicsr.pth') if target is None else Path(target)
     refuse_target(source, target, overwrite=overwrite)
+    if classes is not None and len(set(classes)) != len(classes):
+        raise CheckpointError(f'--classes: {", ".join(classes)} names a degradation twice.')
     try:
         content = load_content(source, unsafe_pickle=unsafe_pickle)
     except UnsafePickleError as error:
@@ -97,46 +104,41 @@ def convert_checkpoint(
             f'{error} Lightning keeps such objects beside the weights; if you trust whoever made'
             f' the file, --unsafe-pickle reads it once and the converted file is free of them.'
         ) from error
-    converted, content = _convert(source, content, classes)
-    write_bytes_atomic(target, file_bytes(target, content))
-    return converted._replace(path=target)
-
-
-def _convert(
-    path: Path, content: object, classes: Sequence[str] | None
-) -> tuple[Converted, dict[str, Any]]:
-    """The new file's content, by what the old one holds."""
-    if isinstance(content, Mapping):
-        if is_state_dict(content.get('learnable_params')):
-            return _convert_adapters(path, content['learnable_params'], classes)
-        state_dict = content.get('state_dict')
-        if is_state_dict(state_dict) and any(key.startswith(NETWORK) for key in state_dict):
-            return _convert_lightning(path, state_dict, classes)
-        if any(key in content for key in ('params', 'params_ema')) or is_state_dict(state_dict):
-            _refuse_usable(path)
-        if is_state_dict(content):
-            _refuse_usable(path)
-        found = f'a dictionary with {", ".join(sorted(str(key) for key in content)[:8])}'
+    parts = content if isinstance(content, Mapping) else {}
+    state_dict = parts.get('state_dict')
+    if is_state_dict(parts.get('learnable_params')):
+        new, about = _adapters(source, parts['learnable_params'], classes), None
+    elif is_state_dict(state_dict) and any(key.startswith(NETWORK) for key in state_dict):
+        new, about = _lightning(source, state_dict, classes)
     else:
-        found = type(content).__name__
-    raise CheckpointError(f'{path}: not a file to convert (it holds {found}). {ACCEPTED}')
+        raise CheckpointError(_refusal(source, content))
+    write_bytes_atomic(target, file_bytes(target, new))
+    record = new.get(DEGRADATION_KEY, {'classes': (), 'embedding': {'params': {}}})
+    values = [*new['params'].values(), *record['embedding']['params'].values()]
+    meta, names = new[ARCH_KEY], tuple(record['classes'])
+    total = sum(value.numel() for value in values)
+    return Converted(meta['type'], meta['kwargs'], names, about, total, target)
 
 
-def _refuse_usable(path: Path) -> None:
-    """Says of files that need no conversion that they load as they are."""
+def _refusal(path: Path, content: object) -> str:
+    """Says of files that need no conversion that they load as they are, and what others hold."""
+    if not isinstance(content, Mapping):
+        return f'{path}: not a file to convert (it holds {type(content).__name__}). {ACCEPTED}'
     try:
         _, meta = build_network(read_checkpoint(path))
-    except CheckpointError as error:
-        raise CheckpointError(f'{path}: not a file to convert. {ACCEPTED}') from error
-    raise CheckpointError(
+    except CheckpointError:
+        found = ', '.join(sorted(str(key) for key in content)[:8])
+        return f'{path}: not a file to convert (it holds a dictionary with {found}). {ACCEPTED}'
+    return (
         f'{path}: weights of {meta["type"]} that load as they are, nothing to convert: use them'
         f' with unfoldldm restore -w, or as path.pretrain_network_g of an option file.'
     )
 
 
-def _convert_lightning(
+def _lightning(
     path: Path, state_dict: Mapping[str, Tensor], classes: Sequence[str] | None
-) -> tuple[Converted, dict[str, Any]]:
+) -> tuple[dict[str, Any], str | None]:
+    """The new file's content, and what makes the degradation vectors."""
     strangers = [k for k in state_dict if not k.startswith((NETWORK, EMBEDDING))]
     if strangers:
         raise CheckpointError(
@@ -147,18 +149,15 @@ def _convert_lightning(
     network = _without(state_dict, NETWORK)
     kind = registered_networks()['VLUNet']
     try:
-        kwargs = kind.infer_kwargs(network)
+        meta = network_meta({'type': kind.__name__, **kind.infer_kwargs(network)})
     except (ValueError, KeyError, IndexError) as error:
         raise CheckpointError(f'{path}: {error}') from error
-    meta = network_meta({'type': kind.__name__, **kwargs})
     content = {'params': network, ARCH_KEY: meta}
-    net, embedding, names, about = _build(path, meta, network), None, (), None
-
+    net, embedding, about = _build(path, meta, network), None, None
     parts = _one_backbone(path, _without(state_dict, EMBEDDING))
     if parts:
-        names = _class_names(classes)
         backbone = _without(parts, OWN_BACKBONE)
-        option = _clip_options(path, backbone, names)
+        names, option = _clip_options(path, backbone, classes)
         if backbone:
             embedding, about = _build(path, network_meta(option), parts), 'CLIP and its adapters'
         else:
@@ -170,80 +169,58 @@ def _convert_lightning(
             f'{path}: holds no {EMBEDDING}*, so there is nothing that --classes could name.'
         )
     _prove(path, net, embedding)
-    values = sum(value.numel() for value in [*network.values(), *parts.values()])
-    return Converted(meta['type'], meta['kwargs'], names, about, values, path), content
+    return content, about
 
 
-def _convert_adapters(
+def _adapters(
     path: Path, params: Mapping[str, Tensor], classes: Sequence[str] | None
-) -> tuple[Converted, dict[str, Any]]:
+) -> dict[str, Any]:
     """Adapters alone: the CLIP backbone is the one that they were tuned on, had by its tag."""
-    params = {key.removeprefix('module.'): _plain(value) for key, value in params.items()}
+    params = _without({key.removeprefix('module.'): value for key, value in params.items()}, '')
     check_finite(path, params)
     _check_adapters(path, params)
-    names = _class_names(classes)
-    meta = network_meta(_clip_options(path, {}, names))
-    values = sum(value.numel() for value in params.values())
-    content = {'params': params, ARCH_KEY: meta}
-    return Converted(meta['type'], meta['kwargs'], names, None, values, path), content
+    _, option = _clip_options(path, {}, classes)
+    return {'params': params, ARCH_KEY: network_meta(option)}
 
 
 def _build(path: Path, meta: dict[str, Any], state_dict: dict[str, Tensor]) -> nn.Module:
     """The network with all its weights; both must fit exactly."""
-    net, _ = build_network(Checkpoint(path, 'state_dict', state_dict, meta))
-    return net
+    return build_network(Checkpoint(path, 'state_dict', state_dict, meta))[0]
 
 
+@torch.no_grad()
 def _prove(path: Path, net: nn.Module, embedding: nn.Module | None) -> None:
     """Restores noise once, with the vector of the file's own CLIP where it has one."""
     generator = torch.Generator().manual_seed(0)
     lq = torch.rand(1, net.patch_embed.proj.in_channels, 64, 64, generator=generator)
-    with torch.no_grad():
-        if embedding is None:
-            degradation = torch.randn(1, net.embed_dim, generator=generator)
-        else:
-            degradation = embedding(lq)
-        if degradation.shape[1] != net.embed_dim:
-            raise CheckpointError(
-                f'{path}: its CLIP gives vectors of {degradation.shape[1]} values, its network'
-                f' takes {net.embed_dim}.'
-            )
-        output = net(lq, degradation)
-    if not output.isfinite().all():
+    vector = torch.randn(1, net.embed_dim, generator=generator)
+    vector = vector if embedding is None else embedding(lq)
+    if vector.shape[1] != net.embed_dim:
+        raise CheckpointError(
+            f'{path}: its CLIP gives vectors of {vector.shape[1]} values, its network'
+            f' takes {net.embed_dim}.'
+        )
+    if not net(lq, vector).isfinite().all():
         raise CheckpointError(f'{path}: the converted network returns NaN or infinite values.')
 
 
-def _class_names(classes: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the degradations: those given, or all that the released adapters were tuned on."""
-    if classes is None:
-        return tuple(_released_texts())
-    if len(set(classes)) != len(classes):
-        raise CheckpointError(f'--classes: {", ".join(classes)} names a degradation twice.')
-    return tuple(classes)
-
-
-def _released_texts() -> Mapping[str, str]:
-    """Texts of the released classes by name, in the order of the released training."""
-    return registered_networks()[CLIP_TYPE].released_texts
-
-
 def _clip_options(
-    path: Path, backbone: Mapping[str, Tensor], names: Sequence[str]
-) -> dict[str, Any]:
-    """``type`` and arguments of the embedding; without a backbone it is had by the released tag."""
-    released = _released_texts()
+    path: Path, backbone: Mapping[str, Tensor], classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Names of the degradations (default: all that the released adapters were tuned on), and
+    ``type`` and arguments of the embedding; without a backbone it is had by the released tag."""
+    released = registered_networks()[CLIP_TYPE].released_texts
+    names = tuple(released if classes is None else classes)
     texts = [released.get(name, f'image with {name.replace("_", " ")}') for name in names]
     option = {'type': CLIP_TYPE, 'model_name': 'ViT-B-32', 'class_texts': texts}
     if not backbone:
-        return {**option, 'pretrained': RELEASED_BACKBONE}
-    option['pretrained'] = None  # stored in the file
+        return names, {**option, 'pretrained': RELEASED_BACKBONE}
     try:
         config = infer_clip_config(backbone)
     except ValueError as error:
         raise CheckpointError(f'{path}: {error}') from error
-    if config != VIT_B_32:
-        option['clip_config'] = config
-    return option
+    stored = {'pretrained': None, **({} if config == VIT_B_32 else {'clip_config': config})}
+    return names, {**option, **stored}
 
 
 def _one_backbone(path: Path, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -261,16 +238,8 @@ def _one_backbone(path: Path, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_adapters(path: Path, params: Mapping[str, Tensor]) -> None:
     """Checks that these are the adapters of the released backbone, no key more or less."""
-    expected = {}
-    for branch in ('image', 'text'):
-        for layer in ADAPTER_LAYERS:
-            name = f'ad_{branch}Encoder.adapter.{layer}'
-            square = layer % 3 == 0  # linear, else layer norm
-            expected[f'{name}.weight'] = (RELEASED_WIDTH,) * (2 if square else 1)
-            expected[f'{name}.bias'] = (RELEASED_WIDTH,)
     shapes = {key: tuple(value.shape) for key, value in params.items()}
-    wrong = [key for key in expected if shapes.get(key) != expected[key]]
-    wrong += [key for key in shapes if key not in expected]
+    wrong = [k for k in {**ADAPTERS, **shapes} if shapes.get(k) != ADAPTERS.get(k)]
     if wrong:
         raise CheckpointError(
             f'{path}: without CLIP itself the adapters must be those of ViT-B-32'
@@ -280,14 +249,9 @@ def _check_adapters(path: Path, params: Mapping[str, Tensor]) -> None:
 
 
 def _without(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries below ``prefix``, without it."""
+    """The entries below ``prefix``, without it, gradients, and the rest of shared storages."""
     return {
-        key[len(prefix) :]: _plain(value)
+        key[len(prefix) :]: value.detach().clone()
         for key, value in state_dict.items()
         if key.startswith(prefix)
     }
-
-
-def _plain(value: Tensor) -> Tensor:
-    """Without gradient, and without the rest of a storage that it may be a view of."""
-    return value.detach().clone()

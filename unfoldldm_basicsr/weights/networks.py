@@ -68,17 +68,9 @@ def build_from_checkpoint(
     param_key: str | None = None,
     device: torch.device | str = 'cpu',
 ) -> nn.Module:
-    """Network with its weights, from the file alone or with an option file.
+    """Network with its weights, ready for inference, from the file alone or with an option file.
 
-    Args:
-        path: see :func:`read_checkpoint`.
-        opt_file: option file whose ``network_g`` describes the network; needed only for files
-            without metadata whose network cannot be told from the weights.
-        param_key: which weights of the file.
-        device: where the network goes.
-
-    Returns:
-        The network in eval mode, without gradients.
+    Args: see :func:`read_checkpoint` and :func:`build_network`.
 
     Raises:
         FileNotFoundError: a missing file.
