@@ -185,7 +185,7 @@ def test_constructors_have_the_released_arguments_and_checkpointing():
 @pytest.mark.parametrize(
     ('build', 'message'),
     [
-        (lambda: Restormer(num_blocks=[1, 1]), 'four entries'),
+        (lambda: Restormer(num_blocks=[1, 1]), 'num_blocks'),
         (lambda: Restormer(inp_channels=6), 'dual_pixel_task'),
         (lambda: NAFNet(enc_blk_nums=[1]), 'as many decoder as encoder levels'),
         (lambda: NAFNetLocal(train_size=[256, 256]), 'shape .N, C, H, W.'),

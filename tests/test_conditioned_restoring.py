@@ -22,7 +22,7 @@ from tiny_vlunet import (
 from tiny_vlunet_prior import TINY_PRIOR
 
 from unfoldldm_basicsr import cli
-from unfoldldm_basicsr.archs.vlunet_prior_arch import VLUNetPrior
+from unfoldldm_basicsr.archs.extras.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.restoring import (
     CheckpointError,
     Restorer,

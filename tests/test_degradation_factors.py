@@ -14,7 +14,7 @@ from unfoldldm_basicsr.archs.unfolding.degradation import (
     kronecker_apply,
     lowrank_core,
 )
-from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import FactorHead
+from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import FactorHead, MGDAOptions
 
 MODES = ('affinity', 'lowrank', 'banded')
 
@@ -126,7 +126,7 @@ def test_amplification_of_noise_is_capped_at_ten():
 
 @pytest.mark.parametrize('mode', MODES)
 def test_head_starts_at_the_identity_and_fixes_the_scale(mode):
-    head = FactorHead(3, 8, 4, mode, 6, unit_gain=True)
+    head = FactorHead(MGDAOptions(mgda_dim=8, wm_rank=4, wm_mode=mode, wm_radius=6), unit_gain=True)
     factor = head(torch.randn(2, 16, 20), 40)
     eye = torch.eye(40).expand(2, 3, 40, 40)
     torch.testing.assert_close(factor.dense(), eye, rtol=0, atol=1e-6)

@@ -16,8 +16,8 @@ from tiny_vlunet_prior import TINY_PRIOR
 from torch.nn import functional as F
 
 from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.archs.extras.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
-from unfoldldm_basicsr.archs.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.commands import explain_command
 from unfoldldm_basicsr.pictures import save_picture, vlu_pictures
 from unfoldldm_basicsr.restoring import Restorer, read_picture

@@ -24,7 +24,7 @@ from unfoldldm_basicsr.archs.layers.resample import (
     crop_to,
     pad_to_multiple,
 )
-from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
+from unfoldldm_basicsr.archs.layers.transformer import BlockOptions, TransformerBlock
 
 CHANNELS_LAST = torch.channels_last
 LAYOUTS = pytest.mark.parametrize('layout', [torch.contiguous_format, CHANNELS_LAST])
@@ -170,14 +170,15 @@ def test_feed_forward_gates_with_gelu(bias):
 
 
 def test_transformer_block_adds_attention_then_feed_forward():
-    block = randomise(TransformerBlock(8, 2, expansion=2, bias=True, LayerNorm_type='BiasFree'))
+    options = BlockOptions(ffn_expansion_factor=2, bias=True, LayerNorm_type='BiasFree')
+    block = randomise(TransformerBlock(8, 2, options))
     x = torch.randn(1, 8, 5, 6)
     middle = x + block.attn(block.norm1(x))
     torch.testing.assert_close(block(x), middle + block.ffn(block.norm2(middle)))
 
 
 def test_block_under_autocast_stays_near_the_fp32_result():
-    block = randomise(TransformerBlock(8, 2))
+    block = randomise(TransformerBlock(8, 2, BlockOptions()))
     x = torch.randn(1, 8, 9, 7)
     with torch.autocast('cpu', torch.bfloat16):
         out = block(x)

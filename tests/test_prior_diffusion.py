@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
-from unfoldldm_basicsr.archs.unfolding.prior_diffusion import PriorDiffusion, diffusion_schedule
+from unfoldldm_basicsr.archs.unfolding.prior_diffusion import (
+    DiffusionOptions,
+    PriorDiffusion,
+    diffusion_schedule,
+)
+from unfoldldm_basicsr.common.declaration import read
 
 
 def test_three_step_schedule_has_the_published_values():
@@ -40,7 +45,7 @@ def test_eps_and_x0_agree_for_a_perfect_denoiser():
     target, noise = torch.randn(2, 4, 16, dtype=torch.float64).unbind(0)
     ends = []
     for param in ('x0', 'eps'):
-        net = PriorDiffusion(16, num_stages=1, param=param)
+        net = PriorDiffusion(DiffusionOptions(prior_dim=16, diffusion_param=param))
 
         class Perfect(torch.nn.Module):
             def forward(self, p, t, condition, net=net):
@@ -58,7 +63,7 @@ def test_training_starts_from_the_noised_target_or_from_noise():
     target = torch.full((512, 8), 3.0)
     seen = {}
     for start in ('qsample', 'noise'):
-        net = PriorDiffusion(8, num_stages=1, train_start=start).train()
+        net = PriorDiffusion(DiffusionOptions(prior_dim=8, train_start=start)).train()
         p = net._start(torch.zeros(512, 8), 0, target)
         seen[start] = (p.mean().item(), p.std().item())
     a = net.abar[-1]
@@ -72,17 +77,17 @@ def test_inference_noise_is_fixed_zero_or_random():
     ends = {}
     for noise in ('fixed', 'zero', 'random'):
         torch.manual_seed(1)
-        net = PriorDiffusion(8, num_stages=2, infer_noise=noise).eval()
+        net = PriorDiffusion(DiffusionOptions(prior_dim=8, infer_noise=noise), num_stages=2).eval()
         first, second = net(condition, 1), net(condition, 1)
         ends[noise] = first
         assert torch.equal(first, second) == (noise != 'random')
     assert not torch.equal(ends['fixed'], ends['zero'])
-    net = PriorDiffusion(8, num_stages=2).eval()
+    net = PriorDiffusion(DiffusionOptions(prior_dim=8), num_stages=2).eval()
     assert not torch.equal(net(condition, 0), net(condition, 1))  # each stage has its own start
 
 
 def test_gradient_reaches_all_parameters_through_the_whole_chain():
-    net = PriorDiffusion(8, num_stages=1)
+    net = PriorDiffusion(DiffusionOptions(prior_dim=8))
     net(torch.randn(4, 8), 0, torch.randn(4, 8)).square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in net.parameters())
     assert (net.denoise.time.weight.grad.abs().amax(1) > 0).all()  # every time step
@@ -91,7 +96,7 @@ def test_gradient_reaches_all_parameters_through_the_whole_chain():
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'param': 'v'}, 'diffusion_param'),
+        ({'diffusion_param': 'v'}, 'diffusion_param'),
         ({'infer_noise': 'fixd'}, "Did you mean 'fixed'"),
         ({'num_timesteps': 0}, 'num_timesteps'),
         ({'beta_start': 0.5, 'beta_end': 0.1}, 'beta_start'),
@@ -99,4 +104,4 @@ def test_gradient_reaches_all_parameters_through_the_whole_chain():
 )
 def test_wrong_arguments_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        PriorDiffusion(8, **kwargs)
+        read(DiffusionOptions, kwargs)

@@ -11,10 +11,10 @@ from released import randomise
 from tiny_vlunet_prior import TINY_HOST, TINY_PRIOR
 
 from unfoldldm_basicsr import archs
+from unfoldldm_basicsr.archs.extras.vlunet_prior_arch import LEVELS
 from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
 from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM
 from unfoldldm_basicsr.archs.unfolding.plug_in import inject_prior, use_prior
-from unfoldldm_basicsr.archs.vlunet_prior_arch import LEVELS
 
 RESTORMER = {
     'type': 'Restormer', 'dim': 8, 'num_blocks': [1, 2, 1, 1], 'num_refinement_blocks': 2,

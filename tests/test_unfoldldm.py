@@ -10,10 +10,14 @@ from helpers import tiny_unfoldldm
 
 from unfoldldm_basicsr.archs import Restormer, UnfoldLDM
 from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
-from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA
+from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA, MGDAOptions
 from unfoldldm_basicsr.archs.unfolding.plug_in import OCFormerCorrector, inject_prior, use_prior
-from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormer, OCFormerBlock
-from unfoldldm_basicsr.archs.unfolding.stage import StagePrior, unfolding_stage
+from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import (
+    OCFormer,
+    OCFormerBlock,
+    OCFormerOptions,
+)
+from unfoldldm_basicsr.archs.unfolding.stage import Estimates
 from unfoldldm_basicsr.losses import ISDALoss, LatentDiffusionLoss
 
 
@@ -331,7 +335,7 @@ def test_every_switch_trains_a_step_and_reloads(switch, phase):
         ({'pdr': 'none', 'prior_in_attn': False}, 'use_ldm: false'),
         ({'dim': 9}, 'dim must be even'),
         ({'heads': [3, 1, 2, 2]}, 'heads'),
-        ({'num_blocks': [1, 1, 1]}, '4 levels'),
+        ({'num_blocks': [1, 1, 1]}, 'num_blocks'),
         ({'cond_input': 'lq', 'cond_detach': False}, 'no effect'),
         ({'wm_mode': 'banded', 'wm_radius': 0}, 'wm_radius'),
         ({'prior_dim': 1}, 'prior_dim'),
@@ -364,12 +368,19 @@ def test_foreign_parts_fit_the_stage():
         def forward(self, x_hat, x_tilde, prior, k):
             return (x_hat + x_tilde) / 2 + prior.mean()
 
-    x = torch.rand(1, 3, 16, 16)
-    step = MGDA(3, dim=8, num_blocks=1, d_state=1, embed_dim=8)
-    prior = StagePrior(torch.ones(1, 4))
-    estimates, used, new = unfolding_stage(step, lambda e: prior, Average(), x, x)
-    assert used is prior
-    torch.testing.assert_close(new, (estimates.x_hat + estimates.x_tilde) / 2 + 1)
+    class Shift(torch.nn.Module):
+        def forward(self, x, y, k):
+            return Estimates(x + 1, y)
+
+    net, lq = make(2).eval(), torch.rand(1, 3, 16, 16)
+    step = MGDA(MGDAOptions(mgda_dim=8, mgda_blocks=1, mgda_d_state=1, embed_dim=8), num_stages=2)
+    net.mgda, net.ocformer = step, Average()
+    with torch.no_grad():
+        stage = net(lq, return_trace=True).stages[0]
+        torch.testing.assert_close(stage.x, (stage.x_hat + stage.x_tilde) / 2 + stage.prior.mean())
+        torch.testing.assert_close(stage.x_hat, step(lq, lq).x_hat)
+        net.mgda = Shift()
+        torch.testing.assert_close(net(lq, return_trace=True).stages[0].x_hat, lq + 1)
 
 
 def test_a_wrapped_host_is_bit_exact_until_the_injection_is_trained():
@@ -385,7 +396,7 @@ def test_a_wrapped_host_is_bit_exact_until_the_injection_is_trained():
             assert not torch.equal(host(lq), own)
         assert torch.equal(host(lq), own)  # outside the block the prior is gone
     corrector = OCFormerCorrector(
-        prior_dim=8, dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 1, 2, 2)
+        OCFormerOptions(prior_dim=8, dim=8, num_blocks=[1, 1, 1, 1], heads=[1, 1, 2, 2])
     )
     with torch.no_grad():
         assert torch.equal(corrector(lq, own, prior), own)

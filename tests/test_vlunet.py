@@ -10,6 +10,7 @@ import torch
 from released import build_released, randomise, released_keys, released_pair, without_gradient
 from torch.nn import functional as F
 
+from unfoldldm_basicsr.archs.layers.transformer import UShapeOptions
 from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM
 from unfoldldm_basicsr.archs.unfolding.proximal_step_transformer import PMM
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet, VLUTrace
@@ -186,7 +187,7 @@ def test_step_length_starts_at_one():
 
 
 def test_proximal_step_is_a_chain_of_blocks():
-    prox = randomise(PMM(8, 2, 3))
+    prox = randomise(PMM(8, 2, 3, UShapeOptions()))
     x = torch.randn(1, 8, 4, 4)
     expected = prox.blocks[2](prox.blocks[1](prox.blocks[0](x)))
     assert torch.equal(prox(x), expected)

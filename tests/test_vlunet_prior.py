@@ -10,7 +10,7 @@ from released import build_released, randomise, released_pair
 from tiny_vlunet_prior import TINY_HOST, TINY_PRIOR
 
 from unfoldldm_basicsr.archs import VLUNet, VLUNetPrior
-from unfoldldm_basicsr.archs.vlunet_prior_arch import LEVELS
+from unfoldldm_basicsr.archs.extras.vlunet_prior_arch import LEVELS
 from unfoldldm_basicsr.common.cost import module_cost
 from unfoldldm_basicsr.losses import LatentDiffusionLoss
 from unfoldldm_basicsr.weights.loading import load_weights

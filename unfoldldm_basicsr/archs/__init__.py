@@ -5,11 +5,11 @@ from unfoldldm_basicsr.archs.degradation_embedding import (
     LabelDegradationEmbedding,
     LearnedDegradationEmbedding,
 )
+from unfoldldm_basicsr.archs.extras.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet, NAFNetLocal
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
-from unfoldldm_basicsr.archs.vlunet_prior_arch import VLUNetPrior
 
 __all__ = [
     'CLIPDegradationEmbedding',

@@ -10,10 +10,9 @@ and the refinement keep 2 dim channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.layers.blocks import Blocks
@@ -31,28 +30,35 @@ from unfoldldm_basicsr.archs.layers.resample import (
     crop_to,
     pad_to_multiple,
 )
-from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
+from unfoldldm_basicsr.archs.layers.transformer import UShapeOptions, transformer_blocks
+from unfoldldm_basicsr.common.declaration import takes
 from unfoldldm_basicsr.common.registration import register
 
 
+class RestormerOptions(UShapeOptions):
+    """Options of Restormer."""
+
+    out_channels: PositiveInt = 3
+    """Channels of the output."""
+    dual_pixel_task: bool = False
+    """Defocus deblurring from two views: the embedding is added before the output and the input is
+    not added after it."""
+
+    @model_validator(mode='after')
+    def _channels(self) -> RestormerOptions:
+        if self.inp_channels != self.out_channels and not self.dual_pixel_task:
+            raise ValueError(
+                f'inp_channels ({self.inp_channels}) must equal out_channels '
+                f'({self.out_channels}) unless dual_pixel_task is true: the input is added to the '
+                'output.'
+            )
+        return self
+
+
 @register(ARCH_REGISTRY)
+@takes(RestormerOptions)
 class Restormer(nn.Module):
     """Restores an image of any size; attention between channels mixes the whole image.
-
-    Args:
-        inp_channels: channels of the input (6 for dual-pixel pairs).
-        out_channels: channels of the output.
-        dim: channels of the first level.
-        num_blocks: transformer blocks of the levels 1 to 4.
-        num_refinement_blocks: blocks after the last decoder level.
-        heads: attention heads of the levels 1 to 4.
-        ffn_expansion_factor: hidden width of the feed-forward parts over their channels.
-        bias: biases in the convolutions of blocks, fusions and output.
-        LayerNorm_type: ``WithBias`` or ``BiasFree``.
-        dual_pixel_task: defocus deblurring from two views: the embedding is added before the output
-            and the input is not added after it.
-        use_checkpoint: recomputes every block for its gradients instead of keeping its activations:
-            less memory in training, the same result.
 
     Raises:
         ValueError: arguments that do not fit together.
@@ -61,46 +67,13 @@ class Restormer(nn.Module):
     size_multiple = 8
     tiling_changes_result = True
 
-    def __init__(
-        self,
-        inp_channels: int = 3,
-        out_channels: int = 3,
-        dim: int = 48,
-        num_blocks: Sequence[int] = (4, 6, 6, 8),
-        num_refinement_blocks: int = 4,
-        heads: Sequence[int] = (1, 2, 4, 8),
-        ffn_expansion_factor: float = 2.66,
-        bias: bool = False,
-        LayerNorm_type: str = 'WithBias',
-        dual_pixel_task: bool = False,
-        use_checkpoint: bool = False,
-    ) -> None:
+    def __init__(self, options: RestormerOptions) -> None:
         super().__init__()
-        if len(num_blocks) != 4 or len(heads) != 4:
-            raise ValueError(
-                f'Restormer has four levels: num_blocks ({list(num_blocks)}) and heads '
-                f'({list(heads)}) need four entries each.'
-            )
-        if inp_channels != out_channels and not dual_pixel_task:
-            raise ValueError(
-                f'Restormer adds its input to its output, so inp_channels ({inp_channels}) must '
-                f'equal out_channels ({out_channels}) unless dual_pixel_task is true.'
-            )
+        inp_channels, dim, bias = options.inp_channels, options.dim, options.bias
+        heads, num_blocks = options.heads, options.num_blocks
 
         def blocks(channels: int, num_heads: int, count: int) -> Blocks:
-            return Blocks(
-                *(
-                    TransformerBlock(
-                        channels,
-                        num_heads,
-                        expansion=ffn_expansion_factor,
-                        bias=bias,
-                        LayerNorm_type=LayerNorm_type,
-                    )
-                    for _ in range(count)
-                ),
-                use_checkpoint=use_checkpoint,
-            )
+            return transformer_blocks(channels, num_heads, count, options)
 
         self.patch_embed = OverlapPatchEmbed(inp_channels, dim)
         self.encoder_level1 = blocks(dim, heads[0], num_blocks[0])
@@ -118,11 +91,11 @@ class Restormer(nn.Module):
         self.decoder_level2 = blocks(2 * dim, heads[1], num_blocks[1])
         self.up2_1 = Upsample(2 * dim)
         self.decoder_level1 = blocks(2 * dim, heads[0], num_blocks[0])
-        self.refinement = blocks(2 * dim, heads[0], num_refinement_blocks)
-        self.dual_pixel_task = dual_pixel_task
-        if dual_pixel_task:
+        self.refinement = blocks(2 * dim, heads[0], options.num_refinement_blocks)
+        self.dual_pixel_task = options.dual_pixel_task
+        if self.dual_pixel_task:
             self.skip_conv = nn.Conv2d(dim, 2 * dim, 1, bias=bias)
-        self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=bias)
+        self.output = nn.Conv2d(2 * dim, options.out_channels, 3, padding=1, bias=bias)
 
     def forward(self, lq: Tensor) -> Tensor:
         """Restores ``lq``.

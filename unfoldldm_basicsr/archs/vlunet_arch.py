@@ -14,11 +14,12 @@ and the refinement keep 2 dim channels in both streams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.layers.blocks import recomputed
@@ -35,9 +36,11 @@ from unfoldldm_basicsr.archs.layers.resample import (
     crop_to,
     pad_to_multiple,
 )
+from unfoldldm_basicsr.archs.layers.transformer import UShapeOptions
 from unfoldldm_basicsr.archs.restormer_arch import infer_block_kwargs
 from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM, GradientStepTrace
 from unfoldldm_basicsr.archs.unfolding.proximal_step_transformer import PMM
+from unfoldldm_basicsr.common.declaration import takes
 from unfoldldm_basicsr.common.registration import register
 
 
@@ -105,29 +108,40 @@ class VLUStage(nn.Module):
         return self.gradient_descent(x, y, degradation)
 
 
+class VLUNetOptions(UShapeOptions):
+    """Options of VLU-Net.
+
+    The released code hands ``bias`` and ``LayerNorm_type`` on to no block, so its blocks are always
+    as with the defaults.
+    """
+
+    de_dim: PositiveInt = 7
+    """Number N of learned prompts, one per degradation."""
+    out_channels: PositiveInt = 3
+    """Channels of the output; equals inp_channels."""
+    dim: int = Field(48, ge=10, multiple_of=2)
+    """Channels of the first level, even; a level of C channels has C // 10 prompt channels."""
+    embed_dim: PositiveInt = 512
+    """Length E of the degradation vector (512 for CLIP ViT-B-32)."""
+
+    @model_validator(mode='after')
+    def _channels(self) -> VLUNetOptions:
+        if self.inp_channels != self.out_channels:
+            raise ValueError(
+                f'inp_channels ({self.inp_channels}) must equal out_channels '
+                f'({self.out_channels}): VLU-Net adds its input to its output.'
+            )
+        return self
+
+
 @register(ARCH_REGISTRY)
+@takes(VLUNetOptions)
 class VLUNet(nn.Module):
     """Restores an image of any size and of a degradation described by a vector.
 
     The first downsampling of the observation uses ``down1_2``, the one of the estimate, as in the
     released network. ``down1_2_i`` exists in all released checkpoints and is never used; it is kept
     so that weights load strictly, and frozen so that distributed training sees no unused parameter.
-
-    Args:
-        de_dim: number of learned prompts, one per degradation.
-        inp_channels: channels of the input.
-        out_channels: channels of the output; equals ``inp_channels``.
-        dim: channels of the first level, even and at least 10.
-        num_blocks: transformer blocks of the levels 1 to 4.
-        num_refinement_blocks: blocks of the refinement stage.
-        heads: attention heads of the levels 1 to 4.
-        ffn_expansion_factor: hidden width of the feed-forward parts over their channels.
-        bias: biases in the convolutions of blocks, fusions and output. The released code hands this
-            and ``LayerNorm_type`` on to no block, so its blocks are always as with the defaults.
-        LayerNorm_type: ``WithBias`` or ``BiasFree``.
-        embed_dim: length of the degradation vector (512 for CLIP ViT-B-32).
-        use_checkpoint: recomputes every gradient step and block for its gradients instead of
-            keeping its activations: less memory in training, the same result.
 
     Raises:
         ValueError: arguments that do not fit together.
@@ -136,49 +150,18 @@ class VLUNet(nn.Module):
     size_multiple = 8
     tiling_changes_result = True
 
-    def __init__(
-        self,
-        de_dim: int = 7,
-        inp_channels: int = 3,
-        out_channels: int = 3,
-        dim: int = 48,
-        num_blocks: Sequence[int] = (4, 6, 6, 8),
-        num_refinement_blocks: int = 4,
-        heads: Sequence[int] = (1, 2, 4, 8),
-        ffn_expansion_factor: float = 2.66,
-        bias: bool = False,
-        LayerNorm_type: str = 'WithBias',
-        embed_dim: int = 512,
-        use_checkpoint: bool = False,
-    ) -> None:
+    def __init__(self, options: VLUNetOptions) -> None:
         super().__init__()
-        if len(num_blocks) != 4 or len(heads) != 4:
-            raise ValueError(
-                f'VLUNet has four levels: num_blocks ({list(num_blocks)}) and heads '
-                f'({list(heads)}) need four entries each.'
-            )
-        if inp_channels != out_channels:
-            raise ValueError(
-                f'VLUNet adds its input to its output, so inp_channels ({inp_channels}) must equal '
-                f'out_channels ({out_channels}).'
-            )
-        self.embed_dim = embed_dim
+        self.embed_dim = options.embed_dim
+        dim, bias, num_blocks = options.dim, options.bias, options.num_blocks
 
         def stage(channels: int, level: int, count: int) -> VLUStage:
-            denoiser = PMM(
-                channels,
-                heads[level - 1],
-                count,
-                expansion=ffn_expansion_factor,
-                bias=bias,
-                LayerNorm_type=LayerNorm_type,
-                use_checkpoint=use_checkpoint,
-            )
-            gradient_descent = DGDM(channels, level, de_dim, embed_dim)
-            return VLUStage(gradient_descent, denoiser, use_checkpoint=use_checkpoint)
+            denoiser = PMM(channels, options.heads[level - 1], count, options)
+            gradient_descent = DGDM(channels, level, options.de_dim, options.embed_dim)
+            return VLUStage(gradient_descent, denoiser, use_checkpoint=options.use_checkpoint)
 
-        self.patch_embed = OverlapPatchEmbed(inp_channels, dim)
-        self.patch_embed_i = OverlapPatchEmbed(inp_channels, dim)
+        self.patch_embed = OverlapPatchEmbed(options.inp_channels, dim)
+        self.patch_embed_i = OverlapPatchEmbed(options.inp_channels, dim)
         self.encoder_level1 = stage(dim, 1, num_blocks[0])
         self.down1_2 = Downsample(dim)
         self.down1_2_i = Downsample(dim).requires_grad_(False)
@@ -202,8 +185,8 @@ class VLUNet(nn.Module):
         self.up2_1 = Upsample(2 * dim)
         self.up2_1_i = Upsample(2 * dim)
         self.decoder_level1 = stage(2 * dim, 1, num_blocks[0])
-        self.refinement = stage(2 * dim, 1, num_refinement_blocks)
-        self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=bias)
+        self.refinement = stage(2 * dim, 1, options.num_refinement_blocks)
+        self.output = nn.Conv2d(2 * dim, options.out_channels, 3, padding=1, bias=bias)
 
     def forward(
         self, lq: Tensor, degradation: Tensor, *, return_trace: bool = False

@@ -164,6 +164,8 @@ def problems_of(
             problems[path] = f'{first} or {_wanted(found).removeprefix("must be ")}{got}{rest}'
         else:
             wanted = _wanted(found)
+            if not path and wanted.split()[0] in declared.model_fields:
+                path, _, wanted = wanted.partition(' ')  # a rule of several keys names one first
             problems[path] = wanted if wanted.endswith('.') else f'{wanted}, got {show(value)}.'
             if isinstance(value, str) and _NUMBER.fullmatch(value):
                 problems[path] += ' Write the number without quotes and units.'

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from unfoldldm_basicsr.common.declaration import Options
+
+
+class NetworkOptions(Options):
+    """What every network made of :class:`Blocks` can be told."""
+
+    inp_channels: PositiveInt = 3
+    """Channels of the input (Restormer: 6 for dual-pixel pairs)."""
+    use_checkpoint: bool = False
+    """Recompute every block (VLU-Net: also every gradient step) for its gradients instead of
+    keeping its activations: far less memory in training, the same result."""
 
 
 class Blocks(nn.Sequential):

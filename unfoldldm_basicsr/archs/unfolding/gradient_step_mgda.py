@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Literal
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.archs.layers.blocks import Blocks
+from unfoldldm_basicsr.archs.layers.blocks import Blocks, NetworkOptions
 from unfoldldm_basicsr.archs.layers.vss import VSSBlock
 from unfoldldm_basicsr.archs.unfolding.degradation import (
     Factor,
@@ -31,22 +32,38 @@ from unfoldldm_basicsr.archs.unfolding.degradation import (
     decomposed_step,
     lowrank_core,
 )
-from unfoldldm_basicsr.common.suggest import check_choice
+from unfoldldm_basicsr.archs.unfolding.stage import Estimates
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
-MODES = ('both', 'holistic', 'decomposed', 'none')
-WM_MODES = ('affinity', 'lowrank', 'banded')
-OPERATORS = ('vss', 'conv')
 
+class MGDAOptions(NetworkOptions):
+    """Options of the gradient step."""
 
-class Estimates(NamedTuple):
-    """What MGDA hands on: x_hat, x_tilde (B, c, h, w); factors and embedding where estimated."""
-
-    x_hat: Tensor
-    x_tilde: Tensor
-    W: Factor | None
-    M: Factor | None
-    embedding: Tensor | None
+    mgda_dim: PositiveInt = 32
+    """Width d_m of MGDA."""
+    mgda_stride: Literal[1, 2, 4, 8] = 2
+    """MGDA works at 1/stride of the resolution."""
+    mgda_blocks: NonNegativeInt = 2
+    """VSS blocks in D and in D^T each."""
+    mgda_trunk_blocks: NonNegativeInt = 1
+    """VSS blocks in the trunk that describes the degradation."""
+    mgda_d_state: PositiveInt = 16
+    """State size N of the selective scan."""
+    mgda_expand: PositiveInt = 2
+    """Inner width of the VSS blocks, in d_m."""
+    mgda_op: Literal['vss', 'conv'] = 'vss'
+    """Token mixer of the blocks: vss, or conv (no scan, equal cost)."""
+    mgda_mode: Literal['both', 'holistic', 'decomposed', 'none'] = 'both'
+    """Gradient steps: both, one alone (the missing estimate equals the present one), or none
+    (x_hat = x, x_tilde = y)."""
+    embed_dim: PositiveInt = 32
+    """Length d_e of the degradation embedding."""
+    wm_mode: Literal['affinity', 'lowrank', 'banded'] = 'affinity'
+    """Factors W, M: affinity (dense), lowrank or banded."""
+    wm_rank: PositiveInt = 8
+    """Rank r of the scores q_i . k_j, and of lowrank."""
+    wm_radius: PositiveInt = 32
+    """Half-width of banded, in pixels."""
 
 
 class HolisticOperator(nn.Module):
@@ -78,28 +95,23 @@ class FactorHead(nn.Module):
     """Estimates one factor from per-row (or per-column) descriptors of the trunk features.
 
     Args:
-        channels: c.
-        dim: width d_m of the trunk.
-        rank: r of the scores q_i . k_j.
-        mode: 'affinity', 'lowrank' or 'banded'.
-        radius: half-width of the band in pixels.
+        options: see :class:`MGDAOptions`.
         unit_gain: the mean log gain is zero. Needed on one of the two factors, because (aW, M/a)
             is the same degradation.
     """
 
-    def __init__(
-        self, channels: int, dim: int, rank: int, mode: str, radius: int, *, unit_gain: bool
-    ):
+    def __init__(self, options: MGDAOptions, *, unit_gain: bool):
         super().__init__()
-        self.channels, self.rank, self.mode, self.radius = channels, rank, mode, radius
+        self.mode, self.rank, self.radius = options.wm_mode, options.wm_rank, options.wm_radius
+        self.channels, dim = options.inp_channels, options.mgda_dim
         self.unit_gain = unit_gain
         self.conv = nn.Conv1d(2 * dim, dim, 7, padding=3, padding_mode='replicate')
-        self.query_key = nn.Conv1d(dim, 2 * channels * rank, 1)
-        self.gain_mix = nn.Conv1d(dim, 2 * channels, 1)
+        self.query_key = nn.Conv1d(dim, 2 * self.channels * self.rank, 1)
+        self.gain_mix = nn.Conv1d(dim, 2 * self.channels, 1)
         nn.init.zeros_(self.gain_mix.weight)
         nn.init.zeros_(self.gain_mix.bias)
-        if mode != 'lowrank':  # softplus^-1 of 0.1 per pixel
-            self.decay = nn.Parameter(torch.full((channels,), math.log(math.expm1(0.1))))
+        if self.mode != 'lowrank':  # softplus^-1 of 0.1 per pixel
+            self.decay = nn.Parameter(torch.full((self.channels,), math.log(math.expm1(0.1))))
 
     def forward(self, descriptor: Tensor, size: int) -> Factor:
         """descriptor (B, 2 d_m, n / s), size n -> factor of size n x n per channel."""
@@ -126,77 +138,43 @@ class MGDA(nn.Module):
     """Both gradient steps of all stages that share this module.
 
     Args:
-        channels: colour channels c.
+        options: see :class:`MGDAOptions`.
         num_stages: how many stages share the weights; each has its own two step sizes.
-        dim: width d_m.
-        stride: s, pixel-unshuffle factor before the operators.
-        num_blocks: VSS blocks in D and in D^T each.
-        num_trunk_blocks: VSS blocks in the trunk that describes the degradation.
-        d_state, expand: of the VSS blocks.
-        embed_dim: length d_e of the degradation embedding.
-        op: 'vss', or 'conv' for blocks of equal cost without a scan.
-        mode: 'both', one branch alone ('holistic', 'decomposed': the missing estimate equals the
-            present one), or 'none' (x_hat = x, x_tilde = y).
-        wm_mode, wm_rank, wm_radius: see :class:`FactorHead`.
-        use_checkpoint: see :class:`Blocks`.
-
-    Raises:
-        ValueError: unknown ``op``, ``mode`` or ``wm_mode``.
     """
 
-    def __init__(
-        self,
-        channels: int = 3,
-        *,
-        num_stages: int = 1,
-        dim: int = 32,
-        stride: int = 2,
-        num_blocks: int = 2,
-        num_trunk_blocks: int = 1,
-        d_state: int = 16,
-        expand: int = 2,
-        embed_dim: int = 32,
-        op: str = 'vss',
-        mode: str = 'both',
-        wm_mode: str = 'affinity',
-        wm_rank: int = 8,
-        wm_radius: int = 32,
-        use_checkpoint: bool = False,
-    ):
+    def __init__(self, options: MGDAOptions, *, num_stages: int = 1):
         super().__init__()
-        check_choice('mgda_mode', mode, MODES)
-        check_choice('wm_mode', wm_mode, WM_MODES)
-        check_choice('mgda_op', op, OPERATORS)
-        if min(wm_rank, wm_radius, embed_dim) < 1:
-            raise ValueError(
-                'wm_rank, wm_radius and embed_dim must be at least 1, got '
-                f'{wm_rank}, {wm_radius} and {embed_dim}.'
-            )
-        self.holistic = mode in ('both', 'holistic')
-        self.decomposed = mode in ('both', 'decomposed')
+        channels, dim, stride = options.inp_channels, options.mgda_dim, options.mgda_stride
+        self.holistic = options.mgda_mode in ('both', 'holistic')
+        self.decomposed = options.mgda_mode in ('both', 'decomposed')
 
-        def blocks(count: int) -> Blocks:
-            parts = (VSSBlock(dim, d_state=d_state, expand=expand, mixer=op) for _ in range(count))
-            return Blocks(*parts, use_checkpoint=use_checkpoint)
+        def blocks(count: int) -> list[VSSBlock]:
+            sizes = {'d_state': options.mgda_d_state, 'expand': options.mgda_expand}
+            return [VSSBlock(dim, mixer=options.mgda_op, **sizes) for _ in range(count)]
 
-        if mode != 'none':
+        def operator() -> HolisticOperator:
+            parts = Blocks(*blocks(options.mgda_blocks), use_checkpoint=options.use_checkpoint)
+            return HolisticOperator(channels, dim, stride, options.embed_dim, parts)
+
+        if self.holistic or self.decomposed:
             self.trunk = Blocks(
                 nn.PixelUnshuffle(stride),
                 nn.Conv2d(2 * channels * stride**2, dim, 3, padding=1),
-                *blocks(num_trunk_blocks),
-                use_checkpoint=use_checkpoint,
+                *blocks(options.mgda_trunk_blocks),
+                use_checkpoint=options.use_checkpoint,
             )
         if self.holistic:
             self.embed = nn.Sequential(
-                nn.Linear(2 * dim, embed_dim), nn.GELU(), nn.Linear(embed_dim, embed_dim)
+                nn.Linear(2 * dim, options.embed_dim),
+                nn.GELU(),
+                nn.Linear(options.embed_dim, options.embed_dim),
             )
-            self.forward_op = HolisticOperator(channels, dim, stride, embed_dim, blocks(num_blocks))
-            self.adjoint_op = HolisticOperator(channels, dim, stride, embed_dim, blocks(num_blocks))
+            self.forward_op, self.adjoint_op = operator(), operator()
             # lambda = 0.1 + 0.9 sigmoid(a) starts at 0.5
             self.step_holistic = nn.Parameter(torch.full((num_stages,), math.log(4 / 5)))
         if self.decomposed:
-            self.rows = FactorHead(channels, dim, wm_rank, wm_mode, wm_radius, unit_gain=False)
-            self.columns = FactorHead(channels, dim, wm_rank, wm_mode, wm_radius, unit_gain=True)
+            self.rows = FactorHead(options, unit_gain=False)
+            self.columns = FactorHead(options, unit_gain=True)
             # factor 0.2 + 1.6 sigmoid(b) starts at 1
             self.step_decomposed = nn.Parameter(torch.zeros(num_stages))
 
@@ -212,7 +190,7 @@ class MGDA(nn.Module):
     def forward(self, x: Tensor, y: Tensor, k: int = 0) -> Estimates:
         """One gradient step of stage ``k`` (from 0); x, y (B, c, h, w), h and w multiples of s."""
         if not (self.holistic or self.decomposed):
-            return Estimates(x, y, None, None, None)
+            return Estimates(x, y)
         features = self.trunk(torch.cat([x, y], 1))
         W = M = e = x_hat = x_tilde = None
         if self.holistic:

@@ -15,7 +15,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormer, PriorGate
+from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import (
+    OCFormer,
+    OCFormerOptions,
+    PriorGate,
+)
 
 PARTS = ('norm1', 'attn', 'norm2', 'ffn')
 
@@ -104,12 +108,12 @@ class OCFormerCorrector(nn.Module):
     The host's output stays the base; the share g = 2 sigmoid(s) - 1 of x^ starts at zero.
 
     Args:
-        ocformer: arguments of :class:`OCFormer`.
+        options: see :class:`OCFormerOptions`.
     """
 
-    def __init__(self, **ocformer):
+    def __init__(self, options: OCFormerOptions):
         super().__init__()
-        self.ocformer = OCFormer(**ocformer)
+        self.ocformer = OCFormer(options)
         nn.init.zeros_(self.ocformer.output.weight)
 
     def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:

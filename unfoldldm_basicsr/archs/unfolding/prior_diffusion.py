@@ -11,15 +11,44 @@ DiffIR: with T = 3 this is a short conditional regression, not a sampler of dive
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.common.suggest import check_choice
+from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 
-PARAMETERISATIONS = ('x0', 'eps')
-TRAIN_STARTS = ('qsample', 'noise')
-INFER_NOISES = ('fixed', 'random', 'zero')
+
+class DiffusionOptions(PriorVectorOptions):
+    """Options of the diffusion."""
+
+    num_timesteps: PositiveInt = 3
+    """Steps T of the chain."""
+    beta_start: float = Field(0.1, gt=0, lt=1)
+    """Begin of the noise schedule."""
+    beta_end: float = Field(0.99, gt=0, lt=1)
+    """End of the noise schedule."""
+    diffusion_param: Literal['x0', 'eps'] = 'x0'
+    """What f_theta predicts."""
+    train_start: Literal['qsample', 'noise'] = 'qsample'
+    """Start of the chain in training: the noised target, or noise as at inference."""
+    infer_noise: Literal['fixed', 'random', 'zero'] = 'fixed'
+    """Start at inference: fixed (stored with the weights, the same for every item of every batch),
+    random (drawn from torch's generator) or zero."""
+    denoiser_dim: PositiveInt = 128
+    """Hidden width of f_theta."""
+    denoiser_layers: NonNegativeInt = 2
+    """Residual layers of f_theta."""
+
+    @model_validator(mode='after')
+    def _schedule(self) -> DiffusionOptions:
+        if self.beta_start > self.beta_end:
+            raise ValueError(
+                f'beta_start must not exceed beta_end, got {self.beta_start} and {self.beta_end}.'
+            )
+        return self
 
 
 def diffusion_schedule(
@@ -44,20 +73,14 @@ def diffusion_schedule(
 
 
 class Denoiser(nn.Module):
-    """f_theta(P_t, t, P_c): a small residual MLP with a learned embedding of t.
+    """f_theta(P_t, t, P_c): a small residual MLP with a learned embedding of t."""
 
-    Args:
-        prior_dim: C_p.
-        num_timesteps: T.
-        dim: hidden width.
-        num_layers: residual layers.
-    """
-
-    def __init__(self, prior_dim: int, num_timesteps: int, *, dim: int = 128, num_layers: int = 2):
+    def __init__(self, options: DiffusionOptions):
         super().__init__()
-        self.time = nn.Embedding(num_timesteps, 32)
+        prior_dim, dim = options.prior_dim, options.denoiser_dim
+        self.time = nn.Embedding(options.num_timesteps, 32)
         self.proj_in = nn.Linear(2 * prior_dim + 32, dim)
-        self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_layers))
+        self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(options.denoiser_layers))
         self.proj_out = nn.Linear(dim, prior_dim)
 
     def forward(self, p: Tensor, t: int, condition: Tensor) -> Tensor:
@@ -73,50 +96,23 @@ class PriorDiffusion(nn.Module):
     """Generates P from a condition; trained by running the whole chain.
 
     Args:
-        prior_dim: C_p.
+        options: see :class:`DiffusionOptions`.
         num_stages: K; every stage has its own start noise.
-        num_timesteps: T.
-        beta_start, beta_end: ends of the schedule.
-        param: what f_theta predicts, 'x0' or 'eps'.
-        train_start: 'qsample' (noised target) or 'noise' (as at inference).
-        infer_noise: 'fixed' (stored with the weights, the same for every item of every batch),
-            'random' (drawn from torch's generator) or 'zero'.
-        dim, num_layers: of f_theta.
-
-    Raises:
-        ValueError: an unknown choice, or ``num_timesteps`` below 1.
     """
 
-    def __init__(
-        self,
-        prior_dim: int = 64,
-        *,
-        num_stages: int = 3,
-        num_timesteps: int = 3,
-        beta_start: float = 0.1,
-        beta_end: float = 0.99,
-        param: str = 'x0',
-        train_start: str = 'qsample',
-        infer_noise: str = 'fixed',
-        dim: int = 128,
-        num_layers: int = 2,
-    ):
+    def __init__(self, options: DiffusionOptions, *, num_stages: int = 1):
         super().__init__()
-        check_choice('diffusion_param', param, PARAMETERISATIONS)
-        check_choice('train_start', train_start, TRAIN_STARTS)
-        check_choice('infer_noise', infer_noise, INFER_NOISES)
-        if num_timesteps < 1:
-            raise ValueError(f'num_timesteps must be at least 1, got {num_timesteps}.')
-        if not 0 < beta_start <= beta_end < 1:
-            raise ValueError(
-                f'0 < beta_start <= beta_end < 1 is required, got {beta_start} and {beta_end}.'
-            )
-        self.param, self.train_start, self.infer_noise = param, train_start, infer_noise
-        _, abar, c1, c2 = diffusion_schedule(num_timesteps, beta_start, beta_end)
+        self.param, self.train_start = options.diffusion_param, options.train_start
+        self.infer_noise = options.infer_noise
+        _, abar, c1, c2 = diffusion_schedule(
+            options.num_timesteps, options.beta_start, options.beta_end
+        )
         self.abar, self.c1, self.c2 = abar.tolist(), c1.tolist(), c2.tolist()
-        self.denoise = Denoiser(prior_dim, num_timesteps, dim=dim, num_layers=num_layers)
+        self.denoise = Denoiser(options)
         noise = torch.randn(
-            num_stages, prior_dim, generator=torch.Generator('cpu').manual_seed(0), device='cpu'
+            *(num_stages, options.prior_dim),
+            generator=torch.Generator('cpu').manual_seed(0),
+            device='cpu',
         )
         self.register_buffer('start_noise', noise.to(torch.get_default_device()))
 

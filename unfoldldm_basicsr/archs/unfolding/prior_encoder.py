@@ -9,8 +9,20 @@ noise schedule of the diffusion means the same for every image.
 from __future__ import annotations
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
+
+
+class EncoderOptions(PriorVectorOptions):
+    """Options of both prior encoders."""
+
+    prior_width: PositiveInt = 64
+    """Channels of PI and PI'."""
+    prior_encoder_blocks: NonNegativeInt = 5
+    """Residual blocks of PI and PI'."""
 
 
 class ResidualBlock(nn.Module):
@@ -31,26 +43,25 @@ class PriorEncoder(nn.Module):
 
     Args:
         in_channels: channels of all input images together.
-        prior_dim: C_p.
-        width: channels of the body.
-        num_blocks: residual blocks.
+        options: see :class:`EncoderOptions`.
     """
 
-    def __init__(
-        self, in_channels: int, prior_dim: int = 64, *, width: int = 64, num_blocks: int = 5
-    ):
+    def __init__(self, in_channels: int, options: EncoderOptions):
         super().__init__()
+        width = options.prior_width
         self.body = nn.Sequential(
             nn.PixelUnshuffle(4),
             nn.Conv2d(16 * in_channels, width, 3, padding=1),
-            *(ResidualBlock(width) for _ in range(num_blocks)),
+            *(ResidualBlock(width) for _ in range(options.prior_encoder_blocks)),
             nn.Conv2d(width, 2 * width, 3, padding=1),
             nn.LeakyReLU(0.1),
             nn.Conv2d(2 * width, 2 * width, 3, padding=1),
             nn.LeakyReLU(0.1),
         )
         self.head = nn.Sequential(
-            nn.Linear(2 * width, 2 * width), nn.LeakyReLU(0.1), nn.Linear(2 * width, prior_dim)
+            nn.Linear(2 * width, 2 * width),
+            nn.LeakyReLU(0.1),
+            nn.Linear(2 * width, options.prior_dim),
         )
         # torch's default shrinks the signal in every layer until the biases are all that the final
         # normalisation sees, and all images have nearly the same prior.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from torch import Tensor
 
 from unfoldldm_basicsr.common.suggest import check_choice
 
-PRIOR_SOURCES = ('auto', 'generated', 'oracle', 'null', 'shuffled')
+PriorSource = Literal['auto', 'generated', 'oracle', 'null', 'shuffled']
 NEEDS_GT = ('oracle', 'joint', 'target')
 
 
@@ -16,7 +18,7 @@ def resolve_source(
     """The source of the guiding prior.
 
     Args:
-        requested: one of :data:`PRIOR_SOURCES`.
+        requested: one of :data:`PriorSource`.
         phase: 1, 2, 'joint' or 'inference'.
         mode: 'restore' or 'warmup'.
         gt: ground truth, if there is one.
@@ -31,7 +33,7 @@ def resolve_source(
         ValueError: an unknown value, or a source that lacks gt, PI or the diffusion.
     """
     check_choice('mode', mode, ('restore', 'warmup'))
-    check_choice('prior_source', requested, PRIOR_SOURCES)
+    check_choice('prior_source', requested, get_args(PriorSource))
     if mode == 'warmup':
         if phase not in (2, 'joint') or gt is None:
             raise ValueError("mode 'warmup' needs phase: 2 and the ground truth.")

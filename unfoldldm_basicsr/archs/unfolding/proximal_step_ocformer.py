@@ -14,9 +14,10 @@ Shapes: B batch, d width of the level, C_p prior length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Literal
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.layers.attention import (
@@ -31,10 +32,36 @@ from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm
 from unfoldldm_basicsr.archs.layers.resample import Downsample, OverlapPatchEmbed, Upsample
-from unfoldldm_basicsr.common.suggest import check_choice
+from unfoldldm_basicsr.archs.layers.transformer import PerLevel, UShapeOptions
+from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 
-DRA_MODES = ('hat_q', 'tilde_q', 'self')
-PDR_MODES = ('gate', 'film', 'none')
+
+class OCFormerOptions(UShapeOptions, PriorVectorOptions):
+    """Options of the proximal step."""
+
+    dim: PositiveInt = 32
+    """Width d at full resolution, even; the levels have d, 2d, 4d, 8d channels."""
+    num_blocks: PerLevel = (2, 3, 3, 4)
+    """Transformer blocks of the four levels; the decoder repeats those of levels 1 to 3."""
+    num_refinement_blocks: NonNegativeInt = 2
+    """Blocks after the decoder, at 2d channels."""
+    dra: Literal['hat_q', 'tilde_q', 'self'] = 'hat_q'
+    """Attention between the estimates: which one asks, or ordinary self-attention."""
+    pdr: Literal['gate', 'film', 'none'] = 'gate'
+    """Prior modulation: gate (scale), film (scale and shift) or none."""
+    prior_in_attn: bool = True
+    """The prior also scales the attention's input."""
+
+    @model_validator(mode='after')
+    def _halves(self) -> OCFormerOptions:
+        if self.dim % 2:
+            raise ValueError(f'dim must be even (half from each estimate), got {self.dim}.')
+        return self
+
+    @property
+    def uses_prior(self) -> bool:
+        """Whether any part of OCFormer sees the prior."""
+        return self.pdr != 'none' or self.prior_in_attn
 
 
 class PriorGate(nn.Module):
@@ -93,29 +120,18 @@ class DRA(nn.Module):
 class OCFormerBlock(nn.Module):
     """DRA, then PDR, both pre-normalised and residual."""
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        prior_dim: int,
-        *,
-        expansion: float,
-        bias: bool,
-        LayerNorm_type: str,
-        dra: str,
-        pdr: str,
-        prior_in_attn: bool,
-    ):
+    def __init__(self, dim: int, num_heads: int, options: OCFormerOptions):
         super().__init__()
-        self.norm1 = LayerNorm(dim, LayerNorm_type)
-        self.norm2 = LayerNorm(dim, LayerNorm_type)
-        self.attn_gate = PriorGate(dim, prior_dim) if prior_in_attn else None
-        if dra == 'self':
-            self.dra = TransposedSelfAttention(dim, num_heads, bias=bias)
+        o, prior_dim = options, options.prior_dim
+        self.norm1 = LayerNorm(dim, o.LayerNorm_type)
+        self.norm2 = LayerNorm(dim, o.LayerNorm_type)
+        self.attn_gate = PriorGate(dim, prior_dim) if o.prior_in_attn else None
+        if o.dra == 'self':
+            self.dra = TransposedSelfAttention(dim, num_heads, bias=o.bias)
         else:
-            self.dra = DRA(dim, num_heads, mode=dra, bias=bias)
-        self.gate = None if pdr == 'none' else PriorGate(dim, prior_dim, shift=pdr == 'film')
-        self.ffn = GatedFeedForward(dim, expansion=expansion, bias=bias)
+            self.dra = DRA(dim, num_heads, mode=o.dra, bias=o.bias)
+        self.gate = None if o.pdr == 'none' else PriorGate(dim, prior_dim, shift=o.pdr == 'film')
+        self.ffn = GatedFeedForward(dim, expansion=o.ffn_expansion_factor, bias=o.bias)
 
     def forward(self, z: Tensor, prior: Tensor | None) -> Tensor:
         """z (B, d, H, W), prior (B, C_p) -> like z."""
@@ -129,70 +145,22 @@ class OCFormer(nn.Module):
     """The proximal step shared by ``num_stages`` stages.
 
     Args:
-        channels: colour channels c.
+        options: see :class:`OCFormerOptions`.
         num_stages: stages that share the weights; each has its own mix s_k of the two estimates.
-        prior_dim: C_p.
-        dim: d at full resolution, even; levels have d, 2d, 4d, 8d channels.
-        num_blocks: blocks of the four levels; the decoder repeats those of levels 1 to 3.
-        num_refinement_blocks: blocks after the decoder, at 2d channels.
-        heads: attention heads of the four levels.
-        ffn_expansion_factor, bias, LayerNorm_type: as in Restormer.
-        dra: 'hat_q', 'tilde_q' or 'self', see :class:`DRA`.
-        pdr: 'gate' (scale), 'film' (scale and shift) or 'none'.
-        prior_in_attn: the prior also scales the input of the attention.
-        use_checkpoint: see :class:`Blocks`.
 
     Raises:
-        ValueError: an unknown choice, a list of the wrong length, an odd ``dim``, or heads that do
-            not divide the channels.
+        ValueError: heads that do not divide the channels.
     """
 
-    def __init__(
-        self,
-        channels: int = 3,
-        *,
-        num_stages: int = 1,
-        prior_dim: int = 64,
-        dim: int = 32,
-        num_blocks: Sequence[int] = (2, 3, 3, 4),
-        num_refinement_blocks: int = 2,
-        heads: Sequence[int] = (1, 2, 4, 8),
-        ffn_expansion_factor: float = 2.66,
-        bias: bool = False,
-        LayerNorm_type: str = 'WithBias',
-        dra: str = 'hat_q',
-        pdr: str = 'gate',
-        prior_in_attn: bool = True,
-        use_checkpoint: bool = False,
-    ):
+    def __init__(self, options: OCFormerOptions, *, num_stages: int = 1):
         super().__init__()
-        check_choice('dra', dra, DRA_MODES)
-        check_choice('pdr', pdr, PDR_MODES)
-        for name, value in (('num_blocks', num_blocks), ('heads', heads)):
-            if len(value) != 4:
-                raise ValueError(f'{name} needs one number for each of 4 levels, got {value}.')
-        if dim % 2:
-            raise ValueError(f'dim must be even (half from each estimate), got {dim}.')
-        self.uses_prior = pdr != 'none' or prior_in_attn
+        channels, bias = options.inp_channels, options.bias
 
         def level(width: int, heads: int, count: int) -> Blocks:
-            parts = (
-                OCFormerBlock(
-                    width,
-                    heads,
-                    prior_dim,
-                    expansion=ffn_expansion_factor,
-                    bias=bias,
-                    LayerNorm_type=LayerNorm_type,
-                    dra=dra,
-                    pdr=pdr,
-                    prior_in_attn=prior_in_attn,
-                )
-                for _ in range(count)
-            )
-            return Blocks(*parts, use_checkpoint=use_checkpoint)
+            parts = (OCFormerBlock(width, heads, options) for _ in range(count))
+            return Blocks(*parts, use_checkpoint=options.use_checkpoint)
 
-        d, (n1, n2, n3, n4), (h1, h2, h3, h4) = dim, num_blocks, heads
+        d, (n1, n2, n3, n4), (h1, h2, h3, h4) = options.dim, options.num_blocks, options.heads
         self.embed_hat = OverlapPatchEmbed(channels, d // 2, bias)
         self.embed_tilde = OverlapPatchEmbed(channels, d // 2, bias)
         self.encoder1, self.down1 = level(d, h1, n1), Downsample(d)
@@ -204,7 +172,7 @@ class OCFormer(nn.Module):
         self.up2, self.reduce2 = Upsample(4 * d), nn.Conv2d(4 * d, 2 * d, 1, bias=bias)
         self.decoder2 = level(2 * d, h2, n2)
         self.up1, self.decoder1 = Upsample(2 * d), level(2 * d, h1, n1)
-        self.refinement = level(2 * d, h1, num_refinement_blocks)
+        self.refinement = level(2 * d, h1, options.num_refinement_blocks)
         self.output = nn.Conv2d(2 * d, channels, 3, padding=1, bias=bias)
         nn.init.normal_(self.output.weight, std=1e-3)
         if bias:

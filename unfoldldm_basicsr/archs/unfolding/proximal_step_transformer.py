@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.archs.layers.blocks import Blocks
-from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
+from unfoldldm_basicsr.archs.layers.transformer import UShapeOptions, transformer_blocks
 
 
 class PMM(nn.Module):
@@ -20,33 +19,12 @@ class PMM(nn.Module):
         dim: C.
         num_heads: attention heads; divides ``dim``.
         num_blocks: length of the chain.
-        expansion: hidden width of the feed-forward parts over ``dim``.
-        bias: biases in the convolutions.
-        LayerNorm_type: ``WithBias`` or ``BiasFree``.
-        use_checkpoint: see :class:`Blocks`.
+        options: see :class:`UShapeOptions`.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        num_blocks: int,
-        *,
-        expansion: float = 2.66,
-        bias: bool = False,
-        LayerNorm_type: str = 'WithBias',
-        use_checkpoint: bool = False,
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, num_blocks: int, options: UShapeOptions) -> None:
         super().__init__()
-        self.blocks = Blocks(
-            *(
-                TransformerBlock(
-                    dim, num_heads, expansion=expansion, bias=bias, LayerNorm_type=LayerNorm_type
-                )
-                for _ in range(num_blocks)
-            ),
-            use_checkpoint=use_checkpoint,
-        )
+        self.blocks = transformer_blocks(dim, num_heads, num_blocks, options)
 
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) -> like x; ``prior`` (B, C_p) goes to blocks that take one."""
