@@ -363,9 +363,9 @@ def test_every_constructor_argument_changes_the_state_dict_or_the_result(name):
         ({'phase': 'joint'}, 'phase'),
         ({'injection_levels': ['refinment']}, "Did you mean 'refinement'"),
         ({'injection_levels': [], 'corrector': False}, 'use VLUNet'),
-        ({'corrector_dim': 9}, 'dim must be even'),
+        ({'corrector_dim': 9}, 'corrector_dim must be a multiple of 2'),
         ({'null_prior_prob': 1.0}, 'null_prior_prob'),
-        ({'dim': 8}, 'at least 10'),
+        ({'dim': 8}, 'dim must be .* 10'),
         ({'prior_dim': 1}, 'prior_dim'),
     ],
 )

@@ -49,10 +49,10 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
     @model_validator(mode='after')
     def _effects(self) -> UnfoldLDMOptions:
         if self.cond_input == 'lq' and not self.cond_detach:
-            raise ValueError("cond_detach: false has no effect with cond_input: 'lq'.")
+            raise ValueError('cond_detach must be true with cond_input: lq, else it has no effect.')
         if self.use_ldm and not self.uses_prior:
             raise ValueError(
-                "pdr: 'none' with prior_in_attn: false leaves the prior without effect; "
+                'pdr must not be none with prior_in_attn: false, else the prior has no effect; '
                 'set use_ldm: false for this ablation.'
             )
         return self

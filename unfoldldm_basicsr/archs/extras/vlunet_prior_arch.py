@@ -73,8 +73,8 @@ class VLUNetPriorOptions(VLUNetOptions, PriorOptions):
     def _effects(self) -> VLUNetPriorOptions:
         if not self.injection_levels and not self.corrector:
             raise ValueError(
-                'injection_levels: [] with corrector: false leaves the prior without effect; '
-                'use VLUNet.'
+                'injection_levels must not be empty with corrector: false, else the prior has '
+                'no effect; use VLUNet.'
             )
         return self
 

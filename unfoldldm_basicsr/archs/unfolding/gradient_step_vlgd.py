@@ -81,18 +81,10 @@ class DGDM(nn.Module):
         level: level number s = 1..4; sets the prompt's size: (C // 10) * s channels, 96 // s rows.
         de_dim: number N of learned prompts, one per degradation.
         embed_dim: entries E of the degradation vector.
-
-    Raises:
-        ValueError: ``dim`` too small or odd.
     """
 
     def __init__(self, dim: int, level: int, de_dim: int, embed_dim: int = 512) -> None:
         super().__init__()
-        if dim < 10:
-            raise ValueError(
-                f'VLU-Net gives a level of {dim} channels {dim} // 10 = 0 prompt channels; '
-                f'use dim of at least 10.'
-            )
         prompt_dim, side = dim // 10 * level, PROMPT_SIDE // level
         self.r = nn.Parameter(torch.ones(1))
         self.prompt_param = nn.Parameter(torch.rand(1, de_dim, prompt_dim, side, side))
