@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
             continue
         for line in report.problems:
             print(line, file=sys.stderr)
+        for note in report.notes:
+            print(f'{file}: {note}', file=sys.stderr)
         for line in report.warnings:
             print(f'warning: {line}', file=sys.stderr)
         if not report.problems:

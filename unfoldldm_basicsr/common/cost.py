@@ -60,7 +60,7 @@ def build_on_meta(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Modu
     try:
         with torch.device('meta'):
             return cls(**arguments)
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError, TypeError) as error:
         if 'meta' not in str(error).lower():
             raise
         return cls(**arguments).to('meta')

@@ -1,40 +1,64 @@
-"""Registration in BasicSR's registries: idempotent, and clear about name clashes."""
+"""Registration in BasicSR's registries: idempotent, and a user's own class goes first."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar('T', bound=type)
+SECOND_NAME = '{}_unfoldldm'
+_OURS = __name__.partition('.')[0]
 
 
 def register(registry) -> Callable[[T], T]:
     """Returns a class decorator that registers under the class's own name in ``registry``.
 
     BasicSR's registries assert on every second registration, so reloading a module (notebooks,
-    ``importlib.reload``) fails there. Here the same module may register again; another may not.
+    ``importlib.reload``) fails there. Here the same module may register again. Where a project has
+    a class of that name already, the class is registered as ``NAME_unfoldldm`` only.
 
     Args:
         registry: one of ``ARCH_REGISTRY``, ``DATASET_REGISTRY``, ``LOSS_REGISTRY``,
             ``METRIC_REGISTRY`` or ``MODEL_REGISTRY`` of ``basicsr.utils.registry``.
-
-    Raises:
-        KeyError: the name belongs to another package.
     """
 
     def decorate(obj: T) -> T:
         name = obj.__name__
         present = registry._obj_map.get(name)
-        if present is None:
-            registry.register(obj)
-        elif present.__module__ == obj.__module__:
+        if present is None or present.__module__ == obj.__module__:
             registry._obj_map[name] = obj
         else:
-            raise KeyError(
-                f"The name '{name}' of BasicSR's {registry._name} registry is taken by "
-                f'{present.__module__}, so {obj.__module__} cannot register it: '
-                f'import only one of the two packages in a run.'
-            )
+            registry._obj_map[SECOND_NAME.format(name)] = obj
+            _say(registry, name, present)
         return obj
 
     return decorate
+
+
+def do_register(self, name: str, obj: Any, suffix: str | None = None) -> None:
+    """Replaces ``Registry._do_register``: a project's class takes the name of one of this package.
+
+    BasicSR ends with an AssertionError, so that a project with a Restormer of its own could not
+    import this package.
+    """
+    present = self._obj_map.get(name)
+    taken = present is not None and not isinstance(suffix, str) and _is_ours(present)
+    if taken and not _is_ours(obj):
+        self._obj_map[SECOND_NAME.format(name)] = self._obj_map.pop(name)
+        _say(self, name, obj)
+    do_register.replaces(self, name, obj, suffix)
+
+
+def _is_ours(obj: Any) -> bool:
+    return obj.__module__.partition('.')[0] == _OURS
+
+
+def _say(registry: Any, name: str, winner: Any) -> None:
+    logging.getLogger('basicsr').warning(
+        "'%s' (%s) is that of %s; the one of this package is called '%s'.",
+        name,
+        registry._name,
+        winner.__module__,
+        SECOND_NAME.format(name),
+    )

@@ -34,11 +34,13 @@ def apply() -> None:
 
     import basicsr
 
+    from unfoldldm_basicsr.common.registration import do_register
     from unfoldldm_basicsr.compat import distributed, loading, repairs
 
     options, dist_util = basicsr.utils.options, basicsr.utils.dist_util
     prefetch = basicsr.data.prefetch_dataloader
     for owner, name, replacement in (
+        (basicsr.utils.registry.Registry, '_do_register', do_register),
         (options, 'copy_opt_file', repairs.copy_opt_file),
         (dist_util, '_init_dist_pytorch', distributed.init_dist_pytorch),
         (dist_util, '_init_dist_slurm', distributed.init_dist_slurm),

@@ -30,7 +30,9 @@ def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
         NonFiniteLossError: names the losses.
     """
     losses = reduce_loss_dict.replaces(self, loss_dict)
-    faulty = [name for name, value in losses.items() if not math.isfinite(value)]
+    if not type(self).__module__.startswith('basicsr.'):
+        return losses  # a project's own model may log what it likes
+    faulty = [n for n, value in losses.items() if n.startswith('l_') and not math.isfinite(value)]
     if faulty:
         raise NonFiniteLossError(
             f'{", ".join(faulty)} not finite: training stopped before such weights are saved. '

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Mapping
@@ -21,8 +20,8 @@ def calculate_metric(data: Mapping[str, np.ndarray], opt: Mapping[str, Any]) -> 
     """Replaces ``basicsr.metrics.calculate_metric``.
 
     BasicSR's PSNR and SSIM take any array for an 8-bit image, transpose a grey one when told that
-    the channels come first, and ignore arguments they do not know; images smaller than the window
-    give NaN without a word, and NIQE ends the training on them.
+    the channels come first; images smaller than the window give NaN without a word, and NIQE ends
+    the training on them.
 
     Args:
         data: ``img`` and, for metrics with a reference, ``img2``: uint8, (H, W), (H, W, C), or
@@ -34,7 +33,7 @@ def calculate_metric(data: Mapping[str, np.ndarray], opt: Mapping[str, Any]) -> 
 
     Raises:
         KeyError: no such metric.
-        ValueError: an unknown argument, or images that the metric is not made for.
+        ValueError: images that the metric is not made for.
     """
     from basicsr.utils.registry import METRIC_REGISTRY
 
@@ -46,7 +45,7 @@ def calculate_metric(data: Mapping[str, np.ndarray], opt: Mapping[str, Any]) -> 
     metric = metrics[name]
     if name not in _SMALLEST_SIDE:
         return metric(**data, **arguments)
-    _check_arguments(name, metric, arguments)
+    _check_border(name, arguments)
     for image in data.values():
         _check_image(name, image, arguments.get('input_order', 'HWC'))
     if data['img'].ndim == 2 and name != 'calculate_niqe':
@@ -67,13 +66,7 @@ def calculate_metric(data: Mapping[str, np.ndarray], opt: Mapping[str, Any]) -> 
     return math.nan
 
 
-def _check_arguments(name: str, metric: Any, arguments: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(metric).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    for argument in arguments:
-        if argument not in known:
-            hint = did_you_mean(argument, [k for k in known if not k.startswith('img')])
-            raise ValueError(f'{name}: {argument} is not an argument.{hint}')
+def _check_border(name: str, arguments: Mapping[str, Any]) -> None:
     border = arguments.get('crop_border', 0)
     if not isinstance(border, int) or border < 0:
         raise ValueError(f'{name}: crop_border must be a whole number >= 0, got {border!r}.')

@@ -26,6 +26,7 @@ from unfoldldm_basicsr.data.image_source import close_lmdbs, read_lmdb_index, st
 from unfoldldm_basicsr.data.items import ItemReader, TrainingItems
 from unfoldldm_basicsr.data.loaders import no_full_batch
 from unfoldldm_basicsr.ops.ss2d import describe_backends
+from unfoldldm_basicsr.options import bridge
 from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.machine import Machine, one_gpu_per_process
 from unfoldldm_basicsr.options.networks import VALUE_ERRORS
@@ -86,10 +87,17 @@ def weights_are_there_and_fit(run: Run, machine: Machine) -> Found:
 
 def _weights_fault(run: Run, label: str, file: Path, paths: Mapping[str, Any]) -> str | None:
     key, strict = paths.get(f'param_key_{label}'), paths.get(f'strict_load_{label}') is not False
+    stock = not bridge.declares(run.model, 'sections')
+    key = key if isinstance(key, str) else ('params' if stock else None)
     try:
-        checkpoint = read_checkpoint(file, param_key=key if isinstance(key, str) else None)
+        checkpoint = read_checkpoint(file, key, fallback=stock)
     except (ValueError, OSError) as error:
         return str(error)
+    if stock and checkpoint.param_key is None and paths.get(f'param_key_{label}', '') is not None:
+        place = f'path.param_key_{label}'
+        return (
+            f"{file} holds the weights as they are, which BasicSR's own models load with {place}: ~"
+        )
     if label == 'phase1':
         net, new = run.networks.get('network_g'), getattr(run.model, 'new_modules', ())
         return net and phase1_misfit(net, checkpoint, new, run.network_sections['network_g'])

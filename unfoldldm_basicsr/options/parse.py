@@ -14,6 +14,7 @@ from basicsr.utils import dist_util, get_root_logger, set_random_seed
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.compat.imports import load_data_only
+from unfoldldm_basicsr.options.aliases import translate
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.environment import basicsr_logger_untouched, open_datasets
 from unfoldldm_basicsr.options.machine import forgotten_launcher, gpu_count
@@ -34,7 +35,7 @@ class Start:
     idle_gpus: int = 0
     """GPUs that ``num_gpu: auto`` leaves without work, as there is one process."""
     notes: tuple[str, ...] = ()
-    """What the check has to say, for the log."""
+    """Translated keys and warnings, one line each, for the log."""
 
 
 _start = Start()
@@ -104,6 +105,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         refuse([str(error)])
     if args.debug and isinstance(options.get('name'), str):
         options['name'] = 'debug_' + options['name'].removeprefix('debug_')
+    notes = translate(options)
     resuming = is_train and _goes_on(options, root_path, args.auto_resume)
     report = examine(
         options,
@@ -129,7 +131,9 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         refuse([str(error)])
     global _start
     drawn = options['manual_seed'] is None
-    _start = Start(args.opt, args.auto_resume, drawn, idle_gpus, tuple(report.warnings))
+    _start = Start(
+        args.opt, args.auto_resume, drawn, idle_gpus, (*map(str, notes), *report.warnings)
+    )
     _seed(options)
     options['auto_resume'] = args.auto_resume
     options['is_train'] = is_train
@@ -203,6 +207,12 @@ def _open_datasets(report: Report, options: dict) -> None:
         _built.extend(open_datasets(report.found, run, report.machine))
     if report.problems:
         refuse(report.problems)
+
+
+def dict2str(opt: dict, indent_level: int = 1) -> str:
+    """Replaces ``basicsr.utils.options.dict2str``: BasicSR logs the options, here with notes."""
+    text = dict2str.replaces(opt, indent_level)
+    return text + ''.join(f'{note}\n' for note in _start.notes if indent_level == 1)
 
 
 def build_dataset(dataset_opt: dict) -> Dataset:

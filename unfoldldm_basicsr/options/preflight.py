@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from unfoldldm_basicsr.common.declaration import Options, keys_of, problems_of, show
 from unfoldldm_basicsr.common.suggest import did_you_mean, one_slip, written_as
 from unfoldldm_basicsr.options import bridge, environment, networks, rules
+from unfoldldm_basicsr.options.aliases import Note, translate
 from unfoldldm_basicsr.options.declared import options_of, registered, takes_any_key
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.machine import Machine, gpu_count
@@ -49,6 +50,7 @@ class Report:
     found: Problems
     run: Run
     machine: Machine
+    notes: list[Note]
 
     @property
     def problems(self) -> list[str]:
@@ -94,6 +96,7 @@ def examine(
         later: leave the data sets to :func:`.environment.open_datasets` if all else is right.
     """
     options = deepcopy(options)
+    notes = translate(options)
     fill_defaults(options, is_train)
     options['is_train'] = is_train
     problems = Problems(strict)
@@ -130,7 +133,7 @@ def examine(
             _apply(problems, [partial(rule, machine=machine) for rule in environment.RULES], run)
         if here and (problems.refused or not later):
             environment.open_datasets(problems, run, machine)
-    return Report(file, problems, run, machine)
+    return Report(file, problems, run, machine, notes)
 
 
 def _values(value: object, path: str = '') -> Iterator[tuple[str, object]]:
@@ -327,9 +330,9 @@ def _check_datasets(
         if cls is None:
             continue
         declared = bridge.dataset_options(cls)
-        also = ALSO_READ['datasets'].split().__contains__
         own = declared is not BasicDataset
-        typed = _read(problems, path, declared, section, foreign=not own, also=also)
+        also = frozenset() if own else frozenset(ALSO_READ['datasets'].split())
+        typed = _read(problems, path, declared, section, foreign=not own, also=also.__contains__)
         found[str(phase)] = typed if hasattr(cls, 'Options') else section
         bridge.check_dataset(problems, path, cls, section, here)
     return found

@@ -12,9 +12,13 @@ from typing import Any
 
 import torch
 from basicsr.models import lr_scheduler
+from basicsr.models.hifacegan_model import HiFaceGANModel
+from basicsr.models.srgan_model import SRGANModel
+from basicsr.models.stylegan2_model import StyleGAN2Model
 from basicsr.utils.registry import METRIC_REGISTRY
 
 from unfoldldm_basicsr.archs.layers.vss import SS2D
+from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.declaration import OptionError, Problem, keys_of, read, show
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.ops.ss2d.dispatch import BACKENDS
@@ -194,6 +198,35 @@ def scan_backend_is_of_use(run: Run, machine: Machine) -> Found:
 # ---- trainings with BasicSR's own models --------------------------------------------------------
 
 
+def networks_suit_the_model(run: Run, machine: Machine) -> Found:
+    """Networks of this package that a plain model would call without what they need."""
+    net, model = run.networks.get('network_g'), run.model
+    if net is None or model is None or not type(net).__module__.startswith('unfoldldm_basicsr.'):
+        return
+    contract, kind = contract_of(net), type(net).__name__
+    phases = contract.phase in (1, 'joint') or (contract.phase == 2 and run.is_train)
+    if phases and not any('Phase' in base.__name__ for base in model.__mro__):
+        host = 'VLUNetPrior' if contract.takes_degradation else 'UnfoldLDM'
+        name = f'{host}Phase{1 if contract.phase == 1 else 2}Model'
+        message = (
+            f'is {contract.phase}, which {model.__name__} cannot train: use model_type: {name}, or '
+            'phase: inference, the form for models that give the network the image alone.'
+        )
+        yield Problem('network_g.phase', message)
+    elif contract.takes_degradation and not bridge.declares(model, 'sections'):
+        message = f'{kind} needs a degradation vector with every image: use model_type: VLUNetModel'
+        yield Problem('network_g.type', f'{message} (or a class derived from it).')
+
+
+def discriminators_are_there(run: Run, machine: Machine) -> Found:
+    trainers = (SRGANModel, StyleGAN2Model, HiFaceGANModel)
+    own = run.model is not None and run.model.__module__.startswith('basicsr.')
+    if run.is_train and own and issubclass(run.model, trainers) and 'network_d' not in run.opt:
+        yield Problem(
+            'network_d', f'is missing: the discriminator that {run.model.__name__} trains.'
+        )
+
+
 def sections_name_their_type(run: Run, machine: Machine) -> Found:
     for name, section in section_values(run.opt, 'train').items():
         path = f'train.{name}'
@@ -323,6 +356,8 @@ RULES = (
     loggers_are_installed,
     embedding_fits,
     scan_backend_is_of_use,
+    networks_suit_the_model,
+    discriminators_are_there,
     sections_name_their_type,
     stock_training,
 )

@@ -19,7 +19,7 @@ from unfoldldm_basicsr.compat.patching import replace
 from unfoldldm_basicsr.data.items import TrainingItems, TrainLoader
 from unfoldldm_basicsr.data.loaders import SeededSampler, fingerprint, no_full_batch
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
-from unfoldldm_basicsr.options.parse import build_dataset, parse_options
+from unfoldldm_basicsr.options.parse import build_dataset, dict2str, parse_options
 from unfoldldm_basicsr.options.read import ordered_yaml, parse_value
 from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.resume import load_resume_state
@@ -31,6 +31,7 @@ def install() -> None:
         (basicsr.utils.options, 'ordered_yaml', ordered_yaml),
         (basicsr.utils.options, '_postprocess_yml_value', parse_value),
         (basicsr.utils.options, 'parse_options', parse_options),
+        (basicsr.utils.options, 'dict2str', dict2str),
         (basicsr.data, 'build_dataset', build_dataset),
         (basicsr.train, 'load_resume_state', load_resume_state),
         (basicsr.train, 'create_train_val_dataloader', create_train_val_dataloader),

@@ -1,0 +1,220 @@
+"""What the released option files of Restormer and NAFNet say, as far as this package has the nets.
+
+The keys and values are facts about those projects (13 files of Restormer; the 10 of NAFNet's that
+name NAFNet or NAFNetLocal); the files are made anew from them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_WANDB = {'project': None, 'resume_id': None}
+_DIST = {'backend': 'nccl', 'port': 29500}
+_PATH = {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None}
+_PROGRESSIVE = {
+    'mini_batch_sizes': [8, 5, 4, 2, 1, 1],
+    'iters': [92000, 64000, 48000, 36000, 36000, 24000],
+    'gt_size': 384,
+    'gt_sizes': [128, 160, 192, 256, 320, 384],
+}
+
+
+def restormer_files() -> dict[str, dict]:
+    """The option dicts by name."""
+    files = {
+        'RealDenoising': _restormer(_pairs('Denoising', 'SIDD'), 'BiasFree', mixup=True),
+        'Deraining': _restormer(_pairs('Deraining', 'Rain13K', 'Rain100L'), y_channel=True),
+        'Deblurring': _restormer(_pairs('Motion_Deblurring', 'GoPro'), use_image=True),
+        'DefocusDeblur_Single_8bit': _restormer(_pairs('Defocus_Deblurring', 'DPDD')),
+        'DefocusDeblur_DualPixel_16bit': _restormer(_dual_pixel(), channels=6),
+    }
+    for channels, colour in ((3, 'Color'), (1, 'Gray')):
+        for sigma in (15, 25, 50, None):
+            name = f'Gaussian{colour}Denoising_Sigma{sigma or ""}'
+            data = _noise(channels, sigma)
+            files[name] = _restormer(data, 'BiasFree', channels=channels, mixup=True)
+    return files
+
+
+def _restormer(
+    data: dict,
+    norm: str = 'WithBias',
+    *,
+    channels: int = 3,
+    mixup: bool = False,
+    use_image: bool = False,
+    y_channel: bool = False,
+) -> dict[str, Any]:
+    loading = {'use_shuffle': True, 'num_worker_per_gpu': 8, 'batch_size_per_gpu': 8}
+    train = {**data['train'], 'geometric_augs': True, 'filename_tmpl': '{}'}
+    train |= {'io_backend': {'type': 'disk'}, **loading, **_PROGRESSIVE}
+    train |= {'dataset_enlarge_ratio': 1, 'prefetch_mode': None}
+    return {
+        'name': 'restormer',
+        'model_type': 'ImageCleanModel',
+        'scale': 1,
+        'num_gpu': 8,
+        'manual_seed': 100,
+        'datasets': {
+            'train': {'name': 'TrainSet', **train},
+            'val': {'name': 'ValSet', **data['val'], 'io_backend': {'type': 'disk'}},
+        },
+        'network_g': {
+            'type': 'Restormer',
+            'inp_channels': channels,
+            'out_channels': min(channels, 3),
+            'dim': 48,
+            'num_blocks': [4, 6, 6, 8],
+            'num_refinement_blocks': 4,
+            'heads': [1, 2, 4, 8],
+            'ffn_expansion_factor': 2.66,
+            'bias': False,
+            'LayerNorm_type': norm,
+            'dual_pixel_task': channels == 6,
+        },
+        'path': dict(_PATH),
+        'train': {
+            'total_iter': 300000,
+            'warmup_iter': -1,
+            'use_grad_clip': True,
+            'scheduler': {
+                'type': 'CosineAnnealingRestartCyclicLR',
+                'periods': [92000, 208000],
+                'restart_weights': [1, 1],
+                'eta_mins': [0.0003, 0.000001],
+            },
+            'mixing_augs': {'mixup': mixup, 'mixup_beta': 1.2, 'use_identity': True},
+            'optim_g': {'type': 'AdamW', 'lr': 3e-4, 'weight_decay': 1e-4, 'betas': [0.9, 0.999]},
+            'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1, 'reduction': 'mean'},
+        },
+        'val': {
+            'window_size': 8,
+            'val_freq': 4e3,
+            'save_img': False,
+            'rgb2bgr': True,
+            'use_image': use_image or y_channel,
+            'max_minibatch': 8,
+            'metrics': {
+                'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': y_channel}
+            },
+        },
+        'logger': {
+            'print_freq': 1000, 'save_checkpoint_freq': 4e3, 'use_tb_logger': True, 'wandb': _WANDB,
+        },
+        'dist_params': _DIST,
+    }  # fmt: skip
+
+
+def _pairs(task: str, train: str, val: str | None = None) -> dict[str, dict]:
+    def section(folder: str) -> dict:
+        root = f'./{task}/Datasets/{folder}'
+        kind = 'Dataset_PairedImage'
+        return {'type': kind, 'dataroot_gt': f'{root}/target', 'dataroot_lq': f'{root}/input'}
+
+    return {'train': section(f'train/{train}'), 'val': section(f'test/{val or train}')}
+
+
+def _dual_pixel() -> dict[str, dict]:
+    def section(split: str) -> dict:
+        root = f'./Defocus_Deblurring/Datasets/{split}/DPDD'
+        return {
+            'type': 'Dataset_DefocusDeblur_DualPixel_16bit',
+            'dataroot_gt': f'{root}/target_crops',
+            'dataroot_lqL': f'{root}/inputL_crops',
+            'dataroot_lqR': f'{root}/inputR_crops',
+        }
+
+    return {split: section(split) for split in ('train', 'val')}
+
+
+def _noise(channels: int, sigma: int | None) -> dict[str, dict]:
+    common = {'type': 'Dataset_GaussianDenoising', 'in_ch': channels, 'dataroot_lq': 'none'}
+    kind, levels = ('constant', sigma) if sigma else ('random', [0, 50])
+    train = {'sigma_type': kind, 'sigma_range': levels}
+    test = 'CBSD68' if channels == 3 else 'BSD68'
+    return {
+        'train': {**common, **train, 'dataroot_gt': './Denoising/Datasets/train/DFWB'},
+        'val': {
+            **common, 'sigma_test': sigma or 25, 'dataroot_gt': f'./Denoising/Datasets/test/{test}',
+        },
+    }  # fmt: skip
+
+
+def nafnet_files() -> dict[str, dict]:
+    """The option dicts by name; those that end in ``test`` have no training."""
+    files = {}
+    for data, width in (('GoPro', 32), ('GoPro', 64), ('SIDD', 32), ('SIDD', 64), ('REDS', 64)):
+        files[f'{data}{width}'] = _nafnet(data, width)
+        files[f'{data}{width}_test'] = _nafnet_test(data, width)
+    return files
+
+
+def _nafnet(data: str, width: int) -> dict[str, Any]:
+    flips, total = data != 'SIDD', 400000 if width == 64 else 200000
+    train = {'filename_tmpl': '{}', **_nafnet_data(data, 'train'), 'gt_size': 256}
+    train |= {'use_flip': flips, 'use_rot': flips, 'use_shuffle': True, 'num_worker_per_gpu': 8}
+    train |= {'batch_size_per_gpu': 8, 'dataset_enlarge_ratio': 1, 'prefetch_mode': None}
+    return {
+        **_nafnet_top(data, width, 8),
+        'datasets': {'train': train, 'val': _nafnet_data(data, 'val')},
+        'path': dict(_PATH),
+        'train': {
+            'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.0, 'betas': [0.9, 0.9]},
+            'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': total, 'eta_min': 1e-7},
+            'total_iter': total,
+            'warmup_iter': -1,
+            'pixel_opt': {'type': 'PSNRLoss', 'loss_weight': 1, 'reduction': 'mean'},
+        },
+        'val': {'val_freq': 2e4, 'save_img': False, **_nafnet_metrics(data)},
+        'logger': {
+            'print_freq': 200, 'save_checkpoint_freq': 5e3, 'use_tb_logger': True, 'wandb': _WANDB,
+        },
+    }  # fmt: skip
+
+
+def _nafnet_test(data: str, width: int) -> dict[str, Any]:
+    weights = f'experiments/pretrained_models/NAFNet-{data}-width{width}.pth'
+    return {
+        **_nafnet_top(data, width, 1),
+        'datasets': {'val' if data == 'SIDD' else 'test': _nafnet_data(data, 'val')},
+        'path': {**_PATH, 'pretrain_network_g': weights},
+        'val': {'save_img': False, 'grids': False, **_nafnet_metrics(data)},
+    }
+
+
+def _nafnet_top(data: str, width: int, gpus: int) -> dict[str, Any]:
+    blocks = ([2, 2, 4, 8], 12, [2, 2, 2, 2]) if data == 'SIDD' else ([1, 1, 1, 28], 1, [1] * 4)
+    return {
+        'name': 'nafnet',
+        'model_type': 'ImageRestorationModel',
+        'scale': 1,
+        'num_gpu': gpus,
+        'manual_seed': 10,
+        'network_g': {
+            'type': 'NAFNet' if data == 'SIDD' else 'NAFNetLocal',
+            'width': width,
+            'enc_blk_nums': blocks[0],
+            'middle_blk_num': blocks[1],
+            'dec_blk_nums': blocks[2],
+        },
+        'dist_params': _DIST,
+    }
+
+
+def _nafnet_data(data: str, split: str) -> dict[str, Any]:
+    root = f'./datasets/{data}/{split}'
+    return {
+        'name': f'{data}-{split}',
+        'type': 'PairedImageDataset',
+        'dataroot_gt': f'{root}/gt.lmdb',
+        'dataroot_lq': f'{root}/input.lmdb',
+        'io_backend': {'type': 'lmdb'},
+    }
+
+
+def _nafnet_metrics(data: str) -> dict[str, Any]:
+    names = ('psnr', 'ssim')
+    metrics = {
+        n: {'type': f'calculate_{n}', 'crop_border': 0, 'test_y_channel': False} for n in names
+    }
+    return {'metrics': metrics, **({'use_image': False} if data == 'SIDD' else {})}

@@ -1,0 +1,67 @@
+"""``unfoldldm migrate``: an option file of a fork of BasicSR in the plain form of this package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.options.aliases import Note, translate
+from unfoldldm_basicsr.options.read import OptionDumper, OptionLoader, read_option_file
+
+NAME = 'migrate'
+HELP = 'translate an option file of Restormer or NAFNet, with one comment per replaced key'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the options of the command."""
+    parser.add_argument('file', help='option file')
+    parser.add_argument('-o', '--output', help='new option file (default: standard output)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the translated file.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: the file cannot be read, or the output exists.
+    """
+    options = read_option_file(args.file)
+    text = commented(options, translate(options))
+    if args.output is None:
+        sys.stdout.write(text)
+        return 0
+    if Path(args.output).exists():
+        raise ValueError(f'{args.output} exists: name a new file.')
+    write_bytes_atomic(args.output, text.encode())
+    return 0
+
+
+def commented(options: dict, notes: list[Note]) -> str:
+    """YAML of an option dict, with a comment above each key that a note is about."""
+    text = yaml.dump(options, Dumper=OptionDumper, sort_keys=False, default_flow_style=None)
+    root = yaml.compose(text, Loader=OptionLoader)
+    comments: dict[int, list[str]] = {}
+    for note in notes:
+        line = _line(root, note)
+        comments.setdefault(line, []).append(f'# {note}')
+    lines = []
+    for number, line in enumerate(text.splitlines()):
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += [indent + comment for comment in comments.get(number, [])] + [line]
+    return '\n'.join(lines) + '\n'
+
+
+def _line(node: yaml.Node, note: Note) -> int:
+    """Line of the first new key, or of the section where nothing replaces the old one."""
+    line = 0
+    for part in [*filter(None, note.section.split('.')), *note.keys[:1]]:
+        for key, value in node.value:
+            if key.value == part:
+                line, node = key.start_mark.line, value
+    return line

@@ -1,0 +1,196 @@
+"""Names of BasicSR's forks, translated with their meaning kept: Restormer's and NAFNet's.
+
+``TABLE`` has one row for each key; what a row needs to know beside its value stands in the section.
+Read by the check, by the start of a run, and by ``unfoldldm migrate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+MODELS = {'ImageCleanModel': 'RestorationModel', 'ImageRestorationModel': 'RestorationModel'}
+DATASETS = {
+    'Dataset_PairedImage': 'PairedDegradationDataset',
+    'Dataset_GaussianDenoising': 'SyntheticDegradationDataset',
+    'Dataset_DefocusDeblur_DualPixel_16bit': 'DualPixelDataset',
+}
+_NOISE, _DUAL = 'Dataset_GaussianDenoising', 'Dataset_DefocusDeblur_DualPixel_16bit'
+_STOCK = 'PairedImageDataset'  # NAFNet's, with one key named otherwise than BasicSR's
+_PROGRESSIVE = ('iters', 'gt_sizes', 'mini_batch_sizes')
+New = dict[str, Any] | None  # what replaces a key: keys of the same section; None: not understood
+
+
+class Note(NamedTuple):
+    """One translated key.
+
+    Attributes:
+        path: where it stood.
+        section: path of the section that holds what replaces it.
+        keys: the new keys there.
+        text: what became of it, and why.
+    """
+
+    path: str
+    section: str
+    keys: tuple[str, ...]
+    text: str
+
+    def __str__(self) -> str:
+        return f'{self.path}: {self.text}'
+
+
+class Row(NamedTuple):
+    """One key of a fork.
+
+    Attributes:
+        section: ``train``, ``val``, ``path``, or ``datasets`` for any data set.
+        key: the key.
+        owners: types of the models, or data sets, that have it so.
+        new: gives what replaces it, from the value and its section.
+        why: reason, for users.
+    """
+
+    section: str
+    key: str
+    owners: tuple[str, ...]
+    new: Callable[[Any, Mapping[str, Any]], New]
+    why: str = ''
+
+
+def _named(key: str) -> Callable[[Any, Mapping], New]:
+    return lambda value, section: {key: value}
+
+
+def _dropped(value: Any, section: Mapping) -> New:
+    return {}
+
+
+def _dropped_if(unneeded: Any) -> Callable[[Any, Mapping], New]:
+    return lambda value, section: {} if value == unneeded else None
+
+
+def _flips(value: Any, section: Mapping) -> New:
+    return {'use_hflip': value, 'use_rot': value}
+
+
+def _noise(value: Any, section: Mapping) -> New:
+    """``sigma_type`` with ``sigma_range``, or ``sigma_test``: noise as it comes, not clipped."""
+    if value == 'constant' or isinstance(value, int | float):
+        sigma = section.get('sigma_range') if value == 'constant' else value
+    elif value == 'random' and isinstance(section.get('sigma_range'), list):
+        sigma = section['sigma_range']
+    else:
+        return None
+    return {
+        'degradations': [{'type': 'gaussian_noise', 'sigma': sigma}],
+        'lq_output': 'unclipped',
+    }
+
+
+def _channels(value: Any, section: Mapping) -> New:
+    return {1: {'color': 'grey'}, 3: {}}.get(value)
+
+
+def _tiles(value: Any, section: Mapping) -> New:
+    sides = [section.get(key) for key in ('crop_size_h', 'crop_size_w')]
+    if value is True and all(isinstance(side, int) for side in sides):
+        return {'tile': max(sides)}
+    return {} if value is False else None
+
+
+_FORKS, _RESTORMER, _SETS = tuple(MODELS), ('ImageCleanModel',), tuple(DATASETS)
+_ONE_BY_ONE = 'images are restored one by one'
+_OF_NOISE = 'the noise is one of the degradations'
+TABLE = (
+    Row('path', 'param_key', _FORKS, _named('param_key_g')),
+    Row('train', 'mixup', _FORKS, _dropped_if(False), 'nothing is mixed without mixing_augs'),
+    Row('val', 'window_size', _FORKS, _dropped, 'the networks pad images by themselves'),
+    Row('val', 'max_minibatch', _FORKS, _dropped, _ONE_BY_ONE),
+    Row('val', 'rgb2bgr', _FORKS, _dropped, 'images are saved in their colours'),
+    Row('val', 'grids', _FORKS, _tiles, 'tiles overlap and are blended'),
+    Row('val', 'crop_size_h', _FORKS, _dropped, 'tiles are square'),
+    Row('val', 'crop_size_w', _FORKS, _dropped, 'tiles are square'),
+    Row('datasets', 'use_flip', (_STOCK, *_SETS), _named('use_hflip')),
+    Row('datasets', 'geometric_augs', _SETS, _flips, 'the eight turns and mirrorings'),
+    Row('datasets', 'sigma_type', (_NOISE,), _noise, 'levels of 255, not clipped to [0, 1]'),
+    Row('datasets', 'sigma_test', (_NOISE,), _noise, 'levels of 255, not clipped to [0, 1]'),
+    Row('datasets', 'sigma_range', (_NOISE,), _dropped, _OF_NOISE),
+    Row('datasets', 'in_ch', (_NOISE,), _channels, 'channels of the images'),
+    Row('datasets', 'dataroot_lq', (_NOISE,), _dropped, _OF_NOISE),
+    Row('datasets', 'filename_tmpl', (_NOISE,), _dropped, _OF_NOISE),
+    Row('datasets', 'dataroot_lqL', (_DUAL,), _named('dataroot_lq')),
+    Row('datasets', 'dataroot_lqR', (_DUAL,), _named('dataroot_lq_right')),
+)
+
+
+def translate(options: dict) -> list[Note]:
+    """Replaces what forks name otherwise, in place; values that are not understood stay."""
+    notes: list[Note] = []
+    model, datasets = options.get('model_type'), options.get('datasets')
+    datasets = datasets if isinstance(datasets, dict) else {}
+    if isinstance(model, str) and model in MODELS:
+        options['model_type'] = MODELS[model]
+        notes.append(_note('', 'model_type', {'model_type': MODELS[model]}, model))
+        for name in ('path', 'train', 'val'):
+            notes += _rows(options.get(name), name, name, model)
+        notes += _progressive(options, datasets.get('train'))
+        notes += _clipping(options.get('train'), model)
+    for phase, section in datasets.items():
+        path, kind = f'datasets.{phase}', section.get('type') if isinstance(section, dict) else None
+        notes += _rows(section, 'datasets', path, kind)
+        if isinstance(kind, str) and kind in DATASETS:
+            section['type'] = DATASETS[kind]
+            notes.append(_note(path, 'type', {'type': DATASETS[kind]}, kind))
+    return notes
+
+
+def _rows(section: Any, name: str, path: str, owner: Any) -> list[Note]:
+    notes = []
+    if not isinstance(section, dict):
+        return notes
+    before = dict(section)
+    for row in TABLE:
+        if row.section != name or owner not in row.owners or row.key not in section:
+            continue
+        new = row.new(before[row.key], before)
+        if new is None or any(key in before and key != row.key for key in new):
+            continue  # not understood, or said twice: for the check to judge
+        place = list(section).index(row.key)
+        items = list(section.items())
+        items[place : place + 1] = new.items()
+        section.clear()
+        section.update(items)
+        notes.append(_note(path, row.key, new, before[row.key], row.why))
+    return notes
+
+
+def _note(path: str, key: str, new: Mapping[str, Any], old: Any, why: str = '') -> Note:
+    reason = f' ({why})' if why else ''
+    now = ', '.join(f'{k}: {v}' for k, v in new.items())
+    text = f'{key}: {old} is read as {now}{reason}.' if new else f'{old} is not needed{reason}.'
+    place = f'{path}.{key}' if path else key
+    return Note(place, path, tuple(new), text)
+
+
+def _progressive(options: dict, section: Any) -> list[Note]:
+    """Restormer has its progressive sizes with the data, and they belong to the training."""
+    train = options.get('train')
+    if not isinstance(section, dict) or not isinstance(train, dict):
+        return []
+    if any(key not in section for key in _PROGRESSIVE) or 'progressive' in train:
+        return []
+    train['progressive'] = {key: section.pop(key) for key in _PROGRESSIVE}
+    text = 'is read as train.progressive.'
+    return [Note(f'datasets.train.{key}', 'train', ('progressive',), text) for key in _PROGRESSIVE]
+
+
+def _clipping(train: Any, model: str) -> list[Note]:
+    """NAFNet's trainer limits the gradient norm to 0.01 unless told otherwise."""
+    if model != 'ImageRestorationModel' or not isinstance(train, dict):
+        return []
+    if 'use_grad_clip' in train:
+        return []
+    train['use_grad_clip'] = True
+    text = "added: NAFNet's trainer limits the gradient norm to 0.01 unless told otherwise."
+    return [Note('train.use_grad_clip', 'train', ('use_grad_clip',), text)]
