@@ -1,0 +1,224 @@
+"""A project of somebody else, its own classes and train.py, runs with and without the plugin."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from basicsr.utils.registry import ARCH_REGISTRY, Registry
+from helpers import (
+    problems_at,
+    put,
+    run_python,
+    stock_options,
+    tiny_unfoldldm,
+    warnings_at,
+    write_options,
+)
+from tiny_vlunet import vlunet_kwargs
+from torch import nn
+
+from unfoldldm_basicsr.common.registration import register
+
+# BasicSR alone runs once its import of torchvision is repaired, which a project does by itself.
+REPAIR = """
+import sys, types
+from torchvision.transforms import functional
+name = 'torchvision.transforms.functional_tensor'
+sys.modules[name] = types.ModuleType(name)
+sys.modules[name].rgb_to_grayscale = functional.rgb_to_grayscale
+"""
+PROJECT = """
+import torch
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.models.srgan_model import SRGANModel
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
+from torch import nn
+
+
+def margin_of(opt):
+    return opt.get('crop_' + 'margin', 0)  # a key that no source of a class holds
+
+
+@DATASET_REGISTRY.register()
+class PairsWithMargin(PairedImageDataset):
+    def __init__(self, opt):
+        super().__init__(opt)
+        self.margin = margin_of(opt)
+
+
+@ARCH_REGISTRY.register()
+class Restormer(nn.Module):
+    def __init__(self, width=4, **kwargs):
+        super().__init__()
+        self.gain = float(torch.ones(1).numpy()[0]) + kwargs.get('shift', 0)
+        self.conv = nn.Conv2d(3, 3 * width ** 2, 3, padding=1)
+        self.up = nn.PixelShuffle(width)
+
+    def forward(self, x):
+        return self.up(self.conv(x)) * self.gain
+
+
+@LOSS_REGISTRY.register()
+class PSNRLoss(nn.Module):
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x, y):
+        return self.weight * ((x - y) ** 2).mean()
+
+
+@ARCH_REGISTRY.register()
+class Judge(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 3, stride=2)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+space = {'Base': SRGANModel, '__name__': __name__}
+exec('class MyGANModel(Base):\\n    notes = "no source to read"', space)
+MODEL_REGISTRY.register(space['MyGANModel'])
+"""
+TRAIN = """
+{first}
+import mine
+{second}
+import sys
+from basicsr.train import train_pipeline
+from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
+
+if __name__ == '__main__':
+    assert ARCH_REGISTRY.get('Restormer') is mine.Restormer
+    assert LOSS_REGISTRY.get('PSNRLoss') is mine.PSNRLoss
+    sys.argv[1:] = ['-opt', 'x.yml']
+    train_pipeline('.')
+"""
+PLUGIN = 'import unfoldldm_basicsr'
+
+
+def project_options(folder) -> dict:
+    options = stock_options(folder, total_iter=2)
+    options['datasets']['train']['name'] = 'ours'
+    options['note'] = 'GAN with our own network'
+    options['model_type'] = 'MyGANModel'
+    options['network_g'] = {'type': 'Restormer', 'shift': 0.5}
+    options['network_d'] = {'type': 'Judge'}
+    options['datasets']['train'] |= {'type': 'PairsWithMargin', 'crop_margin': 2}
+    options['datasets']['val']['batch_size_per_gpu'] = 1
+    options['train'] |= {
+        'pixel_opt': {'type': 'PSNRLoss', 'weight': 2.0},
+        'gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1},
+        'optim_d': {'type': 'Adam', 'lr': 1e-3},
+        'net_d_iters': 1,
+        'net_d_init_iters': 0,
+        'our_own_key': 3,
+    }
+    options['logger']['use_tb_logger'] = False
+    options['val'] |= {'val_freq': 2, 'save_img': False}
+    options['val']['metrics']['psnr']['better'] = 'higher'
+    return options
+
+
+@pytest.mark.parametrize(
+    ('first', 'second'),
+    [(REPAIR, ''), (PLUGIN, ''), (REPAIR, PLUGIN)],
+    ids=['alone', 'after', 'before'],
+)
+def test_a_project_with_classes_of_its_own_trains(tmp_path, first, second):
+    (tmp_path / 'mine.py').write_text(PROJECT)
+    (tmp_path / 'train.py').write_text(TRAIN.format(first=first, second=second))
+    write_options(tmp_path / 'x.yml', project_options(tmp_path))
+    result = run_python('train.py', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'experiments' / 'stock' / 'models' / 'net_g_latest.pth').is_file()
+    assert '# psnr' in result.stderr
+    if PLUGIN in (first, second):
+        assert "the one of this package is called 'Restormer_unfoldldm'" in result.stderr
+        assert 'our_own_key: is nothing that is known here; left as it is' in result.stderr
+
+
+def test_check_imports_the_project_first(tmp_path):
+    (tmp_path / 'mine.py').write_text(PROJECT)
+    write_options(tmp_path / 'x.yml', project_options(tmp_path))
+    command = ['-m', 'unfoldldm_basicsr.cli', 'check', '-opt', 'gone.yml', 'x.yml']
+    found = run_python(*command, '--import', 'mine', cwd=tmp_path)
+    assert found.returncode == 2  # of the file that is not there
+    assert 'x.yml: OK (training, Restormer' in found.stdout
+    assert 'no model' in run_python(*command, cwd=tmp_path).stderr
+
+
+@pytest.fixture
+def registry(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    return Registry('names')
+
+
+@pytest.mark.parametrize('first', ['ours', 'theirs'])
+def test_the_class_of_a_project_has_the_name_in_either_order(registry, caplog, first):
+    def of(module: str) -> type:
+        return type('Net', (nn.Module,), {'__module__': module})
+
+    ours, theirs = of('unfoldldm_basicsr.archs.net_arch'), of('mine.net')
+    steps = [lambda: register(registry)(ours), lambda: registry.register(theirs)]
+    for step in steps if first == 'ours' else steps[::-1]:
+        step()
+    assert registry.get('Net') is theirs
+    assert registry.get('Net_unfoldldm') is ours
+    assert caplog.text.count('is that of mine.net') == 1
+    with pytest.raises(AssertionError, match='already registered'):
+        registry.register(of('another.net'))
+
+
+# ---- networks of this package in models of others -----------------------------------------------
+
+
+def test_phases_under_a_plain_model_are_refused_with_the_model_to_use(stock):
+    stock['scale'] = 1
+    for phase, name in ((1, 'UnfoldLDMPhase1Model'), (2, 'UnfoldLDMPhase2Model')):
+        options = put(stock, 'network_g', tiny_unfoldldm(phase))
+        found = problems_at(options, 'network_g.phase', here=False)
+        assert f'model_type: {name}' in found
+        assert 'phase: inference' in found
+    drop_in = put(stock, 'network_g', tiny_unfoldldm('inference'))
+    assert problems_at(drop_in, 'network_g.phase', here=False) == ''
+
+
+def test_vlunet_under_a_plain_model_is_refused(stock):
+    options = put(stock, 'network_g', {'type': 'VLUNet', **vlunet_kwargs()})
+    assert 'model_type: VLUNetModel' in problems_at(options, 'network_g.type', here=False)
+
+
+def test_a_model_that_trains_a_discriminator_needs_one(stock):
+    options = put(stock, 'model_type', 'SRGANModel')
+    assert 'SRGANModel' in problems_at(options, 'network_d')
+    options['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
+    assert problems_at(options, 'network_d') == ''
+
+
+def test_with_an_unknown_model_there_is_no_verdict_on_its_keys(stock):
+    stock['train'] |= {'use_grad_clip': True, 'my_key': 1}
+    options = put(stock, 'model_type', 'MyModel')
+    assert 'no model' in problems_at(options, 'model_type')
+    for key in ('train.use_grad_clip', 'train.my_key'):
+        assert problems_at(options, key) == ''
+
+
+def test_no_strict_warns_of_what_it_would_refuse(plugin):
+    options = put(plugin, 'train.grad_clip_nrm', 1)
+    assert "Did you mean 'grad_clip_norm'" in problems_at(options, 'train.grad_clip_nrm')
+    assert 'is not an option' in warnings_at(options, 'train.grad_clip_nrm', strict=False)
+
+
+def test_a_network_that_needs_real_tensors_is_built_with_them():
+    assert 'ECBSR' in ARCH_REGISTRY
+    network = {'num_in_ch': 3, 'num_out_ch': 3, 'num_block': 1, 'num_channel': 4}
+    network |= {'with_idt': False, 'act_type': 'prelu', 'scale': 2}
+    from unfoldldm_basicsr.options.networks import build
+
+    net, fault = build({'type': 'ECBSR', **network})
+    assert fault == ''
+    assert next(net.parameters()).device.type == 'meta'
