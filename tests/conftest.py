@@ -12,6 +12,7 @@ import torch
 from helpers import plugin_options, stock_options
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
+from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
 
 
@@ -38,6 +39,16 @@ def _leave_no_trace():
 @pytest.fixture(autouse=True)
 def _no_run_yet():
     progress.begin()
+    yield
+    stop_request.remove()
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """What BasicSR's logger wrote, from level INFO."""
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    with caplog.at_level(logging.INFO, 'basicsr'):
+        yield caplog
 
 
 @pytest.fixture(scope='session', autouse=True)

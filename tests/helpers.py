@@ -14,6 +14,9 @@ import numpy as np
 import yaml
 from tiny_trainings import UNFOLDLDM
 
+from unfoldldm_basicsr.common.declaration import OptionError
+from unfoldldm_basicsr.options.run import typed
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -198,6 +201,15 @@ def put(options: dict, path: str, value: object) -> dict:
     else:
         place[key] = value
     return options
+
+
+def rule_problems(model: type, options: dict) -> list[str]:
+    """Key paths that a model's declarations and rules find fault with, each once."""
+    try:
+        run = typed(model, options)
+    except OptionError as error:
+        return [problem.path for problem in error.problems]
+    return list(dict.fromkeys(problem.path for rule in model.rules for problem in rule(run)))
 
 
 def problems_at(options: dict, path: str, **settings) -> str:

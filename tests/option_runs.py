@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import basicsr.test
 import basicsr.train
@@ -20,7 +21,7 @@ from helpers import tiny_unfoldldm, write_options, write_photos
 from option_mutants import Mutant
 
 from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
-from unfoldldm_basicsr.models.conditioning_options import class_order
+from unfoldldm_basicsr.models.conditioning import class_order
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
@@ -196,7 +197,7 @@ def _embedding(options: dict) -> dict:
     """What the file of a steered network says about its vectors."""
     network = dict(options['network_e'])
     net = ARCH_REGISTRY.get(network['type'])(**{k: v for k, v in network.items() if k != 'type'})
-    return degradation_meta(class_order(options), network, net.state_dict())
+    return degradation_meta(class_order(SimpleNamespace(opt=options)), network, net.state_dict())
 
 
 def _mappings(value: object) -> Iterator[dict]:

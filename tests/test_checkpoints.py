@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import math
 import os
 import pickle
@@ -27,27 +26,20 @@ from unfoldldm_basicsr.common import errors as failures
 from unfoldldm_basicsr.common.errors import CheckpointWriteError, ResumeError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.parse import Start
-from unfoldldm_basicsr.training import checkpoint_writer
+from unfoldldm_basicsr.training import checkpointer
 from unfoldldm_basicsr.training import resume as resume_state
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
+from unfoldldm_basicsr.training.resume import (
+    option_digest,
+    report_changes,
+    run_options,
+    set_newer_aside,
+)
 
 NET = {'type': 'TinyConvNet'}
 STEP_LR = {'type': 'MultiStepLR', 'milestones': [1000]}
 ADAMW = {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.0}
-
-
-@pytest.fixture(autouse=True)
-def _give_signals_back():
-    yield
-    stop_request.remove()
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
-    with caplog.at_level(logging.INFO, 'basicsr'):
-        yield caplog
 
 
 class Pictures(Dataset):
@@ -78,7 +70,7 @@ def step(model: RestorationModel, iterations) -> None:
     for iteration in iterations:
         generator = torch.Generator().manual_seed(iteration)
         lq, gt = torch.rand(2, 2, 3, 12, 12, generator=generator)
-        model.update_learning_rate(iteration, model.train_opt.get('warmup_iter', -1))
+        model.update_learning_rate(iteration)
         model.feed_data({'lq': lq, 'gt': gt, 'lq_path': ['a', 'b']})
         model.optimize_parameters(iteration)
 
@@ -161,10 +153,9 @@ def test_a_named_state_is_verified_as_well(two, listed):
     options = options_of(two) | {'auto_resume': False}
     options['path']['resume_state'] = str(two / 'states' / '4.state')
     flip(two / 'models' / 'net_g_4.pth')
-    fault = r'is damaged: net_g_4\.pth is not what was'
+    fault = r'is damaged: .*models/net_g_4\.pth is not what was'
     if not listed:
         (two / 'states' / '4.state.json').unlink()
-        fault = r'has weights net_g_4\.pth that cannot be read'
     with pytest.raises(
         ResumeError, match=rf'^path\.resume_state: .*4\.state {fault}.* Name an older state\.$'
     ):
@@ -182,7 +173,7 @@ def test_killed_before_the_list_is_written_the_checkpoint_still_counts(two):
     model, state = resume(two)
     assert state['iter'] == 4
     assert '.4.state.json.77.tmp' not in names(two)
-    assert model.guard.total == 0
+    assert model.step.guard.total == 0
 
 
 # ---- disk full ----------------------------------------------------------------------------------
@@ -192,7 +183,7 @@ def test_killed_before_the_list_is_written_the_checkpoint_still_counts(two):
 def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, room, monkeypatch):
     model, _ = resume(two)
     step(model, [5])
-    before, left, write = names(two), [room], checkpoint_writer._HashedFile.write
+    before, left, write = names(two), [room], checkpointer._HashedFile.write
 
     def limited(self, data):
         left[0] -= len(data)
@@ -200,7 +191,7 @@ def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, r
             raise OSError(28, 'No space left on device')
         return write(self, data)
 
-    monkeypatch.setattr(checkpoint_writer._HashedFile, 'write', limited)
+    monkeypatch.setattr(checkpointer._HashedFile, 'write', limited)
     if room == 10**9:
         model.save(1, 5)
         assert set(names(two)) - set(before) == {'net_g_5.pth', '5.state', '5.state.json'}
@@ -222,10 +213,10 @@ def test_an_error_that_is_not_of_the_disk_stays_what_it_is(two, fault, monkeypat
     step(model, [5])
     before = names(two)
     if fault == 'content':
-        monkeypatch.setattr(model, '_identity', lambda: {'options': lambda: None})
+        monkeypatch.setattr(model.checkpointer, 'state', lambda: {'options': lambda: None})
         expected = pytest.raises((pickle.PicklingError, AttributeError), match='lambda')
     else:
-        monkeypatch.setattr(checkpoint_writer._HashedFile, 'write', refuses)
+        monkeypatch.setattr(checkpointer._HashedFile, 'write', refuses)
         expected = pytest.raises(RuntimeError, match='illegal memory access')
     with expected as caught:
         model.save(1, 5)
@@ -261,7 +252,7 @@ def test_a_disk_that_is_really_full(small_disk):
     assert state['iter'] == saved[-1]
     assert not [name for name in names(small_disk) if name.endswith('.tmp')]
     stop_request.remove()
-    assert whole.guard.total == 0
+    assert whole.step.guard.total == 0
 
 
 # ---- another continuation ------------------------------------------------------------------------
@@ -272,7 +263,7 @@ def restart(folder: Path, iteration: int) -> RestorationModel:
     options = options_of(folder) | {'auto_resume': False}
     options['path']['resume_state'] = str(folder / 'states' / f'{iteration}.state')
     state = basicsr.train.load_resume_state(options)
-    progress.resumed.set_aside_newer(options)
+    set_newer_aside(options, state['iter'])
     model = RestorationModel(options)
     model.resume_training(state)
     return model
@@ -333,7 +324,7 @@ def test_retention_never_removes_the_checkpoint_just_written(two):
         for file in ('states/{}.state', 'models/net_g_{}.pth'):
             (two / file.format(iteration)).touch()
     model = begin(two)
-    model.opt['logger']['keep_checkpoints'] = 1
+    model.checkpointer.keep = 1
     step(model, [1])
     model.save(0, 15)
     assert names(two) == [
@@ -343,9 +334,11 @@ def test_retention_never_removes_the_checkpoint_just_written(two):
 
 
 def test_a_checkpoint_that_vanished_ends_no_training(two, monkeypatch):
-    monkeypatch.setattr(checkpoint_writer, 'iterations_of', lambda states: [1, 2, 4])
-    checkpoint_writer.remove_old_checkpoints(two / 'models', two / 'states', 1, 4)
-    assert names(two) == ['4.state', '4.state.json', 'net_g_4.pth']
+    model, _ = resume(two)
+    model.checkpointer.keep = 1
+    monkeypatch.setattr(checkpointer, 'iterations_of', lambda states: [1, 2, 4, 5])
+    model.save(0, 5)
+    assert names(two) == ['5.state', '5.state.json', 'net_g_5.pth']
 
 
 # ---- the best -----------------------------------------------------------------------------------
@@ -358,7 +351,7 @@ def validate(model: RestorationModel, iteration: int) -> float:
 
 def test_the_best_weights_are_kept_and_worse_ones_do_not_replace_them(tmp_path):
     model = begin(tmp_path)
-    model.opt['logger']['keep_best'] = True
+    model.run.logger = model.run.logger.model_copy(update={'keep_best': True})
     best = tmp_path / 'models' / 'net_g_best_psnr.pth'
     step(model, range(1, 4))
     good = validate(model, 3)
@@ -381,7 +374,6 @@ def test_no_best_weights_without_being_asked(tmp_path):
 
 def test_a_resumed_run_knows_the_best_of_the_validation_after_its_checkpoint(tmp_path):
     model = begin(tmp_path)
-    model.opt['val']['val_freq'] = 2
     step(model, [1, 2])
     model.save(0, 2)  # BasicSR's order: first save, then validate
     score = validate(model, 2)
@@ -499,7 +491,7 @@ def test_other_options_are_named_in_one_sentence_each(two, log):
     options = options_of(two, ema_decay=0.99, total_iter=120)
     options['manual_seed'] = 9
     basicsr.train.load_resume_state(options)
-    messages = progress.resumed.report(options)
+    messages = report_changes(options, progress.resumed.state)
     assert [message.split()[0] for message in messages] == [
         'manual_seed', 'train.total_iter', 'train.ema_decay'
     ]  # fmt: skip
@@ -508,8 +500,6 @@ def test_other_options_are_named_in_one_sentence_each(two, log):
 
 
 def test_where_data_lie_and_how_they_are_loaded_is_no_change(tmp_path):
-    from unfoldldm_basicsr.training.run_options import option_digest, run_options
-
     def digest(**data) -> str:
         options = options_of(tmp_path)
         options['datasets'] = {'train': {'gt_size': 16, 'dataroot_gt': 'a', **data}}
@@ -540,7 +530,7 @@ def test_a_stop_in_the_middle_of_an_epoch_saves_the_epoch(tmp_path, iteration, e
     progress.steps_per_epoch = 3
     step(model, [1])
     with pytest.raises(SystemExit):
-        model.save_and_stop(iteration)
+        model.checkpointer.save_and_stop(iteration)
     state = torch.load(tmp_path / 'states' / f'{iteration}.state', weights_only=True)
     assert (state['epoch'], state['iter']) == (epoch, iteration)
 
@@ -574,10 +564,10 @@ def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path):
 def test_the_guard_goes_on_counting_where_it_stopped(tmp_path):
     model = begin(tmp_path, max_nonfinite=3)
     step(model, [1])
-    model.guard.total, model.guard.in_a_row = 7, 2
+    model.step.guard.total, model.step.guard.in_a_row = 7, 2
     model.save(0, 1)
     again, _ = resume(tmp_path, max_nonfinite=3)
-    assert (again.guard.total, again.guard.in_a_row) == (7, 2)
+    assert (again.step.guard.total, again.step.guard.in_a_row) == (7, 2)
     lq = torch.full((2, 3, 12, 12), math.nan)
     again.update_learning_rate(2)
     again.feed_data({'lq': lq, 'gt': lq, 'lq_path': ['a', 'b']})

@@ -83,10 +83,10 @@ def test_no_module_of_basicsr_still_holds_a_stock_function(owner, name):
 
 # Methods of BasicSR's models that this package's models have in their own form.
 OWN_HOOKS = (
-    'model_to_device', 'get_bare_model', 'setup_optimizers', 'setup_schedulers', 'feed_data',
+    'feed_data',
     'update_learning_rate', 'get_current_learning_rate', 'optimize_parameters', 'model_ema', 'test',
-    'dist_validation', 'nondist_validation', 'save', 'save_network', 'save_training_state',
-    'resume_training', 'load_network', 'init_training_settings', 'get_current_log',
+    'dist_validation', 'nondist_validation', 'save',
+    'resume_training', 'init_training_settings', 'get_current_log',
 )  # fmt: skip
 
 

@@ -91,7 +91,7 @@ class Job:
         return values
 
     def equal_on_all_ranks(self, model) -> bool:
-        nets = model.get_bare_model(model.net_g), model.net_g_ema
+        nets = model.network.bare, model.net_g_ema
         own = torch.cat([v.flatten().double() for net in nets for v in net.state_dict().values()])
         return all(torch.equal(own, other) for other in self.everywhere(own))
 
@@ -113,7 +113,9 @@ class Job:
         for iteration in (1, 2):
             self.step(again, iteration)
         self.found['recomputing'] = self.equal_on_all_ranks(again)
-        self.found['data_differs'] = len({str(x) for x in self.everywhere(first.lq)}) == self.world
+        self.found['data_differs'] = (
+            len({str(x) for x in self.everywhere(first.batch['lq'])}) == self.world
+        )
         first.save(0, 3)
         distributed.barrier()
         options = self.options(
@@ -180,12 +182,10 @@ class Job:
         self.guard(both)
 
     def validation(self, model) -> None:
-        from unfoldldm_basicsr.training.validation import evaluate
-
         loader = DataLoader(Pictures())
         model.validation(loader, 2, None, False)
         split = dict(model.metric_results)
-        results = evaluate(model, loader, 'x', save_img=False)
+        results = model.evaluator.evaluate(loader, 'x', save_img=False)
         self.found['images_in_order'] = [r.index for r in results] == list(range(5))
         best = self.everywhere(model.best_metric_results)
         model.opt |= {'dist': False, 'rank': 0, 'world_size': 1}
@@ -202,7 +202,7 @@ class Job:
         before = model.net_g.module.state_dict()['intro.weight'].clone()
         self.step(model, 3, data)
         after = model.net_g.module.state_dict()['intro.weight']
-        skipped = self.everywhere(torch.equal(before, after) and model.guard.in_a_row == 1)
+        skipped = self.everywhere(torch.equal(before, after) and model.step.guard.in_a_row == 1)
         self.found['all_skip_together'] = all(skipped)
         model.update_learning_rate(4)
         model.feed_data(self.batch(4))
@@ -260,7 +260,7 @@ class Job:
         first = VLUNetPriorPhase1Model(options(1))
         for iteration in (1, 2, 3):
             self.step(first, iteration)
-        vectors = [v.clone() for v in first.get_bare_model(first.net_e).state_dict().values()]
+        vectors = [v.clone() for v in first.conditioning.network.bare.state_dict().values()]
         own = torch.cat([v.flatten() for v in vectors])
         same_vectors = all(torch.equal(own, other) for other in self.everywhere(own))
         self.found['host_phase1'] = self.equal_on_all_ranks(first) and same_vectors

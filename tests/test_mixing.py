@@ -8,7 +8,7 @@ from helpers import model_options, plugin_options, problems_at, put
 from tiny_network import TinyConvNet
 
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.training.mixing import MixUp, build_mixing, check_mixing
+from unfoldldm_basicsr.training.batches import MixingOptions, MixUp
 
 
 def batch_of(size=4):
@@ -17,7 +17,7 @@ def batch_of(size=4):
 
 
 def test_mixing_blends_lq_and_gt_of_every_pair_alike():
-    mixed = MixUp(use_identity=False)(batch_of(), 7)
+    mixed = MixUp(MixingOptions(use_identity=False))(batch_of(), 7)
     assert torch.allclose(mixed['gt'], mixed['lq'] + 10)
     assert not torch.allclose(mixed['lq'], batch_of()['lq'])
     assert 0 <= mixed['lq'].min() <= mixed['lq'].max() <= 3
@@ -28,7 +28,7 @@ def test_mixing_blends_lq_and_gt_of_every_pair_alike():
 def test_mixing_follows_from_seed_iteration_and_rank():
     def draw(**changes):
         settings = {'seed': 1, 'rank': 0, 'iteration': 5} | changes
-        mix = MixUp(use_identity=False, seed=settings['seed'], rank=settings['rank'])
+        mix = MixUp(MixingOptions(use_identity=False), settings['seed'], settings['rank'])
         return mix(batch_of(), settings['iteration'])['lq'].flatten().tolist()
 
     assert draw() == draw()
@@ -39,43 +39,36 @@ def test_mixing_follows_from_seed_iteration_and_rank():
 def test_half_of_the_batches_stay_as_they_are_and_shares_are_beta_distributed():
     batch = {'lq': torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)}
     batch['gt'] = batch['lq']
-    mix = MixUp(mixup_beta=1.2)
+    mix = MixUp(MixingOptions())
     same = sum(mix(batch, i)['lq'] is batch['lq'] for i in range(600))
     assert 240 < same < 360
     for beta in (0.4, 4.0):  # an even distribution has the variance of beta = 1
-        always = MixUp(mixup_beta=beta, use_identity=False)
+        always = MixUp(MixingOptions(mixup_beta=beta, use_identity=False))
         shares = torch.tensor([float(always(batch, i)['lq'][1]) for i in range(2000)])
         shares = shares[shares < 1]  # own partner in half of the cases
         assert float(shares.mean()) == pytest.approx(0.5, abs=0.04)
         assert float(shares.var()) == pytest.approx(1 / (4 * (2 * beta + 1)), rel=0.15)
 
 
-def test_mixing_is_off_unless_asked_for_and_its_options_are_checked():
-    assert build_mixing(None, 0, 0) is None
-    assert build_mixing({'mixup': False, 'mixup_beta': 1.2}, 0, 0) is None
-    assert build_mixing({'mixup_beta': 1.2}, 0, 0) is None
-    assert build_mixing({'mixup': True, 'mixup_beta': 0.4}, 3, 1).mixup_beta == 0.4
-    assert check_mixing({'mixup': True, 'mixup_beta': 1.2, 'use_identity': True}) == []
-    found = dict(check_mixing({'mixup': 1, 'mixup_beta': 0, 'mixup_bta': 2}))
-    assert set(found) == {
-        'mixing_augs.mixup', 'mixing_augs.mixup_beta', 'mixing_augs.mixup_bta'
-    }  # fmt: skip
+@pytest.mark.parametrize('augs', [None, {'mixup': False}, {'mixup_beta': 1.2}])
+def test_mixing_is_off_unless_asked_for(tmp_path, augs):
+    options = model_options(tmp_path, {'type': TinyConvNet.__name__}, mixing_augs=augs)
+    model = RestorationModel(options)
+    model.feed_data(batch_of())
+    assert torch.equal(model.batch['lq'], batch_of()['lq'])
 
 
-def test_model_mixes_training_batches_and_leaves_validation_alone(tmp_path):
+def test_model_mixes_training_batches(tmp_path):
     augs = {'mixup': True, 'use_identity': False}
     options = model_options(tmp_path, {'type': TinyConvNet.__name__}, mixing_augs=augs)
     model = RestorationModel(options)
     model.current_iter = 7
     model.feed_data(batch_of())
-    expected = MixUp(use_identity=False, seed=options['manual_seed'])(batch_of(), 7)
-    assert torch.equal(model.lq, expected['lq'])
-    assert torch.equal(model.gt, expected['gt'])
-    with model.evaluating():
-        model.feed_data(batch_of())
-    assert torch.equal(model.lq, batch_of()['lq'])
+    expected = MixUp(MixingOptions(use_identity=False), seed=options['manual_seed'])(batch_of(), 7)
+    assert torch.equal(model.batch['lq'], expected['lq'])
+    assert torch.equal(model.batch['gt'], expected['gt'])
 
 
 def test_preflight_names_a_wrong_value(tmp_path):
     options = put(plugin_options(tmp_path), 'train.mixing_augs', {'mixup': True, 'mixup_beta': -1})
-    assert 'above 0, got -1' in problems_at(options, 'train.mixing_augs.mixup_beta')
+    assert 'greater than 0, got -1' in problems_at(options, 'train.mixing_augs.mixup_beta')

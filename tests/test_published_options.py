@@ -11,8 +11,8 @@ from published_data import OPTIONS, build_datasets, load_options
 from torch.nn import Parameter
 
 from unfoldldm_basicsr.common.cost import network_cost
-from unfoldldm_basicsr.training.lr_schedulers import advance, build_scheduler
 from unfoldldm_basicsr.training.optimisation import build_optimizer
+from unfoldldm_basicsr.training.schedules import advance, build_schedule
 
 CLASSES = ['noise15', 'noise25', 'noise50', 'rain', 'haze', 'blur', 'lowlight']
 TASKS = ['nhr', 'nhrbl', 'denoise', 'dehaze', 'derain', 'deblur', 'lowlight']
@@ -96,7 +96,7 @@ def rates(train: dict, iterations: list[int]) -> list[float]:
     """Learning rates that the optimiser has at these iterations (from 1)."""
     parameter = Parameter(torch.zeros(2, 2))
     optimizer = build_optimizer({'restoration': [('weight', parameter)]}, train['optim_g'])
-    scheduler = build_scheduler(optimizer, train['scheduler'], train['total_iter'])
+    scheduler = build_schedule(optimizer, train['scheduler'], train['total_iter'])
     optimizer.step()
     found = []
     for iteration in iterations:

@@ -7,17 +7,10 @@ import torch
 from helpers import model_options
 
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.training import interruption
-from unfoldldm_basicsr.training.resources import training_memory
+from unfoldldm_basicsr.training.guards import training_memory
 
 RESTORMER = {'type': 'Restormer', 'dim': 4, 'heads': [1, 1, 1, 1], 'num_blocks': [1, 1, 1, 1]}
 NAFNET = {'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}
-
-
-@pytest.fixture(autouse=True)
-def _give_signals_back():
-    yield
-    interruption.stop_request.remove()
 
 
 def no_memory(*args, **kwargs):

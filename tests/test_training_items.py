@@ -27,8 +27,9 @@ from unfoldldm_basicsr.data import items as items_module
 from unfoldldm_basicsr.data.items import TrainingItems, TrainLoader
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.training.checkpoint import Checkpoint
 from unfoldldm_basicsr.training.progress import progress
-from unfoldldm_basicsr.training.resume import ResumedRun
+from unfoldldm_basicsr.training.resume import report_changes
 
 STEPS = 4  # per epoch of the runs below: 9 items in batches of 2
 
@@ -49,7 +50,7 @@ def run_options(train: dict, *, ranks: int = 1, rank: int = 0) -> dict:
 def batches(options: dict, after: int = 0, count: int = 3 * STEPS) -> list[dict]:
     """The batches of the iterations ``after + 1`` to ``count``, as BasicSR's loop takes them."""
     state = {'iter': after, 'epoch': 77}
-    progress.resumed = ResumedRun(Path('x.state'), state) if after else None
+    progress.resumed = Checkpoint(Path('x.state'), state, {}) if after else None
     loader, sampler, *_, epochs, _ = basicsr.train.create_train_val_dataloader(
         options, logging.getLogger('test')
     )
@@ -168,10 +169,9 @@ def reported(photos: dict, stored: dict | None = None, **changes) -> list[str]:
     options = run_options(photos)
     batches(options, count=1)
     data = stored or progress.data
-    resumed = ResumedRun(Path('7.state'), {'iter': 7, 'data': data})
     options = run_options(photos | changes)
     batches(options, count=1)
-    return resumed.report(options)
+    return report_changes(options, {'iter': 7, 'data': data})
 
 
 def test_changed_data_are_reported(photos):

@@ -20,26 +20,14 @@ from torch.utils.data import DataLoader, Dataset
 from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
-from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.evaluation import describe
 from unfoldldm_basicsr.training.saved_images import (
     SavedImages,
-    _full_name,
-    _listed_names,
-    _renamed,
+    disambiguated,
+    full_name,
+    listed_names,
 )
-from unfoldldm_basicsr.training.validation import (
-    ImageResult,
-    _describe,
-    append_rows,
-    evaluate,
-    write_stage_psnr,
-)
-
-
-@pytest.fixture(autouse=True)
-def _give_signals_back():
-    yield
-    stop_request.remove()
+from unfoldldm_basicsr.training.validation_report import ImageResult, append_rows, write_stage_psnr
 
 
 @pytest.fixture
@@ -71,7 +59,7 @@ def test_an_unreadable_validation_image_is_named(model, photos):
     loader = DataLoader(validation_set(photos))
     Path(photos['dataroot_gt'], 'img_1.png').write_bytes(b'no image')
     with pytest.raises(DataFault, match=r'^dataset photos: .*img_1\.png: cannot be decoded'):
-        evaluate(model, loader, '1', save_img=False)
+        model.evaluator.evaluate(loader, '1', save_img=False)
 
 
 def test_an_unreadable_image_of_a_stock_validation_set_is_named(model, tmp_path):
@@ -81,7 +69,7 @@ def test_an_unreadable_image_of_a_stock_validation_set_is_named(model, tmp_path)
         path.write_bytes(b'no image')
     named = r'^dataset held_out: [^ ]*lq/img_\d\.png: cannot be decoded'
     with pytest.raises(DataFault, match=named):
-        evaluate(model, loader, '1', save_img=False)
+        model.evaluator.evaluate(loader, '1', save_img=False)
 
 
 def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model, photos):
@@ -100,7 +88,7 @@ def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model
     fault = r'img_2\.png: .*no answer within 0\.3 s \(timeout of dataset photos\)'
     try:
         with pytest.raises(DataFault, match=fault):
-            evaluate(model, loader, '1', save_img=False)
+            model.evaluator.evaluate(loader, '1', save_img=False)
     finally:
         late.cancel()
     assert time.monotonic() - begun < 20
@@ -219,13 +207,13 @@ def test_names_are_known_without_reading_and_kept_where_they_differ(tmp_path, ki
     scenes = [f'{scene}_img_{index}' for scene in ('S1', 'S2') for index in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(dataset), '__getitem__', lambda *_: pytest.fail('read'))
-        assert _listed_names(dataset) == [f'{n}_{dataset.degradation_name}' for n in scenes]
-        assert SavedImages(options, dataset, '5')._renamed == {}
+        assert listed_names(dataset) == [f'{n}_{dataset.degradation_name}' for n in scenes]
+        assert SavedImages(options, dataset, '5').renamed == {}
     write_photos(tmp_path / 'photos', 1, (24, 32))[0].rename(tmp_path / 'photos' / 'S1_img_1.png')
     if kind == 'folder':
         dataset = validation_set(paired(root, root))
         name = f'S1_img_1_{dataset.degradation_name}'
-        clashing = SavedImages(options, dataset, '5')._renamed
+        clashing = SavedImages(options, dataset, '5').renamed
         assert sorted(clashing.values()) == sorted(f'{name}_{index}' for index in clashing)
         assert len(clashing) == 2
 
@@ -244,13 +232,13 @@ def test_listed_names_are_those_of_the_results(photos, tmp_path, kind):
         dataset = validation_set(photos)
     assert len(dataset) > 1
     loader = DataLoader(dataset)
-    results = [_describe(i, loader.collate_fn([dataset[i]]), dataset) for i in range(len(dataset))]
-    assert _listed_names(dataset) == [_full_name(r.name, r.degradation) for r in results]
+    results = [describe(i, batch, dataset.opt) for i, batch in enumerate(loader)]
+    assert listed_names(dataset) == [full_name(r.name, r.degradation) for r in results]
 
 
 def test_a_new_name_is_no_other_images_name():
-    assert _renamed(['a', 'a', 'a_1', 'b'], 4) == {0: 'a_0', 1: 'a_1_'}
-    assert _renamed(['a', 'a'], 3) == {}  # the list is not of the items
+    assert disambiguated(['a', 'a', 'a_1', 'b'], 4) == {0: 'a_0', 1: 'a_1_'}
+    assert disambiguated(['a', 'a'], 3) == {}  # the list is not of the items
 
 
 def test_a_test_puts_every_set_into_its_folder(photos):
@@ -265,5 +253,5 @@ def test_a_test_puts_every_set_into_its_folder(photos):
 def test_results_do_not_depend_on_saving(model, photos):
     loader = DataLoader(validation_set(photos))
     torch.manual_seed(0)
-    with_files = evaluate(model, loader, '1', save_img=True)
-    assert evaluate(model, loader, '1', save_img=False) == with_files
+    with_files = model.evaluator.evaluate(loader, '1', save_img=True)
+    assert model.evaluator.evaluate(loader, '1', save_img=False) == with_files

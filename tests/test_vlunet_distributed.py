@@ -48,16 +48,16 @@ class Job:
         torch.manual_seed(self.rank)
         model = self.build(source, source)
         nets = {
-            'net_g': model.get_bare_model(model.net_g),
+            'net_g': model.network.bare,
             'net_g_ema': model.net_g_ema,
-            'net_e': model.get_bare_model(model.net_e),
+            'net_e': model.conditioning.network.bare,
         }
         if source == 'learned':
-            nets['net_e_ema'] = model.net_e_ema
+            nets['net_e_ema'] = model.conditioning.network.average
         self.found[source] = {'start': self.equal_everywhere(nets['net_e'])}
         for iteration in (1, 2):  # a second step hangs or fails where a gradient was missing
             step(model, iteration, random_batch(10 * iteration + self.rank))
-        differ = len({str(lq) for lq in self.everywhere(model.lq)}) == self.world
+        differ = len({str(lq) for lq in self.everywhere(model.batch['lq'])}) == self.world
         self.found[source] |= {name: self.equal_everywhere(net) for name, net in nets.items()}
         self.found[source]['data_differs'] = differ
         self.found[source]['loss'] = model.log_dict['l_pix']
@@ -81,7 +81,7 @@ class Job:
 def gap(both, alone, kind: str) -> float:
     """Largest difference between the embeddings of both models, relative to the largest value."""
     first, second = (
-        torch.cat([getattr(p, kind).flatten() for p in m.get_bare_model(m.net_e).parameters()])
+        torch.cat([getattr(p, kind).flatten() for p in m.conditioning.network.bare.parameters()])
         for m in (both, alone)
     )
     return ((first - second).abs().max() / second.abs().max()).item()

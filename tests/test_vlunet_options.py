@@ -14,8 +14,6 @@ from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
 
-NETWORK_E = {'network_e': {'type': 'Restormer'}}
-
 
 @pytest.fixture
 def options(tmp_path) -> dict:
@@ -77,9 +75,9 @@ def test_a_mistake_is_found_where_it_stands(options, path, value, place, words):
     assert all(word in found for word in words), found
 
 
-def test_a_network_that_is_no_embedding_is_refused():
-    problems = dict(VLUNetModel.check_options({**NETWORK_E, 'network_g': NETWORK}))
-    assert 'no degradation embedding' in problems['network_e.type']
+def test_a_network_that_is_no_embedding_is_refused(options):
+    found = problems_at(put(options, 'network_e', {'type': 'Restormer'}), 'network_e.type')
+    assert 'no degradation embedding' in found
 
 
 def test_trainable_adapters_are_refused(options):
@@ -145,6 +143,7 @@ def test_a_test_knows_the_vectors_that_its_network_was_trained_with(options, tmp
 
 
 def test_plain_models_do_not_know_the_keys_of_the_embedding():
-    assert 'network_e' not in RestorationModel.option_keys['']
-    assert 'degradation_override' not in RestorationModel.option_keys['val']
-    assert {'pretrain_network_e', 'param_key_e'} <= VLUNetModel.option_keys['path'].keys()
+    assert 'network_e' not in RestorationModel.sections[''].model_fields
+    assert 'degradation_override' not in RestorationModel.sections['val'].model_fields
+    fields = VLUNetModel.sections['path'].model_fields
+    assert {'pretrain_network_e', 'param_key_e'} <= fields.keys()

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 import yaml
-from helpers import ROOT, put, run_python, write_options, write_photos
+from helpers import ROOT, put, rule_problems, run_python, write_options, write_photos
 from tiny_vlunet_prior import TINY_PRIOR
 from torch.utils.data import DataLoader, Dataset
 from vlunet_runs import NAMES, NETWORK, random_batch, step, vlunet_options
@@ -15,7 +15,6 @@ from vlunet_runs import NAMES, NETWORK, random_batch, step, vlunet_options
 from unfoldldm_basicsr.models import VLUNetModel, VLUNetPriorPhase1Model, VLUNetPriorPhase2Model
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.restoring.restorer import Restorer
-from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.weights.export import export_checkpoint
 
 DIFFUSION = {'diffusion_opt': {'type': 'LatentDiffusionLoss'}, 'prior_warmup_iter': 2}
@@ -31,12 +30,6 @@ class Pictures(Dataset):
     def __getitem__(self, index):
         lq, gt = random_batch(index, 1)['lq'][0], random_batch(index, 1)['gt'][0]
         return {'lq': lq, 'gt': gt, 'lq_path': f'p{index}.png', 'degradation': index}
-
-
-@pytest.fixture(autouse=True)
-def _give_signals_back():
-    yield
-    stop_request.remove()
 
 
 def options_of(folder, phase: int, source: str = 'learned', path=None, **settings) -> dict:
@@ -85,7 +78,7 @@ def phase2(tmp_path, phase1) -> VLUNetPriorPhase2Model:
 def test_phase1_trains_host_prior_encoder_corrector_and_the_learned_embedding(phase1):
     parts = {name for name, _ in phase1.net_g.named_children()} | {'null_prior'}
     assert changed(phase1.net_g, phase1.start) == parts - {'down1_2_i'}
-    assert phase1.embedding_trained
+    assert phase1.conditioning.is_trained
     assert {'l_pix', 'correction', 'grad_norm_embedding'} <= set(phase1.log_dict)
     assert 'l_isda' not in phase1.log_dict
     assert phase1.log_dict['correction'] > 0
@@ -107,11 +100,8 @@ def test_phase1_starts_from_a_plain_vlunet_and_restores_like_it(tmp_path):
     refused = preflight_of_weights(put(options, 'network_g.num_refinement_blocks', 2))
     assert 'does not fit network_g (VLUNetPrior)' in refused[0]
     model = VLUNetPriorPhase1Model(options)
-    for each in (plain, model):
-        with each.evaluating():
-            each.feed_data(random_batch(5))
-        each.test()
-    assert torch.equal(plain.output, model.output)
+    outputs = [each.restore(random_batch(5)).output for each in (plain, model)]
+    assert torch.equal(*outputs)
 
 
 def preflight_of_weights(options: dict) -> list[str]:
@@ -131,12 +121,15 @@ def test_phase2_starts_from_the_averages_of_phase1_and_keeps_the_embedding(phase
             'denoiser',
         }
         assert all(torch.equal(own[key], value) for key, value in average.items())
-    before = copy(phase2.net_e)
-    assert all(torch.equal(before[k], v) for k, v in phase1.net_e_ema.state_dict().items())
+    before = copy(phase2.conditioning.network.bare)
+    assert all(
+        torch.equal(before[k], v)
+        for k, v in phase1.conditioning.network.average.state_dict().items()
+    )
     for iteration in (1, 2, 3, 4):
         step(phase2, iteration)
-    assert changed(phase2.net_e, before) == set()
-    assert not any(p.requires_grad for p in phase2.net_e.parameters())
+    assert changed(phase2.conditioning.network.bare, before) == set()
+    assert not any(p.requires_grad for p in phase2.conditioning.network.bare.parameters())
 
 
 def test_warmup_trains_only_the_prior_and_joint_training_all_but_the_teacher(phase2):
@@ -181,6 +174,8 @@ def test_validation_with_each_prior_source(phase2, source):
     for iteration in (1, 2, 3, 4):
         step(phase2, iteration)
     phase2.prior_source = source
+    done, restore = [], phase2.evaluator.restore
+    phase2.evaluator.restore = lambda batch: (done.append(restore(batch)), done[-1])[1]
     phase2.validation(DataLoader(Pictures()), 1, None, save_img=False)
     item = DataLoader(Pictures()).collate_fn([Pictures()[2]])  # the last one validated
     own, prior = item['lq'], {'prior_source': source}
@@ -189,10 +184,9 @@ def test_validation_with_each_prior_source(phase2, source):
     if source == 'shuffled':
         own = torch.cat([own, Pictures()[0]['lq'][None]])
     with torch.no_grad():
-        vectors = phase2.net_e.eval()(own)
+        vectors = phase2.conditioning.network.bare.eval()(own)
         expected = phase2.net_g_ema(own, degradation=vectors, **prior)[:1]
-    assert torch.equal(phase2.output, expected.clamp(0, 1))
-    assert phase2.batch['lq'].shape[0] == 1
+    assert torch.equal(done[-1].output, expected.clamp(0, 1))
 
 
 def test_a_shuffled_prior_is_generated_under_the_label_of_its_own_image(tmp_path):
@@ -201,7 +195,9 @@ def test_a_shuffled_prior_is_generated_under_the_label_of_its_own_image(tmp_path
     path = {'pretrain_network_phase1': weights(first, 'g_1')}
     second = VLUNetPriorPhase2Model(options_of(tmp_path / 'b', 2, 'label', path=path))
     second.prior_source, labels = 'shuffled', []
-    second.net_e.register_forward_pre_hook(lambda _, args: labels.append(args[1].tolist()))
+    second.conditioning.network.bare.register_forward_pre_hook(
+        lambda _, args: labels.append(args[1].tolist())
+    )
     second.validation(DataLoader(Pictures()), 1, None, save_img=False)
     assert labels == [[0, 1], [1, 2], [2, 0]]
 
@@ -213,15 +209,12 @@ def test_exported_file_restores_alone_what_phase2_restores(tmp_path, phase2):
     for iteration in (1, 2, 3):
         step(phase2, iteration)
     phase2.save(0, 3)
-    with phase2.evaluating():
-        phase2.feed_data(random_batch(9, size=1))
-    phase2.test()
     done = export_checkpoint(weights(phase2, 'g_3'), tmp_path / 'x.pth')
     assert done.dropped == ('prior_encoder',)
     restorer = Restorer(tmp_path / 'x.pth', device='cpu')
     assert restorer.net.phase == 'inference'
     restored = restorer.restore_tensor(random_batch(9, size=1)['lq'])
-    expected = phase2.output.clamp(0, 1)
+    expected = phase2.restore(random_batch(9, size=1)).output.clamp(0, 1)
     torch.testing.assert_close(restored.clamp(0, 1), expected, atol=1e-6, rtol=0)
 
 
@@ -235,7 +228,7 @@ def test_phase1_weights_are_not_exported(tmp_path, phase1):
 
 def problems_of(options: dict) -> list[str]:
     cls = (VLUNetPriorPhase1Model, VLUNetPriorPhase2Model)[options['network_g']['phase'] == 2]
-    return [key for key, _ in cls.check_options(options)]
+    return rule_problems(cls, options)
 
 
 @pytest.mark.parametrize('phase', [1, 2])

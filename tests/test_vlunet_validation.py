@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from vlunet_runs import EMBEDDINGS, NAMES, mixture, vlunet_options
 
 from unfoldldm_basicsr.models import VLUNetModel
-from unfoldldm_basicsr.training.interruption import stop_request
-from unfoldldm_basicsr.training.validation import ImageResult, evaluate, image_name
+from unfoldldm_basicsr.training.saved_images import image_name
 from unfoldldm_basicsr.training.validation_report import (
+    ImageResult,
     degradation_rows,
     table_lines,
     write_validation_csv,
@@ -42,8 +42,7 @@ def make(tmp_path):
                 p.mul_(20 if 'gradient_descent.linear' in name else 1)
         return model
 
-    yield build
-    stop_request.remove()
+    return build
 
 
 class Board:
@@ -57,8 +56,8 @@ class Board:
 
 
 def psnr_by_image(model, loader) -> list[float]:
-    name = model.metric_prefix + 'psnr'
-    return [r.metrics[name] for r in evaluate(model, loader, 'x', save_img=False)]
+    name = model.evaluator.prefix + 'psnr'
+    return [r.metrics[name] for r in model.evaluator.evaluate(loader, 'x', save_img=False)]
 
 
 def test_every_degradation_has_its_row_and_the_average_weighs_them_equally(make, loader):
@@ -126,7 +125,7 @@ def test_frames_of_different_scenes_are_saved_under_different_names(make, tmp_pa
     data['sets'] = data['sets'][:1]
     loader = DataLoader(build_dataset({**data, 'phase': 'val', 'scale': 1}))
     model = make()
-    names = [result.name for result in evaluate(model, loader, '7', save_img=True)]
+    names = [result.name for result in model.evaluator.evaluate(loader, '7', save_img=True)]
     assert len(set(names)) == len(names) == 3
     assert sum(name.endswith('_frame') for name in names) == 2
     folder = Path(model.opt['path']['visualization'])
@@ -144,14 +143,11 @@ def test_images_are_named_by_their_place_below_the_data_root():
 
 def outputs(model, loader) -> list[torch.Tensor]:
     """What validation makes of every item, not rounded."""
-    found = []
-    with model.evaluating():
-        for index, item in enumerate(loader):
-            model.prepare_item(loader, index, item)
-            model.feed_data(item)
-            model.test()
-            found.append(model.output)
-    return found
+    dataset = loader.dataset
+    return [
+        model.restore(item | model.validation_extras(dataset, index, item)).output
+        for index, item in enumerate(loader)
+    ]
 
 
 @EACH
@@ -159,11 +155,11 @@ def test_a_wrong_vector_changes_the_result_and_its_name(make, loader, source):
     right = outputs(make(source), loader)
     model = make(source, degradation_override='wrong')
     wrong = outputs(model, loader)
-    assert model.metric_prefix == 'wrong_'
+    assert model.evaluator.prefix == 'wrong_'
     assert not any(map(torch.equal, right, wrong))
     model.validation(loader, 1, None, False)
     assert list(model.metric_results) == ['wrong_psnr', 'wrong_ssim']
-    assert 'ablation' in model.validation_note
+    assert 'ablation' in model.evaluator.note
 
 
 @EACH
@@ -171,7 +167,7 @@ def test_a_named_override_leaves_only_that_degradation_as_it_is(make, loader, so
     right = outputs(make(source), loader)
     model = make(source, degradation_override='blur')
     given = outputs(model, loader)
-    assert model.metric_prefix == 'as_blur_'
+    assert model.evaluator.prefix == 'as_blur_'
     assert list(map(torch.equal, right, given)) == [name == 'blur' for name in NAMES for _ in '123']
 
 
@@ -180,10 +176,10 @@ def test_the_vector_comes_from_the_same_photo_in_the_other_degradation(make, loa
     dataset = loader.dataset
     for index in range(9):
         data = loader.collate_fn([dataset[index]])
-        model.prepare_item(loader, index, data)
+        stand_in = model.validation_extras(dataset, index, data)['stand_in']
         other = dataset[(index + 3) % 9]
-        assert torch.equal(model._stand_in['lq'][0], other['lq'])
-        assert model._stand_in['degradation'].tolist() == [other['degradation']]
+        assert torch.equal(stand_in['lq'][0], other['lq'])
+        assert stand_in['degradation'].tolist() == [other['degradation']]
         assert Path(other['lq_path']).stem == Path(data['lq_path'][0]).stem
 
 
@@ -193,7 +189,7 @@ def test_training_and_single_images_keep_their_own_vector(make, loader):
     batch = loader.collate_fn([loader.dataset[0]])
     model.feed_data(batch)
     vectors = model.network_arguments(model.batch)['degradation']
-    assert torch.equal(vectors, model.net_e.table.weight[:1])
+    assert torch.equal(vectors, model.conditioning.network.bare.table.weight[:1])
 
 
 def test_an_image_embedding_needs_images_of_another_degradation(make, tmp_path):

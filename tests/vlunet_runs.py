@@ -93,6 +93,6 @@ def random_batch(seed: int = 0, size: int = 4) -> dict:
 
 def step(model, iteration: int, batch: dict | None = None) -> None:
     """One training step."""
-    model.update_learning_rate(iteration, model.train_opt.get('warmup_iter', -1))
+    model.update_learning_rate(iteration)
     model.feed_data(batch or random_batch(iteration))
     model.optimize_parameters(iteration)

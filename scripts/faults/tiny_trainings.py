@@ -118,7 +118,7 @@ def _options(folder: Path, iterations: int, workers: int) -> dict:
 
 def _make_phase2(options: dict, folder: Path) -> None:
     from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
-    from unfoldldm_basicsr.training.checkpoint_writer import save_atomic
+    from unfoldldm_basicsr.training.checkpointer import save_atomic
     from unfoldldm_basicsr.weights.checkpoint import network_meta
 
     weights = folder / 'phase1.pth'

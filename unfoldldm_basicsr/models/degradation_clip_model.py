@@ -8,31 +8,36 @@ is the vector that steers VLU-Net.
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
-from torch import Tensor, nn
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import nn
 from torch.nn import functional as F
 
+from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.errors import writing
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.models.conditioning_options import class_order, class_order_fault
+from unfoldldm_basicsr.models.conditioning import class_order, class_order_fault, same_order
+from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.pictures.confusion import (
     confusion_matrix,
     confusion_picture,
     write_confusion_csv,
 )
 from unfoldldm_basicsr.pictures.drawing import save_picture
-from unfoldldm_basicsr.training.model_options import Problems, is_training, section_of
+from unfoldldm_basicsr.training.batches import Batch
+from unfoldldm_basicsr.training.evaluation import Evaluator
+from unfoldldm_basicsr.training.inference import Restored
 from unfoldldm_basicsr.training.optimisation import Groups
-from unfoldldm_basicsr.training.restoration_model import Losses, RestorationModel
-from unfoldldm_basicsr.training.validation import ImageResult
+from unfoldldm_basicsr.training.options import RULES, forward_inputs, something_is_trained
+from unfoldldm_basicsr.training.restoration_model import RestorationModel
+from unfoldldm_basicsr.training.step import Losses
+from unfoldldm_basicsr.training.validation_report import ImageResult
 from unfoldldm_basicsr.weights.checkpoint import (
     DEGRADATION_KEY,
     CheckpointError,
@@ -54,53 +59,54 @@ _WITHOUT_EFFECT = {
 }
 
 
-def check_classification(opt: Mapping[str, Any]) -> Problems:
-    """Problems of the network, the classes and their texts, as (key path, message)."""
-    network, names = section_of(opt, 'network_g'), class_order(opt)
-    problems: Problems = []
-    kind = dict(iter(ARCH_REGISTRY)).get(network.get('type'))
-    if kind is not None and 'return_logits' not in inspect.signature(kind.forward).parameters:
-        message = f'{network["type"]} compares no images with texts; CLIPDegradationEmbedding does.'
-        return [('network_g.type', message)]
-    if is_training(opt) and network.get('tune_adapters') is not True:
-        problems.append(('network_g.tune_adapters', 'must be true: only the adapters are trained.'))
-    problems += _check_classes(opt, names) + _check_texts(network, names)
-    for section, reasons in _WITHOUT_EFFECT.items():
-        for key, reason in reasons.items():
-            if section_of(opt, section).get(key):
-                problems.append((f'{section}.{key}', f'has no effect here ({reason}); remove it.'))
-    return problems
+# ---- what must fit together ---------------------------------------------------------------------
 
 
-def _check_classes(opt: Mapping[str, Any], names: list[str]) -> Problems:
-    problems: Problems = []
-    for phase, dataset in section_of(opt, 'datasets').items():
-        place = f'datasets.{phase}.degradation_names'
-        own = dataset.get('degradation_names') if isinstance(dataset, Mapping) else None
-        if not isinstance(own, list):
-            problems.append((place, 'is missing: the classes in the order of their indices.'))
-        elif own != names:
-            message = f'{own} differs from {names} of the other data: indices would mix up.'
-            problems.append((place, message))
-        elif len(own) < 2:
-            problems.append((place, f'names {len(own)} class; there is nothing to tell apart.'))
-    return problems
-
-
-def _check_texts(network: Mapping[str, Any], names: list[str]) -> Problems:
-    texts = network.get('class_texts')
+def network_tells_apart(run: Run) -> Iterator[Problem]:
+    """A network that compares images with one text per degradation."""
+    network, inputs = run.network_sections['network_g'], forward_inputs(run)
+    if inputs and 'return_logits' not in inputs:
+        message = f'{network["type"]} compares no images with texts; '
+        yield Problem('network_g.type', f'{message}CLIPDegradationEmbedding does.')
+        return
+    if run.is_train and network.get('tune_adapters') is not True:
+        message = 'must be true: only the adapters are trained.'
+        yield Problem('network_g.tune_adapters', message)
+    texts, names = network.get('class_texts'), class_order(run)
     if not isinstance(texts, list | tuple):
         message = 'is missing: one text per degradation, in the order of degradation_names.'
+        yield Problem('network_g.class_texts', message)
     elif names and len(texts) != len(names):
         message = (
             f'has {len(texts)} texts for {len(names)} degradations: write one for each of '
             f'{", ".join(names)}, in this order (datasets: degradation_names).'
         )
+        yield Problem('network_g.class_texts', message)
     elif len(set(texts)) < len(texts):
         message = 'holds a text twice: two degradations with one text cannot be told apart.'
-    else:
-        return []
-    return [('network_g.class_texts', message)]
+        yield Problem('network_g.class_texts', message)
+
+
+def classes_are_named(run: Run) -> Iterator[Problem]:
+    """The classes, in all data."""
+    names = class_order(run)
+    yield from same_order(run, needed=True)
+    for phase in run.opt.get('datasets') or ():
+        if len(names) == 1:
+            message = 'names 1 class; there is nothing to tell apart.'
+            yield Problem(f'datasets.{phase}.degradation_names', message)
+
+
+def options_have_effect(run: Run) -> Iterator[Problem]:
+    """Options of restoring models that a classifier has no use for."""
+    for name, reasons in _WITHOUT_EFFECT.items():
+        section = getattr(run, name)
+        for key, reason in reasons.items():
+            if getattr(section, key, None):
+                yield Problem(f'{name}.{key}', f'has no effect here ({reason}); remove it.')
+
+
+# ---- the model ----------------------------------------------------------------------------------
 
 
 @register(MODEL_REGISTRY)
@@ -115,50 +121,40 @@ class DegradationCLIPModel(RestorationModel):
     VLUNetModel takes as ``path.pretrain_network_e``.
     """
 
-    def __init__(self, opt: dict[str, Any]):
-        problems = check_classification(opt)
-        if problems:
-            raise ValueError(' '.join(f'{key}: {message}' for key, message in problems))
-        self.degradation_names = class_order(opt)
-        super().__init__(opt)
+    rules = (
+        *(rule for rule in RULES if rule is not something_is_trained),
+        network_tells_apart,
+        classes_are_named,
+        options_have_effect,
+    )
 
     @classmethod
-    def check_options(cls, opt: Mapping[str, Any]) -> Problems:
-        base = [(key, text) for key, text in super().check_options(opt) if key != 'train.pixel_opt']
-        return base + check_classification(opt)
-
-    @classmethod
-    def trained_groups(cls, networks: Mapping[str, nn.Module]) -> Groups:
+    def trained_groups(cls, networks: dict[str, nn.Module]) -> Groups:
         return {'adapters': super().trained_groups(networks)['restoration']}
 
-    def init_companions(self) -> None:
-        super().init_companions()
-        texts = self.opt['network_g']['class_texts']
-        pairs = [
-            f'\n\t{index} {name}: {text!r}'
-            for index, (name, text) in enumerate(zip(self.degradation_names, texts, strict=True))
-        ]
-        get_root_logger().info(f'Degradations and their texts:{"".join(pairs)}')
-
     def load_initial_weights(self, net: nn.Module) -> None:
+        self.degradation_names = names = class_order(self.run)
         super().load_initial_weights(net)
-        file = self.opt['path'].get('pretrain_network_g')
+        file, texts = self.run.path.pretrain_network_g, self.opt['network_g']['class_texts']
+        pairs = enumerate(zip(names, texts, strict=True))
+        lines = ''.join(f'\n\t{index} {name}: {text!r}' for index, (name, text) in pairs)
+        get_root_logger().info(f'Degradations and their texts:{lines}')
         record = read_record(read_checkpoint(file)) if file else None
         if record is None:
             return
-        fault = class_order_fault(record.classes, self.degradation_names, needs_label=True)
+        fault = class_order_fault(record.classes, names, needs_label=True)
         if fault:
             raise CheckpointError(f'path.pretrain_network_g: {file}: {fault}')
-        then, now = record.arch['kwargs']['class_texts'], self.opt['network_g']['class_texts']
-        if list(then) != list(now):
+        then = list(record.arch['kwargs']['class_texts'])
+        if then != list(texts):
             get_root_logger().warning(
-                f'network_g.class_texts: {file} was trained with {list(then)}, not {list(now)}.'
+                f'network_g.class_texts: {file} was trained with {then}, not {list(texts)}.'
             )
 
     def init_losses(self) -> None:
         """Nothing to build: cross-entropy has no options."""
 
-    def compute_losses(self, batch: Mapping[str, Any], current_iter: int) -> tuple[Losses, Losses]:
+    def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
         with self.autocast():
             logits = self.net_g(batch['lq'], return_logits=True).logits
         labels = batch['degradation']
@@ -167,51 +163,52 @@ class DegradationCLIPModel(RestorationModel):
 
     # ---- validation ---------------------------------------------------------------------------
 
-    def _restore(self, net: nn.Module) -> Tensor:
-        """The scores (B, N) of the degradations stand in for a restored image."""
-        self.trace = None
-        return net(self.lq, return_logits=True).logits
+    def build_evaluator(self, **settings: Any) -> Evaluator:
+        return super().build_evaluator(measure=self.measure, **settings)
 
-    def measure(self, result: ImageResult) -> None:
+    def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
+        """The scores (B, N) of the degradations stand in for a restored image."""
+        return Restored(net(batch['lq'], return_logits=True).logits)
+
+    def measure(self, restored: Restored, batch: Batch, result: ImageResult) -> None:
         """Notes which degradation the image was taken for, and whether that is right."""
-        if not torch.isfinite(self.output).all():
+        scores = restored.output[0]
+        if not torch.isfinite(scores).all():
             get_root_logger().error(f'Validation: the scores of {result.name} are not finite.')
             result.metrics['accuracy'] = math.nan
             return
-        result.predicted = self.degradation_names[int(self.output[0].argmax())]
+        result.predicted = self.degradation_names[int(scores.argmax())]
         result.metrics['accuracy'] = float(result.predicted == result.degradation)
 
-    def _log_validation(self, dataset_name: str, results, current_iter, tb_logger) -> None:
-        super()._log_validation(dataset_name, results, current_iter, tb_logger)
+    def report(
+        self, dataset: str, results: list[ImageResult], current_iter: int | str, tb_logger: Any
+    ) -> None:
+        super().report(dataset, results, current_iter, tb_logger)
         names = self.degradation_names
         pairs = [
             (names.index(r.degradation), names.index(r.predicted)) for r in results if r.predicted
         ]
         counts = confusion_matrix(pairs, len(names))
-        label = current_iter if self.is_train else self.val_opt.get('suffix') or self.opt['name']
-        folder = Path(self.opt['path']['visualization']) / dataset_name
-        file = folder / f'confusion_{label}.csv'
-        with writing(file):
-            write_confusion_csv(counts, names, file)
+        label = current_iter if self.is_train else self.run.val.suffix or self.opt['name']
+        folder = Path(self.opt['path']['visualization']) / dataset
         right, items = int(counts.trace()), int(counts.sum())
         title = f'{right} of {items} right ({100 * right / max(1, items):.1f} %)'
         when = f'iteration {label}' if self.is_train else str(label)
         picture = confusion_picture(
-            counts, names, title, f'{dataset_name}, {when}; cells: images, share of row'
+            counts, names, title, f'{dataset}, {when}; cells: images, share of row'
         )
-        file = folder / f'confusion_{label}.png'
+        file = folder / f'confusion_{label}.csv'
+        with writing(file):
+            write_confusion_csv(counts, names, file)
+        file = file.with_suffix('.png')
         with writing(file):
             save_picture(file, picture)
         get_root_logger().info(f'Confusion matrix: {file}')
 
     # ---- checkpoints --------------------------------------------------------------------------
 
-    def checkpoint_extras(self, net_label: str) -> dict[str, Any]:
+    def checkpoint_extras(self) -> dict[str, Any]:
         """The record that conditioned networks keep of their embedding, here of itself."""
-        extras = super().checkpoint_extras(net_label)
-        states = {'params': self.get_bare_model(self.net_g).state_dict()}
-        if hasattr(self, 'net_g_ema'):
-            states['params_ema'] = self.net_g_ema.state_dict()
         network = {**self.opt['network_g'], 'tune_adapters': False}
-        extras[DEGRADATION_KEY] = degradation_meta(self.degradation_names, network, **states)
-        return extras
+        meta = degradation_meta(self.degradation_names, network, **self.network.states())
+        return {DEGRADATION_KEY: meta}

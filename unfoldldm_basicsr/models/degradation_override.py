@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.data.items import read_item
-from unfoldldm_basicsr.models.conditioning_options import WRONG
+from unfoldldm_basicsr.training.batches import Batch
+
+WRONG = 'wrong'
 
 
 class DegradationOverride:
@@ -32,39 +33,36 @@ class DegradationOverride:
         self._members: dict[int, dict[int, list[int]]] = {}
 
     @property
-    def metric_prefix(self) -> str:
-        """What these scores are called, as they are no results."""
-        return 'wrong_' if self.choice == WRONG else f'as_{self.choice}_'
-
-    @property
-    def note(self) -> str:
-        """The same in words."""
+    def label(self) -> dict[str, str]:
+        """Prefix of the scores, and the same in words."""
+        prefix = 'wrong_' if self.choice == WRONG else f'as_{self.choice}_'
         whose = 'the next degradation' if self.choice == WRONG else self.choice
-        return f' (ablation: every image is restored with the degradation vector of {whose})'
+        note = f' (ablation: every image is restored with the degradation vector of {whose})'
+        return {'prefix': prefix, 'note': note}
 
-    def stand_in(self, dataset: Dataset, index: int, data: Mapping[str, Any]) -> dict[str, Tensor]:
+    def stand_in(self, dataset: Dataset, index: int, batch: Batch) -> dict[str, Tensor]:
         """``lq`` (1, 3, H, W) and ``degradation`` (1,) that the embedding gets for an item.
 
         Args:
             dataset: validation set.
             index: of the item.
-            data: the item as a batch of one.
+            batch: the item as a batch of one.
 
         Raises:
             ValueError: the items have no label, or the set has none of the degradation.
         """
-        if 'degradation' not in data:
+        if 'degradation' not in batch:
             raise ValueError(
                 "val.degradation_override needs a validation set that gives 'degradation', such as "
                 'MixedDegradationDataset.'
             )
-        label, count = int(data['degradation'][0]), len(self.names)
+        label, count = int(batch['degradation'][0]), len(self.names)
         if self.choice == WRONG:
             wanted = [(label + step) % count for step in range(1, count)]
         else:
             wanted = [self.names.index(self.choice)]
         if self.needs_label:
-            return {'lq': data['lq'], 'degradation': torch.tensor(wanted[:1])}
+            return {'lq': batch['lq'], 'degradation': torch.tensor(wanted[:1])}
         members = self._members_of(dataset)
         present = [other for other in wanted if other in members]
         if not present:
@@ -81,12 +79,10 @@ class DegradationOverride:
         if id(dataset) not in self._members:
             members: dict[int, list[int]] = {}
             for index in range(len(dataset)):
-                members.setdefault(_label(dataset, index), []).append(index)
+                if hasattr(dataset, 'label_of'):
+                    label = dataset.label_of(index)
+                else:
+                    label = int(dataset[index]['degradation'])
+                members.setdefault(label, []).append(index)
             self._members[id(dataset)] = members
         return self._members[id(dataset)]
-
-
-def _label(dataset: Dataset, index: int) -> int:
-    if hasattr(dataset, 'label_of'):
-        return dataset.label_of(index)
-    return int(dataset[index]['degradation'])

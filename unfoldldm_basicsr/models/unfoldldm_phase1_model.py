@@ -9,37 +9,28 @@ oracle) and are named so everywhere.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
+from pydantic import Field
 from torch import Tensor
 
+from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.models.unfolding_losses import StepWatch, restoration_losses, step_figures
-from unfoldldm_basicsr.training.model_options import (
-    NUMBER,
-    OPTIONAL,
-    OptionKeys,
-    Problems,
-    check_base_options,
-    is_number,
-    is_training,
-    is_whole,
-    merged,
-    section_of,
+from unfoldldm_basicsr.options.run import Run
+from unfoldldm_basicsr.training.batches import Batch
+from unfoldldm_basicsr.training.evaluation import Evaluator
+from unfoldldm_basicsr.training.options import (
+    RULES,
+    SECTIONS,
+    TrainOptions,
+    ValOptions,
+    forward_inputs,
 )
-from unfoldldm_basicsr.training.restoration_model import Losses, RestorationModel
-
-GROUPS = ('restoration', 'prior')
-
-UNFOLDING_OPTION_KEYS: OptionKeys = {
-    'train': {
-        'isda_opt': ((dict, OPTIONAL), 'ISDALoss and its arguments'),
-        'stage_loss_weight': (NUMBER, 'weight of the pixel loss of the stages before the last (0)'),
-    }
-}
+from unfoldldm_basicsr.training.restoration_model import RestorationModel
+from unfoldldm_basicsr.training.step import Losses
 
 SOURCE_NOTES = {
     'oracle': 'ORACLE: the prior is computed from the ground truth; an upper bound, not a result',
@@ -48,75 +39,101 @@ SOURCE_NOTES = {
 }
 
 
-def check_unfolding_options(
-    opt: Mapping[str, Any], network_inputs: tuple[str, ...] = ()
-) -> Problems:
-    """Problems of the options that both phases share, as (key path, message)."""
-    problems = check_base_options(opt, network_inputs)
-    train = section_of(opt, 'train')
-    weight = train.get('stage_loss_weight', 0)
-    if not is_number(weight) or weight < 0:
-        problems.append(('train.stage_loss_weight', f'must be >= 0, got {weight!r}.'))
-    if is_training(opt) and not train.get('pixel_opt'):
-        message = 'both phases need a pixel loss, for example type: L1Loss.'
-        problems = [p for p in problems if p[0] != 'train.pixel_opt']
-        problems.append(('train.pixel_opt', message))
-    if train.get('perceptual_opt'):
-        problems.append(('train.perceptual_opt', 'not part of the two phases; remove it.'))
-    problems += check_loss_type(train, 'isda_opt', 'ISDALoss')
-    problems += _check_isda_start(train, section_of(opt, 'network_g'))
-    limits = train.get('grad_clip_norm')
-    groups = (*GROUPS, 'embedding') if network_inputs else GROUPS
-    for group in limits if isinstance(limits, Mapping) else ():
-        if group not in groups:
-            message = f"no parameter group '{group}'.{did_you_mean(group, groups)}"
-            problems.append(('train.grad_clip_norm', message))
-    network, val = section_of(opt, 'network_g'), section_of(opt, 'val')
-    known = dict(iter(ARCH_REGISTRY)).get(network.get('type'))
-    has_phases = known is None or 'gt' in inspect.signature(known.forward).parameters
-    if not has_phases and 'network_g.type' not in (key for key, _ in problems):
-        problems.append(
-            ('network_g.type', f'{network["type"]} has no phases: UnfoldLDM and VLUNetPrior do.')
-        )
-    if network.get('use_ldm', True) is False:
-        for key, section in (('network_g', network), ('val', val)):
-            if section.get('prior_source') not in (None, 'auto', 'null'):
-                problems.append(
-                    (f'{key}.prior_source', 'has no effect with network_g.use_ldm: false.')
-                )
-    return problems
+class UnfoldingTrain(TrainOptions):
+    """``train`` of both phases."""
+
+    pixel_opt: dict[str, Any]
+    """Pixel loss, for example type: L1Loss."""
+    perceptual_opt: None = None
+    """Not part of the two phases."""
+    isda_opt: dict[str, Any] | None = None
+    """ISDALoss and its arguments."""
+    stage_loss_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the pixel loss of the stages before the last."""
 
 
-def _check_isda_start(train: Mapping[str, Any], network: Mapping[str, Any]) -> Problems:
+class Phase1Val(ValOptions):
+    """``val``."""
+
+    prior_source: Literal['oracle', 'null'] | None = None
+    """Prior of the ground truth, which is the default, or the learned null prior."""
+
+
+def uses_ldm(run: Run) -> bool:
+    """False in the ablation without priors."""
+    return run.network_sections['network_g'].get('use_ldm', True) is not False
+
+
+def validation_prior(run: Run) -> str:
+    """Prior of a validation: ``val.prior_source``, else the network's own, else the phase's."""
+    if not uses_ldm(run):
+        return 'null'  # the only prior there is
+    own = run.network_sections['network_g'].get('prior_source', 'auto')
+    return run.val.prior_source or (own if own != 'auto' else run.model.default_prior_source)
+
+
+# ---- what must fit together ---------------------------------------------------------------------
+
+
+def network_has_phases(run: Run) -> Iterator[Problem]:
+    """Both phases need a network with a prior."""
+    section, inputs = run.network_sections['network_g'], forward_inputs(run)
+    if inputs and 'gt' not in inputs:
+        message = f'{section["type"]} has no phases: UnfoldLDM and VLUNetPrior do.'
+        yield Problem('network_g.type', message)
+    if not uses_ldm(run):
+        for key, source in (
+            ('network_g', section.get('prior_source')),
+            ('val', run.val.prior_source),
+        ):
+            if source not in (None, 'auto', 'null'):
+                message = 'has no effect with network_g.use_ldm: false.'
+                yield Problem(f'{key}.prior_source', message)
+
+
+def loss_is(run: Run, key: str, kind: str) -> Iterator[Problem]:
+    """The loss under ``train.KEY`` is called like ``kind``: it must be that class or one of it."""
+    section = getattr(run.train, key) or {}
+    registered = dict(iter(LOSS_REGISTRY)).get(section.get('type'))
+    if registered is not None and kind not in (c.__name__ for c in registered.__mro__):
+        message = f'{section["type"]} is no {kind}, which belongs here.'
+        yield Problem(f'train.{key}.type', message)
+
+
+def isda_acts(run: Run) -> Iterator[Problem]:
     """Without a stage from ``start`` on, the loss would always be 0."""
-    isda, known = train.get('isda_opt'), dict(iter(ARCH_REGISTRY)).get(network.get('type'))
-    if not isinstance(isda, Mapping) or known is None:
-        return []
-    stages = inspect.signature(known).parameters.get('num_stages')
-    if stages is None:
-        return []
-    count, start = network.get('num_stages', stages.default), isda.get('start', 2)
-    if not is_whole(count, 1) or not is_whole(start, count + 1):
-        return []
-    message = f'is {start}, but network_g.num_stages is {count}, so the loss would be 0: lower it'
-    return [('train.isda_opt.start', f'{message}, or remove isda_opt.')]
+    isda = run.train.isda_opt if run.is_train else None
+    if isda is None:
+        return
+    yield from loss_is(run, 'isda_opt', 'ISDALoss')
+    section = run.network_sections['network_g']
+    parameters = inspect.signature(ARCH_REGISTRY.get(section['type'])).parameters
+    if 'num_stages' not in parameters:
+        return
+    count = section.get('num_stages', parameters['num_stages'].default)
+    if isda.get('start', 2) > count:
+        message = f'is {isda.get("start", 2)}, but network_g.num_stages is {count}, so the loss '
+        yield Problem('train.isda_opt.start', f'{message}would be 0: lower it, or remove isda_opt.')
 
 
-def check_loss_type(train: Mapping[str, Any], key: str, kind: str) -> Problems:
-    """The loss under ``key`` is called like ``kind``: it must be that class or derive from it."""
-    section = train.get(key)
-    if not isinstance(section, Mapping) or 'type' not in section:
-        return []
-    registered = dict(iter(LOSS_REGISTRY)).get(section['type'])
-    if registered is None or kind in (c.__name__ for c in registered.__mro__):
-        return []
-    return [(f'train.{key}.type', f'{section["type"]} is no {kind}, which belongs here.')]
+def is_phase1(run: Run) -> Iterator[Problem]:
+    """Phase I of the network, and what its oracle prior rules out."""
+    if run.network_sections['network_g'].get('phase', 2) != 1:
+        message = f'{run.model.__name__} trains phase: 1; the default is 2.'
+        yield Problem('network_g.phase', message)
+    source = validation_prior(run)
+    if source not in ('oracle', 'null'):
+        message = f"'{source}' is not known in Phase I: oracle or null."
+        yield Problem('val.prior_source', message)
+    if run.val.tile and source != 'null':
+        message = 'the oracle prior belongs to the whole image; remove val.tile.'
+        yield Problem('val.tile', message)
 
 
-def validation_prior(opt: Mapping[str, Any], default: str) -> str:
-    """``val.prior_source``, else the network's own unless that is 'auto', else ``default``."""
-    own = section_of(opt, 'network_g').get('prior_source', 'auto')
-    return section_of(opt, 'val').get('prior_source') or (own if own != 'auto' else default)
+UNFOLDING_RULES = (*RULES, network_has_phases, isda_acts)
+
+
+# ---- the model ----------------------------------------------------------------------------------
 
 
 @register(MODEL_REGISTRY)
@@ -129,80 +146,50 @@ class UnfoldLDMPhase1Model(RestorationModel):
     results.
     """
 
-    option_keys = merged(
-        RestorationModel.option_keys,
-        UNFOLDING_OPTION_KEYS,
-        {'val': {'prior_source': ((str, OPTIONAL), 'oracle (default) or null')}},
-    )
-
+    sections = {**SECTIONS, 'train': UnfoldingTrain, 'val': Phase1Val}
+    rules = (*UNFOLDING_RULES, is_phase1)
     default_prior_source = 'oracle'
+    figures = staticmethod(step_figures)
 
-    def __init__(self, opt: dict[str, Any]):
-        source = validation_prior(opt, self.default_prior_source)
-        if not opt['network_g'].get('use_ldm', True):
-            source = 'null'  # the only prior there is, hence a plain result
-        elif source != 'generated':
-            self.metric_prefix = f'{source}_'
-            self.validation_note = f' ({SOURCE_NOTES[source]})'
-        self.prior_source = source
-        super().__init__(opt)
-
-    @classmethod
-    def check_options(cls, opt: Mapping[str, Any]) -> Problems:
-        problems = check_unfolding_options(opt, cls.network_inputs)
-        network, val = section_of(opt, 'network_g'), section_of(opt, 'val')
-        if network.get('phase', 2) != 1:
-            problems.append(
-                ('network_g.phase', f'{cls.__name__} trains phase: 1; the default is 2.')
-            )
-        source = validation_prior(opt, 'oracle')
-        if source not in ('oracle', 'null'):
-            problems.append(
-                ('val.prior_source', f"'{source}' is not known in Phase I: oracle or null.")
-            )
-        if val.get('tile') and source != 'null' and network.get('use_ldm', True):
-            problems.append(
-                ('val.tile', 'the oracle prior belongs to the whole image; remove val.tile.')
-            )
-        return problems
+    def build_evaluator(self, **settings: Any) -> Evaluator:
+        self.prior_source = source = validation_prior(self.run)
+        if uses_ldm(self.run) and source != 'generated':
+            settings = {'prefix': f'{source}_', 'note': f' ({SOURCE_NOTES[source]})'}
+        return super().build_evaluator(**settings)
 
     def init_losses(self) -> None:
-        self.cri_pix = self.build_optional_loss('pixel_opt')
-        self.cri_isda = self.build_optional_loss('isda_opt')
-        self.stage_loss_weight = self.train_opt.get('stage_loss_weight') or 0
+        super().init_losses()
+        self.cri_isda = self.build_optional_loss(self.run.train.isda_opt)
         self.step_watch = StepWatch()
-        if self.cri_pix is None:
-            raise ValueError('train.pixel_opt is missing: set it, for example type: L1Loss.')
 
-    def compute_losses(self, batch: Mapping[str, Any], current_iter: int) -> tuple[Losses, Losses]:
+    def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
+        arguments = self.network_arguments(batch)
         with self.autocast():
-            trace = self.net_g(
-                batch['lq'], batch['gt'], **self.network_arguments(batch), return_trace=True
-            )
-        losses = self.trace_losses(trace, batch['gt'])
-        return losses, self.trace_figures(trace, batch['lq'], current_iter)
+            trace = self.net_g(batch['lq'], batch['gt'], **arguments, return_trace=True)
+        return self.trace_losses(trace, batch['gt']), self.trace_figures(trace, batch, current_iter)
 
     def trace_losses(self, trace, gt: Tensor) -> Losses:
         """Losses of the restoration part; see :func:`.unfolding_losses.restoration_losses`."""
-        return restoration_losses(trace, gt, self.cri_pix, self.cri_isda, self.stage_loss_weight)
+        weight = self.run.train.stage_loss_weight
+        return restoration_losses(trace, gt, self.cri_pix, self.cri_isda, weight)
 
-    def trace_figures(self, trace, lq: Tensor, current_iter: int) -> Losses:
-        """Step sizes, in the iterations that are logged."""
-        if current_iter % self.opt['logger']['print_freq']:
+    def trace_figures(self, trace, batch: Batch, current_iter: int) -> Losses:
+        """Figures of the steps, in the iterations that are logged."""
+        if current_iter % self.run.logger.print_freq:
             return {}
-        return step_figures(trace, lq)
+        return self.figures(trace, batch['lq'])
 
     def optimize_parameters(self, current_iter: int) -> None:
         super().optimize_parameters(current_iter)
         if 'step_size' in self.log_dict:
             self.step_watch.observe(self.log_dict['step_size'], current_iter)
 
-    def inference_arguments(self) -> dict[str, Any]:
-        if self.prior_source == 'null':
-            return {'prior_source': 'null'}
-        if not hasattr(self, 'gt'):
+    def inference_arguments(self, batch: Batch) -> dict[str, Any]:
+        if self.prior_source != 'oracle':
+            return {'prior_source': self.prior_source}
+        if 'gt' not in batch:
             raise ValueError(
-                'Phase I computes the prior from the ground truth, and this validation set has '
-                'none: use a set with gt, or val.prior_source: null.'
+                'The oracle prior is computed from the ground truth, and this validation set has '
+                'none: use a set with gt, or another val.prior_source.'
             )
-        return {'gt': self.gt, 'prior_source': 'oracle'}
+        return {'gt': batch['gt'], 'prior_source': 'oracle'}

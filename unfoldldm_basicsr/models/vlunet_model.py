@@ -8,14 +8,13 @@ from __future__ import annotations
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.models.conditioning_options import CONDITIONING_OPTION_KEYS
-from unfoldldm_basicsr.models.degradation_conditioning import DegradationConditioning
-from unfoldldm_basicsr.training.model_options import merged
+from unfoldldm_basicsr.models import conditioning
+from unfoldldm_basicsr.training.options import RULES, SECTIONS
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
 
 @register(MODEL_REGISTRY)
-class VLUNetModel(DegradationConditioning, RestorationModel):
+class VLUNetModel(RestorationModel):
     """Trains VLUNet with a CLIP, label or learned degradation embedding (``network_e``).
 
     The recipe of the paper in options: L1Loss, AdamW, ``warmup_iter`` and TrueCosineAnnealingLR.
@@ -25,4 +24,6 @@ class VLUNetModel(DegradationConditioning, RestorationModel):
     list of classes. ``val.degradation_override`` validates with the vector of another degradation.
     """
 
-    option_keys = merged(RestorationModel.option_keys, CONDITIONING_OPTION_KEYS)
+    sections = {**SECTIONS, **conditioning.SECTIONS}
+    rules = (*RULES, *conditioning.RULES)
+    conditioning_class = conditioning.Conditioning

@@ -10,59 +10,64 @@ two gradient steps (ISDA) and its losses of earlier stages have nothing to act o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
-import torch
 from basicsr.utils.registry import MODEL_REGISTRY
 
+from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.models.conditioning_options import CONDITIONING_OPTION_KEYS
-from unfoldldm_basicsr.models.degradation_conditioning import DegradationConditioning
-from unfoldldm_basicsr.models.unfoldldm_phase1_model import UnfoldLDMPhase1Model
-from unfoldldm_basicsr.models.unfoldldm_phase2_model import UnfoldLDMPhase2Model
-from unfoldldm_basicsr.training.model_options import Problems, merged, section_of
-from unfoldldm_basicsr.training.restoration_model import Losses
+from unfoldldm_basicsr.models import conditioning
+from unfoldldm_basicsr.models.unfolding_losses import correction_figures
+from unfoldldm_basicsr.models.unfoldldm_phase1_model import Phase1Val, UnfoldLDMPhase1Model
+from unfoldldm_basicsr.models.unfoldldm_phase2_model import (
+    Phase2Path,
+    Phase2Val,
+    UnfoldLDMPhase2Model,
+)
+from unfoldldm_basicsr.options.run import Run
 
 
-class OneStage:
-    """What differs from UnfoldLDM's phases: the network has one stage with one gradient step."""
+class PriorPhase1Val(Phase1Val, conditioning.ConditionedVal):
+    """``val``."""
 
-    @classmethod
-    def check_options(cls, opt: Mapping[str, Any]) -> Problems:
-        problems = super().check_options(opt)
-        train, val = section_of(opt, 'train'), section_of(opt, 'val')
-        reasons = {
-            'isda_opt': 'ties two gradient steps of a stage, and VLU-Net takes one; remove it.',
-            'stage_loss_weight': 'weights stages before the last, and only the last shows an '
-            'image; remove it.',
-        }
-        problems += [(f'train.{key}', text) for key, text in reasons.items() if train.get(key)]
-        network = section_of(opt, 'network_g')
-        if network.get('corrector') is False:
-            unused = [key for key in network if str(key).startswith('corrector_')]
-            message = 'has no effect with corrector: false; remove it.'
-            problems += [(f'network_g.{key}', message) for key in unused]
-        if val.get('prior_source') == 'shuffled' and val.get('degradation_override'):
-            message = 'changes the prior as well with prior_source: shuffled; choose one of them.'
-            problems.append(('val.degradation_override', message))
-        return problems
 
-    @torch.no_grad()
-    def trace_figures(self, trace, lq, current_iter: int) -> Losses:
-        """``correction``: mean |x - x~|, what OCFormer changes, in the iterations that are logged.
+class PriorPhase2Val(Phase2Val, conditioning.ConditionedVal):
+    """``val``."""
 
-        The step |x^ - lq| is not watched: x^ has no loss of its own, so its size means nothing.
-        """
-        corrected = self.get_bare_model(self.net_g).corrector is not None
-        if not corrected or current_iter % self.opt['logger']['print_freq']:
-            return {}
-        stage = trace.stages[-1]
-        return {'correction': (stage.x.float() - stage.x_tilde.float()).abs().mean()}
+
+class PriorPhase2Path(Phase2Path, conditioning.ConditionedPath):
+    """``path``."""
+
+
+def one_stage_is_used(run: Run) -> Iterator[Problem]:
+    """The network has one stage with one gradient step."""
+    network = run.network_sections['network_g']
+    if run.is_train and run.train.isda_opt:
+        message = 'ties two gradient steps of a stage, and VLU-Net takes one; remove it.'
+        yield Problem('train.isda_opt', message)
+    if run.is_train and run.train.stage_loss_weight:
+        message = 'weights stages before the last, and only the last shows an image; remove it.'
+        yield Problem('train.stage_loss_weight', message)
+    if network.get('corrector') is False:
+        for key in network:
+            if str(key).startswith('corrector_'):
+                message = 'has no effect with corrector: false; remove it.'
+                yield Problem(f'network_g.{key}', message)
+    if run.val.prior_source == 'shuffled' and run.val.degradation_override:
+        message = 'changes the prior as well with prior_source: shuffled; choose one of them.'
+        yield Problem('val.degradation_override', message)
+
+
+def embedding_has_no_limit(run: Run) -> Iterator[Problem]:
+    """Phase II trains no embedding."""
+    limits = run.train.grad_clip_norm if run.is_train else None
+    if isinstance(limits, dict) and conditioning.GROUP in limits:
+        message = 'the embedding is frozen in Phase II; remove its limit.'
+        yield Problem('train.grad_clip_norm', message)
 
 
 @register(MODEL_REGISTRY)
-class VLUNetPriorPhase1Model(DegradationConditioning, OneStage, UnfoldLDMPhase1Model):
+class VLUNetPriorPhase1Model(UnfoldLDMPhase1Model):
     """Trains ``VLUNetPrior(phase=1)`` on L1 with the prior of the ground truth.
 
     ``path.pretrain_network_g`` may name weights of this network, or of a plain VLU-Net of the same
@@ -70,25 +75,32 @@ class VLUNetPriorPhase1Model(DegradationConditioning, OneStage, UnfoldLDMPhase1M
     Validation and its names are those of ``UnfoldLDMPhase1Model``.
     """
 
-    option_keys = merged(UnfoldLDMPhase1Model.option_keys, CONDITIONING_OPTION_KEYS)
+    sections = {**UnfoldLDMPhase1Model.sections, **conditioning.SECTIONS, 'val': PriorPhase1Val}
+    rules = (*UnfoldLDMPhase1Model.rules, *conditioning.RULES, one_stage_is_used)
+    conditioning_class = conditioning.Conditioning
+    figures = staticmethod(correction_figures)
 
 
 @register(MODEL_REGISTRY)
-class VLUNetPriorPhase2Model(DegradationConditioning, OneStage, UnfoldLDMPhase2Model):
+class VLUNetPriorPhase2Model(UnfoldLDMPhase2Model):
     """Trains ``VLUNetPrior(phase=2)`` from Phase I's weights (``path.pretrain_network_phase1``).
 
     The degradation embedding comes with that file and stays as it is, whichever it is: in II-a no
     loss depends on it, and the vectors that PI was trained beside are to be kept.
     """
 
-    option_keys = merged(UnfoldLDMPhase2Model.option_keys, CONDITIONING_OPTION_KEYS)
+    sections = {
+        **UnfoldLDMPhase2Model.sections,
+        **conditioning.SECTIONS,
+        'path': PriorPhase2Path,
+        'val': PriorPhase2Val,
+    }
+    rules = (
+        embedding_has_no_limit,
+        *UnfoldLDMPhase2Model.rules,
+        *conditioning.RULES,
+        one_stage_is_used,
+    )
+    conditioning_class = conditioning.Conditioning
     embedding_may_train = False
-
-    @classmethod
-    def check_options(cls, opt: Mapping[str, Any]) -> Problems:
-        problems = super().check_options(opt)
-        limits = section_of(opt, 'train').get('grad_clip_norm')
-        if isinstance(limits, Mapping) and 'embedding' in limits:
-            message = 'the embedding is frozen in Phase II; remove its limit.'
-            problems.append(('train.grad_clip_norm', message))
-        return problems
+    figures = staticmethod(correction_figures)

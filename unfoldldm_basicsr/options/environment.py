@@ -58,7 +58,13 @@ def basicsr_logger_untouched() -> Iterator[None]:
 
 
 def not_read(run: Run, machine: Machine) -> frozenset[str]:
-    """Places whose files a resumed run has no use for: its checkpoint replaces them."""
+    """Places whose files a resumed run has no use for, as its checkpoint replaces them.
+
+    Of another machine: all that name files, which may lie there.
+    """
+    if not machine.here:
+        named = section_values(run.opt, 'path').items()
+        return frozenset(f'path.{key}' for key, value in named if value)
     if not run.is_train or not machine.resuming:
         return frozenset()
     ignored = run.path.ignore_resume_networks or ()

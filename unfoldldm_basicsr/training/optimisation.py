@@ -1,11 +1,9 @@
-"""Parameter groups, optimiser, gradient clipping and batch slicing."""
+"""Parameter groups, optimiser and gradient clipping."""
 
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.blame import blamed
 
@@ -30,10 +30,10 @@ def parameter_groups(net: nn.Module) -> Groups:
         ValueError: the network's own groups miss or repeat a trainable parameter.
     """
     trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-    if not hasattr(net, 'parameter_groups'):
+    own = contract_of(net).parameter_groups
+    if own is None:
         return {'restoration': trainable}
-    groups = net.parameter_groups()
-    seen: dict[int, str] = {}
+    groups, seen = own(), {}
     for group, members in groups.items():
         for name, p in members:
             if id(p) in seen:
@@ -53,95 +53,80 @@ def parameter_groups(net: nn.Module) -> Groups:
 
 def optimizer_names() -> list[str]:
     """Names of the optimisers of ``torch.optim`` that step without a closure."""
+    classes = ((name, item) for name, item in vars(torch.optim).items() if inspect.isclass(item))
     return [
-        name
-        for name, item in vars(torch.optim).items()
-        if inspect.isclass(item)
-        and issubclass(item, Optimizer)
-        and item is not Optimizer
-        and name != 'LBFGS'
+        n for n, c in classes if issubclass(c, Optimizer) and c is not Optimizer and n != 'LBFGS'
     ]
 
 
-def check_optimizer(optim_opt: Mapping, *, on_cpu: bool = False) -> list[tuple[str, str]]:
-    """Problems of a ``train.optim_g`` section as (key, message); empty when all is well.
+def check_optimizer(section: Mapping[str, Any], *, on_cpu: bool = False) -> Iterator[Problem]:
+    """What is wrong with a ``train.optim_g`` section.
 
     The optimiser makes a step on a few small parameters, as some refuse no sooner than that.
 
     Args:
-        optim_opt: the section.
+        section: with ``type``.
         on_cpu: whether the training runs on the CPU, where ``capturable`` is not possible.
     """
-    name = optim_opt.get('type')
-    if name not in optimizer_names():
-        return [('type', f"'{name}' is not an optimiser.{did_you_mean(name, optimizer_names())}")]
-    known = [
-        key
-        for key in inspect.signature(getattr(torch.optim, name)).parameters
-        if key not in ('self', 'params')
-    ]
+    kind = section.get('type')
+    if kind not in optimizer_names():
+        hint = did_you_mean(kind, optimizer_names())
+        yield Problem('type', f"'{kind}' is not an optimiser.{hint}")
+        return
+    parameters = inspect.signature(getattr(torch.optim, kind)).parameters
+    known = [key for key in parameters if key not in ('self', 'params')]
     problems = [
-        (key, f'torch.optim.{name} has no argument {key}.{did_you_mean(key, known)}')
-        for key in optim_opt
+        Problem(key, f'torch.optim.{kind} has no argument {key}.{did_you_mean(key, known)}')
+        for key in section
         if key not in (*known, 'type')
     ]
-    for key, lowest in (('lr', 0.0), ('weight_decay', 0.0)):
-        value = optim_opt.get(key)
-        if value is None:
-            if key == 'lr':
-                problems.append(('lr', 'a learning rate is needed, for example 2e-4.'))
-        elif isinstance(value, bool) or not isinstance(value, int | float) or value < lowest:
-            problems.append((key, f'must be a number >= 0, got {value!r}.'))
-    if optim_opt.get('maximize'):
-        problems.append(('maximize', 'would make the losses larger with every step; remove it.'))
-    if optim_opt.get('capturable') and on_cpu:
-        problems.append(
-            ('capturable', 'is for GPUs, and this training runs on the CPU; remove it.')
-        )
-    return problems or _trial_problems(name, optim_opt)
+    rate, decay = section.get('lr'), section.get('weight_decay', 0)
+    if rate is None:
+        problems.append(Problem('lr', 'a learning rate is needed, for example 2e-4.'))
+    elif not _is_number(rate) or rate <= 0:
+        why = ': with 0 nothing would be trained' if rate == 0 else ''
+        problems.append(Problem('lr', f'must be a number above 0, got {rate!r}{why}.'))
+    if not _is_number(decay) or decay < 0:
+        problems.append(Problem('weight_decay', f'must be a number >= 0, got {decay!r}.'))
+    if section.get('maximize'):
+        message = 'would make the losses larger with every step; remove it.'
+        problems.append(Problem('maximize', message))
+    if section.get('capturable') and on_cpu:
+        message = 'is for GPUs, and this training runs on the CPU; remove it.'
+        problems.append(Problem('capturable', message))
+    yield from problems or _trial_problems(kind, section)
 
 
-def _trial_problems(name: str, optim_opt: Mapping) -> list[tuple[str, str]]:
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _trial_problems(kind: str, section: Mapping[str, Any]) -> Iterator[Problem]:
     """What an optimiser refuses in a step on parameters of the shapes that networks have."""
-    options = {k: v for k, v in optim_opt.items() if k not in ('type', 'capturable')}
+    options = {k: v for k, v in section.items() if k not in ('type', 'capturable')}
 
     def step(**kept: Any) -> None:
         groups = {'trial': [(f'p{n}', Parameter(torch.ones([2] * n))) for n in (1, 2, 4)]}
         for _, p in groups['trial']:
             p.grad = torch.ones_like(p)
-        getattr(torch.optim, name)(_optimizer_groups(groups), **kept).step()
+        build_optimizer(groups, {'type': kind, **kept}).step()
 
     try:
         step(**options)
     except _REFUSALS as error:
         names = blamed(step, options, _REFUSALS)
         cause = ' '.join(str(error).split()).rstrip('.')
-        if names:
-            return [(names[0], f'torch.optim.{name} does not take these values: {cause}.')]
-        return [('type', f'torch.optim.{name} cannot train a network of convolutions: {cause}.')]
-    return []
+        fault = 'does not take these values' if names else 'cannot train a network of convolutions'
+        yield Problem(names[0] if names else 'type', f'torch.optim.{kind} {fault}: {cause}.')
 
 
-def build_optimizer(groups: Groups, optim_opt: Mapping) -> Optimizer:
+def build_optimizer(groups: Groups, section: Mapping[str, Any]) -> Optimizer:
     """Builds the optimiser of a ``train.optim_g`` section.
 
     Each named group becomes up to two groups of the optimiser: parameters with weight decay, and
     parameters without (fewer than two dimensions, or marked ``_no_weight_decay``). Both carry
     their name under ``group``.
-
-    Raises:
-        ValueError: unknown optimiser or argument; the message names the key.
     """
-    on_cpu = any(p.device.type == 'cpu' for members in groups.values() for _, p in members)
-    problems = check_optimizer(optim_opt, on_cpu=on_cpu)
-    if problems:
-        raise ValueError(' '.join(f'train.optim_g.{key}: {message}' for key, message in problems))
-    options = dict(optim_opt)
-    optimizer_class = getattr(torch.optim, options.pop('type'))
-    return optimizer_class(_optimizer_groups(groups), **options)
-
-
-def _optimizer_groups(groups: Groups) -> list[dict[str, Any]]:
     param_groups: list[dict[str, Any]] = []
     for name, members in groups.items():
         decayed = [p for _, p in members if not _without_decay(p)]
@@ -150,7 +135,8 @@ def _optimizer_groups(groups: Groups) -> list[dict[str, Any]]:
             param_groups.append({'params': decayed, 'group': name})
         if plain:
             param_groups.append({'params': plain, 'group': name, 'weight_decay': 0.0})
-    return param_groups
+    options = {k: v for k, v in section.items() if k != 'type'}
+    return getattr(torch.optim, section['type'])(param_groups, **options)
 
 
 def _without_decay(p: Parameter) -> bool:
@@ -167,35 +153,24 @@ class GradientClipper:
         max_norm: one limit for every group, a limit per group, or None to only measure.
 
     Raises:
-        ValueError: a limit is not positive, or the names do not match the groups.
+        ValueError: the names do not match the groups.
     """
 
     def __init__(self, groups: Groups, max_norm: float | Mapping[str, float] | None):
         self.groups = {name: [p for _, p in members] for name, members in groups.items()}
-        if max_norm is None:
-            limits = dict.fromkeys(groups, float('inf'))
-        elif isinstance(max_norm, Mapping):
-            limits = dict(max_norm)
-            for name in limits:
-                if name not in groups:
-                    raise ValueError(
-                        f"train.grad_clip_norm: the network has no parameter group '{name}'."
-                        f'{did_you_mean(name, groups)}'
-                    )
-            missing = [name for name in groups if name not in limits]
-            if missing:
-                raise ValueError(
-                    f'train.grad_clip_norm: no limit for the parameter group '
-                    f"'{missing[0]}'; name every group: {', '.join(groups)}."
-                )
-        else:
-            limits = dict.fromkeys(groups, float(max_norm))
-        for name, limit in limits.items():
-            if not limit > 0:
-                raise ValueError(
-                    f"train.grad_clip_norm: the limit of '{name}' must be positive, got {limit}."
-                )
-        self.limits = limits
+        if not isinstance(max_norm, Mapping):
+            max_norm = dict.fromkeys(groups, float('inf' if max_norm is None else max_norm))
+        for name in max_norm:
+            if name not in groups:
+                hint = did_you_mean(name, groups)
+                raise ValueError(f"the network has no parameter group '{name}'.{hint}")
+        missing = [name for name in groups if name not in max_norm]
+        if missing:
+            raise ValueError(
+                f"no limit for the parameter group '{missing[0]}'; name every group: "
+                f'{", ".join(groups)}.'
+            )
+        self.limits = max_norm
 
     def __call__(self) -> dict[str, Tensor]:
         """Clips in place and returns each group's norm before clipping (scalar tensors)."""
@@ -203,99 +178,3 @@ class GradientClipper:
             name: nn.utils.clip_grad_norm_(members, self.limits[name])
             for name, members in self.groups.items()
         }
-
-
-def slices_of(batch: Mapping[str, Any], parts: int) -> Iterator[tuple[dict[str, Any], float]]:
-    """Cuts a batch along its first dimension into ``parts`` slices of nearly equal size.
-
-    Yields:
-        A slice and its share of the batch; losses that are means over the batch, weighted by the
-        shares, sum to the loss of the whole batch.
-
-    Raises:
-        ValueError: fewer items than parts.
-    """
-    size = batch['lq'].shape[0]
-    if parts > size:
-        raise ValueError(
-            f'train.accum_iter is {parts} but the batch holds {size}: lower accum_iter or raise '
-            'batch_size_per_gpu (or the smallest of progressive.mini_batch_sizes).'
-        )
-    bounds = [size * i // parts for i in range(parts + 1)]
-    for start, stop in pairwise(bounds):
-        yield take(batch, start, stop), (stop - start) / size
-
-
-def take(batch: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
-    """Items ``start`` to ``stop`` of every tensor and list in the batch."""
-    if start == 0 and stop == batch['lq'].shape[0]:
-        return dict(batch)
-    return {
-        key: value[start:stop] if isinstance(value, Tensor | list | tuple) else value
-        for key, value in batch.items()
-    }
-
-
-class ProgressiveBatches:
-    """Patch and batch sizes that change during training (Restormer's progressive learning).
-
-    The loader delivers the largest patch and the largest batch of the run; here the first items
-    of the batch are kept and one window, the same for the whole batch, is cut out of the patches.
-    The loader's patches lie at random places already. The window depends on the seed, the
-    iteration and the rank only.
-
-    Args:
-        iters: length of each phase in iterations; the last one goes on for ever.
-        gt_sizes: patch size of each phase.
-        mini_batch_sizes: batch size per GPU of each phase.
-        seed: seed of the windows.
-        rank: rank of this process.
-    """
-
-    def __init__(
-        self,
-        *,
-        iters: list[int],
-        gt_sizes: list[int],
-        mini_batch_sizes: list[int],
-        seed: int = 0,
-        rank: int = 0,
-    ):
-        if not len(iters) == len(gt_sizes) == len(mini_batch_sizes) or not iters:
-            raise ValueError(
-                'train.progressive: iters, gt_sizes and mini_batch_sizes must be lists of the '
-                f'same length, got {len(iters)}, {len(gt_sizes)} and {len(mini_batch_sizes)}.'
-            )
-        self.phases = list(zip(iters, gt_sizes, mini_batch_sizes, strict=True))
-        self.seed = seed
-        self.rank = rank
-
-    def sizes_at(self, current_iter: int) -> tuple[int, int]:
-        """Patch size and batch size of iteration ``current_iter`` (1-based)."""
-        end = 0
-        for length, gt_size, mini_batch_size in self.phases:
-            end += length
-            if current_iter <= end:
-                return gt_size, mini_batch_size
-        return self.phases[-1][1:]
-
-    def __call__(self, batch: Mapping[str, Any], current_iter: int) -> dict[str, Any]:
-        """Crops ``lq`` and ``gt`` (B,C,H,W) and keeps the first items.
-
-        Raises:
-            ValueError: the loader's batch or patch is smaller than the phase asks for.
-        """
-        gt_size, mini_batch_size = self.sizes_at(current_iter)
-        size, _, h, w = batch['lq'].shape
-        if size < mini_batch_size or min(h, w) < gt_size:
-            raise ValueError(
-                f'train.progressive asks for {mini_batch_size} patches of {gt_size} at iteration '
-                f'{current_iter} but the loader gives {size} of {h}x{w}: datasets.train.gt_size '
-                'and batch_size_per_gpu must be the largest of the schedule.'
-            )
-        batch = take(batch, 0, mini_batch_size)
-        draw = random.Random(f'{self.seed}/{current_iter}/{self.rank}')
-        top, left = draw.randint(0, h - gt_size), draw.randint(0, w - gt_size)
-        for key in ('lq', 'gt'):
-            batch[key] = batch[key][..., top : top + gt_size, left : left + gt_size]
-        return batch

@@ -22,7 +22,11 @@ from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.options.parse import build_dataset, dict2str, parse_options
 from unfoldldm_basicsr.options.read import ordered_yaml, parse_value
 from unfoldldm_basicsr.training.progress import progress
-from unfoldldm_basicsr.training.resume import load_resume_state
+from unfoldldm_basicsr.training.resume import (
+    load_resume_state,
+    report_changes,
+    set_newer_aside,
+)
 
 
 def install() -> None:
@@ -92,8 +96,8 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
         first_epoch, used = divmod(resumed.state['iter'], steps)
         sampler.start_at(first_epoch, used * loader.batch_size)
         resumed.state['epoch'] = first_epoch
-        resumed.report(opt)
-        resumed.set_aside_newer(opt)
+        report_changes(opt, resumed.state)
+        set_newer_aside(opt, resumed.state['iter'])
     logger.info(
         'Training statistics:'
         f'\n\tNumber of train images: {len(loader.dataset)}'

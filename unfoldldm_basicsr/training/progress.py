@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader
 
 if TYPE_CHECKING:
-    from unfoldldm_basicsr.training.resume import ResumedRun
+    from unfoldldm_basicsr.training.checkpoint import Checkpoint
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Progress:
     what they say.
     """
 
-    resumed: ResumedRun | None = None
+    resumed: Checkpoint | None = None
     data: dict[str, Any] | None = None  # fingerprint of the training set
     steps_per_epoch: int | None = None
     val_loaders: list[DataLoader] = field(default_factory=list)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,288 +12,210 @@ from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
 
+from unfoldldm_basicsr.common.ranks import on_rank_0
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.ops.ss2d import set_scan_backend
-from unfoldldm_basicsr.options.parse import start
-from unfoldldm_basicsr.training.checkpoint_mixin import CheckpointMixin
-from unfoldldm_basicsr.training.ema import update_ema
-from unfoldldm_basicsr.training.evaluation_mixin import EvaluationMixin
+from unfoldldm_basicsr.options.run import typed
+from unfoldldm_basicsr.training.batches import Batch, BatchPreparation, to_device
+from unfoldldm_basicsr.training.checkpointer import Checkpointer
+from unfoldldm_basicsr.training.evaluation import Evaluator
 from unfoldldm_basicsr.training.freed_memory import keep_freed_memory
+from unfoldldm_basicsr.training.guards import (
+    VALIDATION_ADVICE,
+    SpeedMeter,
+    memory_advice,
+    name_idle_gpus,
+    peak_memory,
+)
+from unfoldldm_basicsr.training.inference import Restored, restore_image
 from unfoldldm_basicsr.training.interruption import stop_request
-from unfoldldm_basicsr.training.lr_schedulers import advance, build_scheduler
-from unfoldldm_basicsr.training.mixing import build_mixing
-from unfoldldm_basicsr.training.model_options import BASE_OPTION_KEYS, check_base_options
-from unfoldldm_basicsr.training.nonfinite import NonFiniteGuard, RunningStatistics
+from unfoldldm_basicsr.training.networks import TrainedNetwork
 from unfoldldm_basicsr.training.optimisation import (
     GradientClipper,
     Groups,
-    ProgressiveBatches,
     build_optimizer,
     parameter_groups,
-    slices_of,
 )
-from unfoldldm_basicsr.training.resources import peak_memory, training_memory
-from unfoldldm_basicsr.training.rng import step_rng
+from unfoldldm_basicsr.training.options import RULES, SECTIONS
+from unfoldldm_basicsr.training.progress import progress
+from unfoldldm_basicsr.training.randomness import set_rng_state
+from unfoldldm_basicsr.training.resume import option_digest, run_options
+from unfoldldm_basicsr.training.saved_images import validation_sets
+from unfoldldm_basicsr.training.schedules import LearningRate
+from unfoldldm_basicsr.training.step import Losses, TrainingStep, asked_to_stop
+from unfoldldm_basicsr.training.validation_report import ImageResult, averages
+from unfoldldm_basicsr.weights.checkpoint import ARCH_KEY, network_meta
 from unfoldldm_basicsr.weights.loading import load_weights
-
-Losses = dict[str, Tensor]
 
 
 @register(MODEL_REGISTRY)
-class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
+class RestorationModel(SRModel):
     """Trains any restoration network; the base of the other models and used as is by the baselines.
 
-    Subclasses override :meth:`compute_losses`, :meth:`network_arguments`,
-    :meth:`inference_arguments` and, where the way a network is evaluated makes its scores no plain
-    result, ``metric_prefix``. The rest (optimiser
-    groups, warm-up, accumulation, clipping, averaging, guards, validation, checkpoints) is common.
+    Subclasses say what differs: losses, arguments of the network, phases. The rest (optimiser
+    groups, warm-up, accumulation, clipping, averaging, guards, validation, files) is common.
+
+    Attributes:
+        sections: declarations of the sections of an option file.
+        rules: what must fit together in them; each takes the typed run and gives problems.
+        conditioning_class: makes the vectors that steer the network, see
+            :class:`.models.conditioning.Conditioning`; None where none do.
+        embedding_may_train: False in a model (or phase) that keeps them as they are.
+        run: the typed options.
     """
 
-    option_keys = BASE_OPTION_KEYS
-    network_inputs: tuple[str, ...] = ()  # what network_arguments gives to the forward pass
+    sections = SECTIONS
+    rules = RULES
+    conditioning_class: Any = None
+    embedding_may_train = True
     one_gpu_per_process = True
 
     def __init__(self, opt: dict[str, Any]):
         BaseModel.__init__(self, opt)
         for key, value in (('dist', False), ('rank', 0), ('world_size', 1), ('val', None)):
             opt.setdefault(key, value)
-        self._check_device()
-        self._choose_scan_backend()
+        self.run = typed(type(self), opt)
+        name_idle_gpus(self.is_train, dist=opt['dist'])
+        scan = self.run.top.scan_backend
+        if scan is not None:  # without the key, what was chosen before stays
+            set_scan_backend(None if scan == 'auto' else scan)
         if self.is_train and self.device.type == 'cpu':
             keep_freed_memory()
-        self.val_opt = opt['val'] or {}
-        self.train_opt = opt.get('train') or {}
-        self.seed = opt.get('manual_seed') or 0
+        self.seed = self.run.top.manual_seed or 0
         self.current_iter = 0
-        self.validating = False
-        self.trace = None
         net = build_network(opt['network_g'])
         self.groups = self.trained_groups({'network_g': net})
         self.load_initial_weights(net)
-        self.net_g = self.model_to_device(net)
-        self.print_network(self.net_g)
-        self.init_companions()
+        self.network = self.trained_network(net)
+        self.print_network(net)
+        self.conditioning = None
+        if self.conditioning_class is not None:
+            self.conditioning = self.conditioning_class(
+                self.run, self.network, may_train=self.embedding_may_train
+            )
+            self.groups = {**self.groups, **self.conditioning.groups}
+        self.evaluator = self.build_evaluator()
         if self.is_train:
             self.init_training_settings()
 
     @classmethod
-    def check_options(cls, opt: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Problems of an option dict as (key path, message), found before anything is built."""
-        return check_base_options(opt, cls.network_inputs)
-
-    @classmethod
     def trained_groups(cls, networks: Mapping[str, nn.Module]) -> Groups:
         """Named parameter groups that a model of these bare ``network_*`` trains."""
-        return parameter_groups(networks['network_g'])
+        groups, embedding = parameter_groups(networks['network_g']), networks.get('network_e')
+        if cls.conditioning_class is not None and embedding is not None and cls.embedding_may_train:
+            groups = {**groups, **cls.conditioning_class.trained_groups(embedding)}
+        return groups
 
     # ---- network ------------------------------------------------------------------------------
 
-    def _check_device(self) -> None:
-        if self.opt['num_gpu'] != 0 and not torch.cuda.is_available():
-            raise ValueError(
-                f'num_gpu is {self.opt["num_gpu"]} but torch sees no CUDA device: set num_gpu: 0 '
-                'or num_gpu: auto to run on the CPU.'
-            )
-        if self.opt['num_gpu'] > 1 and not self.opt.get('dist'):
-            raise ValueError(
-                f'num_gpu is {self.opt["num_gpu"]} but one process was started. Use torchrun '
-                f'--nproc_per_node={self.opt["num_gpu"]} -m unfoldldm_basicsr.train -opt FILE '
-                '--launcher pytorch, or set num_gpu: 1.'
-            )
-        idle = start().idle_gpus
-        if idle and not self.opt.get('dist'):
-            entry = 'train' if self.is_train else 'test'
-            get_root_logger().info(
-                f'num_gpu: auto: one process uses one of the {idle + 1} GPUs. For all of them: '
-                f'torchrun --nproc_per_node={idle + 1} -m unfoldldm_basicsr.{entry} -opt FILE '
-                '--launcher pytorch'
-            )
+    @property
+    def net_g(self) -> nn.Module:
+        """The network, wrapped where it is trained."""
+        return self.network.net
 
-    def _choose_scan_backend(self) -> None:
-        """Raises ValueError, with the reason, for a backend that is not usable here."""
-        name = self.opt.get('scan_backend')
-        if name is not None:  # without the key, what was chosen before stays
-            set_scan_backend(None if name == 'auto' else name)
+    @property
+    def net_g_ema(self) -> nn.Module | None:
+        """Its average, None without one."""
+        return self.network.average
 
-    def init_companions(self) -> None:
-        """Builds networks beside ``net_g``; what they train goes to ``self.groups``."""
+    def trained_network(self, bare: nn.Module) -> TrainedNetwork:
+        """The bare network in this run; subclasses freeze parameters before."""
+        train = self.run.train if self.is_train else None
+        return TrainedNetwork(bare, self.device, train, dist=self.opt['dist'])
 
     def load_initial_weights(self, net: nn.Module) -> None:
         """Loads ``path.pretrain_network_g`` into the bare network, before it is wrapped.
 
-        Raises:
-            ValueError: a test without weights, which would score a random network.
+        Without ``param_key_g`` a training takes ``params`` and a test ``params_ema``, each only
+        where the file has them.
         """
-        path = self.opt['path']
-        if path.get('pretrain_network_g'):
-            strict = path.get('strict_load_g', True)
-            self.load_network(net, path['pretrain_network_g'], strict, path.get('param_key_g'))
-        elif not self.is_train:
-            raise ValueError(
-                'path.pretrain_network_g is empty, so the test would score a randomly initialised '
-                'network. Name the weights, for example experiments/NAME/models/net_g_latest.pth.'
+        path, key = self.run.path, self.run.path.param_key_g
+        if path.pretrain_network_g:
+            load_weights(
+                net,
+                path.pretrain_network_g,
+                key or ('params' if self.is_train else None),
+                fallback=not key,
+                strict=path.strict_load_g,
+                allow_missing=self.is_train,
             )
-
-    def load_network(
-        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = None
-    ) -> None:
-        """Loads weights; see :func:`.weights.load_weights` for what is refused.
-
-        Without ``param_key`` a training takes ``params`` and a test ``params_ema``, each only where
-        the file has them.
-        """
-        load_weights(
-            self.get_bare_model(net),
-            load_path,
-            param_key or ('params' if self.is_train else None),
-            fallback=not param_key,
-            strict=strict,
-            allow_missing=self.is_train,
-        )
-
-    def model_to_device(self, net: nn.Module) -> nn.Module:
-        """Moves a bare network to the device, and wraps it for several processes and for compile.
-
-        Parameters that need no gradient in this part of the training must be frozen before.
-        """
-        net = net.to(self.device)
-        if self.train_opt.get('use_channels_last'):
-            net = net.to(memory_format=torch.channels_last)
-        if self.opt['dist'] and self.is_train:
-            devices = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
-            net = DistributedDataParallel(net, device_ids=devices)
-        if self.is_train and self.train_opt.get('use_compile'):
-            net = torch.compile(net)
-        return net
-
-    def get_bare_model(self, net: nn.Module) -> nn.Module:
-        """The network without ``torch.compile`` and DistributedDataParallel around it."""
-        while True:
-            if hasattr(net, '_orig_mod'):
-                net = net._orig_mod
-            elif isinstance(net, DistributedDataParallel):
-                net = net.module
-            else:
-                return net
 
     # ---- training -----------------------------------------------------------------------------
 
     def init_training_settings(self) -> None:
-        opt = self.train_opt
-        self.net_g.train()
-        self.ema_decay = opt.get('ema_decay') or 0
-        if self.ema_decay > 0:
-            self.net_g_ema = self._build_ema()
+        train, path = self.run.train, self.run.path
+        if train.ema_decay:
+            if self.conditioning is not None:
+                self.conditioning.start_average()
+            self.network.start_average()
+            if path.pretrain_network_g:
+                file, strict = path.pretrain_network_g, path.strict_load_g
+                load_weights(self.network.average, file, strict=strict)
         self.init_losses()
-        self.setup_optimizers()
-        self.setup_schedulers()
-        self.accum_iter = opt.get('accum_iter') or 1
-        self.guard = NonFiniteGuard(opt.get('max_nonfinite') or 10)
-        self.statistics = RunningStatistics(self.get_bare_model(self.net_g))
-        self.progressive = None
-        if opt.get('progressive'):
-            self.progressive = ProgressiveBatches(
-                **opt['progressive'], seed=self.seed, rank=self.opt['rank']
-            )
-        self.mixing = build_mixing(opt.get('mixing_augs'), self.seed, self.opt['rank'])
-        self._rate_mark = (0, time.monotonic())
-        self._remove_leftovers()
+        self.optimizer_g = build_optimizer(self.groups, train.optim_g)
+        self.optimizers = [self.optimizer_g]
+        self.learning_rate = LearningRate(self.optimizer_g, self.opt['train'])
+        self.schedulers = [self.learning_rate.schedule]
+        limit = None
+        if train.use_grad_clip:
+            limit = train.grad_clip_norm or self.default_grad_clip_norm()
+        self.step = TrainingStep(
+            self.opt,
+            seed=self.seed,
+            net=self.network.bare,
+            optimizer=self.optimizer_g,
+            clip_gradients=GradientClipper(self.groups, limit),
+            accum_iter=train.accum_iter,
+            max_nonfinite=train.max_nonfinite,
+        )
+        self.prepare = BatchPreparation(train, self.seed, self.opt['rank'])
+        self.checkpointer = Checkpointer(
+            self.opt, self.weight_files, self.training_state, self.run.logger.keep_checkpoints
+        )
+        self.speed = SpeedMeter()
         stop_request.install()
-
-    def _build_ema(self) -> nn.Module:
-        ema = deepcopy(self.get_bare_model(self.net_g)).eval().requires_grad_(False)
-        path = self.opt['path'].get('pretrain_network_g')
-        if path:
-            strict = self.opt['path'].get('strict_load_g', True)
-            load_weights(ema, path, None, strict=strict, allow_missing=True)
-        return ema
 
     def init_losses(self) -> None:
         """Builds the losses of the option file: ``train.pixel_opt``, ``train.perceptual_opt``."""
-        self.cri_pix = self.build_optional_loss('pixel_opt')
-        self.cri_perceptual = self.build_optional_loss('perceptual_opt')
-        if self.cri_pix is None and self.cri_perceptual is None:
-            raise ValueError(
-                'train: neither pixel_opt nor perceptual_opt is set; nothing to train.'
-            )
+        self.cri_pix = self.build_optional_loss(self.run.train.pixel_opt)
+        self.cri_perceptual = self.build_optional_loss(self.run.train.perceptual_opt)
 
-    def build_optional_loss(self, key: str) -> nn.Module | None:
-        """The loss of ``train.<key>``, or None where the option file has none."""
-        return build_loss(self.train_opt[key]).to(self.device) if self.train_opt.get(key) else None
-
-    def setup_optimizers(self) -> None:
-        self.optimizer_g = build_optimizer(self.groups, self.train_opt['optim_g'])
-        self.optimizers.append(self.optimizer_g)
-        limit = None
-        if self.train_opt.get('use_grad_clip'):
-            limit = self.train_opt.get('grad_clip_norm', self.default_grad_clip_norm())
-        self.clip_gradients = GradientClipper(self.groups, limit)
+    def build_optional_loss(self, section: Mapping[str, Any] | None) -> nn.Module | None:
+        """The loss of a section of ``train``, or None where the option file has none."""
+        return build_loss(dict(section)).to(self.device) if section else None
 
     def default_grad_clip_norm(self) -> float | dict[str, float]:
         """Limit of the gradient norm when ``use_grad_clip`` comes without ``grad_clip_norm``."""
         return 0.01
 
-    def setup_schedulers(self) -> None:
-        total = int(self.train_opt['total_iter'])
-        self.schedulers = [
-            build_scheduler(optimizer, self.train_opt['scheduler'], total)
-            for optimizer in self.optimizers
-        ]
-
     def update_learning_rate(self, current_iter: int, warmup_iter: int | None = -1) -> None:
-        """First call of every iteration of BasicSR's trainer."""
+        """The warm-up is that of the option file, or of the state that the run goes on from."""
         self.current_iter = current_iter
-        if self.kept_warmup_iter is not None:
-            warmup_iter = self.kept_warmup_iter
-        for scheduler in self.schedulers:
-            advance(scheduler, current_iter, warmup_iter)
+        self.learning_rate.advance(current_iter)
 
     def get_current_learning_rate(self) -> list[float]:
         """Learning rate of each named group that is trained."""
-        rates = OrderedDict((g['group'], g['lr']) for g in self.optimizer_g.param_groups)
-        return list(rates.values())
+        return list({g['group']: g['lr'] for g in self.optimizer_g.param_groups}.values())
 
-    def feed_data(self, data: Mapping[str, Any]) -> None:
+    def feed_data(self, data: Batch) -> None:
         """Takes a batch to the device; in training also cuts it to the progressive sizes.
 
         Args:
             data: ``lq`` and usually ``gt``, (B,c,H,W) in [0, 1]; other entries are kept beside.
         """
-        batch = {
-            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for key, value in data.items()
-        }
-        if self.is_train and not self.validating:
-            if 'gt' not in batch:
-                raise ValueError('datasets.train gives no gt; training needs pairs.')
-            if batch['lq'].shape != batch['gt'].shape:
-                raise ValueError(
-                    f'lq {tuple(batch["lq"].shape)} and gt {tuple(batch["gt"].shape)} differ in '
-                    'size; restoration needs equal sizes (scale: 1).'
-                )
-            if self.progressive is not None:
-                batch = self.progressive(batch, self.current_iter)
-            if self.mixing is not None:
-                batch = self.mixing(batch, self.current_iter)
-            if self.train_opt.get('use_channels_last'):
-                for key in ('lq', 'gt'):
-                    batch[key] = batch[key].contiguous(memory_format=torch.channels_last)
-        self.batch = batch
-        self.lq = batch['lq']
-        self.__dict__.pop('gt', None)
-        if 'gt' in batch:
-            self.gt = batch['gt']
+        self.batch = to_device(data, self.device)
+        if self.is_train:
+            self.batch = self.prepare(self.batch, self.current_iter)
 
-    def network_arguments(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def network_arguments(self, batch: Batch) -> dict[str, Any]:
         """What the network's forward pass needs besides ``lq``, in training and evaluation."""
-        return {}
+        return {} if self.conditioning is None else {'degradation': self.conditioning(batch)}
 
-    def compute_losses(self, batch: Mapping[str, Any], current_iter: int) -> tuple[Losses, Losses]:
+    def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
         """Runs the network on a batch or a slice of one.
 
         Returns:
@@ -313,15 +232,13 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
         if self.cri_pix is not None:
             losses['l_pix'] = self.cri_pix(output, gt)
         if self.cri_perceptual is not None:
-            values = self.cri_perceptual(output, gt)
-            for name, value in zip(('l_percep', 'l_style'), values, strict=True):
-                if value is not None:
-                    losses[name] = value
+            both = zip(('l_percep', 'l_style'), self.cri_perceptual(output, gt), strict=True)
+            losses |= {name: value for name, value in both if value is not None}
         return losses
 
     def autocast(self) -> AbstractContextManager:
         """bf16 autocast around the network where ``train.amp`` asks for it."""
-        if self.train_opt.get('amp') == 'bf16':
+        if self.run.train.amp == 'bf16':
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
@@ -332,67 +249,151 @@ class RestorationModel(CheckpointMixin, EvaluationMixin, SRModel):
             NonFiniteTrainingError: too many skipped steps in a row.
             SystemExit: a signal asked to stop; the run has been saved.
         """
-        self.optimizer_g.zero_grad(set_to_none=True)
-        self.statistics.remember()
-        with training_memory(self.opt), step_rng(self.seed, current_iter, self.opt['rank']):
-            values = self._accumulate_gradients(current_iter)
-        norms = {f'grad_norm_{name}': norm for name, norm in self.clip_gradients().items()}
-        self.log_dict, stop = self._reduce(values | norms)
-        bad = [name for name, value in self.log_dict.items() if not math.isfinite(value)]
-        if self.guard.passes(bad):
-            self.optimizer_g.step()
-            if self.ema_decay > 0:
-                self.model_ema(self.ema_decay)
-        else:
-            self.statistics.put_back()
-            keep = self.opt['rank'] == 0 or not all(v.isfinite() for v in values.values())
-            self.guard.report(current_iter, bad, self.batch, self.opt, keep_batch=keep)
-            self.guard.stop_if_exhausted(current_iter, bad)
-        if stop:
-            self.save_and_stop(current_iter)
-
-    def _accumulate_gradients(self, current_iter: int) -> dict[str, Tensor]:
-        """Adds up the gradients of the batch's slices; returns their weighted losses."""
-        totals: dict[str, Tensor] = {}
-        for index, (batch, share) in enumerate(slices_of(self.batch, self.accum_iter), start=1):
-            with self._gradient_sync(index == self.accum_iter):
-                losses, figures = self.compute_losses(batch, current_iter)
-                (sum(losses.values()) * share).backward()
-            for name, value in (losses | figures).items():
-                totals[name] = totals.get(name, 0) + value.detach().float() * share
-        return totals
-
-    def _gradient_sync(self, last: bool) -> AbstractContextManager:
-        """DDP averages the gradients over the ranks in the backward pass of the last slice only."""
-        return nullcontext() if last or not self.opt['dist'] else self.net_g.no_sync()
-
-    def _reduce(self, values: dict[str, Tensor]) -> tuple[OrderedDict[str, float], bool]:
-        """Means over the ranks, and whether a signal asks any of them to stop.
-
-        All ranks get the same answer, so that all skip or stop together. One wait for the device.
-        """
-        stop = torch.tensor(float(bool(stop_request.signum)))
-        packed = torch.stack([v.detach().float().to(self.device) for v in (*values.values(), stop)])
-        if self.opt['dist']:
-            torch.distributed.all_reduce(packed)
-            packed /= self.opt['world_size']
-        *means, stop = packed.tolist()
-        return OrderedDict(zip(values, means, strict=True)), stop > 0
+        nets = [self.net_g]
+        if self.conditioning is not None and self.conditioning.is_trained:
+            nets.append(self.conditioning.network.net)
+        done = self.step(self.batch, current_iter, self.compute_losses, nets)
+        self.log_dict = done.log
+        if done.applied and self.run.train.ema_decay:
+            self.model_ema(self.run.train.ema_decay)
+        if done.stop:
+            self.checkpointer.save_and_stop(current_iter)
 
     def model_ema(self, decay: float = 0.999) -> None:
-        update_ema(self.net_g_ema, self.get_bare_model(self.net_g), decay)
+        self.network.update_average(decay)
+        if self.conditioning is not None:
+            self.conditioning.network.update_average(decay)
 
     def get_current_log(self) -> OrderedDict[str, float]:
-        """Losses and norms of the last iteration, with speed and peak memory since the last log.
-
-        With TensorBoard also the learning rates (``lr_GROUP``), which BasicSR leaves out there.
-        """
-        (last_iter, last_time), now = self._rate_mark, time.monotonic()
+        """Losses, norms, speed and peak memory; for TensorBoard also the learning rates."""
         log = OrderedDict(self.log_dict)
-        if last_iter and self.current_iter > last_iter:
-            log['it_per_s'] = (self.current_iter - last_iter) / (now - last_time)
-        self._rate_mark = (self.current_iter, now)
-        log |= peak_memory(self.device)
-        if (self.opt.get('logger') or {}).get('use_tb_logger'):
+        log |= self.speed(self.current_iter) | peak_memory(self.device)
+        if self.run.logger.use_tb_logger:
             log |= {f'lr_{g["group"]}': g['lr'] for g in self.optimizer_g.param_groups}
         return log
+
+    # ---- evaluation ---------------------------------------------------------------------------
+
+    def build_evaluator(self, prefix: str = '', note: str = '', measure: Any = None) -> Evaluator:
+        """The evaluator of :meth:`restore`; for the arguments see there."""
+        label = {} if self.conditioning is None else self.conditioning.label
+        return Evaluator(
+            self.opt,
+            self.device,
+            self.restore,
+            extras=self.validation_extras,
+            measure=measure,
+            prefix=prefix + label.get('prefix', ''),
+            note=note + label.get('note', ''),
+        )
+
+    def validation_extras(self, dataset: Dataset, index: int, batch: Batch) -> Batch:
+        """Entries that the batch of a validation item gets beside those of its data set."""
+        return {} if self.conditioning is None else self.conditioning.extras(dataset, index, batch)
+
+    def inference_arguments(self, batch: Batch) -> dict[str, Any]:
+        """Keyword arguments of the network in :meth:`restore` that it does not get in training."""
+        return {}
+
+    @torch.no_grad()
+    def restore(self, batch: Batch) -> Restored:
+        """Restores ``batch['lq']`` in fp32 with the averaged weights where there are any."""
+        with self.network.evaluating() as net, memory_advice(VALIDATION_ADVICE):
+            return self.restore_with(net, batch)
+
+    def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
+        """What :meth:`restore` does with the network that it chose."""
+        arguments = self.network_arguments(batch) | self.inference_arguments(batch)
+        return restore_image(net, batch['lq'], arguments, self.run.val)
+
+    def test(self) -> None:
+        """Restores the batch of :meth:`feed_data`."""
+        self.output = self.restore(self.batch).output
+
+    @property
+    def best_metric_results(self) -> dict[str, Any]:
+        """Best value of every metric of every validation set, as BasicSR keeps them."""
+        return self.evaluator.best
+
+    def dist_validation(
+        self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
+        if self.is_train:  # BasicSR counts one iteration more at the end of every further epoch
+            current_iter = min(current_iter, self.run.train.total_iter)
+        results = self.evaluator.evaluate(dataloader, str(current_iter), save_img)
+        if self.is_train and asked_to_stop(self.opt, self.device):
+            self.checkpointer.save_and_stop(current_iter)  # resuming makes up for this validation
+        name, best = dataloader.dataset.opt['name'], []
+        self.metric_results = averages(results)
+        if self.is_train:
+            best = self.evaluator.update_best(name, self.metric_results, current_iter)
+        on_rank_0(self.opt, lambda: self.report(name, results, current_iter, tb_logger))
+        if self.is_train:
+            several = len(validation_sets(self.opt)) > 1
+            best = best if self.run.logger.keep_best else []
+            labels = [f'{name}_{metric}' if several else metric for metric in best]
+            self.checkpointer.note_validation(name, current_iter, self.evaluator.best, labels)
+
+    nondist_validation = dist_validation
+
+    def report(
+        self, dataset: str, results: list[ImageResult], current_iter: int | str, tb_logger: Any
+    ) -> None:
+        """Writes what a validation found; on rank 0."""
+        self.evaluator.report(dataset, results, current_iter, tb_logger)
+
+    # ---- checkpoints --------------------------------------------------------------------------
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """See :meth:`.Checkpointer.save`."""
+        self.checkpointer.save(epoch, current_iter)
+
+    def weight_files(self) -> dict[str, dict[str, Any]]:
+        """Content of the weight files ``net_*``, in BasicSR's format."""
+        meta = {ARCH_KEY: network_meta(self.opt['network_g'])}
+        files = {'net_g': self.network.states() | meta | self.checkpoint_extras()}
+        if self.conditioning is not None:
+            files['net_e'] = self.conditioning.weight_file()
+        return files
+
+    def checkpoint_extras(self) -> dict[str, Any]:
+        """Further entries of ``net_g_*.pth`` beside the weights: plain values and tensors."""
+        return {} if self.conditioning is None else self.conditioning.record()
+
+    def training_state(self) -> dict[str, Any]:
+        """Everything but weights and generators that the run needs to go on with the same bits."""
+        options, guard = run_options(self.opt), self.step.guard
+        return {
+            'optimizers': [self.optimizer_g.state_dict()],
+            'schedulers': [self.learning_rate.schedule.state_dict()],
+            'best_metric_results': self.best_metric_results,
+            'nonfinite': {'total': guard.total, 'in_a_row': guard.in_a_row},
+            'train_options': self.learning_rate.settings,
+            'options': options,
+            'option_digest': option_digest(options),
+            'data': progress.data,
+        }
+
+    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
+        """Continues from a state; one written by plain BasicSR works too.
+
+        A validation that the interruption cut off is made up for.
+
+        Raises:
+            ResumeError: the state belongs to another network or optimiser.
+        """
+        self.learning_rate.resume(resume_state)
+        self.schedulers = [self.learning_rate.schedule]
+        self.evaluator.best = resume_state.get('best_metric_results', {})
+        for name, count in resume_state.get('nonfinite', {}).items():
+            setattr(self.step.guard, name, count)
+        generators = resume_state.get('rng', [])
+        if self.opt['rank'] < len(generators):
+            set_rng_state(generators[self.opt['rank']])
+        self.checkpointer.go_on(resume_state)
+        manifest, iteration = resume_state.get('manifest'), resume_state['iter']
+        if manifest is None or iteration % self.run.val.val_freq:
+            return
+        for loader in progress.val_loaders:
+            if loader.dataset.opt['name'] not in manifest.get('validated', []):
+                self.validation(loader, iteration, None, self.run.val.save_img)

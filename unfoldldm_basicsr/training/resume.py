@@ -1,8 +1,11 @@
-"""Replacement of ``basicsr.train.load_resume_state``: finds the newest checkpoint that is whole."""
+"""Which checkpoint a run goes on from, and what has changed since it was written."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import multiprocessing
 import os
 import time
 from collections.abc import Mapping
@@ -15,80 +18,271 @@ from basicsr.utils import check_resume, set_random_seed
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.errors import ResumeError, writing
 from unfoldldm_basicsr.common.ranks import on_rank_0
-from unfoldldm_basicsr.options.parse import start
-from unfoldldm_basicsr.training.checkpoint_files import (
-    fault_of_networks,
+from unfoldldm_basicsr.options.parse import refuse, start
+from unfoldldm_basicsr.training.checkpoint import (
+    Checkpoint,
     iterations_of,
     manifest_path,
-    read_state,
     weights_of,
 )
 from unfoldldm_basicsr.training.progress import progress
-from unfoldldm_basicsr.training.run_options import differences, run_options
+
+# Where data lie and how they are loaded; what they are is in the fingerprint of the data.
+_OF_LOADING = {
+    'name', 'phase', 'scale', 'io_backend', 'num_worker_per_gpu', 'persistent_workers',
+    'pin_memory', 'prefetch_mode', 'num_prefetch_queue', 'timeout', 'on_error', 'max_error_share',
+}  # fmt: skip
+# The schedule itself reports and decides about the first three.
+_NOT_OF_WEIGHTS = ('optim_g', 'scheduler', 'warmup_iter', 'apply_new_schedule', 'max_nonfinite')
 
 
-class ResumedRun:
-    """What a run goes on from."""
+# ---- what a run is ------------------------------------------------------------------------------
 
-    def __init__(self, path: Path, state: dict):
-        self.path, self.state = path, state
 
-    def set_aside_newer(self, opt: Mapping[str, Any]) -> None:
-        """Moves checkpoints above the resumed one out of the way of ``--auto_resume``.
+def run_options(opt: Mapping[str, Any]) -> dict[str, Any]:
+    """Key path -> plain value of the options that decide about the weights."""
+    train, data = opt.get('train') or {}, (opt.get('datasets') or {}).get('train') or {}
+    sections = {
+        'manual_seed': opt.get('manual_seed'),
+        'number of processes': opt.get('world_size', 1),
+        'datasets.train': {k: v for k, v in data.items() if k not in _OF_LOADING},
+        'train': {k: v for k, v in train.items() if k not in _NOT_OF_WEIGHTS},
+        **{key: value for key, value in opt.items() if str(key).startswith('network_')},
+    }
+    found: dict[str, Any] = {}
+    for name, section in sections.items():
+        found |= flatten(section, name)
+    files = ('dataroot', 'meta_info')
+    return {k: plain(v) for k, v in found.items() if not k.rpartition('.')[2].startswith(files)}
 
-        They belong to another continuation of the run, or are damaged. Rank 0 does it for all.
 
-        Raises:
-            OutputWriteError: they cannot be moved.
-        """
-        on_rank_0(opt, lambda: set_aside(opt['path'], self.state['iter']))
+def option_digest(options: Mapping[str, Any]) -> str:
+    """SHA-256 of flat options."""
+    text = json.dumps(options, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
-    def report(self, opt: Mapping[str, Any]) -> list[str]:
-        """Says what has changed since the state was written, one sentence for each key."""
-        following = f'the new value is used from iteration {self.state["iter"] + 1} on.'
-        stored, current = self.state.get('options'), run_options(opt)
-        messages = [
-            f'{key} is {now} now, but the resumed state was made with {then}; {following}'
-            for key, then, now in (differences(stored, current) if stored else ())
-        ]
-        then, now = self.state.get('data'), progress.data
-        if then and then['images'] != now['images']:
-            messages.append(
-                f'datasets.train holds {now["images"]} images now, but the resumed state was made '
-                f'with {then["images"]}: the run goes on with other data.'
+
+def plain(value: Any) -> Any:
+    """Option values as plain dicts and lists, which ``weights_only=True`` loads."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def flatten(value: Any, prefix: str) -> dict[str, Any]:
+    """Key path -> plain value, through mappings and lists of mappings."""
+    if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
+        value = {str(index): item for index, item in enumerate(value)}
+    if isinstance(value, Mapping):
+        return {
+            name: item
+            for key, inner in value.items()
+            for name, item in flatten(inner, f'{prefix}.{key}').items()
+        }
+    return {prefix: list(value) if isinstance(value, tuple) else value}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Keys of two flat option dicts whose values differ, with both values ('not set' for none)."""
+    keys = [*before, *(key for key in now if key not in before)]
+    pairs = [(key, before.get(key), now.get(key)) for key in keys]
+    return [
+        (key, *('not set' if v is None else v for v in (then, here)))
+        for key, then, here in pairs
+        if then != here
+    ]
+
+
+# ---- which checkpoint ---------------------------------------------------------------------------
+
+
+def load_resume_state(opt: dict) -> dict | None:
+    """Replaces ``basicsr.train.load_resume_state``: state to go on from, None for a fresh start.
+
+    BasicSR looks for states below the current folder instead of the experiment's, needs a GPU to
+    load them, gives up on a truncated file and takes weights of the same number from the run's own
+    folder, whoever wrote them. Here ``--auto_resume`` takes the newest checkpoint all of whose
+    files are what was written, and says which newer ones it passed over; the weights are those that
+    the state lists, wherever it lies. Rank 0 chooses for all.
+
+    Raises:
+        ResumeError: ``path.resume_state`` cannot be used, there are states but none is whole
+            (a fresh start would move the old run aside), or the state is of another network.
+        SystemExit: the script that starts the training was imported by one of its own processes.
+    """
+    _refuse_import()
+    progress.begin()
+    checkpoint = _agreed_choice(opt)
+    if checkpoint is None:
+        return None
+    path, state = checkpoint.path, checkpoint.state
+    opt['path']['resume_state'] = str(path)
+    seed = state.get('options', {}).get('manual_seed')
+    if start().seed_drawn and seed is not None:  # the option file names none: the run keeps its own
+        opt['manual_seed'] = seed
+        set_random_seed(seed + opt['rank'])
+    _refuse_other_networks(opt, checkpoint)
+    check_resume(opt, state['iter'])
+    for name, file in checkpoint.weights.items():
+        opt['path'][f'pretrain_{name.replace("net_", "network_")}'] = str(file)
+    progress.resumed = checkpoint
+    return state
+
+
+def _refuse_import() -> None:
+    """A script without a main guard would start a second run in every process that is spawned.
+
+    Raises:
+        SystemExit: with a message for the one who wrote the script.
+    """
+    if getattr(multiprocessing.current_process(), '_inheriting', False):
+        refuse(
+            [
+                'The script that starts the training was imported by a loader process of that '
+                "training, which the start method 'spawn' begins so. Put the start under a guard:\n"
+                "    if __name__ == '__main__':\n"
+                "        basicsr.train.train_pipeline('.')"
+            ]
+        )
+
+
+def _agreed_choice(opt: dict) -> Checkpoint | None:
+    """The checkpoint that rank 0 chose, read by every rank."""
+    if not opt.get('dist'):
+        return _choose(opt)
+    answer, chosen = [None, None], None
+    if opt['rank'] == 0:
+        try:
+            chosen = _choose(opt)
+            answer = [chosen and str(chosen.path), None]
+        except ResumeError as error:
+            answer = [None, str(error)]
+    torch.distributed.broadcast_object_list(answer, src=0)
+    path, fault = answer
+    if fault is not None:
+        raise ResumeError(fault)
+    if path is None or chosen is not None:
+        return chosen
+    try:
+        return Checkpoint.read(Path(path), _networks(opt))
+    except ResumeError as error:
+        raise ResumeError(f'rank {opt["rank"]}: {error}, although rank 0 can read it.') from error
+
+
+def _networks(opt: Mapping[str, Any]) -> list[str]:
+    """Names of the networks that a resumed run takes from the checkpoint."""
+    ignored = opt['path'].get('ignore_resume_networks') or ()
+    names = [key for key in opt if key.startswith('network_') and key not in ignored]
+    return [name.replace('network_', 'net_') for name in names]
+
+
+def _choose(opt: dict) -> Checkpoint | None:
+    named = opt['path'].get('resume_state')
+    if opt['auto_resume']:
+        return _newest_whole(opt)
+    if not named:
+        return None
+    try:
+        return Checkpoint.read(Path(named), _networks(opt))
+    except ResumeError as error:
+        raise ResumeError(f'path.resume_state: {error}. Name an older state.') from error
+
+
+def _newest_whole(opt: dict) -> Checkpoint | None:
+    """Newest usable checkpoint of the experiment, None if there are no states at all."""
+    folder, skipped = Path(opt['path']['training_states']), []
+    for iteration in reversed(iterations_of(folder)):
+        try:
+            found = Checkpoint.read(folder / f'{iteration}.state', _networks(opt))
+        except ResumeError as error:
+            skipped.append(str(error))
+            continue
+        if skipped:
+            # BasicSR's logger is set up later; an unconfigured one writes warnings to stderr.
+            logging.getLogger('basicsr').warning(
+                'Resuming from %s, passing over: %s.', found.path, '; '.join(skipped)
             )
-        elif then and then != now:
-            messages.append(
-                'datasets.train holds images of other names or sizes than those that the resumed '
-                'state was made with: the run goes on with other data.'
-            )
-        if opt['rank'] == 0:
-            for message in messages:
-                logging.getLogger('basicsr').warning(message)
-        return messages
+        return found
+    if skipped:
+        raise ResumeError(
+            f'no training state can be resumed: {"; ".join(skipped)}. To start anew, move '
+            f'{opt["path"]["experiments_root"]} away or leave out --auto_resume.'
+        )
+    return None
 
 
-def set_aside(paths: Mapping[str, Any], iteration: int) -> Path | None:
-    """Moves the checkpoints above ``iteration`` to ``set_aside_TIME`` of the experiment.
+def _refuse_other_networks(opt: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """A run cannot change its network.
 
-    The folders inside keep their names, so that a checkpoint there is whole and can be moved back.
-    A state moves after its weights: when a run is killed here, ``--auto_resume`` passes over the
+    Raises:
+        ResumeError: names every key that differs.
+    """
+    ignored = opt['path'].get('ignore_resume_networks') or ()
+    stored, current = (
+        {k: v for k, v in options.items() if k.startswith('network_')}
+        for options in (checkpoint.state.get('options', {}), run_options(opt))
+    )
+    changed = [
+        f'{key} is {now} in the option file and {then} in the state'
+        for key, then, now in (differences(stored, current) if stored else ())
+        if key.partition('.')[0] not in ignored and key.rpartition('.')[2] not in MEMORY_ONLY
+    ]
+    if changed:
+        raise ResumeError(
+            f'{checkpoint.path} is of another network: {"; ".join(changed)}. Give the new run '
+            'another name; weights that fit it can be named in path.pretrain_network_g.'
+        )
+
+
+# ---- going on -----------------------------------------------------------------------------------
+
+
+def report_changes(opt: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
+    """Says what has changed since a state was written, one sentence for each key."""
+    following = f'the new value is used from iteration {state["iter"] + 1} on.'
+    stored, current = state.get('options'), run_options(opt)
+    messages = [
+        f'{key} is {now} now, but the resumed state was made with {then}; {following}'
+        for key, then, now in (differences(stored, current) if stored else ())
+    ]
+    then, now = state.get('data'), progress.data
+    if then and then['images'] != now['images']:
+        messages.append(
+            f'datasets.train holds {now["images"]} images now, but the resumed state was made '
+            f'with {then["images"]}: the run goes on with other data.'
+        )
+    elif then and then != now:
+        messages.append(
+            'datasets.train holds images of other names or sizes than those that the resumed '
+            'state was made with: the run goes on with other data.'
+        )
+    if opt['rank'] == 0:
+        for message in messages:
+            logging.getLogger('basicsr').warning(message)
+    return messages
+
+
+def set_newer_aside(opt: Mapping[str, Any], iteration: int) -> None:
+    """Moves the run's checkpoints above ``iteration`` to ``set_aside_TIME`` of the experiment.
+
+    They belong to another continuation of the run, or are damaged. Rank 0 does it for all. The
+    folders inside keep their names, so that a checkpoint there is whole and can be moved back. A
+    state moves after its weights: when a run is killed here, ``--auto_resume`` passes over the
     checkpoint that was being moved, and the next start moves the rest.
-
-    Args:
-        paths: section ``path`` of the options.
-        iteration: of the newest checkpoint that stays.
-
-    Returns:
-        The folder, None where there was nothing to move.
 
     Raises:
         OutputWriteError: they cannot be moved.
     """
+    on_rank_0(opt, lambda: _set_aside(opt['path'], iteration))
+
+
+def _set_aside(paths: Mapping[str, Any], iteration: int) -> None:
     states, models = Path(paths['training_states']), Path(paths['models'])
     newer = [number for number in iterations_of(states) if number > iteration]
     if not newer:
-        return None
+        return
     folder = Path(paths['experiments_root']) / f'set_aside_{time.strftime("%Y%m%d_%H%M%S")}'
     with writing(folder):
         for number in newer:
@@ -105,118 +299,3 @@ def set_aside(paths: Mapping[str, Any], iteration: int) -> Path | None:
         ', '.join(map(str, newer)),
         folder,
     )
-    return folder
-
-
-def load_resume_state(opt: dict) -> dict | None:
-    """State to go on from, or None for a fresh start.
-
-    BasicSR looks for states below the current folder instead of the experiment's, needs a GPU to
-    load them, gives up on a truncated file and never looks at the weights that belong to it. Here
-    ``--auto_resume`` takes the newest checkpoint all of whose files are what was written, and says
-    which newer ones it passed over. Rank 0 chooses for all.
-
-    Raises:
-        ResumeError: ``path.resume_state`` cannot be used, there are states but none is whole
-            (a fresh start would move the old run aside), or the state is of another network.
-    """
-    progress.begin()
-    path, state = _agreed_choice(opt)
-    if path is None:
-        return None
-    if state is None:
-        state, fault = read_state(path)
-        if state is None:
-            raise ResumeError(f'rank {opt["rank"]}: {path} {fault}, although rank 0 can read it.')
-    opt['path']['resume_state'] = str(path)
-    seed = state.get('options', {}).get('manual_seed')
-    if (
-        start().seed_drawn and seed is not None
-    ):  # the option file names none: the run keeps the one it drew
-        opt['manual_seed'] = seed
-        set_random_seed(seed + opt['rank'])
-    refuse_other_networks(opt, path, state)
-    check_resume(opt, state['iter'])
-    progress.resumed = ResumedRun(path, state)
-    return state
-
-
-def _agreed_choice(opt: dict) -> tuple[Path | None, dict | None]:
-    """Path of the state, the same on all ranks, and the state itself on rank 0."""
-    if not opt.get('dist'):
-        return _choose(opt)
-    answer, state = [None, None], None
-    if opt['rank'] == 0:
-        try:
-            path, state = _choose(opt)
-            answer = [path and str(path), None]
-        except ResumeError as error:
-            answer = [None, str(error)]
-    torch.distributed.broadcast_object_list(answer, src=0)
-    if answer[1] is not None:
-        raise ResumeError(answer[1])
-    return (Path(answer[0]) if answer[0] else None), state
-
-
-def _choose(opt: dict) -> tuple[Path | None, dict | None]:
-    if opt['auto_resume']:
-        return newest_whole_state(opt) or (None, None)
-    if not opt['path'].get('resume_state'):
-        return None, None
-    path = Path(opt['path']['resume_state'])
-    state, fault = read_state(path)
-    fault = fault or fault_of_networks(opt, state['iter'])
-    if fault:
-        raise ResumeError(f'path.resume_state: {path} {fault}. Name an older state.')
-    return path, state
-
-
-def newest_whole_state(opt: dict) -> tuple[Path, dict] | None:
-    """Newest usable state of the experiment, None if there are no states at all."""
-    folder = Path(opt['path']['training_states'])
-    paths = sorted(
-        (p for p in folder.glob('*.state') if p.stem.isdigit()),
-        key=lambda p: int(p.stem),
-        reverse=True,
-    )
-    skipped = []
-    for path in paths:
-        state, fault = read_state(path)
-        fault = fault or fault_of_networks(opt, state['iter'])
-        if not fault:
-            if skipped:
-                # BasicSR's logger is set up later; an unconfigured one writes warnings to stderr.
-                logging.getLogger('basicsr').warning(
-                    'Resuming from %s, passing over: %s.', path, '; '.join(skipped)
-                )
-            return path, state
-        skipped.append(f'{path} {fault}')
-    if skipped:
-        raise ResumeError(
-            'no training state can be resumed: ' + '; '.join(skipped) + f'. To start anew, move '
-            f'{opt["path"]["experiments_root"]} away or leave out --auto_resume.'
-        )
-    return None
-
-
-def refuse_other_networks(opt: Mapping[str, Any], path: Path, state: Mapping[str, Any]) -> None:
-    """A run cannot change its network.
-
-    Raises:
-        ResumeError: names every key that differs.
-    """
-    ignored = opt['path'].get('ignore_resume_networks') or ()
-    stored, current = (
-        {k: v for k, v in options.items() if k.startswith('network_')}
-        for options in (state.get('options', {}), run_options(opt))
-    )
-    changed = [
-        f'{key} is {now} in the option file and {then} in the state'
-        for key, then, now in (differences(stored, current) if stored else ())
-        if key.partition('.')[0] not in ignored and key.rpartition('.')[2] not in MEMORY_ONLY
-    ]
-    if changed:
-        raise ResumeError(
-            f'{path} is of another network: {"; ".join(changed)}. Give the new run another name; '
-            'weights that fit it can be named in path.pretrain_network_g.'
-        )

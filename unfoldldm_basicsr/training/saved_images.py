@@ -36,11 +36,11 @@ class SavedImages:
         self.folder = folder / name if several or not self.training else folder
         suffix = (opt.get('val') or {}).get('suffix') or opt['name']
         self.ending = label if self.training else suffix
-        self._renamed = _renamed(_listed_names(dataset), len(dataset))
+        self.renamed = disambiguated(listed_names(dataset), len(dataset))
 
     def path(self, index: int, name: str, degradation: str | None) -> Path:
         """File of the image at a place of the set, called ``name`` by :func:`image_name`."""
-        name = self._renamed.get(index, _full_name(name, degradation))
+        name = self.renamed.get(index, full_name(name, degradation))
         file = f'{name}_{self.ending}.png'
         return self.folder / name / file if self.training else self.folder / file
 
@@ -88,16 +88,17 @@ def write_image(image: np.ndarray, path: Path) -> None:
             raise
 
 
-def _full_name(name: str, degradation: str | None) -> str:
+def full_name(name: str, degradation: str | None) -> str:
+    """Name of an image with its degradation, where it has one."""
     return name if degradation is None else f'{name}_{degradation}'
 
 
-def _listed_names(dataset: Dataset) -> list[str]:
+def listed_names(dataset: Dataset) -> list[str]:
     """Names of all images without reading them, as far as the class of the set tells them."""
     options, parts = getattr(dataset, 'opt', {}), getattr(dataset, 'sets', [dataset])
     if all(hasattr(part, 'sources') for part in parts):
         return [
-            _full_name(image_name(source.path(name), options), part.degradation_name)
+            full_name(image_name(source.path(name), options), part.degradation_name)
             for part in parts
             for source, names in part.sources()[-1:]
             for name in names
@@ -107,7 +108,7 @@ def _listed_names(dataset: Dataset) -> list[str]:
     return [image_name(path, options) for path in paths if isinstance(path, str)]
 
 
-def _renamed(names: Sequence[str], length: int) -> dict[int, str]:
+def disambiguated(names: Sequence[str], length: int) -> dict[int, str]:
     """New names of those that occur several times, by their place."""
     if len(names) != length:
         return {}

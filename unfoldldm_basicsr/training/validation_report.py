@@ -1,24 +1,67 @@
-"""What a validation leaves behind per degradation: a table in the log and a CSV file."""
+"""What a validation leaves behind: means, a table of the degradations, CSV files."""
 
 from __future__ import annotations
 
 import csv
 import math
+import os
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from unfoldldm_basicsr.common.errors import writing
-from unfoldldm_basicsr.training.validation import (
-    ImageResult,
-    append_rows,
-    averages,
-    averages_by_degradation,
-)
 
 AVERAGE = 'average'  # name of the row with the means of the other rows
 CSV_COLUMNS = ('iteration', 'degradation', 'images')
+STAGE_COLUMNS = ('iteration', 'image', 'degradation', 'stage', 'psnr_hat', 'psnr_tilde', 'psnr')
 
 Rows = dict[str, tuple[int, Mapping[str, float]]]  # name: number of images, mean of each metric
+
+
+@dataclass
+class ImageResult:
+    """What validation found for one image."""
+
+    index: int
+    name: str
+    degradation: str | None
+    metrics: dict[str, float] = field(default_factory=dict)
+    stages: list[tuple[float, float, float]] = field(default_factory=list)
+    predicted: str | None = None  # degradation that a classifier takes it for
+
+
+def averages(results: Sequence[ImageResult]) -> OrderedDict[str, float]:
+    """Mean of every metric over the images that have it.
+
+    A value that is not a number (the output is not finite, or the metric is undefined for the
+    image) makes the mean NaN. Infinite values (PSNR of an identical image) are left out.
+    """
+    means = OrderedDict()
+    for name in dict.fromkeys(name for result in results for name in result.metrics):
+        values = [r.metrics[name] for r in results if name in r.metrics]
+        finite = [value for value in values if not math.isinf(value)]
+        means[name] = sum(finite) / len(finite) if finite else math.nan
+    return means
+
+
+def unusual_values(results: Sequence[ImageResult]) -> list[str]:
+    """A sentence for each metric that is infinite or undefined for images, with their names."""
+    sentences = []
+    for name in dict.fromkeys(name for result in results for name in result.metrics):
+        found = [(r.name, r.metrics[name]) for r in results if name in r.metrics]
+        for what, is_so in (
+            ('is infinite (left out of the mean)', math.isinf),
+            ('is undefined (so is the mean)', math.isnan),
+        ):
+            images = [image for image, value in found if is_so(value)]
+            if images:
+                sentences.append(
+                    f'Validation: {name} {what} for {len(images)} of {len(found)} images: '
+                    f'{", ".join(images[:5])}{" ..." if len(images) > 5 else ""}.'
+                )
+    return sentences
 
 
 def degradation_rows(results: Sequence[ImageResult]) -> Rows:
@@ -28,9 +71,10 @@ def degradation_rows(results: Sequence[ImageResult]) -> Rows:
     that all-in-one tables print last. A table that counts only one of several strengths (noise of
     sigma 25 in those of five tasks) is averaged over other rows.
     """
-    means = averages_by_degradation(list(results))
-    if not means:
+    names = dict.fromkeys(r.degradation for r in results if r.degradation is not None)
+    if len(names) < 2:
         return {}
+    means = {name: averages([r for r in results if r.degradation == name]) for name in names}
     counts = {name: sum(r.degradation == name for r in results) for name in means}
     metrics = dict.fromkeys(name for row in means.values() for name in row)
     average = {}
@@ -77,7 +121,7 @@ def write_validation_csv(
     Raises:
         OutputWriteError: it cannot be written.
     """
-    rows = rows or {'all': (len(results), averages(list(results)))}
+    rows = rows or {'all': (len(results), averages(results))}
     metrics = list(dict.fromkeys(m for _, means in rows.values() for m in means))
     if not metrics:
         return None
@@ -96,3 +140,44 @@ def write_validation_csv(
 def _heading(path: Path) -> list[str]:
     with writing(path), open(path, newline='', encoding='utf-8') as file:
         return next(csv.reader(file), [])
+
+
+def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list[tuple]:
+    """Appends one row per image and stage to a CSV file (columns ``STAGE_COLUMNS``).
+
+    Returns:
+        For each stage the mean PSNR of x_hat, of x_tilde and of x.
+
+    Raises:
+        OutputWriteError: it cannot be written.
+    """
+    traced = [r for r in results if r.stages]
+    if not traced:
+        return []
+    rows = [
+        [label, r.name, r.degradation or '', k, *(f'{value:.4f}' for value in values)]
+        for r in traced
+        for k, values in enumerate(r.stages, start=1)
+    ]
+    append_rows(path, STAGE_COLUMNS, rows)
+    return [
+        tuple(sum(column) / len(column) for column in zip(*stage, strict=True))
+        for stage in zip(*(r.stages for r in traced), strict=True)
+    ]
+
+
+def append_rows(path: Path, heading: Sequence[str], rows: Sequence[Sequence]) -> None:
+    """Appends rows to a CSV file, all or none; a new file gets the heading first.
+
+    Raises:
+        OutputWriteError: it cannot be written.
+    """
+    with writing(path):
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with open(path, 'a', newline='', encoding='utf-8') as file:
+                csv.writer(file).writerows(rows if size else [heading, *rows])
+        except OSError:
+            with suppress(OSError):  # what keeps it from being written may keep it from this too
+                os.truncate(path, size)
+            raise

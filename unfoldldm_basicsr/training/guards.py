@@ -1,18 +1,34 @@
-"""Steps whose loss or gradient is not finite: skipped, counted, kept for inspection."""
+"""What guards a training: steps that are not finite, and memory that runs out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from unfoldldm_basicsr.common.errors import CheckpointWriteError, RunFailure
-from unfoldldm_basicsr.training.checkpoint_writer import save_atomic
+from unfoldldm_basicsr.options.parse import start
+from unfoldldm_basicsr.training.checkpointer import save_atomic
+
+CHECKPOINT_ADVICE = (
+    'Set network_g.use_checkpoint: true, which saves the most memory, for about a quarter more '
+    'time and the same result. '
+)
+TRAINING_ADVICE = (
+    'Lower datasets.train.gt_size or batch_size_per_gpu, raise train.accum_iter, or set train.amp: '
+    'bf16.'
+)
+VALIDATION_ADVICE = 'Set val.tile (for example 512) to restore large images in parts.'
 
 
 class NonFiniteTrainingError(RunFailure, RuntimeError):
@@ -112,3 +128,67 @@ class RunningStatistics:
         """Called when the step is skipped."""
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(kept)
+
+
+@contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Adds ``advice`` to the error when the GPU runs out of memory inside.
+
+    Raises:
+        RuntimeError: out of GPU memory.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise RuntimeError(f'Out of GPU memory. {advice} ({error})') from error
+
+
+@contextmanager
+def training_memory(opt: Mapping[str, Any]) -> Iterator[None]:
+    """:func:`memory_advice` for a step of the training with these options.
+
+    Raises:
+        RuntimeError: out of GPU memory.
+    """
+    network = opt['network_g']
+    option = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters.get('use_checkpoint')
+    off = option is not None and not network.get('use_checkpoint', option.default)
+    with memory_advice((CHECKPOINT_ADVICE if off else '') + TRAINING_ADVICE):
+        yield
+
+
+class SpeedMeter:
+    """Iterations per second since the last call."""
+
+    def __init__(self):
+        self._mark = 0, time.monotonic()
+
+    def __call__(self, iteration: int) -> dict[str, float]:
+        """``it_per_s``; nothing at the first call."""
+        (last, then), now = self._mark, time.monotonic()
+        self._mark = iteration, now
+        return {'it_per_s': (iteration - last) / (now - then)} if 0 < last < iteration else {}
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak memory in GiB: of the GPU, or of this process on a CPU (empty where unknown)."""
+    if device.type == 'cuda':
+        return {'peak_memory_gib': torch.cuda.max_memory_allocated() / 2**30}
+    if sys.platform not in ('linux', 'darwin'):
+        return {}
+    import resource  # does not exist on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {'peak_memory_gib': peak * (1024 if sys.platform == 'linux' else 1) / 2**30}
+
+
+def name_idle_gpus(is_train: bool, *, dist: bool) -> None:
+    """Says how to use the GPUs that ``num_gpu: auto`` leaves without work."""
+    idle = start().idle_gpus
+    if idle and not dist:
+        entry = 'train' if is_train else 'test'
+        get_root_logger().info(
+            f'num_gpu: auto: one process uses one of the {idle + 1} GPUs. For all of them: '
+            f'torchrun --nproc_per_node={idle + 1} -m unfoldldm_basicsr.{entry} -opt FILE '
+            '--launcher pytorch'
+        )

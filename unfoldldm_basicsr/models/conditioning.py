@@ -1,0 +1,346 @@
+"""A degradation embedding beside the network, which steers it with one vector per image.
+
+    d = E(lq, label),   output = net_g(lq, degradation=d)
+
+The same for every embedding (``network_e``): one that is trained jointly becomes the parameter
+group 'embedding' of the model's optimiser, with clipping, averaging and DistributedDataParallel of
+its own; any other is frozen.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from unfoldldm_basicsr.common.contract import embedding_contract_of
+from unfoldldm_basicsr.common.declaration import Problem
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.models.degradation_override import WRONG, DegradationOverride
+from unfoldldm_basicsr.options.run import Run, section_values
+from unfoldldm_basicsr.training.batches import Batch
+from unfoldldm_basicsr.training.networks import TrainedNetwork
+from unfoldldm_basicsr.training.optimisation import Groups
+from unfoldldm_basicsr.training.options import PathOptions, TopOptions, ValOptions
+from unfoldldm_basicsr.weights.checkpoint import (
+    ARCH_KEY,
+    DEGRADATION_KEY,
+    CheckpointError,
+    network_meta,
+    read_checkpoint,
+)
+from unfoldldm_basicsr.weights.conditioning import (
+    DegradationRecord,
+    degradation_meta,
+    read_record,
+)
+from unfoldldm_basicsr.weights.loading import load_weights
+
+GROUP = 'embedding'
+
+
+class ConditionedTop(TopOptions):
+    """The top level of an option file."""
+
+    network_e: dict[str, Any]
+    """CLIPDegradationEmbedding, LabelDegradationEmbedding or LearnedDegradationEmbedding."""
+
+
+class ConditionedPath(PathOptions):
+    """``path``."""
+
+    pretrain_network_e: str | None = None
+    """Weights of network_e: net_g_*.pth of DegradationCLIPModel or net_e_*.pth."""
+    param_key_e: str | None = None
+    """Which weights of that file: params or params_ema."""
+
+
+class ConditionedVal(ValOptions):
+    """``val``."""
+
+    degradation_override: str | None = None
+    """Restore with the vector of another degradation: its name, or 'wrong' for the next one."""
+
+
+SECTIONS = {'': ConditionedTop, 'path': ConditionedPath, 'val': ConditionedVal}
+
+
+# ---- what must fit together ---------------------------------------------------------------------
+
+
+def class_order(run: Run) -> list[str]:
+    """``degradation_names`` of the data, the training set's first; empty where none has any."""
+    for _, section in _datasets(run):
+        if isinstance(section.get('degradation_names'), list):
+            return [str(name) for name in section['degradation_names']]
+    return []
+
+
+def _datasets(run: Run) -> list[tuple[str, Mapping[str, Any]]]:
+    sections = section_values(run.opt, 'datasets')
+    found = [(str(k), v) for k, v in sections.items() if isinstance(v, Mapping)]
+    return sorted(found, key=lambda pair: pair[0] != 'train')
+
+
+def _embeddings() -> dict[str, type]:
+    """Registered networks with the interface ``embedding(lq, label) -> (B, embed_dim)``."""
+    classes = {name: cls for name, cls in ARCH_REGISTRY if inspect.isclass(cls)}
+    return {
+        name: cls
+        for name, cls in classes.items()
+        if list(inspect.signature(cls.forward).parameters)[2:3] == ['label']
+    }
+
+
+def embedding_fits(run: Run) -> Iterator[Problem]:
+    """``network_e`` and what belongs to it."""
+    section, known, names = run.top.network_e, _embeddings(), class_order(run)
+    cls = known.get(section.get('type'))
+    if cls is None:
+        hint = did_you_mean(section.get('type'), sorted(known))
+        message = f"'{section.get('type')}' is no degradation embedding.{hint}"
+        yield Problem('network_e.type', message)
+        return
+    if section.get('tune_adapters'):
+        yield Problem(
+            'network_e.tune_adapters',
+            'the embedding is frozen here: tune the adapters with model_type: '
+            'DegradationCLIPModel and name its weights in path.pretrain_network_e.',
+        )
+    count = section.get('num_degradations')
+    if names and count is not None and count != len(names):
+        message = f'is {count}, but degradation_names lists {len(names)}: {", ".join(names)}.'
+        yield Problem('network_e.num_degradations', message)
+    if run.is_train and run.train.mixing_augs is not None and run.train.mixing_augs.mixup:
+        message = 'would blend images of different degradations; remove it.'
+        yield Problem('train.mixing_augs.mixup', message)
+    yield from same_order(run, needed=embedding_contract_of(cls).needs_label)
+    choice = run.val.degradation_override
+    if choice is not None and len(names) < 2:
+        message = 'needs data with at least two degradation_names.'
+        yield Problem('val.degradation_override', message)
+    elif choice is not None and choice not in (WRONG, *names):
+        message = f"'{choice}' is no degradation.{did_you_mean(choice, (WRONG, *names))}"
+        yield Problem('val.degradation_override', message)
+
+
+def same_order(run: Run, *, needed: bool) -> Iterator[Problem]:
+    """The order of the degradations must be the same in all data; ``needed``: must be there."""
+    names = class_order(run)
+    for phase, section in _datasets(run):
+        place, own = f'datasets.{phase}.degradation_names', section.get('degradation_names')
+        if own is None and needed:
+            message = 'is missing: the vectors of a label embedding follow this order of names.'
+            yield Problem(place, message)
+        elif isinstance(own, list) and own != names:
+            message = f'{own} differs from {names} of the other data: indices would mix up.'
+            yield Problem(place, message)
+
+
+def tested_embedding_is_known(run: Run) -> Iterator[Problem]:
+    """Whether a test knows the vectors that its network was trained with.
+
+    Files that are missing or damaged are for other rules to name.
+    """
+    weights = run.path.pretrain_network_g
+    if run.is_train or run.path.pretrain_network_e or not weights:
+        return
+    try:
+        known = read_checkpoint(weights).degradation is not None
+    except (CheckpointError, OSError):
+        return
+    if not known:
+        yield Problem(
+            'path.pretrain_network_g',
+            f'{weights}: holds no degradation embedding, so the test would steer the network with '
+            "random vectors. Name the embedding's weights in path.pretrain_network_e.",
+        )
+
+
+RULES = (embedding_fits, tested_embedding_is_known)
+
+
+def class_order_fault(
+    stored: Sequence[str], current: Sequence[str], needs_label: bool
+) -> str | None:
+    """Why weights trained with one order of degradations do not go with another.
+
+    Label embeddings need the same list. The others may gain or lose degradations, as the vector
+    comes from the image, but what both lists name must stand in the same order.
+
+    Args:
+        stored: order of the weights; empty where it is unknown.
+        current: order of the data; empty where they have none.
+        needs_label: whether the embedding goes by the index.
+
+    Returns:
+        A sentence, or None if they agree.
+    """
+    if not stored or not current or list(stored) == list(current):
+        return None
+    then, now = ([n for n in a if n in b] for a, b in ((stored, current), (current, stored)))
+    if not needs_label and then == now:
+        return None
+    return (
+        f'the weights were trained with degradation_names: [{", ".join(stored)}], the data have '
+        f'[{", ".join(current)}]; write the same names in the same order.'
+    )
+
+
+# ---- the embedding ------------------------------------------------------------------------------
+
+
+class Conditioning:
+    """The embedding of a run and its vectors.
+
+    It starts from ``path.pretrain_network_e``, else from the embedding in the file that the network
+    itself starts from, else anew. It is saved as ``net_e_*.pth`` for resuming and, with the order
+    of the degradations, in ``net_g_*.pth``, which therefore restores images alone.
+
+    Args:
+        run: typed options.
+        network: the network that is steered.
+        may_train: False where every embedding stays frozen.
+
+    Attributes:
+        network: the embedding.
+        names: degradations in the order of their indices.
+        is_trained: whether it is trained jointly.
+        groups: its parameter group, where it is.
+    """
+
+    def __init__(self, run: Run, network: TrainedNetwork, *, may_train: bool = True):
+        self.run, self.path, self.names = run, run.path, class_order(run)
+        net = build_network(run.opt['network_e'])
+        self.groups = self.trained_groups(net) if may_train and run.is_train else {}
+        self.is_trained = bool(self.groups)
+        self.needs_label = embedding_contract_of(net).needs_label
+        self._load(net)
+        if not self.is_trained:
+            net.requires_grad_(False).eval()
+        train = run.train if self.is_trained else None
+        self.network = TrainedNetwork(net, network.device, train, dist=run.opt['dist'])
+        if run.opt['dist'] and not self.is_trained:
+            # Random vectors differ from rank to rank; the wrapper of a trained network sees to it.
+            for tensor in net.state_dict().values():
+                torch.distributed.broadcast(tensor, 0)
+        choice = run.val.degradation_override
+        self.override = (
+            DegradationOverride(choice, self.names, self.needs_label) if choice else None
+        )
+        get_root_logger().info(
+            f'Degradation vectors: {type(net).__name__}, {net.embed_dim} numbers, '
+            f'{"trained jointly" if self.is_trained else "frozen"}; degradations: '
+            f'{", ".join(self.names) or "not named"}.'
+        )
+
+    @staticmethod
+    def trained_groups(net: nn.Module) -> Groups:
+        """The parameters of an embedding that is trained jointly, as a named group."""
+        if not embedding_contract_of(net).trained_jointly:
+            return {}
+        trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+        return {GROUP: trained} if trained else {}
+
+    def _load(self, net: nn.Module) -> None:
+        kind = 'params' if self.is_trained else 'params_ema'
+        source, record = self.path.pretrain_network_e, self._stored_record(kind)
+        if record is not None:
+            self._check_record(net, record)
+        if source:
+            key = self.path.param_key_e
+            load_weights(net, source, key or kind, fallback=not key, label='e')
+            if record is not None and not _equal(net.state_dict(), record.state_dict):
+                get_root_logger().warning(
+                    f'path.pretrain_network_e: {source} holds other degradation vectors than those '
+                    'that the network of path.pretrain_network_g was trained with.'
+                )
+        elif record is not None:
+            net.load_state_dict(record.state_dict)
+        elif self.run.is_train and embedding_contract_of(net).save_backbone is not None:
+            get_root_logger().warning(
+                f'path.pretrain_network_e is empty: the adapters of {type(net).__name__} keep '
+                'their random initial values for the whole training. Tune them first with '
+                'model_type: DegradationCLIPModel and name its net_g_latest.pth.'
+            )
+
+    def _start_file(self) -> str | None:
+        """The file that the network starts from, if any."""
+        return self.path.pretrain_network_g or getattr(self.path, 'pretrain_network_phase1', None)
+
+    def _stored_record(self, kind: str) -> DegradationRecord | None:
+        """The embedding in the file that the network starts from, averaged if the network's is."""
+        file, key = self._start_file(), kind
+        if not file:
+            return None
+        if not self.run.is_train:
+            key = self.path.param_key_g or kind
+        elif not self.path.pretrain_network_g:
+            key = 'params_ema'  # what a second phase takes of the first
+        return read_record(read_checkpoint(file, key, fallback=True))
+
+    def _check_record(self, net: nn.Module, record: DegradationRecord) -> None:
+        file, kind = self._start_file(), type(net).__name__
+        if record.arch['type'] != kind:
+            raise CheckpointError(
+                f'{file}: was trained with network_e.type: {record.arch["type"]}, not {kind}.'
+            )
+        fault = class_order_fault(record.classes, self.names, self.needs_label)
+        if fault:
+            raise CheckpointError(f'{file}: {fault}')
+
+    def start_average(self) -> None:
+        """Averages a trained embedding from here on."""
+        if not self.is_trained:
+            return
+        self.network.start_average()
+        source = self.path.pretrain_network_e
+        record = None if source else self._stored_record('params_ema')
+        if source:
+            load_weights(self.network.average, source, label='e')
+        elif record is not None:
+            self.network.average.load_state_dict(record.state_dict)
+
+    def weight_file(self) -> dict[str, Any]:
+        """Content of ``net_e_*.pth``."""
+        return {**self.network.states(), ARCH_KEY: network_meta(self.run.opt['network_e'])}
+
+    def record(self) -> dict[str, Any]:
+        """What ``net_g_*.pth`` says about its vectors."""
+        meta = degradation_meta(self.names, self.run.opt['network_e'], **self.network.states())
+        return {DEGRADATION_KEY: meta}
+
+    # ---- vectors ------------------------------------------------------------------------------
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, E) vectors of a batch, in fp32; without gradients by the averaged embedding."""
+        batch = batch.get('stand_in', batch)
+        inputs = batch['lq'], batch.get('degradation')
+        with torch.autocast(self.network.device.type, enabled=False):
+            if torch.is_grad_enabled() and self.is_trained:
+                return self.network.net(*inputs)
+            with torch.no_grad(), self.network.evaluating() as net:
+                return net(*inputs)
+
+    @property
+    def label(self) -> dict[str, str]:
+        """What scores with the vectors of other degradations are called, as they are no results."""
+        return {} if self.override is None else self.override.label
+
+    def extras(self, dataset: Dataset, index: int, batch: Batch) -> Batch:
+        """The entry ``stand_in`` of a validation item, where its vector is another's."""
+        if self.override is None:
+            return {}
+        return {'stand_in': self.override.stand_in(dataset, index, batch)}
+
+
+def _equal(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> bool:
+    """Whether two state dicts have the same values where both have a key."""
+    return all(torch.equal(own[key].cpu(), stored[key].cpu()) for key in own.keys() & stored.keys())

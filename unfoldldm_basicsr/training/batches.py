@@ -1,0 +1,189 @@
+"""What is done with the batches of a loader before and in a step: cropped, mixed, sliced."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from unfoldldm_basicsr.common.declaration import Options, Tuple
+
+Positive = Annotated[int, Field(ge=1)]
+Batch = dict[str, Any]
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> Batch:
+    """The tensors of a batch, also those in mappings inside, on a device."""
+    return {
+        key: value.to(device, non_blocking=True)
+        if isinstance(value, Tensor)
+        else to_device(value, device)
+        if isinstance(value, Mapping)
+        else value
+        for key, value in batch.items()
+    }
+
+
+def slices_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
+    """Cuts a batch along its first dimension into ``parts`` slices of nearly equal size.
+
+    Yields:
+        A slice and its share of the batch; losses that are means over the batch, weighted by the
+        shares, sum to the loss of the whole batch.
+
+    Raises:
+        ValueError: fewer items than parts.
+    """
+    size = batch['lq'].shape[0]
+    if parts > size:
+        raise ValueError(
+            f'train.accum_iter is {parts} but the batch holds {size}: lower accum_iter or raise '
+            'batch_size_per_gpu (or the smallest of progressive.mini_batch_sizes).'
+        )
+    for start, stop in pairwise(size * i // parts for i in range(parts + 1)):
+        yield _take(batch, start, stop), (stop - start) / size
+
+
+def _take(batch: Batch, start: int, stop: int) -> Batch:
+    """Items ``start`` to ``stop`` of every tensor and list in the batch."""
+    if start == 0 and stop == batch['lq'].shape[0]:
+        return dict(batch)
+    return {
+        key: value[start:stop] if isinstance(value, Tensor | list | tuple) else value
+        for key, value in batch.items()
+    }
+
+
+class ProgressiveOptions(Options):
+    """``train.progressive``: patch and batch sizes that change during training."""
+
+    iters: Tuple[Positive]
+    """Length of each phase in iterations; the last one goes on for ever."""
+    gt_sizes: Tuple[Positive]
+    """Patch size of each phase."""
+    mini_batch_sizes: Tuple[Positive]
+    """Batch size per GPU of each phase."""
+
+
+class ProgressiveBatches:
+    """Patch and batch sizes that change during training (Restormer's progressive learning).
+
+    The loader delivers the largest patch and the largest batch of the run; here the first items
+    of the batch are kept and one window, the same for the whole batch, is cut out of the patches.
+    The loader's patches lie at random places already. The window depends on the seed, the
+    iteration and the rank only.
+    """
+
+    def __init__(self, options: ProgressiveOptions, seed: int = 0, rank: int = 0):
+        self.phases = list(
+            zip(options.iters, options.gt_sizes, options.mini_batch_sizes, strict=True)
+        )
+        self.seed, self.rank = seed, rank
+
+    def sizes_at(self, current_iter: int) -> tuple[int, int]:
+        """Patch size and batch size of iteration ``current_iter`` (1-based)."""
+        end = 0
+        for length, gt_size, mini_batch_size in self.phases:
+            end += length
+            if current_iter <= end:
+                return gt_size, mini_batch_size
+        return self.phases[-1][1:]
+
+    def __call__(self, batch: Batch, current_iter: int) -> Batch:
+        """Crops ``lq`` and ``gt`` (B,C,H,W) and keeps the first items.
+
+        Raises:
+            ValueError: the loader's batch or patch is smaller than the phase asks for.
+        """
+        gt_size, mini_batch_size = self.sizes_at(current_iter)
+        size, _, h, w = batch['lq'].shape
+        if size < mini_batch_size or min(h, w) < gt_size:
+            raise ValueError(
+                f'train.progressive asks for {mini_batch_size} patches of {gt_size} at iteration '
+                f'{current_iter} but the loader gives {size} of {h}x{w}: datasets.train.gt_size '
+                'and batch_size_per_gpu must be the largest of the schedule.'
+            )
+        batch = _take(batch, 0, mini_batch_size)
+        draw = random.Random(f'{self.seed}/{current_iter}/{self.rank}')
+        top, left = draw.randint(0, h - gt_size), draw.randint(0, w - gt_size)
+        for key in ('lq', 'gt'):
+            batch[key] = batch[key][..., top : top + gt_size, left : left + gt_size]
+        return batch
+
+
+class MixingOptions(Options):
+    """``train.mixing_augs``: mixed pairs, as the option files of Restormer ask for them."""
+
+    mixup: bool = False
+    """Blend every pair of a batch with another one."""
+    mixup_beta: Annotated[float, Field(gt=0)] = 1.2
+    """Both parameters of the Beta distribution that the share is drawn from."""
+    use_identity: bool = True
+    """Leave every second batch, on average, as it is."""
+
+
+class MixUp:
+    """Blends every pair of a batch with another one: a lq_i + (1 - a) lq_j, and gt alike.
+
+    One share a ~ Beta(mixup_beta, mixup_beta) and one order of partners for the whole batch, drawn
+    from the seed, the iteration and the rank, so that a resumed run repeats them. Other entries of
+    the batch (paths, labels) stay those of pair i.
+    """
+
+    def __init__(self, options: MixingOptions, seed: int = 0, rank: int = 0):
+        self.options, self.seed, self.rank = options, seed, rank
+
+    def __call__(self, batch: Mapping[str, Any], current_iter: int) -> Batch:
+        """Mixes ``lq`` and ``gt`` (B,C,H,W) of a batch; returns a new dict."""
+        batch, beta = dict(batch), self.options.mixup_beta
+        draw = random.Random(f'mixup/{self.seed}/{current_iter}/{self.rank}')
+        if self.options.use_identity and draw.random() < 0.5:
+            return batch
+        share = draw.betavariate(beta, beta)
+        size = batch['lq'].shape[0]
+        partners = draw.sample(range(size), size)
+        for key in ('lq', 'gt'):
+            batch[key] = share * batch[key] + (1 - share) * batch[key][partners]
+        return batch
+
+
+class BatchPreparation:
+    """What becomes of the batches of the loader before a step.
+
+    Args:
+        train: section ``train``: ``progressive``, ``mixing_augs``, ``use_channels_last``.
+        seed: of the run.
+        rank: of this process.
+    """
+
+    def __init__(self, train: Options, seed: int, rank: int):
+        self.changes, self.channels_last = [], train.use_channels_last
+        if train.progressive is not None:
+            self.changes.append(ProgressiveBatches(train.progressive, seed, rank))
+        if train.mixing_augs is not None and train.mixing_augs.mixup:
+            self.changes.append(MixUp(train.mixing_augs, seed, rank))
+
+    def __call__(self, batch: Batch, current_iter: int) -> Batch:
+        """The batch as the step takes it.
+
+        Raises:
+            ValueError: the batch is no pair of equal sizes.
+        """
+        if 'gt' not in batch:
+            raise ValueError('datasets.train gives no gt; training needs pairs.')
+        lq, gt = (tuple(batch[key].shape) for key in ('lq', 'gt'))
+        if lq != gt:
+            raise ValueError(
+                f'lq {lq} and gt {gt} differ in size; restoration needs equal sizes (scale: 1).'
+            )
+        for change in self.changes:
+            batch = change(batch, current_iter)
+        if self.channels_last:
+            for key in ('lq', 'gt'):
+                batch[key] = batch[key].contiguous(memory_format=torch.channels_last)
+        return batch

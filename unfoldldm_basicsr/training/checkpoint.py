@@ -1,0 +1,177 @@
+"""Checkpoints as they lie on the disk: the one reader of a whole one; :mod:`.checkpointer` writes.
+
+Checkpoint N is ``models/net_*_N.pth``, ``training_states/N.state`` and ``N.state.json`` beside it.
+The state lists its weights, and the JSON file, written last, lists both, with sizes and SHA-256: a
+state and the weights that it lists belong together, wherever they lie. Files appear under their
+names complete and on disk, or not at all. Checkpoints of plain BasicSR have no such lists; their
+weights are looked for in the folder ``models`` beside that of the state, and of their files the
+check sums inside (they are ZIP archives) are compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unfoldldm_basicsr.common.errors import ResumeError, first_line
+
+Sums = dict[str, dict[str, Any]]  # path relative to the state: {'size', 'sha256'}
+
+_READ_ERRORS = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
+_STATE_KEYS = ('epoch', 'iter', 'optimizers', 'schedulers')
+_BLOCK = 1 << 20
+
+
+def manifest_path(state_path: Path) -> Path:
+    """``5.state`` -> ``5.state.json``."""
+    return state_path.with_name(f'{state_path.name}.json')
+
+
+def iterations_of(states: Path) -> list[int]:
+    """Iterations of the training states in a folder, the oldest first."""
+    return sorted(int(p.stem) for p in states.glob('*.state') if p.stem.isdecimal())
+
+
+def weights_of(models: Path, iteration: int) -> list[Path]:
+    """Weight files in a folder that bear the number of a checkpoint."""
+    name = re.compile(rf'net_[a-z]+_{iteration}\.pth')
+    return [p for p in models.glob(f'net_*_{iteration}.pth') if name.fullmatch(p.name)]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint.
+
+    Attributes:
+        path: of the state.
+        state: its content, tensors on the CPU; the best metrics include the validation of the same
+            iteration. The entry ``manifest`` is the content of the JSON file, None without one.
+        weights: file of each network that was asked for, by its name ``net_g``.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    weights: Mapping[str, Path]
+
+    @classmethod
+    def read(cls, path: Path, networks: Iterable[str] = ()) -> Checkpoint:
+        """Reads a state and sees to it that its weights are what was written with it.
+
+        Args:
+            path: the state.
+            networks: names of the networks whose weights are needed, as ``net_g``.
+
+        Raises:
+            ResumeError: names the state, and the file that is missing or damaged.
+        """
+        if not path.is_file():
+            raise ResumeError(f'{path} does not exist')
+        manifest = _read_manifest(path)
+        if manifest is not None:
+            _verify(path, manifest['files'])
+        else:
+            fault = _fault_of_archive(path)
+            if fault:
+                raise ResumeError(f'{path} cannot be read ({fault})')
+        try:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+        except _READ_ERRORS as error:
+            raise ResumeError(f'{path} cannot be read ({first_line(error)})') from error
+        missing = [k for k in _STATE_KEYS if not isinstance(state, dict) or k not in state]
+        if missing:
+            raise ResumeError(f'{path} is not a training state (no {", ".join(missing)})')
+        listed = state.get('weights') or {}
+        if manifest is not None:
+            listed = manifest['files']
+            state['best_metric_results'] = manifest.get(
+                'best_metric_results', state.get('best_metric_results', {})
+            )
+        else:
+            _verify(path, listed)
+        state['manifest'] = manifest
+        found = {name: _weights(path, name, state['iter'], listed) for name in networks}
+        return cls(path, state, found)
+
+
+def _read_manifest(state_path: Path) -> dict[str, Any] | None:
+    path = manifest_path(state_path)
+    try:
+        manifest = json.loads(path.read_bytes())
+        _ = [(sums['size'], sums['sha256']) for sums in manifest['files'].values()]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResumeError(
+            f'{state_path} has a damaged list of check sums {path.name} ({first_line(error)})'
+        ) from error
+    return manifest
+
+
+def _verify(state_path: Path, files: Sums) -> None:
+    """Compares the listed files with their sizes and sums."""
+    for name, sums in files.items():
+        fault = _fault_of_file(state_path.parent / name, sums['size'], sums['sha256'])
+        if fault:
+            raise ResumeError(f'{state_path} {fault}')
+
+
+def _fault_of_file(path: Path, size: int, sha256: str) -> str:
+    name = Path(os.path.normpath(path))
+    try:
+        found = path.stat().st_size
+        if found != size:
+            return f'is incomplete: {name} has {found} bytes of {size}'
+        digest = hashlib.sha256()
+        with open(path, 'rb') as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except FileNotFoundError:
+        return f'is incomplete: {name} is missing'
+    except OSError as error:
+        return f'cannot be read: {name}: {first_line(error)}'
+    if digest.hexdigest() != sha256:
+        return f'is damaged: {name} is not what was written with it (SHA-256 differs)'
+    return ''
+
+
+def _weights(state_path: Path, name: str, iteration: int, listed: Sums) -> Path:
+    """The file of one network that belongs to a state."""
+    file = f'{name}_{iteration}.pth'
+    for place in listed:
+        if Path(place).name == file:
+            return Path(os.path.normpath(state_path.parent / place))
+    path = state_path.parent.parent / 'models' / file
+    if listed or not path.is_file():
+        raise ResumeError(f'{state_path} has no weights {path} that belong to it')
+    fault = _fault_of_archive(path)
+    try:
+        # Memory-mapped: reads the directory of the file, which a truncation destroys.
+        torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    except _READ_ERRORS as error:
+        fault = first_line(error)
+    if fault:
+        raise ResumeError(f'{state_path} has weights {path} that cannot be read ({fault})')
+    return path
+
+
+def _fault_of_archive(path: Path) -> str:
+    """Compares the check sums inside a file of ``torch.save``; its own reader does not."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return ''  # of an old torch, or no archive at all: for the reader to say
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        return first_line(error)
+    return f'check sum of {damaged} differs' if damaged else ''

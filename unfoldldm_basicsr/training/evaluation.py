@@ -1,0 +1,228 @@
+"""Validation: images restored and measured on all ranks, and what is said about them.
+
+Every rank restores the images ``rank, rank + world_size, ...``; the values of the single images
+are gathered and averaged in the order of the data set, so the mean on any number of ranks is the
+mean on one, to the last bit. Images are taken from the data set by index, one at a time (BasicSR's
+loaders do the same), which draws nothing from the global random generators.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils import get_root_logger, tensor2img
+from basicsr.utils.registry import METRIC_REGISTRY
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from unfoldldm_basicsr.common.ranks import together
+from unfoldldm_basicsr.data.items import ItemReader
+from unfoldldm_basicsr.metrics.calculate import calculate_metric
+from unfoldldm_basicsr.training.batches import Batch, to_device
+from unfoldldm_basicsr.training.inference import Restored
+from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.randomness import preserved_rng
+from unfoldldm_basicsr.training.saved_images import SavedImages, image_name, write_image
+from unfoldldm_basicsr.training.validation_report import (
+    ImageResult,
+    averages,
+    degradation_rows,
+    table_lines,
+    unusual_values,
+    write_stage_psnr,
+    write_validation_csv,
+)
+
+
+class Evaluator:
+    """Restores, measures and reports validation sets; knows nothing of the model behind.
+
+    Args:
+        opt: options of the run: ranks, folders, names, ``val``.
+        device: where batches are restored.
+        restore: makes a :class:`Restored` of a batch.
+        extras: (data set, index, batch) -> further entries of the batch of an item.
+        measure: (restored, batch, result) -> adds what was found to the result; by default the
+            metrics of the option file, and the PSNR of every stage of a trace.
+        prefix: put before the name of every metric, in the log and in TensorBoard.
+        note: said with every validation.
+
+    Attributes:
+        best: best value of every metric of every data set, as BasicSR keeps them.
+    """
+
+    def __init__(
+        self,
+        opt: Mapping[str, Any],
+        device: torch.device,
+        restore: Callable[[Batch], Restored],
+        *,
+        extras: Callable[[Dataset, int, Batch], Batch] | None = None,
+        measure: Callable[[Restored, Batch, ImageResult], None] | None = None,
+        prefix: str = '',
+        note: str = '',
+    ):
+        self.opt, self.device, self.restore, self.extras = opt, device, restore, extras
+        self.measure = measure or self.measure_image
+        self.prefix, self.note = prefix, note
+        self.val = opt.get('val') or {}
+        self.metrics = self.val.get('metrics') or {}
+        self.best: dict[str, dict[str, dict[str, Any]]] = {}
+
+    # ---- measuring ----------------------------------------------------------------------------
+
+    def evaluate(self, dataloader: DataLoader, label: str, save_img: bool) -> list[ImageResult]:
+        """Restores and measures a data set; every rank returns the results of all images in order.
+
+        Args:
+            dataloader: validation loader; its data set and collate function are used.
+            label: iteration or experiment name, for the file names of saved images.
+            save_img: write the restored images.
+
+        Returns:
+            What was measured, of all ranks; of fewer images when a signal asks a training to stop.
+
+        Raises:
+            DataFault: an image cannot be read, or takes longer than the ``timeout`` of its section.
+            OutputWriteError: a restored image cannot be written.
+            SharedFailure: the same on several ranks, met by any of them.
+        """
+        parts = together(self.opt, lambda: self._evaluate_share(dataloader, label, save_img))
+        results = [result for part in parts for result in part]
+        return sorted(results, key=lambda result: result.index)
+
+    def _evaluate_share(self, loader: DataLoader, label: str, save_img: bool) -> list[ImageResult]:
+        """The images of this rank."""
+        dataset, rank = loader.dataset, self.opt['rank']
+        options = getattr(dataset, 'opt', {})
+        indices = range(rank, len(dataset), self.opt['world_size'])
+        bar = tqdm(indices, unit='image', disable=rank != 0 or not self.val.get('pbar', False))
+        reader = ItemReader(dataset, {'phase': 'val', **options})
+        files = SavedImages(self.opt, dataset, label) if save_img else None
+        results = []
+        with preserved_rng():
+            for index in bar:
+                if self.opt.get('is_train') and stop_request.signum:
+                    break
+                batch = loader.collate_fn([reader.read(index)])
+                if self.extras is not None:
+                    batch |= self.extras(dataset, index, batch)
+                batch = to_device(batch, self.device)
+                restored = self.restore(batch)
+                result = describe(index, batch, options)
+                bar.set_description(f'Test {result.name}')
+                self.measure(restored, batch, result)
+                if files is not None:
+                    path = files.path(index, result.name, result.degradation)
+                    write_image(_image(restored.output), path)
+                results.append(result)
+        return results
+
+    def measure_image(self, restored: Restored, batch: Batch, result: ImageResult) -> None:
+        """Scores a restored image with the metrics of the option file."""
+        gt, finite = batch.get('gt'), bool(torch.isfinite(restored.output).all())
+        if not finite:
+            get_root_logger().error(f'Validation: the output for {result.name} is not finite.')
+        images = {'img': _image(restored.output)} if self.metrics else {}
+        if gt is not None and self.metrics:
+            images['img2'] = _image(gt)
+        for name, options in self.metrics.items():
+            if gt is None and _needs_gt(options['type']):
+                continue
+            options = {key: value for key, value in options.items() if key != 'better'}
+            value = float(calculate_metric(images, options)) if finite else math.nan
+            result.metrics[self.prefix + name] = value
+        if restored.trace is not None and gt is not None:
+            for stage in restored.trace.stages:
+                images = stage.x_hat, stage.x_tilde, stage.x
+                result.stages.append(tuple(_float_psnr(image[: len(gt)], gt) for image in images))
+
+    # ---- reporting ----------------------------------------------------------------------------
+
+    def update_best(self, dataset: str, means: Mapping[str, float], iteration: int) -> list[str]:
+        """Takes the means of a validation; returns the metrics that are the best so far.
+
+        An undefined value compares as neither higher nor lower, so it is never the best.
+        """
+        records, improved = self.best.setdefault(dataset, {}), []
+        for name, value in means.items():
+            options = self.metrics.get(name.removeprefix(self.prefix), {})
+            better = options.get('better', 'higher')
+            worst = -math.inf if better == 'higher' else math.inf
+            record = records.setdefault(name, {'better': better, 'val': worst, 'iter': -1})
+            if value >= record['val'] if record['better'] == 'higher' else value <= record['val']:
+                record.update(val=value, iter=iteration)
+                improved.append(name)
+        return improved
+
+    def report(
+        self, dataset: str, results: list[ImageResult], iteration: int | str, tb_logger: Any
+    ) -> None:
+        """Writes the means of a validation to the log, CSV files and TensorBoard.
+
+        Raises:
+            OutputWriteError: a file cannot be written.
+        """
+        for sentence in unusual_values(results):
+            get_root_logger().warning(sentence)
+        lines, scalars = [f'Validation {dataset}{self.note}'], {}
+        for name, value in averages(results).items():
+            line = f'\t # {name}: {value:.4f}'
+            if dataset in self.best:
+                best = self.best[dataset][name]
+                line += f'\tBest: {best["val"]:.4f} @ {best["iter"]} iter'
+            lines.append(line)
+            scalars[name] = value
+        rows, folder = degradation_rows(results), Path(self.opt['path']['log'])
+        lines += [f'\t   {line}' for line in table_lines(rows)]
+        for degradation, (_, means) in rows.items():
+            scalars |= {f'{degradation}/{name}': value for name, value in means.items()}
+        path = folder / f'validation_{dataset}.csv'
+        write_validation_csv(results, rows, path, str(iteration))
+        path = folder / f'stage_psnr_{dataset}.csv'
+        for k, means in enumerate(write_stage_psnr(results, path, str(iteration)), start=1):
+            hat, tilde, x = means
+            lines.append(f'\t   stage {k}\tx_hat {hat:.2f} dB, x_tilde {tilde:.2f}, x {x:.2f}')
+            scalars[f'stage_{k}/{self.prefix}psnr'] = x
+        if not scalars:
+            lines.append('\t no metrics: val.metrics is empty or the images have no ground truth')
+        get_root_logger().info('\n'.join(lines))
+        if tb_logger is not None:
+            for name, value in scalars.items():
+                tb_logger.add_scalar(f'metrics/{dataset}/{name}', value, iteration)
+
+
+def describe(index: int, batch: Batch, options: Mapping[str, Any]) -> ImageResult:
+    """Name and degradation of an item.
+
+    Args:
+        index: of the item.
+        batch: the item as a batch of one.
+        options: of the data set.
+    """
+    degradation = batch.get('degradation_name')
+    if isinstance(degradation, list | tuple):
+        degradation = degradation[0]
+    return ImageResult(index, image_name(batch['lq_path'][0], options), degradation)
+
+
+def _image(batch: Tensor):
+    """(1, c, H, W) in [0, 1] -> uint8 HWC, BGR."""
+    return tensor2img([batch.detach().cpu()])
+
+
+def _needs_gt(metric: str) -> bool:
+    parameter = inspect.signature(METRIC_REGISTRY.get(metric)).parameters.get('img2')
+    return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def _float_psnr(image: Tensor, gt: Tensor) -> float:
+    """PSNR in dB of RGB in [0, 1], clamped, not rounded to 8 bits, no border cut."""
+    mse = (image.clamp(0, 1).double() - gt.double()).square().mean().item()
+    return math.inf if mse == 0 else -10 * math.log10(mse)

@@ -1,0 +1,70 @@
+"""Restoring the images of a validation: whole, traced or in tiles."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+
+from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.restoring.tiling import (
+    NoStatisticsError,
+    check_tile,
+    tiled_forward,
+    with_image_statistics,
+)
+from unfoldldm_basicsr.training.options import ValOptions
+
+
+class Restored(NamedTuple):
+    """What a model made of a batch: images (B, C, H, W), and its stages where they are traced."""
+
+    output: Tensor
+    trace: Any = None
+
+
+def restore_image(
+    net: nn.Module, lq: Tensor, arguments: Mapping[str, Any], val: ValOptions
+) -> Restored:
+    """Runs a network on (B, C, H, W); in tiles as ``unfoldldm restore --tile`` does.
+
+    Args:
+        net: the bare network, in eval mode.
+        lq: degraded images.
+        arguments: further arguments of its forward pass.
+        val: ``tile``, ``tile_overlap``, ``trace``.
+    """
+    if val.tile and max(lq.shape[-2:]) > val.tile:
+        return Restored(_restore_tiled(net, lq, arguments, val.tile, val.tile_overlap))
+    if val.trace:
+        trace = net(lq, **arguments, return_trace=True)
+        return Restored(trace.output, trace)
+    return Restored(net(lq, **arguments))
+
+
+def _restore_tiled(
+    net: nn.Module, lq: Tensor, arguments: Mapping[str, Any], tile: int, overlap: int
+) -> Tensor:
+    """The tiles of an image share its statistics."""
+    contract = contract_of(net)
+    multiple = contract.size_multiple
+
+    def forward(part: Tensor) -> Tensor:
+        return net(part, **arguments)
+
+    if contract.tiling_changes_result:
+        side, _ = check_tile(tile, overlap, multiple)
+        try:
+            forward = with_image_statistics(forward, lq, tile=side, size_multiple=multiple)
+        except NoStatisticsError as error:
+            _warn_once(f'val.tile changes the results: {error}')
+    return tiled_forward(forward, lq, tile=tile, overlap=overlap, size_multiple=multiple)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Not for every image."""
+    get_root_logger().warning(message)

@@ -1,0 +1,242 @@
+"""What the models of this package read from an option file, and what must fit together in it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
+
+from basicsr.utils.registry import ARCH_REGISTRY
+from pydantic import Field
+
+from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.declaration import Count, Problem
+from unfoldldm_basicsr.options.run import Run, section_values
+from unfoldldm_basicsr.options.schema import (
+    BasicLogger,
+    BasicPath,
+    BasicTop,
+    BasicTrain,
+    BasicVal,
+)
+from unfoldldm_basicsr.restoring.tiling import check_tile
+from unfoldldm_basicsr.training.batches import MixingOptions, ProgressiveOptions
+from unfoldldm_basicsr.training.optimisation import GradientClipper, check_optimizer
+from unfoldldm_basicsr.training.schedules import check_schedule
+
+Positive = Annotated[Count, Field(ge=1)]
+Limit = Annotated[float, Field(gt=0)]
+Problems = Iterator[Problem]
+
+
+class TopOptions(BasicTop):
+    """The top level of an option file."""
+
+    scan_backend: Literal['auto', 'torch', 'triton', 'mamba'] | None = None
+    """Selective scan on GPUs; goes before the variable UNFOLDLDM_SCAN."""
+
+
+class TrainOptions(BasicTrain):
+    """``train``."""
+
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of the averaged weights; 0: none."""
+    use_grad_clip: bool = False
+    """Limit the gradient norm of each parameter group."""
+    grad_clip_norm: Limit | dict[str, Limit] | None = None
+    """The limit: one for all groups, or one per group."""
+    accum_iter: Positive = 1
+    """Slices of the batch whose gradients are added up in one step."""
+    amp: Literal['bf16'] | None = None
+    """Mixed precision; ~: fp32 (fp16 would need loss scaling)."""
+    progressive: ProgressiveOptions | None = None
+    """Patch and batch sizes that change during training."""
+    mixing_augs: MixingOptions | None = None
+    """Mixed pairs."""
+    max_nonfinite: Positive = 10
+    """Steps in a row that may be skipped for NaN before the training stops."""
+    apply_new_schedule: bool = False
+    """A resumed run takes optim_g, scheduler and warmup_iter from the option file."""
+    use_compile: bool = False
+    """Compile the network with torch.compile."""
+    use_channels_last: bool = False
+    """Channels-last memory format."""
+
+
+class ValOptions(BasicVal):
+    """``val``."""
+
+    tile: Positive | None = None
+    """Restore in overlapping tiles of this size."""
+    tile_overlap: Annotated[Count, Field(ge=0)] = 32
+    """Overlap of the tiles in pixels."""
+    trace: bool = False
+    """Write the PSNR of every stage to stage_psnr_DATASET.csv."""
+
+
+class PathOptions(BasicPath):
+    """``path``."""
+
+
+class LoggerOptions(BasicLogger):
+    """``logger``."""
+
+    keep_checkpoints: Positive | None = None
+    """Newest checkpoints to keep; ~: all."""
+    keep_best: bool = False
+    """Keep the weights of the best validation, net_g_best_METRIC.pth."""
+
+
+SECTIONS = {
+    '': TopOptions,
+    'train': TrainOptions,
+    'val': ValOptions,
+    'path': PathOptions,
+    'logger': LoggerOptions,
+}
+
+
+# ---- rules --------------------------------------------------------------------------------------
+
+
+def of_training(rule: Callable[[Run], Problems]) -> Callable[[Run], Problems]:
+    """A rule that says nothing about tests."""
+
+    @functools.wraps(rule)
+    def checked(run: Run) -> Problems:
+        return rule(run) if run.is_train else iter(())
+
+    return checked
+
+
+def evaluation_fits(run: Run) -> Problems:
+    """Tiles and traces."""
+    val = run.val
+    if val.tile is None and 'tile_overlap' in val.model_fields_set:
+        yield Problem('val.tile_overlap', 'has no effect without val.tile.')
+    if val.tile is not None:
+        net = run.networks.get('network_g')
+        multiple = 1 if net is None else contract_of(net).size_multiple
+        try:
+            check_tile(val.tile, val.tile_overlap, multiple)
+        except ValueError as error:
+            yield Problem('val.tile', str(error))
+        if val.trace:
+            yield Problem('val.trace', 'stages are traced on whole images: remove val.tile.')
+
+
+def forward_inputs(run: Run) -> dict[str, inspect.Parameter]:
+    """Arguments of the forward pass of ``network_g``, whether it can be built or not."""
+    cls = dict(iter(ARCH_REGISTRY)).get(run.network_sections['network_g'].get('type'))
+    return dict(list(inspect.signature(cls.forward).parameters.items())[1:]) if cls else {}
+
+
+def network_takes_what_it_gets(run: Run) -> Problems:
+    """The network's forward pass and what the model gives it with every image."""
+    inputs, kind = forward_inputs(run), run.network_sections['network_g'].get('type')
+    if not inputs:
+        return
+    given = () if run.model.conditioning_class is None else ('degradation',)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in inputs.values() if p.default is p.empty and p.kind in kinds]
+    missing = [name for name in needed[1:] if name not in given]
+    unused = [name for name in given if name not in inputs]
+    if missing:
+        message = (
+            f'{kind} also needs {", ".join(missing)} with every image, which this model_type does '
+            'not provide.'
+        )
+        if missing == ['degradation']:
+            phases = 'VLUNetPriorPhase1Model or VLUNetPriorPhase2Model'
+            message += f' Use model_type: {phases if "gt" in inputs else "VLUNetModel"}.'
+        yield Problem('network_g.type', message)
+    elif unused:
+        message = f'{kind} takes no {", ".join(unused)}, which this model_type is for; '
+        yield Problem('network_g.type', f'{message}use model_type: RestorationModel.')
+    elif run.val.trace and not {'return_trace', 'prior_source'} <= inputs.keys():
+        yield Problem('val.trace', f'{kind} has no stages to trace; remove it.')
+
+
+@of_training
+def schedule_fits(run: Run) -> Problems:
+    """Optimiser, schedule and warm-up."""
+    train, on_cpu = run.train, run.opt.get('num_gpu') == 0  # 'auto' is resolved there
+    for key, *rest in check_optimizer(train.optim_g, on_cpu=on_cpu):
+        yield Problem(f'train.optim_g.{key}', *rest)
+    lr = train.optim_g.get('lr')
+    lr = lr if isinstance(lr, int | float) else None
+    for key, *rest in check_schedule(train.scheduler, train.total_iter, lr):
+        yield Problem(f'train.scheduler.{key}', *rest)
+    if train.warmup_iter is not None and train.warmup_iter >= train.total_iter:
+        message = f'must lie between -1 and total_iter, got {train.warmup_iter}.'
+        yield Problem('train.warmup_iter', message)
+
+
+@of_training
+def something_is_trained(run: Run) -> Problems:
+    """A loss, and no switch without effect."""
+    if not run.train.pixel_opt and not run.train.perceptual_opt:
+        yield Problem('train.pixel_opt', 'no loss: set pixel_opt, for example type: L1Loss.')
+    if run.top.find_unused_parameters:
+        message = 'has no effect here: every parameter is used. Remove it.'
+        yield Problem('find_unused_parameters', message)
+
+
+@of_training
+def clipping_fits(run: Run) -> Problems:
+    """Limits of the gradient norm, and the groups that they name."""
+    limits = run.train.grad_clip_norm
+    if limits is None:
+        return
+    if not run.train.use_grad_clip:
+        yield Problem('train.grad_clip_norm', 'has no effect without use_grad_clip: true.')
+    elif isinstance(limits, dict) and None not in run.networks.values():
+        try:
+            GradientClipper(run.model.trained_groups(run.networks), limits)
+        except ValueError as error:
+            yield Problem('train.grad_clip_norm', str(error))
+
+
+@of_training
+def batches_fit(run: Run) -> Problems:
+    """Slices and progressive sizes of what the loader gives."""
+    train, data = run.train, section_values(section_values(run.opt, 'datasets'), 'train')
+    smallest = data.get('batch_size_per_gpu')
+    if train.progressive is not None:
+        sizes = dict(train.progressive)
+        for key in ('gt_sizes', 'mini_batch_sizes'):
+            if len(sizes[key]) != len(sizes['iters']) or not sizes[key]:
+                yield Problem(f'train.progressive.{key}', 'is not as long as iters, or empty.')
+                return
+        for key, limit in (('gt_sizes', 'gt_size'), ('mini_batch_sizes', 'batch_size_per_gpu')):
+            largest = data.get(limit)
+            if isinstance(largest, int) and max(sizes[key]) > largest:
+                message = f'{max(sizes[key])} is more than datasets.train.{limit} ({largest}).'
+                yield Problem(f'train.progressive.{key}', message)
+        smallest = min(sizes['mini_batch_sizes'])
+    if isinstance(smallest, int) and train.accum_iter > smallest:
+        yield Problem('train.accum_iter', f'{train.accum_iter} slices of a batch of {smallest}.')
+
+
+@of_training
+def best_can_be_told(run: Run) -> Problems:
+    """What ``logger.keep_best`` needs."""
+    if not run.logger.keep_best:
+        return
+    if not run.val.metrics:
+        yield Problem('logger.keep_best', 'needs val.metrics to tell what is best.')
+    elif not any(str(name).startswith('val') for name in section_values(run.opt, 'datasets')):
+        message = 'needs datasets.val: without it nothing is validated.'
+        yield Problem('logger.keep_best', message)
+
+
+RULES = (
+    evaluation_fits,
+    network_takes_what_it_gets,
+    schedule_fits,
+    something_is_trained,
+    clipping_fits,
+    batches_fit,
+    best_can_be_told,
+)

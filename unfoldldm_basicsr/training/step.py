@@ -1,0 +1,133 @@
+"""One step of a training: gradients of the slices of a batch, their norms, the optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from unfoldldm_basicsr.training.batches import Batch, slices_of
+from unfoldldm_basicsr.training.guards import NonFiniteGuard, RunningStatistics, training_memory
+from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.optimisation import GradientClipper
+from unfoldldm_basicsr.training.randomness import step_rng
+
+Losses = dict[str, Tensor]
+
+
+class Done(NamedTuple):
+    """What became of a step."""
+
+    log: OrderedDict[str, float]  # losses, figures and gradient norms, means over the ranks
+    applied: bool  # False: something was not finite, and the step was skipped
+    stop: bool  # a signal asks this rank or another to stop
+
+
+class TrainingStep:
+    """Makes steps on all ranks alike.
+
+    Args:
+        opt: options of the run: ranks, folders, network.
+        seed: of the random numbers in the steps.
+        net: the bare network.
+        optimizer: of all that is trained.
+        clip_gradients: measures and limits the gradients.
+        accum_iter: slices of a batch.
+        max_nonfinite: steps in a row that may be skipped.
+    """
+
+    def __init__(
+        self,
+        opt: Mapping[str, Any],
+        *,
+        seed: int,
+        net: nn.Module,
+        optimizer: Optimizer,
+        clip_gradients: GradientClipper,
+        accum_iter: int,
+        max_nonfinite: int,
+    ):
+        self.opt, self.seed, self.optimizer = opt, seed, optimizer
+        self.clip_gradients, self.accum_iter = clip_gradients, accum_iter
+        self.guard = NonFiniteGuard(max_nonfinite)
+        self.statistics = RunningStatistics(net)
+
+    def __call__(
+        self,
+        batch: Batch,
+        current_iter: int,
+        compute_losses: Callable[[Batch, int], tuple[Losses, Losses]],
+        wrapped: Sequence[nn.Module],
+    ) -> Done:
+        """One step.
+
+        Args:
+            batch: on the device.
+            current_iter: the iteration.
+            compute_losses: of a slice: losses, whose sum is minimised, and figures.
+            wrapped: the networks whose gradients DistributedDataParallel averages.
+
+        Raises:
+            NonFiniteTrainingError: too many skipped steps in a row.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self.statistics.remember()
+        with training_memory(self.opt), step_rng(self.seed, current_iter, self.opt['rank']):
+            values = self._accumulate(batch, current_iter, compute_losses, wrapped)
+        norms = {f'grad_norm_{name}': norm for name, norm in self.clip_gradients().items()}
+        log, stop = _reduce(values | norms, self.opt, batch['lq'].device)
+        bad = [name for name, value in log.items() if not math.isfinite(value)]
+        if self.guard.passes(bad):
+            self.optimizer.step()
+        else:
+            self.statistics.put_back()
+            keep = self.opt['rank'] == 0 or not all(v.isfinite() for v in values.values())
+            self.guard.report(current_iter, bad, batch, self.opt, keep_batch=keep)
+            self.guard.stop_if_exhausted(current_iter, bad)
+        return Done(log, not bad, stop)
+
+    def _accumulate(
+        self, batch: Batch, current_iter: int, compute_losses: Callable, wrapped: Sequence
+    ) -> dict[str, Tensor]:
+        """Adds up the gradients of the batch's slices; returns their weighted losses.
+
+        The gradients are averaged over the ranks in the backward pass of the last slice only.
+        """
+        totals: dict[str, Tensor] = {}
+        for index, (part, share) in enumerate(slices_of(batch, self.accum_iter), start=1):
+            with ExitStack() as stack:
+                if index < self.accum_iter and self.opt['dist']:
+                    for net in wrapped:
+                        stack.enter_context(net.no_sync())
+                losses, figures = compute_losses(part, current_iter)
+                (sum(losses.values()) * share).backward()
+            for name, value in (losses | figures).items():
+                totals[name] = totals.get(name, 0) + value.detach().float() * share
+        return totals
+
+
+def asked_to_stop(opt: Mapping[str, Any], device: torch.device) -> bool:
+    """Whether a signal asks this rank or another to stop."""
+    return _reduce({}, opt, device)[1]
+
+
+def _reduce(
+    values: Mapping[str, Tensor], opt: Mapping[str, Any], device: torch.device
+) -> tuple[OrderedDict[str, float], bool]:
+    """Means over the ranks, and whether a signal asks any of them to stop.
+
+    All ranks get the same answer, so that all skip or stop together. One wait for the device.
+    """
+    stop = torch.tensor(float(bool(stop_request.signum)))
+    packed = torch.stack([v.detach().float().to(device) for v in (*values.values(), stop)])
+    if opt['dist']:
+        torch.distributed.all_reduce(packed)
+        packed /= opt['world_size']
+    *means, stop = packed.tolist()
+    return OrderedDict(zip(values, means, strict=True)), stop > 0
