@@ -1,0 +1,116 @@
+"""README and docs: links lead somewhere, commands are understood, code compiles, files exist."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from unfoldldm_basicsr.cli import COMMANDS, build_parser
+
+PAGES = sorted(
+    page
+    for pattern in ('*.md', 'docs/*.md', 'options/**/*.md', 'scripts/**/*.md')
+    for page in ROOT.glob(pattern)
+)
+EACH = pytest.mark.parametrize('page', PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+OURS = ('options/', 'scripts/', 'docs/', 'tests/', 'unfoldldm_basicsr/')
+
+
+def without_code(text: str) -> str:
+    return re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of headings as GitHub makes them."""
+    heads = re.findall(r'^#+ (.+)$', without_code(page.read_text(encoding='utf-8')), re.M)
+    return {re.sub(r'[^\w\- ]', '', head.lower()).strip().replace(' ', '-') for head in heads}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Commands of the shell blocks, continued lines joined, comments and variables left out."""
+    found = []
+    text = page.read_text(encoding='utf-8')
+    for block in re.findall(r'^```(?:bash|sh)?\n(.*?)^```', text, re.M | re.S):
+        for line in block.replace('\\\n', ' ').splitlines():
+            try:
+                words = shlex.split(line, comments=True)
+            except ValueError:  # a drawing or an equation
+                continue
+            while words and re.fullmatch(r'[A-Z_]+=\S*', words[0]):
+                words.pop(0)
+            for end in ('|', '&&', '>', ';'):
+                words = words[: words.index(end)] if end in words else words
+            if words:
+                found.append(words)
+    return found
+
+
+def expanded(name: str) -> list[str]:
+    """``{a,b}`` written out."""
+    braces = re.search(r'\{([^{}]*)\}', name)
+    if not braces:
+        return [name]
+    start, end = name[: braces.start()], name[braces.end() :]
+    return [file for part in braces[1].split(',') for file in expanded(start + part + end)]
+
+
+@EACH
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r'\]\(([^)\s]+)\)', without_code(page.read_text(encoding='utf-8'))):
+        if re.match(r'https?://|mailto:', target):
+            continue
+        name, _, anchor = target.partition('#')
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@EACH
+def test_commands_are_understood(page):
+    for words in commands(page):
+        if words[0] == 'unfoldldm':
+            assert words[1] in COMMANDS, words
+            build_parser(words[1:]).parse_args(words[1:])
+            continue
+        if words[0] == 'python' and words[1] == '-m':
+            module = words[2].replace('.', '/')
+            assert not module.startswith('unfoldldm') or (ROOT / f'{module}.py').is_file(), words
+        elif words[0] in ('bash', 'source', 'python') and words[1].startswith('scripts/'):
+            assert (ROOT / words[1]).is_file(), words
+            source = (ROOT / words[1]).read_text(encoding='utf-8')
+            for word in words[2:] if words[0] == 'python' else ():
+                assert not word.startswith('--') or f"'{word.partition('=')[0]}'" in source, words
+        for option, value in itertools.pairwise(words):
+            if option == '-opt' and value.startswith('options/'):
+                assert all((ROOT / file).is_file() for file in expanded(value)), words
+
+
+@EACH
+def test_files_and_commands_in_the_text_exist(page):
+    text = without_code(page.read_text(encoding='utf-8'))
+    for quoted in re.findall(r'`([^`\n]+)`', text):
+        words = quoted.split()
+        if words[0] == 'unfoldldm' and len(words) > 1 and re.fullmatch('[a-z]+', words[1]):
+            assert words[1] in COMMANDS, quoted
+        name = words[0].partition('::')[0]
+        if not name.startswith(OURS) or re.search(r'[A-Z]{3,}(?!\.)|<|DIR', name):
+            continue
+        for file in expanded(name.rstrip(':,.')):
+            assert glob.glob(str(ROOT / file)), quoted
+
+
+@EACH
+def test_python_examples_compile_and_import_what_exists(page):
+    text = page.read_text(encoding='utf-8')
+    for block in re.findall(r'^```python\n(.*?)^```', text, re.M | re.S):
+        compile(block, str(page), 'exec')
+        for module, names in re.findall(r'^from (unfoldldm[\w.]*) import (.+)$', block, re.M):
+            loaded = __import__(module, fromlist=['x'])
+            for name in names.split(','):
+                assert hasattr(loaded, name.strip()), f'{module}.{name}'
