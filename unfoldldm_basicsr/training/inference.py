@@ -10,12 +10,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.contract import contract_of
-from unfoldldm_basicsr.restoring.tiling import (
-    NoStatisticsError,
-    check_tile,
-    tiled_forward,
-    with_image_statistics,
-)
+from unfoldldm_basicsr.restoring.tiling import restore_in_tiles
 from unfoldldm_basicsr.training.options import ValOptions
 
 
@@ -38,30 +33,20 @@ def restore_image(
         val: ``tile``, ``tile_overlap``, ``trace``.
     """
     if val.tile and max(lq.shape[-2:]) > val.tile:
-        return Restored(_restore_tiled(net, lq, arguments, val.tile, val.tile_overlap))
+        output, note = restore_in_tiles(
+            lambda part: net(part, **arguments),
+            lq,
+            contract_of(net),
+            tile=val.tile,
+            overlap=val.tile_overlap,
+        )
+        if note:
+            _warn_once(f'val.tile changes the results: {type(net).__name__} {note}')
+        return Restored(output)
     if val.trace:
         trace = net(lq, **arguments, return_trace=True)
         return Restored(trace.output, trace)
     return Restored(net(lq, **arguments))
-
-
-def _restore_tiled(
-    net: nn.Module, lq: Tensor, arguments: Mapping[str, Any], tile: int, overlap: int
-) -> Tensor:
-    """The tiles of an image share its statistics."""
-    contract = contract_of(net)
-    multiple = contract.size_multiple
-
-    def forward(part: Tensor) -> Tensor:
-        return net(part, **arguments)
-
-    if contract.tiling_changes_result:
-        side, _ = check_tile(tile, overlap, multiple)
-        try:
-            forward = with_image_statistics(forward, lq, tile=side, size_multiple=multiple)
-        except NoStatisticsError as error:
-            _warn_once(f'val.tile changes the results: {error}')
-    return tiled_forward(forward, lq, tile=tile, overlap=overlap, size_multiple=multiple)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from basicsr.utils.registry import ARCH_REGISTRY
 from pydantic import Field
 
-from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.contract import check_tile, contract_of
 from unfoldldm_basicsr.common.declaration import Count, Problem
 from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.options.schema import (
@@ -20,7 +20,6 @@ from unfoldldm_basicsr.options.schema import (
     BasicTrain,
     BasicVal,
 )
-from unfoldldm_basicsr.restoring.tiling import check_tile
 from unfoldldm_basicsr.training.batches import MixingOptions, ProgressiveOptions
 from unfoldldm_basicsr.training.optimisation import GradientClipper, check_optimizer
 from unfoldldm_basicsr.training.schedules import check_schedule
