@@ -241,8 +241,8 @@ def test_missing_openclip_comes_with_the_install_command(monkeypatch):
             {'clip_config': {**TINY_CLIP, 'text_cfg': -1}},
             r'clip_config\.text_cfg must be a section',
         ),
-        ({'class_texts': []}, 'at least one entry in class_texts'),
-        ({'temperature': 0}, 'temperature above 0'),
+        ({'class_texts': []}, 'class_texts must have at least 1 item'),
+        ({'temperature': 0}, 'temperature must be greater than 0'),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changes, message):
@@ -276,7 +276,7 @@ def test_labels_choose_rows_and_bad_ones_are_refused():
         net(x, LABELS)
     with pytest.raises(ValueError, match=r'0 to 2, got \[1, 3\]'):
         net(x, torch.tensor([3, 1]))
-    with pytest.raises(ValueError, match='at least 1'):
+    with pytest.raises(ValueError, match='num_degradations must be greater than 0'):
         LabelDegradationEmbedding(num_degradations=0)
 
 

@@ -20,16 +20,17 @@ The other two train without any download. Shapes: B images, E = embed_dim, N deg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.open_clip_backbone import build_clip, import_open_clip
+from unfoldldm_basicsr.common.declaration import Options, Tuple, takes
 from unfoldldm_basicsr.common.registration import register
 
 # Classes in the order of the released training, with the texts that the released CLIP was tuned on.
@@ -63,7 +64,30 @@ def build_adapter(dim: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class CLIPEmbeddingOptions(Options):
+    """Options of CLIPDegradationEmbedding."""
+
+    model_name: str = 'ViT-B-32'
+    """OpenCLIP architecture."""
+    pretrained: str | None = 'laion2b_s34b_b79k'
+    """OpenCLIP tag (downloaded on first use), path of a local weight file, or nothing for random
+    weights."""
+    clip_config: dict | None = None
+    """OpenCLIP configuration (embed_dim, vision_cfg, text_cfg) of an architecture of your own in
+    place of model_name."""
+    class_texts: Tuple[str] = Field(tuple(CLASS_TEXTS.values()), min_length=1)
+    """One text per degradation; their order is the order of the labels. The default follows the
+    released training; the released notebook lists haze before rain."""
+    tune_adapters: bool = False
+    """Trains the adapters; otherwise nothing has a gradient."""
+    normalize: bool = False
+    """Compares unit vectors (cosines); the released notebook does not."""
+    temperature: PositiveFloat = 1.0
+    """Divides the logits; 1 in the released notebook."""
+
+
 @register(ARCH_REGISTRY)
+@takes(CLIPEmbeddingOptions)
 class CLIPDegradationEmbedding(nn.Module):
     """CLIP's opinion of the degraded image, bent by an adapter towards degradations.
 
@@ -71,24 +95,11 @@ class CLIPDegradationEmbedding(nn.Module):
     ``pretrained``, since it can be had there again; the key names of the adapters are the released
     ones, and released state dicts, in which the backbone appears twice, load as well.
 
-    Args:
-        model_name: OpenCLIP architecture.
-        pretrained: OpenCLIP tag (downloaded on first use), path of a local weight file, or None for
-            random weights.
-        clip_config: OpenCLIP configuration (``embed_dim``, ``vision_cfg``, ``text_cfg``) of an
-            architecture of your own in place of ``model_name``.
-        class_texts: one text per degradation; their order is the order of the labels. The default
-            follows the released training; the released notebook lists haze before rain.
-        tune_adapters: trains the adapters; otherwise nothing has a gradient.
-        normalize: compares unit vectors (cosines); the released notebook does not.
-        temperature: divides the logits; 1 in the released notebook.
-
     Attributes:
         released_texts: texts of the released classes by name, in the order of the released
             training.
 
     Raises:
-        ImportError: OpenCLIP is not installed.
         ValueError: unknown architecture or tag, or a weight file that does not fit.
         FileNotFoundError: the weights can neither be found nor downloaded.
     """
@@ -97,40 +108,23 @@ class CLIPDegradationEmbedding(nn.Module):
     trained_jointly = False
     released_texts = CLASS_TEXTS
 
-    def __init__(
-        self,
-        *,
-        model_name: str = 'ViT-B-32',
-        pretrained: str | None = 'laion2b_s34b_b79k',
-        clip_config: dict | None = None,
-        class_texts: Sequence[str] = tuple(CLASS_TEXTS.values()),
-        tune_adapters: bool = False,
-        normalize: bool = False,
-        temperature: float = 1.0,
-    ) -> None:
+    def __init__(self, options: CLIPEmbeddingOptions) -> None:
         super().__init__()
-        if not class_texts or temperature <= 0:
-            raise ValueError(
-                'CLIPDegradationEmbedding needs at least one entry in class_texts and a '
-                f'temperature above 0; got {list(class_texts)} and {temperature}.'
-            )
-        self.clip_model = build_clip(model_name, pretrained, clip_config).requires_grad_(False)
+        pretrained = options.pretrained
+        self.clip_model = build_clip(options.model_name, pretrained, options.clip_config)
+        self.clip_model.requires_grad_(False)
         self.embed_dim = self.clip_model.visual.output_dim
         self.save_backbone = pretrained is None
         self.ad_imageEncoder = nn.ModuleDict({'adapter': build_adapter(self.embed_dim)})
         self.ad_textEncoder = nn.ModuleDict({'adapter': build_adapter(self.embed_dim)})
         for branch in (self.ad_imageEncoder, self.ad_textEncoder):
-            branch.requires_grad_(tune_adapters)
-        self.class_texts = tuple(class_texts)
-        self.normalize = normalize
-        self.temperature = temperature
+            branch.requires_grad_(options.tune_adapters)
+        self.class_texts, self.normalize = options.class_texts, options.normalize
+        self.temperature = options.temperature
         size = self.clip_model.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
-        constants = import_open_clip().constants
-        for name, value in (
-            ('mean', constants.OPENAI_DATASET_MEAN),
-            ('std', constants.OPENAI_DATASET_STD),
-        ):
+        for name in ('mean', 'std'):
+            value = getattr(import_open_clip().constants, f'OPENAI_DATASET_{name.upper()}')
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
         self._raw_texts: Tensor | None = None  # output of the frozen text tower
         self._random_backbone = pretrained is None  # until weights are loaded
@@ -232,29 +226,35 @@ class CLIPDegradationEmbedding(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class EmbeddingOptions(Options):
+    """What the embeddings without CLIP share."""
+
+    embed_dim: PositiveInt = 512
+    """Length E of the vectors."""
+
+
+class LabelEmbeddingOptions(EmbeddingOptions):
+    """Options of LabelDegradationEmbedding."""
+
+    num_degradations: PositiveInt
+    """Number N of degradations."""
+
+
 @register(ARCH_REGISTRY)
+@takes(LabelEmbeddingOptions)
 class LabelDegradationEmbedding(nn.Module):
     """One vector per known degradation: a random code that stays as it is.
 
     The first linear layer of the network it steers learns what each vector means.
-
-    Args:
-        num_degradations: N.
-        embed_dim: E.
-
-    Raises:
-        ValueError: ``num_degradations`` below 1.
     """
 
     needs_label = True
     trained_jointly = False
 
-    def __init__(self, *, num_degradations: int, embed_dim: int = 512) -> None:
+    def __init__(self, options: LabelEmbeddingOptions) -> None:
         super().__init__()
-        if num_degradations < 1:
-            raise ValueError(f'num_degradations must be at least 1, got {num_degradations}.')
-        self.embed_dim = embed_dim
-        self.table = nn.Embedding(num_degradations, embed_dim)
+        self.embed_dim = options.embed_dim
+        self.table = nn.Embedding(options.num_degradations, self.embed_dim)
         self.table.weight._no_weight_decay = True
 
     def forward(self, lq: Tensor, label: Tensor | None = None) -> Tensor:
@@ -288,29 +288,34 @@ class LabelDegradationEmbedding(nn.Module):
         return self.table(label.long())
 
 
+class LearnedEmbeddingOptions(EmbeddingOptions):
+    """Options of LearnedDegradationEmbedding."""
+
+    width: PositiveInt = 32
+    """Channels of the first convolution; doubled twice."""
+    in_channels: PositiveInt = 3
+    """Channels of the image."""
+
+
 @register(ARCH_REGISTRY)
+@takes(LearnedEmbeddingOptions)
 class LearnedDegradationEmbedding(nn.Module):
     """A small convolutional encoder, trained jointly with the restoration network.
 
     The first convolution keeps the full resolution, where noise lives; mean and standard deviation
     over all positions make the vector independent of the image's size.
-
-    Args:
-        embed_dim: E.
-        width: channels of the first convolution; doubled twice.
-        in_channels: channels of the image.
     """
 
     needs_label = False
     trained_jointly = True
 
-    def __init__(self, *, embed_dim: int = 512, width: int = 32, in_channels: int = 3) -> None:
+    def __init__(self, options: LearnedEmbeddingOptions) -> None:
         super().__init__()
-        self.embed_dim = embed_dim
+        self.embed_dim = embed_dim = options.embed_dim
         layers: list[nn.Module] = []
-        channels = in_channels
+        channels = options.in_channels
         for index in range(3):
-            out, stride = width * 2**index, min(2, index + 1)
+            out, stride = options.width * 2**index, min(2, index + 1)
             conv = nn.Conv2d(channels, out, 3, stride, padding=1, padding_mode='replicate')
             layers += [conv, nn.GELU()]
             channels = out

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +29,7 @@ from unfoldldm_basicsr.archs.layers.hyperparameters import (
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
 from unfoldldm_basicsr.archs.layers.resample import crop_to, pad_to_multiple
+from unfoldldm_basicsr.common.declaration import Options, Tuple, takes
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
@@ -79,16 +81,34 @@ class NAFBlock(nn.Module):
         return x + self.conv5(h) * self.gamma
 
 
+class NAFNetOptions(Options):
+    """Options of NAFNet."""
+
+    img_channel: PositiveInt = 3
+    """Channels of input and output."""
+    width: PositiveInt = 16
+    """Channels of the first level."""
+    middle_blk_num: NonNegativeInt = 1
+    """Blocks at the lowest resolution."""
+    enc_blk_nums: Tuple[NonNegativeInt] = ()
+    """Blocks per encoder level; their number is the number of halvings."""
+    dec_blk_nums: Tuple[NonNegativeInt] = ()
+    """Blocks per decoder level, lowest resolution first."""
+
+    @model_validator(mode='after')
+    def _depth(self) -> NAFNetOptions:
+        if len(self.enc_blk_nums) != len(self.dec_blk_nums):
+            raise ValueError(
+                f'enc_blk_nums has {len(self.enc_blk_nums)} entries and dec_blk_nums '
+                f'{len(self.dec_blk_nums)}: there must be as many decoder as encoder levels.'
+            )
+        return self
+
+
 @register(ARCH_REGISTRY)
+@takes(NAFNetOptions)
 class NAFNet(nn.Module):
     """Restores an image of any size; its channel attention averages over the whole image.
-
-    Args:
-        img_channel: channels of input and output.
-        width: channels of the first level.
-        middle_blk_num: blocks at the lowest resolution.
-        enc_blk_nums: blocks per encoder level; their number is the number of halvings.
-        dec_blk_nums: blocks per decoder level, lowest resolution first.
 
     Raises:
         ValueError: encoder and decoder differ in depth.
@@ -96,21 +116,10 @@ class NAFNet(nn.Module):
 
     tiling_changes_result = True
 
-    def __init__(
-        self,
-        img_channel: int = 3,
-        width: int = 16,
-        middle_blk_num: int = 1,
-        enc_blk_nums: Sequence[int] = (),
-        dec_blk_nums: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, options: NAFNetOptions) -> None:
         super().__init__()
-        if len(enc_blk_nums) != len(dec_blk_nums):
-            raise ValueError(
-                f'{type(self).__name__} needs as many decoder as encoder levels: enc_blk_nums has '
-                f'{len(enc_blk_nums)} entries, dec_blk_nums has {len(dec_blk_nums)}.'
-            )
-        self.size_multiple = 2 ** len(enc_blk_nums)
+        depth, width = len(options.enc_blk_nums), options.width
+        self.size_multiple = 2**depth
 
         def blocks(level: int, count: int) -> nn.Sequential:
             channels = width * 2**level
@@ -118,12 +127,13 @@ class NAFNet(nn.Module):
                 *(NAFBlock(channels, self.build_pool(level)) for _ in range(count))
             )
 
-        depth = len(enc_blk_nums)
-        self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
-        self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
-        self.encoders = nn.ModuleList(blocks(i, n) for i, n in enumerate(enc_blk_nums))
-        self.decoders = nn.ModuleList(blocks(depth - 1 - i, n) for i, n in enumerate(dec_blk_nums))
-        self.middle_blks = blocks(depth, middle_blk_num)
+        self.intro = nn.Conv2d(options.img_channel, width, 3, padding=1)
+        self.ending = nn.Conv2d(width, options.img_channel, 3, padding=1)
+        self.encoders = nn.ModuleList(blocks(i, n) for i, n in enumerate(options.enc_blk_nums))
+        self.decoders = nn.ModuleList(
+            blocks(depth - 1 - i, n) for i, n in enumerate(options.dec_blk_nums)
+        )
+        self.middle_blks = blocks(depth, options.middle_blk_num)
         self.ups = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2))
             for c in (width * 2**level for level in range(depth, 0, -1))
@@ -221,43 +231,27 @@ def _sliding_mean(x: Tensor, dim: int, size: int) -> Tensor:
     return ((head - tail) / size).to(x.dtype)
 
 
+class NAFNetLocalOptions(NAFNetOptions):
+    """Options of NAFNetLocal."""
+
+    train_size: Tuple[PositiveInt] = Field((1, 3, 256, 256), min_length=4, max_length=4)
+    """Shape (N, C, H, W) of the training batches; H and W set the windows."""
+    fast_imp: bool = False
+    """Means on a coarser grid: quicker, slightly different results."""
+
+
 @register(ARCH_REGISTRY)
+@takes(NAFNetLocalOptions)
 class NAFNetLocal(NAFNet):
     """NAFNet for testing: pooling over windows of 1.5 training patches instead of the whole image.
 
     Closes the gap between training on patches and testing on full images. Same keys as NAFNet.
-
-    Args:
-        img_channel: as in :class:`NAFNet`.
-        width: as in :class:`NAFNet`.
-        middle_blk_num: as in :class:`NAFNet`.
-        enc_blk_nums: as in :class:`NAFNet`.
-        dec_blk_nums: as in :class:`NAFNet`.
-        train_size: shape (N, C, H, W) of the training batches; H and W set the windows.
-        fast_imp: means on a coarser grid: quicker, slightly different results.
-
-    Raises:
-        ValueError: ``train_size`` has not four entries.
     """
 
-    def __init__(
-        self,
-        img_channel: int = 3,
-        width: int = 16,
-        middle_blk_num: int = 1,
-        enc_blk_nums: Sequence[int] = (),
-        dec_blk_nums: Sequence[int] = (),
-        train_size: Sequence[int] = (1, 3, 256, 256),
-        fast_imp: bool = False,
-    ) -> None:
-        if len(train_size) != 4:
-            raise ValueError(
-                f'NAFNetLocal.train_size is the shape [N, C, H, W] of a training batch, '
-                f'got {list(train_size)}.'
-            )
-        self._train_size = tuple(train_size[-2:])
-        self._fast = fast_imp
-        super().__init__(img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums)
+    def __init__(self, options: NAFNetLocalOptions) -> None:
+        self._train_size = options.train_size[-2:]
+        self._fast = options.fast_imp
+        super().__init__(options)
 
     def build_pool(self, level: int) -> nn.Module:
         """A window of 1.5 training patches, measured in positions of ``level``."""

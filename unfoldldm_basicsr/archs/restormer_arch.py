@@ -16,12 +16,7 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.layers.blocks import Blocks
-from unfoldldm_basicsr.archs.layers.hyperparameters import (
-    StateDict,
-    count_blocks,
-    find_expansion,
-    shape_of,
-)
+from unfoldldm_basicsr.archs.layers.hyperparameters import StateDict
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.resample import (
     Downsample,
@@ -30,7 +25,11 @@ from unfoldldm_basicsr.archs.layers.resample import (
     crop_to,
     pad_to_multiple,
 )
-from unfoldldm_basicsr.archs.layers.transformer import UShapeOptions, transformer_blocks
+from unfoldldm_basicsr.archs.layers.transformer import (
+    UShapeOptions,
+    infer_ushape_kwargs,
+    transformer_blocks,
+)
 from unfoldldm_basicsr.common.declaration import takes
 from unfoldldm_basicsr.common.registration import register
 
@@ -130,32 +129,5 @@ class Restormer(nn.Module):
         Raises:
             ValueError: not weights of this network.
         """
-        dim, inp_channels = shape_of(state_dict, 'patch_embed.proj.weight', cls.__name__)[:2]
-        levels = ['encoder_level1', 'encoder_level2', 'encoder_level3', 'latent']
-        first = [f'{level}.0' for level in levels]
-        return {
-            'inp_channels': inp_channels,
-            'out_channels': shape_of(state_dict, 'output.weight', cls.__name__)[0],
-            'dim': dim,
-            'num_blocks': [count_blocks(state_dict, level) for level in levels],
-            'num_refinement_blocks': count_blocks(state_dict, 'refinement'),
-            **infer_block_kwargs(state_dict, first, dim, cls.__name__),
-            'dual_pixel_task': 'skip_conv.weight' in state_dict,
-        }
-
-
-def infer_block_kwargs(state_dict: StateDict, first: list[str], dim: int, arch: str) -> dict:
-    """Arguments shared by all transformer blocks, from the first block of each of the four levels.
-
-    Raises:
-        ValueError: a block is missing or the feed-forward widths do not agree.
-    """
-    dims = [dim, 2 * dim, 4 * dim, 8 * dim]
-    hidden = [shape_of(state_dict, f'{b}.ffn.project_out.weight', arch)[1] for b in first]
-    with_bias = f'{first[0]}.norm1.body.bias' in state_dict
-    return {
-        'heads': [shape_of(state_dict, f'{b}.attn.temperature', arch)[0] for b in first],
-        'ffn_expansion_factor': find_expansion(dims, hidden, arch),
-        'bias': f'{first[0]}.attn.qkv.bias' in state_dict,
-        'LayerNorm_type': 'WithBias' if with_bias else 'BiasFree',
-    }
+        dual = {'dual_pixel_task': 'skip_conv.weight' in state_dict}
+        return infer_ushape_kwargs(state_dict, cls.__name__) | dual

@@ -23,11 +23,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.layers.blocks import recomputed
-from unfoldldm_basicsr.archs.layers.hyperparameters import (
-    StateDict,
-    count_blocks,
-    shape_of,
-)
+from unfoldldm_basicsr.archs.layers.hyperparameters import StateDict, shape_of
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.resample import (
     Downsample,
@@ -36,8 +32,7 @@ from unfoldldm_basicsr.archs.layers.resample import (
     crop_to,
     pad_to_multiple,
 )
-from unfoldldm_basicsr.archs.layers.transformer import UShapeOptions
-from unfoldldm_basicsr.archs.restormer_arch import infer_block_kwargs
+from unfoldldm_basicsr.archs.layers.transformer import UShapeOptions, infer_ushape_kwargs
 from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM, GradientStepTrace
 from unfoldldm_basicsr.archs.unfolding.proximal_step_transformer import PMM
 from unfoldldm_basicsr.common.declaration import takes
@@ -270,17 +265,6 @@ class VLUNet(nn.Module):
             ValueError: not weights of this network.
         """
         name = cls.__name__
-        dim, inp_channels = shape_of(state_dict, 'patch_embed.proj.weight', name)[:2]
         linear = shape_of(state_dict, 'encoder_level1.gradient_descent.linear.weight', name)
-        levels = ['encoder_level1', 'encoder_level2', 'encoder_level3', 'latent']
-        chains = [f'{level}.denoiser.blocks' for level in levels]
-        return {
-            'de_dim': linear[0],
-            'inp_channels': inp_channels,
-            'out_channels': shape_of(state_dict, 'output.weight', name)[0],
-            'dim': dim,
-            'num_blocks': [count_blocks(state_dict, chain) for chain in chains],
-            'num_refinement_blocks': count_blocks(state_dict, 'refinement.denoiser.blocks'),
-            **infer_block_kwargs(state_dict, [f'{chain}.0' for chain in chains], dim, name),
-            'embed_dim': linear[1],
-        }
+        own = {'de_dim': linear[0], 'embed_dim': linear[1]}
+        return infer_ushape_kwargs(state_dict, name, '.denoiser.blocks') | own

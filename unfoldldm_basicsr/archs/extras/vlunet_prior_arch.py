@@ -130,16 +130,10 @@ class VLUNetPrior(LatentPrior, VLUNet):
         prior: Tensor | None = None,
         return_trace: bool = False,
     ) -> Tensor | UnfoldTrace:
-        """Restores a batch.
+        """Restores a batch; arguments as those of ``UnfoldLDM.forward``, and
 
         Args:
-            lq: (B, c, H, W) in [0, 1], any H and W.
-            gt: (B, c, H, W); training, and the oracle prior.
             degradation: (B, E) vector that chooses the prompts.
-            mode: 'restore', or 'warmup' (phase 2 with gt): the target prior guides, only PI' and
-                f_theta receive gradients.
-            prior_source: overrides the constructor's.
-            prior: (B, C_p) to use instead of any source.
             return_trace: returns :class:`UnfoldTrace` of the last stage instead of the output;
                 ``embedding`` is the degradation vector.
 
@@ -147,8 +141,7 @@ class VLUNetPrior(LatentPrior, VLUNet):
             (B, c, H, W), not clamped.
 
         Raises:
-            ValueError: an unknown mode or source, one that lacks gt, PI or the diffusion, or
-                ``degradation`` of another shape.
+            ValueError: as UnfoldLDM, or ``degradation`` of another shape.
         """
         self.check_degradation(lq, degradation)
         y, size = pad_to_multiple(to_quick_layout(lq), self.size_multiple)

@@ -12,6 +12,7 @@ Shapes: B batch, C channels, H x W positions.
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.layers.convolution import separable_parts
@@ -19,11 +20,6 @@ from unfoldldm_basicsr.archs.layers.layout import has_channels_last, matmul_chan
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 _EPS = 1e-12  # floor of the norms, as in torch.nn.functional.normalize
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, C, H, W) -> (B, heads, C/heads, HW), a view in both memory formats."""
-    return x.unflatten(1, (heads, -1)).flatten(3)
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -58,30 +54,15 @@ def channel_attention_map(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
     if low_precision:
         q = (q / q_norm.unsqueeze(-1)).to(q.dtype)
         k = (k / k_norm.unsqueeze(-1)).to(k.dtype)
-    scores = _split_heads(q, heads) @ _split_heads(k, heads).mT
-    scores = scores.to(q_norm.dtype)
+    # views in both memory formats
+    q = rearrange(q, 'b (heads c) h w -> b heads c (h w)', heads=heads)
+    k = rearrange(k, 'b (heads c) h w -> b heads (h w) c', heads=heads)
+    scores = (q @ k).to(q_norm.dtype)
     if not low_precision:
-        q_norm, k_norm = (norm.unflatten(1, (heads, -1)) for norm in (q_norm, k_norm))
+        split = 'b (heads c) 1 -> b heads c 1'
+        q_norm, k_norm = (rearrange(norm, split, heads=heads) for norm in (q_norm, k_norm))
         scores = scores / (q_norm * k_norm.mT)
     return image_statistic((scores * temperature).softmax(-1))
-
-
-def transposed_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
-    """Channel attention of q over k applied to v.
-
-    Args:
-        q: (B, C, H, W).
-        k: (B, C, H, W).
-        v: (B, C, H', W'), its positions may differ from those of q and k.
-        temperature: (heads, 1, 1), heads divides C.
-
-    Returns:
-        (B, C, H', W') in dtype and memory format of v.
-    """
-    attention = channel_attention_map(q, k, temperature).to(v.dtype)
-    out = attention @ _split_heads(v, temperature.shape[0])
-    out = out.flatten(1, 2).view(v.shape)
-    return out.contiguous(memory_format=torch.channels_last) if has_channels_last(v) else out
 
 
 def attend_and_project(attention: Tensor, v: Tensor, projection: nn.Conv2d) -> Tensor:
@@ -95,9 +76,9 @@ def attend_and_project(attention: Tensor, v: Tensor, projection: nn.Conv2d) -> T
     Returns:
         (B, O, H, W) in the memory format of v.
     """
-    heads, width = attention.shape[1:3]
-    weight = projection.weight.flatten(1).unflatten(1, (heads, width)).transpose(0, 1)
-    matrix = (weight @ attention.to(weight.dtype)).transpose(1, 2).flatten(2)  # B O C
+    weight = projection.weight
+    weight = rearrange(weight, 'o (heads c) 1 1 -> heads o c', heads=attention.shape[1])
+    matrix = rearrange(weight @ attention.to(weight.dtype), 'b heads o c -> b o (heads c)')
     out = matmul_channels(matrix.to(v.dtype), v)
     return out if projection.bias is None else out + projection.bias.view(-1, 1, 1).to(out.dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -22,7 +23,7 @@ def to_quick_layout(x: Tensor) -> Tensor:
 
 def flatten_positions(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, HW, C); a view for channels last."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
+    return rearrange(x, 'b c h w -> b (h w) c')
 
 
 def matmul_channels(matrix: Tensor, x: Tensor) -> Tensor:
@@ -35,8 +36,9 @@ def matmul_channels(matrix: Tensor, x: Tensor) -> Tensor:
     Returns:
         (B, O, H, W).
     """
-    b, _, h, w = x.shape
+    height = x.shape[2]
     if has_channels_last(x):
-        out = torch.bmm(flatten_positions(x), matrix.mT)  # B HW O
-        return out.view(b, h, w, -1).permute(0, 3, 1, 2)
-    return torch.bmm(matrix, x.flatten(2)).view(b, -1, h, w)
+        out = torch.bmm(flatten_positions(x), matrix.mT)
+        return rearrange(out, 'b (h w) o -> b o h w', h=height)
+    out = torch.bmm(matrix, rearrange(x, 'b c h w -> b c (h w)'))
+    return rearrange(out, 'b o (h w) -> b o h w', h=height)

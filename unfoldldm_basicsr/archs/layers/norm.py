@@ -17,30 +17,21 @@ from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.layout import has_channels_last
 
-LAYER_NORM_TYPES = ('WithBias', 'BiasFree')
-
 
 class LayerNorm2d(nn.Module):
     """Normalises every position over its channels; keeps the memory format, computes in fp32.
 
     Args:
         channels: C.
-        bias: adds a learned offset per channel.
         eps: added to the variance (1e-5 in Restormer and VLU-Net, 1e-6 in NAFNet).
         bias_free: Restormer's variant: neither the mean is subtracted nor an offset added.
     """
 
-    def __init__(
-        self, channels: int, *, bias: bool = True, eps: float = 1e-5, bias_free: bool = False
-    ) -> None:
+    def __init__(self, channels: int, *, eps: float = 1e-5, bias_free: bool = False) -> None:
         super().__init__()
         self.eps = eps
-        self.bias_free = bias_free
         self.weight = nn.Parameter(torch.ones(channels))
-        if bias and not bias_free:
-            self.bias = nn.Parameter(torch.zeros(channels))
-        else:
-            self.register_parameter('bias', None)
+        self.register_parameter('bias', None if bias_free else nn.Parameter(torch.zeros(channels)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W) of the same dtype and memory format."""
@@ -48,19 +39,18 @@ class LayerNorm2d(nn.Module):
         if dtype in (torch.float16, torch.bfloat16):
             x = x.float()
         weight, bias = self.weight, self.bias
-        if has_channels_last(x) and not self.bias_free:
+        if has_channels_last(x) and bias is not None:
             # B C H W -> B H W C is a view here, so the fused kernel needs no copy.
             tokens = F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, self.eps)
             return tokens.permute(0, 3, 1, 2).to(dtype)
         centred = x - x.mean(1, keepdim=True)
         scale = centred.square().mean(1, keepdim=True).add(self.eps).rsqrt()
-        out = (x if self.bias_free else centred) * scale * weight.view(-1, 1, 1)
-        if bias is not None:
-            out = out + bias.view(-1, 1, 1)
-        return out.to(dtype)
+        if bias is None:
+            return (x * scale * weight.view(-1, 1, 1)).to(dtype)
+        return (centred * scale * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)).to(dtype)
 
     def extra_repr(self) -> str:
-        return f'{self.weight.numel()}, eps={self.eps}, bias_free={self.bias_free}'
+        return f'{self.weight.numel()}, eps={self.eps}, bias_free={self.bias is None}'
 
 
 class LayerNorm(nn.Module):
@@ -69,17 +59,10 @@ class LayerNorm(nn.Module):
     Args:
         dim: C.
         LayerNorm_type: ``WithBias`` or ``BiasFree``.
-
-    Raises:
-        ValueError: another ``LayerNorm_type``.
     """
 
     def __init__(self, dim: int, LayerNorm_type: str = 'WithBias') -> None:
         super().__init__()
-        if LayerNorm_type not in LAYER_NORM_TYPES:
-            raise ValueError(
-                f"LayerNorm_type '{LayerNorm_type}' is unknown; use 'WithBias' or 'BiasFree'."
-            )
         self.body = LayerNorm2d(dim, bias_free=LayerNorm_type == 'BiasFree')
 
     def forward(self, x: Tensor) -> Tensor:

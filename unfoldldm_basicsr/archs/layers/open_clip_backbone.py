@@ -14,22 +14,13 @@ from torch import nn
 
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
-INSTALL_HINT = (
-    'CLIPDegradationEmbedding needs OpenCLIP: pip install open_clip_torch '
-    '(or use LabelDegradationEmbedding or LearnedDegradationEmbedding).'
-)
-
 
 def import_open_clip() -> ModuleType:
-    """OpenCLIP, which is optional.
-
-    Raises:
-        ImportError: it is not installed.
-    """
+    """OpenCLIP, imported when it is needed: it takes seconds."""
     try:
         import open_clip
     except ImportError as error:
-        raise ImportError(INSTALL_HINT) from error
+        raise ImportError('CLIPDegradationEmbedding: pip install open_clip_torch') from error
     return open_clip
 
 

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from unfoldldm_basicsr.archs.layers.attention import TransposedSelfAttention
 from unfoldldm_basicsr.archs.layers.blocks import Blocks, NetworkOptions
 from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
+from unfoldldm_basicsr.archs.layers.hyperparameters import (
+    StateDict,
+    count_blocks,
+    find_expansion,
+    shape_of,
+)
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm
 from unfoldldm_basicsr.common.declaration import Options
 
@@ -67,3 +73,32 @@ def transformer_blocks(dim: int, num_heads: int, count: int, options: UShapeOpti
     """``count`` blocks in a row, recomputed for their gradients if the options say so."""
     parts = (TransformerBlock(dim, num_heads, options) for _ in range(count))
     return Blocks(*parts, use_checkpoint=options.use_checkpoint)
+
+
+def infer_ushape_kwargs(state_dict: StateDict, arch: str, inside: str = '') -> dict:
+    """Arguments that Restormer and VLU-Net share, from the shapes of a state dict.
+
+    Args:
+        state_dict: weights.
+        arch: name of the network, for the error.
+        inside: where in each level its blocks are.
+
+    Raises:
+        ValueError: a block is missing or the feed-forward widths do not agree.
+    """
+    levels = [f'{at}{inside}' for at in ('encoder_level1', 'encoder_level2', 'encoder_level3')]
+    levels.append(f'latent{inside}')
+    dim, inp_channels = shape_of(state_dict, 'patch_embed.proj.weight', arch)[:2]
+    hidden = [shape_of(state_dict, f'{at}.0.ffn.project_out.weight', arch)[1] for at in levels]
+    with_bias = f'{levels[0]}.0.norm1.body.bias' in state_dict
+    return {
+        'inp_channels': inp_channels,
+        'out_channels': shape_of(state_dict, 'output.weight', arch)[0],
+        'dim': dim,
+        'num_blocks': [count_blocks(state_dict, level) for level in levels],
+        'num_refinement_blocks': count_blocks(state_dict, f'refinement{inside}'),
+        'heads': [shape_of(state_dict, f'{at}.0.attn.temperature', arch)[0] for at in levels],
+        'ffn_expansion_factor': find_expansion([dim, 2 * dim, 4 * dim, 8 * dim], hidden, arch),
+        'bias': f'{levels[0]}.0.attn.qkv.bias' in state_dict,
+        'LayerNorm_type': 'WithBias' if with_bias else 'BiasFree',
+    }

@@ -23,20 +23,14 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
-from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.ops.ss2d import scan_flops, ss2d_scan
 
 NUM_DIRECTIONS = 4
-
-
-def _check_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f'{name} must be at least 1, got {size}.')
 
 
 def _exempt_from_decay(parameter: nn.Parameter) -> nn.Parameter:
@@ -45,9 +39,9 @@ def _exempt_from_decay(parameter: nn.Parameter) -> nn.Parameter:
     return parameter
 
 
-def ss2d_macs(dim: int, *, d_state: int = 16, expand: int = 2, dt_rank: int | None = None) -> float:
+def ss2d_macs(dim: int, *, d_state: int, expand: int) -> float:
     """Multiply-accumulates of :class:`SS2D` per position (two flops of the scan = one)."""
-    inner, rank = expand * dim, dt_rank or math.ceil(dim / 16)
+    inner, rank = expand * dim, math.ceil(dim / 16)
     projections = dim * 2 * inner + 9 * inner + inner * dim
     selection = NUM_DIRECTIONS * inner * (rank + 2 * d_state + rank)
     return projections + selection + scan_flops(1, inner, d_state) / 2
@@ -59,19 +53,12 @@ class SS2D(nn.Module):
     Args:
         dim: C.
         d_state: N, state size per channel; cost is linear in it above a floor.
-        expand: inner width d_i = expand * dim.
-        dt_rank: R, rank of the step sizes before expansion; ceil(dim / 16) by default.
-
-    Raises:
-        ValueError: a size below 1.
+        expand: inner width d_i = expand * dim. The step sizes have rank R = ceil(dim / 16).
     """
 
-    def __init__(
-        self, dim: int, *, d_state: int = 16, expand: int = 2, dt_rank: int | None = None
-    ) -> None:
+    def __init__(self, dim: int, *, d_state: int = 16, expand: int = 2) -> None:
         super().__init__()
-        rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
-        _check_positive(dim=dim, d_state=d_state, expand=expand, dt_rank=rank)
+        rank = math.ceil(dim / 16)
         inner, k = expand * dim, NUM_DIRECTIONS
         self.d_state, self.dt_rank = d_state, rank
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
@@ -106,11 +93,12 @@ class SS2D(nn.Module):
 
     def scan(self, u: Tensor) -> Tensor:
         """Scan of u with the parameters projected from it, (B, H, W, d_i) -> (B, H, W, d_i)."""
-        selection = F.linear(u, self.x_proj.flatten(0, 1)).unflatten(-1, (NUM_DIRECTIONS, -1))
+        selection = F.linear(u, rearrange(self.x_proj, 'k s c -> (k s) c'))
+        selection = rearrange(selection, 'b h w (k s) -> b h w k s', k=NUM_DIRECTIONS)
         dt, b, c = selection.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # One matrix product per direction: 4 BHW R @ 4 R d_i -> 4 BHW d_i, seen as B H W 4 d_i.
-        dt = dt.flatten(0, 2).transpose(0, 1) @ self.dt_proj.transpose(1, 2)
-        dt = dt.unflatten(1, u.shape[:3]).permute(1, 2, 3, 0, 4)
+        dt = rearrange(dt, 'b h w k r -> k (b h w) r') @ self.dt_proj.mT
+        dt = rearrange(dt, 'k (b h w) c -> b h w k c', b=u.shape[0], h=u.shape[1])
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         return ss2d_scan(u, dt, A, b, c, self.D, self.dt_bias)
 
@@ -123,22 +111,12 @@ class ConvTokenMixer(nn.Module):
     The inner width follows from SS2D's multiply-accumulates; being a whole number, it matches them
     within 5 % from dim = 16 on.
 
-    Args:
-        dim: C.
-        d_state: of the SS2D to match.
-        expand: of the SS2D to match.
-        dt_rank: of the SS2D to match.
-
-    Raises:
-        ValueError: a size below 1.
+    Arguments are those of the SS2D to match.
     """
 
-    def __init__(
-        self, dim: int, *, d_state: int = 16, expand: int = 2, dt_rank: int | None = None
-    ) -> None:
+    def __init__(self, dim: int, *, d_state: int = 16, expand: int = 2) -> None:
         super().__init__()
-        _check_positive(dim=dim, d_state=d_state, expand=expand)
-        budget = ss2d_macs(dim, d_state=d_state, expand=expand, dt_rank=dt_rank)
+        budget = ss2d_macs(dim, d_state=d_state, expand=expand)
         inner = max(1, round(budget / (3 * dim + 49)))
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.conv = nn.Conv2d(inner, inner, 7, padding=3, groups=inner)
@@ -163,9 +141,6 @@ class VSSBlock(nn.Module):
         expand: inner width of the mixer over dim.
         ffn_expansion: hidden width of the FFN over dim.
         mixer: 'vss' (SS2D) or 'conv' (convolutional counterpart of equal cost).
-
-    Raises:
-        ValueError: unknown mixer, or a size below 1.
     """
 
     def __init__(
@@ -178,8 +153,6 @@ class VSSBlock(nn.Module):
         mixer: str = 'vss',
     ) -> None:
         super().__init__()
-        if mixer not in MIXERS:
-            raise ValueError(f"mixer '{mixer}' is unknown.{did_you_mean(mixer, MIXERS)}")
         self.norm1 = LayerNorm2d(dim)
         self.mixer = MIXERS[mixer](dim, d_state=d_state, expand=expand)
         self.scale1 = nn.Parameter(torch.ones(dim))

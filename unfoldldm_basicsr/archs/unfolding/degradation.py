@@ -18,6 +18,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -174,7 +175,7 @@ def band_matmul(band: Tensor, x: Tensor) -> Tensor:
     """A x for a band (B, c, blocks, R, 3R) and x (B, c, n, m)."""
     blocks, radius = band.shape[2:4]
     y = band @ _with_neighbours(_to_blocks(x, blocks, radius))
-    return y.flatten(2, 3)[:, :, : x.shape[2]]
+    return rearrange(y, 'b c blocks r m -> b c (blocks r) m')[:, :, : x.shape[2]]
 
 
 def band_matmul_adjoint(band: Tensor, x: Tensor) -> Tensor:
@@ -184,12 +185,13 @@ def band_matmul_adjoint(band: Tensor, x: Tensor) -> Tensor:
     y = parts[:, :, :, 1]
     y = y + F.pad(parts[:, :, 1:, 0], (0, 0, 0, 0, 0, 1))  # goes to the previous block
     y = y + F.pad(parts[:, :, :-1, 2], (0, 0, 0, 0, 1, 0))  # goes to the next block
-    return y.flatten(2, 3)[:, :, : x.shape[2]]
+    return rearrange(y, 'b c blocks r m -> b c (blocks r) m')[:, :, : x.shape[2]]
 
 
 def _to_blocks(x: Tensor, blocks: int, radius: int) -> Tensor:
     """(B, c, n, m) -> (B, c, blocks, radius, m), zero-padded at the end."""
-    return F.pad(x, (0, 0, 0, blocks * radius - x.shape[2])).unflatten(2, (blocks, radius))
+    x = F.pad(x, (0, 0, 0, blocks * radius - x.shape[2]))
+    return rearrange(x, 'b c (blocks r) m -> b c blocks r m', blocks=blocks)
 
 
 def _with_neighbours(x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from einops import rearrange
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -117,9 +118,9 @@ class FactorHead(nn.Module):
         """descriptor (B, 2 d_m, n / s), size n -> factor of size n x n per channel."""
         z = F.interpolate(descriptor, size=size, mode='linear')
         z = F.gelu(self.conv(z))
-        # B 2cr n -> B c n r, twice
-        q, k = self.query_key(z).float().unflatten(1, (2, self.channels, self.rank)).mT.unbind(1)
-        gain, mix = self.gain_mix(z).float().unflatten(1, (2, self.channels)).unbind(1)
+        parts = {'two': 2, 'c': self.channels}
+        q, k = rearrange(self.query_key(z).float(), 'b (two c r) n -> two b c n r', **parts)
+        gain, mix = rearrange(self.gain_mix(z).float(), 'b (two c) n -> two b c n', **parts)
         if self.unit_gain:
             log_gain = 0.5 * torch.tanh(gain)
             gain = (log_gain - log_gain.mean(-1, keepdim=True)).exp()
