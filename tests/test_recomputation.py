@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 
 import pytest
@@ -58,21 +59,30 @@ def loss_of(result) -> torch.Tensor:
     return sum(output + generated)
 
 
+class Kept:
+    """A tensor that the graph keeps: it lives as long as the graph holds it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
 def kept_and_gradients(net, **settings) -> tuple[int, dict]:
     """Bytes of what the forward pass keeps, once for each memory, and the gradients."""
-    kept = {}
+    alive = weakref.WeakSet()
 
     def keep(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        kept = Kept(tensor)
+        alive.add(kept)
+        return kept
 
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
         loss = loss_of(call(net, **settings))
+    storages = [kept.tensor.untyped_storage() for kept in alive]
+    sizes = {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in weights}
     loss.backward()
     found = {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
-    return sum(size for place, size in kept.items() if place not in weights), found
+    return sum(sizes.values()), found
 
 
 @pytest.mark.parametrize('name', NETWORKS)

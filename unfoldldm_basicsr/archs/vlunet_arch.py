@@ -265,6 +265,6 @@ class VLUNet(nn.Module):
             ValueError: not weights of this network.
         """
         name = cls.__name__
+        shared = infer_ushape_kwargs(state_dict, name, '.denoiser.blocks')
         linear = shape_of(state_dict, 'encoder_level1.gradient_descent.linear.weight', name)
-        own = {'de_dim': linear[0], 'embed_dim': linear[1]}
-        return infer_ushape_kwargs(state_dict, name, '.denoiser.blocks') | own
+        return shared | {'de_dim': linear[0], 'embed_dim': linear[1]}
