@@ -119,8 +119,9 @@ class FactorHead(nn.Module):
         z = F.interpolate(descriptor, size=size, mode='linear')
         z = F.gelu(self.conv(z))
         parts = {'two': 2, 'c': self.channels}
-        q, k = rearrange(self.query_key(z).float(), 'b (two c r) n -> two b c n r', **parts)
-        gain, mix = rearrange(self.gain_mix(z).float(), 'b (two c) n -> two b c n', **parts)
+        qk = rearrange(self.query_key(z).float(), 'b (two c r) n -> b two c n r', **parts)
+        gains = rearrange(self.gain_mix(z).float(), 'b (two c) n -> b two c n', **parts)
+        (q, k), (gain, mix) = qk.unbind(1), gains.unbind(1)
         if self.unit_gain:
             log_gain = 0.5 * torch.tanh(gain)
             gain = (log_gain - log_gain.mean(-1, keepdim=True)).exp()
