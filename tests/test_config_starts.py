@@ -174,3 +174,23 @@ def test_a_scan_without_a_reason_is_refused(plugin, tmp_path, monkeypatch):
     assert 'NAFNet has no selective scan' in found(other, 'torch')
     assert found(other, 'auto') == ''
     assert 'no selective scan' in found(stock_options(tmp_path), 'torch')
+
+
+@pytest.mark.slow
+def test_a_missing_compiler_is_found_before_the_run(plugin, monkeypatch):
+    plugin = put(plugin, 'train.use_compile', True)
+    monkeypatch.setattr(torch._inductor.config.cpp, 'cxx', (None, 'no-such-compiler'))
+    assert 'torch.compile does not work here' in problems_at(plugin, 'train.use_compile')
+
+
+def test_a_script_without_a_main_guard_is_told_so(monkeypatch, capsys):
+    """The start method spawn imports it again in every loader process."""
+    import multiprocessing
+
+    import basicsr.train
+
+    monkeypatch.setattr(multiprocessing.current_process(), '_inheriting', True, raising=False)
+    with pytest.raises(SystemExit) as caught:
+        basicsr.train.load_resume_state({'path': {}})
+    assert caught.value.code == 2
+    assert "if __name__ == '__main__':" in capsys.readouterr().err

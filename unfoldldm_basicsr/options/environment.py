@@ -270,4 +270,27 @@ def _same_random_state() -> Iterator[None]:
         torch.set_rng_state(torch_state)
 
 
-RULES = (weights_are_there_and_fit, gpus_are_there, scan_backend_works, data_are_there)
+def networks_can_be_compiled(run: Run, machine: Machine) -> Found:
+    """``train.use_compile`` needs a compiler, which torch looks for in the first step."""
+    if not getattr(run.train, 'use_compile', False):
+        return
+    device = 'cpu' if machine.gpus == 0 or not torch.cuda.is_available() else 'cuda'
+    try:
+        with torch._inductor.config.patch(force_disable_caches=True):
+            torch.compile(torch.sin)(torch.ones(8, device=device))
+    except (RuntimeError, ImportError, OSError) as error:
+        cause = ' '.join(str(error).split())[:200]
+        yield Problem(
+            'train.use_compile',
+            f'torch.compile does not work here ({cause}). Install a C++ compiler (g++), or set it '
+            'to false.',
+        )
+
+
+RULES = (
+    weights_are_there_and_fit,
+    gpus_are_there,
+    scan_backend_works,
+    networks_can_be_compiled,
+    data_are_there,
+)
