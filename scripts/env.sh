@@ -9,6 +9,10 @@
 # An environment that already has torch keeps it: to choose another build of torch, make the folder
 # and install torch and torchvision in it first.
 
+# OpenMP's threads sleep while they wait: spinning ones take the cores from each other and from all
+# else that runs (docs/speed.md).
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+
 _env_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 _env_dir="${UNFOLDLDM_VENV:-$_env_root/.venv}"
 PYTHON="$_env_dir/bin/python"

@@ -255,6 +255,53 @@ def test_a_disk_that_is_really_full(small_disk):
     assert whole.step.guard.total == 0
 
 
+# ---- the checkpoint of another run ---------------------------------------------------------------
+
+
+def named(folder: Path, state: Path) -> dict:
+    """Options of a run in ``folder`` that goes on from a state."""
+    options = options_of(folder) | {'auto_resume': False}
+    options['path']['resume_state'] = str(state)
+    return options
+
+
+def test_a_state_brings_its_own_weights_whatever_the_run_is_called(two, tmp_path_factory):
+    other = tmp_path_factory.mktemp('other')
+    model = begin(other)  # has a checkpoint of the same number
+    step(model, range(1, 8))
+    model.save(0, 4)
+    before = (other / 'models' / 'net_g_4.pth').read_bytes()
+    options = named(other, two / 'states' / '4.state')
+    basicsr.train.load_resume_state(options)
+    assert options['path']['pretrain_network_g'] == str(two / 'models' / 'net_g_4.pth')
+    model = RestorationModel(options)
+    saved = torch.load(two / 'models' / 'net_g_4.pth', weights_only=True)
+    for key, nets in (('params', model.net_g), ('params_ema', model.net_g_ema)):
+        state = nets.state_dict()
+        assert all(torch.equal(state[k], v) for k, v in saved[key].items())
+    assert (other / 'models' / 'net_g_4.pth').read_bytes() == before
+
+
+@pytest.mark.parametrize('listed', [True, False])
+def test_a_state_beside_the_weights_of_another_run_is_refused_with_both_names(
+    two, tmp_path_factory, listed
+):
+    other = tmp_path_factory.mktemp('other')
+    model = begin(other)
+    step(model, range(1, 8))
+    model.save(0, 4)
+    for name in ('4.state', '4.state.json')[: 1 + listed]:
+        shutil.copy(two / 'states' / name, other / 'states' / name)
+    if not listed:
+        (other / 'states' / '4.state.json').unlink()
+    state, weights = other / 'states' / '4.state', other / 'models' / 'net_g_4.pth'
+    with pytest.raises(ResumeError) as caught:
+        basicsr.train.load_resume_state(named(other, state))
+    assert str(state) in str(caught.value)
+    assert str(weights) in str(caught.value)
+    assert 'is not what was written with it' in str(caught.value)
+
+
 # ---- another continuation ------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ import unfoldldm_basicsr.test
 import unfoldldm_basicsr.train
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.commands import doctor_command, list_command
+from unfoldldm_basicsr.common import process
 from unfoldldm_basicsr.common.cost import build_on_meta, module_cost, network_cost
 from unfoldldm_basicsr.compat import imports
 from unfoldldm_basicsr.ops.ss2d import dispatch
@@ -397,3 +398,40 @@ def test_setup_refuses_a_python_that_basicsr_cannot_be_built_with(tmp_path):
 
 def test_versions_agree_with_the_metadata_of_basicsr():
     assert imports.find_basicsr()[0] == imports.BASICSR_VERSION
+
+
+@pytest.mark.parametrize(
+    ('words', 'variables', 'policy'),
+    [
+        (['python', '-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml'], {}, 'PASSIVE'),
+        (['/env/bin/python', '/env/bin/unfoldldm', 'restore'], {}, 'PASSIVE'),
+        (['python', '-m', 'unfoldldm_basicsr.train'], {'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE'),
+        (['python', '-m', 'unfoldldm_basicsr.train'], {'GOMP_SPINCOUNT': '100'}, None),
+        (['python', 'notebook.py'], {}, None),
+    ],
+)
+def test_threads_of_programs_sleep_while_they_wait_unless_the_user_decided(
+    monkeypatch, words, variables, policy
+):
+    for name in process.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, 'orig_argv', words)
+    process.let_threads_sleep()
+    assert os.environ.get('OMP_WAIT_POLICY') == policy
+
+
+def test_the_policy_is_chosen_before_openmp_is_loaded():
+    code = (
+        'import sys\nsys.orig_argv = ["python", "-m", "unfoldldm_basicsr.cli"]\n'
+        'class Watch:\n'
+        '    def find_spec(self, name, *_):\n'
+        '        import os\n'
+        '        if name == "torch":\n'
+        '            print(os.environ.get("OMP_WAIT_POLICY"))\n'
+        'sys.meta_path.insert(0, Watch())\n'
+        'import unfoldldm_basicsr\n'
+    )
+    result = run_python('-c', code)
+    assert result.stdout.splitlines()[0] == 'PASSIVE', result.stderr

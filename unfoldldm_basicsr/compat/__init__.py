@@ -8,8 +8,6 @@ BasicSR's pipelines call in this package is installed by :mod:`..training.pipeli
 
 from __future__ import annotations
 
-import sys
-
 from unfoldldm_basicsr.compat import imports
 from unfoldldm_basicsr.compat.patching import replace
 
@@ -52,10 +50,3 @@ def apply() -> None:
     ):
         replace(owner, name, replacement)
     loading.make_stock_datasets_picklable()
-
-
-def asked_for_doctor() -> bool:
-    """Whether this process is ``unfoldldm doctor``, which must start on a broken installation."""
-    words = sys.orig_argv[1:]
-    ours = any(w.endswith(('unfoldldm', 'unfoldldm.exe', 'unfoldldm_basicsr.cli')) for w in words)
-    return ours and 'doctor' in words

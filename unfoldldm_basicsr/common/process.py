@@ -1,0 +1,38 @@
+"""What the programs of this package decide about their process before torch is loaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+PROGRAMS = (
+    'unfoldldm',
+    'unfoldldm_basicsr.cli',
+    'unfoldldm_basicsr.train',
+    'unfoldldm_basicsr.test',
+)
+# Each says that the user has decided how OpenMP's threads wait.
+WAITING = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')
+
+
+def is_program(*names: str) -> bool:
+    """Whether this process is one of these programs (default: any of this package)."""
+    known = names or PROGRAMS
+    words = (word.removesuffix('.exe') for word in sys.orig_argv[1:])
+    return any(os.path.basename(word) in known for word in words)
+
+
+def asked_for_doctor() -> bool:
+    """Whether this process is ``unfoldldm doctor``, which must start on a broken installation."""
+    return is_program('unfoldldm', 'unfoldldm_basicsr.cli') and 'doctor' in sys.orig_argv
+
+
+def let_threads_sleep() -> None:
+    """OpenMP's threads sleep while they wait for work, unless the user decided.
+
+    By default they spin, which takes the core from whatever else wants to run on it: on shared
+    cores a training step becomes many times slower (docs/speed.md). OpenMP reads the variable when
+    torch loads it; processes started from this one inherit it.
+    """
+    if is_program() and not any(name in os.environ for name in WAITING):
+        os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
