@@ -9,6 +9,8 @@ import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 
+from unfoldldm_basicsr.common.declaration import OptionError
+
 NOISE = [{'type': 'gaussian_noise', 'sigma': [10, 50]}]
 NOTHING = [{'type': 'gaussian_noise', 'sigma': 0}]
 
@@ -32,6 +34,15 @@ def paired(gt, lq, phase='train', **changes) -> dict:
     options = synthetic(gt, phase, dataroot_lq=str(lq), type='PairedDegradationDataset')
     del options['degradations']
     return options | changes
+
+
+def refusals(options: dict) -> dict[str, str]:
+    """What is wrong with a section, by key; {} if the data set can be built."""
+    try:
+        build_dataset(options)
+    except OptionError as error:
+        return {problem.path: problem.message for problem in error.problems}
+    return {}
 
 
 def make_loader(options: dict, rank: int = 0, world_size: int = 1, seed: int = 10):

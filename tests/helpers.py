@@ -195,7 +195,7 @@ def put(options: dict, path: str, value: object) -> dict:
     *sections, key = path.split('.')
     place: Any = options
     for section in sections:
-        place = place[section]
+        place = place[int(section) if isinstance(place, list) else section]
     if value is DELETE:
         del place[key]
     else:

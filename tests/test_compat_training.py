@@ -23,7 +23,7 @@ from helpers import run_python, stock_options
 from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.compat import distributed
-from unfoldldm_basicsr.data.loaders import SeededSampler
+from unfoldldm_basicsr.data.loading import SeededSampler
 from unfoldldm_basicsr.options.defaults import fill_defaults
 
 

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 from basicsr.data import build_dataset
-from dataset_options import epochs, paired, synthetic
-from helpers import write_photos
+from basicsr.utils.registry import DATASET_REGISTRY
+from dataset_options import epochs, paired, refusals, synthetic
+from helpers import DELETE, put, write_photos
 
-from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
-from unfoldldm_basicsr.data.synthetic_degradation_dataset import SyntheticDegradationDataset
+from unfoldldm_basicsr.common.declaration import help_of
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 
@@ -32,8 +32,11 @@ def test_a_pair_of_different_sizes_is_named(tmp_path):
     options = paired(tmp_path / 'gt', tmp_path / 'lq')
     words = r'gt .*gt.img_1\.png is 64x48, lq .*lq.img_1\.png is 16x12'
     with pytest.raises(ValueError, match=words):
-        build_dataset(options)[1]
-    assert [key for key, _ in PairedDegradationDataset.check_options(options)] == ['dataroot_lq']
+        build_dataset(options)  # before the run
+    assert list(refusals(options)) == ['dataroot_lq']
+    skipping = build_dataset(options | {'on_error': 'skip'})
+    with pytest.raises(ValueError, match=words):
+        skipping[1]
     for root in ('gt', 'lq'):
         write_lmdb(tmp_path / root, tmp_path / f'{root}.lmdb')
     with pytest.raises(ValueError, match=r'gt\.lmdb \(key img_1\) is 64x48'):
@@ -56,7 +59,7 @@ def test_a_photo_that_disappears_is_named(tmp_path):
     paths = write_photos(tmp_path, 2)
     dataset = build_dataset(synthetic(tmp_path))
     paths[0].unlink()
-    with pytest.raises(FileNotFoundError, match=r'img_0\.png: cannot be read'):
+    with pytest.raises(ValueError, match=r'img_0\.png: cannot be read'):
         dataset[0]
 
 
@@ -67,47 +70,60 @@ def test_float_images_are_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('changes', 'words'),
+    ('key', 'value', 'words'),
     [
-        ({'dataroot_gt': 'nowhere'}, 'nowhere: no such folder'),
-        ({'dataroot_gt': None}, 'dataroot_gt'),
-        ({'io_backend': {'type': 'lmdb'}}, 'has no data.mdb'),
-        ({'io_backend': {'type': 'lmbd'}}, "Did you mean 'lmdb'"),
-        ({'io_backend': {'type': 'disk', 'sys_path': '/tmp'}}, 'io_backend.sys_path'),
-        ({'gt_sise': 16}, "Did you mean 'gt_size'"),
-        ({'gt_size': '16'}, 'gt_size: must be int'),
-        ({'gt_size': None}, 'gt_size: is missing'),
-        ({'gt_size': 0}, 'gt_size: must be at least 1'),
-        ({'use_rot': 1}, 'use_rot: must be bool'),
-        ({'repeat': True}, 'repeat: must be int'),
-        ({'scale': 2}, 'scale: is 2'),
-        ({'seed': -1}, 'seed: must not be negative'),
-        ({'crop_multiple': 8}, 'crop_multiple: is for validation'),
-        ({'phase': 'training'}, 'phase: must be one of'),
-        ({'lq_output': 'unclip'}, "Did you mean 'unclipped'"),
-        ({'degradations': [{'type': 'gausian_noise'}]}, "Did you mean 'gaussian_noise'"),
-        ({'degradations': [{'type': 'jpeg', 'qualty': 3}]}, "Did you mean 'quality'"),
-        ({'meta_info_file': 'nowhere.txt'}, 'nowhere.txt: no such meta_info_file'),
-        ({'degradation_names': ['rain', 'haze']}, 'degradation_name: is missing'),
-        ({'degradation_names': ['rain', 'rain']}, 'list of different names'),
-        (
-            {'degradation_names': ['rain', 'haze'], 'degradation_name': 'rian'},
-            "Did you mean 'rain'",
-        ),
+        ('dataroot_gt', 'nowhere', 'nowhere: no such folder'),
+        ('dataroot_gt', None, 'must be a text'),
+        ('io_backend.type', 'lmbd', "Did you mean 'lmdb'"),
+        ('io_backend.sys_path', 'x', 'is not an option'),
+        ('gt_sise', 16, "Did you mean 'gt_size'"),
+        ('gt_size', '16', "got '16'"),
+        ('gt_size', None, 'is missing'),
+        ('gt_size', 0, 'at least 1'),
+        ('use_rot', 1, 'must be true or false'),
+        ('repeat', True, 'must be a whole number'),
+        ('scale', 2, 'is 2'),
+        ('seed', -1, 'at least 0'),
+        ('crop_multiple', 8, 'is for validation'),
+        ('phase', 'training', "'train'"),
+        ('color', 'gray', "Did you mean 'grey'"),
+        ('lq_output', 'unclip', "Did you mean 'unclipped'"),
+        ('degradations.0.type', 'gausian_noise', "Did you mean 'gaussian_noise'"),
+        ('degradations.0.sigmma', 3, "Did you mean 'sigma'"),
+        ('meta_info_file', 'nowhere.txt', 'nowhere.txt: no such meta_info_file'),
+        ('degradation_names', ['rain', 'rain'], 'list of different names'),
     ],
 )
-def test_bad_options_are_refused_with_dataset_key_and_remedy(tmp_path, changes, words):
+def test_bad_options_are_refused_with_dataset_key_and_remedy(tmp_path, key, value, words):
     write_photos(tmp_path, 1)
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
-        build_dataset(synthetic(tmp_path) | changes)
-    assert words in str(error.value)
-    assert 'dataset photos (SyntheticDegradationDataset)' in str(error.value)
+    assert refusals(synthetic(tmp_path)) == {}
+    options = put(synthetic(tmp_path), key, value)
+    found = refusals(options)
+    assert list(found) == [key]
+    assert words in found[key]
+    with pytest.raises(ValueError, match=r'^dataset photos \(SyntheticDegradationDataset\): '):
+        build_dataset(options)
 
 
-def test_repeat_is_refused_in_validation(tmp_path):
+def test_the_class_of_a_set_must_be_one_of_the_run(tmp_path):
     write_photos(tmp_path, 1)
-    with pytest.raises(ValueError, match='repeat: is for training'):
-        build_dataset(synthetic(tmp_path, 'val', repeat=2))
+    options = synthetic(tmp_path, degradation_names=['rain', 'haze'])
+    assert 'which of rain, haze' in refusals(options)['degradation_name']
+    options['degradation_name'] = 'rian'
+    assert "Did you mean 'rain'" in refusals(options)['degradation_name']
+
+
+def test_training_keys_are_refused_in_validation(tmp_path):
+    write_photos(tmp_path, 1)
+    found = refusals(synthetic(tmp_path, 'val', repeat=2, on_error='skip'))
+    assert 'is for training' in found['repeat']
+    assert 'measures every image' in found['on_error']
+
+
+def test_an_lmdb_that_is_none_is_explained(tmp_path):
+    write_photos(tmp_path, 1)
+    options = synthetic(tmp_path, io_backend={'type': 'lmdb'})
+    assert 'has no data.mdb' in refusals(options)['dataroot_gt']
 
 
 def test_a_missing_or_imageless_folder_and_an_unmarked_lmdb_are_explained(tmp_path):
@@ -119,10 +135,6 @@ def test_a_missing_or_imageless_folder_and_an_unmarked_lmdb_are_explained(tmp_pa
     write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')
     with pytest.raises(ValueError, match=r'set io_backend: \{type: lmdb\}'):
         build_dataset(synthetic(tmp_path / 'i.lmdb') | {'io_backend': {'type': 'disk'}})
-    options = paired(tmp_path / 'images', tmp_path / 'images')
-    del options['dataroot_lq']
-    with pytest.raises(ValueError, match='dataroot_lq is missing'):
-        build_dataset(options)
 
 
 @pytest.mark.parametrize('key', ['dataroot_gt', 'dataroot_lq'])
@@ -131,35 +143,33 @@ def test_a_problem_with_one_of_two_folders_has_its_key(tmp_path, key):
     for root in roots.values():
         write_photos(root, 2)
     good = paired(tmp_path, tmp_path) | {name: str(root) for name, root in roots.items()}
-    assert PairedDegradationDataset.check_options(good) == []
+    assert refusals(good) == {}
+    assert 'is missing' in refusals(put(good, key, DELETE))[key]
     (tmp_path / 'empty').mkdir()
-    empty = good | {key: str(tmp_path / 'empty')}
-    assert [found for found, _ in PairedDegradationDataset.check_options(empty)] == [key]
+    assert list(refusals(good | {key: str(tmp_path / 'empty')})) == [key]
+    assert set(refusals(good | dict.fromkeys(roots, 'nowhere'))) == roots.keys()
     (roots[key] / 'img_1.png').write_bytes(b'no image')
-    ((found, message),) = PairedDegradationDataset.check_options(good)
+    ((found, message),) = refusals(good).items()
     assert found == key
     assert 'img_1.png: cannot be decoded' in message
 
 
-def test_check_options_reports_every_problem_and_nothing_on_good_options(tmp_path):
-    write_photos(tmp_path, 1)
-    good = synthetic(tmp_path)
-    assert SyntheticDegradationDataset.check_options(good) == []
-    del good['phase']  # as in an option file
-    assert SyntheticDegradationDataset.check_options(good) == []
-    assert PairedDegradationDataset.check_options(paired(tmp_path, tmp_path)) == []
-    bad = synthetic(
-        'nowhere', gt_size=-1, degradations=[{'type': 'jpeg', 'quality': 0}, {'type': 'x'}]
-    )
-    del bad['batch_size_per_gpu']
-    assert {key for key, _ in SyntheticDegradationDataset.check_options(bad)} == {
-        'gt_size', 'batch_size_per_gpu', 'degradations[0].quality', 'degradations[1].type',
-        'dataroot_gt',
-    }  # fmt: skip
+def test_a_bad_template_is_named_under_its_own_key(tmp_path):
+    for folder in ('gt', 'lq'):
+        write_photos(tmp_path / folder, 2)
+    pairs = paired(tmp_path / 'gt', tmp_path / 'lq')
+    for template, words in (
+        ('{', 'no other braces'),
+        ('x', 'must hold {}'),
+        ('{}{}', 'no other braces'),
+        ('{}_rain', 'looked for img_0_rain.png'),
+    ):
+        found = refusals(pairs | {'filename_tmpl': template})
+        assert list(found) == ['filename_tmpl']
+        assert words in found['filename_tmpl']
 
 
-@pytest.mark.parametrize('dataset', [SyntheticDegradationDataset, PairedDegradationDataset])
-def test_option_keys_have_types_and_help(dataset):
-    for key, (types, text) in dataset.option_keys.items():
-        assert all(isinstance(t, type) for t in types), key
-        assert text, key
+@pytest.mark.parametrize('dataset', ['Synthetic', 'Paired', 'Mixed'])
+def test_every_option_has_a_help_text(dataset):
+    declared = DATASET_REGISTRY.get(f'{dataset}DegradationDataset').Options
+    assert set(declared.model_fields) == help_of(declared).keys()

@@ -10,7 +10,8 @@ import pytest
 import scipy.ndimage
 from skimage.metrics import peak_signal_noise_ratio
 
-from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain, parse_steps
+from unfoldldm_basicsr.common.declaration import OptionError
+from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain
 from unfoldldm_basicsr.data.degradations.blur import (
     convolve,
     gaussian_blur,
@@ -33,6 +34,10 @@ def generator(seed: int = 0) -> np.random.Generator:
 def picture(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:
     coarse = generator(seed).random((7, 9, 3), dtype=np.float32)
     return np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+
+
+def chain_of(*steps: dict, output: str = 'clip') -> DegradationChain:
+    return DegradationChain(degradations=list(steps), lq_output=output)
 
 
 def flat(value: float, side: int = 200) -> np.ndarray:
@@ -204,7 +209,7 @@ def test_random_depth_spans_zero_to_one_and_is_smooth():
 def test_catalogue_names_exactly_the_parameters_of_the_function(name):
     signature = inspect.signature(DEGRADATIONS[name].apply)
     keywords = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert [p.name for p in keywords] == list(DEGRADATIONS[name].parameters)
+    assert [p.name for p in keywords] == list(DEGRADATIONS[name].parameters())
     assert all(p.default is p.empty for p in keywords)
 
 
@@ -213,7 +218,7 @@ def test_catalogue_names_exactly_the_parameters_of_the_function(name):
 def test_degradations_are_seeded_and_leave_their_input_alone(name, size):
     image = picture(*size)
     before = image.copy()
-    chain = DegradationChain([{'type': name}])
+    chain = chain_of({'type': name})
     first = chain(image, generator(1))
     np.testing.assert_array_equal(image, before)
     np.testing.assert_array_equal(first, chain(image, generator(1)))
@@ -231,8 +236,8 @@ def test_every_parameter_changes_the_result(name):
     image = picture(64, 64)
     degradation = DEGRADATIONS[name]
     middle = {'aspect': 0.5, 'bend': 40.0}
-    for key, parameter in degradation.parameters.items():
-        base = {k: middle.get(k, _middle(p.default)) for k, p in degradation.parameters.items()}
+    for key, parameter in degradation.parameters().items():
+        base = {k: middle.get(k, _middle(r)) for k, r in degradation().ranges.items()}
         other = base | {key: 2 if parameter.integer else _far(parameter, base[key])}
         difference = degradation.apply(image, generator(), **base) - degradation.apply(
             image, generator(), **other
@@ -241,7 +246,7 @@ def test_every_parameter_changes_the_result(name):
 
 
 def _middle(default):
-    return default if not isinstance(default, tuple) else sum(default) // 2 or sum(default) / 2
+    return default[0] if default[0] == default[1] else sum(default) // 2 or sum(default) / 2
 
 
 def _far(parameter, value):
@@ -257,7 +262,7 @@ def _far(parameter, value):
     ],
 )
 def test_a_pixel_has_no_influence_beyond_the_reach_of_the_chain(step):
-    chain = DegradationChain([step], output='unclipped')
+    chain = chain_of(step, output='unclipped')
     image = picture(61, 61)
     changed = image.copy()
     changed[30, 30] += 1
@@ -268,12 +273,10 @@ def test_a_pixel_has_no_influence_beyond_the_reach_of_the_chain(step):
 
 
 def test_chain_applies_steps_in_order_with_parameters_from_their_ranges():
-    chain = DegradationChain(
-        [
-            {'type': 'gaussian_blur', 'sigma': [1, 2]},
-            {'type': 'jpeg', 'quality': [30, 32]},
-            {'type': 'gaussian_noise', 'sigma': 25},
-        ]
+    chain = chain_of(
+        {'type': 'gaussian_blur', 'sigma': [1, 2]},
+        {'type': 'jpeg', 'quality': [30, 32]},
+        {'type': 'gaussian_noise', 'sigma': 25},
     )
     drawn = [chain.sample(generator(seed)) for seed in range(60)]
     assert all([name for name, _ in d] == [s.type for s in chain.steps] for d in drawn)
@@ -286,9 +289,7 @@ def test_chain_applies_steps_in_order_with_parameters_from_their_ranges():
 
 
 def test_probability_of_a_step_is_respected():
-    chain = DegradationChain(
-        [{'type': 'jpeg', 'prob': 0.25}, {'type': 'gaussian_noise', 'prob': 0}]
-    )
+    chain = chain_of({'type': 'jpeg', 'prob': 0.25}, {'type': 'gaussian_noise', 'prob': 0})
     rng = generator()
     counts = [len(chain.sample(rng)) for _ in range(2000)]
     assert np.mean(counts) == pytest.approx(0.25, abs=0.03)
@@ -297,7 +298,7 @@ def test_probability_of_a_step_is_respected():
 def test_output_modes_clip_quantise_or_leave_the_values():
     steps = [{'type': 'gaussian_noise', 'sigma': 80}]
     results = {
-        output: DegradationChain(steps, output=output)(picture(), generator())
+        output: chain_of(*steps, output=output)(picture(), generator())
         for output in ('unclipped', 'clip', 'uint8')
     }
     raw = results['unclipped']
@@ -311,11 +312,11 @@ def test_output_modes_clip_quantise_or_leave_the_values():
 
 @pytest.mark.parametrize('entry', ALL_DEFAULT, ids=lambda e: e['type'])
 def test_more_strength_degrades_more(entry):
-    (step,), _ = parse_steps([entry])
+    (step,) = chain_of(entry).steps
     image = picture(64, 64)
     quality = [
         peak_signal_noise_ratio(
-            image, step.degradation.apply(image, generator(), **step.at_strength(s)), data_range=1
+            image, step.apply(image, generator(), **step.at_strength(s)), data_range=1
         )
         for s in (0.0, 0.5, 1.0)
         if s or entry['type'] != 'gaussian_noise'  # starts at no noise, infinite PSNR
@@ -326,36 +327,36 @@ def test_more_strength_degrades_more(entry):
 @pytest.mark.parametrize(
     ('steps', 'place', 'words'),
     [
-        ([{'type': 'gausian_noise'}], 'degradations[0].type', "Did you mean 'gaussian_noise'?"),
-        ([{'type': 'jpeg'}, {'type': 'jpeg', 'qualty': 3}], 'degradations[1].qualty', "'quality'"),
-        ([{'type': 'jpeg', 'quality': 0}], 'degradations[0].quality', 'outside 1..100'),
-        ([{'type': 'jpeg', 'quality': 30.5}], 'degradations[0].quality', 'whole number'),
-        ([{'type': 'jpeg', 'quality': [90, 20]}], 'degradations[0].quality', 'upside down'),
-        ([{'type': 'jpeg', 'quality': [1, 2, 3]}], 'degradations[0].quality', '[low, high]'),
-        ([{'type': 'jpeg', 'quality': True}], 'degradations[0].quality', '[low, high]'),
-        ([{'type': 'gaussian_noise', 'sigma': '1e-3'}], 'degradations[0].sigma', '1.0e-3'),
-        ([{'type': 'gaussian_noise', 'sigma': float('nan')}], 'degradations[0].sigma', 'nan'),
-        ([{'type': 'gaussian_noise', 'prob': 2}], 'degradations[0].prob', '0..1'),
-        (['gaussian_noise'], 'degradations[0]', 'mapping with a type'),
+        ([{'type': 'gausian_noise'}], 'degradations.0.type', "Did you mean 'gaussian_noise'?"),
+        ([{'type': 'jpeg'}, {'type': 'jpeg', 'qualty': 3}], 'degradations.1.qualty', "'quality'"),
+        ([{'type': 'jpeg', 'quality': 0}], 'degradations.0.quality', 'outside 1..100'),
+        ([{'type': 'jpeg', 'quality': 30.5}], 'degradations.0.quality', 'whole number'),
+        ([{'type': 'jpeg', 'quality': [90, 20]}], 'degradations.0.quality', 'upside down'),
+        ([{'type': 'jpeg', 'quality': [1, 2, 3]}], 'degradations.0.quality', '[low, high]'),
+        ([{'type': 'jpeg', 'quality': True}], 'degradations.0.quality', '[low, high]'),
+        ([{'type': 'gaussian_noise', 'sigma': '1e-3'}], 'degradations.0.sigma', '1.0e-3'),
+        ([{'type': 'gaussian_noise', 'sigma': float('nan')}], 'degradations.0.sigma', 'nan'),
+        ([{'type': 'gaussian_noise', 'prob': 2}], 'degradations.0.prob', 'at most 1'),
+        (['gaussian_noise'], 'degradations.0', 'mapping with a type'),
         ([], 'degradations', 'at least one'),
         (None, 'degradations', 'at least one'),
         ({'type': 'jpeg'}, 'degradations', 'must be a list'),
     ],
 )
 def test_bad_chains_are_refused_with_place_and_remedy(steps, place, words):
-    _, problems = parse_steps(steps)
-    assert [p for p, _ in problems] == [place]
-    assert words in problems[0][1]
-    with pytest.raises(ValueError, match='degradations') as error:
-        DegradationChain(steps)
-    assert words in str(error.value)
+    with pytest.raises(OptionError) as error:
+        DegradationChain(degradations=steps)
+    (problem,) = error.value.problems
+    assert problem.path == place
+    assert words in problem.message
 
 
 def test_all_problems_of_a_chain_are_reported_at_once():
     steps = [{'type': 'jpg'}, {'type': 'jpeg', 'quality': -1, 'strength': 2}]
-    _, problems = parse_steps(steps)
-    assert [p for p, _ in problems] == [
-        'degradations[0].type',
-        'degradations[1].strength',
-        'degradations[1].quality',
+    with pytest.raises(OptionError) as error:
+        DegradationChain(degradations=steps)
+    assert sorted(problem.path for problem in error.value.problems) == [
+        'degradations.0.type',
+        'degradations.1.quality',
+        'degradations.1.strength',
     ]

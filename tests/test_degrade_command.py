@@ -46,7 +46,9 @@ def test_a_sheet_has_a_row_per_step_and_one_for_the_chain(photo, tmp_path):
 
 def test_cells_show_the_photo_then_growing_strength(photo):
     image = cv2.imread(str(photo))[:, :, ::-1].astype(np.float32) / 255
-    sheet = degrade_command.contact_sheet(image, {'b': DegradationChain(BLUR_AND_NOISE[:1])})
+    sheet = degrade_command.contact_sheet(
+        image, {'b': DegradationChain(degradations=BLUR_AND_NOISE[:1])}
+    )
     cells = [np.asarray(axes.images[0].get_array(), float) for axes in sheet.axes[1:]]
     distance = [np.abs(cell - cells[0]).mean() for cell in cells]
     assert distance[0] == 0

@@ -10,7 +10,7 @@ from basicsr.data import build_dataset
 from dataset_options import paired
 from helpers import ROOT, write_photos
 
-from unfoldldm_basicsr.data.image_source import read_meta_info
+from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 spec = importlib.util.spec_from_file_location(

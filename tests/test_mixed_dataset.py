@@ -10,12 +10,10 @@ import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
+from dataset_options import refusals
 from helpers import write_photos
 
-from unfoldldm_basicsr.data.mixed_degradation_dataset import (
-    MixedDegradationDataset,
-    weighted_counts,
-)
+from unfoldldm_basicsr.data.mixed_degradation_dataset import weighted_counts
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 NAMES = ['noise', 'rain', 'blur']
@@ -168,8 +166,8 @@ def test_sets_inherit_common_keys_and_may_override_them(mixture):
     mixture['use_hflip'] = True
     mixture['seed'] = 7
     dataset = build_dataset(mixture)
-    assert [part.opt['use_hflip'] for part in dataset.sets] == [False, True, True]
-    assert [part.seed for part in dataset.sets] == [7, 7, 7]
+    assert [part.options.use_hflip for part in dataset.sets] == [False, True, True]
+    assert [part.options.seed for part in dataset.sets] == [7, 7, 7]
 
 
 def test_index_beyond_the_end_is_an_index_error(mixture):
@@ -190,6 +188,7 @@ def change(mixture: dict, place: str, value) -> None:
     *path, last = place.split('.')
     for step in path:
         mixture = mixture[int(step) if step.isdigit() else step]
+    last = int(last) if last.isdigit() else last
     if value is None:
         del mixture[last]
     else:
@@ -199,55 +198,45 @@ def change(mixture: dict, place: str, value) -> None:
 @pytest.mark.parametrize(
     ('place', 'value', 'key', 'words'),
     [
-        ('sets.0.degradation_name', 'nois', 'sets[0].degradation_name', "Did you mean 'noise'"),
-        ('sets.2.degradation_name', None, 'sets[2].degradation_name', 'is missing'),
-        ('sets.1.type', 'PairedImageDataset', 'sets[1].type', 'PairedDegradationDataset'),
-        ('sets.1.filename_tpl', '{}', 'sets[1].filename_tpl', "Did you mean 'filename_tmpl'"),
-        ('sets.0.gt_size', 'big', 'sets[0].gt_size', 'must be int'),
-        ('sets.0.weight', 1, 'sets[1].weight', 'all sets need one'),
-        ('sets.0.num_worker_per_gpu', 1, 'sets[0].num_worker_per_gpu', 'not an option here'),
-        ('sets.0.dataroot_gt', 'nowhere', 'sets[0].dataroot_gt', 'no such folder'),
-        ('degradation_names', None, 'degradation_names', 'is missing'),
-        ('degradation_name', 'noise', 'degradation_name', 'not an option here'),
-        ('sets', [], 'sets', 'at least one'),
-        ('gt_size', None, 'gt_size', 'is missing'),
+        ('sets.0.degradation_name', 'nois', '', "Did you mean 'noise'"),
+        ('sets.2.degradation_name', None, '', 'is missing'),
+        ('sets.1.type', 'PairedImageDataset', '', 'PairedDegradationDataset'),
+        ('sets.1.type', None, '', 'is missing: the class of the set'),
+        ('sets.1', 'rain', '', 'must be a mapping'),
+        ('sets.1.filename_tpl', '{}', '', "Did you mean 'filename_tmpl'"),
+        ('sets.0.gt_size', 'big', '', "got 'big'"),
+        ('sets.0.weight', 1, 'sets.1.weight', 'all sets need one'),
+        ('sets.0.weight', 0, '', 'greater than 0'),
+        ('sets.0.num_worker_per_gpu', 1, '', 'but of the mixture'),
+        ('sets.0.degradations.0.sigma', -1, '', 'outside 0..255'),
+        ('sets.0.dataroot_gt', 'nowhere', '', 'no such folder'),
+        ('degradation_names', None, '', 'is missing'),
+        ('degradation_name', 'noise', '', 'of each of its sets'),
+        ('use_rot', 'no', '', 'true or false'),
+        ('sets', [], '', 'at least 1 item'),
+        ('gt_size', None, 'sets.0.gt_size sets.1.gt_size sets.2.gt_size', 'is missing'),
     ],
 )
 def test_bad_mixtures_are_refused_with_place_and_remedy(mixture, place, value, key, words):
-    assert MixedDegradationDataset.check_options(mixture) == []
+    assert refusals(mixture) == {}
     change(mixture, place, value)
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
-        build_dataset(mixture)
-    assert words in str(error.value)
-    if key != 'degradation_name':  # an unknown key at the top is the option checker's business
-        problems = MixedDegradationDataset.check_options(mixture)
-        assert [place for place, _ in problems] == [key]
-        assert words in problems[0][1]
+    found = refusals(mixture)
+    assert list(found) == (key or place).split()
+    assert words in ' '.join(found.values())
 
 
-@pytest.mark.parametrize(
-    ('shares', 'words'),
-    [
-        ([('weight', [1, 0, 1])], 'must be positive'),
-        ([('weight', [1, 1, 1]), ('repeat', [1, 2, 1])], 'exclude each other'),
-        ([('weight', [1e-9, 1, 1])], 'raise it'),
-    ],
-)
-def test_bad_shares_are_refused(mixture, shares, words):
-    for key, values in shares:
-        mixture = with_shares(mixture, key, values)
-    with pytest.raises(ValueError, match=words):
-        build_dataset(mixture)
+def test_shares_of_two_kinds_or_out_of_all_proportion_are_refused(mixture):
+    both = with_shares(with_shares(mixture, 'weight', [1, 1, 1]), 'repeat', [1, 2, 1])
+    assert 'exclude each other' in refusals(both)['sets.0.weight']
+    with pytest.raises(ValueError, match='raise it'):
+        build_dataset(with_shares(mixture, 'weight', [1e-9, 1, 1]))
 
 
-@pytest.mark.parametrize('key', ['weight', 'repeat'])
-def test_shares_are_refused_in_validation(mixture, key):
+@pytest.mark.parametrize(('key', 'first'), [('weight', 0), ('repeat', 1)])
+def test_shares_are_refused_in_validation(mixture, key, first):
     options = with_shares(mixture, key, [1, 5, 1]) | {'phase': 'val'}
     del options['gt_size']
-    problems = dict(MixedDegradationDataset.check_options(options))
-    assert 'is for training' in problems[f'sets[{"0" if key == "weight" else "1"}].{key}']
-    with pytest.raises(ValueError, match='is for training'):
-        build_dataset(options)
+    assert 'is for training' in refusals(options)[f'sets.{first}.{key}']
 
 
 def test_batches_mix_the_classes(mixture):

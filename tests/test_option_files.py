@@ -39,7 +39,7 @@ def test_option_file_passes_the_preflight_and_builds(file):
     assert sum(p.numel() for p in net.parameters()) > 0
     MODEL_REGISTRY.get(opt['model_type'])
     for data in opt['datasets'].values():
-        keys = DATASET_REGISTRY.get(data['type']).option_keys
+        keys = DATASET_REGISTRY.get(data['type']).Options.model_fields
         assert set(data) - set(keys) - {
             'num_worker_per_gpu', 'batch_size_per_gpu', 'persistent_workers', 'pin_memory',
             'prefetch_mode', 'dataset_enlarge_ratio',
@@ -71,7 +71,7 @@ def test_readme_lists_every_option_file_and_no_other():
 def test_data_of_a_mixture_may_lie_elsewhere_but_must_be_named():
     options = load(ROOT / 'options' / 'train' / 'VLUNet' / 'nhr.yml')
     options['datasets']['train']['sets'][4]['dataroot_lq'] = ''
-    place = 'datasets.train.sets[4].dataroot_lq'
-    assert 'must name a folder or an LMDB' in problems_at(options, place, here=False)
-    assert problems_at(options, 'datasets.train.sets[0].dataroot_gt', here=False) == ''
-    assert 'no such folder' in problems_at(options, 'datasets.train.sets[0].dataroot_gt')
+    place = 'datasets.train.sets.4.dataroot_lq'
+    assert 'at least 1 character' in problems_at(options, place, here=False)
+    assert problems_at(options, 'datasets.train.sets.0.dataroot_gt', here=False) == ''
+    assert 'no such folder' in problems_at(options, 'datasets.train.sets.0.dataroot_gt')

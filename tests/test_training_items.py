@@ -23,8 +23,8 @@ from helpers import problems_at, put, stock_options, write_photos
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.errors import DataFault
-from unfoldldm_basicsr.data import items as items_module
-from unfoldldm_basicsr.data.items import TrainingItems, TrainLoader
+from unfoldldm_basicsr.data import loading
+from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.training.checkpoint import Checkpoint
@@ -87,7 +87,7 @@ def stock(tmp_path) -> dict:
 
 def read_names(monkeypatch) -> list[str]:
     """Fills with the names of the images that are read from now on."""
-    from unfoldldm_basicsr.data.image_source import FolderImages
+    from unfoldldm_basicsr.data.sources import FolderImages
 
     names, read = [], FolderImages.read
     monkeypatch.setattr(FolderImages, 'read', lambda self, n: (names.append(n), read(self, n))[1])
@@ -364,7 +364,7 @@ class Stubborn(Dataset):
 
 
 def test_a_loader_process_that_cannot_be_interrupted_is_given_up_and_named(monkeypatch):
-    monkeypatch.setattr(items_module, '_HAND_OVER', 1.0)
+    monkeypatch.setattr(loading, '_HAND_OVER', 1.0)
     before = multiprocessing.active_children()
     items = TrainingItems(Stubborn(), {'name': 'x', 'timeout': 0.5}, workers=1)
     loader = TrainLoader(torch.utils.data.DataLoader(items, num_workers=1))
@@ -441,7 +441,7 @@ def test_a_hand_over_that_never_ends_is_given_up(monkeypatch):
             yield 0
             time.sleep(60)
 
-    monkeypatch.setattr(items_module, '_HAND_OVER', 0.2)
+    monkeypatch.setattr(loading, '_HAND_OVER', 0.2)
     items = TrainingItems(Numbers(), {'name': 'x', 'timeout': 0.1}, workers=1)
     begin = time.monotonic()
     with pytest.raises(DataFault, match=r'x: .*gave no answer while it handed over'):
@@ -510,7 +510,7 @@ def test_preflight_follows_the_policy(tmp_path):
     write_photos(tmp_path / 'train', 4, (40, 48))
     options = put(options, 'datasets.train.dataroot_gt', str(tmp_path / 'train'))
     (tmp_path / 'train' / 'img_0.png').write_bytes(b'')
-    assert 'img_0.png' in problems_at(options, 'datasets.train.dataroot_gt')
+    assert 'img_0.png' in problems_at(options, 'datasets.train')
     options = put(options, 'datasets.train.on_error', 'skip')
     assert 'max_error_share' in problems_at(options, 'datasets.train')
     options = put(options, 'datasets.train.max_error_share', 0.4)

@@ -33,8 +33,9 @@ from helpers import (
 from torch import nn
 
 from unfoldldm_basicsr.compat.repairs import NonFiniteLossError
-from unfoldldm_basicsr.data.image_source import LmdbImages, close_lmdbs
+from unfoldldm_basicsr.data.lmdbs import close_lmdbs
 from unfoldldm_basicsr.data.paired_degradation_dataset import match_names
+from unfoldldm_basicsr.data.sources import LmdbImages
 from unfoldldm_basicsr.options.read import OptionLoader
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
@@ -306,7 +307,7 @@ def test_a_truncated_lmdb_is_an_exception_and_kills_no_process(lmdb_options):
     cut(root)
     code = (
         'import sys, unfoldldm_basicsr\n'
-        'from unfoldldm_basicsr.data.image_source import LmdbImages\n'
+        'from unfoldldm_basicsr.data.sources import LmdbImages\n'
         'try:\n    LmdbImages(sys.argv[1]).read("img_7")\n'
         'except ValueError as error:\n    print(error)\n'
     )

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from common import median_ratio, plot_bars, prepare_machine, print_row, write_table
 
-from unfoldldm_basicsr.data.image_source import close_lmdbs
+from unfoldldm_basicsr.data.lmdbs import close_lmdbs
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, write_lmdb
 
 WHOLE = ('folder', 'lmdb png', 'lmdb bmp')

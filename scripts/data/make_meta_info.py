@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from unfoldldm_basicsr.data.image_source import open_source, without_extension
+from unfoldldm_basicsr.data.listing import without_extension
+from unfoldldm_basicsr.data.sources import open_source
 
 
 class Rule(NamedTuple):
@@ -87,7 +88,7 @@ def make_pairs(gt_names: list[str], lq_names: list[str], rule: Rule) -> list[tup
 def read_names(root: Path) -> list[str]:
     """Names of the images in a folder, or of an LMDB with the extension that lists need."""
     is_lmdb = root.suffix == '.lmdb'
-    names = open_source(root, {'type': 'lmdb' if is_lmdb else 'disk'}).names
+    names = open_source(root, 'lmdb' if is_lmdb else 'disk').names
     return [f'{name}.png' for name in names] if is_lmdb else names
 
 

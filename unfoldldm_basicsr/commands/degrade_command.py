@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain, Step
+from unfoldldm_basicsr.common.declaration import OptionError
+from unfoldldm_basicsr.data.degradations import (
+    DEGRADATIONS,
+    ChainOptions,
+    Degradation,
+    DegradationChain,
+)
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.patches import center_crop
 from unfoldldm_basicsr.data.pixels import to_float, with_three_channels
@@ -78,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     pixels = with_three_channels(read_picture(args.image).opaque)
     image = center_crop(pixels, args.area[1], args.area[0])
     if args.opt is None:
-        chains = {name: DegradationChain([{'type': name}]) for name in DEGRADATIONS}
+        chains = {name: DegradationChain(degradations=[{'type': name}]) for name in DEGRADATIONS}
         title = 'All degradations at their default ranges'
     else:
         chains = find_chains(read_option_file(args.opt), str(args.opt), args.dataset)
@@ -115,8 +121,9 @@ def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, D
             if 'degradations' not in part:
                 continue
             try:
-                chain = DegradationChain(part['degradations'], output=part.get('lq_output', 'clip'))
-            except ValueError as error:
+                keys = ChainOptions.model_fields.keys() & part.keys()
+                chain = DegradationChain(**{key: part[key] for key in keys})
+            except OptionError as error:
                 place = f'datasets.{name}' if name else 'top level'
                 raise ValueError(f'{file}: {place}: {error}') from error
             chains[part.get('degradation_name') or chain.name] = chain
@@ -152,7 +159,7 @@ def contact_sheet(
                 drawn = [([seed, n], step.sample(np.random.default_rng([seed, n]))) for n in _DRAWS]
                 captions = [f'draw {n}' for n in _DRAWS]
             cells = [
-                step.degradation.apply(image, np.random.default_rng(start), **parameters)
+                step.apply(image, np.random.default_rng(start), **parameters)
                 for start, parameters in drawn
             ]
             rows.append((_describe(step, name), cells, captions))
@@ -177,7 +184,7 @@ def contact_sheet(
     return fig
 
 
-def _describe(step: Step, chain_name: str) -> list[str]:
+def _describe(step: Degradation, chain_name: str) -> list[str]:
     """Heading of a row and one line per parameter that does something at these settings."""
     lines = [step.type]
     if chain_name != step.type:
@@ -185,7 +192,7 @@ def _describe(step: Step, chain_name: str) -> list[str]:
     if step.prob < 1:
         lines.append(f'in {100 * step.prob:g} % of the images')
     for name, (low, high) in step.ranges.items():
-        if step.degradation.parameters[name].stronger == 'down':
+        if step.parameters()[name].stronger == 'down':
             low, high = high, low  # as the columns go, from weak to strong
         lines.append(f'{name} {low:g}' if low == high else f'{name} {low:g} ... {high:g}')
     return lines

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from unfoldldm_basicsr.commands.weights_options import add_weights_options, restorer_of
-from unfoldldm_basicsr.data.image_source import list_images
 from unfoldldm_basicsr.data.images import EXTENSIONS, LOSSLESS, read_picture, write_picture
+from unfoldldm_basicsr.data.listing import list_images
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.restoring.tiling import TileError
 

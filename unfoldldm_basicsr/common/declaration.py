@@ -23,7 +23,7 @@ import inspect
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
@@ -40,6 +40,7 @@ def _whole(value: Any) -> Any:
 
 Count = Annotated[int, BeforeValidator(_whole)]  # 5e3 is a float in YAML
 
+NESTED = 'option'  # type of errors that come with their place and words, see :mod:`.nested`
 _NUMBER = re.compile(r'[-+.\d].*')
 # pydantic's words, and those of option files.
 _KINDS = {
@@ -146,7 +147,8 @@ def problems_of(
     unknown = set()
     for found in error.errors():
         kind = found['type']
-        *parts, value = _walk(values, found['loc'][:-1] if kind == 'missing' else found['loc'])
+        loc = found['loc'][:-1] if kind == 'missing' else found['loc']
+        *parts, value = _walk(values, loc, loc if kind == NESTED else keys_of(declared))
         if kind == 'missing':
             key = str(found['loc'][-1])
             about = first_line(declared_at(declared, parts), key) or f'{owner or "it"} needs it'
@@ -177,8 +179,8 @@ def problems_of(
     ]
 
 
-def _walk(value: Any, loc: Sequence[str | int]) -> list:
-    """The parts of a place that lead into ``value``, and last what is there.
+def _walk(value: Any, loc: Sequence[str | int], known: Collection[str | int]) -> list:
+    """The parts of a place that lead into ``value`` or are ``known``, and last what is there.
 
     The others are names of a union's members.
     """
@@ -187,7 +189,9 @@ def _walk(value: Any, loc: Sequence[str | int]) -> list:
         try:
             value = value[part]
         except (KeyError, IndexError, TypeError):
-            continue
+            if part not in known:
+                continue
+            value = None
         parts.append(part)
     return [*parts, value]
 

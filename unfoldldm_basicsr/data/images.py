@@ -143,6 +143,15 @@ def decode(payload: bytes, origin: str) -> Picture:
     return Picture(upright(pixels, about.orientation), about.icc_profile, about.exif, about.xmp)
 
 
+def size_in_header(path: str | Path) -> tuple[int, int] | None:
+    """(height, width) that a file names, before any turning; None where it must be decoded."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (*_DAMAGE, Image.DecompressionBombError):
+        return None
+
+
 def _decode(payload: bytes) -> tuple[np.ndarray, Metadata]:
     """Pixels as they are stored."""
     if payload.startswith(metadata.PNG):

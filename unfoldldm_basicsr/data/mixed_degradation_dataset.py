@@ -4,39 +4,120 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
+from pydantic import Field, ValidationInfo, create_model, field_validator
 from torch.utils.data import Dataset
 
+from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read
+from unfoldldm_basicsr.common.nested import invalid
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
+from unfoldldm_basicsr.data.options import DatasetOptions, title, within
 from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
-from unfoldldm_basicsr.data.restoration_dataset import (
-    LOADER_KEYS,
-    PHASES,
-    SET_KEYS,
-    OptionKeys,
-    Problems,
-    RestorationDataset,
-    errors_named,
-    key_problems,
-    raise_problems,
-)
+from unfoldldm_basicsr.data.restoration_dataset import RestorationDataset
 from unfoldldm_basicsr.data.synthetic_degradation_dataset import SyntheticDegradationDataset
 
 _SET_CLASSES: dict[str, type[RestorationDataset]] = {
     'SyntheticDegradationDataset': SyntheticDegradationDataset,
     'PairedDegradationDataset': PairedDegradationDataset,
 }
-_INHERITED = (
-    'phase', 'scale', 'io_backend', 'gt_size', 'use_hflip', 'use_rot', 'seed', 'center_crop',
-    'crop_multiple',
+_HANDED_DOWN = (
+    'phase', 'scale', 'io_backend', 'color', 'gt_size', 'use_hflip', 'use_rot', 'seed',
+    'center_crop', 'crop_multiple', 'degradation_names', 'on_error',
 )  # fmt: skip
-_OF_ONE_SET = ('repeat', 'degradation_name')
+_OF_THE_MIXTURE = (
+    'name', 'phase', 'scale', 'degradation_names', 'num_worker_per_gpu', 'batch_size_per_gpu',
+    'dataset_enlarge_ratio', 'use_shuffle', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory',
+    'persistent_workers', 'on_error', 'max_error_share', 'timeout',
+)  # fmt: skip
 _LARGEST_EPOCH = 5_000_000
+
+
+class _Share(Options):
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Share of the epoch, in relation to those of the other sets; not with repeat."""
+
+
+_SET_OPTIONS = {
+    name: create_model(f'{name}Part', __base__=(_Share, cls.Options))
+    for name, cls in _SET_CLASSES.items()
+}
+
+
+class MixedOptions(DatasetOptions):
+    """A mixture of data sets; what is declared here counts for all of them."""
+
+    degradation_names: Tuple[str]
+    """All classes of the run, in order of their index."""
+    sets: Annotated[list[Any], Field(min_length=1)]
+    """The sets: {type, degradation_name, repeat or weight, ...}."""
+
+    @field_validator('gt_size')
+    @classmethod
+    def _patches(cls, size: int | None, info: ValidationInfo) -> int | None:
+        return size  # the sets may have it
+
+    @field_validator('degradation_name', 'repeat')
+    @classmethod
+    def _of_one_set(cls, value: object, info: ValidationInfo) -> object:
+        if value != cls.model_fields[info.field_name].default:
+            raise ValueError('is not an option of a mixture, but of each of its sets.')
+        return value
+
+    _one_of_the_classes = _once = _of_one_set
+
+    @field_validator('sets')
+    @classmethod
+    def _typed(cls, entries: list, info: ValidationInfo) -> list[DatasetOptions]:
+        """Options of every set, with those of the mixture that it does not have itself."""
+        common = {key: info.data[key] for key in _HANDED_DOWN if key in info.data}
+        failed = {key for key in _HANDED_DOWN if key not in info.data}
+        typed, problems = [], []
+        for index, entry in enumerate(entries):
+            try:
+                typed.append(_read_set(entry, common, str(info.data.get('name', 'mixture'))))
+            except OptionError as error:
+                own = set(entry) if isinstance(entry, Mapping) else set()
+                problems += [
+                    Problem(f'{index}.{path}', text)
+                    for path, text, *_ in error.problems
+                    if path.partition('.')[0] not in failed - own  # told of the mixture already
+                ]
+        weighted = [part.weight is not None for part in typed]
+        if any(weighted) and info.data.get('phase') in ('val', 'test'):
+            text = 'is for training; validation sees every image once.'
+            problems.append(Problem(f'{weighted.index(True)}.weight', text))
+        elif any(weighted) and not all(weighted) and not problems:
+            text = 'is missing: all sets need one, or none.'
+            problems.append(Problem(f'{weighted.index(False)}.weight', text))
+        if problems:
+            raise invalid(problems)
+        return typed
+
+
+def _read_set(entry: object, common: Mapping[str, Any], mixture: str) -> DatasetOptions:
+    if not isinstance(entry, Mapping):
+        raise OptionError('set', [Problem('', f'must be a mapping, got {entry!r}.')])
+    kind, problems = entry.get('type'), []
+    if kind is None:
+        text = f'is missing: the class of the set.{written_as("type", entry)}'
+        problems.append(Problem('type', text))
+    elif kind not in _SET_OPTIONS:
+        hint = did_you_mean(kind, _SET_CLASSES)
+        problems.append(Problem('type', f"is no class of a set: '{kind}'.{hint}"))
+    for key in _OF_THE_MIXTURE:
+        if key in entry:
+            problems.append(Problem(key, 'is not an option of a set, but of the mixture.'))
+    if 'weight' in entry and 'repeat' in entry:
+        problems.append(Problem('weight', 'and repeat exclude each other.'))
+    if problems:
+        raise OptionError('set', problems)
+    name = f'{mixture}: {entry.get("degradation_name")}'
+    return read(_SET_OPTIONS[kind], {'name': name, **common, **entry}, kind)
 
 
 @register(DATASET_REGISTRY)
@@ -54,89 +135,39 @@ class MixedDegradationDataset(Dataset):
     least once. In validation every image occurs once, set after set.
     """
 
-    option_keys: ClassVar[OptionKeys] = {
-        **{key: value for key, value in SET_KEYS.items() if key not in _OF_ONE_SET},
-        **LOADER_KEYS,
-        'sets': ((list,), 'the sets: {type, degradation_name, repeat or weight, ...}'),
-    }
+    Options = MixedOptions
 
-    def __init__(self, opt: dict) -> None:
-        title = f'dataset {opt.get("name", "without a name")} (MixedDegradationDataset)'
-        raise_problems(title, key_problems(opt, self.option_keys) + self._set_problems(opt))
+    def __init__(self, opt: Mapping[str, Any] | MixedOptions) -> None:
+        owner = title(opt, type(self))
         self.opt = opt
-        self.degradation_names = list(opt['degradation_names'])
+        self.options = opt if isinstance(opt, Options) else read(MixedOptions, opt, owner)
+        self.degradation_names = list(self.options.degradation_names)
         self.sets: list[RestorationDataset] = []
-        for index, entry in enumerate(opt['sets']):
-            with errors_named(f'{title}, sets[{index}]'):
-                set_opt = _set_options(opt, entry)
-                self.sets.append(_SET_CLASSES[set_opt['type']](set_opt))
+        for index, entry in enumerate(self.options.sets):
+            with within(owner, f'sets.{index}'):
+                self.sets.append(_SET_CLASSES[entry.type](entry))
         lengths = [len(part) for part in self.sets]
-        weights = [entry.get('weight') for entry in opt['sets']]
+        weights = [entry.weight for entry in self.options.sets]
         counts = lengths if weights[0] is None else weighted_counts(lengths, weights)
         if sum(counts) > _LARGEST_EPOCH:
             raise ValueError(
-                f'{title}: the weights make an epoch of {sum(counts)} images, because a set of '
+                f'{owner}: the weights make an epoch of {sum(counts)} images, because a set of '
                 f'many images has a small weight: raise it, or use repeat factors.'
             )
         self._ends = np.cumsum(counts)
         for part, length, count in zip(self.sets, lengths, counts, strict=True):
             get_root_logger().info(
-                f'{opt.get("name", "mixture")}: {part.degradation_name} (class '
-                f'{part.degradation}): {length} images, {count} per epoch '
-                f'({100 * count / sum(counts):.1f} %)'
+                f'{self.options.name}: {part.degradation_name} (class {part.degradation}): '
+                f'{length} images, {count} per epoch ({100 * count / sum(counts):.1f} %)'
             )
-
-    @classmethod
-    def _set_problems(cls, opt: Mapping) -> Problems:
-        """Problems with the structure of the mixture and the keys of its sets."""
-        sets, names = opt.get('sets'), opt.get('degradation_names')
-        problems: Problems = []
-        if not isinstance(names, list):
-            problems.append(('degradation_names', 'is missing: the classes in order of index.'))
-        if not isinstance(sets, list) or not sets:
-            return [*problems, ('sets', f'must be a list of at least one set, got {sets!r}.')]
-        for index, entry in enumerate(sets):
-            place = f'sets[{index}]'
-            if not isinstance(entry, Mapping):
-                problems.append((place, f'must be a mapping, got {entry!r}.'))
-            elif 'type' not in entry:
-                hint = written_as('type', entry)
-                problems.append((f'{place}.type', f'is missing: the class of the set.{hint}'))
-            elif entry['type'] not in _SET_CLASSES:
-                hint = did_you_mean(entry.get('type'), _SET_CLASSES)
-                problems.append((f'{place}.type', f"no set class '{entry.get('type')}'.{hint}"))
-            else:
-                problems += [(f'{place}.{key}', text) for key, text in _entry_problems(entry)]
-        if problems:
-            return problems
-        weighted = ['weight' in entry for entry in sets]
-        if any(weighted) and opt.get('phase') in PHASES[1:]:
-            text = 'is for training; validation sees every image once.'
-            problems.append((f'sets[{weighted.index(True)}].weight', text))
-        elif any(weighted) and not all(weighted):
-            problems.append(
-                (f'sets[{weighted.index(False)}].weight', 'is missing: all sets need one, or none.')
-            )
-        return problems
-
-    @classmethod
-    def check_options(cls, opt: Mapping) -> Problems:
-        """Problems with values, those of every set included: (key, message) pairs."""
-        problems = cls._set_problems(opt)
-        if problems:
-            return problems
-        for index, entry in enumerate(opt['sets']):
-            set_opt = _set_options(opt, entry)
-            set_opt.update({key: opt[key] for key in LOADER_KEYS if key in opt})
-            for key, text in _SET_CLASSES[set_opt['type']].check_options(set_opt):
-                shared = key not in entry and (key in _INHERITED or key in LOADER_KEYS)
-                problem = (key if shared else f'sets[{index}].{key}', text)
-                if problem not in problems:
-                    problems.append(problem)
-        return problems
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def first_items(self) -> list[int]:
+        """Index of the first item of each set."""
+        return [0, *map(int, self._ends[:-1])]
 
     def label_of(self, index: int) -> int:
         """Index of an item's degradation, without loading the item."""
@@ -177,27 +208,3 @@ def weighted_counts(lengths: list[int], weights: list[float]) -> list[int]:
     return [
         max(length, round(weight * scale)) for length, weight in zip(lengths, weights, strict=True)
     ]
-
-
-def _set_options(opt: Mapping, entry: Mapping) -> dict:
-    """Options of one set: its own, then the mixture's."""
-    inherited = {key: opt[key] for key in _INHERITED if key in opt}
-    own = {key: value for key, value in entry.items() if key != 'weight'}
-    name = f'{opt.get("name", "mixture")}/{entry["degradation_name"]}'
-    return {'name': name, **inherited, **own, 'degradation_names': opt['degradation_names']}
-
-
-def _entry_problems(entry: Mapping) -> Problems:
-    """Unknown keys, wrong types and weights of one set."""
-    keys = {**_SET_CLASSES[entry['type']].option_keys, 'weight': ((int, float), 'share')}
-    for key in ('degradation_names', 'phase', *LOADER_KEYS):
-        del keys[key]
-    problems = key_problems(entry, keys)
-    if 'degradation_name' not in entry:
-        problems.append(('degradation_name', 'is missing: one of degradation_names.'))
-    weight = entry.get('weight')
-    if isinstance(weight, int | float) and not weight > 0:
-        problems.append(('weight', f'must be positive, got {weight}.'))
-    if 'weight' in entry and 'repeat' in entry:
-        problems.append(('weight', 'and repeat exclude each other.'))
-    return problems

@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
+from pydantic import field_validator
 
+from unfoldldm_basicsr.common.declaration import OptionError
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.data.image_source import (
-    FolderImages,
-    ImageSource,
-    close_lmdbs,
-    open_source,
-    read_meta_info,
-    without_extension,
-)
+from unfoldldm_basicsr.data.listing import read_meta_info, without_extension
+from unfoldldm_basicsr.data.options import DatasetOptions, Root, at_key
 from unfoldldm_basicsr.data.patches import to_tensor
-from unfoldldm_basicsr.data.pixels import to_float
-from unfoldldm_basicsr.data.restoration_dataset import (
-    OptionKeys,
-    Problems,
-    RestorationDataset,
-    errors_named,
-)
+from unfoldldm_basicsr.data.restoration_dataset import RestorationDataset
+from unfoldldm_basicsr.data.sources import FolderImages, ImageSource, open_source
 
-_NUM_CHECKED_PAIRS = 16  # decoded before training; LMDBs tell all sizes without decoding
+_NUM_CHECKED_PAIRS = 16  # of folders, whose sizes are compared before a run; of LMDBs it is all
 
 
-def _root_of(message: str, opt: Mapping) -> str:
-    """The key whose folder a message begins with; that of the degraded images otherwise."""
-    known = [key for key in ('dataroot_lq', 'dataroot_gt') if message.startswith(str(opt[key]))]
-    return max(known, key=lambda key: len(str(opt[key])), default='dataroot_lq')
+class PairedOptions(DatasetOptions):
+    """Clean images and their degraded partners."""
+
+    dataroot_gt: Root
+    """Folder (searched recursively) or LMDB of clean images."""
+    dataroot_lq: Root
+    """Folder or LMDB of degraded images."""
+    meta_info_file: str | None = None
+    """Images of dataroot_gt to use, or "gt_name, lq_name" per line."""
+    filename_tmpl: str = '{}'
+    """Name of the degraded image, without extension; {} is that of the clean one."""
+
+    @field_validator('filename_tmpl')
+    @classmethod
+    def _template(cls, template: str) -> str:
+        try:
+            usable = '{}' in template and template.format('x') is not None
+        except (ValueError, LookupError):
+            usable = False
+        if not usable:
+            raise ValueError(f"must hold {{}} once and no other braces, got '{template}'.")
+        return template
 
 
 @register(DATASET_REGISTRY)
@@ -46,79 +55,86 @@ class PairedDegradationDataset(RestorationDataset):
     :class:`.restoration_dataset.RestorationDataset` for the items and common options.
     """
 
-    option_keys: ClassVar[OptionKeys] = {
-        **RestorationDataset.option_keys,
-        'dataroot_gt': ((str,), 'folder (searched recursively) or LMDB of clean images'),
-        'dataroot_lq': ((str,), 'folder or LMDB of degraded images'),
-        'meta_info_file': (
-            (str, type(None)),
-            'images of dataroot_gt to use, or "gt_name, lq_name" per line',
-        ),
-        'filename_tmpl': ((str,), "name of the degraded image, without extension (default '{}')"),
-    }
+    Options = PairedOptions
 
-    def __init__(self, opt: dict) -> None:
+    def __init__(self, opt: Mapping[str, Any] | PairedOptions) -> None:
         super().__init__(opt)
-        with errors_named(self._title(opt)):
-            self.gt_images, self.lq_images, self.pairs = self._open(opt)
-            check_lmdb_sizes(self.gt_images, self.lq_images, self.pairs)
-        self._set_class(opt.get('name', 'paired'))
+        options, listed = self.options, {'dataroot_gt': None, 'dataroot_lq': None}
+        if options.meta_info_file:
+            with at_key(self.title, 'meta_info_file'):
+                pairs = read_meta_info(options.meta_info_file)
+            listed['dataroot_gt'] = [gt for gt, _ in pairs]
+            listed['dataroot_lq'] = [
+                lq or partner_name(gt, options.filename_tmpl) for gt, lq in pairs
+            ]
+        opened, problems, kind = [], [], options.io_backend.type
+        for key, names in listed.items():
+            try:
+                with at_key(self.title, key):
+                    opened.append(open_source(getattr(options, key), kind, names))
+            except OptionError as error:
+                problems += error.problems
+        if problems:
+            raise OptionError(self.title, problems)
+        self.gt_images, self.lq_images = opened
+        if options.meta_info_file:
+            self.pairs = [*zip(self.gt_images.names, self.lq_images.names, strict=True)]
+        else:
+            key = 'dataroot_lq' if options.filename_tmpl == '{}' else 'filename_tmpl'
+            with at_key(self.title, key):
+                self.pairs = match_names(self.gt_images, self.lq_images, options.filename_tmpl)
+        if options.on_error != 'skip':
+            self._check_sizes()
+        self._set_class(options.name)
 
-    @staticmethod
-    def _open(opt: Mapping) -> tuple[ImageSource, ImageSource, list[tuple[str, str]]]:
-        roots = opt.get('dataroot_gt'), opt.get('dataroot_lq')
-        for key, root in zip(('dataroot_gt', 'dataroot_lq'), roots, strict=True):
-            if root is None:
-                raise ValueError(f'{key} is missing.')
-        template, backend = opt.get('filename_tmpl', '{}'), opt.get('io_backend')
-        if '{}' not in template:
-            raise ValueError(f"filename_tmpl '{template}' must contain {{}}.")
-        meta = opt.get('meta_info_file')
-        if meta:
-            pairs = [(gt, lq or partner_name(gt, template)) for gt, lq in read_meta_info(meta)]
-            gt_images = open_source(roots[0], backend, [gt for gt, _ in pairs])
-            lq_images = open_source(roots[1], backend, [lq for _, lq in pairs])
-            return gt_images, lq_images, list(zip(gt_images.names, lq_images.names, strict=True))
-        gt_images, lq_images = (open_source(root, backend) for root in roots)
-        return gt_images, lq_images, match_names(gt_images, lq_images, template)
-
-    @classmethod
-    def check_options(cls, opt: Mapping) -> Problems:
-        problems = super().check_options(opt)
-        missing = cls._path_problems(opt, 'dataroot_gt', 'dataroot_lq')
-        if missing:
-            return problems + missing
-        try:
-            gt_images, lq_images, pairs = cls._open(opt)
-            check_lmdb_sizes(gt_images, lq_images, pairs)
-            step = max(1, len(pairs) // _NUM_CHECKED_PAIRS)
-            checked = [] if opt.get('on_error') == 'skip' else pairs[::step][:_NUM_CHECKED_PAIRS]
-            for gt, lq in checked:
-                read_pair(gt_images, gt, lq_images, lq)
-        except (ValueError, OSError) as error:
-            problems.append((_root_of(str(error), opt), str(error)))
-        finally:
-            close_lmdbs()  # LMDB allows one open environment: leave none behind for other readers
-        return problems
+    def _check_sizes(self) -> None:
+        """Finds a wrong pairing before the run; images are decoded where headers differ."""
+        pairs, sources = self.pairs, (self.gt_images, self.lq_images)
+        if any(isinstance(source, FolderImages) for source in sources):
+            pairs = pairs[:: max(1, len(pairs) // _NUM_CHECKED_PAIRS)][:_NUM_CHECKED_PAIRS]
+        for pair in pairs:
+            shapes = [source.shape(name) for source, name in zip(sources, pair, strict=True)]
+            if None in shapes and any(not isinstance(s, FolderImages) for s in sources):
+                continue  # an LMDB that does not tell
+            if None in shapes or shapes[0] != shapes[1]:
+                for key, source, name in zip(
+                    ('dataroot_gt', 'dataroot_lq'), sources, pair, strict=True
+                ):
+                    with at_key(self.title, key):
+                        source.read(name)
+                with at_key(self.title, 'dataroot_lq'):
+                    self._read_pair(*pair)
 
     def sources(self) -> list[tuple[ImageSource, list[str]]]:
         gt_names, lq_names = (list(names) for names in zip(*self.pairs, strict=True))
         return [(self.gt_images, gt_names), (self.lq_images, lq_names)]
 
     def __len__(self) -> int:
-        return len(self.pairs) * self.repeat
+        return len(self.pairs) * self.options.repeat
+
+    def _read_pair(self, gt_name: str, lq_name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Reads both images and compares their sizes."""
+        gt, lq = self._read(self.gt_images, gt_name), self._read(self.lq_images, lq_name)
+        if gt.shape[:2] != lq.shape[:2]:
+            raise ValueError(
+                f'the sizes of a pair differ: gt {self.gt_images.origin(gt_name)} is '
+                f'{gt.shape[1]}x{gt.shape[0]}, lq {self.lq_images.origin(lq_name)} is '
+                f'{lq.shape[1]}x{lq.shape[0]} (width x height). Both must be equal (scale 1): crop '
+                'or remove this pair, or correct the pairing (filename_tmpl, meta_info_file).'
+            )
+        return gt, lq
 
     def __getitem__(self, index: int) -> dict:
         self.check_index(index)
         gt_name, lq_name = self.pairs[index % len(self.pairs)]
-        gt, lq = read_pair(self.gt_images, gt_name, self.lq_images, lq_name)
+        gt, lq = self._read_pair(gt_name, lq_name)
         if self.is_train:
             (gt, lq), _ = self._training_patch([gt, lq], self._generator(index))
         else:
             gt, lq = self._validation_crop(gt), self._validation_crop(lq)
         return {
-            'lq': to_tensor(to_float(lq)),
-            'gt': to_tensor(to_float(gt)),
+            'lq': to_tensor(self._float(lq)),
+            'gt': to_tensor(self._float(gt)),
             'lq_path': self.lq_images.path(lq_name),
             'gt_path': self.gt_images.path(gt_name),
             'degradation': self.degradation,
@@ -173,33 +189,3 @@ def match_names(
             f'meta_info_file ("gt_name, lq_name" per line).'
         )
     return pairs
-
-
-def read_pair(
-    gt_images: ImageSource, gt: str, lq_images: ImageSource, lq: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads both images and compares their sizes."""
-    gt_image, lq_image = gt_images.read(gt), lq_images.read(lq)
-    if gt_image.shape != lq_image.shape:
-        _raise_sizes(gt_images.origin(gt), gt_image.shape, lq_images.origin(lq), lq_image.shape)
-    return gt_image, lq_image
-
-
-def check_lmdb_sizes(
-    gt_images: ImageSource, lq_images: ImageSource, pairs: list[tuple[str, str]]
-) -> None:
-    """Compares the sizes that two LMDBs record; folders record none."""
-    if isinstance(gt_images, FolderImages) or isinstance(lq_images, FolderImages):
-        return
-    for gt, lq in pairs:
-        gt_shape, lq_shape = gt_images.shapes[gt], lq_images.shapes[lq]
-        if gt_shape and lq_shape and gt_shape != lq_shape:
-            _raise_sizes(gt_images.origin(gt), gt_shape, lq_images.origin(lq), lq_shape)
-
-
-def _raise_sizes(gt: str, gt_shape: tuple, lq: str, lq_shape: tuple) -> None:
-    raise ValueError(
-        f'the sizes of a pair differ: gt {gt} is {gt_shape[1]}x{gt_shape[0]}, '
-        f'lq {lq} is {lq_shape[1]}x{lq_shape[0]} (width x height). Both must be equal (scale 1): '
-        'crop or remove this pair, or correct the pairing (filename_tmpl, meta_info_file).'
-    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from basicsr.utils.color_util import rgb2ycbcr
 from PIL import Image, ImageCms
 
 _MAX_PIXELS = 2**30
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class ImageError(ValueError):
@@ -22,6 +24,21 @@ def to_float(image: np.ndarray) -> np.ndarray:
 def with_three_channels(pixels: np.ndarray) -> np.ndarray:
     """Grey H W as three equal channels H W 3 (a read-only view); colours as they are."""
     return np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if pixels.ndim == 2 else pixels
+
+
+def one_channel(image: np.ndarray, kind: str) -> np.ndarray:
+    """One channel H W 1 of float32 H W C in [0, 1].
+
+    Args:
+        image: RGB, or one channel already.
+        kind: ``grey``, the luminance of ITU-R BT.601 over the whole range; ``y``, its luma from 16
+            to 235 as :func:`basicsr.utils.color_util.rgb2ycbcr` has it.
+    """
+    if image.shape[-1] == 1:
+        return image
+    if kind == 'y':
+        return rgb2ycbcr(image, y_only=True)[..., None].astype(np.float32)
+    return (image @ _LUMINANCE)[..., None]
 
 
 def scaled(samples: np.ndarray, maximum: int) -> np.ndarray:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.data.degradations import DegradationChain, parse_steps
-from unfoldldm_basicsr.data.image_source import (
-    ImageSource,
-    close_lmdbs,
-    open_source,
-    read_meta_info,
-)
+from unfoldldm_basicsr.data.degradations import ChainOptions, DegradationChain
+from unfoldldm_basicsr.data.listing import read_meta_info
+from unfoldldm_basicsr.data.options import DatasetOptions, Root, at_key
 from unfoldldm_basicsr.data.patches import to_tensor
-from unfoldldm_basicsr.data.pixels import to_float
-from unfoldldm_basicsr.data.restoration_dataset import (
-    OptionKeys,
-    Problems,
-    RestorationDataset,
-    errors_named,
-)
+from unfoldldm_basicsr.data.restoration_dataset import RestorationDataset
+from unfoldldm_basicsr.data.sources import ImageSource, open_source
+
+
+class SyntheticOptions(ChainOptions, DatasetOptions):
+    """Clean images, and what degrades them."""
+
+    dataroot_gt: Root
+    """Folder (searched recursively) or LMDB of clean images."""
+    meta_info_file: str | None = None
+    """Use only the images listed in this file."""
 
 
 @register(DATASET_REGISTRY)
@@ -34,70 +34,37 @@ class SyntheticDegradationDataset(RestorationDataset):
     :class:`.restoration_dataset.RestorationDataset` for the items and common options.
     """
 
-    option_keys: ClassVar[OptionKeys] = {
-        **RestorationDataset.option_keys,
-        'dataroot_gt': ((str,), 'folder (searched recursively) or LMDB of clean images'),
-        'meta_info_file': ((str, type(None)), 'use only the images listed in this file'),
-        'degradations': ((list,), 'steps in order: {type, prob, parameter: value or [low, high]}'),
-        'lq_output': ((str,), 'clip (default) to [0, 1], uint8 (256 levels), or unclipped'),
-    }
+    Options = SyntheticOptions
 
-    def __init__(self, opt: dict) -> None:
+    def __init__(self, opt: Mapping[str, Any] | SyntheticOptions) -> None:
         super().__init__(opt)
-        with errors_named(self._title(opt)):
-            self.images = self._open(opt)
-            self.chain = DegradationChain(
-                opt.get('degradations'), output=opt.get('lq_output', 'clip')
-            )
+        options, names = self.options, None
+        if options.meta_info_file:
+            with at_key(self.title, 'meta_info_file'):
+                names = [gt for gt, _ in read_meta_info(options.meta_info_file)]
+        with at_key(self.title, 'dataroot_gt'):
+            self.images = open_source(options.dataroot_gt, options.io_backend.type, names)
+        self.chain = DegradationChain(options)
         self._set_class(self.chain.name)
-
-    @staticmethod
-    def _open(opt: Mapping) -> ImageSource:
-        meta = opt.get('meta_info_file')
-        names = [gt for gt, _ in read_meta_info(meta)] if meta else None
-        return open_source(opt.get('dataroot_gt'), opt.get('io_backend'), names)
-
-    @classmethod
-    def check_options(cls, opt: Mapping) -> Problems:
-        problems = super().check_options(opt)
-        steps, found = parse_steps(opt.get('degradations'))
-        problems += found
-        if steps and not found:
-            try:
-                DegradationChain(opt['degradations'], output=opt.get('lq_output', 'clip'))
-            except ValueError as error:
-                problems.append(('lq_output', str(error)))
-        missing = cls._path_problems(opt, 'dataroot_gt')
-        if missing:
-            return problems + missing
-        try:
-            images = cls._open(opt)
-            if opt.get('on_error') != 'skip':
-                images.read(images.names[0])
-        except (ValueError, OSError) as error:
-            problems.append(('dataroot_gt', str(error)))
-        finally:
-            close_lmdbs()  # LMDB allows one open environment: leave none behind for other readers
-        return problems
 
     def sources(self) -> list[tuple[ImageSource, list[str]]]:
         return [(self.images, self.images.names)]
 
     def __len__(self) -> int:
-        return len(self.images.names) * self.repeat
+        return len(self.images.names) * self.options.repeat
 
     def __getitem__(self, index: int) -> dict:
         self.check_index(index)
         name = self.images.names[index % len(self.images.names)]
         rng = self._generator(index)
-        image = self.images.read(name)
+        image = self._read(self.images, name)
         if self.is_train:
             (patch,), window = self._training_patch([image], rng, self.chain.reach)
-            gt = to_float(patch)
+            gt = self._float(patch)
             lq = window.trim(self.chain(gt, rng))
             gt = window.trim(gt)
         else:
-            gt = to_float(self._validation_crop(image))
+            gt = self._float(self._validation_crop(image))
             lq = self.chain(gt, rng)
         path = self.images.path(name)
         return {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.data.items import read_item
+from unfoldldm_basicsr.data.loading import read_item
 from unfoldldm_basicsr.training.batches import Batch
 
 WRONG = 'wrong'

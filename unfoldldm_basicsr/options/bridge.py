@@ -11,7 +11,7 @@ from pydantic import create_model
 from unfoldldm_basicsr.common.declaration import Options, Problem
 from unfoldldm_basicsr.options.networks import VALUE_ERRORS
 from unfoldldm_basicsr.options.problems import Problems
-from unfoldldm_basicsr.options.schema import SECTIONS, BasicDataset
+from unfoldldm_basicsr.options.schema import SECTIONS
 
 
 @functools.cache
@@ -20,25 +20,6 @@ def sections_of(model: type | None) -> dict[str, type[Options]]:
         return model.sections
     old = getattr(model, 'option_keys', {})
     return {name: _extended(base, old.get(name, {})) for name, base in SECTIONS.items()}
-
-
-@functools.cache
-def dataset_options(cls: type) -> type[Options]:
-    if hasattr(cls, 'Options'):
-        return cls.Options
-    if not hasattr(cls, 'option_keys'):
-        return BasicDataset
-    ours = {
-        k: _type(t) for k, (t, _) in cls.option_keys.items() if k not in BasicDataset.model_fields
-    }
-    fields = {
-        k: (f.rebuild_annotation(), f)
-        for k, f in BasicDataset.model_fields.items()
-        if k in cls.option_keys
-    }
-    return create_model(
-        'OldOptions', __base__=Options, **fields, **{k: (t, None) for k, t in ours.items()}
-    )
 
 
 def _extended(base: type[Options], keys: Mapping[str, tuple]) -> type[Options]:
@@ -70,15 +51,6 @@ def check_model(
         section, _, key = path.partition('.')
         if path not in skipped and (here or section != 'path' or not paths.get(key)):
             problems.add(path, message)
-
-
-def check_dataset(problems: Problems, path: str, cls: type, section: Mapping, here: bool) -> None:
-    if not hasattr(cls, 'check_options') or problems.within(path):
-        return
-    for key, message in cls.check_options(section):
-        name = key.rsplit('.', 1)[-1]
-        if here or not name.startswith(('dataroot', 'meta_info')) or 'must name' in message:
-            problems.add(f'{path}.{key}', message)
 
 
 def tile_fits(run: Any) -> Any:

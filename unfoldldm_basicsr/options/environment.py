@@ -22,9 +22,8 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.data.image_source import close_lmdbs, read_lmdb_index, stored_keys
-from unfoldldm_basicsr.data.items import ItemReader, TrainingItems
-from unfoldldm_basicsr.data.loaders import no_full_batch
+from unfoldldm_basicsr.data.lmdbs import close_lmdbs, read_lmdb_index, stored_keys
+from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch
 from unfoldldm_basicsr.ops.ss2d import describe_backends
 from unfoldldm_basicsr.options import bridge
 from unfoldldm_basicsr.options.declared import registered
@@ -161,7 +160,7 @@ def _parts(path: str, section: Mapping) -> Iterator[tuple[str, Mapping]]:
     parts = section.get('sets')
     for index, part in enumerate(parts if isinstance(parts, list) else []):
         if isinstance(part, Mapping):
-            yield f'{path}.sets[{index}]', {'io_backend': section.get('io_backend'), **part}
+            yield f'{path}.sets.{index}', {'io_backend': section.get('io_backend'), **part}
 
 
 def data_are_there(run: Run, machine: Machine) -> Found:
@@ -248,15 +247,19 @@ def open_datasets(
 
 
 def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
-    """Reads an item from a copy: BasicSR's data sets open files and take their options apart."""
+    """Reads an item, of a mixture one of each set, from a copy.
+
+    BasicSR's data sets open files and take their options apart.
+    """
     trial = copy.copy(dataset)
     for name, value in vars(trial).items():
         if isinstance(value, dict):
             vars(trial)[name] = dict(value)
-    if section.get('phase') == 'train':
-        TrainingItems(trial, section)[0]
-    else:
-        ItemReader(trial, section).read(0)
+    for index in getattr(trial, 'first_items', (0,)):
+        if section.get('phase') == 'train':
+            TrainingItems(trial, section)[index]
+        else:
+            ItemReader(trial, section).read(index)
 
 
 @contextmanager

@@ -329,10 +329,9 @@ def _check_datasets(
         cls = _find(problems, path, section, DATASET_REGISTRY, 'data set')
         if cls is None:
             continue
-        declared = bridge.dataset_options(cls)
+        declared = getattr(cls, 'Options', BasicDataset)
         own = declared is not BasicDataset
         also = frozenset() if own else frozenset(ALSO_READ['datasets'].split())
         typed = _read(problems, path, declared, section, foreign=not own, also=also.__contains__)
         found[str(phase)] = typed if hasattr(cls, 'Options') else section
-        bridge.check_dataset(problems, path, cls, section, here)
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, Strict
+from pydantic import AfterValidator, Field, Strict, ValidationInfo, field_validator
 
 from unfoldldm_basicsr.common.declaration import Count, Options
 
@@ -155,8 +155,8 @@ class IoBackend(Options):
     """Folder or LMDB."""
 
 
-class BasicDataset(Options):
-    """A data set as BasicSR's loader and its data sets of pairs read it."""
+class LoaderOptions(Options):
+    """A data set as the loaders read it, whatever its class."""
 
     type: str
     """Registered data set."""
@@ -190,6 +190,25 @@ class BasicDataset(Options):
     """Share of unreadable images that skip allows."""
     timeout: Annotated[float, Field(ge=0)] = 300
     """Seconds after which an image counts as unreadable; 0: never."""
+
+    @field_validator('on_error')
+    @classmethod
+    def _measures_all(cls, policy: str, info: ValidationInfo) -> str:
+        if policy == 'skip' and info.data.get('phase') in ('val', 'test'):
+            raise ValueError('a validation measures every image: skip is for training.')
+        return policy
+
+    @field_validator('max_error_share')
+    @classmethod
+    def _of_skipping(cls, share: float, info: ValidationInfo) -> float:
+        if info.data.get('on_error') == 'raise':
+            raise ValueError('has no effect without on_error: skip.')
+        return share
+
+
+class BasicDataset(LoaderOptions):
+    """A data set as BasicSR's data sets of pairs read it."""
+
     dataroot_gt: str | None = None
     """Folder or LMDB of clean images."""
     dataroot_lq: str | None = None

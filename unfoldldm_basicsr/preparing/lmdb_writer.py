@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unfoldldm_basicsr.data.image_source import list_images, without_extension
 from unfoldldm_basicsr.data.images import Picture, decode, encode_bmp, encode_png
+from unfoldldm_basicsr.data.listing import list_images, without_extension
 
 PAYLOADS = ('png', 'bmp', 'source')
 _MAX_KEY_BYTES = 511

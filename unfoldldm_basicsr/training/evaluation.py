@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from unfoldldm_basicsr.common.ranks import together
-from unfoldldm_basicsr.data.items import ItemReader
+from unfoldldm_basicsr.data.loading import ItemReader
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.training.batches import Batch, to_device
 from unfoldldm_basicsr.training.inference import Restored

@@ -16,8 +16,13 @@ import basicsr.utils.options
 from basicsr.data import build_dataloader
 
 from unfoldldm_basicsr.compat.patching import replace
-from unfoldldm_basicsr.data.items import TrainingItems, TrainLoader
-from unfoldldm_basicsr.data.loaders import SeededSampler, fingerprint, no_full_batch
+from unfoldldm_basicsr.data.loading import (
+    SeededSampler,
+    TrainingItems,
+    TrainLoader,
+    fingerprint,
+    no_full_batch,
+)
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.options.parse import build_dataset, dict2str, parse_options
 from unfoldldm_basicsr.options.read import ordered_yaml, parse_value

@@ -1,7 +1,7 @@
 """Blur by convolution with a point spread function (PSF), borders reflected.
 
-Images are float32 H W 3, RGB, [0, 1]. Every PSF sums to 1 and is centred, so that brightness and
-position are kept.
+Images are float32 H W C, RGB or one channel, [0, 1]. Every PSF sums to 1 and is centred, so that
+brightness and position are kept.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ def motion_psf(
 def convolve(image: np.ndarray, psf: np.ndarray) -> np.ndarray:
     """Convolution (not correlation) of every channel with ``psf``, borders reflected."""
     kernel = np.ascontiguousarray(psf[::-1, ::-1])
-    return cv2.filter2D(np.ascontiguousarray(image), -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+    blurred = cv2.filter2D(
+        np.ascontiguousarray(image), -1, kernel, borderType=cv2.BORDER_REFLECT_101
+    )
+    return blurred.reshape(image.shape)  # OpenCV drops the axis of a single channel
 
 
 def gaussian_blur(
@@ -102,9 +105,10 @@ def gaussian_blur(
         return image.copy()
     profile = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     profile = (profile / profile.sum()).astype(np.float32)
-    return cv2.sepFilter2D(
+    blurred = cv2.sepFilter2D(
         np.ascontiguousarray(image), -1, profile, profile, borderType=cv2.BORDER_REFLECT_101
     )
+    return blurred.reshape(image.shape)
 
 
 def motion_blur(

@@ -1,13 +1,21 @@
-"""The degradations that option files can name, with the meaning and limits of each parameter."""
+"""The degradations that option files can name: one declaration for each, with its parameters.
+
+A parameter is a number, or a range ``[low, high]`` that every image draws from anew.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import BeforeValidator, ConfigDict, Field
 
+from unfoldldm_basicsr.common.declaration import Options, Problem
+from unfoldldm_basicsr.common.nested import invalid, read_nested
+from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.degradations.blur import (
     gaussian_blur,
     gaussian_radius,
@@ -22,114 +30,250 @@ from unfoldldm_basicsr.data.degradations.weather import haze, rain
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a degradation.
+    """What values a parameter may have.
 
     Attributes:
-        default: the value, or the (low, high) range drawn from, when the option file is silent.
         minimum, maximum: inclusive limits.
-        help: meaning and unit.
-        integer: only whole numbers.
         stronger: whether larger values degrade more (``'up'``), less (``'down'``), or change only
             the appearance (``'neither'``).
+        integer: only whole numbers.
     """
 
-    default: float | tuple[float, float]
     minimum: float
     maximum: float
-    help: str
-    integer: bool = False
     stronger: Literal['up', 'down', 'neither'] = 'up'
+    integer: bool = False
+
+    def range_of(self, given: object) -> tuple[float, float]:
+        """(low, high) of a value in an option file; equal ones are a fixed value.
+
+        Raises:
+            ValueError: no number or range, or outside the limits.
+        """
+        values = list(given) if isinstance(given, list | tuple) else [given, given]
+        if isinstance(given, str):
+            raise ValueError(
+                f'must be a number or [low, high], got the text {given!r}. YAML needs a dot in '
+                'exponents: 1.0e-3, not 1e-3.'
+            )
+        if len(values) != 2 or not all(map(_is_number, values)):
+            raise ValueError(f'must be a number or [low, high], got {given!r}.')
+        if values[0] > values[1]:
+            raise ValueError(f'is a range upside down: {values}. Low comes first.')
+        for value in values:
+            if not self.minimum <= value <= self.maximum:
+                limits = f'{self.minimum:g}..{self.maximum:g}'
+                raise ValueError(f'is {value}, outside {limits}.')
+            if self.integer and value != int(value):
+                raise ValueError(f'must be a whole number, got {value}.')
+        return values[0], values[1]
 
 
-def _no_reach(largest: dict[str, float]) -> int:
-    return 0
+def _is_number(value: object) -> bool:
+    real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return real and math.isfinite(value)
 
 
-@dataclass(frozen=True)
-class Degradation:
-    """A function ``apply(image, rng, **parameters) -> image`` and what its parameters mean.
+def _within(minimum: float, maximum: float, stronger: str = 'up', *, integer: bool = False) -> Any:
+    parameter = Parameter(minimum, maximum, stronger, integer)
+    return Annotated[Any, BeforeValidator(parameter.range_of), parameter]
 
-    Attributes:
-        apply: float32 H W 3 RGB in, the same out.
-        parameters: by name.
-        reach: from the largest value of every parameter, how many pixels away an output pixel
-            depends on the input; patches are cut with this margin before they are degraded.
+
+Share = _within(0.0, 1.0)
+Deviation = _within(0.0, 255.0)  # 8-bit units, as denoising papers state it
+Angle = _within(-360.0, 360.0, 'neither')  # degrees
+
+
+class Degradation(Options):
+    """One step of a chain: the degradation and the ranges of its parameters."""
+
+    model_config = ConfigDict(validate_default=True)
+    apply: ClassVar[Callable[..., np.ndarray]]
+    """float32 H W C in, a random generator and the parameters by name; float32 H W C out."""
+    type: str
+    """Name of the degradation."""
+    prob: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Probability that the step acts on an image."""
+
+    @classmethod
+    def parameters(cls) -> dict[str, Parameter]:
+        """By name, in the order in which they are drawn."""
+        found = {}
+        for name, field in cls.model_fields.items():
+            for item in field.metadata:
+                if isinstance(item, Parameter):
+                    found[name] = item
+        return found
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """(low, high) of each parameter; equal for a fixed one."""
+        return {name: getattr(self, name) for name in self.parameters()}
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away an output pixel depends on the input, at most."""
+        return 0
+
+    def sample(self, rng: np.random.Generator) -> dict[str, float]:
+        """Draws every parameter; fixed ones use no random number."""
+        values: dict[str, float] = {}
+        for name, parameter in self.parameters().items():
+            low, high = getattr(self, name)
+            if low == high:
+                values[name] = low
+            elif parameter.integer:
+                values[name] = int(rng.integers(int(low), int(high), endpoint=True))
+            else:
+                values[name] = float(rng.uniform(low, high))
+        return values
+
+    def at_strength(self, strength: float) -> dict[str, float]:
+        """Parameters at ``strength`` in [0, 1] of their ranges, 1 degrading most."""
+        values: dict[str, float] = {}
+        for name, parameter in self.parameters().items():
+            low, high = getattr(self, name)
+            share = 1 - strength if parameter.stronger == 'down' else strength
+            value = low + (high - low) * share
+            values[name] = round(value) if parameter.integer else value
+        return values
+
+    @property
+    def has_strengths(self) -> bool:
+        """Whether the ranges leave the strength open, not only the appearance."""
+        parameters, ranges = self.parameters(), self.ranges
+        return any(
+            low < high and parameters[name].stronger != 'neither'
+            for name, (low, high) in ranges.items()
+        )
+
+
+class GaussianNoise(Degradation):
+    """Additive white Gaussian noise."""
+
+    apply = staticmethod(gaussian_noise)
+    type: Literal['gaussian_noise'] = 'gaussian_noise'
+    sigma: Deviation = (0.0, 50.0)
+    """Standard deviation, 8-bit units."""
+
+
+class PoissonNoise(Degradation):
+    """Photon shot noise."""
+
+    apply = staticmethod(poisson_noise)
+    type: Literal['poisson_noise'] = 'poisson_noise'
+    peak: _within(1.0, 1e6, 'down') = (20.0, 300.0)
+    """Photons at intensity 1."""
+
+
+class GaussianBlur(Degradation):
+    """Defocus-like blur."""
+
+    apply = staticmethod(gaussian_blur)
+    type: Literal['gaussian_blur'] = 'gaussian_blur'
+    sigma: _within(0.0, 50.0) = (0.2, 3.0)
+    """Standard deviation, pixels."""
+    aspect: _within(0.05, 1.0, 'neither') = 1.0
+    """Minor divided by major axis; 1: round."""
+    angle: Angle = (0.0, 180.0)
+    """Direction of the major axis, degrees."""
+
+    @property
+    def reach(self) -> int:
+        return gaussian_radius(self.sigma[1])
+
+
+class MotionBlur(Degradation):
+    """Camera shake along a line or an arc."""
+
+    apply = staticmethod(motion_blur)
+    type: Literal['motion_blur'] = 'motion_blur'
+    length: _within(0.0, 201.0) = (3.0, 21.0)
+    """Length of the path, pixels."""
+    angle: Angle = (0.0, 180.0)
+    """Direction of the path, degrees."""
+    bend: _within(-180.0, 180.0, 'neither') = 0.0
+    """Turn along the path, degrees; 0: straight."""
+
+    @property
+    def reach(self) -> int:
+        return motion_radius(self.length[1])
+
+
+class LowLight(Degradation):
+    """An under-exposed photo with the noise of its sensor."""
+
+    apply = staticmethod(low_light)
+    type: Literal['low_light'] = 'low_light'
+    gamma: _within(0.1, 10.0) = (1.5, 3.0)
+    """Exponent of the tone curve."""
+    gain: _within(0.001, 1.0, 'down') = (0.4, 0.9)
+    """Exposure factor."""
+    shot_noise: Share = (0.0, 0.005)
+    """Variance per unit intensity."""
+    read_noise: Deviation = (0.0, 5.0)
+    """Standard deviation, 8-bit units."""
+
+
+class Jpeg(Degradation):
+    """JPEG compression."""
+
+    apply = staticmethod(jpeg)
+    type: Literal['jpeg'] = 'jpeg'
+    quality: _within(1, 100, 'down', integer=True) = (20, 90)
+    """Quality as libjpeg counts it."""
+
+
+class Rain(Degradation):
+    """Rain streaks."""
+
+    apply = staticmethod(rain)
+    type: Literal['rain'] = 'rain'
+    density: _within(0.0, 0.2) = (0.001, 0.006)
+    """Drops per pixel."""
+    length: _within(1.0, 200.0) = (15.0, 40.0)
+    """Length of the streaks, pixels."""
+    angle: _within(-80.0, 80.0, 'neither') = (-25.0, 25.0)
+    """Slant from the vertical, degrees."""
+    thickness: _within(0.5, 10.0) = (1.0, 2.0)
+    """Thickness of the streaks, pixels."""
+    intensity: Share = (0.3, 0.8)
+    """Largest opacity."""
+
+
+class Haze(Degradation):
+    """Haze that grows with the depth of the scene."""
+
+    apply = staticmethod(haze)
+    type: Literal['haze'] = 'haze'
+    beta: _within(0.0, 20.0) = (0.6, 2.4)
+    """Scattering coefficient times the largest depth."""
+    airlight: _within(0.0, 1.0, 'neither') = (0.7, 1.0)
+    """Colour of the haze, grey."""
+    depth_cells: _within(1, 64, 'neither', integer=True) = (2, 4)
+    """Smoothness of the depth: grid cells per side."""
+
+
+DEGRADATIONS: dict[str, type[Degradation]] = {
+    cls.model_fields['type'].default: cls
+    for cls in (
+        GaussianNoise, PoissonNoise, GaussianBlur, MotionBlur, LowLight, Jpeg, Rain, Haze
+    )
+}  # fmt: skip
+
+
+def read_step(entry: object) -> Degradation:
+    """One entry of a ``degradations`` list.
+
+    Raises:
+        ValidationError: its faults, each at its key.
     """
-
-    apply: Callable[..., np.ndarray]
-    parameters: dict[str, Parameter]
-    reach: Callable[[dict[str, float]], int] = field(default=_no_reach)
-
-
-DEGRADATIONS: dict[str, Degradation] = {
-    'gaussian_noise': Degradation(
-        gaussian_noise,
-        {'sigma': Parameter((0.0, 50.0), 0.0, 255.0, 'standard deviation, 8-bit units')},
-    ),
-    'poisson_noise': Degradation(
-        poisson_noise,
-        {'peak': Parameter((20.0, 300.0), 1.0, 1e6, 'photons at intensity 1', stronger='down')},
-    ),
-    'gaussian_blur': Degradation(
-        gaussian_blur,
-        {
-            'sigma': Parameter((0.2, 3.0), 0.0, 50.0, 'standard deviation, pixels'),
-            'aspect': Parameter(1.0, 0.05, 1.0, 'minor / major axis; 1: round', stronger='neither'),
-            'angle': Parameter(
-                (0.0, 180.0), -360.0, 360.0, 'major axis, degrees', stronger='neither'
-            ),
-        },
-        reach=lambda largest: gaussian_radius(largest['sigma']),
-    ),
-    'motion_blur': Degradation(
-        motion_blur,
-        {
-            'length': Parameter((3.0, 21.0), 0.0, 201.0, 'path length, pixels'),
-            'angle': Parameter((0.0, 180.0), -360.0, 360.0, 'path, degrees', stronger='neither'),
-            'bend': Parameter(
-                0.0, -180.0, 180.0, 'turn along the path, degrees; 0: straight', stronger='neither'
-            ),
-        },
-        reach=lambda largest: motion_radius(largest['length']),
-    ),
-    'low_light': Degradation(
-        low_light,
-        {
-            'gamma': Parameter((1.5, 3.0), 0.1, 10.0, 'exponent of the tone curve'),
-            'gain': Parameter((0.4, 0.9), 0.001, 1.0, 'exposure factor', stronger='down'),
-            'shot_noise': Parameter((0.0, 0.005), 0.0, 1.0, 'variance per unit intensity'),
-            'read_noise': Parameter((0.0, 5.0), 0.0, 255.0, 'standard deviation, 8-bit units'),
-        },
-    ),
-    'jpeg': Degradation(
-        jpeg,
-        {'quality': Parameter((20, 90), 1, 100, 'libjpeg quality', integer=True, stronger='down')},
-    ),
-    'rain': Degradation(
-        rain,
-        {
-            'density': Parameter((0.001, 0.006), 0.0, 0.2, 'drops per pixel'),
-            'length': Parameter((15.0, 40.0), 1.0, 200.0, 'streak length, pixels'),
-            'angle': Parameter(
-                (-25.0, 25.0), -80.0, 80.0, 'slant from vertical, degrees', stronger='neither'
-            ),
-            'thickness': Parameter((1.0, 2.0), 0.5, 10.0, 'streak thickness, pixels'),
-            'intensity': Parameter((0.3, 0.8), 0.0, 1.0, 'largest opacity'),
-        },
-    ),
-    'haze': Degradation(
-        haze,
-        {
-            'beta': Parameter((0.6, 2.4), 0.0, 20.0, 'scattering coefficient x largest depth'),
-            'airlight': Parameter((0.7, 1.0), 0.0, 1.0, 'airlight', stronger='neither'),
-            'depth_cells': Parameter(
-                (2, 4),
-                1,
-                64,
-                'smoothness of the depth: grid cells per side',
-                integer=True,
-                stronger='neither',
-            ),
-        },
-    ),
-}
+    if isinstance(entry, Degradation):
+        return entry
+    if not isinstance(entry, Mapping) or 'type' not in entry:
+        raise ValueError(f'must be a mapping with a type, got {entry!r}.')
+    name = entry['type']
+    if name not in DEGRADATIONS:
+        hint = did_you_mean(name, DEGRADATIONS)
+        raise invalid([Problem('type', f"is no degradation: '{name}'.{hint}")])
+    return read_nested(DEGRADATIONS[name], entry, str(name))

@@ -20,14 +20,14 @@ def low_light(
     model of Foi et al. (IEEE TIP 2008). The tone curve is the one of LLNet (Lore et al. 2017).
 
     Args:
-        image: float32 H W 3, RGB, [0, 1].
+        image: float32 H W C, RGB or one channel, [0, 1].
         gamma: exponent of the tone curve; above 1 darkens shadows more than highlights.
         gain: exposure factor in (0, 1].
         shot_noise: variance per unit intensity, 1 / (photons at intensity 1); 0: none.
         read_noise: standard deviation of the constant part in 8-bit units (0..255); 0: none.
 
     Returns:
-        float32 H W 3, not clipped.
+        float32 H W C, not clipped.
     """
     dark = gain * np.maximum(image, 0.0).astype(np.float64) ** gamma
     if shot_noise > 0:

@@ -1,4 +1,4 @@
-"""Noise models. Images are float32 H W 3, RGB, [0, 1]; results are not clipped."""
+"""Noise models. Images are float32 H W C, RGB or one channel, [0, 1]; results are not clipped."""
 
 from __future__ import annotations
 

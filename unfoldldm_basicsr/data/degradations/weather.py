@@ -1,4 +1,4 @@
-"""Rain streaks and haze. Images are float32 H W 3, RGB, [0, 1]."""
+"""Rain streaks and haze. Images are float32 H W C, RGB or one channel, [0, 1]."""
 
 from __future__ import annotations
 

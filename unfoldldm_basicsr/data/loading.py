@@ -1,9 +1,15 @@
-"""Items of data sets: reproducible one by one, and never a silent or a nameless fault."""
+"""Training data on torch's DataLoader: reproducible items, and never a silent or nameless fault.
+
+The random numbers of an item follow from ``manual_seed``, the epoch and the item's place in it:
+:class:`SeededSampler` gives every index its seed, :class:`TrainingItems` seeds the generators with
+it, and :class:`TrainLoader` sees to it that no wait is without an end.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import random
 import signal
@@ -16,11 +22,14 @@ import lmdb
 import numpy as np
 import torch
 from basicsr.data.prefetch_dataloader import PrefetchGenerator
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from unfoldldm_basicsr.common.errors import DEAD_WORKER, LOADER_ADVICE, DataFault
+from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.loader_processes import WorkerStart, signals_held, tame
+from unfoldldm_basicsr.data.pixels import ImageError
 
+_log = logging.getLogger('basicsr')
 TIMEOUT = 300.0  # seconds for one item
 MAX_ERROR_SHARE = 0.01
 _FAULTS = (OSError, ValueError, cv2.error, lmdb.Error)
@@ -50,6 +59,69 @@ def draw_seed(seed: int, epoch: int, position: int) -> int:
     """Seed of the item at a place of an epoch, the places counted over all ranks."""
     digest = hashlib.blake2b(f'{seed}/{epoch}/{position}'.encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'big') >> 1
+
+
+class SeededSampler(Sampler):
+    """Order of the images of each epoch, a function of seed and epoch only.
+
+    Like BasicSR's ``EnlargedSampler`` (every rank its share of one permutation, the data repeated
+    ``ratio`` times), except that ``seed`` takes part in the permutation, and that every index
+    carries the seed of its own draw, a function of seed, epoch and place in the permutation.
+    """
+
+    def __init__(self, dataset: Dataset, num_replicas: int, rank: int, ratio: float, seed: int):
+        self.dataset, self.num_replicas, self.rank, self.seed = dataset, num_replicas, rank, seed
+        self.epoch = 0
+        self.num_samples = math.ceil(len(dataset) * ratio / num_replicas)
+        self._first = 0, 0
+
+    def start_at(self, epoch: int, samples: int) -> None:
+        """The run starts in ``epoch``, whose first ``samples`` (of each rank) are used already."""
+        self.epoch = epoch
+        self._first = epoch, samples
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = self.epoch
+        used = self._first[1] if epoch == self._first[0] else 0
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.num_samples * self.num_replicas, generator=generator)
+        order %= len(self.dataset)
+        for position in range(used * self.num_replicas + self.rank, len(order), self.num_replicas):
+            yield SeededIndex(int(order[position]), draw_seed(self.seed, epoch, position))
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+def no_full_batch(images: int, samples: int, batch: int) -> str:
+    """Message for a batch that the data cannot fill."""
+    factor = math.ceil(batch / max(samples, 1))
+    return (
+        f'{images} images give each process {samples} samples per epoch, less than one batch of '
+        f'{batch}, so no step would be made. Lower it, or multiply dataset_enlarge_ratio by '
+        f'{factor}.'
+    )
+
+
+def fingerprint(dataset: Dataset) -> dict[str, int | str]:
+    """What tells one training set from another: number of images, and a hash of their names.
+
+    Data sets of this package give theirs (``fingerprint()``), with sizes.
+    """
+    if hasattr(dataset, 'fingerprint'):
+        return dataset.fingerprint()
+    entries = map(_files_of, getattr(dataset, 'paths', []))
+    names = '\n'.join(os.path.basename(path) for entry in entries for path in entry)
+    content = names.encode('utf-8', 'surrogateescape')
+    return {'images': len(dataset), 'sha256': hashlib.sha256(content).hexdigest()}
+
+
+def _files_of(entry: object) -> list[str]:
+    """Files of an item, as BasicSR's data sets list them in ``paths``."""
+    return [*map(str, entry.values() if isinstance(entry, Mapping) else [entry])]
 
 
 class ItemReader:
@@ -85,8 +157,7 @@ class ItemReader:
         if hasattr(self.dataset, 'item_paths'):
             found = self.dataset.item_paths(index)
         elif isinstance(known, list) and known:
-            entry = known[index % len(known)]
-            found = entry.values() if isinstance(entry, Mapping) else [entry]
+            found = _files_of(known[index % len(known)])
         else:
             return f'item {index}'
         return ', '.join(map(str, found))
@@ -100,13 +171,15 @@ class ItemReader:
         """One line with the files of an item and what is wrong with them."""
         cause = ' '.join(f'{error}'.split()) or type(error).__name__
         parts = self.paths(index).split(', ')
-        named = any(part in cause for part in parts)
+        if any(part in cause for part in parts):
+            return cause
         # BasicSR's data sets go on with what a failed decoder returned, and fail somewhere else.
-        suspects = [] if named or isinstance(error, OSError) else filter(os.path.isfile, parts)
-        damaged = [path for path in suspects if cv2.imread(path) is None]
-        if damaged:
-            return f'{", ".join(damaged)}: cannot be decoded: truncated, damaged, or not an image.'
-        return cause if named else f'{self.paths(index)}: {type(error).__name__}: {cause}'
+        for path in [] if isinstance(error, OSError) else filter(os.path.isfile, parts):
+            try:
+                read_picture(path)
+            except ImageError as damage:
+                return str(damage)
+        return f'{self.paths(index)}: {type(error).__name__}: {cause}'
 
 
 def read_item(dataset: Dataset, index: int) -> object:
@@ -181,10 +254,8 @@ class TrainingItems(ItemReader, Dataset):
         """
         message = self.describe(index, error)
         if not self.skip:
-            raise DataFault(
-                f'{self.name}: {message} (datasets.train.on_error: skip would leave such images '
-                'out.)'
-            ) from error
+            hint = 'datasets.train.on_error: skip would leave such images out.'
+            raise DataFault(f'{self.name}: {message} ({hint})') from error
         first_time = not self.unreadable[index]
         self.unreadable[index] = True
         count = int(self.unreadable.sum())
@@ -195,13 +266,8 @@ class TrainingItems(ItemReader, Dataset):
             ) from error
         if first_time:
             # As an error, because BasicSR lets the other ranks say nothing less.
-            logging.getLogger('basicsr').error(
-                '%s: left out, the next image takes its place (number %d of %d): %s',
-                self.name,
-                count,
-                len(self),
-                message,
-            )
+            text = f'left out, the next image takes its place (number {count} of {len(self)})'
+            _log.error('%s: %s: %s', self.name, text, message)
 
 
 def seed_item(seed: int | None) -> None:
@@ -330,4 +396,4 @@ def _shut_down(batches: Iterator) -> None:
     try:
         shut_down()
     except RuntimeError as error:  # once more the complaint; its list is empty afterwards
-        logging.getLogger('basicsr').debug('%s', error)
+        _log.debug('%s', error)

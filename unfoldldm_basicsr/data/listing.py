@@ -1,0 +1,135 @@
+"""Which files a folder or a list names: one rule for datasets, LMDBs and ``restore``."""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+from unfoldldm_basicsr.data.images import EXTENSIONS
+
+_NOT_OURS = ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'Thumbs.db', 'desktop.ini')
+_SIZE = re.compile(r'\s+\(\s*(\d+)\s*,\s*(\d+)\s*(?:,\s*\d+\s*)?\)(?:\s+-?\d+)?\s*$')
+_PAIR = re.compile(rf'^(.*?(?:{"|".join(map(re.escape, EXTENSIONS))})),\s*(.+)$', re.I)
+
+
+def without_extension(name: str) -> str:
+    """``'a/b.v1.png'`` -> ``'a/b.v1'``: an image extension is cut, other dots stay."""
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in EXTENSIONS else name
+
+
+def find_images(
+    root: str | os.PathLike, *, recursive: bool = True
+) -> tuple[list[str], Counter[str]]:
+    """Image files below a folder, told by their endings; linked folders are entered.
+
+    Hidden files and what systems leave in folders (``._*``, ``__MACOSX``, ...) do not count.
+
+    Returns:
+        Paths relative to ``root`` with forward slashes, sorted by name without extension; and how
+        many other files there are by ending.
+    """
+    names, others, entered = [], Counter(), set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        place = os.stat(folder)
+        if (place.st_dev, place.st_ino) in entered:  # a link back
+            subfolders.clear()
+            continue
+        entered.add((place.st_dev, place.st_ino))
+        subfolders[:] = sorted(s for s in subfolders if recursive and not _is_hidden(s))
+        relative = os.path.relpath(folder, root).replace(os.sep, '/')
+        for file in files:
+            if _is_hidden(file):
+                continue
+            ending = os.path.splitext(file)[1].lower()
+            if ending in EXTENSIONS:
+                names.append(file if relative == '.' else f'{relative}/{file}')
+            else:
+                others[ending or file] += 1
+    return sorted(names, key=lambda name: (without_extension(name), name)), others
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith('.') or name in _NOT_OURS
+
+
+def left_out(others: Counter[str]) -> str:
+    """``'3 files are left out, they are no images (.txt, .heic).'``, '' for none."""
+    if not others:
+        return ''
+    endings = ', '.join(ending for ending, _ in others.most_common(5))
+    count = sum(others.values())
+    noun = 'file is left out, it is no image' if count == 1 else 'files are left out, no images'
+    return f'{count} {noun} ({endings}).'
+
+
+def list_images(root: str | os.PathLike) -> list[str]:
+    """Names of the images below a folder, see :func:`find_images`; what is left out is logged.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it is a file, or holds no image.
+    """
+    if not os.path.exists(root):
+        raise FileNotFoundError(f'{root}: no such folder (current folder: {Path.cwd()}).')
+    if not os.path.isdir(root):
+        raise ValueError(f'{root}: is a file, a folder of images is needed.')
+    names, others = find_images(root)
+    if not names:
+        raise ValueError(
+            f'{root}: no image in it ({sum(others.values())} other files). '
+            f'Extensions looked for: {" ".join(EXTENSIONS)}.'
+        )
+    if others:
+        logging.getLogger('basicsr').info('%s: %s', root, left_out(others))
+    return names
+
+
+def read_lines(path: str | os.PathLike) -> list[str]:
+    """Lines of a text in UTF-8 or UTF-16; other bytes stay what they are in file names.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    content = Path(path).read_bytes()
+    try:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = content.decode('utf-16')
+        elif b'\0' in content:
+            raise ValueError('it holds bytes of no text')
+        else:
+            text = content.decode('utf-8-sig', 'surrogateescape')
+    except ValueError as error:
+        raise ValueError(f'{path}: no text in UTF-8 or UTF-16: {error}.') from error
+    return text.replace('\r\n', '\n').split('\n')
+
+
+def split_size(line: str) -> tuple[str, tuple[int, int] | None]:
+    """Name and (height, width) of a line ``name (h,w,c) level``, None where it has no size."""
+    found = _SIZE.search(line)
+    if found is None:
+        return line.strip(), None
+    return line[: found.start()].strip(), (int(found.group(1)), int(found.group(2)))
+
+
+def read_meta_info(path: str | os.PathLike) -> list[tuple[str, str | None]]:
+    """Reads a list of images, one per line.
+
+    A line is ``name``, ``name (h,w,c)``, ``name (h,w,c) level`` (BasicSR) or ``gt_name, lq_name``
+    (Real-ESRGAN). Names may contain spaces; blank lines are skipped.
+
+    Returns:
+        (gt name, lq name or None) per line, in the order of the file.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such meta_info_file (current folder: {Path.cwd()}).')
+    lines = [name for name in (split_size(line)[0] for line in read_lines(path)) if name]
+    if not lines:
+        raise ValueError(f'{path}: the list of images is empty.')
+    pairs = [(line, _PAIR.match(line)) for line in lines]
+    return [pair.groups() if pair else (line, None) for line, pair in pairs]

@@ -1,0 +1,157 @@
+"""LMDBs in BasicSR's layout: ``data.mdb`` with image files by key, listed in ``meta_info.txt``.
+
+Environments are opened on first use, one per database and process (LMDB forbids a second one), and
+never cross a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unfoldldm_basicsr.data.listing import read_lines, split_size, without_extension
+
+_MAGIC = 0xBEEFC0DE
+_HEADER = 16  # of a page, before the meta data
+_META = struct.Struct('=IIQQ I44s 48s QQ')  # magic, version, address, size, 2 databases, last page
+_SMALLEST_PAGE = 512
+
+# Open environments of this process. The lock covers every read, so that `close_lmdbs` never pulls
+# an environment from under a reader in another thread.
+_environments: dict[tuple[int, int], object] = {}
+_lock = threading.Lock()
+
+
+def read_lmdb_index(root: str) -> dict[str, tuple[int, int] | None]:
+    """Keys of an LMDB from its ``meta_info.txt``, with (height, width) where given.
+
+    Raises:
+        FileNotFoundError: the folder or one of its two files is missing.
+        ValueError: it is no LMDB, its end is missing, or it lists no image.
+    """
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f'{root}: no such LMDB folder (current folder: {Path.cwd()}).')
+    for part in ('data.mdb', 'meta_info.txt'):
+        if not os.path.isfile(os.path.join(root, part)):
+            raise FileNotFoundError(
+                f'{root}: has no {part}, so it is not an LMDB in the layout of BasicSR. '
+                f'scripts/data/make_lmdb.py builds one from a folder.'
+            )
+    check_lmdb_file(root)
+    lines = (split_size(line) for line in read_lines(Path(root, 'meta_info.txt')))
+    index = {without_extension(name): size for name, size in lines if name}
+    if not index:
+        raise ValueError(f'{root}: meta_info.txt lists no image.')
+    return index
+
+
+def check_lmdb_file(root: str | os.PathLike) -> None:
+    """Compares the size of ``data.mdb`` with the pages that it says it has.
+
+    LMDB maps the file into memory, and touching a part that is not there kills the process.
+
+    Raises:
+        ValueError: it is no LMDB, or its end is missing.
+        OSError: it cannot be read.
+    """
+    with open(Path(root, 'data.mdb'), 'rb') as stream:
+        metas = [_read_meta(stream, 0)]
+        if metas[0] is not None:
+            metas.append(_read_meta(stream, metas[0][0]))
+        size = stream.seek(0, os.SEEK_END)
+    known = [meta for meta in metas if meta is not None]
+    if not known:
+        raise ValueError(
+            f'{root}: LMDB error: data.mdb does not begin like an LMDB. Build it again.'
+        )
+    page_size, last_page, _ = max(known, key=lambda meta: meta[2])
+    expected = (last_page + 1) * page_size
+    if size < expected:
+        raise ValueError(
+            f'{root}: LMDB error: data.mdb is truncated: {size} of {expected} bytes are there. '
+            'Copy or build it again.'
+        )
+
+
+def _read_meta(stream, offset: int) -> tuple[int, int, int] | None:
+    """Page size, last page and transaction of the meta page at ``offset``."""
+    stream.seek(offset + _HEADER)
+    content = stream.read(_META.size)
+    if len(content) < _META.size:
+        return None
+    magic, _, _, _, page_size, _, _, last_page, transaction = _META.unpack(content)
+    if magic != _MAGIC or page_size < _SMALLEST_PAGE:
+        return None
+    return page_size, last_page, transaction
+
+
+def read_lmdb(root: str, key: str) -> bytes | None:
+    """The value of ``key``, or None; opens the database read-only on first use."""
+    with _reading(root, f' on key {key}') as transaction:
+        return transaction.get(key.encode('utf-8', 'surrogateescape'))
+
+
+def stored_keys(root: str) -> set[str]:
+    """Every key in the database, whatever its ``meta_info.txt`` lists."""
+    with _reading(root) as transaction:
+        return {
+            bytes(key).decode('utf-8', 'surrogateescape')
+            for key in transaction.cursor().iternext(values=False)
+        }
+
+
+@contextmanager
+def _reading(root: str, what: str = '') -> Iterator[Any]:
+    """A read transaction of the database, with its errors explained."""
+    import lmdb
+
+    file = os.path.join(root, 'data.mdb')
+    try:
+        status = os.stat(file)
+        with _lock:
+            environment = _environments.get((status.st_dev, status.st_ino))
+            if environment is None:
+                environment = lmdb.open(
+                    root, readonly=True, lock=False, readahead=False, create=False
+                )
+                _environments[status.st_dev, status.st_ino] = environment
+            with environment.begin() as transaction:
+                yield transaction
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{file}: the LMDB has disappeared.') from error
+    except lmdb.Error as error:
+        hint = ''
+        if 'already open' in str(error):
+            hint = (
+                ' Another dataset class in this process has it open and LMDB allows one only: '
+                'use the datasets of unfoldldm_basicsr for both, or workers for one of them.'
+            )
+        raise ValueError(f'{root}: LMDB error{what}: {error}.{hint}') from error
+
+
+def close_lmdbs() -> None:
+    """Closes every LMDB of this process; the next read opens it again."""
+    with _lock:
+        _close_all()
+
+
+def _close_all() -> None:
+    for environment in _environments.values():
+        environment.close()
+    _environments.clear()
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    _close_all()
+
+
+if hasattr(os, 'register_at_fork'):  # not on Windows, which cannot fork
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
