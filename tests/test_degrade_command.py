@@ -97,7 +97,7 @@ def test_chains_are_found_in_the_sets_of_a_mixture_and_by_section():
         ({'datasets': {'train': {'dataroot_gt': 'x'}}}, 'no degradations'),
         (
             {'datasets': {'train': {'degradations': [{'type': 'jpg'}]}}},
-            r"datasets\.train: degradations\[0\]\.type.*Did you mean 'jpeg'",
+            r"datasets\.train: .*degradations\.0\.type.*Did you mean 'jpeg'",
         ),
         ({'datasets': 3}, 'datasets must be a section'),
     ],
