@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from unfoldldm_basicsr.commands.compare_command import add_task_arguments
+
 NAME = 'ablate'
 HELP = 'train, test and compare one network with parts changed'
 
@@ -15,17 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '-opt', '--opt', type=Path, required=True, metavar='FOLDER',
         help='folder of a rows.yml: a network and changes to it (options/ablate/...)',
     )  # fmt: skip
-    parser.add_argument(
-        '--root', type=Path, default=Path(),
-        help='where experiments/ and results/ are (default: the current folder)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE',
-        help='changes to common.yml, for example compare:budget:amount=2400',
-    )  # fmt: skip
-    parser.add_argument(
-        '--only', nargs='+', default=[], metavar='NAME', help='only these rows (default: all)'
-    )
+    add_task_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

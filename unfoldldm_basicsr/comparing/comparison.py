@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from unfoldldm_basicsr.comparing.runs import Say, only_one, plan, train
-from unfoldldm_basicsr.comparing.task import known, read_task
+import torch
+import yaml
+
+from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.comparing import deployment
+from unfoldldm_basicsr.comparing.report import Entry, build, machine
+from unfoldldm_basicsr.comparing.runs import Run, Say, call, differences, only_one, plan, train
+from unfoldldm_basicsr.comparing.task import Side, Task, known, merged, read_task, sections
+from unfoldldm_basicsr.comparing.testing import Rows, metrics_of, read_rows, tested
 from unfoldldm_basicsr.compat.imports import load_data_only
+
+UNITS = {
+    'iterations': 'iterations',
+    'time': 'seconds of training steps (of the process on CPU, of the device on GPU)',
+    'macs': 'x 10^12 multiply-accumulates of training steps',
+}
+COST_NOTE = (
+    'Parameters and multiply-accumulates as deployed (without what only training needs); latency '
+    'and peak memory of one image, all sides in turn in one process; training time and '
+    'multiply-accumulates are those of the steps, measured in turn, times the iterations.'
+)
 
 
 def compare(
@@ -27,15 +49,132 @@ def compare(
         One line that says where the report is.
     """
     load_data_only()
-    task = read_task(folder, overrides)
-    names = [side.name for side in task.sides]
-    for name in only:
-        known(name, names, '--only')
-    if only:
-        wanted = {s.trained_as for s in task.sides if s.name in only} | set(only)
-        task = replace(task, sides=tuple(s for s in task.sides if s.name in wanted))
+    task = chosen(read_task(folder, overrides), only)
     report = root / 'results' / task.label
+    torch.set_num_threads(task.settings.threads)
     with only_one(report, say):
         runs = plan(task, root, report, say)
         train(runs, root, report, task.settings.threads, say)
-    return f'Report: {report}'
+        entries = [entry(task, side, runs, root, report, say) for side in task.sides]
+        networks = {s.name: task.test_options(s, 0, root)['network_g'] for s in task.sides}
+        say('Measuring latency and memory in turn ...')
+        costs = cost_table(networks, task.settings.sizes, report, task.settings.threads)
+        metrics = metrics_of(task.common)
+        build(
+            report, entries, protocol(task, metrics), costs,
+            root=root, reference=task.settings.reference, metrics=metrics,
+        )  # fmt: skip
+    return f'Report: {report / "report.md"}'
+
+
+def chosen(task: Task, only: Sequence[str]) -> Task:
+    """The task with some of its sides, and those that they need."""
+    names = [side.name for side in task.sides]
+    for name in only:
+        known(name, names, '--only')
+    if not only:
+        return task
+    needed = {side.trained_as for side in task.sides if side.name in only}
+    wanted = needed | {*only, task.settings.reference}
+    return replace(task, sides=tuple(side for side in task.sides if side.name in wanted))
+
+
+def entry(task: Task, side: Side, runs: Sequence[Run], root: Path, report: Path, say: Say) -> Entry:
+    """Tests a side with every seed."""
+    tables, own_runs = [], []
+    for number, seed in enumerate(task.settings.seeds):
+        options = task.test_options(side, seed, root)
+        say(f'Testing {options["name"]} ...')
+        weights = Path(options['path']['pretrain_network_g'])
+        tables.append(tested(options, weights, report, pictures=number == 0))
+        own = [r for r in runs if r.side.name == side.trained_as and r.seed == seed]
+        own_runs.append(tuple(own))
+    name = task.test_options(side, task.settings.seeds[0], root)['name']
+    choices = json.dumps(side.test.model_dump(exclude_defaults=True))
+    return Entry(
+        side.name, side.title, side.paper or '', tuple(tables), report / 'restored' / name,
+        tuple(own_runs), '' if choices == '{}' else choices,
+    )  # fmt: skip
+
+
+def cost_table(
+    networks: Mapping[str, Mapping[str, Any]], sizes: Sequence[int], report: Path, threads: int
+) -> Rows:
+    """Parameters, MACs, latency and memory of every network at every size."""
+    networks = {name: deployment.deployed(opt) for name, opt in networks.items()}
+    text = yaml.safe_dump(json.loads(json.dumps(networks)), sort_keys=False)
+    digest = hashlib.sha256(f'{text}{sizes}{threads}'.encode()).hexdigest()[:8]
+    file, table = report / 'options' / 'networks.yml', report / f'deployment_{digest}.csv'
+    if not table.exists():
+        write_bytes_atomic(file, text.encode())
+        arguments = ['-m', deployment.__name__, str(file), '-o', str(table), '--sizes']
+        call([*arguments, *map(str, sizes)], threads, report / 'logs' / 'deployment.txt')
+    rows = []
+    for row in read_rows(table):
+        cost = network_cost(networks[row['side']], int(row['size']))
+        rows.append(
+            {
+                'side': row['side'], 'size': row['size'], 'params_M': cost.params / 1e6,
+                'GMACs': cost.macs / 1e9, 'latency_ms': row['latency_ms'],
+                'peak_MiB': row['peak_MiB'],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def protocol(task: Task, metrics: Mapping[str, Mapping]) -> dict[str, str]:
+    """How the numbers of a comparison were made, topic by topic."""
+    settings, data = task.settings, task.common['datasets']
+    train_set = data['train']
+    tests = sections(data, 'test') or sections(data, 'val')
+    differing = {
+        f'{side.title}: {key}'
+        for side in task.sides for phase in side.phases
+        for key in _own_keys(task, side, phase)
+    }  # fmt: skip
+    return {
+        'title': task.name,
+        'budget': f'{settings.budget.amount:g} {UNITS[settings.budget.equal]} for each side, all '
+        'its phases together',
+        'seeds': ', '.join(map(str, settings.seeds)),
+        'training data': data_words(train_set)
+        + f', patches of {train_set.get("gt_size")}, batch {train_set.get("batch_size_per_gpu")}',
+        'test data': '; '.join(map(data_words, tests.values())),
+        'scores': score_words(metrics),
+        'allowed to differ besides network, optimiser and schedule': ', '.join(settings.allow),
+        'choices of the test': '; '.join(
+            f'{s.title}: {json.dumps(s.test.model_dump(exclude_defaults=True))}'
+            for s in task.sides
+            if s.test.model_dump(exclude_defaults=True)
+        ),
+        'own options': '; '.join(sorted(differing)),
+        'unseen': ', '.join(settings.out_of_distribution),
+        'machine': machine(settings.threads),
+        'cost': COST_NOTE,
+        'made by': f'unfoldldm {"ablate" if settings.reference else "compare"} -opt {task.folder}',
+    }
+
+
+def _own_keys(task: Task, side: Side, phase: Mapping) -> list[str]:
+    own = merged(merged(task.common, side.own), phase)
+    plain = ('name', 'model_type', 'network_', 'path')
+    return [f'{d.key} {d.second}' for d in differences(task.common, own, plain)]
+
+
+def score_words(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Metrics with their settings, and what they are computed on."""
+    words = [
+        ' '.join([name, *(f'{k}: {v}' for k, v in metric.items())])
+        for name, metric in metrics.items()
+    ]
+    return f'{"; ".join(words)}; RGB, inputs as the data set gives them, outputs rounded to 8 bit'
+
+
+def data_words(data: Mapping[str, Any]) -> str:
+    """A data set in words."""
+    steps = [
+        ' '.join([s['type'], *(f'{k} {v}' for k, v in s.items() if k != 'type')])
+        for s in data.get('degradations', ())
+    ]
+    source = Path(str(data.get('dataroot_lq', data.get('dataroot_gt', '')))).name
+    return f'{data.get("name", "")} ({source}{": " if steps else ""}{", ".join(steps)})'

@@ -149,20 +149,45 @@ class Task:
         return {'name': options.pop('name'), **options}
 
     def test_options(self, side: Side, seed: int, root: Path) -> dict:
-        """The option file of its test: the last phase, on the test sets (none: validation sets)."""
-        last = len(side.phases) - 1
-        options = self.options(side, last, 100, seed, root)
-        sets = {k: v for k, v in self.common['datasets'].items() if k.startswith('test')}
-        sets = sets or {k: v for k, v in options['datasets'].items() if k.startswith('val')}
-        val = {k: v for k, v in options.get('val', {}).items() if k not in ('val_freq', 'pbar')}
-        options = {k: v for k, v in options.items() if k not in ('train', 'logger', 'manual_seed')}
-        return options | {
-            'name': f'{self.label}_{side.name}_seed{seed}',
-            'network_g': options.get('network_g', {}) | side.test.network_g,
-            'datasets': {k.replace('val', 'test'): deepcopy(v) for k, v in sets.items()},
-            'val': val | side.test.val,
-            'path': {'pretrain_network_g': str(weights_of(root, options['name']))},
-        }
+        """The option file of a side's test."""
+        options = self.options(side, len(side.phases) - 1, 100, seed, root)
+        sets = sections(self.common['datasets'], 'test') or sections(options['datasets'], 'val')
+        name = f'{self.label}_{side.name}_seed{seed}'
+        weights = weights_of(root, options['name'])
+        return options_of_test(name, options, sets, weights, side.test)
+
+
+def options_of_test(
+    name: str,
+    options: Mapping[str, Any],
+    sets: Mapping[str, Any],
+    weights: Path,
+    changes: TestOptions | None = None,
+) -> dict[str, Any]:
+    """The option file of a test.
+
+    Args:
+        name: of the test.
+        options: of the training of the weights.
+        sets: sections of ``datasets`` to test on.
+        weights: to be tested.
+        changes: choices of the test.
+    """
+    changes = changes or TestOptions()
+    val = {k: v for k, v in (options.get('val') or {}).items() if k in ('metrics', 'tile')}
+    dropped = ('train', 'logger', 'manual_seed', 'dist_params')
+    return {k: v for k, v in options.items() if k not in dropped} | {
+        'name': name,
+        'network_g': options.get('network_g', {}) | changes.network_g,
+        'datasets': {k.replace('val', 'test'): deepcopy(v) for k, v in sets.items()},
+        'val': val | changes.val,
+        'path': {'pretrain_network_g': str(weights)},
+    }
+
+
+def sections(datasets: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The sections of ``datasets`` that begin so: 'train', 'val' or 'test'."""
+    return {key: value for key, value in datasets.items() if key.startswith(kind)}
 
 
 def weights_of(root: Path, run: str) -> Path:

@@ -3,7 +3,6 @@
 from unfoldldm_basicsr.pictures.drawing import detail_box, save_picture
 from unfoldldm_basicsr.pictures.grids import comparison_grid, detail_boxes, psnr_captions
 from unfoldldm_basicsr.pictures.quality import Quality, measure
-from unfoldldm_basicsr.pictures.tables import markdown_table, mean_row, write_table
 from unfoldldm_basicsr.pictures.trace_picture import trace_picture
 
 __all__ = [
@@ -11,11 +10,8 @@ __all__ = [
     'comparison_grid',
     'detail_box',
     'detail_boxes',
-    'markdown_table',
-    'mean_row',
     'measure',
     'psnr_captions',
     'save_picture',
     'trace_picture',
-    'write_table',
 ]

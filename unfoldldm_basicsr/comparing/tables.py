@@ -1,12 +1,10 @@
-"""Result tables: one list of rows, written as Markdown for people and CSV for programs."""
+"""Result tables: one list of rows, as Markdown for people and LaTeX for papers."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 Row = Mapping[str, object]
 DECIMALS = {'psnr': 2, 'ssim': 4, 'lpips': 4, 'db': 2}  # by the first word of a column's name
@@ -67,31 +65,20 @@ def markdown_table(
     return f'{protocol.strip()}\n\n' + '\n'.join(lines) + '\n'
 
 
-def write_table(
-    rows: Sequence[Row],
-    path_md: str | Path,
-    path_csv: str | Path,
-    *,
-    protocol: str,
-    best: Mapping[str, Sequence[str]] | None = None,
-) -> None:
-    """Writes the table as Markdown and, with full precision, as CSV.
-
-    The CSV repeats the protocol in a last column, so that no row is ever without it.
-
-    Raises:
-        ValueError: see :func:`markdown_table`.
-    """
-    text = markdown_table(rows, protocol, best=best)
+def latex_table(rows: Sequence[Row]) -> str:
+    """The same table for a paper (package booktabs)."""
     columns = _columns(rows)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator='\n')
-    writer.writerow([*columns, 'protocol'])
-    writer.writerows([*(row[c] for c in columns), ' '.join(protocol.split())] for row in rows)
-    for path, content in ((path_md, text), (path_csv, buffer.getvalue())):
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding='utf-8')
+    numeric = [any(isinstance(row[c], int | float) for row in rows) for c in columns]
+    lines = [
+        f'\\begin{{tabular}}{{{"".join("r" if n else "l" for n in numeric)}}}',
+        '\\toprule',
+        _latex_line(columns),
+        '\\midrule',
+        *(_latex_line(format_value(c, row[c]) for c in columns) for row in rows),
+        '\\bottomrule',
+        '\\end{tabular}',
+    ]
+    return '\n'.join(lines) + '\n'
 
 
 def format_value(column: str, value: object) -> str:
@@ -113,6 +100,11 @@ def _columns(rows: Sequence[Row]) -> list[str]:
         if list(row) != columns:
             raise ValueError(f'Row {number} has the columns {list(row)}, the first {columns}.')
     return columns
+
+
+def _latex_line(cells) -> str:
+    escaped = (re.sub(r'([&%$#_{}])', r'\\\1', cell) for cell in cells)
+    return ' & '.join(escaped) + r' \\'
 
 
 def _line(cells) -> str:

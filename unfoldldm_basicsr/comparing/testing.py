@@ -1,0 +1,183 @@
+"""Tests of a comparison: every network gets the same degraded images, every image is a row."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.comparing.runs import write_options
+from unfoldldm_basicsr.options.read import read_option_file
+from unfoldldm_basicsr.pictures.drawing import save_picture
+from unfoldldm_basicsr.restoring import Restorer
+
+DEGRADED = 'degraded'
+TRUTH = 'truth'
+KEYS = ('set', 'image', 'input')  # columns of a table of images before the metrics
+Rows = list[dict[str, Any]]
+
+
+def tested(options: Mapping[str, Any], weights: Path, folder: Path, pictures: bool) -> Rows:
+    """Tests one network, or takes what an earlier call found.
+
+    Args:
+        options: of a test, as BasicSR reads them; ``val.metrics`` says what is measured.
+        weights: file that it tests, for whether the earlier result is of these weights.
+        folder: of the report.
+        pictures: save the restored images.
+
+    Returns:
+        A row for each image: ``set``, ``image``, ``input`` (hash of the degraded image), metrics.
+    """
+    table = folder / 'images' / f'{options["name"]}.csv'
+    file = folder / 'options' / f'test_{options["name"]}.yml'
+    fresh = table.exists() and table.stat().st_mtime > weights.stat().st_mtime
+    if not (fresh and file.exists() and read_option_file(file) == options):
+        write_options(file, options)
+        place = folder / 'restored' / options['name'] if pictures else None
+        write_rows(table, list(_test(file, place, folder / 'restored')))
+    return read_rows(table)
+
+
+def _test(file: Path, place: Path | None, shared: Path) -> Iterator[dict[str, Any]]:
+    from basicsr.models import build_model
+    from basicsr.utils.options import parse_options
+
+    sys.argv[1:] = ['-opt', str(file)]
+    with _quiet():
+        opt, _ = parse_options(str(shared.parent / 'unused'), is_train=False)
+        model = build_model(opt)
+
+        def restore(loader: Any, index: int, batch: dict) -> Tensor:
+            model.prepare_item(loader, index, batch)
+            model.feed_data(batch)
+            model.test()
+            return model.output
+
+        yield from _measured(restore, opt['datasets'], metrics_of(opt), place, shared)
+
+
+def tested_weights(
+    weights: Path, sets: Mapping[str, Mapping], metrics: Mapping[str, Mapping], folder: Path
+) -> tuple[Rows, dict[str, Any]]:
+    """Tests a plain weight file; returns the rows of :func:`tested` and its ``network_g``."""
+    restorer = Restorer(weights)
+    sets = {key: {'phase': 'test', 'scale': 1, 'name': key, **v} for key, v in sets.items()}
+
+    def restore(_loader: Any, _index: int, batch: dict) -> Tensor:
+        return restorer.restore_tensor(batch['lq'])
+
+    shared = folder / 'restored'
+    rows = list(_measured(restore, sets, metrics, shared / weights.stem, shared))
+    write_rows(folder / 'images' / f'{weights.stem}.csv', rows)
+    return rows, {'type': restorer.meta['type'], **restorer.meta['kwargs']}
+
+
+def _measured(
+    restore: Callable[[Any, int, dict], Tensor],
+    sets: Mapping[str, Mapping],
+    metrics: Mapping[str, Mapping],
+    place: Path | None,
+    shared: Path,
+) -> Iterator[dict[str, Any]]:
+    """Restores and scores every image of the sets; saves the pictures where there is a place."""
+    from basicsr.data import build_dataloader, build_dataset
+
+    for section in sets.values():
+        data = build_dataset(dict(section))
+        loader = build_dataloader(data, section)
+        for index in range(len(data)):
+            item = data[index]
+            with torch.no_grad():
+                output = restore(loader, index, loader.collate_fn([item]))
+            truth, degraded = to_8bit(item['gt']), to_8bit(item['lq'])
+            image = to_8bit(output)
+            name = f'{index:04d}_{Path(item["lq_path"]).stem}'
+            if place is not None:
+                kinds = {shared / DEGRADED: degraded, shared / TRUTH: truth, place: image}
+                for folder, picture in kinds.items():
+                    save_picture(folder / section['name'] / f'{name}.png', picture)
+            before = scores(degraded, truth, metrics)
+            yield {
+                'set': section['name'], 'image': name, 'input': hash_of(item['lq']),
+                **scores(image, truth, metrics),
+                **{f'{DEGRADED} {key}': value for key, value in before.items()},
+            }  # fmt: skip
+
+
+def metrics_of(options: Mapping[str, Any]) -> dict[str, dict]:
+    """The metrics of ``val.metrics``, with LPIPS where its package is installed."""
+    metrics = dict((options.get('val') or {}).get('metrics') or {})
+    if find_spec('lpips') is not None:
+        metrics.setdefault('lpips', {'type': 'calculate_lpips', 'better': 'lower'})
+    return metrics
+
+
+def scores(image: np.ndarray, truth: np.ndarray, metrics: Mapping[str, Mapping]) -> dict:
+    """Every metric of an 8-bit RGB image."""
+    from basicsr.metrics import calculate_metric
+
+    pair = {'img': image[..., ::-1], 'img2': truth[..., ::-1]}  # BasicSR takes BGR
+    return {
+        name: float(calculate_metric(pair, {k: v for k, v in metric.items() if k != 'better'}))
+        for name, metric in metrics.items()
+    }
+
+
+def to_8bit(image: Tensor) -> np.ndarray:
+    """([1,] 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    image = image.detach().cpu().float().reshape(-1, *image.shape[-2:])
+    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def hash_of(image: Tensor) -> str:
+    """The same for the same pixels."""
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:12]
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Writes a CSV file, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)), restval='',
+                            lineterminator='\n')  # fmt: skip
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes_atomic(path, text.getvalue().encode())
+
+
+def read_rows(path: Path) -> Rows:
+    """Reads a CSV file; what looks like a number becomes one."""
+    with open(path, newline='', encoding='utf-8') as file:
+        return [{k: _value(k, v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(key: str, text: str) -> Any:
+    if key in KEYS:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger('basicsr')
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
