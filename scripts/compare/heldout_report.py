@@ -23,16 +23,16 @@ from skimage.restoration import denoise_nl_means
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from unfoldldm_basicsr.comparing.tables import markdown_table, mean_row
+from unfoldldm_basicsr.comparing.testing import write_rows
 from unfoldldm_basicsr.pictures import (
     comparison_grid,
     detail_box,
     detail_boxes,
-    mean_row,
     measure,
     psnr_captions,
     save_picture,
     trace_picture,
-    write_table,
 )
 from unfoldldm_basicsr.restoring import Restorer, build_from_checkpoint
 
@@ -144,13 +144,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     args.output.mkdir(parents=True, exist_ok=True)
     compared = [COLUMNS[k] for k in ('degraded', 'nlm', 'generated', 'null', 'shuffled')]
-    write_table(
-        rows,
-        args.output / 'table.md',
-        args.output / 'table.csv',
-        protocol=protocol,
-        best={'results': compared},
-    )
+    table = markdown_table(rows, protocol, best={'results': compared})
+    (args.output / 'table.md').write_text(table, encoding='utf-8')
+    write_rows(args.output / 'table.csv', rows)
     shown = ('degraded', 'nlm', 'generated')
     grid_rows = [[*(images[k][i] for k in shown), truths[i]] for i in range(len(items))]
     grid = comparison_grid(

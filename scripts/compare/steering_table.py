@@ -18,7 +18,9 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from unfoldldm_basicsr.pictures import mean_row, measure, write_table
+from unfoldldm_basicsr.comparing.tables import markdown_table, mean_row
+from unfoldldm_basicsr.comparing.testing import write_rows
+from unfoldldm_basicsr.pictures import measure
 from unfoldldm_basicsr.restoring import Restorer
 
 
@@ -60,13 +62,10 @@ def main() -> None:
     ]
     rows.append(mean_row(rows, 'degradation'))
     folder = Path(args.output)
-    write_table(
-        rows,
-        folder / 'table.md',
-        folder / 'table.csv',
-        protocol=f'Mean PSNR in dB (8-bit RGB) over the images of {args.opt}: datasets.val, '
-        f'weights {args.weights}.',
-    )
+    protocol = f'Mean PSNR in dB (8-bit RGB) over the images of {args.opt}: datasets.val, weights '
+    write_rows(folder / 'table.csv', rows)
+    table = markdown_table(rows, f'{protocol}{args.weights}.')
+    (folder / 'table.md').write_text(table, encoding='utf-8')
     print((folder / 'table.md').read_text(encoding='utf-8'))
 
 

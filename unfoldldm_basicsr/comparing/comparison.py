@@ -17,8 +17,8 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing import deployment
 from unfoldldm_basicsr.comparing.report import Entry, build, machine
 from unfoldldm_basicsr.comparing.runs import Run, Say, call, differences, only_one, plan, train
-from unfoldldm_basicsr.comparing.task import Side, Task, known, merged, read_task, sections
-from unfoldldm_basicsr.comparing.testing import Rows, metrics_of, read_rows, tested
+from unfoldldm_basicsr.comparing.task import Side, Task, known, merged, read_task
+from unfoldldm_basicsr.comparing.testing import Rows, metrics_of, read_rows, tested, tested_plainly
 from unfoldldm_basicsr.compat.imports import load_data_only
 
 UNITS = {
@@ -56,7 +56,8 @@ def compare(
         runs = plan(task, root, report, say)
         train(runs, root, report, task.settings.threads, say)
         entries = [entry(task, side, runs, root, report, say) for side in task.sides]
-        networks = {s.name: task.test_options(s, 0, root)['network_g'] for s in task.sides}
+        trained = [side for side in task.sides if side.classical is None]
+        networks = {s.name: task.test_options(s, 0, root)['network_g'] for s in trained}
         say('Measuring latency and memory in turn ...')
         costs = cost_table(networks, task.settings.sizes, report, task.settings.threads)
         metrics = metrics_of(task.common)
@@ -81,6 +82,11 @@ def chosen(task: Task, only: Sequence[str]) -> Task:
 
 def entry(task: Task, side: Side, runs: Sequence[Run], root: Path, report: Path, say: Say) -> Entry:
     """Tests a side with every seed."""
+    metrics = metrics_of(task.common)
+    if side.classical is not None:
+        say(f'Testing {side.name} ...')
+        rows, _ = tested_plainly(side.classical, task.test_sets, metrics, report, side.name)
+        return Entry(side.name, side.title, '', (rows,), report / 'restored' / side.name, ())
     tables, own_runs = [], []
     for number, seed in enumerate(task.settings.seeds):
         options = task.test_options(side, seed, root)
@@ -126,7 +132,6 @@ def protocol(task: Task, metrics: Mapping[str, Mapping]) -> dict[str, str]:
     """How the numbers of a comparison were made, topic by topic."""
     settings, data = task.settings, task.common['datasets']
     train_set = data['train']
-    tests = sections(data, 'test') or sections(data, 'val')
     differing = {
         f'{side.title}: {key}'
         for side in task.sides for phase in side.phases
@@ -139,7 +144,7 @@ def protocol(task: Task, metrics: Mapping[str, Mapping]) -> dict[str, str]:
         'seeds': ', '.join(map(str, settings.seeds)),
         'training data': data_words(train_set)
         + f', patches of {train_set.get("gt_size")}, batch {train_set.get("batch_size_per_gpu")}',
-        'test data': '; '.join(map(data_words, tests.values())),
+        'test data': '; '.join(map(data_words, task.test_sets.values())),
         'scores': score_words(metrics),
         'allowed to differ besides network, optimiser and schedule': ', '.join(settings.allow),
         'choices of the test': '; '.join(

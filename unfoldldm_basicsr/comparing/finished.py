@@ -11,18 +11,17 @@ from typing import Any
 
 import torch
 
-from unfoldldm_basicsr.comparing import steps
 from unfoldldm_basicsr.comparing.comparison import COST_NOTE, cost_table, data_words, score_words
 from unfoldldm_basicsr.comparing.report import Entry, build, machine
 from unfoldldm_basicsr.comparing.runs import (
     ALLOWED,
     Run,
     Say,
-    call,
     differences,
+    measured_costs,
     only_one,
-    write_options,
 )
+from unfoldldm_basicsr.comparing.steps import Costs
 from unfoldldm_basicsr.comparing.task import (
     COMMON,
     CompareOptions,
@@ -31,7 +30,7 @@ from unfoldldm_basicsr.comparing.task import (
     sections,
     weights_of,
 )
-from unfoldldm_basicsr.comparing.testing import metrics_of, tested, tested_weights
+from unfoldldm_basicsr.comparing.testing import metrics_of, tested, tested_plainly
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.read import read_option_file
 
@@ -152,7 +151,9 @@ def compare_finished(
         raise ValueError('plain weights come without test sets: name an option file after -opt.')
     metrics = metrics_of(common)
     with only_one(folder, say):
-        costs = _run_costs(runs, folder, settings.threads, say)
+        with tempfile.TemporaryDirectory() as scratch:
+            groups = [{options['name']: options for options in run.phases} for run in runs]
+            costs = measured_costs(groups, folder, Path(scratch), settings.threads, say)
         entries, networks = [], {}
         for name in dict.fromkeys(side_name(run.folder.name) for run in runs):
             own = [run for run in runs if side_name(run.folder.name) == name]
@@ -171,7 +172,7 @@ def compare_finished(
             networks[name] = own[0].options['network_g']
         for file in files:
             say(f'Testing {file} ...')
-            table, networks[file.stem] = tested_weights(file, sets, metrics, folder)
+            table, networks[file.stem] = tested_plainly(file, sets, metrics, folder, file.stem)
             entries.append(
                 Entry(file.stem, file.stem, '', (table,), folder / 'restored' / file.stem, ())
             )
@@ -192,26 +193,7 @@ def compare_finished(
     return f'Report: {folder / "report.md"}'
 
 
-def _run_costs(
-    runs: Sequence[Finished], folder: Path, threads: int, say: Say
-) -> dict[str, tuple[float, float]]:
-    """Seconds and multiply-accumulates of an iteration of every training, measured in turn."""
-    phases = {options['name']: options for run in runs for options in run.phases}
-    file, key = folder / 'steps.csv', 'run'
-    known = steps.mean_costs(file) if file.exists() else {}
-    missing = [options for name, options in phases.items() if (name, key) not in known]
-    if missing:
-        say(f'Measuring the steps of {len(missing)} trainings in turn ...')
-        with tempfile.TemporaryDirectory() as scratch:
-            files = [write_options(Path(scratch, f'{o["name"]}.yml'), o) for o in missing]
-            arguments = ['-m', steps.__name__, '--root', scratch, '-o', str(file)]
-            log = folder / 'logs' / 'steps.txt'
-            call([*arguments, *(f'{path}={key}' for path in files)], threads, log)
-        known = steps.mean_costs(file)
-    return {name: known[name, key] for name in phases}
-
-
-def _trained(run: Finished, seed: int, costs: Mapping[str, tuple[float, float]]) -> tuple[Run, ...]:
+def _trained(run: Finished, seed: int, costs: Costs) -> tuple[Run, ...]:
     return tuple(
         Run(o['name'], None, seed, phase, int(o['train']['total_iter']), *costs[o['name']], o)
         for phase, o in enumerate(run.phases)

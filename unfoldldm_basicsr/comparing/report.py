@@ -17,12 +17,12 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing.curves import validation_rows
 from unfoldldm_basicsr.comparing.runs import Run
 from unfoldldm_basicsr.comparing.statistics import paired_difference
-from unfoldldm_basicsr.comparing.tables import latex_table, markdown_table
+from unfoldldm_basicsr.comparing.tables import format_value, latex_table, markdown_table
 from unfoldldm_basicsr.comparing.testing import DEGRADED, KEYS, TRUTH, Rows, read_rows, write_rows
+from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures.drawing import crop, save_picture
 from unfoldldm_basicsr.pictures.grids import comparison_grid
 from unfoldldm_basicsr.pictures.plots import Series, curves, points, save_figure, scatter
-from unfoldldm_basicsr.restoring import read_image
 
 CROPS = 3  # images in the picture of crops
 
@@ -216,12 +216,13 @@ def _plots(
     shown = [row for row in tables['curves'] if row['metric'].rpartition('_')[2] == metric]
     for key, label in names.items():
         if shown:
-            series = {e.title: _curve(shown, e.title, key) for e in entries}
+            series = {e.title: _curve(shown, e.title, key, n) for n, e in enumerate(entries)}
             series = {title: line for title, line in series.items() if line.x}
             note = f'{shown[0]["set"]}; mean of seeds; hollow: prior taken from the truth'
             figure = curves(series, label, f'{metric} in validation', note)
             save_figure(figure, folder / f'quality_over_{key}.png')
     quality = {r['side']: r for r in tables['quality'] if r['set'] == sets[0]}
+    styles = {entry.title: number for number, entry in enumerate(entries)}
     size = min((row['size'] for row in tables['costs']), default=0)
     for key, label in (('GMACs', 'GMACs'), ('latency_ms', 'latency in ms')):
         series = {
@@ -229,6 +230,7 @@ def _plots(
                 [row[key]],
                 [quality[row['side']][metric]],
                 [] if np.isnan(s := quality[row['side']][f'{metric} spread']) else [s],
+                style=styles[row['side']],
             )
             for row in tables['costs']
             if row['size'] == size and row[key] == row[key]
@@ -243,7 +245,9 @@ def _plots(
     if len(entries) > 1:
         x = score_array(base, sets[0], metric).mean(0)
         series = {
-            e.title: Series(x, score_array(e, sets[0], metric).mean(0) - x)
+            e.title: Series(
+                x, score_array(e, sets[0], metric).mean(0) - x, style=styles[e.title]
+            )
             for e in entries if e is not base
         }  # fmt: skip
         labels = f'{metric} of {base.title}', f'{metric} minus that of {base.title}'
@@ -251,7 +255,7 @@ def _plots(
                     folder / 'images.png')  # fmt: skip
 
 
-def _curve(rows: Rows, title: str, key: str) -> Series:
+def _curve(rows: Rows, title: str, key: str, style: int) -> Series:
     """Mean over the seeds at every validation."""
     own: dict[tuple, list] = {}
     first = rows[0]['set']
@@ -263,6 +267,7 @@ def _curve(rows: Rows, title: str, key: str) -> Series:
         [float(np.mean([r[key] for r in g])) for g in groups],
         [float(np.mean([r['value'] for r in g])) for g in groups],
         hollow=[g[0]['metric'].startswith('oracle') for g in groups],
+        style=style,
     )
 
 
@@ -288,9 +293,9 @@ def _crops(folder: Path, entries: Sequence[Entry], name: str, metric: str) -> No
     names = [row['image'] for row in entries[0].images[0] if row['set'] == name]
     for place in most_disagreeing(entries, name, metric):
         file = f'{name}/{names[place]}.png'
-        own = [read_image(e.pictures / file).pixels for e in entries]
+        own = [read_picture(e.pictures / file).pixels for e in entries]
         degraded, truth = (
-            read_image(folder / 'restored' / kind / file).pixels for kind in (DEGRADED, TRUTH)
+            read_picture(folder / 'restored' / kind / file).pixels for kind in (DEGRADED, TRUTH)
         )
         box = disagreement_box(own, max(32, min(truth.shape[:2]) // 4))
         rows.append([crop(image, box) for image in (degraded, *own, truth)])
@@ -337,7 +342,10 @@ def render(folder: Path, place: str = '') -> str:
         parts.append(f'\n### {name}{unseen}\n\n')
         rows = [_without(row, 'set') for row in tables['quality'] if row['set'] == name]
         parts.append(markdown_table(_whole(rows), 'Means over images and seeds.'))
-        rows = [_without(r, 'set') for r in tables.get('differences', ()) if r['set'] == name]
+        rows = [
+            _without(r, 'set') | {k: format_value(str(r['metric']), r[k]) for k in _GAINS}
+            for r in tables.get('differences', ()) if r['set'] == name
+        ]  # fmt: skip
         if rows:
             parts.append('\n' + markdown_table(_whole(rows), _statistics_note(len(rows))))
     if 'costs' in tables:
@@ -376,7 +384,7 @@ def render_all(folder: Path, page: Path | None = None) -> str:
 def _statistics_note(count: int) -> str:
     return (
         'Differences are paired by image and averaged over seeds; 95 % intervals over images by '
-        f'bootstrap (BCa). {count} comparisons: without any true difference about '
+        f'bootstrap (BCa). Comparisons: {count}; without any true difference about '
         f'{0.05 * count:.1f} of them would leave zero out.'
     )
 
@@ -395,7 +403,8 @@ def _whole(rows: Iterable[Mapping[str, Any]]) -> Rows:
     return [{k: v for k, v in row.items() if k not in empty} for row in rows]
 
 
-_COUNTS = ('images', 'seeds', 'size')
+_COUNTS = ('images', 'seeds', 'size', 'iterations')
+_GAINS = ('difference', 'low', 'high')
 
 
 def machine(threads: int) -> str:

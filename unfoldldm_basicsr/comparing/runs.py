@@ -146,39 +146,52 @@ def plan(task: Task, root: Path, folder: Path, say: Say) -> list[Run]:
                 runs.append(
                     Run(options['name'], side, seed, phase, iterations, seconds, macs, options)
                 )
-    problems = [line for run in runs for line in _problems(run, folder, root)]
-    if problems:
-        raise ValueError('\n'.join(problems))
+    refuse([line for run in runs for line in _problems(run, folder, root)])
     return runs
 
 
-def step_costs(task: Task, folder: Path, say: Say) -> dict[str, tuple[float, float]]:
+def step_costs(task: Task, folder: Path, say: Say) -> steps.Costs:
     """Seconds and multiply-accumulates of an iteration of every training (of the first seed)."""
-    file, seed = folder / 'steps.csv', task.settings.seeds[0]
+    seed = task.settings.seeds[0]
     with tempfile.TemporaryDirectory() as scratch:
-        root, files = Path(scratch), {}
-        known = steps.mean_costs(file) if file.exists() else {}
-        costs = {}
+        groups = []
         for side in task.sides:
-            if side.trained_as != side.name:
-                continue
-            group = {}
-            for phase in range(len(side.phases)):
-                options = task.options(side, phase, _PROVISIONAL, seed, root)
-                name, digest = options['name'], _digest(options, root)
-                group[name] = (write_options(root / f'{name}.yml', options), digest)
-            if all((name, digest) in known for name, (_, digest) in group.items()):
-                costs |= {name: known[name, digest] for name, (_, digest) in group.items()}
-            else:
-                files |= group
-        if files:
-            say(f'Measuring the steps of {len(files)} trainings in turn ...')
-            arguments = ['-m', steps.__name__, '--root', scratch, '-o', str(file)]
-            arguments += [f'{path}={digest}' for path, digest in files.values()]
-            call(arguments, task.settings.threads, folder / 'logs' / 'steps.txt')
-            measured = steps.mean_costs(file)
-            costs |= {name: measured[name, digest] for name, (_, digest) in files.items()}
-    return costs
+            if side.trained_as == side.name and side.phases:
+                phases = range(len(side.phases))
+                options = [task.options(side, p, _PROVISIONAL, seed, Path(scratch)) for p in phases]
+                groups.append({o['name']: o for o in options})
+        return measured_costs(groups, folder, Path(scratch), task.settings.threads, say)
+
+
+def measured_costs(
+    groups: Sequence[Mapping[str, Mapping]], folder: Path, scratch: Path, threads: int, say: Say
+) -> steps.Costs:
+    """Seconds and multiply-accumulates of an iteration of trainings; measures what is not known.
+
+    Args:
+        groups: run -> options, for the phases of each side in their order.
+        folder: of the report, which keeps what was measured.
+        scratch: ``--root`` of the measurement.
+        threads: of the measurement.
+        say: gets a line when it starts.
+
+    Raises:
+        ValueError: the option files have problems.
+    """
+    file = folder / 'steps.csv'
+    known = steps.mean_costs(file) if file.exists() else {}
+    keys = {name: (name, _digest(o)) for group in groups for name, o in group.items()}
+    missing = [group for group in groups if any(keys[name] not in known for name in group)]
+    if missing:
+        runs = [(name, options) for group in missing for name, options in group.items()]
+        refuse([line for name, options in runs for line in option_problems(name, options)])
+        say(f'Measuring the steps of {len(runs)} trainings in turn ...')
+        files = {name: write_options(scratch / f'{name}.yml', options) for name, options in runs}
+        arguments = ['-m', steps.__name__, '--root', str(scratch), '-o', str(file)]
+        arguments += [f'{path}={keys[name][1]}' for name, path in files.items()]
+        call(arguments, threads, folder / 'logs' / 'steps.txt')
+        known = steps.mean_costs(file)
+    return {name: known[key] for name, key in keys.items()}
 
 
 def train(runs: Sequence[Run], root: Path, folder: Path, threads: int, say: Say) -> None:
@@ -241,9 +254,26 @@ def write_options(path: Path, options: Mapping[str, Any]) -> Path:
     return path
 
 
-def _digest(options: Mapping[str, Any], root: Path) -> str:
-    text = json.dumps(options, sort_keys=True).replace(str(root), '')
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def option_problems(name: str, options: Mapping[str, Any]) -> list[str]:
+    """What the check of option files says, but for weights of a phase that comes before."""
+    paths = [v for v in (options.get('path') or {}).values() if isinstance(v, str)]
+    awaited = [path for path in paths if not Path(path).exists()]
+    lines = preflight(json.loads(json.dumps(options)), name, True)
+    return [line for line in lines if not any(path in line for path in awaited)]
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: there are problems; all of them.
+    """
+    if problems:
+        raise ValueError('\n'.join(dict.fromkeys(problems)))
+
+
+def _digest(options: Mapping[str, Any]) -> str:
+    kept = {key: value for key, value in options.items() if key != 'path'}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _problems(run: Run, folder: Path, root: Path) -> list[str]:
@@ -255,7 +285,4 @@ def _problems(run: Run, folder: Path, root: Path) -> list[str]:
             f'{d.second!r}: give the comparison another name, or remove that folder.'
             for d in differences(read_option_file(file), json.loads(json.dumps(run.options)))
         ]
-    phases = f'phase{run.phase + 1}', f'phase{run.phase}'
-    awaited = str(weights_of(root, run.name.replace(*phases)))  # written when it is its turn
-    lines = preflight(json.loads(json.dumps(run.options)), run.name, True)
-    return [line for line in lines if not (run.phase and awaited in line)]
+    return option_problems(run.name, run.options)

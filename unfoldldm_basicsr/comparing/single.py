@@ -121,4 +121,4 @@ def _series(rows: Rows, key: str, value: str, **wanted: str) -> dict[str, Series
             x, y = lines.setdefault(str(row[key]), ([], []))
             x.append(row['iteration'])
             y.append(row[value])
-    return {name: Series(x, y) for name, (x, y) in lines.items()}
+    return {name: Series(x, y, style=n) for n, (name, (x, y)) in enumerate(lines.items())}

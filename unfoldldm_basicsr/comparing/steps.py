@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import unfoldldm_basicsr  # noqa: F401
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 
+Costs = dict[str, tuple[float, float]]  # run -> seconds, multiply-accumulates of an iteration
 COLUMNS = ('run', 'options', 'iteration', 'seconds', 'macs')
 
 

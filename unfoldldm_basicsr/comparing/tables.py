@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 Row = Mapping[str, object]
-DECIMALS = {'psnr': 2, 'ssim': 4, 'lpips': 4, 'db': 2}  # by the first word of a column's name
+DECIMALS = {  # by the first word of a column's name
+    'psnr': 2, 'ssim': 4, 'lpips': 4, 'db': 2, 'params_m': 3, 'training_tmacs': 3,
+    'latency_ms': 1, 'peak_mib': 1, 'training_s': 1,
+}  # fmt: skip
 
 
 def mean_row(rows: Sequence[Row], label_column: str, label: str = 'mean') -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 ``common.yml`` is an option file of BasicSR without a network, with a section ``compare``; every
 other file of the folder is one side: ``network_g``, ``model_type`` and what it changes in the
-common options, once for each of its ``phases`` where it has several. The word ``previous`` stands
+common options, once for each of its ``phases`` where it has several (``of: NAME`` takes all else
+from that side). The word ``previous`` stands
 for the weights of the phase before, and ``25 %`` for that share of a phase's iterations.
 """
 
@@ -71,6 +72,8 @@ class SideOptions(Options):
     """Name in tables and pictures (none: that of the file)."""
     paper: str | None = None
     """What the paper says about this row of an ablation."""
+    classical: Literal['non_local_means'] | None = None
+    """A method without training in place of a network (its noise level is estimated)."""
     phases: Annotated[Tuple[dict[str, Any]], Field(min_length=1)] = ({},)
     """Option keys of each phase, with its ``share`` of the budget (equal parts)."""
     test: TestOptions = TestOptions()
@@ -99,6 +102,7 @@ class Side:
         phases: option keys of each phase, laid over ``own``.
         trained_as: the side whose trainings it uses; differs from ``name`` where only the test
             differs.
+        classical: method without training, in place of a network.
     """
 
     name: str
@@ -109,6 +113,7 @@ class Side:
     shares: tuple[float, ...]
     test: TestOptions
     trained_as: str
+    classical: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,13 +153,18 @@ class Task:
         options.setdefault('train', {})['total_iter'] = iterations
         return {'name': options.pop('name'), **options}
 
+    @property
+    def test_sets(self) -> dict[str, Any]:
+        """Sections of ``datasets`` to test on: the test sets, else the validation sets."""
+        data = self.common['datasets']
+        return sections(data, 'test') or sections(data, 'val')
+
     def test_options(self, side: Side, seed: int, root: Path) -> dict:
         """The option file of a side's test."""
         options = self.options(side, len(side.phases) - 1, 100, seed, root)
-        sets = sections(self.common['datasets'], 'test') or sections(options['datasets'], 'val')
         name = f'{self.label}_{side.name}_seed{seed}'
         weights = weights_of(root, options['name'])
-        return options_of_test(name, options, sets, weights, side.test)
+        return options_of_test(name, options, self.test_sets, weights, side.test)
 
 
 def options_of_test(
@@ -211,6 +221,11 @@ def read_task(folder: Path, overrides: Iterable[str] = ()) -> Task:
         name, place, reference = None, folder, None
         found = sorted(folder.glob('*.yml'))
         files = {file.stem: read_option_file(file) for file in found if file.name != COMMON}
+        for name, values in files.items():
+            if 'of' in values:
+                base = values.pop('of')
+                known(base, files, f'{folder / name}.yml: of')
+                files[name] = merged(files[base], {'title': name} | values)
     file = place / COMMON
     if not file.is_file():
         raise ValueError(f'{place}: no {COMMON} there; a comparison is a folder of option files.')
@@ -253,6 +268,9 @@ def side_of(name: str, values: Mapping[str, Any], folder: Path) -> Side:
     own = dict(values)
     mine = {key: own.pop(key) for key in SideOptions.model_fields if key in own}
     options = _read(SideOptions, mine, f'{folder}: {name}')
+    if options.classical is not None:
+        title = options.title or name
+        return Side(name, title, None, own, (), (), options.test, name, options.classical)
     phases = [dict(phase) for phase in options.phases]
     shares = [phase.pop('share', 1 / len(phases)) for phase in phases]
     good = all(isinstance(s, int | float) and 0 < s <= 1 for s in shares)

@@ -69,20 +69,50 @@ def _test(file: Path, place: Path | None, shared: Path) -> Iterator[dict[str, An
         yield from _measured(restore, opt['datasets'], metrics_of(opt), place, shared)
 
 
-def tested_weights(
-    weights: Path, sets: Mapping[str, Mapping], metrics: Mapping[str, Mapping], folder: Path
+def tested_plainly(
+    source: Path | str,
+    sets: Mapping[str, Mapping],
+    metrics: Mapping[str, Mapping],
+    folder: Path,
+    name: str,
 ) -> tuple[Rows, dict[str, Any]]:
-    """Tests a plain weight file; returns the rows of :func:`tested` and its ``network_g``."""
-    restorer = Restorer(weights)
+    """Tests what has no option file.
+
+    Args:
+        source: a weight file, or the name of a classical method.
+        sets: sections of ``datasets`` to test on.
+        metrics: as ``val.metrics``.
+        folder: of the report.
+        name: of the side.
+
+    Returns:
+        The rows of :func:`tested`, and ``network_g`` ({} for a classical method).
+    """
+    network, restorer = {}, None
+    if isinstance(source, Path):
+        restorer = Restorer(source)
+        network = {'type': restorer.meta['type'], **restorer.meta['kwargs']}
     sets = {key: {'phase': 'test', 'scale': 1, 'name': key, **v} for key, v in sets.items()}
 
     def restore(_loader: Any, _index: int, batch: dict) -> Tensor:
-        return restorer.restore_tensor(batch['lq'])
+        return restorer.restore_tensor(batch['lq']) if restorer else non_local_means(batch['lq'])
 
     shared = folder / 'restored'
-    rows = list(_measured(restore, sets, metrics, shared / weights.stem, shared))
-    write_rows(folder / 'images' / f'{weights.stem}.csv', rows)
-    return rows, {'type': restorer.meta['type'], **restorer.meta['kwargs']}
+    rows = list(_measured(restore, sets, metrics, shared / name, shared))
+    write_rows(folder / 'images' / f'{name}.csv', rows)
+    return read_rows(folder / 'images' / f'{name}.csv'), network
+
+
+def non_local_means(lq: Tensor) -> Tensor:
+    """Non-local means of (1, 3, H, W) in [0, 1]; the noise level is estimated from the image."""
+    from skimage.restoration import denoise_nl_means, estimate_sigma
+
+    image = lq[0].permute(1, 2, 0).numpy()
+    sigma = float(np.mean(estimate_sigma(image, channel_axis=2)))
+    restored = denoise_nl_means(
+        image, patch_size=5, patch_distance=7, h=0.8 * sigma, sigma=sigma, channel_axis=2
+    )
+    return torch.from_numpy(restored).permute(2, 0, 1)[None]
 
 
 def _measured(

@@ -26,33 +26,39 @@ class Series(NamedTuple):
         y: values.
         spread: half the length of an error bar for each point; empty for none.
         hollow: points that are no plain results (oracle), drawn with empty markers.
+        style: number of the side, the same in all plots of a report.
     """
 
     x: Sequence[float]
     y: Sequence[float]
     spread: Sequence[float] = ()
     hollow: Sequence[bool] = ()
+    style: int = 0
 
 
 def curves(series: Mapping[str, Series], x_label: str, y_label: str, note: str = '') -> Figure:
-    """Lines over a common axis, labelled at their ends.
+    """Lines over a common axis, with their names at their ends.
 
     Raises:
         ImportError: matplotlib is missing.
     """
     figure, axes = new_figure(x_label, y_label, note)
-    ends = []
-    for index, (label, line) in enumerate(series.items()):
-        style = {'color': _COLOURS[index % len(_COLOURS)], 'linestyle': _LINES[index % len(_LINES)]}
-        axes.plot(line.x, line.y, linewidth=1.6, **style)
+    for line in series.values():
+        look = _look(line)
+        axes.plot(line.x, line.y, **(look | {'marker': ''}), linewidth=1.6)
         hollow = line.hollow or [False] * len(line.x)
         for x, y, empty in zip(line.x, line.y, hollow, strict=True):
-            face = 'white' if empty else style['color']
-            axes.plot(x, y, _MARKERS[index % len(_MARKERS)], color=style['color'],
-                      markerfacecolor=face, markersize=6)  # fmt: skip
-        if line.x:
-            ends.append((line.x[-1], line.y[-1], label, style['color']))
-    _label_ends(axes, ends)
+            face = {'markerfacecolor': 'white'} if empty else {}
+            axes.plot(x, y, **look, **face, markersize=6)
+    low, high = axes.get_ylim()
+    last = None
+    ends = [(line.y[-1], line.x[-1], name, line) for name, line in series.items() if line.x]
+    for y, x, name, line in sorted(ends, key=lambda end: end[:3]):
+        last = y if last is None else max(y, last + 0.05 * (high - low))  # names never overlap
+        colour = _look(line)['color']
+        axes.annotate(name, (x, last), xytext=(7, 0), textcoords='offset points', fontsize=9,
+                      color=colour, va='center')  # fmt: skip
+    axes.margins(x=0.12)
     return figure
 
 
@@ -63,15 +69,20 @@ def points(series: Mapping[str, Series], x_label: str, y_label: str, note: str =
         ImportError: matplotlib is missing.
     """
     figure, axes = new_figure(x_label, y_label, note)
-    for index, (label, side) in enumerate(series.items()):
+    for name, side in series.items():
+        look = _look(side) | {'linestyle': ''}
         axes.errorbar(
-            side.x, side.y, yerr=side.spread or None, fmt=_MARKERS[index % len(_MARKERS)],
-            color=_COLOURS[index % len(_COLOURS)], markersize=8, capsize=4, label=label,
-        )  # fmt: skip
+            side.x, side.y, yerr=side.spread or None, **look, markersize=8, capsize=4, label=name
+        )
         if len(series) <= _CROWD:
-            place = {'textcoords': 'offset points', 'xytext': (9, 5), 'fontsize': 9}
-            axes.annotate(label, (side.x[0], side.y[0]), **place)
+            axes.annotate(name, (side.x[0], side.y[0]), textcoords='offset points', xytext=(9, 5),
+                          fontsize=9)  # fmt: skip
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
     axes.set_xscale('log')
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+    axes.xaxis.set_minor_locator(LogLocator(subs=()))
     axes.margins(x=0.3, y=0.25)
     if len(series) > _CROWD:
         axes.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
@@ -86,13 +97,19 @@ def scatter(series: Mapping[str, Series], x_label: str, y_label: str, note: str 
     """
     figure, axes = new_figure(x_label, y_label, note)
     axes.axhline(0, color='#000000', linewidth=1)
-    for index, (label, side) in enumerate(series.items()):
-        axes.plot(
-            side.x, side.y, _MARKERS[index % len(_MARKERS)], markersize=5, markerfacecolor='none',
-            color=_COLOURS[(index + 1) % len(_COLOURS)], label=label,
-        )  # fmt: skip
+    for name, side in series.items():
+        look = _look(side) | {'linestyle': '', 'markerfacecolor': 'none'}
+        axes.plot(side.x, side.y, **look, markersize=5, label=name)
     axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def _look(side: Series) -> dict[str, str]:
+    return {
+        'color': _COLOURS[side.style % len(_COLOURS)],
+        'marker': _MARKERS[side.style % len(_MARKERS)],
+        'linestyle': _LINES[side.style % len(_LINES)],
+    }
 
 
 def new_figure(x_label: str, y_label: str, note: str = '') -> tuple[Figure, Axes]:
@@ -120,18 +137,3 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes a PNG, whole or not at all, the same bytes every time."""
     with atomic_file(path) as file:
         figure.savefig(file, format='png', dpi=130, metadata={'Software': None})
-
-
-def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Names at the ends of lines, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    gap, last = 0.055 * (high - low), None
-    for x, y, label, colour in sorted(ends, key=lambda end: end[1]):
-        height = y if last is None else max(y, last + gap)
-        last = height
-        axes.annotate(
-            label, (x, y), xytext=(1.02, (height - low) / (high - low)),
-            textcoords='axes fraction', fontsize=9, color=colour, va='center',
-            arrowprops={'arrowstyle': '-', 'color': colour, 'linewidth': 0.5},
-        )  # fmt: skip
-    axes.set_ylim(low, high)

@@ -1,0 +1,366 @@
+"""Comparisons: what is equal is checked, budgets are kept, numbers and verdicts are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers import ROOT, write_options, write_photos
+from torch.utils.flop_counter import FlopCounterMode
+
+from unfoldldm_basicsr.cli import main
+from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.comparing.curves import log_rows, validation_rows
+from unfoldldm_basicsr.comparing.report import (
+    Entry,
+    build,
+    disagreement_box,
+    most_disagreeing,
+    render,
+    render_all,
+)
+from unfoldldm_basicsr.comparing.runs import check_equal
+from unfoldldm_basicsr.comparing.statistics import paired_difference
+from unfoldldm_basicsr.comparing.steps import convolution_backward_flops
+from unfoldldm_basicsr.comparing.task import read_task
+from unfoldldm_basicsr.comparing.testing import non_local_means, read_rows
+from unfoldldm_basicsr.pictures.drawing import save_picture
+
+NAFNET = {
+    'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'middle_blk_num': 1, 'dec_blk_nums': [1]
+}  # fmt: skip
+ADAM = {'type': 'AdamW', 'lr': 1e-3}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Option files of two tiny networks on pictures made up here."""
+    photos = str(write_photos(tmp_path / 'photos', 9)[0].parent)
+    data = {'type': 'SyntheticDegradationDataset', 'dataroot_gt': photos}
+    noise = [{'type': 'gaussian_noise', 'sigma': 25}]
+    place = tmp_path / 'task'
+    place.mkdir()
+    common = {
+        'name': 'tiny',
+        'scale': 1,
+        'num_gpu': 0,
+        'compare': {'budget': {'equal': 'iterations', 'amount': 8}, 'sizes': [32], 'seeds': [3]},
+        'datasets': {
+            'train': {**data, 'gt_size': 32, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0,
+                      'degradations': [{'type': 'gaussian_noise', 'sigma': [5, 45]}]},
+            'val': {**data, 'name': 'held_out', 'degradations': noise},
+            'test': {**data, 'name': 'shown', 'degradations': noise},
+        },
+        'train': {'optim_g': ADAM, 'pixel_opt': {'type': 'L1Loss'},
+                  'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': '100 %'}},
+        'val': {'val_freq': '50 %',
+                'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
+        'logger': {'print_freq': 2, 'save_checkpoint_freq': '50%', 'use_tb_logger': False},
+    }  # fmt: skip
+    write_options(place / 'common.yml', common)
+    write_options(place / 'small.yml', {'model_type': 'RestorationModel', 'network_g': NAFNET})
+    wide = {
+        'title': 'wide & deep', 'model_type': 'RestorationModel',
+        'network_g': {**NAFNET, 'width': 8}, 'train': {'optim_g': {**ADAM, 'lr': 2e-3}},
+    }  # fmt: skip
+    write_options(place / 'wide.yml', wide)
+    return place
+
+
+def change(file: Path, path: str, value: object) -> None:
+    """Sets a key of an option file."""
+    options = yaml.safe_load(file.read_text())
+    *sections, key = path.split('.')
+    part = options
+    for section in sections:
+        part = part.setdefault(section, {})
+    part[key] = value
+    write_options(file, options)
+
+
+# ---- what is equal, and what is a side's own ------------------------------------------------
+
+
+def test_phases_share_the_budget_and_start_from_each_other():
+    task = read_task(ROOT / 'options' / 'compare' / 'noise')
+    side = next(s for s in task.sides if s.name == 'unfoldldm')
+    first = task.options(side, 0, 200, 5, Path('/r'))
+    second = task.options(side, 1, 100, 5, Path('/r'))
+    assert (first['network_g']['phase'], second['network_g']['phase']) == (1, 2)
+    assert first['network_g']['dim'] == second['network_g']['dim'] == 16
+    assert second['train']['prior_warmup_iter'] == 18
+    assert (first['train']['scheduler']['T_max'], first['val']['val_freq']) == (200, 50)
+    weights = f'/r/experiments/{first["name"]}/models/net_g_latest.pth'
+    assert second['path']['pretrain_network_phase1'] == weights
+    assert second['train']['optim_g'] == {**first['train']['optim_g'], 'lr': 5e-4}
+    assert 'test' not in first['datasets']
+    assert second['manual_seed'] == 5
+
+
+@pytest.mark.parametrize('name', ['noise', 'dark'])
+def test_rows_of_an_ablation_that_change_the_test_alone_are_not_trained_again(name):
+    task = read_task(ROOT / 'options' / 'ablate' / name)
+    check_equal(task)
+    assert task.settings.reference == 'unfoldldm'
+    untrained = {s.name for s in task.sides if s.trained_as != s.name}
+    assert untrained == {'prior_oracle', 'prior_null', 'prior_other'}
+    null = next(s for s in task.sides if s.name == 'prior_null')
+    base = task.test_options(task.sides[0], 0, Path('/r'))
+    options = task.test_options(null, 0, Path('/r'))
+    assert options['val'] == {**base['val'], 'prior_source': 'null'}
+    assert options['path'] == base['path']
+    assert options['name'] != base['name']
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'said'),
+    [
+        ('datasets.train.gt_size', 24, 'datasets.train.gt_size is 24, in common.yml 32'),
+        ('datasets.test.dataroot_gt', '/x', "datasets.test.dataroot_gt is '/x'"),
+        ('datasets.train.use_rot', True, "datasets.train.use_rot is True, in common.yml 'absent'"),
+        ('train.mixing_augs', {'mixup': True}, 'train.mixing_augs.mixup is True'),
+        ('val.metrics', {'psnr': {'crop_border': 4}}, 'val.metrics.psnr.crop_border is 4'),
+    ],
+)
+def test_sides_that_are_not_comparable_are_refused_with_the_difference(
+    folder, path, value, said, capsys
+):
+    change(folder / 'wide.yml', path, value)
+    assert main(['compare', '-opt', str(folder), '--root', str(folder.parent)]) == 2
+    assert f'wide: {said}' in capsys.readouterr().err
+    change(folder / 'common.yml', 'compare.allow', [path])
+    check_equal(read_task(folder))
+
+
+@pytest.mark.parametrize(
+    ('file', 'path', 'value', 'said'),
+    [
+        ('common.yml', 'compare.budget', {'equal': 'days', 'amount': 1}, 'compare: budget'),
+        ('common.yml', 'compare.reference', 'smal', "no side 'smal'. Did you mean 'small'?"),
+        ('common.yml', 'compare.sedes', [1], "sedes is not an option. Did you mean 'seeds'?"),
+        ('common.yml', 'network_g', NAFNET, 'network_g belongs into the file of a side'),
+        ('wide.yml', 'phases', [{'share': 0.5}, {'share': 0.6}], 'their sum is 1, got [0.5, 0.6]'),
+        ('wide.yml', 'network_g', {**NAFNET, 'widht': 1}, 'network_g.widht'),
+        ('wide.yml', 'of', 'smal', "no side 'smal'. Did you mean 'small'?"),
+    ],
+)  # fmt: skip
+def test_wrong_option_files_are_refused_before_anything_is_trained(
+    folder, file, path, value, said, capsys
+):
+    change(folder / file, path, value)
+    assert main(['compare', '-opt', str(folder), '--root', str(folder.parent)]) == 2
+    assert said in capsys.readouterr().err
+    assert not (folder.parent / 'experiments').exists()
+
+
+def test_non_local_means_denoises_without_knowing_the_noise():
+    clean = torch.linspace(0.2, 0.8, 48).expand(1, 3, 48, 48)
+    noisy = clean + 0.08 * torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    errors = [(image - clean).square().mean() for image in (noisy, non_local_means(noisy))]
+    assert errors[1] < errors[0] / 4
+
+
+# ---- statistics -----------------------------------------------------------------------------
+
+
+def test_differences_are_paired_by_image_and_averaged_over_seeds():
+    first, second = np.array([[1.0, 2, 3], [3, 4, 5]]), np.array([[1.0, 1, 1]])
+    gain = paired_difference(first, second)
+    assert (gain.images, gain.mean) == (3, 2.0)  # (2, 3, 4) - (1, 1, 1)
+    with pytest.raises(ValueError, match='3 images against 2'):
+        paired_difference(first, second[:, :2])
+
+
+def test_the_interval_is_that_of_a_case_worked_out_by_hand():
+    # Means of 10 draws from five 0 and five 1 are binomial; symmetric, so BCa corrects nothing:
+    # P(mean <= 0.1) = 11/1024 < 2.5 % < P(mean <= 0.2) = 56/1024.
+    gain = paired_difference(np.array([[0.0] * 5 + [1.0] * 5]), np.zeros((2, 10)))
+    assert (gain.mean, gain.low, gain.high) == (0.5, pytest.approx(0.2), pytest.approx(0.8))
+    assert gain.verdict() == 'better'
+    assert gain.verdict(higher_is_better=False) == 'worse'
+    assert gain._replace(low=-0.1).verdict() == 'no verdict'
+    assert gain._replace(low=-0.8, high=-0.2).verdict() == 'worse'
+    assert 'fewer than' in gain._replace(images=3).verdict()
+
+
+def test_equal_networks_are_called_better_about_as_often_as_promised():
+    rng, verdicts = np.random.default_rng(0), []
+    for _ in range(1000):
+        images = rng.normal(28, 3, (2, 40))  # hard and easy ones
+        one, other = (images + rng.normal(0, 0.2, (2, 40)) for _ in range(2))
+        verdicts.append(paired_difference(one, other).verdict())
+    for verdict in ('better', 'worse'):
+        assert 10 <= verdicts.count(verdict) <= 45  # 2.5 % of 1000, with the bootstrap's small bias
+
+
+# ---- costs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'layer',
+    [
+        torch.nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        torch.nn.Conv2d(8, 12, 3, stride=2, padding=1),
+        torch.nn.ConvTranspose2d(8, 4, 2, stride=2),
+    ],
+)
+def test_a_backward_convolution_costs_two_forward_ones(layer):
+    x = torch.rand(2, 8, 16, 16, requires_grad=True)
+    with FlopCounterMode(display=False) as forward:
+        y = layer(x)
+    formulas = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as backward:
+        y.sum().backward()
+    assert backward.get_total_flops() == 2 * forward.get_total_flops()
+
+
+def test_published_operation_counts_follow_from_the_same_networks():
+    # Restormer: its authors count convolutions only, one by one. The attention's products come on
+    # top; the product of its weights with the projection saves a convolution.
+    blocks, heads = [4, 6, 6, 8], [1, 2, 4, 8]
+    network = {'type': 'Restormer', 'dim': 48, 'num_blocks': blocks, 'heads': heads,
+               'num_refinement_blocks': 4, 'ffn_expansion_factor': 2.66}  # fmt: skip
+    levels = [(level, count, 48 * 2**level) for level, count in enumerate(blocks)]
+    levels += [(2, 6, 192), (1, 6, 96), (0, 4 + 4, 96)]  # decoder and refinement
+    products = projections = 0
+    for level, count, width in levels:
+        products += count * (256**2 // 4**level) * width**2 // heads[level]  # q k^T
+        projections += count * width**3 // heads[level]  # its weights times the projection
+    published = 140.99e9
+    assert network_cost(network, 256).macs == pytest.approx(
+        published + products + projections, abs=0.01e9
+    )
+    nafnet = {'type': 'NAFNet', 'width': 64, 'middle_blk_num': 12, 'enc_blk_nums': [2, 2, 4, 8],
+              'dec_blk_nums': [2, 2, 2, 2]}  # fmt: skip
+    assert network_cost(nafnet, 256).macs == pytest.approx(63.33e9, rel=0.002)  # ptflops
+
+
+# ---- report ---------------------------------------------------------------------------------
+
+
+def made_up_entries(folder: Path) -> list[Entry]:
+    """Two sides on ten images, with two seeds; they differ most on image 7, in its lower right."""
+    rng, entries = np.random.default_rng(0), []
+    truth = rng.integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+    for number, name in enumerate(('one', 'other_net')):
+        tables = [
+            [
+                {
+                    'set': 'shown', 'image': f'{i:04d}_x', 'input': f'h{i}',
+                    'psnr': 30 + i / 10 + number * (1 + 4 * (i == 7)) + seed / 100,
+                    'degraded psnr': 20.0,
+                }
+                for i in range(10)
+            ]
+            for seed in range(2)
+        ]  # fmt: skip
+        place = folder / 'restored' / name
+        for i, image in enumerate(truth):
+            image = image.copy()
+            image[40:60, 40:60] += np.uint8(100 * number)
+            save_picture(place / 'shown' / f'{i:04d}_x.png', image)
+            for kind in ('degraded', 'truth'):
+                save_picture(folder / 'restored' / kind / 'shown' / f'{i:04d}_x.png', image)
+        entries.append(Entry(name, name, '', tuple(tables), place, ()))
+    return entries
+
+
+def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_path):
+    entries = made_up_entries(tmp_path)
+    costs = [
+        {'side': e.name, 'size': 32, 'params_M': 1.0, 'GMACs': 2.0 + n, 'latency_ms': 3.0 + n,
+         'peak_MiB': 4.0}
+        for n, e in enumerate(entries)
+    ]  # fmt: skip
+    protocol = {'title': 'made up', 'test data': 'ten images'}
+    metrics = {'psnr': {'type': 'calculate_psnr'}}
+    build(tmp_path, entries, protocol, costs, root=tmp_path, metrics=metrics)
+    quality = {row['side']: row for row in read_rows(tmp_path / 'quality.csv')}
+    assert quality['one']['psnr'] == pytest.approx(30.455)
+    assert quality['other_net']['psnr'] == pytest.approx(31.855)
+    assert quality['one']['psnr spread'] == pytest.approx(0.01 / 2**0.5)
+    (row,) = read_rows(tmp_path / 'differences.csv')
+    assert row['difference'] == pytest.approx(-1.4)
+    assert row['verdict'] == 'worse'
+    page = (tmp_path / 'report.md').read_text()
+    assert 'Comparisons: 1;' in page
+    assert 'other_net' in page
+    assert '31.86' in page
+    assert r'other\_net' in (tmp_path / 'quality.tex').read_text()
+    for name in ('quality_against_GMACs', 'quality_against_latency', 'images', 'crops'):
+        assert f'{name}.png' in page
+        assert (tmp_path / f'{name}.png').stat().st_size > 1000
+    assert page == render(tmp_path)
+    render_all(tmp_path.parent, tmp_path / 'page.md')
+    assert f'{tmp_path.parent.name}/{tmp_path.name}/crops.png' in (tmp_path / 'page.md').read_text()
+
+
+def test_crops_show_where_the_sides_disagree_most(tmp_path):
+    entries = made_up_entries(tmp_path)
+    assert most_disagreeing(entries, 'shown', 'psnr')[0] == 7
+    flat = np.zeros((64, 64, 3), np.uint8)
+    spot = flat.copy()
+    spot[40:60, 30:50] = 90
+    assert disagreement_box([flat, spot, flat], 20) == (40, 30, 20, 20)
+
+
+def test_sides_tested_on_other_images_are_refused(tmp_path):
+    entries = made_up_entries(tmp_path)
+    entries[1].images[1][3]['input'] = 'h_other'
+    with pytest.raises(ValueError, match='not tested on the same degraded images'):
+        build(tmp_path, entries, {'title': 'x'}, [], root=tmp_path, metrics={'psnr': {}})
+
+
+def test_what_a_resumed_training_repeats_counts_once(tmp_path):
+    (tmp_path / 'validation_set.csv').write_text(
+        'iteration,degradation,images,psnr\n4,all,3,20.5\n8,all,3,21\n8,all,3,21.25\n'
+    )
+    assert [row['value'] for row in validation_rows(tmp_path)] == [20.5, 21.25]
+    line = '2026-01-01 INFO: [tiny][epoch:  0, iter:{:>8}, lr:(1.0e-03,)] [eta: 0:00] l_pix: {} \n'
+    (tmp_path / 'train_a.log').write_text(line.format('1,025', '5.0e-01'))
+    (tmp_path / 'train_b.log').write_text(line.format('1,025', '4.0e-01'))
+    assert log_rows(tmp_path) == [{'figure': 'l_pix', 'iteration': 1025, 'value': 0.4}]
+
+
+# ---- the whole way --------------------------------------------------------------------------
+
+
+def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(folder, capsys):
+    root = folder.parent
+    write_options(folder / 'small_tiled.yml', {'of': 'small', 'test': {'val': {'tile': 32}}})
+    write_options(folder / 'without.yml', {'classical': 'non_local_means'})
+    command = ['compare', '-opt', str(folder), '--root', str(root)]
+    assert main(command) == 0
+    report = root / 'results' / 'tiny_iterations8'
+    assert '[2/2] tiny_iterations8_wide_seed3: 8 iterations' in capsys.readouterr().out
+    page = (report / 'report.md').read_text()
+    assert '"tile": 32' in page
+    assert 'wide & deep' in page
+    assert len(read_rows(report / 'images.csv')) == 36
+    costs = {row['side']: row for row in read_rows(report / 'costs.csv')}
+    assert costs['wide & deep']['GMACs'] > costs['small']['GMACs'] > 0
+    assert costs['small']['training_TMACs'] > 0
+    assert costs['small']['latency_ms'] > 0
+    before = {file: file.read_bytes() for file in report.glob('*.*')}
+    assert main(command) == 0
+    assert 'iterations' not in capsys.readouterr().out.replace('tiny_iterations8', '')
+    assert {file: file.read_bytes() for file in report.glob('*.*')} == before
+
+    weights = root / 'experiments' / 'tiny_iterations8_wide_seed3' / 'models' / 'net_g_latest.pth'
+    finished = ['compare', '--root', str(root), '--sizes', '32', '-opt', str(folder / 'common.yml')]
+    assert main([*finished, '--runs', 'tiny_iterations8_small_seed3', str(weights)]) == 0
+    other = {row['side']: row for row in read_rows(root / 'results' / 'runs' / 'quality.csv')}
+    first = {row['side']: row for row in read_rows(report / 'quality.csv')}
+    assert other['tiny_iterations8_small']['psnr'] == first['small']['psnr']
+    assert other['net_g_latest']['psnr'] == pytest.approx(first['wide & deep']['psnr'], abs=1e-3)
+
+    assert main(['report', 'tiny_iterations8_small_seed3', '--root', str(root)]) == 0
+    single = root / 'results' / 'report_tiny_iterations8_small_seed3'
+    assert 'validation_psnr.png' in (single / 'report.md').read_text()
+
+    change(folder / 'wide.yml', 'network_g.width', 6)
+    assert main(command) == 2
+    assert 'was trained with network_g.width 8, now 6' in capsys.readouterr().err
