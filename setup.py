@@ -58,6 +58,9 @@ setup(
         'matplotlib>=3.7',  # lays the pictures out
         'setuptools',  # BasicSR imports distutils, which Python 3.12 has only through setuptools
         'tqdm',
+        'matplotlib>=3.7',  # plots of compare, ablate and report
+        'pandas>=2.2',  # their tables
+        'tabulate',
     ],
     extras_require={
         'mamba': ['mamba-ssm>=2.2'],  # needs an NVIDIA GPU and nvcc

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -13,11 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.common.cost import network_cost
-from unfoldldm_basicsr.comparing.curves import log_rows, validation_rows
+from unfoldldm_basicsr.comparing import curves
 from unfoldldm_basicsr.comparing.report import (
     Entry,
     build,
+    by_image,
     disagreement_box,
+    image_table,
     most_disagreeing,
     render,
     render_all,
@@ -25,8 +29,9 @@ from unfoldldm_basicsr.comparing.report import (
 from unfoldldm_basicsr.comparing.runs import check_equal
 from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.steps import convolution_backward_flops
+from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.task import read_task
-from unfoldldm_basicsr.comparing.testing import non_local_means, read_rows
+from unfoldldm_basicsr.comparing.testing import non_local_means
 from unfoldldm_basicsr.pictures.drawing import save_picture
 
 NAFNET = {
@@ -79,6 +84,11 @@ def change(file: Path, path: str, value: object) -> None:
         part = part.setdefault(section, {})
     part[key] = value
     write_options(file, options)
+
+
+def by_side(file: Path) -> dict[str, dict]:
+    """Rows of a table, by the side they are about."""
+    return {row['side']: row for row in read_csv(file).to_dict('records')}
 
 
 # ---- what is equal, and what is a side's own ------------------------------------------------
@@ -166,18 +176,10 @@ def test_non_local_means_denoises_without_knowing_the_noise():
 # ---- statistics -----------------------------------------------------------------------------
 
 
-def test_differences_are_paired_by_image_and_averaged_over_seeds():
-    first, second = np.array([[1.0, 2, 3], [3, 4, 5]]), np.array([[1.0, 1, 1]])
-    gain = paired_difference(first, second)
-    assert (gain.images, gain.mean) == (3, 2.0)  # (2, 3, 4) - (1, 1, 1)
-    with pytest.raises(ValueError, match='3 images against 2'):
-        paired_difference(first, second[:, :2])
-
-
 def test_the_interval_is_that_of_a_case_worked_out_by_hand():
     # Means of 10 draws from five 0 and five 1 are binomial; symmetric, so BCa corrects nothing:
     # P(mean <= 0.1) = 11/1024 < 2.5 % < P(mean <= 0.2) = 56/1024.
-    gain = paired_difference(np.array([[0.0] * 5 + [1.0] * 5]), np.zeros((2, 10)))
+    gain = paired_difference([0.0] * 5 + [1.0] * 5)
     assert (gain.mean, gain.low, gain.high) == (0.5, pytest.approx(0.2), pytest.approx(0.8))
     assert gain.verdict() == 'better'
     assert gain.verdict(higher_is_better=False) == 'worse'
@@ -189,9 +191,9 @@ def test_the_interval_is_that_of_a_case_worked_out_by_hand():
 def test_equal_networks_are_called_better_about_as_often_as_promised():
     rng, verdicts = np.random.default_rng(0), []
     for _ in range(1000):
-        images = rng.normal(28, 3, (2, 40))  # hard and easy ones
-        one, other = (images + rng.normal(0, 0.2, (2, 40)) for _ in range(2))
-        verdicts.append(paired_difference(one, other).verdict())
+        images = rng.normal(28, 3, 40)  # hard and easy ones
+        one, other = (images + rng.normal(0, 0.2, 40) for _ in range(2))
+        verdicts.append(paired_difference(one - other).verdict())
     for verdict in ('better', 'worse'):
         assert 10 <= verdicts.count(verdict) <= 45  # 2.5 % of 1000, with the bootstrap's small bias
 
@@ -238,6 +240,30 @@ def test_published_operation_counts_follow_from_the_same_networks():
     assert network_cost(nafnet, 256).macs == pytest.approx(63.33e9, rel=0.002)  # ptflops
 
 
+# ---- tables ---------------------------------------------------------------------------------
+
+TABLE = pd.DataFrame(
+    {
+        'side': ['cat', 'a|b_'], 'psnr': [20.125, float('nan')], 'ssim': [0.81234, 0.8],
+        'n': [3, 4], 'nothing': [float('nan')] * 2,
+    }
+)  # fmt: skip
+
+
+def test_tables_have_the_usual_decimals_and_no_live_characters(tmp_path):
+    lines = markdown(TABLE, 'RGB.').splitlines()
+    assert lines[:2] == ['RGB.', '']
+    cells = [[cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines[2:]]
+    assert cells[0] == ['side', 'psnr', 'ssim', 'n']
+    assert [cell[-1] == ':' for cell in cells[1]] == [False, True, True, True]
+    assert cells[2:] == [['cat', '20.12', '0.8123', '3'], [r'a\|b_', '-', '0.8000', '4']]
+    assert r'b\_' in latex(TABLE)
+    write_csv(TABLE, tmp_path / 'new' / 'x.csv')
+    pd.testing.assert_frame_equal(read_csv(tmp_path / 'new' / 'x.csv'), TABLE)
+    with pytest.raises(ValueError, match='needs rows, and a note'):
+        markdown(TABLE, ' ')
+
+
 # ---- report ---------------------------------------------------------------------------------
 
 
@@ -247,14 +273,14 @@ def made_up_entries(folder: Path) -> list[Entry]:
     truth = rng.integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
     for number, name in enumerate(('one', 'other_net')):
         tables = [
-            [
+            pd.DataFrame(
                 {
                     'set': 'shown', 'image': f'{i:04d}_x', 'input': f'h{i}',
                     'psnr': 30 + i / 10 + number * (1 + 4 * (i == 7)) + seed / 100,
                     'degraded psnr': 20.0,
                 }
                 for i in range(10)
-            ]
+            )
             for seed in range(2)
         ]  # fmt: skip
         place = folder / 'restored' / name
@@ -264,25 +290,25 @@ def made_up_entries(folder: Path) -> list[Entry]:
             save_picture(place / 'shown' / f'{i:04d}_x.png', image)
             for kind in ('degraded', 'truth'):
                 save_picture(folder / 'restored' / kind / 'shown' / f'{i:04d}_x.png', image)
-        entries.append(Entry(name, name, '', tuple(tables), place, ()))
+        entries.append(Entry(name, name, '', tables, place, ()))
     return entries
 
 
 def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_path):
     entries = made_up_entries(tmp_path)
-    costs = [
+    costs = pd.DataFrame(
         {'side': e.name, 'size': 32, 'params_M': 1.0, 'GMACs': 2.0 + n, 'latency_ms': 3.0 + n,
          'peak_MiB': 4.0}
         for n, e in enumerate(entries)
-    ]  # fmt: skip
+    )  # fmt: skip
     protocol = {'title': 'made up', 'test data': 'ten images'}
     metrics = {'psnr': {'type': 'calculate_psnr'}}
     build(tmp_path, entries, protocol, costs, root=tmp_path, metrics=metrics)
-    quality = {row['side']: row for row in read_rows(tmp_path / 'quality.csv')}
+    quality = by_side(tmp_path / 'quality.csv')
     assert quality['one']['psnr'] == pytest.approx(30.455)
     assert quality['other_net']['psnr'] == pytest.approx(31.855)
     assert quality['one']['psnr spread'] == pytest.approx(0.01 / 2**0.5)
-    (row,) = read_rows(tmp_path / 'differences.csv')
+    (row,) = read_csv(tmp_path / 'differences.csv').to_dict('records')
     assert row['difference'] == pytest.approx(-1.4)
     assert row['verdict'] == 'worse'
     page = (tmp_path / 'report.md').read_text()
@@ -300,7 +326,9 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
 
 def test_crops_show_where_the_sides_disagree_most(tmp_path):
     entries = made_up_entries(tmp_path)
-    assert most_disagreeing(entries, 'shown', 'psnr')[0] == 7
+    scores = by_image(image_table(entries), 'shown', 'psnr')
+    assert scores['one']['0003_x'] == pytest.approx(30.305)  # mean of the seeds
+    assert most_disagreeing(scores)[0] == '0007_x'
     flat = np.zeros((64, 64, 3), np.uint8)
     spot = flat.copy()
     spot[40:60, 30:50] = 90
@@ -309,20 +337,23 @@ def test_crops_show_where_the_sides_disagree_most(tmp_path):
 
 def test_sides_tested_on_other_images_are_refused(tmp_path):
     entries = made_up_entries(tmp_path)
-    entries[1].images[1][3]['input'] = 'h_other'
+    entries[1].images[1].loc[3, 'input'] = 'h_other'
     with pytest.raises(ValueError, match='not tested on the same degraded images'):
-        build(tmp_path, entries, {'title': 'x'}, [], root=tmp_path, metrics={'psnr': {}})
+        build(
+            tmp_path, entries, {'title': 'x'}, pd.DataFrame(), root=tmp_path, metrics={'psnr': {}}
+        )
 
 
 def test_what_a_resumed_training_repeats_counts_once(tmp_path):
     (tmp_path / 'validation_set.csv').write_text(
         'iteration,degradation,images,psnr\n4,all,3,20.5\n8,all,3,21\n8,all,3,21.25\n'
     )
-    assert [row['value'] for row in validation_rows(tmp_path)] == [20.5, 21.25]
+    assert list(curves.validations(tmp_path)['value']) == [20.5, 21.25]
     line = '2026-01-01 INFO: [tiny][epoch:  0, iter:{:>8}, lr:(1.0e-03,)] [eta: 0:00] l_pix: {} \n'
     (tmp_path / 'train_a.log').write_text(line.format('1,025', '5.0e-01'))
     (tmp_path / 'train_b.log').write_text(line.format('1,025', '4.0e-01'))
-    assert log_rows(tmp_path) == [{'figure': 'l_pix', 'iteration': 1025, 'value': 0.4}]
+    expected = [{'figure': 'l_pix', 'iteration': 1025, 'value': 0.4}]
+    assert curves.log(tmp_path).to_dict('records') == expected
 
 
 # ---- the whole way --------------------------------------------------------------------------
@@ -339,8 +370,8 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     page = (report / 'report.md').read_text()
     assert '"tile": 32' in page
     assert 'wide & deep' in page
-    assert len(read_rows(report / 'images.csv')) == 36
-    costs = {row['side']: row for row in read_rows(report / 'costs.csv')}
+    assert len(read_csv(report / 'images.csv')) == 5 * 9
+    costs = by_side(report / 'costs.csv')
     assert costs['wide & deep']['GMACs'] > costs['small']['GMACs'] > 0
     assert costs['small']['training_TMACs'] > 0
     assert costs['small']['latency_ms'] > 0
@@ -352,8 +383,8 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     weights = root / 'experiments' / 'tiny_iterations8_wide_seed3' / 'models' / 'net_g_latest.pth'
     finished = ['compare', '--root', str(root), '--sizes', '32', '-opt', str(folder / 'common.yml')]
     assert main([*finished, '--runs', 'tiny_iterations8_small_seed3', str(weights)]) == 0
-    other = {row['side']: row for row in read_rows(root / 'results' / 'runs' / 'quality.csv')}
-    first = {row['side']: row for row in read_rows(report / 'quality.csv')}
+    other = by_side(root / 'results' / 'runs' / 'quality.csv')
+    first = by_side(report / 'quality.csv')
     assert other['tiny_iterations8_small']['psnr'] == first['small']['psnr']
     assert other['net_g_latest']['psnr'] == pytest.approx(first['wide & deep']['psnr'], abs=1e-3)
 

@@ -1,15 +1,14 @@
-"""Scores and tables: the numbers are right."""
+"""Scores of single images: the numbers are right."""
 
 from __future__ import annotations
 
-import csv
 import math
 
 import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from unfoldldm_basicsr.pictures import markdown_table, mean_row, measure, write_table
+from unfoldldm_basicsr.pictures import measure
 
 
 def photo(height=40, width=60, seed=0):
@@ -68,52 +67,3 @@ def test_images_that_cannot_be_compared_are_refused():
             measure(photo(), other)
     with pytest.raises(ValueError, match='int64'):
         measure(photo().astype(np.int64), photo().astype(np.int64))
-
-
-ROWS = [
-    {'photo': 'cat', 'noisy PSNR': 20.125, 'PSNR (dB)': 28.5, 'SSIM': 0.81234, 'n': 3},
-    {'photo': 'a|b', 'noisy PSNR': 19.0, 'PSNR (dB)': float('nan'), 'SSIM': 0.8, 'n': 4},
-]
-
-
-def test_a_markdown_table_has_protocol_alignment_and_usual_decimals():
-    text = markdown_table(ROWS, 'Protocol: RGB.', best={'psnr': ['noisy PSNR', 'PSNR (dB)']})
-    lines = text.splitlines()
-    assert lines[:2] == ['Protocol: RGB.', '']
-    assert lines[2] == '| photo | noisy PSNR | PSNR (dB) | SSIM | n |'
-    assert lines[3] == '| --- | ---: | ---: | ---: | ---: |'
-    assert lines[4] == '| cat | 20.12 | **28.50** | 0.8123 | 3 |'
-    assert lines[5] == '| a\\|b | **19.00** | - | 0.8000 | 4 |'
-
-
-def test_the_mean_is_over_numbers_and_leaves_text_empty():
-    row = mean_row(ROWS[:1] * 2 + [{**ROWS[0], 'SSIM': 0.5, 'n': 9}], 'photo', 'average')
-    assert row == {
-        'photo': 'average',
-        'noisy PSNR': 20.125,
-        'PSNR (dB)': 28.5,
-        'SSIM': pytest.approx(0.70822667, abs=1e-7),
-        'n': 5,
-    }
-    assert list(row) == list(ROWS[0]), 'same order of columns'
-
-
-def test_csv_keeps_full_precision_and_the_protocol_in_every_row(tmp_path):
-    write_table(ROWS, tmp_path / 'x' / 't.md', tmp_path / 't.csv', protocol='sigma 25,\nseed 0')
-    with open(tmp_path / 't.csv', newline='') as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row['noisy PSNR']) for row in rows] == [20.125, 19.0]
-    assert rows[1]['photo'] == 'a|b'
-    assert {row['protocol'] for row in rows} == {'sigma 25, seed 0'}
-    assert (tmp_path / 'x' / 't.md').read_text() == markdown_table(ROWS, 'sigma 25,\nseed 0')
-
-
-def test_tables_without_meaning_are_refused():
-    with pytest.raises(ValueError, match='needs a protocol'):
-        markdown_table(ROWS, ' ')
-    with pytest.raises(ValueError, match='at least one row'):
-        markdown_table([], 'p')
-    with pytest.raises(ValueError, match='Row 1 has the columns'):
-        markdown_table([ROWS[0], {'photo': 'x'}], 'p')
-    with pytest.raises(ValueError, match='unknown columns'):
-        markdown_table(ROWS, 'p', best={'a': ['PSNR']})

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from skimage.restoration import denoise_nl_means
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unfoldldm_basicsr.comparing.tables import markdown_table, mean_row
-from unfoldldm_basicsr.comparing.testing import write_rows
+from unfoldldm_basicsr.comparing.tables import markdown, write_csv
 from unfoldldm_basicsr.pictures import (
     comparison_grid,
     detail_box,
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
         {'photo': name, **{COLUMNS[k]: measure(v[i], truths[i]).psnr for k, v in images.items()}}
         for i, name in enumerate(names)
     ]
-    rows.append(mean_row(rows, 'photo'))
+    rows.append({**pd.DataFrame(rows).mean(numeric_only=True), 'photo': 'mean'})
     steps = ', '.join(
         ' '.join([s['type'], *(f'{k} {v}' for k, v in s.items() if k != 'type')])
         for s in opt['datasets']['val']['degradations']
@@ -143,10 +143,9 @@ def main(argv: list[str] | None = None) -> int:
         f'no result. Weights: {args.weights.name} of {opt["name"]}.'
     )
     args.output.mkdir(parents=True, exist_ok=True)
-    compared = [COLUMNS[k] for k in ('degraded', 'nlm', 'generated', 'null', 'shuffled')]
-    table = markdown_table(rows, protocol, best={'results': compared})
+    table = markdown(pd.DataFrame(rows), protocol)
     (args.output / 'table.md').write_text(table, encoding='utf-8')
-    write_rows(args.output / 'table.csv', rows)
+    write_csv(pd.DataFrame(rows), args.output / 'table.csv')
     shown = ('degraded', 'nlm', 'generated')
     grid_rows = [[*(images[k][i] for k in shown), truths[i]] for i in range(len(items))]
     grid = comparison_grid(

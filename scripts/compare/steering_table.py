@@ -15,11 +15,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from unfoldldm_basicsr.comparing.tables import markdown_table, mean_row
-from unfoldldm_basicsr.comparing.testing import write_rows
+from unfoldldm_basicsr.comparing.tables import markdown, write_csv
 from unfoldldm_basicsr.pictures import measure
 from unfoldldm_basicsr.restoring import Restorer
 
@@ -60,11 +60,11 @@ def main() -> None:
         {'degradation': name, **{key: float(np.mean(values)) for key, values in row.items()}}
         for name, row in scores.items()
     ]
-    rows.append(mean_row(rows, 'degradation'))
+    rows.append({**pd.DataFrame(rows).mean(numeric_only=True), 'degradation': 'mean'})
     folder = Path(args.output)
     protocol = f'Mean PSNR in dB (8-bit RGB) over the images of {args.opt}: datasets.val, weights '
-    write_rows(folder / 'table.csv', rows)
-    table = markdown_table(rows, f'{protocol}{args.weights}.')
+    write_csv(pd.DataFrame(rows), folder / 'table.csv')
+    table = markdown(pd.DataFrame(rows), f'{protocol}{args.weights}.')
     (folder / 'table.md').write_text(table, encoding='utf-8')
     print((folder / 'table.md').read_text(encoding='utf-8'))
 

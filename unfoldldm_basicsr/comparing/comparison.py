@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing import deployment
-from unfoldldm_basicsr.comparing.report import Entry, build, machine
+from unfoldldm_basicsr.comparing.report import Entry, build
 from unfoldldm_basicsr.comparing.runs import Run, Say, call, differences, only_one, plan, train
+from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import Side, Task, known, merged, read_task
-from unfoldldm_basicsr.comparing.testing import Rows, metrics_of, read_rows, tested, tested_plainly
+from unfoldldm_basicsr.comparing.testing import metrics_of, tested, tested_plainly
 from unfoldldm_basicsr.compat.imports import load_data_only
 
 UNITS = {
@@ -59,7 +62,7 @@ def compare(
         trained = [side for side in task.sides if side.classical is None]
         networks = {s.name: task.test_options(s, 0, root)['network_g'] for s in trained}
         say('Measuring latency and memory in turn ...')
-        costs = cost_table(networks, task.settings.sizes, report, task.settings.threads)
+        costs = deployment_costs(networks, task.settings.sizes, report, task.settings.threads)
         metrics = metrics_of(task.common)
         build(
             report, entries, protocol(task, metrics), costs,
@@ -96,16 +99,13 @@ def entry(task: Task, side: Side, runs: Sequence[Run], root: Path, report: Path,
         own = [r for r in runs if r.side.name == side.trained_as and r.seed == seed]
         own_runs.append(tuple(own))
     name = task.test_options(side, task.settings.seeds[0], root)['name']
-    choices = json.dumps(side.test.model_dump(exclude_defaults=True))
-    return Entry(
-        side.name, side.title, side.paper or '', tuple(tables), report / 'restored' / name,
-        tuple(own_runs), '' if choices == '{}' else choices,
-    )  # fmt: skip
+    pictures = report / 'restored' / name
+    return Entry(side.name, side.title, side.paper or '', tables, pictures, own_runs)
 
 
-def cost_table(
+def deployment_costs(
     networks: Mapping[str, Mapping[str, Any]], sizes: Sequence[int], report: Path, threads: int
-) -> Rows:
+) -> pd.DataFrame:
     """Parameters, MACs, latency and memory of every network at every size."""
     networks = {name: deployment.deployed(opt) for name, opt in networks.items()}
     text = yaml.safe_dump(json.loads(json.dumps(networks)), sort_keys=False)
@@ -115,17 +115,25 @@ def cost_table(
         write_bytes_atomic(file, text.encode())
         arguments = ['-m', deployment.__name__, str(file), '-o', str(table), '--sizes']
         call([*arguments, *map(str, sizes)], threads, report / 'logs' / 'deployment.txt')
-    rows = []
-    for row in read_rows(table):
-        cost = network_cost(networks[row['side']], int(row['size']))
-        rows.append(
-            {
-                'side': row['side'], 'size': row['size'], 'params_M': cost.params / 1e6,
-                'GMACs': cost.macs / 1e9, 'latency_ms': row['latency_ms'],
-                'peak_MiB': row['peak_MiB'],
-            }
-        )  # fmt: skip
-    return rows
+    costs = read_csv(table)
+    counted = [
+        network_cost(networks[side], size)
+        for side, size in zip(costs['side'], costs['size'], strict=True)
+    ]
+    costs.insert(2, 'params_M', [cost.params / 1e6 for cost in counted])
+    costs.insert(3, 'GMACs', [cost.macs / 1e9 for cost in counted])
+    return costs
+
+
+def machine(threads: int) -> str:
+    """Processor or GPU, threads and the version of torch."""
+    name, info = platform.processor() or platform.machine(), Path('/proc/cpuinfo')
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    elif info.exists():
+        lines = [s for s in info.read_text().splitlines() if s.startswith('model name')]
+        name = lines[0].partition(':')[2].strip() if lines else name
+    return f'{name}, {threads} CPU thread{"s" * (threads > 1)}, torch {torch.__version__}'
 
 
 def protocol(task: Task, metrics: Mapping[str, Mapping]) -> dict[str, str]:

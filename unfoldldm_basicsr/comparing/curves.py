@@ -5,62 +5,58 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from unfoldldm_basicsr.comparing.testing import Rows, read_rows
+import pandas as pd
+
+from unfoldldm_basicsr.comparing.tables import read_csv
 
 _WHOLE = ('all', 'average')  # names of the row with the mean of a validation
 _ITERATION = re.compile(r'iter:\s*([\d,]+)')
 _FIGURE = re.compile(r'\b([A-Za-z_][\w/]*): (-?\d+\.\d+e[+-]\d+)')
 
 
-def validation_rows(folder: Path) -> Rows:
-    """Means of every validation of a training: ``set``, ``iteration``, ``metric``, ``value``.
+def validations(run: Path) -> pd.DataFrame:
+    """Means of every validation: ``set``, ``iteration``, ``metric``, ``value``.
 
     A validation that was written twice (at the end of a training) counts once.
     """
-    found = {}
-    for file in sorted(folder.glob('validation_*.csv')):
-        name = file.stem.removeprefix('validation_')
-        for row in read_rows(file):
-            if row.pop('degradation') not in _WHOLE or not isinstance(row['iteration'], float):
-                continue
-            iteration = row.pop('iteration')
-            row.pop('images')
-            for metric, value in row.items():
-                if isinstance(value, float):
-                    found[name, iteration, metric] = value
-    keys = 'set', 'iteration', 'metric', 'value'
-    return [dict(zip(keys, (*key, value), strict=True)) for key, value in found.items()]
+    frames = []
+    for file in sorted(run.glob('validation_*.csv')):
+        table = read_csv(file)
+        table = table[table['degradation'].isin(_WHOLE)].drop(columns=['degradation', 'images'])
+        long = table.melt('iteration', var_name='metric').dropna()
+        frames.append(long.assign(set=file.stem.removeprefix('validation_')))
+    return _last(frames, ['set', 'metric', 'iteration'])
 
 
-def stage_rows(folder: Path) -> Rows:
-    """Mean PSNR of every stage at every validation with ``val.trace``."""
-    groups: dict[tuple, list[dict]] = {}
-    for file in sorted(folder.glob('stage_psnr_*.csv')):
-        name = file.stem.removeprefix('stage_psnr_')
-        for row in read_rows(file):
-            if isinstance(row['iteration'], float):
-                groups.setdefault((name, row['iteration'], int(row['stage'])), []).append(row)
-    return [
-        {
-            'set': name, 'iteration': iteration, 'stage': stage,
-            **{k: sum(r[k] for r in rows) / len(rows) for k in ('psnr_hat', 'psnr_tilde', 'psnr')},
-        }
-        for (name, iteration, stage), rows in groups.items()
-    ]  # fmt: skip
+def stages(run: Path) -> pd.DataFrame:
+    """Mean PSNR of every stage at every validation with ``val.trace``: ``set``, ``iteration``,
+    ``stage``, ``psnr_hat``, ``psnr_tilde``, ``psnr``."""
+    frames = []
+    for file in sorted(run.glob('stage_psnr_*.csv')):
+        means = read_csv(file).groupby(['iteration', 'stage'])[['psnr_hat', 'psnr_tilde', 'psnr']]
+        frames.append(means.mean().reset_index().assign(set=file.stem.removeprefix('stage_psnr_')))
+    return _last(frames, ['set', 'stage', 'iteration'])
 
 
-def log_rows(folder: Path) -> Rows:
-    """Losses and other figures of a training's log; what a resumed run repeats counts once."""
-    found = {}
-    for file in sorted(folder.glob('train_*.log')):
+def log(run: Path) -> pd.DataFrame:
+    """Losses and other figures of the logs: ``figure``, ``iteration``, ``value``.
+
+    What a resumed training repeats counts once.
+    """
+    rows = []
+    for file in sorted(run.glob('train_*.log')):
         for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
-            iteration = _ITERATION.search(line)
-            if iteration is None:
-                continue
-            place = int(iteration[1].replace(',', ''))
-            for name, value in _FIGURE.findall(line.rpartition(']')[2]):
-                found[name, place] = float(value)
-    return [
-        {'figure': name, 'iteration': place, 'value': value}
-        for (name, place), value in sorted(found.items())
-    ]
+            if place := _ITERATION.search(line):
+                figures = _FIGURE.findall(line.rpartition(']')[2])
+                iteration = int(place[1].replace(',', ''))
+                rows += [(name, iteration, float(value)) for name, value in figures]
+    frame = pd.DataFrame(rows, columns=['figure', 'iteration', 'value'])
+    return _last([frame], ['figure', 'iteration'])
+
+
+def _last(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
+    """One row for each key, the last that was written, in order."""
+    if not frames:
+        return pd.DataFrame(columns=keys)
+    frame = pd.concat(frames).drop_duplicates(keys, keep='last')
+    return frame.sort_values(keys).reset_index(drop=True)

@@ -17,12 +17,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
 import unfoldldm_basicsr  # noqa: F401
 from unfoldldm_basicsr.common.contract import contract_of
-from unfoldldm_basicsr.comparing.testing import write_rows
+from unfoldldm_basicsr.comparing.tables import write_csv
 from unfoldldm_basicsr.options.read import read_option_file
 
 _STATUS, _RESET = Path('/proc/self/status'), Path('/proc/self/clear_refs')
@@ -92,8 +93,8 @@ def measure(networks: Mapping[str, Mapping], sizes: list[int], rounds: int) -> l
         {
             'side': name,
             'size': size,
-            'latency_ms': f'{1e3 * median(seconds[name, size]):.2f}',
-            'peak_MiB': f'{max(growth[name, size]):.1f}',
+            'latency_ms': round(1e3 * median(seconds[name, size]), 2),
+            'peak_MiB': round(max(growth[name, size]), 1),
         }
         for name, size in calls
     ]
@@ -107,7 +108,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--sizes', type=int, nargs='+', required=True)
     parser.add_argument('--rounds', type=int, default=5)
     args = parser.parse_args(argv)
-    write_rows(args.output, measure(read_option_file(args.networks), args.sizes, args.rounds))
+    rows = measure(read_option_file(args.networks), args.sizes, args.rounds)
+    write_csv(pd.DataFrame(rows), args.output)
 
 
 if __name__ == '__main__':

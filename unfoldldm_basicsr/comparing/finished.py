@@ -11,8 +11,14 @@ from typing import Any
 
 import torch
 
-from unfoldldm_basicsr.comparing.comparison import COST_NOTE, cost_table, data_words, score_words
-from unfoldldm_basicsr.comparing.report import Entry, build, machine
+from unfoldldm_basicsr.comparing.comparison import (
+    COST_NOTE,
+    data_words,
+    deployment_costs,
+    machine,
+    score_words,
+)
+from unfoldldm_basicsr.comparing.report import Entry, build
 from unfoldldm_basicsr.comparing.runs import (
     ALLOWED,
     Run,
@@ -168,7 +174,7 @@ def compare_finished(
                 tables.append(tested(test_opt, weights, folder, pictures=number == 0))
             trained = tuple(_trained(run, number, costs) for number, run in enumerate(own))
             pictures = folder / 'restored' / own[0].folder.name
-            entries.append(Entry(name, name, '', tuple(tables), pictures, trained))
+            entries.append(Entry(name, name, '', tables, pictures, trained))
             networks[name] = own[0].options['network_g']
         for file in files:
             say(f'Testing {file} ...')
@@ -187,7 +193,7 @@ def compare_finished(
             'cost': COST_NOTE,
             'made by': 'unfoldldm compare --runs ' + ' '.join(names),
         }
-        table = cost_table(networks, settings.sizes, folder, settings.threads)
+        table = deployment_costs(networks, settings.sizes, folder, settings.threads)
         reference = settings.reference
         build(folder, entries, words, table, root=root, reference=reference, metrics=metrics)
     return f'Report: {folder / "report.md"}'

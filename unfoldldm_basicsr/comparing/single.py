@@ -7,17 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.comparing.curves import log_rows, stage_rows, validation_rows
+from unfoldldm_basicsr.comparing import curves
 from unfoldldm_basicsr.comparing.finished import read_run
 from unfoldldm_basicsr.comparing.statistics import paired_difference
-from unfoldldm_basicsr.comparing.tables import markdown_table
+from unfoldldm_basicsr.comparing.tables import markdown, write_csv
 from unfoldldm_basicsr.comparing.task import TestOptions, options_of_test, sections, weights_of
-from unfoldldm_basicsr.comparing.testing import Rows, metrics_of, tested, write_rows
-from unfoldldm_basicsr.pictures.plots import Series, curves, save_figure
+from unfoldldm_basicsr.comparing.testing import metrics_of, tested
+from unfoldldm_basicsr.pictures import plots
+from unfoldldm_basicsr.pictures.plots import Series, save_figure
 
 PRIORS = ('generated', 'null', 'shuffled', 'oracle')
 FIGURES = {  # of the log: file, figures (all that begin so), label of the axis
@@ -46,21 +47,21 @@ def report(path: Path, root: Path, folder: Path | None, say: Callable[[str], Non
     folder = folder or root / 'results' / f'report_{run.folder.name}'
     parts = [f'# {run.folder.name}\n']
     tables = {
-        'validation': validation_rows(run.folder),
-        'stages': stage_rows(run.folder),
-        'log': log_rows(run.folder),
+        'validation': curves.validations(run.folder),
+        'stages': curves.stages(run.folder),
+        'log': curves.log(run.folder),
     }
-    for name, rows in tables.items():
-        if rows:
-            write_rows(folder / f'{name}.csv', rows)
+    for name, table in tables.items():
+        if len(table):
+            write_csv(table, folder / f'{name}.csv')
     parts += _figures(folder, tables)
     sources = prior_sources(run.options)
     if sources and weights_of(run.folder.parent.parent, run.folder.name).exists():
         say('Testing with every prior ...')
-        rows = prior_rows(run.options, run.folder, folder, sources)
-        write_rows(folder / 'prior.csv', rows)
+        table = prior_table(run.options, run.folder, folder, sources)
+        write_csv(table, folder / 'prior.csv')
         note = 'Validation sets; differences to the generated prior, paired by image, 95 % interval'
-        parts.append(f'\n## What the prior is worth\n\n{markdown_table(rows, note)}')
+        parts.append(f'\n## What the prior is worth\n\n{markdown(table, note)}')
     write_bytes_atomic(folder / 'report.md', ''.join(parts).encode())
     return f'Report: {folder / "report.md"}'
 
@@ -73,52 +74,46 @@ def prior_sources(options: Mapping[str, Any]) -> tuple[str, ...]:
     return PRIORS if 'prior_source' in known and generates else ()
 
 
-def prior_rows(
+def prior_table(
     options: Mapping[str, Any], run: Path, folder: Path, sources: tuple[str, ...]
-) -> Rows:
-    """A row for each prior: mean PSNR and the difference to the generated one."""
-    metrics, tests = metrics_of(options), {}
+) -> pd.DataFrame:
+    """A row for each prior: mean score and the difference to the generated one."""
     sets = sections(options['datasets'], 'val')
-    weights = weights_of(run.parent.parent, run.name)
+    weights, metric = weights_of(run.parent.parent, run.name), next(iter(metrics_of(options)))
+    rows, base = [], None
     for source in sources:
         changes = TestOptions(val={'prior_source': source})
         opt = options_of_test(f'{run.name}_{source}', options, sets, weights, changes)
-        tests[source] = tested(opt, weights, folder, pictures=False)
-    metric, rows = next(iter(metrics)), []
-    for source, images in tests.items():
-        own, base = (np.array([[row[metric] for row in t]]) for t in (images, tests[sources[0]]))
-        row = {'prior': source, 'images': own.shape[1], metric: float(own.mean())}
-        gain = paired_difference(own, base)
+        scores = tested(opt, weights, folder, pictures=False)[metric]
+        base = scores if base is None else base
+        gain = paired_difference(scores - base)
+        row = {'prior': source, 'images': gain.images, metric: scores.mean()}
         rows.append(row | {'difference': gain.mean, 'low': gain.low, 'high': gain.high})
-    return rows
+    return pd.DataFrame(rows)
 
 
-def _figures(folder: Path, tables: Mapping[str, Rows]) -> list[str]:
+def _figures(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[str]:
     parts = []
 
-    def draw(name: str, title: str, label: str, series: dict[str, Series]) -> None:
+    def draw(name: str, title: str, label: str, table: pd.DataFrame, by: str, value: str) -> None:
+        lines = enumerate(table.groupby(by, sort=False)) if len(table) else ()
+        series = {
+            str(key): Series(own['iteration'], own[value], style=n) for n, (key, own) in lines
+        }
         if series:
-            save_figure(curves(series, 'iterations', label), folder / f'{name}.png')
+            save_figure(plots.curves(series, 'iterations', label), folder / f'{name}.png')
             parts.append(f'\n## {title}\n\n![{title}]({name}.png)\n')
 
-    for metric in dict.fromkeys(row['metric'] for row in tables['validation']):
-        series = _series(tables['validation'], 'set', 'value', metric=metric)
-        draw(f'validation_{metric}', f'Validation: {metric}', metric, series)
-    stages = _series(tables['stages'], 'stage', 'psnr')
-    series = {f'stage {stage}': line for stage, line in stages.items()}
-    draw('stages', 'Stages: PSNR of x_k', 'PSNR in dB', series)
+    table = tables['validation']
+    for metric in table['metric'].unique() if len(table) else ():
+        own = table[table['metric'] == metric]
+        draw(f'validation_{metric}', f'Validation: {metric}', metric, own, 'set', 'value')
+    stages = tables['stages']
+    if len(stages):
+        own = stages.assign(stage='stage ' + stages['stage'].astype(str))
+        draw('stages', 'Stages: PSNR of x_k', 'PSNR in dB', own, 'stage', 'psnr')
+    log = tables['log']
     for name, (beginnings, label) in FIGURES.items():
-        rows = [row for row in tables['log'] if row['figure'].startswith(beginnings)]
-        draw(name, f'Log: {name}', label, _series(rows, 'figure', 'value'))
+        own = log[log['figure'].str.startswith(beginnings)]
+        draw(name, f'Log: {name}', label, own, 'figure', 'value')
     return parts
-
-
-def _series(rows: Rows, key: str, value: str, **wanted: str) -> dict[str, Series]:
-    """Values over iterations, a line for each ``key``."""
-    lines: dict[str, tuple[list, list]] = {}
-    for row in rows:
-        if all(row[k] == v for k, v in wanted.items()):
-            x, y = lines.setdefault(str(row[key]), ([], []))
-            x.append(row['iteration'])
-            y.append(row[value])
-    return {name: Series(x, y, style=n) for n, (name, (x, y)) in enumerate(lines.items())}

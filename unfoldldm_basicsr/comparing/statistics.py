@@ -36,25 +36,19 @@ class PairedDifference(NamedTuple):
         return 'better' if (self.low > 0) == higher_is_better else 'worse'
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray) -> PairedDifference:
-    """Compares two networks on the same images.
+def paired_difference(gains: np.ndarray) -> PairedDifference:
+    """Mean difference of two networks and its interval.
 
     Args:
-        first: scores (seeds, images) of one network.
-        second: scores (seeds, images) of the other; its number of seeds may differ.
-
-    Raises:
-        ValueError: not the same number of images.
+        gains: score of the first minus score of the second for each image, (images,).
     """
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f'{first.shape[1]} images against {second.shape[1]}: nothing is paired.')
-    gain = first.mean(0) - second.mean(0)
-    if len(gain) < 2 or np.ptp(gain) == 0:  # nothing to resample
-        value = float(gain.mean())
-        ends = (value, value) if len(gain) > 1 else (np.nan, np.nan)
-        return PairedDifference(len(gain), value, *ends)
+    gains = np.asarray(gains, float)
+    count, mean = len(gains), float(gains.mean())
+    if count < 2 or np.ptp(gains) == 0:  # nothing to resample
+        end = mean if count > 1 else np.nan
+        return PairedDifference(count, mean, end, end)
     interval = bootstrap(
-        (gain,), np.mean, n_resamples=_RESAMPLES, confidence_level=CONFIDENCE,
+        (gains,), np.mean, n_resamples=_RESAMPLES, confidence_level=CONFIDENCE,
         method='BCa', rng=np.random.default_rng(_SEED),
     ).confidence_interval  # fmt: skip
-    return PairedDifference(len(gain), float(gain.mean()), *map(float, interval))
+    return PairedDifference(count, mean, *map(float, interval))

@@ -11,23 +11,20 @@ one, which are random here.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import math
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 
+import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import unfoldldm_basicsr  # noqa: F401
-from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 
 Costs = dict[str, tuple[float, float]]  # run -> seconds, multiply-accumulates of an iteration
-COLUMNS = ('run', 'options', 'iteration', 'seconds', 'macs')
 
 
 def device_seconds(call: Callable[[], object]) -> float:
@@ -91,20 +88,14 @@ class Training:
         seconds = device_seconds(lambda: self.step(iteration))
         return {
             'run': self.opt['name'], 'options': self.digest, 'iteration': iteration,
-            'seconds': f'{seconds:.6f}', 'macs': counter.get_total_flops() // 2,
+            'seconds': round(seconds, 6), 'macs': counter.get_total_flops() // 2,
         }  # fmt: skip
 
 
 def mean_costs(file: Path) -> dict[tuple[str, str], tuple[float, float]]:
     """(run, digest of its options) -> mean seconds and multiply-accumulates of an iteration."""
-    groups: dict[tuple[str, str], list[dict]] = {}
-    with open(file, newline='', encoding='utf-8') as opened:
-        for row in csv.DictReader(opened):
-            groups.setdefault((row['run'], row['options']), []).append(row)
-    return {
-        key: tuple(fmean(float(row[name]) for row in rows) for name in ('seconds', 'macs'))
-        for key, rows in groups.items()
-    }
+    means = read_csv(file).groupby(['run', 'options'])[['seconds', 'macs']].mean()
+    return dict(zip(means.index, means.itertuples(index=False, name=None), strict=True))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -120,13 +111,8 @@ def main(argv: list[str] | None = None) -> None:
         for training in trainings:
             total = training.opt['train']['total_iter']
             rows.append(training.measure(int((turn + 0.5) / args.rounds * total) + 1))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    known = args.output.read_text(encoding='utf-8') if args.output.exists() else ''
-    added = text.getvalue() if not known else text.getvalue().partition('\n')[2]
-    write_bytes_atomic(args.output, (known + added).encode())
+    known = [read_csv(args.output)] if args.output.exists() else []
+    write_csv(pd.concat([*known, pd.DataFrame(rows)]), args.output)
 
 
 if __name__ == '__main__':

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing.runs import write_options
+from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.restoring import Restorer
@@ -26,10 +25,9 @@ from unfoldldm_basicsr.restoring import Restorer
 DEGRADED = 'degraded'
 TRUTH = 'truth'
 KEYS = ('set', 'image', 'input')  # columns of a table of images before the metrics
-Rows = list[dict[str, Any]]
 
 
-def tested(options: Mapping[str, Any], weights: Path, folder: Path, pictures: bool) -> Rows:
+def tested(options: Mapping[str, Any], weights: Path, folder: Path, pictures: bool) -> pd.DataFrame:
     """Tests one network, or takes what an earlier call found.
 
     Args:
@@ -47,8 +45,8 @@ def tested(options: Mapping[str, Any], weights: Path, folder: Path, pictures: bo
     if not (fresh and file.exists() and read_option_file(file) == options):
         write_options(file, options)
         place = folder / 'restored' / options['name'] if pictures else None
-        write_rows(table, list(_test(file, place, folder / 'restored')))
-    return read_rows(table)
+        write_csv(pd.DataFrame(_test(file, place, folder / 'restored')), table)
+    return read_csv(table)
 
 
 def _test(file: Path, place: Path | None, shared: Path) -> Iterator[dict[str, Any]]:
@@ -75,7 +73,7 @@ def tested_plainly(
     metrics: Mapping[str, Mapping],
     folder: Path,
     name: str,
-) -> tuple[Rows, dict[str, Any]]:
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Tests what has no option file.
 
     Args:
@@ -98,9 +96,9 @@ def tested_plainly(
         return restorer.restore_tensor(batch['lq']) if restorer else non_local_means(batch['lq'])
 
     shared = folder / 'restored'
-    rows = list(_measured(restore, sets, metrics, shared / name, shared))
-    write_rows(folder / 'images' / f'{name}.csv', rows)
-    return read_rows(folder / 'images' / f'{name}.csv'), network
+    table = folder / 'images' / f'{name}.csv'
+    write_csv(pd.DataFrame(_measured(restore, sets, metrics, shared / name, shared)), table)
+    return read_csv(table), network
 
 
 def non_local_means(lq: Tensor) -> Tensor:
@@ -175,31 +173,6 @@ def to_8bit(image: Tensor) -> np.ndarray:
 def hash_of(image: Tensor) -> str:
     """The same for the same pixels."""
     return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:12]
-
-
-def write_rows(path: Path, rows: Rows) -> None:
-    """Writes a CSV file, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)), restval='',
-                            lineterminator='\n')  # fmt: skip
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes_atomic(path, text.getvalue().encode())
-
-
-def read_rows(path: Path) -> Rows:
-    """Reads a CSV file; what looks like a number becomes one."""
-    with open(path, newline='', encoding='utf-8') as file:
-        return [{k: _value(k, v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def _value(key: str, text: str) -> Any:
-    if key in KEYS:
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 @contextmanager

@@ -46,13 +46,13 @@ def curves(series: Mapping[str, Series], x_label: str, y_label: str, note: str =
     for line in series.values():
         look = _look(line)
         axes.plot(line.x, line.y, **(look | {'marker': ''}), linewidth=1.6)
-        hollow = line.hollow or [False] * len(line.x)
+        hollow = line.hollow if len(line.hollow) else [False] * len(line.x)
         for x, y, empty in zip(line.x, line.y, hollow, strict=True):
             face = {'markerfacecolor': 'white'} if empty else {}
             axes.plot(x, y, **look, **face, markersize=6)
     low, high = axes.get_ylim()
     last = None
-    ends = [(line.y[-1], line.x[-1], name, line) for name, line in series.items() if line.x]
+    ends = [(list(s.y)[-1], list(s.x)[-1], name, s) for name, s in series.items() if len(s.x)]
     for y, x, name, line in sorted(ends, key=lambda end: end[:3]):
         last = y if last is None else max(y, last + 0.05 * (high - low))  # names never overlap
         colour = _look(line)['color']
