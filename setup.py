@@ -58,8 +58,7 @@ setup(
         'matplotlib>=3.7',  # lays the pictures out
         'setuptools',  # BasicSR imports distutils, which Python 3.12 has only through setuptools
         'tqdm',
-        'matplotlib>=3.7',  # plots of compare, ablate and report
-        'pandas>=2.2',  # their tables
+        'pandas>=2.2',  # tables of compare, ablate and report
         'tabulate',
     ],
     extras_require={

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +155,7 @@ def test_sides_that_are_not_comparable_are_refused_with_the_difference(
     [
         ('common.yml', 'compare.budget', {'equal': 'days', 'amount': 1}, 'compare: budget'),
         ('common.yml', 'compare.reference', 'smal', "no side 'smal'. Did you mean 'small'?"),
-        ('common.yml', 'compare.sedes', [1], "sedes is not an option. Did you mean 'seeds'?"),
+        ('common.yml', 'compare.sedes', [1], "Did you mean 'seeds'?"),
         ('common.yml', 'network_g', NAFNET, 'network_g belongs into the file of a side'),
         ('wide.yml', 'phases', [{'share': 0.5}, {'share': 0.6}], 'their sum is 1, got [0.5, 0.6]'),
         ('wide.yml', 'network_g', {**NAFNET, 'widht': 1}, 'network_g.widht'),
@@ -316,7 +321,7 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
     assert 'other_net' in page
     assert '31.86' in page
     assert r'other\_net' in (tmp_path / 'quality.tex').read_text()
-    for name in ('quality_against_GMACs', 'quality_against_latency', 'images', 'crops'):
+    for name in ('quality_against_GMACs', 'quality_against_latency_ms', 'images', 'crops'):
         assert f'{name}.png' in page
         assert (tmp_path / f'{name}.png').stat().st_size > 1000
     assert page == render(tmp_path)
@@ -395,3 +400,21 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     change(folder / 'wide.yml', 'network_g.width', 6)
     assert main(command) == 2
     assert 'was trained with network_g.width 8, now 6' in capsys.readouterr().err
+
+
+@pytest.mark.faults
+def test_a_killed_comparison_goes_on_and_ends_with_the_same_numbers(folder):
+    change(folder / 'common.yml', 'compare.budget.amount', 40)
+    roots = [folder.parent / name for name in ('whole', 'killed')]
+    command = [sys.executable, '-m', 'unfoldldm_basicsr.cli', 'compare', '-opt', str(folder)]
+    started = subprocess.Popen([*command, '--root', str(roots[1])], start_new_session=True)
+    states = roots[1] / 'experiments' / 'tiny_iterations40_wide_seed3' / 'training_states'
+    while started.poll() is None and not list(states.glob('*.state')):
+        time.sleep(0.2)
+    os.killpg(started.pid, signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
+    for root in roots:
+        subprocess.run([*command, '--root', str(root)], check=True)
+    whole, killed = (root / 'results' / 'tiny_iterations40' for root in roots)
+    for name in ('images', 'quality', 'differences'):
+        assert (whole / f'{name}.csv').read_bytes() == (killed / f'{name}.csv').read_bytes()

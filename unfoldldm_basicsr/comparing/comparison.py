@@ -20,7 +20,7 @@ from unfoldldm_basicsr.comparing import deployment
 from unfoldldm_basicsr.comparing.report import Entry, build
 from unfoldldm_basicsr.comparing.runs import Run, Say, call, differences, only_one, plan, train
 from unfoldldm_basicsr.comparing.tables import read_csv
-from unfoldldm_basicsr.comparing.task import Side, Task, known, merged, read_task
+from unfoldldm_basicsr.comparing.task import ROWS, Side, Task, known, merged, read_task
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested, tested_plainly
 from unfoldldm_basicsr.compat.imports import load_data_only
 
@@ -139,6 +139,7 @@ def machine(threads: int) -> str:
 def protocol(task: Task, metrics: Mapping[str, Mapping]) -> dict[str, str]:
     """How the numbers of a comparison were made, topic by topic."""
     settings, data = task.settings, task.common['datasets']
+    command = 'ablate' if (task.folder / ROWS).is_file() else 'compare'
     train_set = data['train']
     differing = {
         f'{side.title}: {key}'
@@ -164,7 +165,7 @@ def protocol(task: Task, metrics: Mapping[str, Mapping]) -> dict[str, str]:
         'unseen': ', '.join(settings.out_of_distribution),
         'machine': machine(settings.threads),
         'cost': COST_NOTE,
-        'made by': f'unfoldldm {"ablate" if settings.reference else "compare"} -opt {task.folder}',
+        'made by': f'unfoldldm {command} -opt {task.folder}',
     }
 
 

@@ -23,8 +23,8 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Reads what :func:`write_csv` wrote, to the last digit."""
-    return pd.read_csv(path, dtype=TEXTS, float_precision='round_trip')
+    """Reads what :func:`write_csv` wrote."""
+    return pd.read_csv(path, dtype=TEXTS)
 
 
 def markdown(frame: pd.DataFrame, note: str) -> str:

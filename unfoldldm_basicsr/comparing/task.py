@@ -221,11 +221,11 @@ def read_task(folder: Path, overrides: Iterable[str] = ()) -> Task:
         name, place, reference = None, folder, None
         found = sorted(folder.glob('*.yml'))
         files = {file.stem: read_option_file(file) for file in found if file.name != COMMON}
-        for name, values in files.items():
+        for side, values in files.items():
             if 'of' in values:
                 base = values.pop('of')
-                known(base, files, f'{folder / name}.yml: of')
-                files[name] = merged(files[base], {'title': name} | values)
+                known(base, files, f'{folder / side}.yml: of')
+                files[side] = merged(files[base], {'title': side} | values)
     file = place / COMMON
     if not file.is_file():
         raise ValueError(f'{place}: no {COMMON} there; a comparison is a folder of option files.')
@@ -238,6 +238,9 @@ def read_task(folder: Path, overrides: Iterable[str] = ()) -> Task:
     sides = share_trainings(side_of(name, values, folder) for name, values in files.items())
     if not sides:
         raise ValueError(f'{folder}: no file besides {COMMON}: one for each network is needed.')
+    titles = [side.title for side in sides]
+    if len({*titles}) < len(titles):
+        raise ValueError(f'{folder}: every side needs a title of its own, got {titles}.')
     known(settings.reference, [side.name for side in sides], f'{file}: compare.reference')
     own_name = common.pop('name')
     return Task(folder, name or str(own_name), settings, common, sides)
@@ -250,7 +253,9 @@ def ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
     if isinstance(rows, str):
         rows = _read(AblationOptions, read_option_file(folder / rows), str(folder / rows)).rows
     base = read_option_file(place / f'{options.base}.yml')
-    files = {options.base: base} | {str(name): merged(base, row) for name, row in rows.items()}
+    files = {options.base: base} | {
+        name: merged(base, {'title': name} | row) for name, row in rows.items()
+    }
     return f'ablate_{folder.resolve().name}', place, files, options.base
 
 
