@@ -37,6 +37,7 @@ from unfoldldm_basicsr.comparing.steps import convolution_backward_flops
 from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.task import read_task
 from unfoldldm_basicsr.comparing.testing import non_local_means
+from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.pictures.drawing import save_picture
 
 NAFNET = {
@@ -118,7 +119,6 @@ def test_phases_share_the_budget_and_start_from_each_other():
 @pytest.mark.parametrize('name', ['noise', 'dark'])
 def test_rows_of_an_ablation_that_change_the_test_alone_are_not_trained_again(name):
     task = read_task(ROOT / 'options' / 'ablate' / name)
-    check_equal(task)
     assert task.settings.reference == 'unfoldldm'
     untrained = {s.name for s in task.sides if s.trained_as != s.name}
     assert untrained == {'prior_oracle', 'prior_null', 'prior_other'}
@@ -128,6 +128,22 @@ def test_rows_of_an_ablation_that_change_the_test_alone_are_not_trained_again(na
     assert options['val'] == {**base['val'], 'prior_source': 'null'}
     assert options['path'] == base['path']
     assert options['name'] != base['name']
+
+
+SHIPPED = sorted(p for kind in ('compare', 'ablate') for p in (ROOT / 'options' / kind).iterdir())
+
+
+@pytest.mark.parametrize('place', SHIPPED, ids=lambda p: f'{p.parent.name}-{p.name}')
+def test_shipped_comparisons_are_comparable_and_pass_the_check_of_option_files(place):
+    task = read_task(place)
+    check_equal(task)
+    for side in task.sides:
+        for phase in range(len(side.phases)):
+            options = task.options(side, phase, 500, 0, Path('/r'))
+            assert preflight(options, side.name, True, here=False) == []
+        if side.phases:
+            test = task.test_options(side, 0, Path('/r'))
+            assert preflight(test, side.name, False, here=False) == []
 
 
 @pytest.mark.parametrize(
@@ -159,6 +175,7 @@ def test_sides_that_are_not_comparable_are_refused_with_the_difference(
         ('common.yml', 'network_g', NAFNET, 'network_g belongs into the file of a side'),
         ('wide.yml', 'phases', [{'share': 0.5}, {'share': 0.6}], 'their sum is 1, got [0.5, 0.6]'),
         ('wide.yml', 'network_g', {**NAFNET, 'widht': 1}, 'network_g.widht'),
+        ('wide.yml', 'test', {'val': {'tile': 32}}, 'is not larger than its overlap'),
         ('wide.yml', 'of', 'smal', "no side 'smal'. Did you mean 'small'?"),
     ],
 )  # fmt: skip
@@ -366,14 +383,15 @@ def test_what_a_resumed_training_repeats_counts_once(tmp_path):
 
 def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(folder, capsys):
     root = folder.parent
-    write_options(folder / 'small_tiled.yml', {'of': 'small', 'test': {'val': {'tile': 32}}})
+    tiles = {'of': 'small', 'test': {'val': {'tile': 40, 'tile_overlap': 8}}}
+    write_options(folder / 'small_tiled.yml', tiles)
     write_options(folder / 'without.yml', {'classical': 'non_local_means'})
     command = ['compare', '-opt', str(folder), '--root', str(root)]
     assert main(command) == 0
     report = root / 'results' / 'tiny_iterations8'
     assert '[2/2] tiny_iterations8_wide_seed3: 8 iterations' in capsys.readouterr().out
     page = (report / 'report.md').read_text()
-    assert '"tile": 32' in page
+    assert '"tile": 40' in page
     assert 'wide & deep' in page
     assert len(read_csv(report / 'images.csv')) == 5 * 9
     costs = by_side(report / 'costs.csv')

@@ -15,7 +15,8 @@ from helpers import problems_at
 from unfoldldm_basicsr.commands.check_command import check_file
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted((ROOT / 'options').rglob('*.yml'))
+KINDS = ('smoke', 'train', 'test')  # comparisons: test_comparing.py
+FILES = sorted(file for kind in KINDS for file in (ROOT / 'options' / kind).rglob('*.yml'))
 
 
 def load(file: Path) -> dict:

@@ -133,6 +133,8 @@ def plan(task: Task, root: Path, folder: Path, say: Say) -> list[Run]:
         ValueError: sides that differ, option files with problems, or runs of other options.
     """
     check_equal(task)
+    tests = [task.test_options(s, task.settings.seeds[0], root) for s in task.sides if s.phases]
+    refuse([line for test in tests for line in option_problems(test['name'], test, False)])
     costs = step_costs(task, folder, say)
     budget, runs = task.settings.budget, []
     trained = [side for side in task.sides if side.trained_as == side.name]
@@ -254,11 +256,11 @@ def write_options(path: Path, options: Mapping[str, Any]) -> Path:
     return path
 
 
-def option_problems(name: str, options: Mapping[str, Any]) -> list[str]:
-    """What the check of option files says, but for weights of a phase that comes before."""
+def option_problems(name: str, options: Mapping[str, Any], is_train: bool = True) -> list[str]:
+    """What the check of option files says, but for weights that are not trained yet."""
     paths = [v for v in (options.get('path') or {}).values() if isinstance(v, str)]
     awaited = [path for path in paths if not Path(path).exists()]
-    lines = preflight(json.loads(json.dumps(options)), name, True)
+    lines = preflight(json.loads(json.dumps(options)), name, is_train)
     return [line for line in lines if not any(path in line for path in awaited)]
 
 

@@ -184,7 +184,11 @@ def options_of_test(
         changes: choices of the test.
     """
     changes = changes or TestOptions()
-    val = {k: v for k, v in (options.get('val') or {}).items() if k in ('metrics', 'tile')}
+    val = {
+        k: v
+        for k, v in (options.get('val') or {}).items()
+        if k in ('metrics', 'tile', 'tile_overlap')
+    }
     dropped = ('train', 'logger', 'manual_seed', 'dist_params')
     return {k: v for k, v in options.items() if k not in dropped} | {
         'name': name,
