@@ -436,3 +436,9 @@ def test_a_killed_comparison_goes_on_and_ends_with_the_same_numbers(folder):
     whole, killed = (root / 'results' / 'tiny_iterations40' for root in roots)
     for name in ('images', 'quality', 'differences'):
         assert (whole / f'{name}.csv').read_bytes() == (killed / f'{name}.csv').read_bytes()
+
+
+def test_the_results_page_is_rendered_from_the_tables_of_real_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    render_all(Path('docs/results'), tmp_path / 'page.md')
+    assert (tmp_path / 'page.md').read_text() == Path('docs/results.md').read_text()
