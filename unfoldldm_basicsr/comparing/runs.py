@@ -259,7 +259,7 @@ def write_options(path: Path, options: Mapping[str, Any]) -> Path:
 def option_problems(name: str, options: Mapping[str, Any], is_train: bool = True) -> list[str]:
     """What the check of option files says, but for weights that are not trained yet."""
     paths = [v for v in (options.get('path') or {}).values() if isinstance(v, str)]
-    awaited = [path for path in paths if not Path(path).exists()]
+    awaited = [path for path in paths if not (is_train and Path(path).exists())]
     lines = preflight(json.loads(json.dumps(options)), name, is_train)
     return [line for line in lines if not any(path in line for path in awaited)]
 

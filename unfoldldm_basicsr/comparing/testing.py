@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.comparing.runs import write_options
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
@@ -60,8 +61,9 @@ def _test(file: Path, place: Path | None, shared: Path) -> Iterator[dict[str, An
         opt, _ = parse_options(str(shared.parent / 'unused'), is_train=False)
         model = build_model(opt)
 
-        def restore(loader: Any, index: int, batch: dict) -> Tensor:
-            model.prepare_item(loader, index, batch)
+        def restore(data: Dataset, index: int, batch: dict) -> Tensor:
+            if hasattr(model, 'validation_extras'):  # BasicSR's own models have none
+                batch |= model.validation_extras(data, index, batch)
             model.feed_data(batch)
             model.test()
             return model.output
@@ -94,7 +96,7 @@ def tested_plainly(
         network = {'type': restorer.meta['type'], **restorer.meta['kwargs']}
     sets = {key: {'phase': 'test', 'scale': 1, 'name': key, **v} for key, v in sets.items()}
 
-    def restore(_loader: Any, _index: int, batch: dict) -> Tensor:
+    def restore(_data: Dataset, _index: int, batch: dict) -> Tensor:
         return restorer.restore_tensor(batch['lq']) if restorer else non_local_means(batch['lq'])
 
     shared = folder / 'restored'
@@ -120,7 +122,7 @@ def non_local_means(lq: Tensor) -> Tensor:
 
 
 def _measured(
-    restore: Callable[[Any, int, dict], Tensor],
+    restore: Callable[[Dataset, int, dict], Tensor],
     sets: Mapping[str, Mapping],
     metrics: Mapping[str, Mapping],
     place: Path | None,
@@ -135,7 +137,7 @@ def _measured(
         for index in range(len(data)):
             item = data[index]
             with torch.no_grad():
-                output = restore(loader, index, loader.collate_fn([item]))
+                output = restore(data, index, loader.collate_fn([item]))
             truth, degraded = to_8bit(item['gt']), to_8bit(item['lq'])
             image = to_8bit(output)
             name = f'{index:04d}_{Path(item["lq_path"]).stem}'
