@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from unfoldldm_basicsr.common.suggest import did_you_mean
@@ -181,7 +182,7 @@ def file_bytes(path: Path, content: Mapping[str, Any]) -> bytes:
         meta[DEGRADATION_KEY] = json.dumps({**record, 'embedding': embedding})
     # clone: a view would bring its whole storage, and tied weights are refused
     tensors = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
-    return safetensors.torch.save(tensors, meta)
+    return save_tensors(tensors, meta)
 
 
 def plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -288,7 +289,7 @@ def _refuse_other_kinds(path: Path, data: bytes) -> None:
 
 
 def _safetensors_content(data: bytes) -> dict[str, Any]:
-    tensors = safetensors.torch.load(data)
+    tensors = load_tensors(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')])
     meta = header.get('__metadata__') or {}
     content: dict[str, Any] = {}
