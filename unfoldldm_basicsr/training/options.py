@@ -136,7 +136,9 @@ def network_takes_what_it_gets(run: Run) -> Problems:
     inputs, kind = forward_inputs(run), run.network_sections['network_g'].get('type')
     if not inputs:
         return
-    given = () if run.model.conditioning_class is None else ('degradation',)
+    given = run.model.network_inputs
+    if run.model.conditioning_class is not None:
+        given = (*given, 'degradation')
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = [p.name for p in inputs.values() if p.default is p.empty and p.kind in kinds]
     missing = [name for name in needed[1:] if name not in given]

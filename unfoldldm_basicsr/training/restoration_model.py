@@ -62,6 +62,7 @@ class RestorationModel(SRModel):
     Attributes:
         sections: declarations of the sections of an option file.
         rules: what must fit together in them; each takes the typed run and gives problems.
+        network_inputs: what a subclass's :meth:`network_arguments` gives besides a degradation.
         conditioning_class: makes the vectors that steer the network, see
             :class:`.models.conditioning.Conditioning`; None where none do.
         embedding_may_train: False in a model (or phase) that keeps them as they are.
@@ -70,6 +71,7 @@ class RestorationModel(SRModel):
 
     sections = SECTIONS
     rules = RULES
+    network_inputs: tuple[str, ...] = ()
     conditioning_class: Any = None
     embedding_may_train = True
     one_gpu_per_process = True

@@ -1,0 +1,57 @@
+"""A network with an input of its own, and the model that gives it, as docs/contributing.md says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+from helpers import model_options, plugin_options, problems_at
+from torch import nn
+
+from unfoldldm_basicsr.models import RestorationModel
+
+
+class Leveled(nn.Module):
+    """x + conv([x, level])."""
+
+    def __init__(self, *, inp_channels: int = 3):
+        super().__init__()
+        self.conv = nn.Conv2d(inp_channels + 1, inp_channels, 3, padding=1)
+
+    def forward(self, lq, level):
+        levels = level.view(-1, 1, 1, 1).expand(-1, 1, *lq.shape[2:])
+        return lq + self.conv(torch.cat([lq, levels], 1))
+
+
+class LeveledModel(RestorationModel):
+    network_inputs = ('level',)
+
+    def network_arguments(self, batch):
+        return {'level': batch['lq'].std((1, 2, 3))}
+
+
+@pytest.fixture
+def _registered(monkeypatch):
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Leveled', Leveled)
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'LeveledModel', LeveledModel)
+
+
+@pytest.mark.usefixtures('_registered')
+def test_the_check_knows_which_model_gives_a_network_its_input(tmp_path):
+    options = plugin_options(tmp_path)
+    del options['train']['isda_opt']
+    options['network_g'] = {'type': 'Leveled'}
+    options['model_type'] = 'RestorationModel'
+    assert 'Leveled also needs level' in problems_at(options, 'network_g.type')
+    options['model_type'] = 'LeveledModel'
+    assert problems_at(options, 'network_g.type') == ''
+
+
+@pytest.mark.usefixtures('_registered')
+def test_it_trains_and_restores(tmp_path):
+    model = LeveledModel(model_options(tmp_path, {'type': 'Leveled'}))
+    before = model.net_g.conv.weight.clone()
+    model.feed_data({'lq': torch.rand(2, 3, 8, 8), 'gt': torch.rand(2, 3, 8, 8)})
+    model.optimize_parameters(1)
+    assert not torch.equal(model.net_g.conv.weight, before)
+    assert model.restore(model.batch)[0].shape == (2, 3, 8, 8)
