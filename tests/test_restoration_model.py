@@ -566,6 +566,12 @@ def test_only_the_newest_checkpoints_are_kept_when_asked(make, tmp_path):
     assert models == {'net_g_10.pth', 'net_g_11.pth', 'net_g_latest.pth'}
 
 
+def test_a_test_without_weights_is_refused(tmp_path):
+    options = {k: v for k, v in plugin_options(tmp_path).items() if k not in ('train', 'logger')}
+    options['datasets'] = {'test': options['datasets']['val']}
+    assert 'random network' in problems_at(options, 'path.pretrain_network_g')
+
+
 def test_a_test_refuses_weights_of_another_network(make, tmp_path):
     make({**NET, 'normalise': True}).save(0, 1)
     options = model_options(tmp_path, NET, is_train=False)

@@ -222,9 +222,8 @@ def test_the_loaders_of_other_libraries_stay_as_they_are():
 def test_negative_rates_and_weights_are_refused(tmp_path):
     options = plugin_options(tmp_path)
     scheduler = 'train.scheduler'
-    assert 'negative' in problems_at(
-        put(options, f'{scheduler}.eta_mins', [-1, 1e-6]), f'{scheduler}.eta_mins'
-    )
+    options_below = put(options, f'{scheduler}.eta_mins', [-1, 1e-6])
+    assert 'at least 0' in problems_at(options_below, f'{scheduler}.eta_mins.0')
     place = 'train.pixel_opt.loss_weight'
     assert 'negative' in problems_at(put(options, place, -1.0), place)
 
