@@ -15,10 +15,10 @@ from basicsr.models import lr_scheduler
 from basicsr.models.hifacegan_model import HiFaceGANModel
 from basicsr.models.srgan_model import SRGANModel
 from basicsr.models.stylegan2_model import StyleGAN2Model
-from basicsr.utils.registry import METRIC_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
 
 from unfoldldm_basicsr.archs.layers.vss import SS2D
-from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import OptionError, Problem, keys_of, read, show
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.ops.ss2d.dispatch import BACKENDS
@@ -344,8 +344,28 @@ def _schedule(run: Run) -> Found:
         )
 
 
+def images_have_the_channels_of_the_network(run: Run, machine: Machine) -> Found:
+    """Else the first step ends with an error of a convolution."""
+    section = run.network_sections.get('network_g')
+    cls = registered(ARCH_REGISTRY, section.get('type')) if section else None
+    wanted = image_channels(cls, section) if cls else None
+    for path, values in sets_of(run) if isinstance(wanted, int) else ():
+        given = getattr(run.datasets.get(path.partition('.')[2]), 'channels', None)
+        if given is None:
+            given = 1 if values.get('color') == 'y' else 3  # BasicSR's own
+        if given != wanted and wanted in (1, 3):
+            remedy = 'rgb' if wanted == 3 else 'grey (y in data sets of BasicSR)'
+            message = f'gives {given} channels, but network_g takes {wanted}: set it to {remedy}.'
+            yield Problem(f'{path}.color', message)
+        elif given != wanted:
+            message = f'network_g takes {wanted} channels; data sets give 3, or 1 with color: grey.'
+            yield Problem('network_g', message)
+            return
+
+
 RULES = (
     sets_are_read,
+    images_have_the_channels_of_the_network,
     sets_have_different_names,
     loader_keys_have_an_effect,
     validation_knows_no_training_keys,

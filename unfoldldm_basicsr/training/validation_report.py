@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from unfoldldm_basicsr.common.errors import writing
 
@@ -137,8 +138,13 @@ def write_validation_csv(
     return path
 
 
+def _open(path: Path, mode: str) -> TextIO:
+    """A table; names of files in another encoding stay the bytes that they are on the disk."""
+    return open(path, mode, newline='', encoding='utf-8', errors='surrogateescape')
+
+
 def _heading(path: Path) -> list[str]:
-    with writing(path), open(path, newline='', encoding='utf-8') as file:
+    with writing(path), _open(path, 'r') as file:
         return next(csv.reader(file), [])
 
 
@@ -175,7 +181,7 @@ def append_rows(path: Path, heading: Sequence[str], rows: Sequence[Sequence]) ->
     with writing(path):
         size = path.stat().st_size if path.exists() else 0
         try:
-            with open(path, 'a', newline='', encoding='utf-8') as file:
+            with _open(path, 'a') as file:
                 csv.writer(file).writerows(rows if size else [heading, *rows])
         except OSError:
             with suppress(OSError):  # what keeps it from being written may keep it from this too

@@ -1,0 +1,199 @@
+"""Files as people have them: one value or one refusal from folders, LMDBs and ``restore``."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from basicsr.data import build_dataset
+from dataset_options import NOTHING, epochs, paired, refusals, synthetic
+from helpers import write_photos
+from odd_images import PLAIN, READ, REFUSED, assert_values, pillow
+
+from unfoldldm_basicsr.data.images import read_picture, write_picture
+from unfoldldm_basicsr.data.listing import find_images, read_meta_info
+from unfoldldm_basicsr.data.lmdbs import close_lmdbs
+from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.training.validation_report import append_rows
+
+
+@pytest.fixture(scope='module')
+def odd(tmp_path_factory):
+    """Folder and two LMDBs with every file that must be read, each in a folder of its own."""
+    root = tmp_path_factory.mktemp('odd')
+    for index, name in enumerate(READ):
+        place = root / 'folder' / f'{index:02d}' / name.encode('ascii', 'ignore').decode()
+        place.parent.mkdir(parents=True)
+        place.write_bytes(READ[name][0])
+    renames = [('[. %]', '_')]
+    for payload in ('png', 'source'):
+        write_lmdb(root / 'folder', root / f'{payload}.lmdb', payload=payload, renames=renames)
+    yield root
+    close_lmdbs()
+
+
+@pytest.mark.parametrize('source', ['folder', 'png.lmdb', 'source.lmdb'])
+def test_data_sets_give_the_right_values_without_alpha(odd, source):
+    dataset = build_dataset(synthetic(odd / source, 'val', degradations=NOTHING))
+    assert len(dataset) == len(READ)
+    for name, item in zip(READ, dataset, strict=True):
+        _, values, tolerance = READ[name]
+        values = np.repeat(values[..., None], 3, 2) if values.ndim == 2 else values[..., :3]
+        found = item['gt'].permute(1, 2, 0).numpy()
+        assert found.shape == values.shape, name
+        assert np.abs(found - values).max() <= tolerance + 1e-6, name
+
+
+def test_what_restore_reads_it_can_write(odd, tmp_path):
+    for path, name in zip(sorted((odd / 'folder').glob('*/*')), READ, strict=True):
+        picture = read_picture(path)
+        for suffix in ('.png', '.tif'):
+            write_picture(tmp_path / f'x{suffix}', picture)
+            assert_values(name, read_picture(tmp_path / f'x{suffix}').pixels)
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_every_way_refuses_with_the_same_words(tmp_path, name):
+    content, word = REFUSED[name]
+    folder = tmp_path / 'images'
+    write_photos(folder, 1)
+    (folder / name).write_bytes(content)
+    dataset = build_dataset(synthetic(folder, 'val'))
+    place = int(name > 'img_0.png')
+    messages = []
+    for way in (
+        lambda: dataset[place],
+        lambda: read_picture(folder / name),
+        lambda: write_lmdb(folder, tmp_path / 'i.lmdb'),
+    ):
+        with pytest.raises(ValueError, match=word) as error:
+            way()
+        messages.append(str(error.value))
+    assert len(set(messages)) == 1
+    assert not (tmp_path / 'i.lmdb').exists()
+
+
+# ---- one channel --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('lmdb', [False, True])
+def test_one_channel_is_the_grey_file_itself_or_the_luminance(tmp_path, lmdb):
+    root = tmp_path / 'images'
+    root.mkdir()
+    (root / 'a.png').write_bytes(pillow(PLAIN[..., 0], 'PNG'))
+    (root / 'b.png').write_bytes(pillow(PLAIN, 'PNG'))
+    if lmdb:
+        write_lmdb(root, tmp_path / 'i.lmdb')
+        root = tmp_path / 'i.lmdb'
+    grey, colour = build_dataset(synthetic(root, 'val', degradations=NOTHING, color='grey'))
+    assert np.array_equal(grey['gt'][0].numpy(), PLAIN[..., 0] / np.float32(255))
+    luminance = PLAIN @ np.array([0.299, 0.587, 0.114]) / 255
+    np.testing.assert_allclose(colour['gt'][0].numpy(), luminance, atol=1e-6)
+    assert grey['lq'].shape == colour['lq'].shape == (1, *PLAIN.shape[:2])
+
+
+def test_y_is_what_basicsr_gives(tmp_path):
+    for side in ('gt', 'lq'):
+        write_photos(tmp_path / side, 1)
+    ours = paired(tmp_path / 'gt', tmp_path / 'lq', 'val', color='y')
+    theirs = build_dataset(ours | {'type': 'PairedImageDataset'})[0]
+    torch.testing.assert_close(build_dataset(ours)[0]['lq'], theirs['lq'], rtol=0, atol=1e-6)
+
+
+def test_every_degradation_takes_one_channel(tmp_path):
+    from unfoldldm_basicsr.data.degradations import DEGRADATIONS
+
+    write_photos(tmp_path, 2)
+    for name in DEGRADATIONS:
+        options = synthetic(tmp_path, color='grey', degradations=[{'type': name}])
+        (batches,) = epochs(options)
+        assert batches[0]['lq'].shape == batches[0]['gt'].shape == (2, 1, 16, 16), name
+        assert not torch.equal(batches[0]['lq'], batches[0]['gt']), name
+
+
+@pytest.mark.parametrize(
+    ('network', 'key'), [('NAFNet', 'img_channel'), ('Restormer', 'inp_channels')]
+)
+def test_the_check_compares_the_channels_of_data_and_network(plugin, network, key):
+    plugin['model_type'] = 'RestorationModel'
+    del plugin['train']['isda_opt']
+    for channels, train, val, found in (
+        (3, 'rgb', 'rgb', ''),
+        (1, 'grey', 'y', ''),
+        (1, 'rgb', 'grey', 'datasets.train.color'),
+        (3, 'rgb', 'y', 'datasets.val.color'),
+        (2, 'rgb', 'rgb', 'network_g'),
+    ):
+        plugin['network_g'] = {'type': network, key: channels}
+        if network == 'Restormer':
+            plugin['network_g']['out_channels'] = channels
+        plugin['datasets']['train']['color'], plugin['datasets']['val']['color'] = train, val
+        lines = preflight(plugin, 'x.yml', True)
+        assert [line.split(': ')[1] for line in lines if 'channels' in line] == found.split()
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def test_names_that_are_no_utf8_are_read_listed_and_told(tmp_path):
+    for folder in ('gt', 'lq'):
+        path = write_photos(tmp_path / folder, 1)[0]
+        os.rename(path, os.fsencode(path.parent) + b'/caf\xe9.png')
+    dataset = build_dataset(paired(tmp_path / 'gt', tmp_path / 'lq', 'val'))
+    assert os.fsencode(dataset[0]['gt_path']).endswith(b'/caf\xe9.png')
+    assert dataset.fingerprint()['images'] == 1
+    append_rows(tmp_path / 'table.csv', ['image'], [[os.path.basename(dataset[0]['gt_path'])]])
+    assert b'caf\xe9.png' in (tmp_path / 'table.csv').read_bytes()
+    (tmp_path / 'list.txt').write_bytes(b'caf\xe9.png\n')
+    listed = synthetic(tmp_path / 'gt', 'val', meta_info_file=str(tmp_path / 'list.txt'))
+    assert build_dataset(listed)[0]['gt'].shape == (3, 48, 64)
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_lists_are_read_whatever_wrote_them(tmp_path, encoding):
+    path = tmp_path / 'list.txt'
+    path.write_bytes('ä.png, b.png\r\nc.png (1,2,3) 1\r\n'.encode(encoding))
+    assert read_meta_info(path) == [('ä.png', 'b.png'), ('c.png', None)]
+
+
+def test_lists_that_are_none_are_named_and_backslashes_get_a_hint(tmp_path):
+    write_photos(tmp_path / 'gt' / 'sub', 1)
+    options = synthetic(tmp_path / 'gt', meta_info_file=str(tmp_path / 'list.txt'))
+    for content in (b'a\0b', b'\xff\xfea'):
+        (tmp_path / 'list.txt').write_bytes(content)
+        assert 'list.txt: no text in UTF-8 or UTF-16' in refusals(options)['meta_info_file']
+    (tmp_path / 'list.txt').write_text('sub\\img_0.png\n')
+    assert '/ instead of \\' in refusals(options)['dataroot_gt']
+
+
+def test_folders_are_listed_by_one_rule(tmp_path):
+    (image,) = write_photos(tmp_path / 'in' / 'sub', 1)
+    content = image.read_bytes()
+    for name in ('a.JFIF', 'b.avif', 'c.pnm', 'd.jp2', '._a.png', '.hidden.png', 'notes.txt',
+                 'e.heic', 'Thumbs.db'):  # fmt: skip
+        (tmp_path / 'in' / name).write_bytes(content)
+    for name in ('__MACOSX', '.cache'):
+        write_photos(tmp_path / 'in' / name, 1)
+    write_photos(tmp_path / 'elsewhere', 1)
+    (tmp_path / 'in' / 'link').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'in' / 'sub' / 'back').symlink_to(tmp_path / 'in')
+    names, others = find_images(tmp_path / 'in')
+    assert names == ['a.JFIF', 'b.avif', 'c.pnm', 'd.jp2', 'link/img_0.png', 'sub/img_0.png']
+    assert others == Counter({'.txt': 1, '.heic': 1})
+    assert find_images(tmp_path / 'in', recursive=False)[0] == names[:4]
+
+
+def test_the_number_left_out_is_said(tmp_path, caplog):
+    import logging
+
+    write_photos(tmp_path, 1)
+    (tmp_path / 'notes.txt').touch()
+    logger = logging.getLogger('basicsr')
+    logger.setLevel(logging.INFO)
+    logger.propagate = True
+    build_dataset(synthetic(tmp_path))
+    assert '1 file is left out, it is no image (.txt)' in caplog.text
