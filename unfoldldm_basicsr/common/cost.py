@@ -87,8 +87,8 @@ def bytes_per_pixel(net: nn.Module, channels: int = 3, size: int = 256) -> float
 
     Counted on the meta device. What libraries take beside the tensors comes on top.
     """
+    copy = deepcopy(net).to('meta').eval()
     with torch.no_grad(), _LiveTensors() as memory:
-        copy = deepcopy(net).to('meta').eval()
         copy(**_meta_input(copy, channels, size))
     return memory.peak / size**2
 
