@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from unfoldldm_basicsr.common.contract import NEW_IN_PHASE2
 from unfoldldm_basicsr.common.declaration import Count, Problem
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models.unfoldldm_phase1_model import (
@@ -41,7 +42,6 @@ from unfoldldm_basicsr.training.options import SECTIONS, PathOptions, ValOptions
 from unfoldldm_basicsr.training.step import Losses
 from unfoldldm_basicsr.weights.loading import load_phase1_weights
 
-NEW_IN_PHASE2 = ('condition_encoder', 'denoiser')
 FIRST_PHASE1 = (
     'Phase II starts from the weights of Phase I: run python -m unfoldldm_basicsr.train -opt '
     'YOUR_PHASE1.yml first and name its experiments/NAME/models/net_g_latest.pth.'

@@ -22,6 +22,7 @@ from unfoldldm_basicsr.archs.unfolding.prior_diffusion import DiffusionOptions, 
 from unfoldldm_basicsr.archs.unfolding.prior_encoder import EncoderOptions, PriorEncoder
 from unfoldldm_basicsr.archs.unfolding.prior_source import NEEDS_GT, PriorSource, resolve_source
 from unfoldldm_basicsr.archs.unfolding.stage import StagePrior
+from unfoldldm_basicsr.common.contract import NEW_IN_PHASE2
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 GENERATING = ('generated', 'shuffled', 'target', 'joint')  # sources for which the diffusion runs
@@ -70,10 +71,7 @@ class LatentPrior:
     Attributes:
         phase: 1, 2, 'joint' or 'inference'.
         use_ldm: False: the learned null prior is the only one.
-        new_in_phase2: modules that phase 1 does not have.
     """
-
-    new_in_phase2 = ('condition_encoder', 'denoiser')
 
     def init_prior(
         self,
@@ -113,7 +111,7 @@ class LatentPrior:
         groups = {'restoration': [], 'prior': []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                is_prior = name.split('.')[0] in self.new_in_phase2
+                is_prior = name.split('.')[0] in NEW_IN_PHASE2
                 groups['prior' if is_prior else 'restoration'].append((name, parameter))
         return groups
 
