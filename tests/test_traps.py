@@ -126,7 +126,6 @@ def test_niqe_of_a_flat_image_ends_no_training():
         ([image(3, 20, 24)] * 2, PSNR, 'in the order HWC'),
         ([image(20, 24, 3)] * 2, SSIM | {'input_order': 'CHW'}, 'in the order CHW'),
         ([image(20, 24, 3), image(20, 25, 3)], PSNR, 'differ in size'),
-        ([image(20, 24, 3)] * 2, PSNR | {'test_y_chanel': True}, "Did you mean 'test_y_channel'"),
         ([image(20, 24, 3)] * 2, PSNR | {'crop_border': -1}, 'crop_border must be'),
     ],
 )

@@ -16,7 +16,9 @@ _SMALLEST_SIDE = {'calculate_psnr': 1, 'calculate_ssim': 11, 'calculate_niqe': 9
 _NIQE_BLOCK = 96  # NIQE needs statistics over at least two such blocks
 
 
-def calculate_metric(data: Mapping[str, np.ndarray], opt: Mapping[str, Any]) -> float:
+def calculate_metric(
+    data: Mapping[str, np.ndarray], opt: Mapping[str, Any], *, rounded: bool = True
+) -> float:
     """Replaces ``basicsr.metrics.calculate_metric``.
 
     BasicSR's PSNR and SSIM take any array for an 8-bit image, transpose a grey one when told that
@@ -27,6 +29,7 @@ def calculate_metric(data: Mapping[str, np.ndarray], opt: Mapping[str, Any]) -> 
         data: ``img`` and, for metrics with a reference, ``img2``: uint8, (H, W), (H, W, C), or
             (C, H, W) with ``input_order: CHW``; C is 1 or 3, colours are BGR.
         opt: ``type`` and arguments of the metric.
+        rounded: false for floats in 0..255 that nobody has rounded to 8 bits.
 
     Returns:
         The value; NaN, with a warning that says why, where the metric is undefined.
@@ -47,7 +50,9 @@ def calculate_metric(data: Mapping[str, np.ndarray], opt: Mapping[str, Any]) -> 
         return metric(**data, **arguments)
     _check_border(name, arguments)
     for image in data.values():
-        _check_image(name, image, arguments.get('input_order', 'HWC'))
+        _check_image(
+            name, image if rounded else image.astype(np.uint8), arguments.get('input_order', 'HWC')
+        )
     if data['img'].ndim == 2 and name != 'calculate_niqe':
         arguments['input_order'] = 'HWC'  # a grey image has no order of channels
     elif data['img'].ndim == 2:

@@ -7,7 +7,6 @@ from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from unfoldldm_basicsr.options import bridge
 from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.schema import SECTIONS
 
@@ -55,7 +54,7 @@ def _fill_dataset(section: dict, phase: str, scale: Any) -> None:
             section[key] = os.path.expanduser(value)
     if phase == 'train':
         section.setdefault('num_worker_per_gpu', 4)
-        if not bridge.declares(registered(DATASET_REGISTRY, section.get('type')), 'Options'):
+        if not hasattr(registered(DATASET_REGISTRY, section.get('type')), 'Options'):
             section.setdefault('use_hflip', False)  # BasicSR's data sets index what is missing
             section.setdefault('use_rot', False)
         # New workers every epoch cost seconds each; torch refuses persistent ones without workers.

@@ -25,7 +25,6 @@ from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch
 from unfoldldm_basicsr.ops.ss2d import describe_backends
-from unfoldldm_basicsr.options import bridge
 from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.machine import Machine, one_gpu_per_process
 from unfoldldm_basicsr.options.networks import VALUE_ERRORS
@@ -92,10 +91,12 @@ def weights_are_there_and_fit(run: Run, machine: Machine) -> Found:
 
 def _weights_fault(run: Run, label: str, file: Path, paths: Mapping[str, Any]) -> str | None:
     key, strict = paths.get(f'param_key_{label}'), paths.get(f'strict_load_{label}') is not False
-    stock = not bridge.declares(run.model, 'sections')
-    key = key if isinstance(key, str) else ('params' if stock else None)
+    stock = not hasattr(run.model, 'sections')
+    named = isinstance(key, str)
     try:
-        checkpoint = read_checkpoint(file, key, fallback=stock)
+        checkpoint = read_checkpoint(
+            file, key if named else ('params' if stock else None), fallback=not named
+        )
     except (ValueError, OSError) as error:
         return str(error)
     if stock and checkpoint.param_key is None and paths.get(f'param_key_{label}', '') is not None:

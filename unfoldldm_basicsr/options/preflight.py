@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from unfoldldm_basicsr.common.declaration import Options, keys_of, problems_of, show
 from unfoldldm_basicsr.common.suggest import did_you_mean, one_slip, written_as
-from unfoldldm_basicsr.options import bridge, environment, networks, rules
+from unfoldldm_basicsr.options import environment, networks, rules
 from unfoldldm_basicsr.options.aliases import Note, translate
 from unfoldldm_basicsr.options.declared import options_of, registered, takes_any_key
 from unfoldldm_basicsr.options.defaults import fill_defaults
@@ -127,8 +127,7 @@ def examine(
         run.networks = nets
         _apply(problems, [partial(rule, machine=machine) for rule in rules.RULES], run)
         skipped = environment.not_read(run, machine)
-        _apply(problems, getattr(model, 'rules', bridge.RULES), run, skipped)
-        bridge.check_model(problems, model, options, skipped, here)
+        _apply(problems, getattr(model, 'rules', ()), run, skipped)
         if here:
             _apply(problems, [partial(rule, machine=machine) for rule in environment.RULES], run)
         if here and (problems.refused or not later):
@@ -212,8 +211,8 @@ def _partly(declared: type[Options], values: Mapping[str, Any]) -> Options:
 def _check_sections(
     problems: Problems, options: Mapping, model: type | None, is_train: bool
 ) -> dict[str, Options]:
-    sections, foreign = {}, not bridge.declares(model, 'sections')
-    for name, declared in bridge.sections_of(model).items():
+    sections, foreign = {}, not hasattr(model, 'sections')
+    for name, declared in getattr(model, 'sections', SECTIONS).items():
         if name in OF_TRAINING and not is_train:
             continue
         if name == 'train' and options.get('train') is None:

@@ -22,7 +22,6 @@ from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import OptionError, Problem, keys_of, read, show
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.ops.ss2d.dispatch import BACKENDS
-from unfoldldm_basicsr.options import bridge
 from unfoldldm_basicsr.options.declared import options_of, registered
 from unfoldldm_basicsr.options.machine import Machine
 from unfoldldm_basicsr.options.run import Run, section_values
@@ -97,7 +96,7 @@ def loader_keys_have_an_effect(run: Run, machine: Machine) -> Found:
 
 def validation_knows_no_training_keys(run: Run, machine: Machine) -> Found:
     """The models of this package take the images one by one from the data set, without loader."""
-    ours = bridge.declares(run.model, 'sections')
+    ours = hasattr(run.model, 'sections')
     for path, section in sets_of(run):
         if path == 'datasets.train':
             continue
@@ -117,7 +116,7 @@ def validation_knows_no_training_keys(run: Run, machine: Machine) -> Found:
 def _is_stock_set(section: Mapping) -> bool:
     from basicsr.utils.registry import DATASET_REGISTRY
 
-    return not bridge.declares(registered(DATASET_REGISTRY, section.get('type')), 'Options')
+    return not hasattr(registered(DATASET_REGISTRY, section.get('type')), 'Options')
 
 
 # ---- path, val, logger --------------------------------------------------------------------------
@@ -213,7 +212,7 @@ def networks_suit_the_model(run: Run, machine: Machine) -> Found:
             'phase: inference, the form for models that give the network the image alone.'
         )
         yield Problem('network_g.phase', message)
-    elif contract.takes_degradation and not bridge.declares(model, 'sections'):
+    elif contract.takes_degradation and not hasattr(model, 'sections'):
         message = f'{kind} needs a degradation vector with every image: use model_type: VLUNetModel'
         yield Problem('network_g.type', f'{message} (or a class derived from it).')
 

@@ -177,7 +177,7 @@ class BatchPreparation:
         if 'gt' not in batch:
             raise ValueError('datasets.train gives no gt; training needs pairs.')
         lq, gt = (tuple(batch[key].shape) for key in ('lq', 'gt'))
-        if lq != gt:
+        if (lq[0], *lq[2:]) != (gt[0], *gt[2:]):  # two views of a sensor have more channels
             raise ValueError(
                 f'lq {lq} and gt {gt} differ in size; restoration needs equal sizes (scale: 1).'
             )

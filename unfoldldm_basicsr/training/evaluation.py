@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from basicsr.utils import get_root_logger, tensor2img
 from basicsr.utils.registry import METRIC_REGISTRY
@@ -129,14 +130,18 @@ class Evaluator:
         gt, finite = batch.get('gt'), bool(torch.isfinite(restored.output).all())
         if not finite:
             get_root_logger().error(f'Validation: the output for {result.name} is not finite.')
-        images = {'img': _image(restored.output)} if self.metrics else {}
+        rounded = self.val.get('use_image', True)
+        as_array = _image if rounded else _unrounded
+        images = {'img': as_array(restored.output)} if self.metrics else {}
         if gt is not None and self.metrics:
-            images['img2'] = _image(gt)
+            images['img2'] = as_array(gt)
         for name, options in self.metrics.items():
             if gt is None and _needs_gt(options['type']):
                 continue
             options = {key: value for key, value in options.items() if key != 'better'}
-            value = float(calculate_metric(images, options)) if finite else math.nan
+            value = (
+                float(calculate_metric(images, options, rounded=rounded)) if finite else math.nan
+            )
             result.metrics[self.prefix + name] = value
         if restored.trace is not None and gt is not None:
             for stage in restored.trace.stages:
@@ -215,6 +220,11 @@ def describe(index: int, batch: Batch, options: Mapping[str, Any]) -> ImageResul
 def _image(batch: Tensor):
     """(1, c, H, W) in [0, 1] -> uint8 HWC, BGR."""
     return tensor2img([batch.detach().cpu()])
+
+
+def _unrounded(batch: Tensor) -> np.ndarray:
+    """The same as floats in 0..255, neither rounded nor clipped."""
+    return batch[0].detach().cpu().double().numpy()[::-1].transpose(1, 2, 0) * 255
 
 
 def _needs_gt(metric: str) -> bool:

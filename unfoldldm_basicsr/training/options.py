@@ -70,6 +70,8 @@ class ValOptions(BasicVal):
     """Restore in overlapping tiles of this size."""
     tile_overlap: Annotated[Count, Field(ge=0)] = 32
     """Overlap of the tiles in pixels."""
+    use_image: bool = True
+    """Metrics on 8-bit images, as they are saved; false: on the unrounded result."""
     trace: bool = False
     """Write the PSNR of every stage to stage_psnr_DATASET.csv."""
 

@@ -1,0 +1,208 @@
+"""Option files of Restormer and NAFNet run as they are, and train as their projects do."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from pathlib import Path
+
+import basicsr.test
+import basicsr.train
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from basicsr.utils.logger import initialized_logger
+from fork_options import nafnet_files, restormer_files
+from helpers import model_options, put, write_options, write_photos
+
+from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.options.aliases import TABLE, translate
+from unfoldldm_basicsr.options.preflight import examine
+from unfoldldm_basicsr.options.read import OptionLoader
+from unfoldldm_basicsr.options.schema import SECTIONS
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
+
+FILES = {**restormer_files(), **nafnet_files()}
+SMALL_NET = {
+    'Restormer': {'dim': 4, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1},
+    'NAFNet': {'width': 4, 'enc_blk_nums': [1], 'middle_blk_num': 1, 'dec_blk_nums': [1]},
+}
+
+
+def test_there_are_all_files_whose_networks_the_package_has():
+    assert (len(restormer_files()), len(nafnet_files())) == (13, 10)
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_released_file_passes_and_so_does_its_plain_form(name, tmp_path, capsys):
+    original = write_options(tmp_path / 'x.yml', FILES[name])
+    assert cli.main(['check', '--no-data', '-opt', str(original)]) == 0
+    said = capsys.readouterr().err
+    assert 'model_type: ' in said
+    new = tmp_path / 'new.yml'
+    assert cli.main(['migrate', str(original), '-o', str(new)]) == 0
+    options = copy.deepcopy(FILES[name])
+    notes = translate(options)
+    assert yaml.load(new.read_text(), Loader=OptionLoader) == options
+    assert new.read_text().count('# ') == len(notes)
+    assert cli.main(['check', '--no-data', '-opt', str(new)]) == 0
+    assert capsys.readouterr().err == ''
+    assert cli.main(['migrate', str(original), '-o', str(new)]) == 2  # a file that is there stays
+
+
+def test_every_row_of_the_table_is_of_use():
+    """A new key that BasicSR had already would hide it."""
+    for row in TABLE:
+        section = SECTIONS.get(row.section)
+        assert section is None or row.key not in section.model_fields, row
+
+
+def test_nafnet_clips_unless_told_otherwise():
+    options = copy.deepcopy(FILES['SIDD32'])
+    translate(options)
+    assert options['train']['use_grad_clip'] is True
+    told = put(FILES['SIDD32'], 'train.use_grad_clip', False)
+    translate(told)
+    assert told['train']['use_grad_clip'] is False
+    own = {**options, 'model_type': 'RestorationModel', 'train': {}}
+    assert translate(own) == []
+
+
+def test_noise_levels_and_flips_keep_their_meaning():
+    options = copy.deepcopy(FILES['GaussianGrayDenoising_Sigma'])
+    translate(options)
+    train, val = options['datasets']['train'], options['datasets']['val']
+    assert train['degradations'] == [{'type': 'gaussian_noise', 'sigma': [0, 50]}]
+    assert val['degradations'] == [{'type': 'gaussian_noise', 'sigma': 25}]
+    assert (train['lq_output'], train['color'], val['color']) == ('unclipped', 'grey', 'grey')
+    assert train['use_hflip'] is train['use_rot'] is True
+    assert not {'iters', 'gt_sizes', 'mini_batch_sizes', 'dataroot_lq'} & train.keys()
+    assert options['train']['progressive']['mini_batch_sizes'] == [8, 5, 4, 2, 1, 1]
+
+
+def test_what_is_not_understood_is_left_to_the_check():
+    options = put(FILES['GaussianColorDenoising_Sigma15'], 'datasets.train.sigma_type', 'choice')
+    report = examine(options, 'x.yml', True, here=False)
+    assert any('datasets.train.sigma_type: is not an option' in line for line in report.problems)
+    both = put(FILES['GoPro32'], 'datasets.train.use_hflip', False)
+    translate(both)
+    assert both['datasets']['train']['use_flip'] is True
+
+
+def test_floats_are_measured_where_the_file_says_so(tmp_path):
+    """An error of 0.001 vanishes in 8 bits and is 60 dB without them."""
+    network = {'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}
+    found = {}
+    for use_image in (True, False):
+        options = model_options(tmp_path, network)
+        options['val']['use_image'] = use_image
+        model = RestorationModel(options)
+        gt = torch.full((1, 3, 8, 8), 100 / 255)
+        item = {'lq': gt[0], 'gt': gt[0], 'lq_path': 'x.png'}
+        model.evaluator.restore = lambda batch: type(
+            'Restored', (), {'output': batch['gt'] + 0.001, 'trace': None}
+        )
+        loader = torch.utils.data.DataLoader([item])
+        (result,) = model.evaluator.evaluate(loader, 'x', save_img=False)
+        found[use_image] = result.metrics['psnr']
+    assert found[True] == np.inf
+    assert found[False] == pytest.approx(60, abs=1e-3)
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+
+def shrunk(options: dict, folder: Path) -> dict:
+    """The same keys with small sizes, and data of the right layout below ``folder``."""
+    options = copy.deepcopy(options)
+    options['num_gpu'] = 0
+    kind = options['network_g']['type'].removesuffix('Local')
+    options['network_g'] |= SMALL_NET[kind]
+    for phase, section in options['datasets'].items():
+        for key in {'dataroot_gt', 'dataroot_lq', 'dataroot_lqL', 'dataroot_lqR'} & section.keys():
+            if section[key] != 'none':
+                section[key] = _pictures(
+                    folder, section, f'{phase}_{key}', wide='DualPixel' in section['type']
+                )
+        if phase == 'train':
+            section |= {'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2, 'gt_size': 16}
+    if 'train' not in options:
+        return options
+    train = options['train']
+    train['total_iter'] = 2
+    if 'periods' in train['scheduler']:
+        train['scheduler']['periods'] = [1, 1]
+        sizes = {'iters': [1, 1], 'gt_sizes': [8, 16], 'mini_batch_sizes': [2, 1]}
+        options['datasets']['train'] |= sizes
+    options['val']['val_freq'] = 2
+    options['logger'] |= {'print_freq': 1, 'use_tb_logger': False}
+    return options
+
+
+def _pictures(folder: Path, section: dict, name: str, *, wide: bool) -> str:
+    place = folder / 'data' / name
+    if not place.exists():
+        for photo in write_photos(place, 3, (24, 32)):
+            if wide:
+                image = cv2.imread(str(photo)).astype(np.uint16) * 257
+                cv2.imwrite(str(photo), image)
+    if section['io_backend']['type'] == 'disk':
+        return str(place)
+    root = place.with_suffix('.lmdb')
+    if not root.exists():
+        write_lmdb(place, root)
+    return str(root)
+
+
+def run(options: dict, folder: Path, monkeypatch) -> dict[str, torch.Tensor] | None:
+    """Trains or tests in ``folder`` by BasicSR's own pipeline; the weights of a training."""
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    write_options(folder / 'x.yml', options)
+    monkeypatch.setattr(sys, 'argv', ['x', '-opt', 'x.yml'])
+    logger = logging.getLogger('basicsr')
+    initialized_logger.clear()  # so that this run has a log file of its own
+    try:
+        if 'train' not in options:
+            return basicsr.test.test_pipeline(str(folder))
+        basicsr.train.train_pipeline(str(folder))
+    finally:
+        initialized_logger.clear()
+        logger.handlers.clear()
+    models = folder / 'experiments' / options['name'] / 'models'
+    return torch.load(models / 'net_g_latest.pth', weights_only=True)['params']
+
+
+WHOLE = pytest.mark.faults
+KINDS = ['GaussianGrayDenoising_Sigma', 'DefocusDeblur_DualPixel_16bit', 'SIDD32']
+REST = [name for name in FILES if name not in KINDS and 'test' not in name]
+
+
+@pytest.mark.parametrize('name', [*KINDS, *(pytest.param(n, marks=WHOLE) for n in REST)])
+def test_a_released_file_trains_as_its_plain_form_does(name, tmp_path, monkeypatch):
+    first = run(shrunk(FILES[name], tmp_path / 'a'), tmp_path / 'original', monkeypatch)
+    options = shrunk(FILES[name], tmp_path / 'b')  # a process opens an LMDB of BasicSR once
+    translate(options)
+    second = run(options, tmp_path / 'plain', monkeypatch)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    log = next((tmp_path / 'original' / 'experiments').rglob('train_*.log')).read_text()
+    assert 'is read as model_type: RestorationModel' in log
+    assert '# psnr' in log
+
+
+@pytest.mark.parametrize('name', ['GoPro32_test', 'SIDD32_test'])
+def test_a_released_test_file_runs(name, tmp_path, monkeypatch):
+    options = shrunk(FILES[name], tmp_path)
+    network = dict(options['network_g'])
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    net = ARCH_REGISTRY.get(network.pop('type'))(**network)
+    weights = tmp_path / 'net.pth'
+    torch.save({'params': net.state_dict()}, weights)
+    run(put(options, 'path.pretrain_network_g', str(weights)), tmp_path / 'run', monkeypatch)
+    log = next((tmp_path / 'run' / 'results').rglob('test_*.log')).read_text()
+    assert '# ssim' in log
