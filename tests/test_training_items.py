@@ -27,9 +27,9 @@ from unfoldldm_basicsr.data import loading
 from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
-from unfoldldm_basicsr.training.checkpoint import Checkpoint
 from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.resume import report_changes
+from unfoldldm_basicsr.weights.training_state import Checkpoint
 
 STEPS = 4  # per epoch of the runs below: 9 items in batches of 2
 

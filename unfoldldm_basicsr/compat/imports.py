@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 import os
 import re
 import sys
@@ -94,14 +96,35 @@ def shim_scipy_filters() -> None:
 
 
 def load_data_only() -> None:
-    """From here on this process unpickles no code, whoever calls ``torch.load``.
+    """From here on ``torch.load`` unpickles no code in this process unless its caller says so.
 
     Some networks of BasicSR load the file that an argument names as any pickle, which torch before
-    2.6 executes, and later ones when an environment variable says so. For entries only: a notebook
-    may want to load its own files as it likes.
+    2.6 executes, and later ones when an environment variable says so. An explicit
+    ``weights_only=False`` is the decision of whoever wrote it: one warning. For entries only: a
+    notebook may want to load its own files as it likes.
     """
+    import torch
+
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    stock, warned = torch.load, []
+    if hasattr(stock, 'replaces'):
+        return
+
+    @functools.wraps(stock)
+    def load(
+        f: object, *args: object, weights_only: bool | None = None, **kwargs: object
+    ) -> object:
+        if weights_only is False and not warned:
+            warned.append(f)
+            logging.getLogger('basicsr').warning(
+                "torch.load(%s, weights_only=False): this file may run code. It is the caller's "
+                'decision; load only files that you trust this way.',
+                f,
+            )
+        return stock(f, *args, weights_only=weights_only is not False, **kwargs)
+
+    load.replaces = stock
+    torch.load = load
 
 
 def provide_distutils() -> None:

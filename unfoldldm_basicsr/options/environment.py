@@ -21,6 +21,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
+from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch
@@ -33,6 +34,7 @@ from unfoldldm_basicsr.options.rules import Found, sets_of
 from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.loading import misfit, phase1_misfit
+from unfoldldm_basicsr.weights.training_state import Checkpoint
 
 
 @contextmanager
@@ -81,6 +83,11 @@ def weights_are_there_and_fit(run: Run, machine: Machine) -> Found:
         file = Path(value).expanduser()
         if key == 'resume_state' and not file.is_file():
             yield Problem(place, f'no such file: {value}. To start anew, write ~.')
+        elif key == 'resume_state':
+            try:
+                Checkpoint.read(file)
+            except ResumeError as error:
+                yield Problem(place, f'{error}. Name an older state.')
         elif key.startswith('pretrain_network_') and not file.is_file():
             yield Problem(place, f'no such file: {value}.{_remedy(key, file)}')
         elif key.startswith('pretrain_network_'):

@@ -23,10 +23,10 @@ from unfoldldm_basicsr.common.errors import (
 )
 from unfoldldm_basicsr.common.files import TEMPORARY_SUFFIX, atomic_file, write_bytes_atomic
 from unfoldldm_basicsr.common.ranks import on_rank_0
-from unfoldldm_basicsr.training.checkpoint import Sums, iterations_of, manifest_path, weights_of
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.randomness import rng_state
+from unfoldldm_basicsr.weights.training_state import Sums, iterations_of, manifest_path, weights_of
 
 # What torch's writer says when less was written than it gave.
 _TORCH_WRITER = re.compile('PytorchStreamWriter|unexpected pos', re.IGNORECASE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader
 
 if TYPE_CHECKING:
-    from unfoldldm_basicsr.training.checkpoint import Checkpoint
+    from unfoldldm_basicsr.weights.training_state import Checkpoint
 
 
 @dataclass

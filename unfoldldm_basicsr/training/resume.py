@@ -19,13 +19,13 @@ from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.errors import ResumeError, writing
 from unfoldldm_basicsr.common.ranks import on_rank_0
 from unfoldldm_basicsr.options.parse import refuse, start
-from unfoldldm_basicsr.training.checkpoint import (
+from unfoldldm_basicsr.training.progress import progress
+from unfoldldm_basicsr.weights.training_state import (
     Checkpoint,
     iterations_of,
     manifest_path,
     weights_of,
 )
-from unfoldldm_basicsr.training.progress import progress
 
 # Where data lie and how they are loaded; what they are is in the fingerprint of the data.
 _OF_LOADING = {
