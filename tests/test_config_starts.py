@@ -159,7 +159,7 @@ def test_a_scan_without_a_reason_is_refused(plugin, tmp_path, monkeypatch):
         return problems_at({**options, 'scan_backend': name}, 'scan_backend', **settings)
 
     assert "Did you mean 'triton'" in found(plugin, 'tritn')
-    assert 'must be a text' in found(plugin, 3)
+    assert "must be 'auto', 'torch'" in found(plugin, 3)
     assert 'on the CPU' in found(plugin, 'triton')
     assert 'on the CPU' in found(plugin, 'triton', here=False)
     on_gpu = put(plugin, 'num_gpu', 'auto')

@@ -117,8 +117,8 @@ def load_data_only() -> None:
         if weights_only is False and not warned:
             warned.append(f)
             logging.getLogger('basicsr').warning(
-                "torch.load(%s, weights_only=False): this file may run code. It is the caller's "
-                'decision; load only files that you trust this way.',
+                '%s is loaded with weights_only=False, so it may run code. That is the decision of '
+                'whoever called torch.load; do it only with files that you trust.',
                 f,
             )
         return stock(f, *args, weights_only=weights_only is not False, **kwargs)

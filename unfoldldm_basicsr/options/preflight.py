@@ -225,7 +225,8 @@ def _check_sections(
             ).split()
             return model is None or (foreign and bool(known))
 
-        values = section_values(options, name)
+        values = section_values(options, name) if not name else options.get(name)
+        values = values if isinstance(values, Mapping) else {}  # folders that a start sets, too
         sections[name] = _read(problems, name, declared, values, foreign=foreign, also=also)
     if isinstance(options.get('model_type'), str) and model is None:
         hint = did_you_mean(options['model_type'], [name for name, _ in MODEL_REGISTRY])
