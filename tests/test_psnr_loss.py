@@ -6,10 +6,7 @@ import pytest
 import torch
 from basicsr.losses import build_loss
 from basicsr.utils import bgr2ycbcr
-from basicsr.utils.registry import LOSS_REGISTRY
 from skimage.metrics import peak_signal_noise_ratio
-
-from unfoldldm_basicsr.common.registration import register
 
 
 @pytest.fixture
@@ -52,11 +49,3 @@ def test_equal_images_give_a_finite_loss_and_gradient(pair):
 def test_other_reductions_are_refused():
     with pytest.raises(ValueError, match="only 'mean' is defined, got 'sum'"):
         build_loss({'type': 'PSNRLoss', 'reduction': 'sum'})
-
-
-def test_a_second_package_with_this_name_is_told_which_one_has_it():
-    other = type('PSNRLoss', (torch.nn.Module,), {'__module__': 'another_plugin.losses'})
-    with pytest.raises(
-        KeyError, match=r"'PSNRLoss' of BasicSR's loss .* unfoldldm_basicsr\.losses"
-    ):
-        register(LOSS_REGISTRY)(other)

@@ -273,7 +273,7 @@ def read_step(entry: object) -> Degradation:
     if not isinstance(entry, Mapping) or 'type' not in entry:
         raise ValueError(f'must be a mapping with a type, got {entry!r}.')
     name = entry['type']
-    if name not in DEGRADATIONS:
+    if not isinstance(name, str) or name not in DEGRADATIONS:
         hint = did_you_mean(name, DEGRADATIONS)
         raise invalid([Problem('type', f"is no degradation: '{name}'.{hint}")])
     return read_nested(DEGRADATIONS[name], entry, str(name))
