@@ -28,9 +28,9 @@ linux = pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 @pytest.mark.parametrize(
     ('name', 'words'),
     [
-        ('networks', ['--networks', 'unfoldldm-tiny', '--sizes', '32']),
+        ('networks', ['--networks', 'unfoldldm-tiny', '--sizes', '64']),
         ('training_step', ['--networks', 'unfoldldm-tiny-phase1', '--sizes', '32']),
-        ('scaling', ['--axes', 'size', '--sizes', '32']),
+        ('scaling', ['--axes', 'size', '--sizes', '64']),
     ],
 )
 def test_memory_is_measured_in_a_process_of_its_own(script, tmp_path, name, words):
@@ -249,7 +249,7 @@ def test_what_cannot_be_measured_is_refused(script, capsys, name, words, message
 def test_scaling(script, tmp_path, capsys):
     scaling = script('scaling')
     scaling.main([
-        '--axes', 'size', 'size-tiled', '--sizes', '16', '48', '--tile', '40', '--repeats', '1',
+        '--axes', 'size', 'size-tiled', '--sizes', '32', '96', '--tile', '64', '--repeats', '1',
         '--no-memory', '--threads', '1', '--out', str(tmp_path / 's'),
     ])  # fmt: skip
     rows = read(tmp_path / 's')
@@ -261,7 +261,7 @@ def test_scaling(script, tmp_path, capsys):
     assert 0.9 < float(rows[1]['macs_exponent']) < 1.2
     points = scaling.plan(scaling.parse_arguments(['--axes', 'd_state', '--d-state', '1', '8']))
     assert [point['options']['mgda_d_state'] for point in points] == [1, 8]
-    assert 'size: from 16 to 48 time grows as pixels^' in capsys.readouterr().out
+    assert 'size: from 32 to 96 time grows as pixels^' in capsys.readouterr().out
 
 
 def test_operations_in_tiles_are_those_of_all_tiles(script, tmp_path, monkeypatch):

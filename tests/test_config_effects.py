@@ -125,8 +125,8 @@ def test_the_stages_that_a_network_has_by_default_count_too(plugin):
 
 def test_tiles_are_judged_after_their_alignment_to_the_network(plugin):
     plugin = put(plugin, 'val', {**plugin['val'], 'prior_source': 'null', 'tile': 36})
-    assert 'at least 40 pixels' in problems_at(plugin, 'val.tile')
-    assert problems_at(put(plugin, 'val.tile', 40), 'val.tile') == ''
+    assert 'at least 48 pixels' in problems_at(plugin, 'val.tile')
+    assert problems_at(put(plugin, 'val.tile', 48), 'val.tile') == ''
     assert problems_at(put(plugin, 'val.tile_overlap', 20), 'val.tile') == ''
 
 

@@ -70,7 +70,7 @@ def test_phase_two_starts_from_the_weights_of_its_phase_one(plugin, phase2, tmp_
     assert 'Phase I' in missing
     wider = put(put(phase2, place, file), 'network_g.prior_dim', 16)
     assert problems_at(wider, place)
-    partial = str(weights_of(plugin, tmp_path / 'part.pth', drop='ocformer.refinement'))
+    partial = str(weights_of(plugin, tmp_path / 'part.pth', drop='ocformer.latent'))
     assert problems_at(put(phase2, place, partial), place)
     second = str(weights_of(phase2, tmp_path / 'phase2.pth'))
     assert 'pretrain_network_g' in problems_at(put(phase2, place, second), place)

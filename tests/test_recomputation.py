@@ -22,11 +22,12 @@ RESTORMER = {
     'heads': [1, 2, 2, 4],
 }  # fmt: skip
 PRIOR = {'type': 'VLUNetPrior', **TINY_PRIOR, 'null_prior_prob': 0.5}
+DEEP = {'dim': 16, 'num_blocks': [4, 4, 4]}  # else what lies between the blocks counts
 NETWORKS = {
     'Restormer': RESTORMER,
-    'UnfoldLDM phase 1': tiny_unfoldldm(1, null_prior_prob=0.5),
-    'UnfoldLDM phase 2': tiny_unfoldldm(2),
-    'UnfoldLDM conv': tiny_unfoldldm(2, mgda_op='conv', share_stages=False),
+    'UnfoldLDM phase 1': tiny_unfoldldm(1, null_prior_prob=0.5, **DEEP),
+    'UnfoldLDM phase 2': tiny_unfoldldm(2, **DEEP),
+    'UnfoldLDM conv': tiny_unfoldldm(2, mgda_op='conv', share_stages=False, **DEEP),
     'VLUNet': {'type': 'VLUNet', **TINY_HOST},
     'VLUNetPrior phase 1': {**PRIOR, 'phase': 1},
     'VLUNetPrior phase 2': {**PRIOR, 'phase': 2, 'injection_levels': list(LEVELS)},
@@ -109,7 +110,7 @@ WIDER = {'ffn_expansion_factor': 8.0}
     ('name', 'width'),
     [
         ('Restormer', WIDER),
-        ('UnfoldLDM phase 1', {**WIDER, 'mgda_expand': 4}),
+        ('UnfoldLDM phase 1', {'mgda_expand': 4}),
         ('VLUNet', WIDER),
         ('VLUNetPrior phase 1', WIDER),
         ('VLUNetPrior phase 2', WIDER),

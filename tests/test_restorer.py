@@ -156,7 +156,8 @@ def uneven_image(height=64, width=128, seed=0):
 @pytest.mark.parametrize(
     'make',
     [
-        lambda: UnfoldLDM(**unfoldldm_kwargs(phase='inference')),
+        # W and M are no statistics of fixed length: with them every tile sees its own.
+        lambda: UnfoldLDM(**unfoldldm_kwargs(phase='inference', mgda_mode='holistic')),
         lambda: Restormer(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
         lambda: NAFNet(width=4, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1], middle_blk_num=1),
     ],

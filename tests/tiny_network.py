@@ -34,11 +34,9 @@ def unfoldldm_kwargs(**changes) -> dict:
     return {
         'phase': 2,
         'dim': 8,
-        'num_blocks': [1, 1, 1, 1],
-        'num_refinement_blocks': 1,
-        'heads': [1, 1, 2, 2],
+        'num_blocks': [1, 1, 1],
+        'heads': [0, 0, 2],
         'mgda_dim': 8,
-        'mgda_blocks': 1,
         'mgda_d_state': 2,
         'prior_dim': 8,
         'prior_width': 8,

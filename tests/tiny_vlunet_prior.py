@@ -13,9 +13,8 @@ TINY_HOST = {
 TINY_PRIOR = {
     **TINY_HOST,
     'corrector_dim': 8,
-    'corrector_num_blocks': [1, 1, 1, 1],
-    'corrector_num_refinement_blocks': 1,
-    'corrector_heads': [1, 1, 1, 2],
+    'corrector_num_blocks': [1, 1, 1],
+    'corrector_heads': [0, 0, 2],
     'prior_dim': 8,
     'prior_width': 8,
     'prior_encoder_blocks': 1,

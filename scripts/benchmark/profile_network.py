@@ -82,7 +82,8 @@ def mark_parts(net: nn.Module) -> list[str]:
     names = []
     for name, child in net.named_children():
         for called in child if isinstance(child, nn.ModuleList) else [child]:
-            record(called, 'forward', f'part {name}')
+            for method in {'forward', 'look', 'estimate'}.intersection(dir(called)):
+                record(called, method, f'part {name}')
         names.append(f'part {name}')
     for module in net.modules():
         if isinstance(module, SS2D):

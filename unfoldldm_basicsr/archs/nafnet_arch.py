@@ -21,6 +21,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unfoldldm_basicsr.archs.layers.feed_forward import simple_gate
 from unfoldldm_basicsr.archs.layers.hyperparameters import (
     StateDict,
     count_blocks,
@@ -35,12 +36,6 @@ from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 TLC_WINDOW_FACTOR = 1.5  # window over training patch, as published
 FAST_STRIDES = (5, 4, 3, 2, 1)
-
-
-def simple_gate(x: Tensor) -> Tensor:
-    """(B, 2C, H, W) -> (B, C, H, W): one half times the other."""
-    a, b = x.chunk(2, dim=1)
-    return a * b
 
 
 class GlobalPool(nn.AdaptiveAvgPool2d):

@@ -4,6 +4,9 @@
                                P = PI(x_gt)  (Phase I)   or   DR-LDM(x_hat, x_tilde)  (Phase II)
                                x_k = OCFormer(x_hat, x_tilde, P)
 
+All stages share their weights, but the first ones see x and y at half the resolution: they cost a
+quarter and hand on an estimate that is enlarged for the next.
+
 A re-implementation: docs/method.md says what the paper leaves open and what is chosen here.
 """
 
@@ -13,18 +16,19 @@ from typing import Literal
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.resample import crop_to, pad_to_multiple
-from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA, MGDAOptions
+from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA, Degradation, MGDAOptions
 from unfoldldm_basicsr.archs.unfolding.latent_prior import Guidance, LatentPrior, PriorOptions
 from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormer, OCFormerOptions
 from unfoldldm_basicsr.archs.unfolding.stage import Estimates, StagePrior, StageTrace, UnfoldTrace
 from unfoldldm_basicsr.common.declaration import takes
 from unfoldldm_basicsr.common.registration import register
 
-PRIOR_INPUTS = {'gt': 1, 'gt_lq': 2, 'gt_mgda': 3}  # images
+PRIOR_INPUTS = {'gt': 1, 'gt_lq': 2}  # images
 COND_INPUTS = {'lq': 1, 'mgda': 2, 'mgda_lq': 3}
 
 
@@ -34,25 +38,39 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
     num_stages: PositiveInt = 3
     """Number K of stages."""
     share_stages: bool = True
-    """All stages share MGDA and OCFormer but for three scalars each."""
+    """All stages share MGDA and OCFormer but for the step sizes."""
+    coarse_stages: NonNegativeInt | None = None
+    """How many stages, the first ones, work at half the resolution (none given: all but the
+    last)."""
     use_ldm: bool = True
     """False replaces the prior by one learned vector and builds no diffusion."""
-    prior_input: Literal['gt', 'gt_lq', 'gt_mgda'] = 'gt'
-    """What PI sees: the ground truth, alone or with the input or the estimates."""
+    prior_input: Literal['gt', 'gt_lq'] = 'gt_lq'
+    """What PI sees: the ground truth, alone or with the input."""
     cond_input: Literal['mgda', 'lq', 'mgda_lq'] = 'mgda'
-    """What PI' sees: the estimates, the input, or both."""
+    """What PI' sees, at the resolution of the stage: the estimates, the input, or both."""
     cond_detach: bool = True
     """No gradient from PI' into MGDA."""
-    prior_stages: Literal['all', 'first'] = 'all'
+    prior_stages: Literal['all', 'first'] = 'first'
     """A prior for each stage, or the first stage's for all."""
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Of every stage: 2 at half the resolution, 1 at the full one."""
+        coarse = self.num_stages - 1 if self.coarse_stages is None else self.coarse_stages
+        return (2,) * coarse + (1,) * (self.num_stages - coarse)
 
     @model_validator(mode='after')
     def _effects(self) -> UnfoldLDMOptions:
+        if (self.coarse_stages or 0) >= self.num_stages:
+            raise ValueError(
+                f'coarse_stages must be less than num_stages ({self.num_stages}), got '
+                f'{self.coarse_stages}: the last stage makes the output.'
+            )
         if self.cond_input == 'lq' and not self.cond_detach:
             raise ValueError('cond_detach must be true with cond_input: lq, else it has no effect.')
         if self.use_ldm and not self.uses_prior:
             raise ValueError(
-                'pdr must not be none with prior_in_attn: false, else the prior has no effect; '
+                'pdr must not be none, else the prior has no effect; '
                 'set use_ldm: false for this ablation.'
             )
         return self
@@ -67,15 +85,15 @@ class UnfoldLDM(LatentPrior, nn.Module):
         ValueError: an unknown choice or an impossible combination.
     """
 
-    size_multiple = 8
-    tiling_changes_result = True  # prior, embedding and channel attention are global
+    size_multiple = 16
+    tiling_changes_result = True  # prior, embedding and W, M are global
 
     def __init__(self, options: UnfoldLDMOptions):
         super().__init__()
         self.options = options
         if options.share_stages:
             self.mgda = MGDA(options, num_stages=options.num_stages)
-            self.ocformer = OCFormer(options, num_stages=options.num_stages)
+            self.ocformer = OCFormer(options)
         else:
             self.mgda = nn.ModuleList(MGDA(options) for _ in range(options.num_stages))
             self.ocformer = nn.ModuleList(OCFormer(options) for _ in range(options.num_stages))
@@ -83,6 +101,7 @@ class UnfoldLDM(LatentPrior, nn.Module):
             options,
             target_channels=PRIOR_INPUTS[options.prior_input] * options.inp_channels,
             condition_channels=COND_INPUTS[options.cond_input] * options.inp_channels,
+            condition_scale=options.scales[0],
             num_stages=options.num_stages,
             use_ldm=options.use_ldm,
             uses_prior=options.uses_prior,
@@ -119,44 +138,66 @@ class UnfoldLDM(LatentPrior, nn.Module):
         gt = None if gt is None else pad_to_multiple(gt, self.size_multiple)[0]
         how = {'mode': mode, 'source': prior_source, 'given': prior, 'trace': return_trace}
         call = self.guidance(y, gt, **how)
+        if call.gt is not None:
+            beside = [y] if self.options.prior_input == 'gt_lq' else []
+            call.target = self.target_prior([call.gt, *beside])
         trained = mode != 'warmup' and torch.is_grad_enabled()
-        x, stages = y, []
-        for k in range(self.options.num_stages):
+        with torch.set_grad_enabled(trained):
+            degradations = self.degradations(y)
+        x, stages = None, []
+        for k, scale in enumerate(self.options.scales):
+            y_k = y if scale == 1 else F.avg_pool2d(y, scale)
             with torch.set_grad_enabled(trained):
-                estimates = self.gradient_step(x, y, k)
-            z = self.prior(estimates, k, call)
+                x = y_k if x is None else enlarge(x, y_k)
+                estimates = self.gradient_step(x, y_k, k, degradations[k])
+            z = self.prior(estimates, y_k, k, call)
             with torch.set_grad_enabled(trained):
                 x = self.proximal_step(estimates, z.guide, k)
             if return_trace:
                 x_hat, x_tilde, W, M, e = estimates
-                x_hat, x_tilde, x_k = (crop_to(image, size) for image in (x_hat, x_tilde, x))
+                images = (crop_to(enlarge(image, y), size) for image in (x_hat, x_tilde, x))
+                x_hat, x_tilde, x_k = images
                 stages.append(StageTrace(x_hat, x_tilde, W, M, *z, x_k, e))
         output = crop_to(x, size)
-        if not return_trace:
-            return output
-        targets = tuple(stage.target for stage in stages)
-        per_stage = self.options.prior_input == 'gt_mgda' and targets[0] is not None
-        return UnfoldTrace(output, tuple(stages), targets if per_stage else targets[0])
+        return UnfoldTrace(output, tuple(stages), stages[0].target) if return_trace else output
 
-    def gradient_step(self, x: Tensor, y: Tensor, k: int) -> Estimates:
-        """Both estimates of stage ``k`` (from 0); x, y (B, c, H, W)."""
-        return self.mgda(x, y, k) if self.options.share_stages else self.mgda[k](x, y)
+    def degradations(self, y: Tensor) -> list[Degradation | None]:
+        """What MGDA sees of y (B, c, H, W), for every stage: shared stages look once."""
+        scales, (height, width) = self.options.scales, y.shape[2:]
+        sizes = {scale: (height // scale, width // scale) for scale in scales}
+        if not self.options.share_stages:
+            pairs = zip(self.mgda, scales, strict=True)
+            return [mgda.estimate(mgda.look(y), sizes[scale]) for mgda, scale in pairs]
+        seen = self.mgda.look(y)
+        known = {scale: self.mgda.estimate(seen, size) for scale, size in sizes.items()}
+        return [known[scale] for scale in scales]
 
-    def prior(self, estimates: Estimates, k: int, call: Guidance) -> StagePrior:
-        """The priors of stage ``k``: what PI and PI' see of its images is an option."""
+    def gradient_step(
+        self, x: Tensor, y: Tensor, k: int, degradation: Degradation | None
+    ) -> Estimates:
+        """Both estimates of stage ``k`` (from 0); x, y (B, c, h, w)."""
+        mgda, k = (self.mgda, k) if self.options.share_stages else (self.mgda[k], 0)
+        return mgda(x, y, k, degradation)
+
+    def prior(self, estimates: Estimates, y: Tensor, k: int, call: Guidance) -> StagePrior:
+        """The priors of stage ``k``: what PI' sees of its images is an option."""
         images, options = [estimates.x_hat, estimates.x_tilde], self.options
-        if call.gt is not None and (call.target is None or options.prior_input == 'gt_mgda'):
-            beside = {'gt': [], 'gt_lq': [call.y], 'gt_mgda': images}[options.prior_input]
-            call.target = self.target_prior([call.gt, *beside])
         if options.cond_detach:
             images = [image.detach() for image in images]
-        seen = {'mgda': images, 'lq': [call.y], 'mgda_lq': [*images, call.y]}[options.cond_input]
+        seen = {'mgda': images, 'lq': [y], 'mgda_lq': [*images, y]}[options.cond_input]
         priors = self.stage_prior(call, k, seen)
         if options.prior_stages == 'first':
             call.generated = priors.generated
         return priors
 
     def proximal_step(self, estimates: Estimates, z: Tensor | None, k: int) -> Tensor:
-        """The new x (B, c, H, W) of stage ``k``, guided by ``z`` (B, C_p)."""
-        ocformer, k = (self.ocformer, k) if self.options.share_stages else (self.ocformer[k], 0)
-        return ocformer(estimates.x_hat, estimates.x_tilde, z, k)
+        """The new x (B, c, h, w) of stage ``k``, guided by ``z`` (B, C_p)."""
+        ocformer = self.ocformer if self.options.share_stages else self.ocformer[k]
+        return ocformer(estimates.x_hat, estimates.x_tilde, z)
+
+
+def enlarge(image: Tensor, other: Tensor) -> Tensor:
+    """``image`` (B, c, h, w), bilinearly at the size of ``other`` where that is larger."""
+    if image.shape == other.shape:
+        return image
+    return F.interpolate(image, other.shape[2:], mode='bilinear')

@@ -22,20 +22,20 @@ from typing import Literal, get_args
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from unfoldldm_basicsr.archs.layers.hyperparameters import StateDict
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.resample import crop_to, pad_to_multiple
-from unfoldldm_basicsr.archs.layers.transformer import PerLevel, TransformerBlock
+from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
 from unfoldldm_basicsr.archs.unfolding.latent_prior import (
     GENERATING,
     LatentPrior,
     PriorOptions,
 )
 from unfoldldm_basicsr.archs.unfolding.plug_in import OCFormerCorrector, inject_prior
-from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormerOptions
+from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import Levels, OCFormerOptions
 from unfoldldm_basicsr.archs.unfolding.stage import StageTrace, UnfoldTrace
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet, VLUNetOptions
 from unfoldldm_basicsr.common.declaration import Tuple, takes
@@ -60,14 +60,11 @@ class VLUNetPriorOptions(VLUNetOptions, PriorOptions):
     corrector: bool = True
     """Appends OCFormer, which corrects the output from x^, x~ and the prior."""
     corrector_dim: int = Field(32, gt=0, multiple_of=2)
-    """Its width at full resolution, even."""
-    corrector_num_blocks: PerLevel = (2, 3, 3, 4)
-    """Its blocks on the levels 1 to 4."""
-    corrector_num_refinement_blocks: NonNegativeInt = 2
-    """Its blocks after the decoder."""
-    corrector_heads: PerLevel = (1, 2, 4, 8)
-    """Its attention heads on the levels 1 to 4. Expansion, biases and normalisation are those of
-    the host."""
+    """Its width at half the resolution, even."""
+    corrector_num_blocks: Levels = (1, 1, 1)
+    """Its blocks on the three levels."""
+    corrector_heads: Levels = (0, 0, 4)
+    """Its attention heads on the three levels; 0: gated convolutions."""
 
     @model_validator(mode='after')
     def _effects(self) -> VLUNetPriorOptions:

@@ -44,3 +44,9 @@ class GatedFeedForward(nn.Module):
             return F.conv2d(gate, weight, self.project_out.bias)
 
         return by_strips(transform, x, width=width)
+
+
+def simple_gate(x: Tensor) -> Tensor:
+    """NAFNet's gate without activation: (B, 2C, H, W) -> (B, C, H, W), one half times the other."""
+    a, b = x.chunk(2, dim=1)
+    return a * b

@@ -2,12 +2,15 @@
 
 From the last estimate x and the observation y one stage takes two gradient steps on the data term:
 
-    holistic:    x_hat   = x - lambda_k D_k^T(D_k(x) - y)
-    decomposed:  x_tilde = x - mu_k W_k^T (W_k x M_k - y) M_k^T,      D = M^T kron W
+    holistic:    x_hat   = x - lambda_k D^T(D(x) - y),          D(x) = x + U^-1 B (g . A U x)
+    decomposed:  x_tilde = x - mu_k W^T (W x M - y) M^T,        D = M^T kron W
 
-D and D^T are learned operators built from vision-state-space blocks; W and M come from rows
-attending to rows and columns to columns, so that their weights know no image size. A fresh module
-is the identity: D = I, W = M = I. What the paper leaves open here is listed in docs/method.md.
+Vision-state-space blocks see y once, at low resolution, and everything that describes its
+degradation comes from their features: the gains g of every position, the factors W and M from rows
+attending to rows and columns to columns, and a vector e that sets the step sizes of every image.
+A and B are convolutions on pixel-unshuffled images (U), so D is linear in x and D^T its true
+adjoint. A fresh module is the identity: D = I, W = M = I. What the paper leaves open here is
+listed in docs/method.md.
 
 Shapes: B batch, c colour channels, h w image, s stride, d_m width, d_e embedding length.
 """
@@ -16,11 +19,11 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from einops import rearrange
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,15 +43,13 @@ from unfoldldm_basicsr.ops.image_statistics import image_statistic
 class MGDAOptions(NetworkOptions):
     """Options of the gradient step."""
 
-    mgda_dim: PositiveInt = 32
+    mgda_dim: PositiveInt = 16
     """Width d_m of MGDA."""
-    mgda_stride: Literal[1, 2, 4, 8] = 2
-    """MGDA works at 1/stride of the resolution."""
-    mgda_blocks: NonNegativeInt = 2
-    """VSS blocks in D and in D^T each."""
-    mgda_trunk_blocks: NonNegativeInt = 1
-    """VSS blocks in the trunk that describes the degradation."""
-    mgda_d_state: PositiveInt = 16
+    mgda_stride: Literal[1, 2, 4] = 4
+    """The operators A and B work at 1/stride of the resolution, the blocks at half of that."""
+    mgda_blocks: PositiveInt = 1
+    """VSS blocks that look at the observation."""
+    mgda_d_state: PositiveInt = 1
     """State size N of the selective scan."""
     mgda_expand: PositiveInt = 2
     """Inner width of the VSS blocks, in d_m."""
@@ -67,29 +68,43 @@ class MGDAOptions(NetworkOptions):
     """Half-width of banded, in pixels."""
 
 
-class HolisticOperator(nn.Module):
-    """x + H(x; e): a residual VSS network at 1/s resolution, modulated by the embedding e.
+class Degradation(NamedTuple):
+    """What MGDA has seen of the degradation, for images of one size.
 
-    The modulation (FiLM) and the last convolution start at zero: the operator starts as identity.
+    Attributes:
+        embedding: (B, d_e).
+        gains: (B, d_m, h / s, w / s) of the holistic operator, or None.
+        W, M: factors, or None.
     """
 
-    def __init__(self, channels: int, dim: int, stride: int, embed_dim: int, blocks: nn.Module):
-        super().__init__()
-        self.squeeze = nn.PixelUnshuffle(stride)
-        self.proj_in = nn.Conv2d(channels * stride**2, dim, 3, padding=1)
-        self.film = nn.Linear(embed_dim, 2 * dim)
-        self.blocks = blocks
-        self.proj_out = nn.Conv2d(dim, channels * stride**2, 3, padding=1)
-        self.expand = nn.PixelShuffle(stride)
-        for layer in (self.film, self.proj_out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    embedding: Tensor
+    gains: Tensor | None = None
+    W: Factor | None = None
+    M: Factor | None = None
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """x (B, c, h, w), e (B, d_e) -> (B, c, h, w)."""
-        scale, shift = self.film(e)[..., None, None].chunk(2, 1)
-        z = self.proj_in(self.squeeze(x))
-        return x + self.expand(self.proj_out(self.blocks(z * (1 + scale) + shift)))
+
+class HolisticOperator(nn.Module):
+    """D(x) = x + U^-1 B (g . A U x), and its adjoint; identity at the start, where B is zero."""
+
+    def __init__(self, options: MGDAOptions):
+        super().__init__()
+        self.stride, dim = options.mgda_stride, options.mgda_dim
+        pixels = options.inp_channels * self.stride**2
+        self.gains = nn.Conv2d(dim, dim, 1)
+        self.analysis = nn.Parameter(torch.empty(dim, pixels, 3, 3))
+        self.synthesis = nn.Parameter(torch.zeros(pixels, dim, 3, 3))
+        nn.init.kaiming_uniform_(self.analysis, a=math.sqrt(5))
+
+    def forward(self, x: Tensor, gains: Tensor) -> Tensor:
+        """D(x) for x (B, c, h, w) and the gains (B, d_m, h / s, w / s)."""
+        z = F.conv2d(F.pixel_unshuffle(x, self.stride), self.analysis, padding=1) * gains
+        return x + F.pixel_shuffle(F.conv2d(z, self.synthesis, padding=1), self.stride)
+
+    def adjoint(self, r: Tensor, gains: Tensor) -> Tensor:
+        """D^T(r)."""
+        z = F.pixel_unshuffle(r, self.stride)
+        z = F.conv_transpose2d(z, self.synthesis, padding=1) * gains
+        return r + F.pixel_shuffle(F.conv_transpose2d(z, self.analysis, padding=1), self.stride)
 
 
 class FactorHead(nn.Module):
@@ -115,7 +130,7 @@ class FactorHead(nn.Module):
             self.decay = nn.Parameter(torch.full((self.channels,), math.log(math.expm1(0.1))))
 
     def forward(self, descriptor: Tensor, size: int) -> Factor:
-        """descriptor (B, 2 d_m, n / s), size n -> factor of size n x n per channel."""
+        """descriptor (B, 2 d_m, n / 2s), size n -> factor of size n x n per channel."""
         z = F.interpolate(descriptor, size=size, mode='linear')
         z = F.gelu(self.conv(z))
         parts = {'two': 2, 'c': self.channels}
@@ -141,70 +156,89 @@ class MGDA(nn.Module):
 
     Args:
         options: see :class:`MGDAOptions`.
-        num_stages: how many stages share the weights; each has its own two step sizes.
+        num_stages: how many stages share the weights; each has its own step sizes.
     """
 
     def __init__(self, options: MGDAOptions, *, num_stages: int = 1):
         super().__init__()
-        channels, dim, stride = options.inp_channels, options.mgda_dim, options.mgda_stride
+        self.channels, dim = options.inp_channels, options.mgda_dim
         self.holistic = options.mgda_mode in ('both', 'holistic')
         self.decomposed = options.mgda_mode in ('both', 'decomposed')
-
-        def blocks(count: int) -> list[VSSBlock]:
-            sizes = {'d_state': options.mgda_d_state, 'expand': options.mgda_expand}
-            return [VSSBlock(dim, mixer=options.mgda_op, **sizes) for _ in range(count)]
-
-        def operator() -> HolisticOperator:
-            parts = Blocks(*blocks(options.mgda_blocks), use_checkpoint=options.use_checkpoint)
-            return HolisticOperator(channels, dim, stride, options.embed_dim, parts)
-
-        if self.holistic or self.decomposed:
-            self.trunk = Blocks(
-                nn.PixelUnshuffle(stride),
-                nn.Conv2d(2 * channels * stride**2, dim, 3, padding=1),
-                *blocks(options.mgda_trunk_blocks),
-                use_checkpoint=options.use_checkpoint,
-            )
+        if not (self.holistic or self.decomposed):
+            return
+        stride, sizes = 2 * options.mgda_stride, (options.mgda_d_state, options.mgda_expand)
+        self.trunk = Blocks(
+            nn.PixelUnshuffle(stride),
+            nn.Conv2d(self.channels * stride**2, dim, 3, padding=1),
+            *(
+                VSSBlock(dim, d_state=sizes[0], expand=sizes[1], mixer=options.mgda_op)
+                for _ in range(options.mgda_blocks)
+            ),
+            use_checkpoint=options.use_checkpoint,
+        )
+        self.embed = nn.Sequential(
+            nn.Linear(2 * dim, options.embed_dim),
+            nn.GELU(),
+            nn.Linear(options.embed_dim, options.embed_dim),
+        )
         if self.holistic:
-            self.embed = nn.Sequential(
-                nn.Linear(2 * dim, options.embed_dim),
-                nn.GELU(),
-                nn.Linear(options.embed_dim, options.embed_dim),
-            )
-            self.forward_op, self.adjoint_op = operator(), operator()
-            # lambda = 0.1 + 0.9 sigmoid(a) starts at 0.5
-            self.step_holistic = nn.Parameter(torch.full((num_stages,), math.log(4 / 5)))
+            self.operator = HolisticOperator(options)
+            self.step_holistic = nn.Linear(options.embed_dim, self.channels * num_stages)
         if self.decomposed:
             self.rows = FactorHead(options, unit_gain=False)
             self.columns = FactorHead(options, unit_gain=True)
-            # factor 0.2 + 1.6 sigmoid(b) starts at 1
-            self.step_decomposed = nn.Parameter(torch.zeros(num_stages))
+            self.step_decomposed = nn.Linear(options.embed_dim, num_stages)
+        for name in ('step_holistic', 'step_decomposed'):
+            if hasattr(self, name):
+                nn.init.zeros_(getattr(self, name).weight)
+                nn.init.zeros_(getattr(self, name).bias)
 
-    def degrade(self, x: Tensor, e: Tensor) -> Tensor:
-        """The holistic degradation D(x; e)."""
-        return self.forward_op(x, e)
+    def look(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Features (B, d_m, h / 2s, w / 2s) and embedding (B, d_e) of the observation."""
+        if not (self.holistic or self.decomposed):
+            return None
+        features = self.trunk(y)
+        embedding = self.embed(torch.cat(_mean_std(features, (2, 3)), 1))
+        return features, image_statistic(embedding)
 
-    def degrade_adjoint(self, r: Tensor, e: Tensor) -> Tensor:
-        """The learned stand-in for D^T; positively homogeneous in r, zero for r = 0."""
-        scale = (r.square().mean((1, 2, 3), keepdim=True) + 1e-6).sqrt()
-        return scale * self.adjoint_op(r / scale, e)
+    def estimate(self, seen: tuple[Tensor, Tensor] | None, size: torch.Size) -> Degradation | None:
+        """The degradation of images of ``size`` (h, w), from what :meth:`look` has seen."""
+        if seen is None:
+            return None
+        features, embedding = seen
+        gains = W = M = None
+        if self.holistic:
+            at = [side // self.operator.stride for side in size]
+            gains = F.interpolate(self.operator.gains(features), at, mode='nearest')
+        if self.decomposed:
+            W = self.rows(torch.cat(_mean_std(features, (3,)), 1), size[0])
+            M = self.columns(torch.cat(_mean_std(features, (2,)), 1), size[1])
+        return Degradation(embedding, gains, W, M)
 
-    def forward(self, x: Tensor, y: Tensor, k: int = 0) -> Estimates:
-        """One gradient step of stage ``k`` (from 0); x, y (B, c, h, w), h and w multiples of s."""
+    def forward(
+        self, x: Tensor, y: Tensor, k: int = 0, degradation: Degradation | None = None
+    ) -> Estimates:
+        """One gradient step of stage ``k`` (from 0).
+
+        Args:
+            x, y: (B, c, h, w), h and w multiples of twice the stride.
+            k: counts the stages.
+            degradation: of ``y``; looked at here where it is not given.
+        """
         if not (self.holistic or self.decomposed):
             return Estimates(x, y)
-        features = self.trunk(torch.cat([x, y], 1))
-        W = M = e = x_hat = x_tilde = None
-        if self.holistic:
-            e = image_statistic(self.embed(torch.cat(_mean_std(features, (2, 3)), 1)))
-            step = 0.1 + 0.9 * torch.sigmoid(self.step_holistic[k])
-            x_hat = x - step * self.degrade_adjoint(self.degrade(x, e) - y, e)
-        if self.decomposed:
-            W = self.rows(torch.cat(_mean_std(features, (3,)), 1), x.shape[2])
-            M = self.columns(torch.cat(_mean_std(features, (2,)), 1), x.shape[3])
-            step = 0.2 + 1.6 * torch.sigmoid(self.step_decomposed[k])
+        if degradation is None:
+            degradation = self.estimate(self.look(y), y.shape[2:])
+        e, gains, W, M = degradation
+        x_hat = x_tilde = None
+        if self.holistic:  # lambda = sigmoid(.) per image and channel starts at 0.5
+            step = rearrange(self.step_holistic(e), 'b (k c) -> k b c 1 1', c=self.channels)[k]
+            residual = self.operator(x, gains) - y
+            x_hat = x - torch.sigmoid(step) * self.operator.adjoint(residual, gains)
+        if self.decomposed:  # the factor 0.2 + 1.6 sigmoid(.) per image starts at 1
+            step = 0.2 + 1.6 * torch.sigmoid(self.step_decomposed(e)[:, k, None, None, None])
             with _full_precision(x.device.type):
-                x_tilde = decomposed_step(x.float(), y.float(), W, M, step)
+                x_tilde = decomposed_step(x.float(), y.float(), W, M, step.float())
         return Estimates(
             x_tilde if x_hat is None else x_hat, x_hat if x_tilde is None else x_tilde, W, M, e
         )

@@ -79,6 +79,7 @@ class LatentPrior:
         *,
         target_channels: int,
         condition_channels: int,
+        condition_scale: int = 1,
         num_stages: int = 1,
         use_ldm: bool = True,
         uses_prior: bool = True,
@@ -89,11 +90,14 @@ class LatentPrior:
             options: see :class:`PriorOptions`.
             target_channels: channels of all images that PI sees together.
             condition_channels: channels of all images that PI' sees together.
+            condition_scale: how much smaller they are than the observation.
             num_stages: K.
             use_ldm: False builds neither encoder nor diffusion.
             uses_prior: False builds no null prior either.
         """
         self.phase, self.use_ldm, self.uses_prior = options.phase, use_ldm, uses_prior
+        self.target_window = options.prior_window
+        self.condition_window = options.prior_window // condition_scale
         self.prior_source, self.null_prior_prob = options.prior_source, options.null_prior_prob
         if uses_prior:
             self.null_prior = nn.Parameter(torch.zeros(options.prior_dim))
@@ -156,7 +160,7 @@ class LatentPrior:
         if not self.use_ldm or self.phase == 'inference':
             return None
         with torch.set_grad_enabled(self.phase != 2 and torch.is_grad_enabled()):
-            return self.prior_encoder(torch.cat(images, 1))
+            return self.prior_encoder(torch.cat(images, 1), self.target_window)
 
     def stage_prior(self, call: Guidance, k: int, images: Sequence[Tensor]) -> StagePrior:
         """The priors of stage ``k`` (from 0); PI' sees ``images``, each (B, c, H, W).
@@ -167,7 +171,7 @@ class LatentPrior:
         target = None if call.target is None else call.target.detach()
         generated = call.generated
         if generated is None and call.source in GENERATING:
-            condition = self.condition_encoder(torch.cat(images, 1))
+            condition = self.condition_encoder(torch.cat(images, 1), self.condition_window)
             generated = image_statistic(self.denoiser(condition, k, target))
         return StagePrior(self._guide(call, k, generated), generated, target)
 

@@ -105,7 +105,7 @@ def use_prior(injections: Iterable[PriorInjection], prior: Tensor) -> Iterator[N
 class OCFormerCorrector(nn.Module):
     """OCFormer after a host: corrects its output x~ from its gradient step x^ and the prior.
 
-    The host's output stays the base; the share g = 2 sigmoid(s) - 1 of x^ starts at zero.
+    The host's output stays the base; the share g = tanh(s) of x^ starts at zero.
 
     Args:
         options: see :class:`OCFormerOptions`.
@@ -114,10 +114,11 @@ class OCFormerCorrector(nn.Module):
     def __init__(self, options: OCFormerOptions):
         super().__init__()
         self.ocformer = OCFormer(options)
+        self.share = nn.Parameter(torch.zeros(()))
         nn.init.zeros_(self.ocformer.output.weight)
+        nn.init.zeros_(self.ocformer.output.bias)
 
     def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:
         """x_hat, x_tilde (B, c, h, w), sides multiples of 8; prior (B, C_p) -> corrected x."""
-        share = 2 * torch.sigmoid(self.ocformer.base_mix[0]) - 1
         detail = self.ocformer.detail(x_hat, x_tilde, prior)
-        return x_tilde + detail + share * (x_hat - x_tilde)
+        return x_tilde + detail + self.share.tanh() * (x_hat - x_tilde)

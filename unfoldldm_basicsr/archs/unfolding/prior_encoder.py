@@ -9,7 +9,7 @@ noise schedule of the diffusion means the same for every image.
 from __future__ import annotations
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,10 +19,13 @@ from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 class EncoderOptions(PriorVectorOptions):
     """Options of both prior encoders."""
 
-    prior_width: PositiveInt = 64
+    prior_width: PositiveInt = 16
     """Channels of PI and PI'."""
-    prior_encoder_blocks: NonNegativeInt = 5
+    prior_encoder_blocks: NonNegativeInt = 2
     """Residual blocks of PI and PI'."""
+    prior_window: int = Field(48, gt=0, multiple_of=8)
+    """Side of the windows that PI and PI' look at one by one in evaluation, in pixels: that of the
+    training patches."""
 
 
 class ResidualBlock(nn.Module):
@@ -41,6 +44,10 @@ class ResidualBlock(nn.Module):
 class PriorEncoder(nn.Module):
     """Images (B, in_channels, h, w), h and w multiples of 4 -> prior (B, prior_dim).
 
+    The body sees standardised images, so dark ones do not look alike; their mean and deviation go
+    to the head. Statistics of a photo differ from those of a training patch: larger images are cut
+    into windows of a patch's size, and the mean over the windows counts.
+
     Args:
         in_channels: channels of all input images together.
         options: see :class:`EncoderOptions`.
@@ -55,13 +62,11 @@ class PriorEncoder(nn.Module):
             *(ResidualBlock(width) for _ in range(options.prior_encoder_blocks)),
             nn.Conv2d(width, 2 * width, 3, padding=1),
             nn.LeakyReLU(0.1),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            nn.LeakyReLU(0.1),
         )
         self.head = nn.Sequential(
-            nn.Linear(2 * width, 2 * width),
+            nn.Linear(4 * width + 2 * in_channels, options.prior_dim),
             nn.LeakyReLU(0.1),
-            nn.Linear(2 * width, options.prior_dim),
+            nn.Linear(options.prior_dim, options.prior_dim),
         )
         # torch's default shrinks the signal in every layer until the biases are all that the final
         # normalisation sees, and all images have nearly the same prior.
@@ -70,8 +75,37 @@ class PriorEncoder(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, a=0.1)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, in_channels, h, w) -> (B, prior_dim), zero mean and unit variance per item."""
-        prior = self.head(self.body(images - 0.5).mean((2, 3)))
+    def forward(self, images: Tensor, window: int | None = None) -> Tensor:
+        """(B, in_channels, h, w) -> (B, prior_dim), zero mean and unit variance per item.
+
+        ``window``: the largest side that is looked at in one piece, a multiple of 4.
+        """
+        if window is None or max(images.shape[2:]) <= window:
+            return self._prior(images)
+        parts = [
+            images[:, :, top : top + window, left : left + window]
+            for top in _starts(images.shape[2], window)
+            for left in _starts(images.shape[3], window)
+        ]
+        return self._prior(torch.cat(parts)).unflatten(0, (len(parts), -1)).mean(0)
+
+    def _prior(self, images: Tensor) -> Tensor:
+        std, mean = _std_mean(images)
+        features = self.body((images - mean[..., None, None]) / std[..., None, None])
+        levels = (mean + 0.05).clamp_min(0.01).log(), std.log()
+        prior = self.head(torch.cat([*_std_mean(features), *levels], 1))
         prior = prior.to(torch.promote_types(prior.dtype, torch.float32))
         return F.layer_norm(prior, prior.shape[1:])
+
+
+def _std_mean(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean over the positions, each (B, C)."""
+    var, mean = torch.var_mean(images, (2, 3), correction=0)
+    return (var + 1e-5).sqrt(), mean
+
+
+def _starts(size: int, window: int) -> list[int]:
+    """Where windows begin that cover ``size`` evenly."""
+    last = max(size - window, 0)
+    count = -(-size // window)
+    return [round(last * i / max(count - 1, 1)) for i in range(count)]

@@ -1,67 +1,71 @@
 """OCFormer, the proximal step of UnfoldLDM (arXiv 2511.18152).
 
-A four-level U-shaped transformer turns both gradient-step estimates and the prior into the next
-estimate. Each block is
+A three-level U-shaped network turns both gradient-step estimates and the prior into the next
+estimate. It works on pixel-unshuffled images, at half the resolution, and each block is
 
-    F <- F + DRA(LN F, P)      attention between the features of both estimates
-    F <- F + PDR(LN F, P)      features gated by the prior, then a gated feed-forward network
-    x = conv(F) + s_k x_hat + (1 - s_k) x_tilde
+    F <- F + beta . DRA(LN F)      one estimate's features gate, or attend to, the other's
+    F <- F + gamma . PDR(LN F, P)  features modulated by the prior, then a simple gate
+    x = U^-1 conv(F) + x_hat
 
-The body is Restormer's, whose widths and depths the paper does not fix.
+No block averages over the image: what is global comes in with the prior, and with the attention
+between channels at the lowest resolution. The simple gate (one half times the other) is NAFNet's;
+the paper fixes neither widths nor depths.
 
 Shapes: B batch, d width of the level, C_p prior length.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, Strict, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.attention import (
-    TransposedSelfAttention,
     attend_and_project,
     channel_attention_map,
     check_heads,
 )
-from unfoldldm_basicsr.archs.layers.blocks import Blocks
-from unfoldldm_basicsr.archs.layers.convolution import separable_parts
-from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
+from unfoldldm_basicsr.archs.layers.blocks import Blocks, NetworkOptions
+from unfoldldm_basicsr.archs.layers.feed_forward import simple_gate
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
-from unfoldldm_basicsr.archs.layers.norm import LayerNorm
-from unfoldldm_basicsr.archs.layers.resample import Downsample, OverlapPatchEmbed, Upsample
-from unfoldldm_basicsr.archs.layers.transformer import PerLevel, UShapeOptions
+from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
 from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 
+Levels = Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=3, max_length=3)]
+SQUEEZE = 2  # of the images; levels 1 to 3 work at 1/2, 1/4, 1/8 of the resolution
 
-class OCFormerOptions(UShapeOptions, PriorVectorOptions):
+
+class OCFormerOptions(NetworkOptions, PriorVectorOptions):
     """Options of the proximal step."""
 
-    dim: PositiveInt = 32
-    """Width d at full resolution, even; the levels have d, 2d, 4d, 8d channels."""
-    num_blocks: PerLevel = (2, 3, 3, 4)
-    """Transformer blocks of the four levels; the decoder repeats those of levels 1 to 3."""
-    num_refinement_blocks: NonNegativeInt = 2
-    """Blocks after the decoder, at 2d channels."""
+    dim: int = Field(32, gt=0)
+    """Width d at half the resolution, even; the levels have d, 2d, 4d channels."""
+    num_blocks: Levels = (1, 1, 1)
+    """Blocks of the three levels; the decoder repeats those of levels 1 and 2."""
+    heads: Levels = (0, 0, 4)
+    """Attention heads of the three levels; 0: gated depthwise convolutions instead of attention."""
     dra: Literal['hat_q', 'tilde_q', 'self'] = 'hat_q'
-    """Attention between the estimates: which one asks, or ordinary self-attention."""
-    pdr: Literal['gate', 'film', 'none'] = 'gate'
+    """Which estimate's half of the channels asks (or gates) the other's; self: both from all
+    channels."""
+    pdr: Literal['gate', 'film', 'none'] = 'film'
     """Prior modulation: gate (scale), film (scale and shift) or none."""
-    prior_in_attn: bool = True
-    """The prior also scales the attention's input."""
 
     @model_validator(mode='after')
-    def _halves(self) -> OCFormerOptions:
+    def _widths(self) -> OCFormerOptions:
         if self.dim % 2:
             raise ValueError(f'dim must be even (half from each estimate), got {self.dim}.')
+        for level, heads in enumerate(self.heads):
+            if heads:
+                check_heads(self.dim << level, heads)
         return self
 
     @property
     def uses_prior(self) -> bool:
         """Whether any part of OCFormer sees the prior."""
-        return self.pdr != 'none' or self.prior_in_attn
+        return self.pdr != 'none'
 
 
 class PriorGate(nn.Module):
@@ -78,120 +82,117 @@ class PriorGate(nn.Module):
         gate = self.linear(prior)[..., None, None].to(z.dtype)
         if self.shift:
             scale, shift = gate.chunk(2, 1)
-            return z * (1 + scale) + shift
+            return torch.addcmul(shift, z, 1 + scale)
         return z * (1 + gate)
 
 
 class DRA(nn.Module):
-    """Degradation-resistant attention: queries from one estimate, keys and values from the other.
+    """Degradation-resistant attention between the halves of the channels.
 
     At the first level the first half of the channels stems from x_hat, the second from x_tilde.
+    With heads: queries from one half, keys and values from the other, attention between channels.
+    Without: a gate from one half times values from the other, at every position.
 
     Args:
         dim: d.
-        num_heads: heads.
-        mode: 'hat_q', 'tilde_q' (which half asks), or 'self' (ordinary self-attention).
-        bias: biases in the convolutions.
+        num_heads: heads; 0 for the gate.
+        mode: 'hat_q', 'tilde_q' (which half asks or gates), or 'self' (both from all channels).
     """
 
-    def __init__(self, dim: int, num_heads: int, *, mode: str = 'hat_q', bias: bool = False):
+    def __init__(self, dim: int, num_heads: int, *, mode: str = 'hat_q'):
         super().__init__()
-        check_heads(dim, num_heads)
-        self.swap = mode == 'tilde_q'
-        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
-        half = dim // 2
-        self.q = nn.Conv2d(half, dim, 1, bias=bias)
-        self.q_dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=bias)
-        self.kv = nn.Conv2d(half, 2 * dim, 1, bias=bias)
-        self.kv_dwconv = nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, groups=2 * dim, bias=bias)
-        self.project_out = nn.Conv2d(dim, dim, 1, bias=bias)
+        self.mode = mode
+        source = dim if mode == 'self' else dim // 2
+        values = 2 * dim if num_heads else dim
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1)) if num_heads else None
+        self.q = nn.Conv2d(source, dim, 1)
+        self.q_dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.kv = nn.Conv2d(source, values, 1)
+        self.kv_dwconv = nn.Conv2d(values, values, 3, padding=1, groups=values)
+        self.project_out = nn.Conv2d(dim, dim, 1)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, d, H, W) -> (B, d, H, W)."""
-        first, second = z.chunk(2, 1)
-        if self.swap:
+        first, second = (z, z) if self.mode == 'self' else z.chunk(2, 1)
+        if self.mode == 'tilde_q':
             first, second = second, first
-        q = self.q_dwconv(self.q(first))
-        k, v = separable_parts(second, self.kv, self.kv_dwconv, 2)
+        q, v = self.q_dwconv(self.q(first)), self.kv_dwconv(self.kv(second))
+        if self.temperature is None:
+            return self.project_out(q * v)
+        k, v = v.chunk(2, 1)
         attention = channel_attention_map(q, k, self.temperature)
         return attend_and_project(attention, v, self.project_out)
 
 
 class OCFormerBlock(nn.Module):
-    """DRA, then PDR, both pre-normalised and residual."""
+    """DRA, then PDR, both pre-normalised and residual; a fresh block is the identity."""
 
     def __init__(self, dim: int, num_heads: int, options: OCFormerOptions):
         super().__init__()
-        o, prior_dim = options, options.prior_dim
-        self.norm1 = LayerNorm(dim, o.LayerNorm_type)
-        self.norm2 = LayerNorm(dim, o.LayerNorm_type)
-        self.attn_gate = PriorGate(dim, prior_dim) if o.prior_in_attn else None
-        if o.dra == 'self':
-            self.dra = TransposedSelfAttention(dim, num_heads, bias=o.bias)
-        else:
-            self.dra = DRA(dim, num_heads, mode=o.dra, bias=o.bias)
-        self.gate = None if o.pdr == 'none' else PriorGate(dim, prior_dim, shift=o.pdr == 'film')
-        self.ffn = GatedFeedForward(dim, expansion=o.ffn_expansion_factor, bias=o.bias)
+        pdr = options.pdr
+        self.norm1, self.norm2 = LayerNorm2d(dim), LayerNorm2d(dim)
+        self.dra = DRA(dim, num_heads, mode=options.dra)
+        gate = None if pdr == 'none' else PriorGate(dim, options.prior_dim, shift=pdr == 'film')
+        self.gate = gate
+        self.project_in, self.project_out = nn.Conv2d(dim, 2 * dim, 1), nn.Conv2d(dim, dim, 1)
+        self.beta = nn.Parameter(torch.zeros(dim, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(dim, 1, 1))
 
     def forward(self, z: Tensor, prior: Tensor | None) -> Tensor:
         """z (B, d, H, W), prior (B, C_p) -> like z."""
-        a = self.norm1(z)
-        z = z + self.dra(a if self.attn_gate is None else self.attn_gate(a, prior))
+        z = torch.addcmul(z, self.dra(self.norm1(z)), self.beta)
         b = self.norm2(z)
-        return z + self.ffn(b if self.gate is None else self.gate(b, prior))
+        b = b if self.gate is None else self.gate(b, prior)
+        return torch.addcmul(z, self.project_out(simple_gate(self.project_in(b))), self.gamma)
 
 
 class OCFormer(nn.Module):
-    """The proximal step shared by ``num_stages`` stages.
+    """The proximal step of all stages that share this module.
 
     Args:
         options: see :class:`OCFormerOptions`.
-        num_stages: stages that share the weights; each has its own mix s_k of the two estimates.
-
-    Raises:
-        ValueError: heads that do not divide the channels.
     """
 
-    def __init__(self, options: OCFormerOptions, *, num_stages: int = 1):
+    def __init__(self, options: OCFormerOptions):
         super().__init__()
-        channels, bias = options.inp_channels, options.bias
+        pixels, d = options.inp_channels * SQUEEZE**2, options.dim
 
-        def level(width: int, heads: int, count: int) -> Blocks:
-            parts = (OCFormerBlock(width, heads, options) for _ in range(count))
+        def blocks(level: int) -> Blocks:
+            count, heads = options.num_blocks[level], options.heads[level]
+            parts = (OCFormerBlock(d << level, heads, options) for _ in range(count))
             return Blocks(*parts, use_checkpoint=options.use_checkpoint)
 
-        d, (n1, n2, n3, n4), (h1, h2, h3, h4) = options.dim, options.num_blocks, options.heads
-        self.embed_hat = OverlapPatchEmbed(channels, d // 2, bias)
-        self.embed_tilde = OverlapPatchEmbed(channels, d // 2, bias)
-        self.encoder1, self.down1 = level(d, h1, n1), Downsample(d)
-        self.encoder2, self.down2 = level(2 * d, h2, n2), Downsample(2 * d)
-        self.encoder3, self.down3 = level(4 * d, h3, n3), Downsample(4 * d)
-        self.latent = level(8 * d, h4, n4)
-        self.up3, self.reduce3 = Upsample(8 * d), nn.Conv2d(8 * d, 4 * d, 1, bias=bias)
-        self.decoder3 = level(4 * d, h3, n3)
-        self.up2, self.reduce2 = Upsample(4 * d), nn.Conv2d(4 * d, 2 * d, 1, bias=bias)
-        self.decoder2 = level(2 * d, h2, n2)
-        self.up1, self.decoder1 = Upsample(2 * d), level(2 * d, h1, n1)
-        self.refinement = level(2 * d, h1, options.num_refinement_blocks)
-        self.output = nn.Conv2d(2 * d, channels, 3, padding=1, bias=bias)
-        nn.init.normal_(self.output.weight, std=1e-3)
-        if bias:
-            nn.init.zeros_(self.output.bias)
-        self.base_mix = nn.Parameter(torch.zeros(num_stages))  # s = sigmoid starts at 0.5
+        def down(width: int) -> nn.Module:
+            return nn.Conv2d(width, 2 * width, 2, stride=2)
 
-    def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None, k: int = 0) -> Tensor:
+        def up(width: int) -> nn.Module:
+            return nn.Sequential(nn.Conv2d(width, 2 * width, 1, bias=False), nn.PixelShuffle(2))
+
+        self.embed_hat = nn.Conv2d(pixels, d // 2, 3, padding=1)
+        self.embed_tilde = nn.Conv2d(pixels, d // 2, 3, padding=1)
+        self.encoder1, self.down1 = blocks(0), down(d)
+        self.encoder2, self.down2 = blocks(1), down(2 * d)
+        self.latent = blocks(2)
+        self.up2, self.decoder2 = up(4 * d), blocks(1)
+        self.up1, self.decoder1 = up(2 * d), blocks(0)
+        self.output = nn.Conv2d(d, pixels, 3, padding=1)
+
+    def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:
         """x_hat, x_tilde (B, c, h, w), h and w multiples of 8; prior (B, C_p) -> (B, c, h, w)."""
-        mix = torch.sigmoid(self.base_mix[k])
-        return self.detail(x_hat, x_tilde, prior) + mix * x_hat + (1 - mix) * x_tilde
+        return x_hat + self.detail(x_hat, x_tilde, prior)
 
     def detail(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:
-        """What is added to the mix of the two estimates; arguments and shape as in forward."""
-        z1 = torch.cat([self.embed_hat(x_hat), self.embed_tilde(x_tilde)], 1)
+        """What is added to x_hat; arguments and shape as in forward."""
+        z1 = torch.cat(
+            [
+                self.embed_hat(F.pixel_unshuffle(x_hat, SQUEEZE)),
+                self.embed_tilde(F.pixel_unshuffle(x_tilde, SQUEEZE)),
+            ],
+            1,
+        )
         z1 = self.encoder1(to_quick_layout(z1), prior)
         z2 = self.encoder2(self.down1(z1), prior)
-        z3 = self.encoder3(self.down2(z2), prior)
-        z4 = self.latent(self.down3(z3), prior)
-        z = self.decoder3(self.reduce3(torch.cat([self.up3(z4), z3], 1)), prior)
-        z = self.decoder2(self.reduce2(torch.cat([self.up2(z), z2], 1)), prior)
-        z = self.decoder1(torch.cat([self.up1(z), z1], 1), prior)
-        return self.output(self.refinement(z, prior))
+        z3 = self.latent(self.down2(z2), prior)
+        z = self.decoder2(self.up2(z3) + z2, prior)
+        z = self.decoder1(self.up1(z) + z1, prior)
+        return F.pixel_shuffle(self.output(z), SQUEEZE)
