@@ -127,7 +127,7 @@ def test_tiles_are_judged_after_their_alignment_to_the_network(plugin):
     plugin = put(plugin, 'val', {**plugin['val'], 'prior_source': 'null', 'tile': 36})
     assert 'at least 48 pixels' in problems_at(plugin, 'val.tile')
     assert problems_at(put(plugin, 'val.tile', 48), 'val.tile') == ''
-    assert problems_at(put(plugin, 'val.tile_overlap', 20), 'val.tile') == ''
+    assert problems_at(put(plugin, 'val.tile_overlap', 16), 'val.tile') == ''
 
 
 # ---- limits of the gradient norm ----------------------------------------------------------------
