@@ -25,6 +25,11 @@ class DualPixelOptions(PairedOptions):
     dataroot_lq_right: Root
     """Folder or LMDB of the right views, named as the left ones."""
 
+    @property
+    def channels(self) -> int:
+        """Of the degraded images."""
+        return 2 * super().channels
+
 
 @register(DATASET_REGISTRY)
 class DualPixelDataset(PairedDegradationDataset):

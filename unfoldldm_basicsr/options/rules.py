@@ -350,8 +350,10 @@ def images_have_the_channels_of_the_network(run: Run, machine: Machine) -> Found
     wanted = image_channels(cls, section) if cls else None
     for path, values in sets_of(run) if isinstance(wanted, int) else ():
         given = getattr(run.datasets.get(path.partition('.')[2]), 'channels', None)
+        if given is None and values.get('type') != 'PairedImageDataset':
+            continue  # of somebody else, who knows
         if given is None:
-            given = 1 if values.get('color') == 'y' else 3  # BasicSR's own
+            given = 1 if values.get('color') == 'y' else 3
         if given != wanted and wanted in (1, 3):
             remedy = 'rgb' if wanted == 3 else 'grey (y in data sets of BasicSR)'
             message = f'gives {given} channels, but network_g takes {wanted}: set it to {remedy}.'

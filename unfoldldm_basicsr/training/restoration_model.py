@@ -63,10 +63,8 @@ class RestorationModel(SRModel):
         sections: declarations of the sections of an option file.
         rules: what must fit together in them; each takes the typed run and gives problems.
         network_inputs: what a subclass's :meth:`network_arguments` gives besides a degradation.
-        conditioning_class: makes the vectors that steer the network, see
-            :class:`.models.conditioning.Conditioning`; None where none do.
-        embedding_may_train: False in a model (or phase) that keeps them as they are.
-        run: the typed options.
+        conditioning_class: makes the vectors that steer the network, or None; see models.
+        embedding_may_train: False in a model (or phase) that keeps them; ``run``: typed options.
     """
 
     sections = SECTIONS
