@@ -19,11 +19,11 @@ from fork_options import nafnet_files, restormer_files
 from helpers import model_options, put, write_options, write_photos
 
 from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.common.sections import SECTIONS
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.aliases import TABLE, translate
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.read import OptionLoader
-from unfoldldm_basicsr.options.schema import SECTIONS
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 FILES = {**restormer_files(), **nafnet_files()}

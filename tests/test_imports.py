@@ -125,6 +125,16 @@ def test_imports_go_down_the_levels():
     assert wrong == []
 
 
+def test_no_two_folders_import_each_other():
+    pairs = {
+        (module.split('.')[0], target.split('.')[0])
+        for module, path in MODULES.items()
+        for target, _ in imports_of(module, path)
+        if '.' in module and not target.startswith('>') and '.' in target
+    }
+    assert {(a, b) for a, b in pairs if a < b and (b, a) in pairs} == set()
+
+
 def test_pure_parts_know_neither_basicsr_nor_each_other():
     wrong = []
     for module, path in MODULES.items():

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from unfoldldm_basicsr.common.declaration import Count, OptionError, Options, Problem, Tuple
+from unfoldldm_basicsr.common.sections import LoaderOptions, Positive
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.options.schema import LoaderOptions, Positive
 
 Root = Annotated[str, Field(min_length=1)]
 

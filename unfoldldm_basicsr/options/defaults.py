@@ -7,8 +7,8 @@ from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
+from unfoldldm_basicsr.common.sections import SECTIONS
 from unfoldldm_basicsr.options.declared import registered
-from unfoldldm_basicsr.options.schema import SECTIONS
 
 _FILLED = {
     '': ('num_gpu', 'scale', 'manual_seed'),

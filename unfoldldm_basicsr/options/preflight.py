@@ -22,6 +22,13 @@ from basicsr.utils.registry import (
 from pydantic import ValidationError
 
 from unfoldldm_basicsr.common.declaration import Options, keys_of, problems_of, show
+from unfoldldm_basicsr.common.sections import (
+    ALSO_READ,
+    FREE,
+    SECTIONS,
+    BasicDataset,
+    MetricOptions,
+)
 from unfoldldm_basicsr.common.suggest import did_you_mean, one_slip, written_as
 from unfoldldm_basicsr.options import environment, networks, rules
 from unfoldldm_basicsr.options.aliases import Note, translate
@@ -30,13 +37,6 @@ from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.machine import Machine, gpu_count
 from unfoldldm_basicsr.options.problems import Problems, of_somebody_else
 from unfoldldm_basicsr.options.run import OF_TRAINING, Run, make_run, section_values
-from unfoldldm_basicsr.options.schema import (
-    ALSO_READ,
-    FREE,
-    SECTIONS,
-    BasicDataset,
-    MetricOptions,
-)
 
 ARCH_REGISTRY = networks.ARCH_REGISTRY
 _LOADS_WEIGHTS = ('PerceptualLoss',)  # building it would fetch a file

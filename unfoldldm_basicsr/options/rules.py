@@ -20,12 +20,12 @@ from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
 from unfoldldm_basicsr.archs.layers.vss import SS2D
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import OptionError, Problem, keys_of, read, show
+from unfoldldm_basicsr.common.sections import FREE
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.ops.ss2d.dispatch import BACKENDS
 from unfoldldm_basicsr.options.declared import options_of, registered
 from unfoldldm_basicsr.options.machine import Machine
 from unfoldldm_basicsr.options.run import Run, section_values
-from unfoldldm_basicsr.options.schema import FREE
 
 Found = Iterator[Problem]
 _WITHOUT_GT = {'SingleImageDataset'}

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read
-from unfoldldm_basicsr.options.schema import SECTIONS
+from unfoldldm_basicsr.common.sections import SECTIONS
 
 # Written into the option dict when a run is started; no keys of an option file.
 SET_AT_START = {

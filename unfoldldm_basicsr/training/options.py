@@ -12,14 +12,14 @@ from pydantic import Field
 
 from unfoldldm_basicsr.common.contract import check_tile, contract_of
 from unfoldldm_basicsr.common.declaration import Count, Problem
-from unfoldldm_basicsr.options.run import Run, section_values
-from unfoldldm_basicsr.options.schema import (
+from unfoldldm_basicsr.common.sections import (
     BasicLogger,
     BasicPath,
     BasicTop,
     BasicTrain,
     BasicVal,
 )
+from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.training.batches import MixingOptions, ProgressiveOptions
 from unfoldldm_basicsr.training.optimisation import GradientClipper, check_optimizer
 from unfoldldm_basicsr.training.schedules import check_schedule
