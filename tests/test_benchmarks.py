@@ -94,7 +94,7 @@ def test_data_loading(script, tmp_path, capsys):
 
 def test_restoring_in_tiles(script, tmp_path):
     tiled = script('restore_tiled')
-    words = ['--tasks', 'difference', '--small', '48', '40', '--small-tile', '40', '--threads', '1']
+    words = ['--tasks', 'difference', '--small', '64', '56', '--small-tile', '48', '--threads', '1']
     out = tmp_path / 'results' / 'r'
     tiled.main([*words, '--out', str(out)])
     rows = read(out)
@@ -109,7 +109,7 @@ def test_restoring_in_tiles(script, tmp_path):
     assert float(rows[1]['rms']) != float(rows[0]['rms']) > 0
     assert float(rows[0]['seam']) > 0
     if sys.platform == 'linux':
-        peak, seconds = tiled.restore_large('unfoldldm-tiny', 48, 40, 40, 'cpu', 1, False)
+        peak, seconds = tiled.restore_large('unfoldldm-tiny', 64, 56, 48, 'cpu', 1, False)
         assert peak > 50
         assert seconds > 0
 

@@ -106,12 +106,12 @@ def test_phases_share_the_budget_and_start_from_each_other():
     first = task.options(side, 0, 200, 5, Path('/r'))
     second = task.options(side, 1, 100, 5, Path('/r'))
     assert (first['network_g']['phase'], second['network_g']['phase']) == (1, 2)
-    assert first['network_g']['dim'] == second['network_g']['dim'] == 16
-    assert second['train']['prior_warmup_iter'] == 18
+    assert first['network_g']['dim'] == second['network_g']['dim'] == 32
+    assert second['train']['prior_warmup_iter'] == 8
     assert (first['train']['scheduler']['T_max'], first['val']['val_freq']) == (200, 50)
     weights = f'/r/experiments/{first["name"]}/models/net_g_latest.pth'
     assert second['path']['pretrain_network_phase1'] == weights
-    assert second['train']['optim_g'] == {**first['train']['optim_g'], 'lr': 5e-4}
+    assert second['train']['grad_clip_norm'] == {'restoration': 0.01, 'prior': 1.0}
     assert 'test' not in first['datasets']
     assert second['manual_seed'] == 5
 
