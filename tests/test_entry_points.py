@@ -212,7 +212,8 @@ def test_cost_counts_products_by_hand():
 
 
 def test_cost_of_a_full_network_is_counted_without_memory():
-    small, large = (network_cost({'type': 'UnfoldLDM', 'phase': 'inference'}, s) for s in (64, 128))
+    network = {'type': 'UnfoldLDM', 'phase': 'inference', 'dim': 256, 'num_blocks': [2, 3, 4]}
+    small, large = (network_cost(network, s) for s in (256, 512))
     assert small.params == large.params > 7e6
     assert 3.9 < large.macs / small.macs < 4.1
 

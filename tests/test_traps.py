@@ -228,16 +228,17 @@ def test_negative_rates_and_weights_are_refused(tmp_path):
 
 
 def test_a_network_without_end_is_refused_at_once(tmp_path):
-    options = put(plugin_options(tmp_path), 'network_g.num_refinement_blocks', 90_000)
+    options = put(plugin_options(tmp_path), 'network_g.num_blocks', [90_000, 1, 1])
     start = time.monotonic()
     found = problems_at(options, 'network_g', here=False)
     assert 'more than 20000 modules' in found
-    assert 'num_refinement_blocks: 90000' in found
+    assert 'num_blocks' in found
     assert time.monotonic() - start < 60
 
 
 def test_an_error_from_the_depths_of_a_network_names_its_argument(tmp_path):
-    options = put(plugin_options(tmp_path), 'network_g.ffn_expansion_factor', 1e-4)
+    network = {'type': 'Restormer', 'ffn_expansion_factor': 1e-4}
+    options = put(plugin_options(tmp_path), 'network_g', network)
     assert 'ffn_expansion_factor' in problems_at(options, 'network_g', here=False)
 
 
