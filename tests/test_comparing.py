@@ -111,6 +111,7 @@ def test_phases_share_the_budget_and_start_from_each_other():
     assert (first['train']['scheduler']['T_max'], first['val']['val_freq']) == (200, 50)
     weights = f'/r/experiments/{first["name"]}/models/net_g_latest.pth'
     assert second['path']['pretrain_network_phase1'] == weights
+    assert second['train']['optim_g'] == first['train']['optim_g']
     assert second['train']['grad_clip_norm'] == {'restoration': 0.01, 'prior': 1.0}
     assert 'test' not in first['datasets']
     assert second['manual_seed'] == 5

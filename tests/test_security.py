@@ -188,7 +188,7 @@ def test_only_known_backends_read_data(scene, capsys, entry, kind, backend, keys
     Path('plugin/mc.py').write_text(f'import os\nos.mkdir({PROOF!r})\n')
     message = refused(entry, put(scene, 'datasets.val.io_backend', backend), capsys)
     assert all(f'io_backend.{key}: ' in message for key in keys)
-    assert not any(entry.endswith('plugin') for entry in sys.path)
+    assert not any(folder.endswith('plugin') for folder in sys.path)
     assert 'mc' not in sys.modules
 
 
