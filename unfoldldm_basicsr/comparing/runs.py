@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ ALLOWED = (
 )  # fmt: skip
 Say = Callable[[str], None]
 _PROVISIONAL = 1000  # iterations of the trainings whose steps are measured
+_MEASURED_SEED = 0  # and their seed: a seed that joins later gets the same iterations
 
 
 class Difference(NamedTuple):
@@ -141,7 +144,7 @@ def plan(task: Task, root: Path, folder: Path, say: Say) -> list[Run]:
     for seed in task.settings.seeds:
         for side in trained:
             for phase, share in enumerate(side.shares):
-                seconds, macs = costs[task.run_name(side, task.settings.seeds[0], phase)]
+                seconds, macs = costs[task.run_name(side, _MEASURED_SEED, phase)]
                 unit = {'iterations': 1, 'time': seconds, 'macs': macs / 1e12}[budget.equal]
                 iterations = max(1, round(budget.amount * share / unit))
                 options = task.options(side, phase, iterations, seed, root)
@@ -153,8 +156,8 @@ def plan(task: Task, root: Path, folder: Path, say: Say) -> list[Run]:
 
 
 def step_costs(task: Task, folder: Path, say: Say) -> steps.Costs:
-    """Seconds and multiply-accumulates of an iteration of every training (of the first seed)."""
-    seed = task.settings.seeds[0]
+    """Seconds and multiply-accumulates of an iteration of every training, whatever its seed."""
+    seed = _MEASURED_SEED
     with tempfile.TemporaryDirectory() as scratch:
         groups = []
         for side in task.sides:
@@ -202,16 +205,29 @@ def train(runs: Sequence[Run], root: Path, folder: Path, threads: int, say: Say)
     Raises:
         ChildProcessError: a training failed; the message ends with its last lines.
     """
-    for number, run in enumerate(runs, 1):
-        file = folder / 'options' / f'{run.name}.yml'
-        if weights_of(root, run.name).exists():
-            continue
-        say(f'[{number}/{len(runs)}] {run.name}: {run.iterations} iterations')
-        write_options(file, run.options)
+    waiting = [run for run in runs if not weights_of(root, run.name).exists()]
+    began, slowness = time.perf_counter(), 1.0  # wall time over measured time
+    for number, run in enumerate(waiting):
+        rest = slowness * sum(r.iterations * r.seconds for r in waiting[number:])
+        own = slowness * run.iterations * run.seconds
+        say(
+            f'{datetime.now():%H:%M:%S} [{runs.index(run) + 1}/{len(runs)}] {run.name}: '
+            f'{run.iterations} iterations, about {words_of_time(own)}; '
+            f'all trainings {words_of_time(rest)}'
+        )
+        file = write_options(folder / 'options' / f'{run.name}.yml', run.options)
         arguments = ['-m', 'unfoldldm_basicsr.train', '-opt', str(file), '--auto_resume']
         call([*arguments, '--root', str(root)], threads, folder / 'logs' / f'{run.name}.txt')
         if not weights_of(root, run.name).exists():
             raise ChildProcessError(f'{run.name} was stopped; the same command goes on with it.')
+        done = sum(r.iterations * r.seconds for r in waiting[: number + 1])
+        slowness = max(1.0, (time.perf_counter() - began) / done)
+
+
+def words_of_time(seconds: float) -> str:
+    """Hours and minutes, or seconds where they are few."""
+    minutes = round(seconds / 60)
+    return f'{minutes // 60}:{minutes % 60:02} h' if minutes > 2 else f'{seconds:.0f} s'
 
 
 def call(arguments: Sequence[str], threads: int, log: Path) -> None:

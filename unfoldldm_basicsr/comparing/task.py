@@ -200,8 +200,8 @@ def options_of_test(
 
 
 def sections(datasets: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The sections of ``datasets`` that begin so: 'train', 'val' or 'test'."""
-    return {key: value for key, value in datasets.items() if key.startswith(kind)}
+    """The sections of ``datasets`` that begin so: 'train', 'val' or 'test'; none taken away (~)."""
+    return {key: value for key, value in datasets.items() if key.startswith(kind) and value}
 
 
 def weights_of(root: Path, run: str) -> Path:
