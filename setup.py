@@ -64,6 +64,7 @@ setup(
     extras_require={
         'mamba': ['mamba-ssm>=2.2'],  # needs an NVIDIA GPU and nvcc
         'metrics': ['lpips>=0.1.4'],
+        'pyiqa': ['pyiqa>=0.1.13'],  # metric calculate_pyiqa, and FID of two folders
         'test': [
             'pytest>=8',
             'hypothesis>=6.100',

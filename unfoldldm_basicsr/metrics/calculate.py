@@ -11,8 +11,16 @@ import numpy as np
 
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
-# Metrics of BasicSR that compare arrays, and the smallest image side that each is defined for.
-_SMALLEST_SIDE = {'calculate_psnr': 1, 'calculate_ssim': 11, 'calculate_niqe': 96}
+# Metrics of arrays, and the smallest image side that each is defined for.
+_SMALLEST_SIDE = {
+    'calculate_psnr': 1,
+    'calculate_psnr_gt_mean': 1,
+    'calculate_ssim': 11,
+    'calculate_ssim_gt_mean': 11,
+    'calculate_niqe': 96,
+    'calculate_uciqe': 1,
+    'calculate_uiqm': 10,
+}
 _NIQE_BLOCK = 96  # NIQE needs statistics over at least two such blocks
 
 

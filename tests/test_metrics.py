@@ -1,0 +1,215 @@
+"""Metrics that BasicSR lacks, against formulas by hand, loops, and stand-ins of packages."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from basicsr.metrics import calculate_metric
+from skimage.color import rgb2lab
+
+from unfoldldm_basicsr.metrics import perceptual
+
+
+def photo(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def flat(*bgr: int, shape=(20, 20)) -> np.ndarray:
+    return np.full((*shape, 3), bgr, np.uint8)
+
+
+def measured(name: str, *images: np.ndarray, **options) -> float:
+    data = dict(zip(('img', 'img2'), images, strict=False))
+    return calculate_metric(data, {'type': f'calculate_{name}', **options})
+
+
+# ---- packages -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    """Packages whose values show the order of channels, the range and the border."""
+
+    class LPIPS(torch.nn.Module):
+        metric_mode = 'FR'
+
+        def __init__(self, net, verbose=False, device='cpu'):
+            super().__init__()
+            self.weights = torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1)
+            self.low = 0 if net in ('pair', 'one') else -1
+
+        def forward(self, a, b=0):
+            assert a.min() >= self.low
+            assert a.max() <= 1
+            return ((a - b) * self.weights).mean() * a.shape[-1]
+
+    class One(LPIPS):
+        metric_mode = 'NR'
+
+    pyiqa = types.SimpleNamespace(
+        list_models=lambda: ['pair', 'one', 'fid'],
+        create_metric=lambda name, device: (One if name == 'one' else LPIPS)(name),
+    )
+    monkeypatch.setitem(sys.modules, 'lpips', types.SimpleNamespace(LPIPS=LPIPS))
+    monkeypatch.setitem(sys.modules, 'pyiqa', pyiqa)
+    for cached in (perceptual._lpips, perceptual._pyiqa):
+        cached.cache_clear()
+    yield
+    for cached in (perceptual._lpips, perceptual._pyiqa):
+        cached.cache_clear()
+
+
+PACKAGES = [('lpips', {}, 2), ('pyiqa', {'metric': 'pair'}, 1)]
+
+
+@pytest.mark.usefixtures('stand_ins')
+@pytest.mark.parametrize(('name', 'options', 'span'), PACKAGES)
+def test_images_arrive_as_rgb_in_the_range_of_the_package(name, options, span):
+    red, black = flat(0, 0, 255, shape=(8, 12)), flat(0, 0, 0, shape=(8, 12))
+    expected = span * 1.0 / 3 * 12
+    assert measured(name, red, black, **options) == pytest.approx(expected)
+    unrounded = red.astype(np.float64) + 3  # neither rounded nor clipped
+    assert measured(name, unrounded[..., :], black, **options) > expected
+    assert measured(name, red, red, **options) == 0
+
+
+@pytest.mark.usefixtures('stand_ins')
+@pytest.mark.parametrize(('name', 'options', 'span'), PACKAGES)
+def test_border_is_left_out(name, options, span):
+    a = flat(0, 0, 0, shape=(8, 12))
+    b = a.copy()
+    b[0] = 255
+    assert measured(name, a, b, **options) != 0
+    assert measured(name, a, b, crop_border=1, **options) == 0
+
+
+@pytest.mark.usefixtures('stand_ins')
+def test_a_metric_without_reference_gets_the_image_alone():
+    red = flat(0, 0, 255, shape=(8, 12))
+    assert measured('pyiqa', red, metric='one') == pytest.approx(4)
+    assert measured('pyiqa', red, red, metric='one') == pytest.approx(4)
+    with pytest.raises(ValueError, match="'pair' compares"):
+        measured('pyiqa', red, metric='pair')
+
+
+@pytest.mark.usefixtures('stand_ins')
+def test_what_cannot_be_measured_is_refused():
+    image = flat(0, 0, 0)
+    for other in (image[:7], image[..., 0], image.astype(np.int32)):
+        with pytest.raises(ValueError, match='calculate_lpips'):
+            measured('lpips', image, other)
+    with pytest.raises(ValueError, match='alexnet'):
+        measured('lpips', image, image, net='alexnet')
+    with pytest.raises(ValueError, match=r"no metric 'pai'.*'pair'"):
+        measured('pyiqa', image, image, metric='pai')
+    with pytest.raises(ValueError, match='pyiqa fid --target'):
+        measured('pyiqa', image, image, metric='fid')
+
+
+@pytest.mark.parametrize(('name', 'options'), [('lpips', {}), ('pyiqa', {'metric': 'one'})])
+def test_without_the_package_the_extra_is_named(monkeypatch, name, options):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r'pip install unfoldldm_basicsr\['):
+        measured(name, flat(0, 0, 0), flat(0, 0, 0), **options)
+
+
+# ---- GT mean ------------------------------------------------------------------------------------
+
+
+def test_gt_mean_undoes_a_wrong_exposure_and_nothing_else():
+    truth = photo(24, 24, 3) // 4 * 2  # even, at most 126
+    dark = (truth // 2).astype(np.uint8)
+    assert measured('psnr', dark, truth, crop_border=0) < 20
+    assert measured('psnr_gt_mean', dark, truth) == math.inf
+    assert measured('ssim_gt_mean', dark, truth) == pytest.approx(1)
+    other = photo(24, 24, 3, seed=1)
+    grey = [x @ [0.114, 0.587, 0.299] for x in (other.astype(float), truth.astype(float))]
+    scaled = np.clip(other * grey[1].mean() / grey[0].mean(), 0, 255)
+    expected = 10 * math.log10(255**2 / np.mean((scaled - truth) ** 2))
+    assert measured('psnr_gt_mean', other, truth) == pytest.approx(expected)
+    assert measured('psnr_gt_mean', np.zeros_like(truth), truth) < 20  # black has no exposure
+    assert math.isnan(measured('ssim_gt_mean', truth[:8], truth[:8]))
+
+
+# ---- underwater ---------------------------------------------------------------------------------
+
+
+def test_uciqe_of_flat_colours_is_their_saturation():
+    for bgr in ((0, 0, 255), (128, 64, 32), (200, 200, 200), (0, 0, 0)):
+        lightness, a, b = rgb2lab(np.array([[bgr[::-1]]]) / 255)[0, 0]
+        chroma = math.hypot(a, b)
+        saturation = chroma / math.hypot(chroma, lightness) if lightness else 0
+        assert measured('uciqe', flat(*bgr)) == pytest.approx(0.2576 * saturation, abs=1e-6)
+
+
+def test_uciqe_of_two_colours_follows_the_formula():
+    image = flat(0, 0, 0)
+    image[:10] = 255  # half black, half white: contrast 1, no chroma
+    assert measured('uciqe', image) == pytest.approx(0.2745, abs=1e-4)
+    image[:10] = (0, 0, 255)
+    lightness, a, b = rgb2lab(np.array([[[1.0, 0, 0]]]))[0, 0] / 100
+    chroma = math.hypot(a, b)
+    expected = 0.4680 * chroma / 2 + 0.2745 * lightness
+    expected += 0.2576 * chroma / math.hypot(chroma, lightness) / 2
+    assert measured('uciqe', image) == pytest.approx(expected, rel=1e-6)
+
+
+def uiqm_by_loops(image: np.ndarray) -> float:
+    """The formulas of the paper, pixel by pixel, with windows of 10 pixels."""
+    height, width = image.shape[:2]
+    rgb = image[..., ::-1].astype(float)
+    rg = [r - g for r, g, _ in rgb.reshape(-1, 3)]
+    yb = [(r + g) / 2 - b for r, g, b in rgb.reshape(-1, 3)]
+    cut, moments = len(rg) // 10, []
+    for values in (rg, yb):
+        kept = sorted(values)[cut:-cut]
+        mean = sum(kept) / len(kept)
+        moments.append((mean, sum((v - mean) ** 2 for v in values) / len(values)))
+    (m1, v1), (m2, v2) = moments
+    uicm = -0.0268 * math.sqrt(m1**2 + m2**2) + 0.1586 * math.sqrt(v1 + v2)
+    blocks = [(y, x) for y in range(0, height - 9, 10) for x in range(0, width - 9, 10)]
+    uism = 0.0
+    for weight, channel in zip((0.299, 0.587, 0.114), np.moveaxis(rgb, -1, 0), strict=True):
+        padded, edges = np.pad(channel, 1, mode='symmetric'), np.zeros((height, width))
+        for y in range(height):
+            for x in range(width):
+                n = padded[y : y + 3, x : x + 3]
+                down = (n[2] - n[0]) @ [1, 2, 1]
+                right = (n[:, 2] - n[:, 0]) @ [1, 2, 1]
+                edges[y, x] = math.hypot(down, right)
+        edges *= 255 / edges.max()
+        for y, x in blocks:
+            block = (edges * channel)[y : y + 10, x : x + 10]
+            if block.min() > 0:
+                uism += weight * 2 / len(blocks) * math.log(block.max() / block.min())
+    uiconm = 0.0
+    for y, x in blocks:
+        block = rgb[y : y + 10, x : x + 10]
+        ratio = (block.max() - block.min()) / (block.max() + block.min() or 1)
+        uiconm -= ratio * math.log(ratio) / len(blocks) if ratio else 0
+    return 0.0282 * uicm + 0.2953 * uism + 3.5753 * uiconm
+
+
+def test_uiqm_agrees_with_its_formulas_pixel_by_pixel():
+    image = photo(33, 27, 3)
+    image[:10, :10] = 77  # a flat block
+    assert measured('uiqm', image) == pytest.approx(uiqm_by_loops(image), rel=1e-9)
+    image[..., 0] //= 3
+    assert measured('uiqm', image, crop_border=3) == pytest.approx(
+        uiqm_by_loops(image[3:-3, 3:-3]), rel=1e-9
+    )
+
+
+def test_uiqm_of_a_flat_image_is_its_cast_and_the_contrast_of_its_channels():
+    cast, contrast = -0.0268 * math.hypot(60, 30), 0.5 * math.log(2)
+    expected = 0.0282 * cast + 3.5753 * contrast
+    assert measured('uiqm', flat(30, 90, 30)) == pytest.approx(expected)
+    assert measured('uiqm', flat(50, 50, 50)) == 0
+    assert math.isnan(measured('uiqm', flat(0, 0, 0, shape=(9, 40))))
+    with pytest.raises(ValueError, match='colour'):
+        measured('uiqm', photo(20, 20))

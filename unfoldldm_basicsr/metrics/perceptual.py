@@ -1,0 +1,115 @@
+"""Learned and no-reference metrics of the packages ``lpips`` and ``pyiqa`` for BasicSR."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from basicsr.utils.registry import METRIC_REGISTRY
+
+from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.common.suggest import did_you_mean
+
+NETWORKS = ('alex', 'vgg', 'squeeze')
+
+
+@lru_cache(maxsize=3)
+def _lpips(net: str) -> torch.nn.Module:
+    try:
+        import lpips
+    except ImportError as error:
+        raise ImportError(
+            'calculate_lpips needs the package lpips: pip install unfoldldm_basicsr[metrics].'
+        ) from error
+    return lpips.LPIPS(net=net, verbose=False).eval()
+
+
+@lru_cache(maxsize=8)
+def _pyiqa(metric: str) -> torch.nn.Module:
+    try:
+        import pyiqa
+    except ImportError as error:
+        raise ImportError(
+            'calculate_pyiqa needs the package pyiqa: pip install unfoldldm_basicsr[pyiqa].'
+        ) from error
+    known = pyiqa.list_models()
+    if metric not in known:
+        raise ValueError(f"pyiqa has no metric '{metric}'.{did_you_mean(metric, known)}")
+    if 'fid' in metric or metric == 'inception_score':
+        raise ValueError(
+            f"'{metric}' compares sets of images, not one image: save them (val.save_img: true) "
+            f'and run pyiqa {metric} --target RESTORED --ref CLEAN on the two folders.'
+        )
+    return pyiqa.create_metric(metric, device='cpu')
+
+
+@register(METRIC_REGISTRY)
+def calculate_lpips(img: np.ndarray, img2: np.ndarray, crop_border: int = 0, net: str = 'alex'):
+    """Perceptual distance (Zhang et al., CVPR 2018), lower is better: ``better: lower``.
+
+    The first use downloads the features of torchvision's ``net``.
+
+    Args:
+        img, img2: (H, W, 3), BGR as BasicSR's validation gives them: uint8, or floats in 0..255
+            (``val.use_image: false``).
+        crop_border: pixels left out at every side.
+        net: 'alex' (as usually reported), 'vgg' or 'squeeze'.
+
+    Returns:
+        The distance as a float.
+
+    Raises:
+        ImportError: without the package lpips.
+        ValueError: shapes differ, other images than described, or an unknown ``net``.
+    """
+    if net not in NETWORKS:
+        raise ValueError(f"calculate_lpips net: unknown value '{net}'. Known: {NETWORKS}.")
+    if img.shape != img2.shape:
+        raise ValueError(
+            f'calculate_lpips: the images differ in size: {img.shape} and {img2.shape}.'
+        )
+    pair = (2 * _rgb(image, 'calculate_lpips', crop_border) - 1 for image in (img, img2))
+    with torch.inference_mode():
+        return float(_lpips(net)(*pair))
+
+
+@register(METRIC_REGISTRY)
+def calculate_pyiqa(
+    img: np.ndarray, img2: np.ndarray | None = None, *, metric: str, crop_border: int = 0
+):
+    """Any metric of one image, or of a pair, that the package ``pyiqa`` has, under its name there.
+
+    Such as ``brisque``, ``ilniqe``, ``piqe``, ``musiq`` or ``dists``; many download weights when
+    first used. Set ``better: lower`` where lower is better.
+
+    Args:
+        img, img2: as :func:`calculate_lpips`; ``img2`` is left out by metrics without a reference.
+        metric: the name, as ``pyiqa -ls`` lists it.
+        crop_border: pixels left out at every side.
+
+    Returns:
+        The value as a float.
+
+    Raises:
+        ImportError: without the package pyiqa.
+        ValueError: an unknown ``metric``, one of sets of images, or a reference is missing.
+    """
+    scorer = _pyiqa(metric)
+    images = [img, img2] if scorer.metric_mode == 'FR' else [img]
+    if any(image is None for image in images):
+        raise ValueError(f"calculate_pyiqa: '{metric}' compares with a clean image; there is none.")
+    return float(scorer(*(_rgb(image, 'calculate_pyiqa', crop_border) for image in images)))
+
+
+def _rgb(image: np.ndarray, name: str, crop_border: int) -> torch.Tensor:
+    """BGR in 0..255, (H, W, 3) -> RGB in [0, 1], (1, 3, h, w)."""
+    floats = np.issubdtype(image.dtype, np.floating)
+    if image.ndim != 3 or image.shape[2] != 3 or not (floats or image.dtype == np.uint8):
+        raise ValueError(
+            f'{name} takes colour images in 0..255, uint8 or float: {image.shape} {image.dtype}.'
+        )
+    if crop_border:
+        image = image[crop_border:-crop_border, crop_border:-crop_border]
+    rgb = np.ascontiguousarray(image[..., ::-1], dtype=np.float32).clip(0, 255)
+    return torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255
