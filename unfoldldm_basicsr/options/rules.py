@@ -151,7 +151,8 @@ def metrics_have_a_truth(run: Run, machine: Machine) -> Found:
         return
     for name, metric in (run.val.metrics or {}).items():
         function = registered(METRIC_REGISTRY, metric.get('type'))
-        if function is not None and 'img2' in inspect.signature(function).parameters:
+        truth = function and inspect.signature(function).parameters.get('img2')
+        if truth is not None and truth.default is inspect.Parameter.empty:
             message = 'compares with a ground truth, but no validation set has one: remove it.'
             yield Problem(f'val.metrics.{name}', message)
 
