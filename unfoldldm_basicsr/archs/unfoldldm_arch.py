@@ -106,6 +106,9 @@ class UnfoldLDM(LatentPrior, nn.Module):
             use_ldm=options.use_ldm,
             uses_prior=options.uses_prior,
         )
+        self.stage_code = None
+        if options.share_stages and options.uses_prior and options.num_stages > 1:
+            self.stage_code = nn.Parameter(torch.zeros(options.num_stages, options.prior_dim))
 
     def forward(
         self,
@@ -193,6 +196,8 @@ class UnfoldLDM(LatentPrior, nn.Module):
     def proximal_step(self, estimates: Estimates, z: Tensor | None, k: int) -> Tensor:
         """The new x (B, c, h, w) of stage ``k``, guided by ``z`` (B, C_p)."""
         ocformer = self.ocformer if self.options.share_stages else self.ocformer[k]
+        if self.stage_code is not None:
+            z = z + self.stage_code[k]
         return ocformer(estimates.x_hat, estimates.x_tilde, z)
 
 
