@@ -179,13 +179,23 @@ def test_phase_2_lacks_exactly_the_condition_encoder_and_the_denoiser_of_phase_1
     assert sorted(result.missing_keys) == sorted(expected)
 
 
-def test_shared_stages_add_step_sizes_alone():
+def test_shared_stages_add_step_sizes_and_a_code_alone():
     def count(**changes) -> int:
         return sum(p.numel() for p in make('inference', **changes).parameters())
 
     steps = 4 * (8 + 1)  # lambda for each of three channels, and mu, from the embedding
-    assert count(num_stages=5) - count(num_stages=2) == 3 * steps
+    code = make('inference').options.prior_dim
+    assert count(num_stages=5) - count(num_stages=2) == 3 * (steps + code)
     assert count(num_stages=2, share_stages=False) > 1.5 * count(num_stages=2)
+
+
+def test_the_code_of_a_stage_changes_that_stage_and_later_ones_alone():
+    net, y = shaken(make('inference', num_stages=3)).eval(), torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        before = [stage.x for stage in net(y, return_trace=True).stages]
+        net.stage_code[1] += 1
+        after = [stage.x for stage in net(y, return_trace=True).stages]
+    assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [True, False, False]
 
 
 def test_prior_sources_differ_and_are_refused_where_impossible():
@@ -255,6 +265,7 @@ OTHER_VALUES = {
     'num_stages': 3,
     'coarse_stages': 0,
     'share_stages': False,
+    'stage_code': False,
     'mgda_dim': 16,
     'mgda_stride': 2,
     'mgda_blocks': 2,
@@ -344,6 +355,7 @@ SWITCHES = [
     *({'num_timesteps': v} for v in (1, 2, 8)),
     *({'prior_dim': v} for v in (16, 128)),
     {'share_stages': False},
+    {'stage_code': False},
     *({'dra': v} for v in ('tilde_q', 'self')),
     {'pdr': 'gate'},
     {'prior_stages': 'all'},

@@ -38,7 +38,10 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
     num_stages: PositiveInt = 3
     """Number K of stages."""
     share_stages: bool = True
-    """All stages share MGDA and OCFormer but for the step sizes."""
+    """All stages share MGDA and OCFormer but for the step sizes and the stage code."""
+    stage_code: bool = True
+    """Shared stages add a learned vector of their own to the prior, so that OCFormer knows which
+    one it serves."""
     coarse_stages: NonNegativeInt | None = None
     """How many stages, the first ones, work at half the resolution (none given: all but the
     last)."""
@@ -107,7 +110,7 @@ class UnfoldLDM(LatentPrior, nn.Module):
             uses_prior=options.uses_prior,
         )
         self.stage_code = None
-        if options.share_stages and options.uses_prior and options.num_stages > 1:
+        if options.stage_code and options.share_stages and options.uses_prior:
             self.stage_code = nn.Parameter(torch.zeros(options.num_stages, options.prior_dim))
 
     def forward(
@@ -194,7 +197,7 @@ class UnfoldLDM(LatentPrior, nn.Module):
         return priors
 
     def proximal_step(self, estimates: Estimates, z: Tensor | None, k: int) -> Tensor:
-        """The new x (B, c, h, w) of stage ``k``, guided by ``z`` (B, C_p)."""
+        """The new x (B, c, h, w) of stage ``k``, guided by ``z`` (B, C_p) and the stage's code."""
         ocformer = self.ocformer if self.options.share_stages else self.ocformer[k]
         if self.stage_code is not None:
             z = z + self.stage_code[k]
