@@ -98,7 +98,7 @@ def test_phase1_trains_everything_it_builds(phase1):
     before = copy(phase1.net_g)
     for iteration in (1, 2, 3):
         step(phase1, iteration)
-    parts = {name for name, _ in phase1.net_g.named_children()} | {'null_prior'}
+    parts = {name for name, _ in phase1.net_g.named_children()} | {'null_prior', 'stage_code'}
     assert changed(phase1.net_g, before) == parts
     assert set(phase1.log_dict) >= RESTORATION_KEYS | {'step_size', 'isda_ratio'}
     assert phase1.log_dict['l_isda'] > 0
@@ -217,7 +217,8 @@ def test_warmup_trains_only_the_prior_and_joint_training_all_but_the_teacher(pha
     for iteration in (3, 4):
         step(phase2, iteration)
         names.append(list(phase2.log_dict))
-    assert changed(phase2.net_g, before) == {'condition_encoder', 'denoiser', 'mgda', 'ocformer'}
+    restoring = {'mgda', 'ocformer', 'stage_code'}
+    assert changed(phase2.net_g, before) == {'condition_encoder', 'denoiser', *restoring}
     assert phase2.log_dict['l_pix'] > 0
     assert all(n == names[0] for n in names)  # the same losses in every iteration
 
