@@ -1,0 +1,195 @@
+"""``unfoldldm init``: option files that pass the check and fit the memory, or one clear error."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import write_photos
+
+from unfoldldm_basicsr.cli import main
+from unfoldldm_basicsr.commands import init_command
+from unfoldldm_basicsr.commands.init_command import Trial, fitted, memory_of, trial_step
+from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.preparing.new_training import NETWORKS, TASKS, NewTraining
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A current folder with photos, on a machine where every step takes little."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(init_command, 'measure', lambda training: Trial(0.5, 0.25))
+    write_photos(tmp_path / 'my: photos #1', 12)
+    return tmp_path
+
+
+CASES = [
+    *(['--network', name, '--memory', '24'] for name in NETWORKS),
+    *(['--network', 'nafnet-small', '--task', task] for task in TASKS),
+    ['--network', 'nafnet-small', '--degraded', 'my: photos #1', '--memory', 'cpu'],
+]
+
+
+@pytest.mark.parametrize('words', CASES, ids=lambda words: ' '.join(words[1:4:2]))
+def test_what_is_written_passes_the_check(folder, capsys, words):
+    assert main(['init', 'my: photos #1', '-o', 'made', *words]) == 0
+    files = sorted((folder / 'made').glob('*.yml'))
+    assert len(files) == (1 if words[1].startswith(('restormer', 'nafnet')) else 2)
+    for file in files:
+        options = yaml.safe_load(file.read_text())
+        assert preflight(options, file.name, True, here='phase2' not in file.name) == []
+    lists = [
+        (folder / 'made' / f'mine_{part}.txt').read_text().split() for part in ('train', 'val')
+    ]
+    assert len(lists[1]) == 1
+    assert sorted([*lists[0], *lists[1]]) == sorted(
+        p.name for p in (folder / 'my: photos #1').iterdir()
+    )
+    said = capsys.readouterr().out
+    assert [f'-opt made/{file.name} --auto_resume' in said for file in files] == [True] * len(files)
+    assert 'patches of' in said
+
+
+@pytest.mark.parametrize('part', ['train', 'test'])
+def test_a_prepared_set_is_found_by_its_name(folder, part):
+    """Pairs and, where it has one, the test part; several degraded images may share a clean one."""
+    for name in ('train_gt', 'train_lq', f'{part}_gt', f'{part}_lq'):
+        target = folder / 'datasets' / 'Rain' / f'{name}.lmdb'
+        write_lmdb(folder / 'my: photos #1', target, force=True)
+    lines = [f'img_{n}.png, img_{m}.png' for n in (0, 1) for m in range(12)]
+    (folder / 'datasets' / 'Rain' / 'train.txt').write_text('\n'.join(lines) + '\n')
+    assert main(['init', 'Rain', '--network', 'nafnet-small']) == 0
+    data = yaml.safe_load((folder / 'mine.yml').read_text())['datasets']
+    assert data['train']['dataroot_lq'] == 'datasets/Rain/train_lq.lmdb'
+    assert data['val']['dataroot_lq'] == f'datasets/Rain/{part}_lq.lmdb'
+    own = {name: Path(data[name].get('meta_info_file', '')).name for name in data}
+    held_out = {'train': 'mine_train.txt', 'val': 'mine_val.txt'}
+    assert own == (held_out if part == 'train' else {'train': 'train.txt', 'val': ''})
+
+
+def test_nothing_is_written_where_something_is_wrong(folder, capsys):
+    write_photos(folder / 'others', 2)
+    write_photos(folder / 'single', 1)
+    before = sorted(folder.rglob('*'))
+    for words, message in (
+        (['my: photos #1', '--degraded', 'others'], 'datasets.train.dataroot_lq'),
+        (['my: photos #1', '--degraded', 'others', '--task', 'derain'], 'the pairs are the task'),
+        (['my: photos #1', '--degraded', 'others', '--val', 'others'], '--val-degraded'),
+        (['single'], 'one to validate on'),
+        (['nowhere'], 'nowhere: no such folder'),
+        (
+            ['my: photos #1', '--memory', 'lots'],
+            "--memory lots: give GiB, for example 24, or 'cpu'",
+        ),
+        (['my: photos #1', '--memory', '0.1'], 'no training step fits into 0.1 GiB'),
+    ):
+        assert main(['init', *words]) == 2
+        assert message in capsys.readouterr().err
+        assert sorted(folder.rglob('*')) == before
+
+
+def test_files_are_replaced_only_when_asked(folder, capsys):
+    words = ['init', 'my: photos #1', '--network', 'nafnet-small']
+    assert main(words) == 0
+    (folder / 'mine.yml').write_text('edited')
+    assert main(words) == 2
+    assert 'mine.yml: exists; choose another --name or pass --overwrite.' in capsys.readouterr().err
+    assert (folder / 'mine.yml').read_text() == 'edited'
+    assert main([*words, '--overwrite']) == 0
+    assert (folder / 'mine.yml').read_text() != 'edited'
+
+
+def training(**changes) -> NewTraining:
+    return NewTraining('x', 'unfoldldm-tiny', {}, {}, 'blind', 20, patch=128, **changes)
+
+
+def law(steps: list, *, base: float = 0.5, most: float = 1e9):
+    """Memory that grows with the pixels: 1 GiB for 128 x 128 beside ``base``."""
+
+    def measure(sized: NewTraining) -> Trial | None:
+        steps.append((sized.patch, sized.part))
+        gib = base + sized.part * (sized.patch / 128) ** 2
+        return Trial(gib, 1.0) if gib <= most else None
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    ('limit', 'patch', 'part'),
+    [(9.0, 128, 8), (8.4, 128, 4), (1.5, 128, 1), (1.4, 96, 1), (0.6, 32, 1)],
+)
+def test_the_largest_sizes_that_fit_are_taken(monkeypatch, limit, patch, part):
+    monkeypatch.setattr(init_command, 'free_memory', lambda device: 2**40)
+    steps: list = []
+    sized, trial = fitted(training(), limit, law(steps))
+    assert (sized.patch, sized.part, sized.batch) == (patch, part, 8)
+    assert trial.gib <= limit
+    assert steps[-1] == (patch, part), 'confirmed by a step'
+    assert len(steps) == 3, 'and found without trying larger ones'
+
+
+def test_a_step_that_fails_halves_the_part(monkeypatch):
+    monkeypatch.setattr(init_command, 'free_memory', lambda device: 2**40)
+    steps: list = []
+    sized, _ = fitted(training(), 100, law(steps, most=3))
+    assert sized.part == 2
+    assert steps[2:] == [(128, 8), (128, 4), (128, 2)]
+
+
+def test_a_step_that_this_machine_cannot_make_is_foretold(monkeypatch):
+    monkeypatch.setattr(init_command, 'free_memory', lambda device: 4 * 2**30)
+    steps: list = []
+    sized, trial = fitted(training(), 24, law(steps))
+    assert (sized.part, trial, len(steps)) == (8, None, 2)
+
+
+def test_a_trial_makes_steps_of_the_training_itself():
+    small = replace(training(num_gpu=0), patch=32, part=2)
+    options = yaml.safe_load(small.text(Path(), 1))
+    trial = trial_step(options, small.part)
+    assert 0.1 < trial.gib < 100
+    assert trial.seconds > 0
+
+
+def test_a_trial_without_memory_is_none_and_other_errors_are_not_hidden(monkeypatch):
+    from unfoldldm_basicsr.training.restoration_model import RestorationModel
+
+    options = yaml.safe_load(
+        NewTraining('x', 'nafnet-small', {}, {}, 'blind', 20, 32, num_gpu=0).text(Path())
+    )
+    for message in ("can't allocate memory: 9 bytes", 'shapes differ'):
+
+        def fails(*_, message=message):
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(RestorationModel, 'optimize_parameters', fails)
+        if 'memory' in message:
+            assert trial_step(options, 1) is None
+        else:
+            with pytest.raises(RuntimeError, match=message):
+                trial_step(options, 1)
+
+
+def test_the_schedule_grows_with_the_number_of_images():
+    counts = [replace(training(), images=images).iterations for images in (5, 200, 10**6)]
+    assert counts == [2000, 12000, 300_000]
+    few = training()
+    assert few.iterations_of(1) + few.iterations_of(2) == few.iterations
+    text = few.text(Path(), 2)
+    assert [int(n) for n in re.findall('(?:total_iter|T_max): ([0-9]+)', text)] == [1700] * 2
+
+
+def test_memory_is_that_of_the_gpu_or_of_the_machine(monkeypatch):
+    monkeypatch.setattr(
+        init_command, 'free_memory', lambda device: {'cpu': 10, 'cuda': 20}[device.type] * 2**30
+    )
+    for there, given, expected in (
+        (False, None, (True, 8.0)), (True, None, (False, 16.0)), (True, 'cpu', (True, 8.0)),
+        (False, '30', (False, 24.0)),
+    ):  # fmt: skip
+        monkeypatch.setattr(init_command.torch.cuda, 'is_available', lambda there=there: there)
+        assert memory_of(given) == expected

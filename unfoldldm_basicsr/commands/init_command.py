@@ -1,0 +1,289 @@
+"""``unfoldldm init``: from a folder of images to option files that fit them and this machine."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+
+from unfoldldm_basicsr.common.cost import free_memory
+from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.data.sources import open_source
+from unfoldldm_basicsr.options.defaults import fill_defaults
+from unfoldldm_basicsr.options.preflight import examine
+from unfoldldm_basicsr.preparing.new_training import (
+    LARGE,
+    NETWORKS,
+    TASKS,
+    NewTraining,
+    held_back,
+)
+from unfoldldm_basicsr.training.guards import peak_memory
+
+NAME = 'init'
+HELP = 'write the option files of a training on your own images, sized for this machine'
+SHARE = 0.8  # of the memory; the rest is for loaders, validation and Phase II
+SIDES = (128, 96, 64, 48, 32)  # of patches, in pixels; CPUs get at most 48
+
+
+class Trial(NamedTuple):
+    """What a training step takes."""
+
+    gib: float
+    seconds: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the options of the command."""
+    parser.add_argument(
+        'clean', help='folder or LMDB of clean images, or a set that unfoldldm prepare wrote'
+    )
+    parser.add_argument('--degraded', help='their degraded partners of equal names; else --task')
+    parser.add_argument('--val', help='clean images to validate on (default: a tenth is held back)')
+    parser.add_argument('--val-degraded', help='their degraded partners')
+    parser.add_argument(
+        '--task', choices=TASKS, help='how clean images are degraded (default: blind, blur + noise)'
+    )
+    parser.add_argument(
+        '--network', choices=NETWORKS, metavar='NAME',
+        help=f'{", ".join(NETWORKS)} (default: unfoldldm-tiny on a CPU, -small on a GPU)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--memory', metavar='GIB', help='GiB of the GPU to train on, or cpu (default: what is here)'
+    )
+    parser.add_argument('--name', default='mine', help='of the experiment and the files (mine)')
+    parser.add_argument(
+        '-o', '--output', type=Path, default=Path(), help='folder for the files (default: here)'
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace existing files')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the files and prints what to do next.
+
+    Raises:
+        ValueError, OSError: the images, the memory or the output; the message says what is wrong.
+    """
+    on_cpu, limit = memory_of(args.memory)
+    take_prepared_set(args)
+    with tempfile.TemporaryDirectory() as folder:  # what is wrong is said before anything is there
+        training, lists = plan(args, Path(folder), on_cpu=on_cpu)
+        write_lists(lists)
+        for phase in training.phases or (None,):
+            file = str(args.output / training.file(phase))
+            options = yaml.safe_load(training.text(args.output, phase))
+            # the weights that Phase II starts from are not there yet
+            problems = examine(options, file, True, here=phase != 2).problems
+            if problems:
+                raise ValueError('\n'.join(problems))
+    final, lists = plan(args, args.output, on_cpu=on_cpu)
+    files = {args.output / final.file(phase): phase for phase in final.phases or (None,)}
+    taken = [path for path in (*files, *lists) if path.exists()]
+    if taken and not args.overwrite:
+        raise FileExistsError(f'{taken[0]}: exists; choose another --name or pass --overwrite.')
+    print(f'{final.network} on {final.images} images; trying training steps ...', flush=True)
+    training, trial = fitted(final, limit, measure)
+    write_lists(lists)
+    for path, phase in files.items():
+        write_bytes_atomic(path, training.text(args.output, phase).encode())
+    print(summary(training, trial, limit))
+    for path in files:
+        print(f'  python -m unfoldldm_basicsr.train -opt {path} --auto_resume')
+    weights = f'experiments/{training.experiment(max(training.phases, default=None))}'
+    print(
+        f'  unfoldldm restore -i PHOTOS -o restored -w {weights}/models/net_g_latest.pth --tile 512'
+    )
+    return 0
+
+
+def write_lists(lists: Mapping[Path, list[str]]) -> None:
+    """Writes names of images, one a line."""
+    for path, names in lists.items():
+        write_bytes_atomic(path, ('\n'.join(names) + '\n').encode('utf-8', 'surrogateescape'))
+
+
+def memory_of(given: str | None) -> tuple[bool, float]:
+    """Whether to train on the CPU, and the GiB that a training step may take.
+
+    Raises:
+        ValueError: neither a number nor ``cpu``.
+    """
+    here = torch.cuda.is_available()
+    if given in (None, 'cpu'):
+        on_cpu = given == 'cpu' or not here
+        free = free_memory(torch.device('cpu' if on_cpu else 'cuda'))
+        return on_cpu, SHARE * (free or 8 * 2**30) / 2**30
+    try:
+        gib = float(given)
+    except ValueError:
+        gib = 0
+    if not 0 < gib < 10_000:
+        raise ValueError(f"--memory {given}: give GiB, for example 24, or 'cpu'.")
+    return False, SHARE * gib
+
+
+def plan(
+    args: argparse.Namespace, folder: Path, *, on_cpu: bool
+) -> tuple[NewTraining, dict[Path, list[str]]]:
+    """The training before its sizes are measured, and lists of images to write to ``folder``."""
+    if args.degraded and args.task:
+        raise ValueError('--task degrades clean images; with --degraded the pairs are the task.')
+    if bool(args.degraded and args.val) != bool(args.val_degraded):
+        raise ValueError('--val and --val-degraded belong together where there is --degraded.')
+    task = None if args.degraded else args.task or 'blind'
+    train, names = images_in(args.clean, args.degraded)
+    lists: dict[Path, list[str]] = {}
+    if args.val:
+        val, _ = images_in(args.val, args.val_degraded)
+    else:
+        val, train = dict(train), dict(train)
+        try:
+            names, kept = held_back(names)
+        except ValueError as error:
+            raise ValueError(f'{args.clean}: {error}') from error
+        for section, part, listed in ((train, 'train', names), (val, 'val', kept)):
+            path = folder / f'{args.name}_{part}.txt'
+            section['meta_info_file'] = str(path)
+            lists[path] = listed
+    network = args.network or ('unfoldldm-tiny' if on_cpu else 'unfoldldm-small')
+    sides = [side for side in SIDES if side <= 48 or not on_cpu]
+    training = NewTraining(
+        args.name, network, train, val, task, len(names), sides[0], num_gpu=0 if on_cpu else 'auto'
+    )
+    return training, lists
+
+
+def take_prepared_set(args: argparse.Namespace) -> None:
+    """Takes the LMDBs of a set of ``unfoldldm prepare``, by its folder or its name in datasets."""
+    for place in (Path(args.clean), Path('datasets') / args.clean):
+        if (place / 'train_gt.lmdb').is_dir():
+            files = (
+                place / f'{part}_{side}.lmdb' for part in ('train', 'test') for side in ('gt', 'lq')
+            )
+            found = [str(file) if file.is_dir() else None for file in files]
+            args.clean, args.degraded, *tests = found
+            if not args.val and tests[0]:
+                args.val, args.val_degraded = tests
+            return
+
+
+def images_in(clean: str, degraded: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Keys of a data set, and the names of its images (pairs, where a prepared set lists them)."""
+    kind = 'lmdb' if clean.rstrip('/').endswith('.lmdb') else 'disk'
+    section = {'type': 'SyntheticDegradationDataset', 'dataroot_gt': clean}
+    if degraded:
+        section = {**section, 'type': 'PairedDegradationDataset', 'dataroot_lq': degraded}
+    section |= {'io_backend': {'type': kind}}
+    listed = Path(clean.removesuffix('_gt.lmdb') + '.txt')
+    if degraded and clean.endswith('_gt.lmdb') and listed.is_file():
+        return {**section, 'meta_info_file': str(listed)}, listed.read_text('utf-8').splitlines()
+    return section, open_source(clean, kind).names
+
+
+def fitted(
+    training: NewTraining, limit: float, measure: Callable[[NewTraining], Trial | None]
+) -> tuple[NewTraining, Trial | None]:
+    """The largest sizes that fit into the memory.
+
+    A batch keeps its size: where it does not fit, it is computed in parts (``accum_iter``), and
+    where one patch does not, patches are smaller. Memory grows with the pixels, so two small steps
+    foretell the rest; a step of the sizes chosen then confirms them, where this machine can make
+    it.
+
+    Args:
+        training: with the largest sizes.
+        limit: GiB.
+        measure: makes a training step; None where it runs out of memory.
+
+    Returns:
+        The training, and the step that confirmed it.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    small = max(training.patch // 2, SIDES[-1])
+    one, two = (measure(replace(training, patch=small, part=part)) for part in (1, 2))
+    if one is not None and two is not None:
+        per_pixel = max(two.gib - one.gib, 0) / small**2
+        on_cpu = training.num_gpu == 0 or not torch.cuda.is_available()
+        free = (free_memory(torch.device('cpu' if on_cpu else 'cuda')) or 2**43) / 2**30
+        for side in (side for side in SIDES if side <= training.patch):
+            part = training.batch
+            while part:
+                gib = one.gib + per_pixel * (part * side**2 - small**2)
+                sized = replace(training, patch=side, part=part)
+                if gib <= limit and gib > SHARE * free:
+                    return sized, None
+                trial = measure(sized) if gib <= limit else None
+                if trial is not None and trial.gib <= limit:
+                    return sized, trial
+                part //= 2
+    advice = 'unfoldldm-small or -tiny' if training.network in LARGE else 'more memory'
+    raise ValueError(f'{training.network}: no training step fits into {limit:.1f} GiB; {advice}.')
+
+
+def measure(training: NewTraining) -> Trial | None:
+    """Trial steps in a process of their own; None where the memory does not suffice."""
+    phase = min(training.phases, default=None)
+    options = yaml.safe_load(training.text(Path(), phase))
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, context, logging.disable, (logging.WARNING,)) as pool:
+        try:
+            return pool.submit(trial_step, options, training.part).result()
+        except BrokenProcessPool:  # ended by the system
+            return None
+
+
+def trial_step(options: dict[str, Any], part: int) -> Trial | None:
+    """Makes two training steps of an option file on noise, and measures the second.
+
+    Args:
+        options: content of the option file.
+        part: patches of a step.
+    """
+    from basicsr.models import build_model
+
+    fill_defaults(options, True)
+    options['train']['accum_iter'] = 1
+    options['path'] |= dict.fromkeys(('log', 'models', 'training_states'), '.')
+    options |= {'is_train': True, 'num_gpu': int(options['num_gpu'] and torch.cuda.is_available())}
+    side = options['datasets']['train']['gt_size']
+    try:
+        model = build_model(options)
+        batch = {'lq': torch.rand(part, 3, side, side), 'gt': torch.rand(part, 3, side, side)}
+        for iteration in (1, 2):
+            start = time.perf_counter()
+            model.feed_data(batch)
+            model.optimize_parameters(iteration)  # waits for the device: it reads the losses
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or 'memory' in str(error):
+            return None
+        raise
+    return Trial(peak_memory(model.device)['peak_memory_gib'], time.perf_counter() - start)
+
+
+def summary(training: NewTraining, trial: Trial | None, limit: float) -> str:
+    """What was chosen, and what it will take."""
+    sizes = f'patches of {training.patch}, batches of {training.batch}'
+    if training.part < training.batch:
+        sizes += f' computed {training.part} at a time'
+    if trial is None:
+        return f'{sizes}: foretold to fit; a step is too large to try here. Then:'
+    seconds = trial.seconds * training.batch / training.part
+    hours = seconds * training.iterations / 3600
+    duration = f'{60 * hours:.0f} minutes' if hours < 2 else f'{hours:.0f} hours'
+    return (
+        f'{sizes}: a step takes {trial.gib:.1f} of {limit:.1f} GiB and {seconds:.2g} s, '
+        f'{training.iterations} of them about {duration} beside loading and validation. Next:'
+    )

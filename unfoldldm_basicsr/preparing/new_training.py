@@ -1,0 +1,247 @@
+"""The option files of a new training: what ``unfoldldm init`` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unfoldldm_basicsr.data.degradations.catalogue import DEGRADATIONS
+
+# --task: what a clean image goes through
+TASKS = {
+    'blind': ('gaussian_blur', 'gaussian_noise'),
+    'denoise': ('gaussian_noise',),
+    'deblur': ('motion_blur',),
+    'defocus': ('gaussian_blur',),
+    'derain': ('rain',),
+    'dehaze': ('haze',),
+    'lowlight': ('low_light',),
+    'jpeg': ('jpeg',),
+}
+_SMALL = {'num_blocks': [1, 1, 1], 'heads': [0, 0, 4], 'num_stages': 3}
+# --network: network_g, and the learning rate
+NETWORKS: dict[str, tuple[dict[str, Any], float]] = {
+    'unfoldldm-tiny': ({'type': 'UnfoldLDM', 'dim': 32, **_SMALL}, 1e-3),
+    'unfoldldm-small': ({'type': 'UnfoldLDM', 'dim': 64, 'prior_dim': 64, **_SMALL}, 5e-4),
+    'unfoldldm-base': (
+        {
+            'type': 'UnfoldLDM', 'dim': 192, 'num_blocks': [6, 6, 5], 'heads': [0, 0, 8],
+            'mgda_dim': 32, 'num_stages': 3, 'prior_dim': 64,
+        },
+        2e-4,
+    ),
+    'restormer-small': (
+        {
+            'type': 'Restormer', 'dim': 16, 'num_blocks': [1, 1, 1, 2], 'heads': [1, 2, 4, 8],
+            'num_refinement_blocks': 1, 'ffn_expansion_factor': 2.0,
+        },
+        1e-3,
+    ),
+    'restormer': ({'type': 'Restormer'}, 3e-4),
+    'nafnet-small': (
+        {
+            'type': 'NAFNet', 'width': 16, 'enc_blk_nums': [1, 1, 1, 4], 'middle_blk_num': 1,
+            'dec_blk_nums': [1, 1, 1, 1],
+        },
+        1e-3,
+    ),
+    'nafnet': (
+        {
+            'type': 'NAFNet', 'width': 32, 'enc_blk_nums': [1, 1, 1, 28], 'middle_blk_num': 1,
+            'dec_blk_nums': [1, 1, 1, 1],
+        },
+        1e-3,
+    ),
+}  # fmt: skip
+LARGE = ('unfoldldm-base', 'restormer', 'nafnet')
+PHASE1_SHARE = 0.15  # of the iterations
+PATCHES_PER_IMAGE = 500
+FEWEST, MOST = 2000, 300_000  # iterations
+
+
+@dataclass
+class NewTraining:
+    """What the option files say.
+
+    Attributes:
+        name: of the experiments; two-phase networks add ``_phase1`` and ``_phase2``.
+        network: one of :data:`NETWORKS`.
+        train, val: keys of the data sets that tell where the images are.
+        task: one of :data:`TASKS`; None for pairs.
+        images: number of training images.
+        patch, part: side of the patches, and how many are computed at once.
+        batch: patches of a step.
+        num_gpu: ``'auto'`` or 0.
+    """
+
+    name: str
+    network: str
+    train: Mapping[str, Any]
+    val: Mapping[str, Any]
+    task: str | None
+    images: int
+    patch: int
+    batch: int = 8
+    part: int = 8
+    num_gpu: str | int = 'auto'
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """(1, 2) for UnfoldLDM, else ()."""
+        return (1, 2) if self.network.startswith('unfoldldm') else ()
+
+    @property
+    def iterations(self) -> int:
+        """Of all phases: so many that every image is seen 500 times, within sane limits."""
+        wanted = PATCHES_PER_IMAGE * self.images / self.batch
+        return int(min(max(round(wanted, -3), FEWEST), MOST))
+
+    def iterations_of(self, phase: int | None) -> int:
+        """Of a phase."""
+        first = round(PHASE1_SHARE * self.iterations, -2)
+        return int({1: first, 2: self.iterations - first}.get(phase, self.iterations))
+
+    def file(self, phase: int | None = None) -> str:
+        """Name of an option file."""
+        return f'{self.experiment(phase)}.yml'
+
+    def experiment(self, phase: int | None = None) -> str:
+        """Name of an experiment."""
+        return f'{self.name}_phase{phase}' if phase else self.name
+
+    def text(self, folder: Path, phase: int | None = None) -> str:
+        """An option file that lies in ``folder``."""
+        network, lr = NETWORKS[self.network]
+        total, path = self.iterations_of(phase), folder / self.file(phase)
+        model = f'UnfoldLDMPhase{phase}Model' if phase else 'RestorationModel'
+        if phase:
+            network = {'type': 'UnfoldLDM', 'phase': phase, 'prior_window': self.patch, **network}
+        start, losses, clip = '', '', 0.01
+        last_rate = 1e-5
+        if phase == 1:
+            last_rate = lr  # constant: Phase II lowers it
+        if phase == 2:
+            weights = f'experiments/{self.experiment(1)}/models/net_g_latest.pth'
+            start = f'  pretrain_network_phase1: {_flow(weights)}\n'
+            losses = '  diffusion_opt: {type: LatentDiffusionLoss, loss_weight: 1.0}\n'
+            losses += f'  prior_warmup_iter: {total // 12} # II-a: the diffusion alone\n'
+            clip = {'restoration': 0.01, 'prior': 1.0}
+        if phase:
+            losses += '  isda_opt: {type: ISDALoss, loss_weight: 0.01}\n  stage_loss_weight: 0.3\n'
+        often = max(total // 6, 100)
+        title = f'{self.network}, {self.task or "pairs"}' + (
+            f', Phase {"I" * phase}' if phase else ''
+        )
+        return f"""\
+# {title}; made by unfoldldm init
+# python -m unfoldldm_basicsr.train -opt {path} --auto_resume
+# After a change: unfoldldm check -opt {path}
+name: {_flow(self.experiment(phase))}
+model_type: {model}
+scale: 1
+num_gpu: {self.num_gpu} # auto: one GPU, several with torchrun; 0: the CPU
+manual_seed: 0
+
+datasets:
+  train:
+    name: train
+{_lines(self.train, 4)}\
+{self.degradations()}\
+    gt_size: {self.patch} # side of the patches
+    batch_size_per_gpu: {self.batch}
+    repeat: {max(1, 4000 // self.images)} # of {self.images} images, every time another patch
+    num_worker_per_gpu: {4 if self.num_gpu else 1}
+  val:
+    name: heldout # never trained on
+{_lines(self.val, 4)}\
+{self.degradations(fixed=True)}\
+    center_crop: {512 if self.num_gpu else 256} # without it: whole images, which take longer
+
+network_g:
+{_lines(network, 2)}
+path:
+{start}\
+  resume_state: ~
+
+train:
+  total_iter: {total}
+  warmup_iter: {min(total // 50, 500)}
+  ema_decay: {0.99 if total < 10_000 else 0.999}
+  accum_iter: {self.batch // self.part} # parts of a batch that are computed one after another
+  optim_g: {{type: AdamW, lr: {_number(lr)}, weight_decay: 0, betas: [0.9, 0.999]}}
+  scheduler: {{type: TrueCosineAnnealingLR, T_max: {total}, eta_min: {_number(last_rate)}}}
+  use_grad_clip: true
+  grad_clip_norm: {_flow(clip)}
+  pixel_opt: {{type: L1Loss, loss_weight: 1.0}}
+{losses}\
+
+val:
+  val_freq: {often}
+  save_img: false
+  pbar: true
+  metrics:
+    psnr: {{type: calculate_psnr, crop_border: 0}}
+    ssim: {{type: calculate_ssim, crop_border: 0}}
+
+logger:
+  print_freq: {min(100, often // 4)}
+  save_checkpoint_freq: {often}
+  keep_checkpoints: 3
+  use_tb_logger: true # tensorboard --logdir tb_logger
+"""
+
+    def degradations(self, *, fixed: bool = False) -> str:
+        """Lines of ``degradations``: the ranges of the catalogue, or the middle of each."""
+        if self.task is None:
+            return ''
+        text = (
+            '    degradations: # unfoldldm degrade PHOTO -opt THIS_FILE -o sheet.png shows them\n'
+        )
+        for name in TASKS[self.task]:
+            step = DEGRADATIONS[name]()
+            values = (
+                step.at_strength(0.5) if fixed else {k: list(v) for k, v in step.ranges.items()}
+            )
+            entry = {'type': name, **values}
+            text += f'      - {_flow(entry)}\n'
+        return text
+
+
+def held_back(names: Sequence[str], share: float = 0.1) -> tuple[list[str], list[str]]:
+    """Splits images into those to train on and evenly spread ones to validate on: 1 to 20.
+
+    Raises:
+        ValueError: fewer than two images.
+    """
+    if len(names) < 2:
+        raise ValueError('one image to train on and one to validate on are needed at the least.')
+    count = min(max(round(share * len(names)), 1), 20)
+    step = len(names) / count
+    chosen = {int(step * (k + 0.5)) for k in range(count)}
+    kept = [name for k, name in enumerate(names) if k not in chosen]
+    return kept, [names[k] for k in sorted(chosen)]
+
+
+def _lines(section: Mapping[str, Any], indent: int) -> str:
+    return ''.join(f'{" " * indent}{key}: {_flow(value)}\n' for key, value in section.items())
+
+
+def _flow(value: Any) -> str:
+    """A value in YAML on one line; words that could be read as something else are quoted."""
+    if isinstance(value, Mapping):
+        return '{' + ', '.join(f'{key}: {_flow(v)}' for key, v in value.items()) + '}'
+    if isinstance(value, list | tuple):
+        return '[' + ', '.join(map(_flow, value)) + ']'
+    if isinstance(value, str) and not value.replace('_', '').isalpha():
+        return json.dumps(value, ensure_ascii=False)
+    return _number(value) if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str:
+    """As YAML reads it: with a dot."""
+    text = f'{value:.4g}'
+    mantissa, _, exponent = text.partition('e')
+    return text if '.' in mantissa else f'{mantissa}.0{"e" + exponent if exponent else ""}'
