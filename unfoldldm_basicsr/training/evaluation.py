@@ -28,6 +28,7 @@ from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.training.batches import Batch, to_device
 from unfoldldm_basicsr.training.inference import Restored
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.panels import Panels
 from unfoldldm_basicsr.training.randomness import preserved_rng
 from unfoldldm_basicsr.training.saved_images import SavedImages, image_name, write_image
 from unfoldldm_basicsr.training.validation_report import (
@@ -72,6 +73,7 @@ class Evaluator:
         self.opt, self.device, self.restore, self.extras = opt, device, restore, extras
         self.measure = measure or self.measure_image
         self.prefix, self.note = prefix, note
+        self.panels = Panels(opt)
         self.val = opt.get('val') or {}
         self.metrics = self.val.get('metrics') or {}
         self.best: dict[str, dict[str, dict[str, Any]]] = {}
@@ -119,6 +121,7 @@ class Evaluator:
                 result = describe(index, batch, options)
                 bar.set_description(f'Test {result.name}')
                 self.measure(restored, batch, result)
+                self.panels.keep(result.name, batch, restored.output, restored.trace)
                 if files is not None:
                     path = files.path(index, result.name, result.degradation)
                     write_image(_image(restored.output), path)
@@ -201,6 +204,7 @@ class Evaluator:
         if tb_logger is not None:
             for name, value in scalars.items():
                 tb_logger.add_scalar(f'metrics/{dataset}/{name}', value, iteration)
+        self.panels.write(tb_logger, dataset, iteration)
 
 
 def describe(index: int, batch: Batch, options: Mapping[str, Any]) -> ImageResult:

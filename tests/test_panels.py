@@ -1,0 +1,83 @@
+"""Validation shows in TensorBoard what it restored: input, stages, output, truth side by side."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import write_photos
+from torch.utils.data import DataLoader
+
+from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
+from unfoldldm_basicsr.training.evaluation import Evaluator
+
+
+class Writer(dict):
+    """Takes the place of TensorBoard's writer."""
+
+    def add_image(self, tag, image, iteration):
+        self[tag, iteration] = image
+
+    def add_scalar(self, *_):
+        """Scalars are tested elsewhere."""
+
+
+def halves(batch, *, traced: bool):
+    """Half as bright as the input; by way of a quarter."""
+    stages = [SimpleNamespace(**dict.fromkeys(('x_hat', 'x_tilde', 'x'), f * batch['lq']))
+              for f in (0.25, 0.5)]  # fmt: skip
+    trace = SimpleNamespace(stages=stages) if traced else None
+    return SimpleNamespace(output=0.5 * batch['lq'], trace=trace)
+
+
+def shown(folder, *, traced=False, size=(24, 32), **changes) -> Writer:
+    """What a validation of three photos writes at iteration 7."""
+    for part in ('gt', 'lq'):
+        if not (folder / part).exists():
+            write_photos(folder / part, 3, size, seed='gt lq'.index(part))
+    data = PairedDegradationDataset({
+        'name': 'held_out', 'phase': 'val', 'dataroot_gt': str(folder / 'gt'),
+        'dataroot_lq': str(folder / 'lq'), 'io_backend': {'type': 'disk'},
+    })  # fmt: skip
+    opt = {'is_train': True, 'rank': 0, 'world_size': 1, 'dist': False, 'name': 'x',
+           'path': {'log': str(folder)}, 'val': {}, 'logger': {'use_tb_logger': True},
+           **changes}  # fmt: skip
+    run = Evaluator(opt, torch.device('cpu'), lambda batch: halves(batch, traced=traced))
+    writer = Writer()
+    for iteration in (6, 7):
+        results = run.evaluate(DataLoader(data), str(iteration), False)
+        if iteration == 7 or opt['rank'] == 0:
+            run.report('held_out', results, iteration, writer)
+    return writer
+
+
+@pytest.mark.parametrize('traced', [False, True])
+def test_panels_show_input_stages_output_and_truth(tmp_path, traced):
+    writer = shown(tmp_path, traced=traced)
+    assert list(writer)[2:] == [(f'images/held_out/img_{n}', 7) for n in (0, 1)], 'two by default'
+    parts = writer['images/held_out/img_0', 7].split(32, -1)
+    lq, gt = parts[0], parts[-1]
+    assert lq.shape == (3, 24, 32)
+    assert not torch.equal(lq, gt)
+    expected = [lq, *([0.25 * lq] if traced else []), 0.5 * lq, gt]
+    for part, image in zip(parts, expected, strict=True):
+        assert torch.equal(part, image)
+
+
+def test_large_images_are_reduced(tmp_path):
+    panel = shown(tmp_path, size=(300, 500))['images/held_out/img_0', 7]
+    assert panel.shape == (3, 256, 3 * 427)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'count'),
+    [
+        ({'logger': {'use_tb_logger': True, 'tb_images': 9}}, 3),
+        ({'logger': {'use_tb_logger': True, 'tb_images': 0}}, 0),
+        ({'logger': {'use_tb_logger': False}}, 0),
+        ({'is_train': False}, 0),
+    ],
+)
+def test_as_many_are_shown_as_the_option_file_says(tmp_path, changes, count):
+    assert len(shown(tmp_path, **changes)) == 2 * count
