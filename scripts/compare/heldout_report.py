@@ -29,7 +29,7 @@ from unfoldldm_basicsr.pictures import (
     comparison_grid,
     detail_box,
     detail_boxes,
-    measure,
+    psnr,
     psnr_captions,
     save_picture,
     trace_picture,
@@ -57,7 +57,7 @@ def non_local_means(lq: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, int]:
             channel_axis=2,
         )  # fmt: skip
         image = to_8bit(image)
-        if best is None or measure(image, gt).psnr > measure(best, gt).psnr:
+        if best is None or psnr(image, gt) > psnr(best, gt):
             best, chosen = image, strength
     return best, chosen
 
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     for source in ('generated', 'null', 'shuffled', 'oracle'):
         images[source] = restore_all(net, items, source)
     rows = [
-        {'photo': name, **{COLUMNS[k]: measure(v[i], truths[i]).psnr for k, v in images.items()}}
+        {'photo': name, **{COLUMNS[k]: psnr(v[i], truths[i]) for k, v in images.items()}}
         for i, name in enumerate(names)
     ]
     rows.append({**pd.DataFrame(rows).mean(numeric_only=True), 'photo': 'mean'})

@@ -20,7 +20,7 @@ import yaml
 from tqdm import tqdm
 
 from unfoldldm_basicsr.comparing.tables import markdown, write_csv
-from unfoldldm_basicsr.pictures import measure
+from unfoldldm_basicsr.pictures import psnr
 from unfoldldm_basicsr.restoring import Restorer
 
 
@@ -52,10 +52,10 @@ def main() -> None:
         item = dataset[index]
         truth = to_8bit(item['gt'])
         row = scores.setdefault(item['degradation_name'], {})
-        row.setdefault('degraded', []).append(measure(to_8bit(item['lq']), truth).psnr)
+        row.setdefault('degraded', []).append(psnr(to_8bit(item['lq']), truth))
         for name, restorer in restorers.items():
             restored = restorer.restore_tensor(item['lq'][None].to(restorer.device))[0].cpu()
-            row.setdefault(f'told {name}', []).append(measure(to_8bit(restored), truth).psnr)
+            row.setdefault(f'told {name}', []).append(psnr(to_8bit(restored), truth))
     rows = [
         {'degradation': name, **{key: float(np.mean(values)) for key, values in row.items()}}
         for name, row in scores.items()

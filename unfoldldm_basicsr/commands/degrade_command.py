@@ -30,7 +30,7 @@ from unfoldldm_basicsr.pictures.drawing import (
     show,
     to_rgb8,
 )
-from unfoldldm_basicsr.pictures.quality import measure
+from unfoldldm_basicsr.pictures.quality import psnr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,4 +201,4 @@ def _describe(step: Degradation, chain_name: str) -> list[str]:
 def _decibels(image: np.ndarray, clean: np.ndarray) -> str:
     if np.array_equal(to_rgb8(image), to_rgb8(clean)):
         return 'unchanged'
-    return f'{measure(image, clean).psnr:.1f} dB'
+    return f'{psnr(image, clean):.1f} dB'

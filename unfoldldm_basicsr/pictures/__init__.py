@@ -2,15 +2,14 @@
 
 from unfoldldm_basicsr.pictures.drawing import detail_box, save_picture
 from unfoldldm_basicsr.pictures.grids import comparison_grid, detail_boxes, psnr_captions
-from unfoldldm_basicsr.pictures.quality import Quality, measure
+from unfoldldm_basicsr.pictures.quality import psnr
 from unfoldldm_basicsr.pictures.trace_picture import trace_picture
 
 __all__ = [
-    'Quality',
     'comparison_grid',
     'detail_box',
     'detail_boxes',
-    'measure',
+    'psnr',
     'psnr_captions',
     'save_picture',
     'trace_picture',

@@ -5,7 +5,6 @@ Row i, column j: the number of items of class i that were taken for class j.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,16 +42,13 @@ def write_confusion_csv(counts: np.ndarray, names: Sequence[str], path: str | Pa
         names: of the classes.
         path: the file; its folder is made.
     """
-    counts = _checked(counts, names)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['true class', *names, 'items', 'accuracy'])
-        for index, name in enumerate(names):
-            items = int(counts[index].sum())
-            share = f'{counts[index, index] / items:.4f}' if items else ''
-            writer.writerow([name, *counts[index].tolist(), items, share])
+    import pandas as pd
+
+    rows = pd.DataFrame(counts, names, names)
+    rows['items'] = counts.sum(1)
+    rows['accuracy'] = counts.diagonal() / rows['items'].where(rows['items'] > 0)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    rows.to_csv(path, index_label='true class', float_format='%.4f', lineterminator='\n')
 
 
 def confusion_picture(
@@ -65,11 +61,7 @@ def confusion_picture(
         names: of the classes.
         title: first line.
         footer: last line, small.
-
-    Raises:
-        ValueError: another number of names than rows.
     """
-    counts = _checked(counts, names)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     pairs = zip(counts.ravel(), shares.ravel(), strict=True)
     texts = [f'{n}\n{100 * share:.0f} %' if n else '' for n, share in pairs]
@@ -81,12 +73,3 @@ def confusion_picture(
     axes.set_xlabel('predicted')
     axes.xaxis.set_label_position('top')
     return fig
-
-
-def _checked(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    counts = np.asarray(counts)
-    if not names or counts.shape != (len(names), len(names)):
-        raise ValueError(
-            f'A confusion matrix of shape {counts.shape} does not go with {len(names)} names.'
-        )
-    return counts

@@ -17,7 +17,7 @@ from unfoldldm_basicsr.pictures.drawing import (
     show,
     to_rgb8,
 )
-from unfoldldm_basicsr.pictures.quality import measure
+from unfoldldm_basicsr.pictures.quality import psnr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def psnr_captions(row: Sequence[np.ndarray], truth: np.ndarray) -> list[str]:
     """'24.31 dB' for every image of a row, 'ground truth' for the truth itself."""
-    scores = [None if image is truth else measure(image, truth).psnr for image in row]
+    scores = [None if image is truth else psnr(image, truth) for image in row]
     return ['ground truth' if score is None else f'{score:.2f} dB' for score in scores]
 
 

@@ -1,79 +1,31 @@
-"""PSNR and SSIM of one image, with the numeric domain they were computed in."""
+"""PSNR of one image, in the depth that it has."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
 
 import numpy as np
 
-SSIM_WINDOW = 11
+_PEAKS = {'uint8': 255, 'uint16': 65535, 'float32': 1, 'float64': 1}
 
 
-class Quality(NamedTuple):
-    """Scores of one image against the truth.
+def psnr(image: np.ndarray, truth: np.ndarray) -> float:
+    """PSNR in dB over all channels, no border cut off; infinite for equal images.
 
-    Attributes:
-        psnr: dB, infinite for equal images.
-        ssim: in [-1, 1]; NaN for images smaller than its 11 x 11 window.
-        domain: '8-bit', '16-bit' or 'float': what the images were when they were compared.
-    """
-
-    psnr: float
-    ssim: float
-    domain: str
-
-
-def measure(image: np.ndarray, truth: np.ndarray) -> Quality:
-    """PSNR and SSIM over RGB (or grey), no border cut off.
-
-    8-bit images give the numbers of BasicSR's ``calculate_psnr`` and ``calculate_ssim``; 16-bit and
-    float images are compared without rounding to 8 bit.
+    8-bit images give the number of BasicSR's ``calculate_psnr``; others are not rounded to 8 bits.
 
     Args:
-        image: (H, W) or (H, W, 3); uint8, uint16, or float in [0, 1] (values outside are clipped).
+        image: (H, W) or (H, W, C); uint8, uint16, or float in [0, 1] (values outside are clipped).
         truth: same shape and dtype.
 
     Raises:
-        ValueError: shapes or dtypes differ or are not supported.
+        ValueError: shapes or dtypes differ, or another dtype.
     """
-    if image.shape != truth.shape or image.dtype != truth.dtype:
+    peak = _PEAKS.get(image.dtype.name)
+    if image.shape != truth.shape or image.dtype != truth.dtype or peak is None:
         raise ValueError(
             f'Cannot compare {image.shape} {image.dtype} with {truth.shape} {truth.dtype}.'
         )
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise ValueError(f'Cannot compare images of shape {image.shape}: grey or RGB only.')
-    too_small = min(image.shape[:2]) < SSIM_WINDOW
-    if image.dtype == np.uint8:
-        from basicsr.metrics import calculate_psnr, calculate_ssim
-
-        psnr = calculate_psnr(image, truth, crop_border=0)
-        ssim = float('nan') if too_small else calculate_ssim(image, truth, crop_border=0)
-        return Quality(float(psnr), float(ssim), '8-bit')
-
-    if image.dtype == np.uint16:
-        domain, peak = '16-bit', 65535
-    elif np.issubdtype(image.dtype, np.floating):
-        domain, peak = 'float', 1
-    else:
-        raise ValueError(f'Cannot compare {image.dtype} images: uint8, uint16 or float only.')
     first, second = (np.clip(a.astype(np.float64) / peak, 0, 1) for a in (image, truth))
     error = np.mean((first - second) ** 2)
-    psnr = float('inf') if error == 0 else -10 * np.log10(error)
-    return Quality(float(psnr), float('nan') if too_small else _ssim(first, second), domain)
-
-
-def _ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """SSIM of images in [0, 1] with BasicSR's settings: Gaussian window of sigma 1.5."""
-    from skimage.metrics import structural_similarity
-
-    return float(
-        structural_similarity(
-            first,
-            second,
-            data_range=1,
-            channel_axis=2 if first.ndim == 3 else None,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-    )
+    return math.inf if error == 0 else -10 * math.log10(error)

@@ -21,7 +21,7 @@ from unfoldldm_basicsr.pictures.drawing import (
     new_page,
     show,
 )
-from unfoldldm_basicsr.pictures.quality import measure
+from unfoldldm_basicsr.pictures.quality import psnr
 from unfoldldm_basicsr.restoring.traces import StageImages, Trace, levels
 
 if TYPE_CHECKING:
@@ -125,4 +125,4 @@ def _gain(pairs: list[tuple[np.ndarray, np.ndarray]], box: Box) -> int:
 
 
 def _score(image: np.ndarray, truth: np.ndarray | None, before: str = '') -> str:
-    return '' if truth is None else f'{before}{measure(image, truth).psnr:.2f} dB'
+    return '' if truth is None else f'{before}{psnr(image, truth):.2f} dB'
