@@ -8,10 +8,15 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import ROOT
+import torch
+from helpers import ROOT, write_photos
+from tiny_network import shake, unfoldldm_kwargs
 
+from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.cli import COMMANDS, build_parser
+from unfoldldm_basicsr.weights.checkpoint import network_meta
 
 PAGES = sorted(
     page
@@ -114,3 +119,26 @@ def test_python_examples_compile_and_import_what_exists(page):
             loaded = __import__(module, fromlist=['x'])
             for name in names.split(','):
                 assert hasattr(loaded, name.strip()), f'{module}.{name}'
+
+
+def test_the_example_of_the_readme_loads_restores_and_shows(tmp_path, monkeypatch):
+    (block,) = (
+        block
+        for block in re.findall(
+            r'^```python\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S
+        )
+        if 'Restorer' in block
+    )
+    assert len(block.splitlines()) <= 15
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('MPLBACKEND', 'Agg')
+    kwargs = unfoldldm_kwargs()
+    meta = network_meta({'type': 'UnfoldLDM', **kwargs})
+    torch.save({'params': shake(UnfoldLDM(**kwargs)).state_dict(), 'arch': meta}, 'net_g.pth')
+    write_photos(tmp_path, 1)[0].rename('photo.png')
+    names: dict = {}
+    exec(block, names)
+    left, right = (cell.images[0].get_array() for cell in names['cells'])
+    assert np.array_equal(left, names['photo'])
+    assert left.shape == right.shape
+    assert (left != right).any()
