@@ -33,7 +33,10 @@ linux = pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
         ('scaling', ['--axes', 'size', '--sizes', '64']),
     ],
 )
-def test_memory_is_measured_in_a_process_of_its_own(script, tmp_path, name, words):
+def test_time_and_memory_are_measured(script, tmp_path, monkeypatch, name, words):
+    """Here in this process, which has imported everything."""
+    for module in (script('common'), script(name)):
+        monkeypatch.setattr(module, 'in_own_process', lambda f, *rest: f(*rest), raising=False)
     script(name).main(
         [*words, '--repeats', '1', '--threads', '1', '--out', str(tmp_path / 'new' / 'm')]
     )
@@ -148,6 +151,11 @@ def test_training_step(script, tmp_path, monkeypatch):
     layouts = {f'channels_last {name}' for name in ('input', 'target', 'weights')}
     assert used == {False: {'plain'}, True: {'bf16', 'checkpoint', *layouts}}
     assert losses.keys() == {'L1Loss', 'ISDALoss', 'LatentDiffusionLoss'}
+    module, name = script('training_step'), 'unfoldldm-tiny-phase2'
+    net = module.build(module.options_of(name, [])).train()
+    value = module.loss_of(name)(net, [torch.rand(1, 3, 16, 16)], torch.rand(1, 3, 16, 16))
+    assert all(loss.item() > 0 for loss in losses.values())
+    torch.testing.assert_close(value, sum(losses.values()))
 
 
 def test_a_training_step_computes_gradients_and_moves_the_weights(script):
@@ -159,18 +167,6 @@ def test_a_training_step_computes_gradients_and_moves_the_weights(script):
     assert trained == {name for name, p in net.named_parameters() if p.grad is not None}
     assert trained == {name for name, p in net.named_parameters() if (p != before[name]).any()}
     assert len(trained) < len(before), 'the teacher is frozen'
-
-
-@pytest.mark.parametrize(('phase', 'count'), [(1, 2), (2, 3)])
-def test_the_loss_of_a_phase_is_the_sum_of_its_losses(script, monkeypatch, phase, count):
-    module = script('training_step')
-    name = f'unfoldldm-tiny-phase{phase}'
-    net = module.build(module.options_of(name, [])).train()
-    losses = watch_training(monkeypatch)[1]
-    value = module.loss_of(name)(net, [torch.rand(1, 3, 16, 16)], torch.rand(1, 3, 16, 16))
-    assert len(losses) == count
-    assert all(loss.item() > 0 for loss in losses.values())
-    torch.testing.assert_close(value, sum(losses.values()))
 
 
 def test_a_compiled_step_warms_up_at_the_measured_size(script, monkeypatch):
@@ -191,34 +187,6 @@ def test_a_compiled_step_warms_up_at_the_measured_size(script, monkeypatch):
         for step in module.prepare_step('unfoldldm-tiny-phase1', variant, (1, 3, 16, 16), 'cpu'):
             step()
         assert shapes == expected
-
-
-def test_steps_that_run_out_of_memory_leave_the_others_their_rows(
-    script, tmp_path, monkeypatch, capsys
-):
-    module = script('training_step')
-
-    def make_steps(name, variant, shapes, device):
-        def lacking():
-            raise RuntimeError(NO_MEMORY)
-
-        return None, [lacking if name == 'nafnet' else lambda: torch.ones(9).sum() for _ in shapes]
-
-    monkeypatch.setattr(module, 'make_steps', make_steps)
-    monkeypatch.setattr(module, 'floor_ms', lambda *_: None)
-    monkeypatch.setattr(
-        module,
-        'peak_memories',
-        lambda prepare, sides, **_: {s: 7 for s in sides if 'vlunet' not in s},
-    )
-    module.main([
-        '--networks', 'nafnet', 'vlunet', 'restormer', '--sizes', '16', '--repeats', '1',
-        '--threads', '1', '--out', str(tmp_path / 't'),
-    ])  # fmt: skip
-    rows = {row['network']: row for row in read(tmp_path / 't')}
-    assert [bool(row['ms']) for row in rows.values()] == [False, False, True]
-    assert [row['peak_MiB'] for row in rows.values()] == ['7', '', '7']
-    assert 'nafnet|plain is left out: CUDA out of memory' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

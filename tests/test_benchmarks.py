@@ -141,13 +141,6 @@ def test_a_seam_is_told_from_texture(script):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-def test_the_peak_of_a_call_is_found(script):
-    """A tensor of 64 MiB that is gone again after the call."""
-    common = script('common')
-    assert 60 < common.growth_of(lambda: torch.ones(16 * 2**20).sum(), 'cpu') < 80
-
-
-@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_memory_that_was_freed_before_a_call_counts_when_it_is_taken_again(script):
     """48 MiB in pieces that the allocator keeps for later."""
     common = script('common')
@@ -159,21 +152,11 @@ def test_memory_that_was_freed_before_a_call_counts_when_it_is_taken_again(scrip
     assert last.sum() == 2**14
 
 
-def test_a_process_that_is_ended_by_the_system_is_told_from_one_that_fails(script, monkeypatch):
+def test_a_process_that_is_ended_by_the_system_has_no_memory(script):
     common = script('common')
     with pytest.raises(common.OutOfMemoryError, match='code -6, probably for lack of memory'):
         common.in_own_process(os.abort)
-    sent: list = []
-    pipe = type('Pipe', (), {'send': lambda self, value: sent.append(value)})()
-
-    def lacking():
-        raise MemoryError('no more\nmemory')
-
-    common._answer(pipe, lacking, ())
-    common._answer(pipe, max, (1, 2))
-    assert sent == [(None, 'no more'), (2, '')]
-    with pytest.raises(ZeroDivisionError):
-        common._answer(pipe, divmod, (1, 0))
+    assert common.in_own_process(os.getpid) != os.getpid()
 
 
 def test_sides_that_run_out_of_memory_have_no_peak(script, monkeypatch, capsys):
