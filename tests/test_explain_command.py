@@ -113,7 +113,7 @@ def test_maps_are_recomputed_by_hooks(explained, restorer):
         assert stage.residual.min() > 0
 
 
-@pytest.mark.parametrize('shape', [(9, 9), (1, 1, 3), (17, 40, 4), (5, 130, 3)])
+@pytest.mark.parametrize('shape', [(1, 1), (17, 40, 4)])
 def test_any_image_is_explained_and_drawn(restorer, shape, tmp_path):
     explanation = explain_vlunet(restorer, image_of(shape, np.uint16))
     assert explanation.lq.shape == explanation.output.shape == (*shape[:2], 3)
@@ -173,9 +173,8 @@ def embedding():
     return embedding_of('clip')
 
 
-@pytest.mark.parametrize('size', [(32, 32), (50, 41)])
-def test_attention_maps_are_shares_of_the_patches(embedding, size):
-    found = clip_attention(embedding, torch.rand(1, 3, *size))
+def test_attention_maps_are_shares_of_the_patches(embedding):
+    found = clip_attention(embedding, torch.rand(1, 3, 50, 41))
     for maps in (found.attention, found.before, found.after):
         assert maps.shape == (4, 4)
         assert maps.min() >= 0

@@ -104,21 +104,6 @@ def test_a_grid_shows_every_photo_its_detail_and_all_texts(tmp_path):
     assert pixels(detailed, tmp_path / 'b.png').shape > pixels(page, tmp_path / 'a.png').shape
 
 
-@pytest.mark.parametrize(
-    ('rows', 'titles', 'options', 'message'),
-    [
-        ([], ['a'], {}, 'at least one row'),
-        ([[photo()]], ['a', 'b'], {}, '1 images for 2 titles'),
-        ([[photo(), photo(41)]], ['a', 'b'], {}, 'different sizes'),
-        ([[photo()]], ['a'], {'captions': [['1', '2']]}, 'captions'),
-        ([[photo()]], ['a'], {'crops': []}, '0 crops for 1 rows'),
-    ],
-)
-def test_grids_that_do_not_add_up_are_refused(rows, titles, options, message):
-    with pytest.raises(ValueError, match=message):
-        comparison_grid(rows, titles, **options)
-
-
 def test_grids_take_every_kind_of_image_and_any_proportion(tmp_path):
     kinds = [photo()[..., 0], photo() / 255.0, photo().astype(np.uint16) * 257, photo()]
     page = comparison_grid([kinds, [photo(1, 1)] * 4, [photo(90, 3)] * 4], list('abcd'))

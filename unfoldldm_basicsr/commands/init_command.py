@@ -23,7 +23,6 @@ from unfoldldm_basicsr.data.sources import open_source
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.preparing.new_training import (
-    LARGE,
     NETWORKS,
     TASKS,
     NewTraining,
@@ -229,8 +228,9 @@ def fitted(
                 if trial is not None and trial.gib <= limit:
                     return sized, trial
                 part //= 2
-    advice = 'unfoldldm-small or -tiny' if training.network in LARGE else 'more memory'
-    raise ValueError(f'{training.network}: no training step fits into {limit:.1f} GiB; {advice}.')
+    raise ValueError(
+        f'{training.network}: no training step fits into {limit:.1f} GiB. Take a smaller --network.'
+    )
 
 
 def measure(training: NewTraining) -> Trial | None:

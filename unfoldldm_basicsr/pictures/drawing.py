@@ -96,15 +96,12 @@ def show(
     axes.set_xlabel(printable(caption), fontsize=SMALL, color=colour)
     axes.set_title(printable(title), fontsize=LABEL, color=colour)
     if box is not None:
+        from matplotlib.patches import Rectangle
+
         top, left, height, width = box
         for line, edge in ((5, INK), (2.5, MARK)):
-            axes.add_patch(_rectangle(left - 0.5, top - 0.5, width, height, line, edge))
-
-
-def _rectangle(x: float, y: float, width: float, height: float, line: float, edge: str):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x, y), width, height, fill=False, linewidth=line, edgecolor=edge)
+            place = (left - 0.5, top - 0.5), width, height
+            axes.add_patch(Rectangle(*place, fill=False, linewidth=line, edgecolor=edge))
 
 
 def table(

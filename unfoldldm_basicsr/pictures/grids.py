@@ -61,11 +61,7 @@ def comparison_grid(
         highlight: columns whose title and captions are set in colour.
         cell_width: width of a photo on the page in pixels.
         footer: below everything: what is shown.
-
-    Raises:
-        ValueError: lengths or image sizes that do not match.
     """
-    _check(rows, titles, captions, crops)
     heights = []
     for number, row in enumerate(rows):
         height, width = row[0].shape[:2]
@@ -87,18 +83,3 @@ def comparison_grid(
                 detail = fig.add_subplot(cells[line + 1, column])
                 show(detail, crop(to_rgb8(image), box))
     return fig
-
-
-def _check(rows, titles, captions, crops) -> None:
-    if not rows or not titles:
-        raise ValueError('A grid needs at least one row and one column.')
-    for number, row in enumerate(rows):
-        if len(row) != len(titles):
-            raise ValueError(f'Row {number} has {len(row)} images for {len(titles)} titles.')
-        sizes = {image.shape[:2] for image in row}
-        if len(sizes) > 1:
-            raise ValueError(f'Row {number} has images of different sizes: {sorted(sizes)}.')
-    if captions is not None and [len(c) for c in captions] != [len(row) for row in rows]:
-        raise ValueError('captions must have one text for every image of every row.')
-    if crops is not None and len(crops) != len(rows):
-        raise ValueError(f'{len(crops)} crops for {len(rows)} rows.')

@@ -56,7 +56,6 @@ NETWORKS: dict[str, tuple[dict[str, Any], float]] = {
         1e-3,
     ),
 }  # fmt: skip
-LARGE = ('unfoldldm-base', 'restormer', 'nafnet')
 PHASE1_SHARE = 0.15  # of the iterations
 PATCHES_PER_IMAGE = 500
 FEWEST, MOST = 2000, 300_000  # iterations
