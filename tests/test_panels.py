@@ -36,10 +36,9 @@ def shown(folder, *, traced=False, size=(24, 32), **changes) -> Writer:
     for part in ('gt', 'lq'):
         if not (folder / part).exists():
             write_photos(folder / part, 3, size, seed='gt lq'.index(part))
-    data = PairedDegradationDataset({
-        'name': 'held_out', 'phase': 'val', 'dataroot_gt': str(folder / 'gt'),
-        'dataroot_lq': str(folder / 'lq'), 'io_backend': {'type': 'disk'},
-    })  # fmt: skip
+    roots = {f'dataroot_{part}': str(folder / part) for part in ('gt', 'lq')}
+    section = {'type': 'PairedDegradationDataset', 'name': 'held_out', 'phase': 'val', **roots}
+    data = PairedDegradationDataset({**section, 'io_backend': {'type': 'disk'}})
     opt = {'is_train': True, 'rank': 0, 'world_size': 1, 'dist': False, 'name': 'x',
            'path': {'log': str(folder)}, 'val': {}, 'logger': {'use_tb_logger': True},
            **changes}  # fmt: skip
