@@ -48,8 +48,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, tests and reports; what is done already is not repeated."""
-    from unfoldldm_basicsr.comparing.comparison import compare
-    from unfoldldm_basicsr.comparing.finished import compare_finished
+    from unfoldldm_basicsr.comparing.comparison import compare, compare_finished
     from unfoldldm_basicsr.comparing.task import BudgetOptions, CompareOptions
 
     root = args.root.resolve()

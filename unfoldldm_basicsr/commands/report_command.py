@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from unfoldldm_basicsr.comparing.single import report
 
-    print(report(args.run_folder, args.root.resolve(), args.output, print))
+    print(report(args.run_folder, args.root.resolve(), args.output))
     return 0

@@ -1,28 +1,45 @@
-"""A comparison from a folder of option files to a folder with its report."""
+"""A comparison, from option files or finished runs and weights, to a folder with its report."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
+import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 
 from unfoldldm_basicsr.common.cost import network_cost
-from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.comparing import deployment
+from unfoldldm_basicsr.comparing.measuring import deployed
 from unfoldldm_basicsr.comparing.report import Entry, build
-from unfoldldm_basicsr.comparing.runs import Run, Say, call, differences, only_one, plan, train
+from unfoldldm_basicsr.comparing.runs import (
+    check_runs,
+    differences,
+    plan,
+    read_run,
+    train,
+    with_costs,
+)
 from unfoldldm_basicsr.comparing.tables import read_csv
-from unfoldldm_basicsr.comparing.task import ROWS, Side, Task, known, merged, read_task
-from unfoldldm_basicsr.comparing.testing import metrics_of, tested, tested_plainly
+from unfoldldm_basicsr.comparing.task import (
+    COMMON,
+    ROWS,
+    CompareOptions,
+    Task,
+    TestOptions,
+    options_of_test,
+    read_task,
+    test_sets,
+)
+from unfoldldm_basicsr.comparing.testing import metrics_of, tested
+from unfoldldm_basicsr.comparing.workspace import Workspace, plain
 from unfoldldm_basicsr.compat.imports import load_data_only
+from unfoldldm_basicsr.options.read import read_option_file
+from unfoldldm_basicsr.restoring import Restorer
 
 UNITS = {
     'iterations': 'iterations',
@@ -35,11 +52,10 @@ COST_NOTE = (
     'one process; training time and '
     'multiply-accumulates are those of the steps, measured in turn, times the iterations.'
 )
+DIFFERING = 'allowed to differ besides network, optimiser and schedule'
 
 
-def compare(
-    folder: Path, root: Path, overrides: Sequence[str], only: Sequence[str], say: Say = print
-) -> str:
+def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[str]) -> str:
     """Trains, tests and reports.
 
     Args:
@@ -47,80 +63,119 @@ def compare(
         root: where ``experiments`` and ``results`` are.
         overrides: changes to ``common.yml``.
         only: names of the sides to look at; all where empty.
-        say: gets lines about the progress.
 
     Returns:
         One line that says where the report is.
     """
     load_data_only()
-    task = chosen(read_task(folder, overrides), only)
-    report = root / 'results' / task.label
-    torch.set_num_threads(task.settings.threads)
-    with only_one(report, say):
-        runs = plan(task, root, report, say)
-        train(runs, root, report, task.settings.threads, say)
-        entries = [entry(task, side, runs, root, report, say) for side in task.sides]
-        trained = [side for side in task.sides if side.classical is None]
-        networks = {s.name: task.test_options(s, 0, root)['network_g'] for s in trained}
-        say('Measuring latency and memory in turn ...')
-        costs = deployment_costs(networks, task.settings.sizes, report, task.settings.threads)
-        metrics = metrics_of(task.common)
-        build(
-            report, entries, protocol(task, metrics), costs,
-            root=root, reference=task.settings.reference, metrics=metrics,
-        )  # fmt: skip
-    return f'Report: {report / "report.md"}'
+    task = read_task(folder, overrides, only)
+    settings = task.settings
+    place = Workspace(root, root / 'results' / task.label, settings.threads)
+    with place.alone():
+        runs = plan(task, place)
+        train([run for phases in runs.values() for run in phases], place)
+        entries = []
+        for side in task.sides:
+            seeds = settings.seeds if side.phases else settings.seeds[:1]
+            tests = [task.test_options(side, seed, root) for seed in seeds]
+            own = [runs[side.trained_as, seed] for seed in seeds if side.phases]
+            entries.append(Entry(side.name, side.title, side.file.paper, tests, own))
+        named = (('--force_yml', overrides), ('--only', only))
+        arguments = [word for name, words in named if words for word in (name, *words)]
+        return _finish(entries, settings, words_of_task(task, arguments), place)
 
 
-def chosen(task: Task, only: Sequence[str]) -> Task:
-    """The task with some of its sides, and those that they need."""
-    names = [side.name for side in task.sides]
-    for name in only:
-        known(name, names, '--only')
-    if not only:
-        return task
-    needed = {side.trained_as for side in task.sides if side.name in only}
-    wanted = needed | {*only, task.settings.reference}
-    return replace(task, sides=tuple(side for side in task.sides if side.name in wanted))
+def compare_finished(
+    names: Sequence[str], root: Path, opt: Path | None, folder: Path, settings: CompareOptions
+) -> str:
+    """Tests finished runs and plain weights, and writes a report.
+
+    Args:
+        names: folders or names of runs, or weight files.
+        root: where ``experiments`` is.
+        opt: option file (or folder of a comparison) whose test sets are used; None: the validation
+            sets of the first run.
+        folder: of the report.
+        settings: what ``common.yml`` says otherwise.
+
+    Returns:
+        One line that says where the report is.
+
+    Raises:
+        ValueError: no such run, runs that are not comparable, or no test set.
+    """
+    load_data_only()
+    place = Workspace(root, folder, settings.threads)
+    files = [Path(name).resolve() for name in names if Path(name).is_file()]
+    runs = [read_run(Path(name), root) for name in names if not Path(name).is_file()]
+    check_runs([phases[-1] for phases in runs], settings.allow)
+    common = runs[0][-1].options if runs else {}
+    if opt is not None:
+        common = read_option_file(opt / COMMON if opt.is_dir() else opt)
+    sets, val = test_sets(common), {'metrics': (common.get('val') or {}).get('metrics')}
+    if not sets:
+        raise ValueError('plain weights come without test sets: name an option file after -opt.')
+    with place.alone():
+        with tempfile.TemporaryDirectory() as scratch:
+            runs = with_costs(runs, Path(scratch), place)
+        entries = []
+        for name in dict.fromkeys(phases[-1].side for phases in runs):
+            own = [phases for phases in runs if phases[-1].side == name]
+            changes = TestOptions(val=val)
+            tests = [options_of_test(r.name, r.options, sets, r.weights, changes) for *_, r in own]
+            entries.append(Entry(name, name, None, tests, own))
+        for file in files:
+            meta = Restorer(file).meta
+            own = {'network_g': {'type': meta['type'], **meta['kwargs']}, 'val': val}
+            test = options_of_test(file.stem, own, sets, file)
+            entries.append(Entry(file.stem, file.stem, None, [test], []))
+        words = {
+            'title': ', '.join(names),
+            'budget': 'that of each run, see the cost; weights without runs have none',
+            'test data': '; '.join(map(data_words, sets.values())),
+            DIFFERING: ', '.join(settings.allow),
+            'made by': 'unfoldldm compare --runs ' + ' '.join(names),
+        }
+        return _finish(entries, settings, words, place)
 
 
-def entry(task: Task, side: Side, runs: Sequence[Run], root: Path, report: Path, say: Say) -> Entry:
-    """Tests a side with every seed."""
-    metrics = metrics_of(task.common)
-    if side.classical is not None:
-        say(f'Testing {side.name} ...')
-        rows, _ = tested_plainly(side.classical, task.test_sets, metrics, report, side.name)
-        return Entry(side.name, side.title, '', (rows,), report / 'restored' / side.name, ())
-    tables, own_runs = [], []
-    for number, seed in enumerate(task.settings.seeds):
-        options = task.test_options(side, seed, root)
-        say(f'Testing {options["name"]} ...')
-        weights = Path(options['path']['pretrain_network_g'])
-        tables.append(tested(options, weights, report, pictures=number == 0))
-        own = [r for r in runs if r.side.name == side.trained_as and r.seed == seed]
-        own_runs.append(tuple(own))
-    name = task.test_options(side, task.settings.seeds[0], root)['name']
-    pictures = report / 'restored' / name
-    return Entry(side.name, side.title, side.paper or '', tables, pictures, own_runs)
+def _finish(
+    entries: Sequence[Entry], settings: CompareOptions, words: Mapping[str, str], place: Workspace
+) -> str:
+    """Tests and measures all sides, and writes the report."""
+    torch.set_num_threads(place.threads)
+    scores = {}
+    for entry in entries:
+        for number, test in enumerate(entry.tests):
+            place.say(f'Testing {test["name"]} ...')
+            scores[entry.title, number] = tested(test, place, pictures=number == 0)
+    place.say('Measuring latency and memory in turn ...')
+    costs, metrics = (
+        deployment_costs(entries, settings.sizes, place),
+        metrics_of(entries[0].tests[0]),
+    )
+    own = {'scores': score_words(metrics), 'machine': machine(place.threads), 'cost': COST_NOTE}
+    build(
+        place.folder, entries, scores, {**words, **own}, costs, metrics=metrics,
+        reference=settings.reference,
+    )  # fmt: skip
+    return f'Report: {place.folder / "report.md"}'
 
 
 def deployment_costs(
-    networks: Mapping[str, Mapping[str, Any]], sizes: Sequence[int], report: Path, threads: int
+    entries: Sequence[Entry], sizes: Sequence[int], place: Workspace
 ) -> pd.DataFrame:
     """Parameters, MACs, latency and memory of every network at every size."""
-    networks = {name: deployment.deployed(opt) for name, opt in networks.items()}
-    text = yaml.safe_dump(json.loads(json.dumps(networks)), sort_keys=False)
-    digest = hashlib.sha256(f'{text}{sizes}{threads}'.encode()).hexdigest()[:8]
-    file, table = report / 'options' / 'networks.yml', report / f'deployment_{digest}.csv'
-    if not table.exists():
-        write_bytes_atomic(file, text.encode())
-        arguments = ['-m', deployment.__name__, str(file), '-o', str(table), '--sizes']
-        call([*arguments, *map(str, sizes)], threads, report / 'logs' / 'deployment.txt')
+    networks = {entry.name: deployed(entry.tests[0]['network_g']) for entry in entries}
+    networks = {name: network for name, network in networks.items() if network}
+    job = {'networks': networks, 'sizes': sizes, 'threads': place.threads}
+    file, table = place.option_file('deployment'), place.folder / 'deployment.csv'
+    if not (table.exists() and read_option_file(file) == plain(job)):
+        table.unlink(missing_ok=True)  # until it is measured again
+        place.measure('deployment', job)
     costs = read_csv(table)
-    counted = [
-        network_cost(networks[side], size)
-        for side, size in zip(costs['side'], costs['size'], strict=True)
-    ]
+    pairs = zip(costs['side'], costs['size'], strict=True)
+    counted = [network_cost(networks[side], size) for side, size in pairs]
     costs.insert(2, 'params_M', [cost.params / 1e6 for cost in counted])
     costs.insert(3, 'GMACs', [cost.macs / 1e9 for cost in counted])
     return costs
@@ -137,16 +192,18 @@ def machine(threads: int) -> str:
     return f'{name}, {threads} CPU thread{"s" * (threads > 1)}, torch {torch.__version__}'
 
 
-def protocol(task: Task, metrics: Mapping[str, Mapping]) -> dict[str, str]:
+def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
     """How the numbers of a comparison were made, topic by topic."""
-    settings, data = task.settings, task.common['datasets']
+    settings, train_set = task.settings, task.common['datasets']['train']
     command = 'ablate' if (task.folder / ROWS).is_file() else 'compare'
-    train_set = data['train']
-    differing = {
-        f'{side.title}: {key}'
+    place = '/'.join(task.folder.resolve().parts[-3:])  # options/compare/TASK, wherever it is
+    not_said = ('name', 'model_type', 'network_', 'path')
+    own = {
+        f'{side.title}: {key} {value}'
         for side in task.sides for phase in side.phases
-        for key in _own_keys(task, side, phase)
+        for key, (_, value) in differences(task.common, phase, not_said).items()
     }  # fmt: skip
+    choices = {s.title: s.file.test.model_dump(exclude_defaults=True) for s in task.sides}
     return {
         'title': task.name,
         'budget': f'{settings.budget.amount:g} {UNITS[settings.budget.equal]} for each side, all '
@@ -155,25 +212,12 @@ def protocol(task: Task, metrics: Mapping[str, Mapping]) -> dict[str, str]:
         'training data': data_words(train_set)
         + f', patches of {train_set.get("gt_size")}, batch {train_set.get("batch_size_per_gpu")}',
         'test data': '; '.join(map(data_words, task.test_sets.values())),
-        'scores': score_words(metrics),
-        'allowed to differ besides network, optimiser and schedule': ', '.join(settings.allow),
-        'choices of the test': '; '.join(
-            f'{s.title}: {json.dumps(s.test.model_dump(exclude_defaults=True))}'
-            for s in task.sides
-            if s.test.model_dump(exclude_defaults=True)
-        ),
-        'own options': '; '.join(sorted(differing)),
+        DIFFERING: ', '.join(settings.allow),
+        'choices of the test': '; '.join(f'{t}: {json.dumps(c)}' for t, c in choices.items() if c),
+        'own options': '; '.join(sorted(own)),
         'unseen': ', '.join(settings.out_of_distribution),
-        'machine': machine(settings.threads),
-        'cost': COST_NOTE,
-        'made by': f'unfoldldm {command} -opt {task.folder}',
+        'made by': shlex.join(['unfoldldm', command, '-opt', place, *arguments]),
     }
-
-
-def _own_keys(task: Task, side: Side, phase: Mapping) -> list[str]:
-    own = merged(merged(task.common, side.own), phase)
-    plain = ('name', 'model_type', 'network_', 'path')
-    return [f'{d.key} {d.second}' for d in differences(task.common, own, plain)]
 
 
 def score_words(metrics: Mapping[str, Mapping[str, Any]]) -> str:

@@ -22,7 +22,7 @@ from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures import plots
 from unfoldldm_basicsr.pictures.drawing import crop, save_picture
 from unfoldldm_basicsr.pictures.grids import comparison_grid
-from unfoldldm_basicsr.pictures.plots import Series, save_figure
+from unfoldldm_basicsr.pictures.plots import Labels, save_figure
 
 CROPS = 3  # images in the picture of crops
 FIGURES = {
@@ -33,6 +33,11 @@ FIGURES = {
     'images': 'Image by image',
     'crops': 'Where the sides differ most',
 }
+STATISTICS = (
+    'Differences are paired by image and averaged over seeds; 95 % intervals over images by '
+    'bootstrap (BCa). Comparisons in this report: {}; without any true difference about {:.1f} of '
+    'them would leave zero out.'
+)
 
 
 @dataclass(frozen=True)
@@ -42,27 +47,25 @@ class Entry:
     Attributes:
         name: of its files.
         title: in tables and plots.
-        paper: what the paper says about it ('' in a comparison).
-        images: for each seed the table of its test.
-        pictures: folder with its restored images (of the first seed).
+        paper: what the paper says about it (none in a comparison).
+        tests: the option file of the test of each seed.
         runs: for each seed its trainings, one for each phase; none for plain weights.
     """
 
     name: str
     title: str
-    paper: str
-    images: Sequence[pd.DataFrame]
-    pictures: Path
+    paper: str | None
+    tests: Sequence[Mapping[str, Any]]
     runs: Sequence[Sequence[Run]]
 
 
 def build(
     folder: Path,
     entries: Sequence[Entry],
+    scores: Mapping[tuple[str, int], pd.DataFrame],
     protocol: Mapping[str, str],
     costs: pd.DataFrame,
     *,
-    root: Path,
     metrics: Mapping[str, Mapping[str, Any]],
     reference: str | None = None,
 ) -> None:
@@ -71,23 +74,23 @@ def build(
     Args:
         folder: of the report.
         entries: the sides.
+        scores: (title, number of the seed) -> table of its test.
         protocol: topic -> sentence: how the numbers were made.
         costs: parameters, MACs, latency and memory of each side (by name) and size.
-        root: where ``experiments`` is.
         metrics: of the images, as in ``val.metrics``; the first one is drawn.
         reference: name of the side that all others are compared with; None: all pairs.
 
     Raises:
         ValueError: the sides were not tested on the same degraded images.
     """
-    images = image_table(entries)
+    images = image_table(scores)
     tables = {
         'protocol': pd.DataFrame(protocol.items(), columns=['topic', 'text']),
         'images': images,
         'quality': quality_table(images, list(metrics)),
         'differences': difference_table(images, entries, metrics, reference),
         'costs': cost_table(entries, costs),
-        'curves': pd.concat([curve_table(entry, root) for entry in entries]),
+        'curves': pd.concat([curve_table(entry) for entry in entries]),
     }
     for name, table in tables.items():
         if len(table):
@@ -103,23 +106,21 @@ def build(
 # ---- tables -----------------------------------------------------------------------------------
 
 
-def image_table(entries: Sequence[Entry]) -> pd.DataFrame:
+def image_table(scores: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
     """A row for each side, seed and image; checks that all saw the same degraded images."""
-    expected = entries[0].images[0][list(KEYS)]
-    frames = []
-    for entry in entries:
-        for seed, table in enumerate(entry.images):
-            if not table[list(KEYS)].equals(expected):
-                raise ValueError(
-                    f'{entry.title} and {entries[0].title} were not tested on the same degraded '
-                    'images: remove the folder images of the report and start again.'
-                )
-            frames.append(table.assign(side=entry.title, seed=seed))
-    before = entries[0].images[0].assign(side=DEGRADED, seed=0)
-    columns = [c for c in before if c.startswith(f'{DEGRADED} ')]
-    for column in columns:
-        before[column.removeprefix(f'{DEGRADED} ')] = before[column]
-    return pd.concat([before, *frames], ignore_index=True).drop(columns=columns)
+    first = next(iter(scores.values()))
+    for (title, _), table in scores.items():
+        if not table[list(KEYS)].equals(first[list(KEYS)]):
+            raise ValueError(
+                f'{title} and {next(iter(scores))[0]} were not tested on the same degraded images: '
+                'remove the folder images of the report and start again.'
+            )
+    own = [c for c in first if not c.startswith(f'{DEGRADED} ')]
+    before = first.drop(columns=own[len(KEYS) :])
+    before.columns = own
+    tables = {(DEGRADED, 0): before, **{key: table[own] for key, table in scores.items()}}
+    rows = [table.assign(side=side, seed=seed) for (side, seed), table in tables.items()]
+    return pd.concat(rows, ignore_index=True)
 
 
 def quality_table(images: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
@@ -168,28 +169,25 @@ def cost_table(entries: Sequence[Entry], costs: pd.DataFrame) -> pd.DataFrame:
     """Costs in use of each side and size, and of its training (mean of the seeds)."""
     training = []
     for entry in entries:
-        runs = [run for phases in entry.runs for run in phases]
         row = {'side': entry.name, 'title': entry.title}
-        if runs:
+        if entry.runs:
+            runs, seeds = [run for phases in entry.runs for run in phases], len(entry.runs)
             row['iterations'] = ' + '.join(str(run.iterations) for run in entry.runs[0])
-            seeds = len(entry.runs)
             row['training_s'] = sum(r.iterations * r.seconds for r in runs) / seeds
             row['training_TMACs'] = sum(r.iterations * r.macs for r in runs) / seeds / 1e12
         training.append(row)
-    if not len(costs):
-        return costs
     table = costs.merge(pd.DataFrame(training), on='side')
     return table.assign(side=table.pop('title'))
 
 
-def curve_table(entry: Entry, root: Path) -> pd.DataFrame:
+def curve_table(entry: Entry) -> pd.DataFrame:
     """Validations of all trainings of a side, the phases one after the other."""
     frames = []
-    for phases in entry.runs:
+    for seed, phases in enumerate(entry.runs):
         iterations, seconds = 0, 0.0
-        for run in phases:
-            frame = curves.validations(root / 'experiments' / run.name)
-            own = {'side': entry.title, 'seed': run.seed, 'phase': run.phase + 1}
+        for phase, run in enumerate(phases):
+            frame = curves.validations(run.folder)
+            own = {'side': entry.title, 'seed': seed, 'phase': phase + 1}
             time = (seconds + frame['iteration'] * run.seconds).round(2)
             frame['iteration'] += iterations
             frames.append(frame.assign(**own, seconds=time))
@@ -208,43 +206,35 @@ def _plots(
     reference: str | None,
     metric: str,
 ) -> None:
-    styles = {entry.title: number for number, entry in enumerate(entries)}
-    lines = tables['curves']
+    """All plots are of the first test set (curves: of the first validation set)."""
+    style, lines = plots.looks(entry.title for entry in entries), tables['curves']
     if len(lines):
-        # Phase I reports its metrics as oracle_psnr
-        shown = lines[lines['metric'].str.rpartition('_')[2] == metric]
-        shown = shown[shown['set'] == shown['set'].iloc[0]]
-        note = f'{shown["set"].iloc[0]}; mean of seeds; hollow: prior taken from the truth'
+        # Phase I reports its metrics as oracle_psnr; other networks (VLU-Net's embedding) have none
+        lines = lines[lines['metric'].str.rpartition('_')[2] == metric]
+        lines = lines[lines['set'] == lines['set'].iloc[0]]
+        note = f'{lines["set"].iloc[0]}; mean of seeds; hollow: prior taken from the truth'
+        means = lines.groupby(['side', 'phase', 'iteration', 'metric'], sort=False)
+        means = means[['seconds', 'value']].mean().reset_index()
+        means['hollow'] = means['metric'].str.startswith('oracle')
         for key, label in (('iteration', 'iterations'), ('seconds', 'seconds of training steps')):
-            series = {}
-            for title, own in shown.groupby('side', sort=False):
-                means = own.groupby(['phase', 'iteration', 'metric'])[['seconds', 'value']].mean()
-                means = means.reset_index()
-                oracle = means['metric'].str.startswith('oracle')
-                series[title] = Series(means[key], means['value'], (), oracle, styles[title])
-            figure = plots.curves(series, label, f'{metric} in validation', note)
+            labels = Labels(label, f'{metric} in validation', note)
+            figure = plots.curves(means, key, labels, style)
             save_figure(figure, folder / f'quality_over_{key}.png')
     name, costs = tables['images']['set'].iloc[0], tables['costs']
-    quality = tables['quality'][tables['quality']['set'] == name].set_index('side')
-    for key, label in (('GMACs', 'GMACs'), ('latency_ms', 'latency in ms')) if len(costs) else ():
-        size, series = costs['size'].iloc[0], {}
-        for title, x in costs[costs['size'] == size].set_index('side')[key].dropna().items():
-            spread = quality[f'{metric} spread'][title]
-            spread = () if np.isnan(spread) else [spread]
-            series[title] = Series([x], [quality[metric][title]], spread, (), styles[title])
-        note = f'{name}; cost at {size} x {size}; bars: spread of the seeds'
-        figure = plots.points(series, label, metric, note)
+    quality = tables['quality'][tables['quality']['set'] == name]
+    names = {metric: 'value', f'{metric} spread': 'spread'}
+    size = costs['size'].iloc[0]
+    table = costs[costs['size'] == size].merge(quality.rename(columns=names), on='side')
+    note = f'{name}; cost at {size} x {size}; bars: spread of the seeds'
+    for key, label in (('GMACs', 'GMACs'), ('latency_ms', 'latency in ms')):
+        figure = plots.points(table, key, Labels(label, metric, note), style)
         save_figure(figure, folder / f'quality_against_{key}.png')
     base = next((e.title for e in entries if e.name == reference), entries[0].title)
-    scores = by_image(tables['images'], name, metric)
-    others = {
-        title: Series(scores[base], scores[title] - scores[base], style=style)
-        for title, style in styles.items()
-        if title != base
-    }
-    if others:
-        labels = f'{metric} of {base}', f'{metric} minus that of {base}'
-        figure = plots.scatter(others, *labels, f'{name}: one marker per image')
+    scores = by_image(tables['images'], name, metric).drop(columns=DEGRADED)
+    if len(scores.columns) > 1:
+        words = f'{metric} of {base}', f'{metric} minus that of {base}'
+        labels = Labels(*words, f'{name}: one marker per image')
+        figure = plots.scatter(scores, base, labels, style)
         save_figure(figure, folder / 'images.png')
 
 
@@ -266,17 +256,17 @@ def disagreement_box(images: Sequence[np.ndarray], side: int) -> tuple[int, int,
 
 def _crops(folder: Path, images: pd.DataFrame, entries: Sequence[Entry], metric: str) -> None:
     """Crops side by side where the sides disagree most."""
-    name, places = images['set'].iloc[0], {DEGRADED: folder / 'restored' / DEGRADED}
-    places |= {entry.title: entry.pictures for entry in entries}
+    name = images['set'].iloc[0]
+    places = {DEGRADED: DEGRADED, **{e.title: e.tests[0]['name'] for e in entries}, TRUTH: TRUTH}
     scores, rows, captions = by_image(images, name, metric), [], []
     for image in most_disagreeing(scores):
-        shown = [read_picture(p / name / f'{image}.png').pixels for p in places.values()]
-        truth = read_picture(folder / 'restored' / TRUTH / name / f'{image}.png').pixels
-        box = disagreement_box(shown[1:], max(32, min(truth.shape[:2]) // 4))
-        rows.append([crop(picture, box) for picture in (*shown, truth)])
-        captions.append([*(f'{scores[title][image]:.2f}' for title in places), image[:18]])
+        files = [folder / 'restored' / place / name / f'{image}.png' for place in places.values()]
+        shown = [read_picture(file).pixels for file in files]
+        box = disagreement_box(shown[1:-1], max(32, min(shown[0].shape[:2]) // 4))
+        rows.append([crop(picture, box) for picture in shown])
+        captions.append([*(f'{scores[title][image]:.2f}' for title in [*places][:-1]), image[:18]])
     footer = f'{name}: where the sides differ most; {metric} of the whole image'
-    grid = comparison_grid(rows, [*places, TRUTH], captions, cell_width=220, footer=footer)
+    grid = comparison_grid(rows, [*places], captions, cell_width=220, footer=footer)
     save_picture(folder / 'crops.png', grid)
 
 
@@ -304,21 +294,14 @@ def render(folder: Path, place: str = '') -> str:
             for key in ('difference', 'low', 'high'):
                 pairs = zip(gains['metric'], gains[key], strict=True)
                 gains[key] = [f'{value:+.{decimals(metric)}f}' for metric, value in pairs]
-            parts.append('\n' + markdown(gains, _statistics_note(len(gains))))
+            count = len(tables['differences'])
+            parts.append('\n' + markdown(gains, STATISTICS.format(count, 0.05 * count)))
     if 'costs' in tables:
         parts.append(f'\n### Cost\n\n{markdown(tables["costs"], cost)}')
     for name, title in FIGURES.items():
         if (folder / f'{name}.png').exists():
             parts.append(f'\n### {title}\n\n![{title}]({place}{name}.png)\n')
     return ''.join(parts)
-
-
-def _statistics_note(count: int) -> str:
-    return (
-        'Differences are paired by image and averaged over seeds; 95 % intervals over images by '
-        f'bootstrap (BCa). Comparisons: {count}; without any true difference about '
-        f'{0.05 * count:.1f} of them would leave zero out.'
-    )
 
 
 def render_all(folder: Path, page: Path | None = None) -> str:

@@ -1,27 +1,19 @@
-"""The trainings of a comparison: equal but for an allow-list, within their budget, resumable."""
+"""Trainings: what may differ between them, and what the budget buys."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-import subprocess
-import sys
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
-
-from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.comparing import steps
-from unfoldldm_basicsr.comparing.task import COMMON, Side, Task, merged, weights_of
+from unfoldldm_basicsr.comparing.measuring import key_of, mean_steps
+from unfoldldm_basicsr.comparing.task import COMMON, Side, Task, weights_of
+from unfoldldm_basicsr.comparing.workspace import Workspace, plain
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.options.read import read_option_file
 
@@ -34,42 +26,88 @@ ALLOWED = (
     'train.accum_iter', 'val.val_freq', 'val.prior_source', 'val.trace', 'val.pbar', 'logger',
     'manual_seed', 'num_gpu', 'dist_params', 'scan_backend',
 )  # fmt: skip
-Say = Callable[[str], None]
-_PROVISIONAL = 1000  # iterations of the trainings whose steps are measured
-_MEASURED_SEED = 0  # and their seed: a seed that joins later gets the same iterations
-
-
-class Difference(NamedTuple):
-    """An option key with its values on two sides."""
-
-    key: str
-    first: Any
-    second: Any
+# Steps are measured with this many iterations and one seed, so that another budget or a seed that
+# joins later finds the same.
+_PROVISIONAL, _MEASURED_SEED = 1000, 0
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
+    """One training, finished or not.
 
     Attributes:
-        name: its folder below ``experiments``.
-        side: of the comparison.
-        seed: of this training.
-        phase: from 0.
-        iterations: what its share of the budget buys.
+        root: its ``experiments`` is below it.
+        options: its complete option file.
         seconds: of the device (or process) for one iteration.
         macs: multiply-accumulates of one iteration.
-        options: the complete option file.
     """
 
-    name: str
-    side: Side
-    seed: int
-    phase: int
-    iterations: int
-    seconds: float
-    macs: float
+    root: Path
     options: Mapping[str, Any]
+    seconds: float = float('nan')
+    macs: float = float('nan')
+
+    @property
+    def name(self) -> str:
+        """Its folder below ``experiments``."""
+        return self.options['name']
+
+    @property
+    def folder(self) -> Path:
+        """What it wrote."""
+        return self.root / 'experiments' / self.name
+
+    @property
+    def weights(self) -> Path:
+        """The file that exists once it is finished."""
+        return weights_of(self.root, self.name)
+
+    @property
+    def iterations(self) -> int:
+        """What its share of the budget bought."""
+        return int(self.options['train']['total_iter'])
+
+    @property
+    def side(self) -> str:
+        """Its name without the seed: runs that differ in it alone are one side."""
+        return re.sub(r'[_-]?seed[_-]?\d+', '', self.name)
+
+
+def read_run(path: Path, root: Path) -> tuple[Run, ...]:
+    """A run by its folder, or its name below ``experiments``, after the runs it started from.
+
+    Raises:
+        ValueError: no such run, or it has no option file.
+    """
+    folder = (path if path.is_dir() else root / 'experiments' / path).resolve()
+    run = _run_in(folder)
+    if run is None:
+        raise ValueError(
+            f'{path}: neither a weight file nor a run: no folder {folder} with the option file of '
+            'a training.'
+        )
+    return (*_earlier(run), run)
+
+
+def _run_in(folder: Path) -> Run | None:
+    """The training whose option file was copied into its folder."""
+    for file in sorted(folder.glob('*.yml')):
+        options = read_option_file(file)
+        if 'train' in options and options.get('name') == folder.name:
+            return Run(folder.parent.parent, options)
+    return None
+
+
+def _earlier(run: Run) -> Iterator[Run]:
+    """The trainings whose weights a training started from, the first one first."""
+    for key, value in (run.options.get('path') or {}).items():
+        if key.startswith('pretrain_network') and isinstance(value, str):
+            before = _run_in(Path(value).expanduser().parent.parent)
+            if before is not None:
+                yield from (*_earlier(before), before)
+
+
+# ---- what is equal --------------------------------------------------------------------------
 
 
 def flat(value: Any, path: str = '') -> dict[str, Any]:
@@ -85,8 +123,8 @@ def flat(value: Any, path: str = '') -> dict[str, Any]:
 
 def differences(
     first: Mapping[str, Any], second: Mapping[str, Any], allowed: Sequence[str] = ()
-) -> list[Difference]:
-    """Where two option files differ; 'absent' for a missing key.
+) -> dict[str, tuple[Any, Any]]:
+    """Where two option files differ: key path -> both values, 'absent' for a missing key.
 
     Args:
         first: options.
@@ -94,11 +132,8 @@ def differences(
         allowed: beginnings of key paths that may differ.
     """
     one, other = flat(first), flat(second)
-    return [
-        Difference(key, one.get(key, 'absent'), other.get(key, 'absent'))
-        for key in dict.fromkeys([*one, *other])
-        if one.get(key, 'absent') != other.get(key, 'absent') and not key.startswith(tuple(allowed))
-    ]
+    pairs = {key: (one.get(key, 'absent'), other.get(key, 'absent')) for key in {**one, **other}}
+    return {k: p for k, p in pairs.items() if p[0] != p[1] and not k.startswith(tuple(allowed))}
 
 
 def check_equal(task: Task) -> None:
@@ -109,198 +144,157 @@ def check_equal(task: Task) -> None:
     found = []
     for side in task.sides:
         for phase in side.phases:
-            own = merged(merged(task.common, side.own), phase)
-            found += [
-                f'{side.name}: {d.key} is {d.second!r}, in {COMMON} {d.first!r}'
-                for d in differences(task.common, own, (*ALLOWED, *task.settings.allow))
-            ]
-    if found:
-        raise ValueError(
-            f'{task.folder}: these sides are not comparable:\n  '
-            + '\n  '.join(dict.fromkeys(found))
-            + f'\nMove what is meant for all into {COMMON}, or allow the key there '
-            '(compare.allow; the report then says so).'
-        )
+            allowed = (*_allowed_in(side, phase), *task.settings.allow)
+            for key, (common, own) in differences(task.common, phase, allowed).items():
+                found.append(f'{side.name}: {key} is {own!r}, in {COMMON} {common!r}')
+    refuse(
+        found, f'{task.folder}: these sides are not comparable:',
+        f'Move what is meant for all into {COMMON}, or allow the key there (compare.allow; the '
+        'report then says so).',
+    )  # fmt: skip
 
 
-def plan(task: Task, root: Path, folder: Path, say: Say) -> list[Run]:
+def _allowed_in(side: Side, phase: Mapping[str, Any]) -> tuple[str, ...]:
+    """Also all of its loss, where a phase trains another network (VLU-Net's embedding) than the
+    one that is tested."""
+    same = phase['network_g'].get('type') == side.phases[-1]['network_g'].get('type')
+    return ALLOWED if same else (*ALLOWED, 'train', 'val')
+
+
+def check_runs(runs: Sequence[Run], allow: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: finished runs differ outside the allow-list.
+    """
+    refuse(
+        [
+            f'{run.name}: {key} is {own!r}, in {runs[0].name} {first!r}'
+            for run in runs
+            for key, (first, own) in differences(
+                runs[0].options, run.options, (*ALLOWED, *allow)
+            ).items()
+        ],
+        'these runs are not comparable:',
+        'Where that is meant, name the keys after --allow; the report then says so.',
+    )
+
+
+def refuse(problems: Sequence[str], before: str = '', after: str = '') -> None:
+    """
+    Raises:
+        ValueError: there are problems; all of them.
+    """
+    if problems:
+        lines = [before, *('  ' * bool(before) + p for p in dict.fromkeys(problems)), after]
+        raise ValueError('\n'.join(filter(None, lines)))
+
+
+def option_problems(options: Mapping[str, Any], is_train: bool = True) -> list[str]:
+    """What the check of option files says, but for weights that are not trained yet."""
+    paths = [v for v in (options.get('path') or {}).values() if isinstance(v, str)]
+    awaited = [path for path in paths if not (is_train and Path(path).exists())]
+    lines = preflight(plain(options), options['name'], is_train)
+    return [line for line in lines if not any(path in line for path in awaited)]
+
+
+# ---- the budget -----------------------------------------------------------------------------
+
+
+def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
     """All trainings of a comparison in their order; measures steps that are not known yet.
 
-    Args:
-        task: the comparison.
-        root: where ``experiments`` is.
-        folder: of the report, which keeps the measured steps.
-        say: gets lines about the progress.
+    Returns:
+        (side, seed) -> its phases.
 
     Raises:
         ValueError: sides that differ, option files with problems, or runs of other options.
     """
     check_equal(task)
-    tests = [task.test_options(s, task.settings.seeds[0], root) for s in task.sides if s.phases]
-    refuse([line for test in tests for line in option_problems(test['name'], test, False)])
-    costs = step_costs(task, folder, say)
-    budget, runs = task.settings.budget, []
-    trained = [side for side in task.sides if side.trained_as == side.name]
+    tests = [task.test_options(s, _MEASURED_SEED, place.root) for s in task.sides if s.phases]
+    refuse([line for test in tests for line in option_problems(test, False)])
+    sides = [side for side in task.sides if side.phases and side.trained_as == side.name]
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        provisional = [
+            [
+                Run(root, task.options(side, phase, _PROVISIONAL, _MEASURED_SEED, root))
+                for phase in range(len(side.phases))
+            ]
+            for side in sides
+        ]
+        measured = with_costs(provisional, root, place)
+    budget, runs = task.settings.budget, {}
     for seed in task.settings.seeds:
-        for side in trained:
-            for phase, share in enumerate(side.shares):
-                seconds, macs = costs[task.run_name(side, _MEASURED_SEED, phase)]
-                unit = {'iterations': 1, 'time': seconds, 'macs': macs / 1e12}[budget.equal]
-                iterations = max(1, round(budget.amount * share / unit))
-                options = task.options(side, phase, iterations, seed, root)
-                runs.append(
-                    Run(options['name'], side, seed, phase, iterations, seconds, macs, options)
-                )
-    refuse([line for run in runs for line in _problems(run, folder, root)])
+        for side, phases in zip(sides, measured, strict=True):
+            own = runs[side.name, seed] = []
+            for phase, (share, step) in enumerate(zip(side.shares, phases, strict=True)):
+                unit = {'iterations': 1, 'time': step.seconds, 'macs': step.macs / 1e12}
+                iterations = max(1, round(budget.amount * share / unit[budget.equal]))
+                options = task.options(side, phase, iterations, seed, place.root)
+                own.append(replace(step, root=place.root, options=options))
+    refuse([line for own in runs.values() for run in own for line in _problems(run, place)])
     return runs
 
 
-def step_costs(task: Task, folder: Path, say: Say) -> steps.Costs:
-    """Seconds and multiply-accumulates of an iteration of every training, whatever its seed."""
-    seed = _MEASURED_SEED
-    with tempfile.TemporaryDirectory() as scratch:
-        groups = []
-        for side in task.sides:
-            if side.trained_as == side.name and side.phases:
-                phases = range(len(side.phases))
-                options = [task.options(side, p, _PROVISIONAL, seed, Path(scratch)) for p in phases]
-                groups.append({o['name']: o for o in options})
-        return measured_costs(groups, folder, Path(scratch), task.settings.threads, say)
+def _problems(run: Run, place: Workspace) -> list[str]:
+    """What speaks against a training: option problems, or a run of its name of other options."""
+    file = place.option_file(run.name)
+    if not (file.exists() and run.folder.exists()):
+        return option_problems(run.options)
+    return [
+        f'{run.folder}: was trained with {key} {before!r}, now {now!r}: give the comparison '
+        'another name, or remove that folder.'
+        for key, (before, now) in differences(read_option_file(file), plain(run.options)).items()
+    ]
 
 
-def measured_costs(
-    groups: Sequence[Mapping[str, Mapping]], folder: Path, scratch: Path, threads: int, say: Say
-) -> steps.Costs:
-    """Seconds and multiply-accumulates of an iteration of trainings; measures what is not known.
+def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) -> list[list[Run]]:
+    """Trainings with seconds and multiply-accumulates of an iteration; measures what is not known.
 
     Args:
-        groups: run -> options, for the phases of each side in their order.
-        folder: of the report, which keeps what was measured.
+        sides: the phases of each side in their order.
         scratch: ``--root`` of the measurement.
-        threads: of the measurement.
-        say: gets a line when it starts.
+        place: its ``steps.csv`` keeps what was measured.
 
     Raises:
         ValueError: the option files have problems.
     """
-    file = folder / 'steps.csv'
-    known = steps.mean_costs(file) if file.exists() else {}
-    keys = {name: (name, _digest(o)) for group in groups for name, o in group.items()}
-    missing = [group for group in groups if any(keys[name] not in known for name in group)]
+    table = place.folder / 'steps.csv'
+    known = mean_steps(table)
+    missing = [runs for runs in sides if any(key_of(run.options) not in known for run in runs)]
     if missing:
-        runs = [(name, options) for group in missing for name, options in group.items()]
-        refuse([line for name, options in runs for line in option_problems(name, options)])
-        say(f'Measuring the steps of {len(runs)} trainings in turn ...')
-        files = {name: write_options(scratch / f'{name}.yml', options) for name, options in runs}
-        arguments = ['-m', steps.__name__, '--root', str(scratch), '-o', str(file)]
-        arguments += [f'{path}={keys[name][1]}' for name, path in files.items()]
-        call(arguments, threads, folder / 'logs' / 'steps.txt')
-        known = steps.mean_costs(file)
-    return {name: known[key] for name, key in keys.items()}
+        options = [run.options for runs in missing for run in runs]
+        refuse([line for opt in options for line in option_problems(opt)])
+        place.say(f'Measuring the steps of {len(options)} trainings in turn ...')
+        place.measure('steps', {'root': str(scratch), 'runs': options})
+        known = mean_steps(table)
+    return [[replace(run, **known[key_of(run.options)]) for run in runs] for runs in sides]
 
 
-def train(runs: Sequence[Run], root: Path, folder: Path, threads: int, say: Say) -> None:
-    """Trains what is not trained yet, one run after the other.
+def train(runs: Sequence[Run], place: Workspace) -> None:
+    """Trains what is not trained yet, one run after the other, and says how long it takes.
 
     Raises:
         ChildProcessError: a training failed; the message ends with its last lines.
     """
-    waiting = [run for run in runs if not weights_of(root, run.name).exists()]
+    waiting = [run for run in runs if not run.weights.exists()]
+    seconds = [run.iterations * run.seconds for run in waiting]
     began, slowness = time.perf_counter(), 1.0  # wall time over measured time
     for number, run in enumerate(waiting):
-        rest = slowness * sum(r.iterations * r.seconds for r in waiting[number:])
-        own = slowness * run.iterations * run.seconds
-        say(
+        own, rest = (words_of_time(slowness * s) for s in (seconds[number], sum(seconds[number:])))
+        place.say(
             f'{datetime.now():%H:%M:%S} [{runs.index(run) + 1}/{len(runs)}] {run.name}: '
-            f'{run.iterations} iterations, about {words_of_time(own)}; '
-            f'all trainings {words_of_time(rest)}'
+            f'{run.iterations} iterations, about {own}; all trainings {rest}'
         )
-        file = write_options(folder / 'options' / f'{run.name}.yml', run.options)
-        arguments = ['-m', 'unfoldldm_basicsr.train', '-opt', str(file), '--auto_resume']
-        call([*arguments, '--root', str(root)], threads, folder / 'logs' / f'{run.name}.txt')
-        if not weights_of(root, run.name).exists():
+        file = place.write_options(run.name, run.options)
+        arguments = ['-m', 'unfoldldm_basicsr.train', '-opt', file, '--auto_resume']
+        place.call([*arguments, '--root', run.root], log=run.name)
+        if not run.weights.exists():
             raise ChildProcessError(f'{run.name} was stopped; the same command goes on with it.')
-        done = sum(r.iterations * r.seconds for r in waiting[: number + 1])
-        slowness = max(1.0, (time.perf_counter() - began) / done)
+        slowness = max(1.0, (time.perf_counter() - began) / sum(seconds[: number + 1]))
 
 
 def words_of_time(seconds: float) -> str:
     """Hours and minutes, or seconds where they are few."""
     minutes = round(seconds / 60)
     return f'{minutes // 60}:{minutes % 60:02} h' if minutes > 2 else f'{seconds:.0f} s'
-
-
-def call(arguments: Sequence[str], threads: int, log: Path) -> None:
-    """Runs Python in a process of its own, with its output in a file.
-
-    Raises:
-        ChildProcessError: it failed; the message ends with its last lines.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {f'{key}_NUM_THREADS': str(threads) for key in ('OMP', 'MKL')}
-    command = [sys.executable, *arguments]
-    with open(log, 'ab') as output:
-        done = subprocess.run(  # it inherits the lock on the folder
-            command, env=environment, stdout=output, stderr=output, check=False, close_fds=False
-        )
-    if done.returncode:
-        lines = log.read_text(encoding='utf-8', errors='replace').splitlines()[-8:]
-        raise ChildProcessError(
-            f'{" ".join(arguments[:4])} ... ended with status {done.returncode} ({log}):\n  '
-            + '\n  '.join(lines)
-        )
-
-
-@contextmanager
-def only_one(folder: Path, say: Say) -> Iterator[None]:
-    """Lets one comparison at a time work in a folder; also waits for the rest of a killed one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / '.lock', 'w', encoding='utf-8') as lock:
-        os.set_inheritable(lock.fileno(), True)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f'{folder}: waiting for another comparison, or the training it left ...')
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def write_options(path: Path, options: Mapping[str, Any]) -> Path:
-    """Writes an option file, whole or not at all."""
-    text = yaml.safe_dump(json.loads(json.dumps(options)), sort_keys=False, allow_unicode=True)
-    write_bytes_atomic(path, text.encode())
-    return path
-
-
-def option_problems(name: str, options: Mapping[str, Any], is_train: bool = True) -> list[str]:
-    """What the check of option files says, but for weights that are not trained yet."""
-    paths = [v for v in (options.get('path') or {}).values() if isinstance(v, str)]
-    awaited = [path for path in paths if not (is_train and Path(path).exists())]
-    lines = preflight(json.loads(json.dumps(options)), name, is_train)
-    return [line for line in lines if not any(path in line for path in awaited)]
-
-
-def refuse(problems: Sequence[str]) -> None:
-    """
-    Raises:
-        ValueError: there are problems; all of them.
-    """
-    if problems:
-        raise ValueError('\n'.join(dict.fromkeys(problems)))
-
-
-def _digest(options: Mapping[str, Any]) -> str:
-    kept = {key: value for key, value in options.items() if key != 'path'}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _problems(run: Run, folder: Path, root: Path) -> list[str]:
-    """What speaks against a training: option problems, or a run of its name of other options."""
-    file = folder / 'options' / f'{run.name}.yml'
-    if file.exists() and (root / 'experiments' / run.name).exists():
-        return [
-            f'{root / "experiments" / run.name}: was trained with {d.key} {d.first!r}, now '
-            f'{d.second!r}: give the comparison another name, or remove that folder.'
-            for d in differences(read_option_file(file), json.loads(json.dumps(run.options)))
-        ]
-    return option_problems(run.name, run.options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,32 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing import curves
-from unfoldldm_basicsr.comparing.finished import read_run
+from unfoldldm_basicsr.comparing.runs import Run, read_run
 from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import markdown, write_csv
-from unfoldldm_basicsr.comparing.task import TestOptions, options_of_test, sections, weights_of
+from unfoldldm_basicsr.comparing.task import TestOptions, options_of_test, test_sets
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
+from unfoldldm_basicsr.comparing.workspace import Workspace
+from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.pictures import plots
-from unfoldldm_basicsr.pictures.plots import Series, save_figure
+from unfoldldm_basicsr.pictures.plots import Labels, save_figure
 
 PRIORS = ('generated', 'null', 'shuffled', 'oracle')
-FIGURES = {  # of the log: file, figures (all that begin so), label of the axis
+NOTE = 'Differences to the generated prior, paired by image, with 95 % intervals (bootstrap).'
+FIGURES = {  # of the log: beginnings of names, label of the axis
     'losses': (('l_',), 'loss'),
     'step_size': (('step_size',), 'mean |x_hat - x| of a gradient step'),
     'isda_ratio': (('isda_ratio',), '|x_hat - x_tilde| in steps'),
 }
 
 
-def report(path: Path, root: Path, folder: Path | None, say: Callable[[str], None]) -> str:
+def report(path: Path, root: Path, folder: Path | None) -> str:
     """Writes curves, tables and a page about one run.
 
     Args:
         path: folder of the run, or its name below ``root/experiments``.
         root: where ``experiments`` and ``results`` are.
         folder: of the report; None: ``results/report_NAME``.
-        say: gets lines about the progress.
 
     Returns:
         One line that says where the report is.
@@ -43,27 +45,40 @@ def report(path: Path, root: Path, folder: Path | None, say: Callable[[str], Non
     Raises:
         ValueError: no such run.
     """
-    run = read_run(path, root)
-    folder = folder or root / 'results' / f'report_{run.folder.name}'
-    parts = [f'# {run.folder.name}\n']
-    tables = {
-        'validation': curves.validations(run.folder),
-        'stages': curves.stages(run.folder),
-        'log': curves.log(run.folder),
-    }
-    for name, table in tables.items():
+    load_data_only()
+    *_, run = read_run(path, root)
+    place = Workspace(root, folder or root / 'results' / f'report_{run.name}', threads=1)
+    validation, stages, log = (
+        read(run.folder) for read in (curves.validations, curves.stages, curves.log)
+    )
+    parts = [f'# {run.name}\n']
+
+    def draw(name: str, title: str, label: str, table: pd.DataFrame, by: str, value: str) -> None:
         if len(table):
-            write_csv(table, folder / f'{name}.csv')
-    parts += _figures(folder, tables)
-    sources = prior_sources(run.options)
-    if sources and weights_of(run.folder.parent.parent, run.folder.name).exists():
-        say('Testing with every prior ...')
-        table = prior_table(run.options, run.folder, folder, sources)
-        write_csv(table, folder / 'prior.csv')
-        note = 'Validation sets; differences to the generated prior, paired by image, 95 % interval'
-        parts.append(f'\n## What the prior is worth\n\n{markdown(table, note)}')
-    write_bytes_atomic(folder / 'report.md', ''.join(parts).encode())
-    return f'Report: {folder / "report.md"}'
+            lines = table.rename(columns={by: 'side', value: 'value'})
+            labels, style = Labels('iterations', label), plots.looks(lines['side'].unique())
+            figure = plots.curves(lines, 'iteration', labels, style)
+            save_figure(figure, place.folder / f'{name}.png')
+            parts.append(f'\n## {title}\n\n![{title}]({name}.png)\n')
+
+    for name, table in (('validation', validation), ('stages', stages), ('log', log)):
+        if len(table):
+            write_csv(table, place.folder / f'{name}.csv')
+    for metric, own in validation.groupby('metric') if len(validation) else ():
+        draw(f'validation_{metric}', f'Validation: {metric}', metric, own, 'set', 'value')
+    if len(stages):
+        stages['stage'] = 'stage ' + stages['stage'].astype(str)
+        draw('stages', 'Stages: PSNR of x_k', 'PSNR in dB', stages, 'stage', 'psnr')
+    for name, (beginnings, label) in FIGURES.items():
+        own = log[log['figure'].str.startswith(beginnings)]
+        draw(name, f'Log: {name}', label, own, 'figure', 'value')
+    if run.weights.exists() and (sources := prior_sources(run.options)):
+        place.say('Testing with every prior ...')
+        table = prior_table(run, sources, place)
+        write_csv(table, place.folder / 'prior.csv')
+        parts.append(f'\n## What the prior is worth\n\n{markdown(table, NOTE)}')
+    write_bytes_atomic(place.folder / 'report.md', ''.join(parts).encode())
+    return f'Report: {place.folder / "report.md"}'
 
 
 def prior_sources(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -74,46 +89,17 @@ def prior_sources(options: Mapping[str, Any]) -> tuple[str, ...]:
     return PRIORS if 'prior_source' in known and generates else ()
 
 
-def prior_table(
-    options: Mapping[str, Any], run: Path, folder: Path, sources: tuple[str, ...]
-) -> pd.DataFrame:
-    """A row for each prior: mean score and the difference to the generated one."""
-    sets = sections(options['datasets'], 'val')
-    weights, metric = weights_of(run.parent.parent, run.name), next(iter(metrics_of(options)))
-    rows, base = [], None
+def prior_table(run: Run, sources: tuple[str, ...], place: Workspace) -> pd.DataFrame:
+    """A row for each test set and prior: mean score and the difference to the generated one."""
+    metric, tables = next(iter(metrics_of(run.options))), {}
     for source in sources:
-        changes = TestOptions(val={'prior_source': source})
-        opt = options_of_test(f'{run.name}_{source}', options, sets, weights, changes)
-        scores = tested(opt, weights, folder, pictures=False)[metric]
-        base = scores if base is None else base
-        gain = paired_difference(scores - base)
-        row = {'prior': source, 'images': gain.images, metric: scores.mean()}
-        rows.append(row | {'difference': gain.mean, 'low': gain.low, 'high': gain.high})
+        changes, sets = TestOptions(val={'prior_source': source}), test_sets(run.options)
+        test = options_of_test(f'{run.name}_{source}', run.options, sets, run.weights, changes)
+        tables[source] = tested(test, place, pictures=False).set_index(['set', 'image'])[metric]
+    rows = []
+    for name in tables['generated'].index.unique('set'):
+        for source, scores in tables.items():
+            gain = paired_difference(scores[name] - tables['generated'][name])
+            row = {'set': name, 'prior': source, 'images': gain.images, metric: scores[name].mean()}
+            rows.append(row | {'difference': gain.mean, 'low': gain.low, 'high': gain.high})
     return pd.DataFrame(rows)
-
-
-def _figures(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    parts = []
-
-    def draw(name: str, title: str, label: str, table: pd.DataFrame, by: str, value: str) -> None:
-        lines = enumerate(table.groupby(by, sort=False)) if len(table) else ()
-        series = {
-            str(key): Series(own['iteration'], own[value], style=n) for n, (key, own) in lines
-        }
-        if series:
-            save_figure(plots.curves(series, 'iterations', label), folder / f'{name}.png')
-            parts.append(f'\n## {title}\n\n![{title}]({name}.png)\n')
-
-    table = tables['validation']
-    for metric in table['metric'].unique() if len(table) else ():
-        own = table[table['metric'] == metric]
-        draw(f'validation_{metric}', f'Validation: {metric}', metric, own, 'set', 'value')
-    stages = tables['stages']
-    if len(stages):
-        own = stages.assign(stage='stage ' + stages['stage'].astype(str))
-        draw('stages', 'Stages: PSNR of x_k', 'PSNR in dB', own, 'stage', 'psnr')
-    log = tables['log']
-    for name, (beginnings, label) in FIGURES.items():
-        own = log[log['figure'].str.startswith(beginnings)]
-        draw(name, f'Log: {name}', label, own, 'figure', 'value')
-    return parts

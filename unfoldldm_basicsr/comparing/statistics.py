@@ -9,7 +9,7 @@ from scipy.stats import bootstrap
 
 CONFIDENCE = 0.95
 FEWEST_IMAGES = 8  # intervals of fewer leave zero out too often for a verdict
-_RESAMPLES, _SEED = 9999, 0
+_SEED = 0
 
 
 class PairedDifference(NamedTuple):
@@ -36,11 +36,12 @@ class PairedDifference(NamedTuple):
         return 'better' if (self.low > 0) == higher_is_better else 'worse'
 
 
-def paired_difference(gains: np.ndarray) -> PairedDifference:
+def paired_difference(gains: np.ndarray, resamples: int = 9999) -> PairedDifference:
     """Mean difference of two networks and its interval.
 
     Args:
         gains: score of the first minus score of the second for each image, (images,).
+        resamples: of the bootstrap.
     """
     gains = np.asarray(gains, float)
     count, mean = len(gains), float(gains.mean())
@@ -48,7 +49,7 @@ def paired_difference(gains: np.ndarray) -> PairedDifference:
         end = mean if count > 1 else np.nan
         return PairedDifference(count, mean, end, end)
     interval = bootstrap(
-        (gains,), np.mean, n_resamples=_RESAMPLES, confidence_level=CONFIDENCE,
+        (gains,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE,
         method='BCa', rng=np.random.default_rng(_SEED),
     ).confidence_interval  # fmt: skip
     return PairedDifference(count, mean, *map(float, interval))

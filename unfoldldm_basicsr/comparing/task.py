@@ -10,7 +10,7 @@ for the weights of the phase before, and ``25 %`` for that share of a phase's it
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,23 +97,26 @@ class Side:
 
     Attributes:
         name: of its runs and files.
-        own: its option keys, laid over the common ones; ``phases`` apart.
-        shares: of the budget, for each phase.
-        phases: option keys of each phase, laid over ``own``.
+        file: what its option file says besides keys of BasicSR.
+        phases: option keys of each phase, laid over the common ones; empty for a classical method.
         trained_as: the side whose trainings it uses; differs from ``name`` where only the test
             differs.
-        classical: method without training, in place of a network.
     """
 
     name: str
-    title: str
-    paper: str | None
-    own: Mapping[str, Any]
+    file: SideOptions
     phases: tuple[Mapping[str, Any], ...]
-    shares: tuple[float, ...]
-    test: TestOptions
     trained_as: str
-    classical: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Name in tables and pictures."""
+        return self.file.title or self.name
+
+    @property
+    def shares(self) -> list[float]:
+        """Parts of the budget, for each phase."""
+        return [phase.get('share', 1 / len(self.phases)) for phase in self.file.phases]
 
 
 @dataclass(frozen=True)
@@ -132,76 +135,70 @@ class Task:
         budget = self.settings.budget
         return f'{self.name}_{budget.equal}{budget.amount:g}'
 
-    def run_name(self, side: Side, seed: int, phase: int) -> str:
-        """Name of a training: its folder below ``experiments``."""
-        part = f'_phase{phase + 1}' if len(side.phases) > 1 else ''
-        return f'{self.label}_{side.trained_as}_seed{seed}{part}'
-
     def options(self, side: Side, phase: int, iterations: int, seed: int, root: Path) -> dict:
         """The complete option file of one training, with nothing left to resolve."""
-        options = merged(merged(self.common, side.own), side.phases[phase])
-        before = None
-        if phase:
-            before = str(weights_of(root, self.run_name(side, seed, phase - 1)))
-        options = resolved(options, iterations, before)
-        datasets = options.get('datasets', {})
-        options |= {
-            'name': self.run_name(side, seed, phase),
-            'manual_seed': seed,
-            'datasets': {k: v for k, v in datasets.items() if not k.startswith('test')},
-        }
+
+        def name(phase: int) -> str:
+            part = f'_phase{phase + 1}' if len(side.phases) > 1 else ''
+            return f'{self.label}_{side.trained_as}_seed{seed}{part}'
+
+        before = str(weights_of(root, name(phase - 1))) if phase else None
+        options = resolved(side.phases[phase], iterations, before)
+        data = {k: v for k, v in options['datasets'].items() if not k.startswith('test')}
+        options |= {'manual_seed': seed, 'datasets': data}
         options.setdefault('train', {})['total_iter'] = iterations
-        return {'name': options.pop('name'), **options}
+        return {'name': name(phase), **options}
 
     @property
     def test_sets(self) -> dict[str, Any]:
-        """Sections of ``datasets`` to test on: the test sets, else the validation sets."""
-        data = self.common['datasets']
-        return sections(data, 'test') or sections(data, 'val')
+        """Sections of ``datasets`` to test on."""
+        return test_sets(self.common)
 
     def test_options(self, side: Side, seed: int, root: Path) -> dict:
         """The option file of a side's test."""
-        options = self.options(side, len(side.phases) - 1, 100, seed, root)
         name = f'{self.label}_{side.name}_seed{seed}'
+        if side.file.classical:
+            own = {'classical': side.file.classical, 'val': self.common['val']}
+            return options_of_test(side.name, own, self.test_sets)
+        options = self.options(side, len(side.phases) - 1, 100, seed, root)
         weights = weights_of(root, options['name'])
-        return options_of_test(name, options, self.test_sets, weights, side.test)
+        return options_of_test(name, options, self.test_sets, weights, side.file.test)
 
 
 def options_of_test(
     name: str,
     options: Mapping[str, Any],
     sets: Mapping[str, Any],
-    weights: Path,
+    weights: Path | None = None,
     changes: TestOptions | None = None,
 ) -> dict[str, Any]:
     """The option file of a test.
 
     Args:
         name: of the test.
-        options: of the training of the weights.
+        options: of the training of the weights; or ``classical`` and ``val`` alone.
         sets: sections of ``datasets`` to test on.
-        weights: to be tested.
+        weights: to be tested; none for a classical method.
         changes: choices of the test.
     """
     changes = changes or TestOptions()
-    val = {
-        k: v
-        for k, v in (options.get('val') or {}).items()
-        if k in ('metrics', 'tile', 'tile_overlap')
-    }
+    kept = ('metrics', 'tile', 'tile_overlap')
+    val = {k: v for k, v in (options.get('val') or {}).items() if k in kept}
     dropped = ('train', 'logger', 'manual_seed', 'dist_params')
     return {k: v for k, v in options.items() if k not in dropped} | {
         'name': name,
         'network_g': options.get('network_g', {}) | changes.network_g,
         'datasets': {k.replace('val', 'test'): deepcopy(v) for k, v in sets.items()},
         'val': val | changes.val,
-        'path': {'pretrain_network_g': str(weights)},
+        'path': {'pretrain_network_g': str(weights) if weights else None},
     }
 
 
-def sections(datasets: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The sections of ``datasets`` that begin so: 'train', 'val' or 'test'; none taken away (~)."""
-    return {key: value for key, value in datasets.items() if key.startswith(kind) and value}
+def test_sets(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The test sets of an option file, else its validation sets; none that is taken away (~)."""
+    data = options.get('datasets') or {}
+    tests = {key: value for key, value in data.items() if key.startswith('test') and value}
+    return tests or {key: value for key, value in data.items() if key.startswith('val') and value}
 
 
 def weights_of(root: Path, run: str) -> Path:
@@ -209,26 +206,26 @@ def weights_of(root: Path, run: str) -> Path:
     return root / 'experiments' / run / 'models' / 'net_g_latest.pth'
 
 
-def read_task(folder: Path, overrides: Iterable[str] = ()) -> Task:
+def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] = ()) -> Task:
     """A folder of option files: of a comparison, or with ``rows.yml`` of an ablation.
 
     Args:
         folder: of the option files.
         overrides: ``KEY:KEY=VALUE`` for ``common.yml``, as of ``--force_yml``.
+        only: names of the sides that are wanted; those that they need are added. All where empty.
 
     Raises:
         ValueError: a file is missing or wrong; the message names file and key.
     """
+    name, place, reference = None, folder, None
     if (folder / ROWS).is_file():
-        name, place, files, reference = ablation(folder)
+        name, place, files, reference = _ablation(folder)
     else:
-        name, place, reference = None, folder, None
         found = sorted(folder.glob('*.yml'))
         files = {file.stem: read_option_file(file) for file in found if file.name != COMMON}
         for side, values in files.items():
-            if 'of' in values:
-                base = values.pop('of')
-                known(base, files, f'{folder / side}.yml: of')
+            if base := values.pop('of', None):
+                _known(base, files, f'{folder / side}.yml: of')
                 files[side] = merged(files[base], {'title': side} | values)
     file = place / COMMON
     if not file.is_file():
@@ -237,20 +234,27 @@ def read_task(folder: Path, overrides: Iterable[str] = ()) -> Task:
     apply_overrides(common, overrides)
     _check_common(common, file)
     settings = _read(CompareOptions, common.pop('compare', {}), f'{file}: compare')
-    if reference is not None:
-        settings = settings.model_copy(update={'reference': reference})
-    sides = share_trainings(side_of(name, values, folder) for name, values in files.items())
-    if not sides:
-        raise ValueError(f'{folder}: no file besides {COMMON}: one for each network is needed.')
+    settings = settings.model_copy(update={'reference': reference or settings.reference})
+    own_name = str(common.pop('name'))
+    sides: list[Side] = []
+    for side_name, values in files.items():
+        side = _side(side_name, values, common, folder)
+        alike = [s for s in sides if s.phases == side.phases != () and s.shares == side.shares]
+        sides.append(replace(side, trained_as=alike[0].trained_as) if alike else side)
+    if not any(side.phases for side in sides):
+        raise ValueError(f'{folder}: no network besides {COMMON}: one file for each is needed.')
     titles = [side.title for side in sides]
     if len({*titles}) < len(titles):
         raise ValueError(f'{folder}: every side needs a title of its own, got {titles}.')
-    known(settings.reference, [side.name for side in sides], f'{file}: compare.reference')
-    own_name = common.pop('name')
-    return Task(folder, name or str(own_name), settings, common, sides)
+    _known(settings.reference, [*files], f'{file}: compare.reference')
+    for wanted in only:
+        _known(wanted, [*files], '--only')
+    needed = {s.trained_as for s in sides if s.name in only} | {*only, settings.reference}
+    chosen = tuple(side for side in sides if not only or side.name in needed)
+    return Task(folder, name or own_name, settings, common, chosen)
 
 
-def ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
+def _ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
     """Name, folder of the common options, option keys of every row, and the row changed by all."""
     options = _read(AblationOptions, read_option_file(folder / ROWS), str(folder / ROWS))
     place, rows = folder / options.of, options.rows
@@ -263,48 +267,27 @@ def ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
     return f'ablate_{folder.resolve().name}', place, files, options.base
 
 
-def known(name: str | None, names: Iterable[str], where: str) -> None:
-    """
-    Raises:
-        ValueError: no side has that name.
-    """
-    if name is not None and name not in names:
-        raise ValueError(f"{where}: no side '{name}'.{did_you_mean(name, names)}")
-
-
-def side_of(name: str, values: Mapping[str, Any], folder: Path) -> Side:
-    """A side from its option keys."""
+def _side(name: str, values: Mapping[str, Any], common: Mapping[str, Any], folder: Path) -> Side:
     own = dict(values)
     mine = {key: own.pop(key) for key in SideOptions.model_fields if key in own}
-    options = _read(SideOptions, mine, f'{folder}: {name}')
-    if options.classical is not None:
-        title = options.title or name
-        return Side(name, title, None, own, (), (), options.test, name, options.classical)
-    phases = [dict(phase) for phase in options.phases]
-    shares = [phase.pop('share', 1 / len(phases)) for phase in phases]
-    good = all(isinstance(s, int | float) and 0 < s <= 1 for s in shares)
-    if not good or abs(sum(shares) - 1) > 1e-6:
+    file = _read(SideOptions, mine, f'{folder}: {name}')
+    if file.classical:
+        return Side(name, file, (), name)
+    own = merged(common, own)
+    phases = [{k: v for k, v in phase.items() if k != 'share'} for phase in file.phases]
+    side = Side(name, file, tuple(merged(own, phase) for phase in phases), name)
+    good = all(isinstance(s, int | float) and 0 < s <= 1 for s in side.shares)
+    if not good or abs(sum(side.shares) - 1) > 1e-6:
         raise ValueError(
-            f'{folder}: {name}: phases: each share lies in (0, 1] and their sum is 1, got {shares}.'
+            f'{folder}: {name}: phases: each share lies in (0, 1] and their sum is 1, '
+            f'got {side.shares}.'
         )
-    return Side(
-        name, options.title or name, options.paper, own, tuple(phases), tuple(shares),
-        options.test, name,
-    )  # fmt: skip
+    return side
 
 
-def share_trainings(sides: Iterable[Side]) -> tuple[Side, ...]:
-    """Sides that are trained alike use the trainings of the first of them."""
-    first: list[Side] = []
-    result = []
-    for side in sides:
-        same = (
-            s for s in first if (s.own, s.phases, s.shares) == (side.own, side.phases, side.shares)
-        )
-        teacher = next(same, side)
-        first.append(teacher)
-        result.append(replace(side, trained_as=teacher.name))
-    return tuple(result)
+def _known(name: str | None, names: Iterable[str], where: str) -> None:
+    if name is not None and name not in names:
+        raise ValueError(f"{where}: no side '{name}'.{did_you_mean(name, names)}")
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

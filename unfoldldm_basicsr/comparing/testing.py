@@ -7,7 +7,6 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from basicsr.utils import tensor2img
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.comparing.runs import write_options
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
+from unfoldldm_basicsr.comparing.workspace import Workspace, plain
 from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.restoring import Restorer
@@ -30,79 +30,93 @@ TRUTH = 'truth'
 KEYS = ('set', 'image', 'input')  # columns of a table of images before the metrics
 
 
-def tested(options: Mapping[str, Any], weights: Path, folder: Path, pictures: bool) -> pd.DataFrame:
-    """Tests one network, or takes what an earlier call found.
+def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.DataFrame:
+    """Tests one network, or takes what an earlier call found for the same options and weights.
 
     Args:
-        options: of a test, as BasicSR reads them; ``val.metrics`` says what is measured.
-        weights: file that it tests, for whether the earlier result is of these weights.
-        folder: of the report.
-        pictures: save the restored images.
+        options: of a test, as BasicSR reads them; ``val.metrics`` says what is measured. Instead
+            of ``model_type`` and ``network_g``: ``classical: NAME`` for a method without weights,
+            or nothing, where the weights (of ``path``) say their network.
+        place: keeps tables, option files and pictures.
+        pictures: save the images of the first set.
 
     Returns:
-        A row for each image: ``set``, ``image``, ``input`` (hash of the degraded image), metrics.
+        A row for each image: ``set``, ``image``, ``input`` (hash of the degraded image), metrics,
+        and those of the degraded image.
     """
-    table = folder / 'images' / f'{options["name"]}.csv'
-    file = folder / 'options' / f'test_{options["name"]}.yml'
-    fresh = table.exists() and table.stat().st_mtime > weights.stat().st_mtime
-    if not (fresh and file.exists() and read_option_file(file) == options):
-        write_options(file, options)
-        place = folder / 'restored' / options['name'] if pictures else None
-        write_csv(pd.DataFrame(_test(file, place, folder / 'restored')), table)
+    name, weights = options['name'], options['path']['pretrain_network_g']
+    table, file = place.folder / 'images' / f'{name}.csv', place.option_file(f'test_{name}')
+    fresh = table.exists() and (
+        weights is None or table.stat().st_mtime > Path(weights).stat().st_mtime
+    )
+    if not (fresh and file.exists() and read_option_file(file) == plain(options)):
+        place.write_options(file.stem, options)
+        rows = _rows(options, file, place.folder / 'restored' if pictures else None)
+        write_csv(pd.DataFrame(rows), table)
     return read_csv(table)
 
 
-def _test(file: Path, place: Path | None, shared: Path) -> Iterator[dict[str, Any]]:
+def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterator[dict[str, Any]]:
+    """Restores and scores every image; saves those of the first set."""
+    from basicsr.data import build_dataloader, build_dataset
+
+    sets = {
+        key: {'phase': 'test', 'scale': 1, 'name': key, **section}
+        for key, section in options['datasets'].items()
+    }
+    restore, metrics = restoring(options, file), metrics_of(options)
+    for number, section in enumerate(sets.values()):
+        data = build_dataset(dict(section))
+        loader = build_dataloader(data, section)
+        for index in range(len(data)):
+            item = data[index]
+            with torch.no_grad():
+                output = restore(data, index, loader.collate_fn([item]))
+            seen = hash_of(item['lq'])  # before tensor2img clamps it in place
+            truth, degraded, image = (
+                tensor2img(image, rgb2bgr=False) for image in (item['gt'], item['lq'], output)
+            )
+            name = f'{index:04d}_{Path(item["lq_path"]).stem}'
+            if shown and number == 0:
+                kinds = {TRUTH: truth, DEGRADED: degraded, options['name']: image}
+                for kind, picture in kinds.items():
+                    save_picture(shown / kind / section['name'] / f'{name}.png', picture)
+            before = scores(degraded, truth, metrics)
+            yield {
+                'set': section['name'], 'image': name, 'input': seen,
+                **scores(image, truth, metrics),
+                **{f'{DEGRADED} {key}': value for key, value in before.items()},
+            }  # fmt: skip
+
+
+def restoring(
+    options: Mapping[str, Any], file: Path
+) -> Callable[[Dataset, int, dict[str, Any]], Tensor]:
+    """What restores the batch of one image, (data set, index, batch) -> (1, 3, H, W)."""
     from basicsr.models import build_model
     from basicsr.utils.options import parse_options
 
+    if 'classical' in options:
+        return lambda _data, _index, batch: non_local_means(batch['lq'])
+    if 'model_type' not in options:
+        restorer = Restorer(options['path']['pretrain_network_g'])
+        return lambda _data, _index, batch: restorer.restore_tensor(batch['lq'])
+    logger = logging.getLogger('basicsr')
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     sys.argv[1:] = ['-opt', str(file)]
-    with _quiet():
-        opt, _ = parse_options(str(shared.parent / 'unused'), is_train=False)
-        model = build_model(opt)
+    opt, _ = parse_options(str(file.parent.parent / 'unused'), is_train=False)
+    model = build_model(opt)
+    logger.setLevel(level)
 
-        def restore(data: Dataset, index: int, batch: dict) -> Tensor:
-            if hasattr(model, 'validation_extras'):  # BasicSR's own models have none
-                batch |= model.validation_extras(data, index, batch)
-            model.feed_data(batch)
-            model.test()
-            return model.output
+    def restore(data: Dataset, index: int, batch: dict) -> Tensor:
+        if hasattr(model, 'validation_extras'):  # BasicSR's own models have none
+            batch |= model.validation_extras(data, index, batch)
+        model.feed_data(batch)
+        model.test()
+        return model.output
 
-        yield from _measured(restore, opt['datasets'], metrics_of(opt), place, shared)
-
-
-def tested_plainly(
-    source: Path | str,
-    sets: Mapping[str, Mapping],
-    metrics: Mapping[str, Mapping],
-    folder: Path,
-    name: str,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Tests what has no option file.
-
-    Args:
-        source: a weight file, or the name of a classical method.
-        sets: sections of ``datasets`` to test on.
-        metrics: as ``val.metrics``.
-        folder: of the report.
-        name: of the side.
-
-    Returns:
-        The rows of :func:`tested`, and ``network_g`` ({} for a classical method).
-    """
-    network, restorer = {}, None
-    if isinstance(source, Path):
-        restorer = Restorer(source)
-        network = {'type': restorer.meta['type'], **restorer.meta['kwargs']}
-    sets = {key: {'phase': 'test', 'scale': 1, 'name': key, **v} for key, v in sets.items()}
-
-    def restore(_data: Dataset, _index: int, batch: dict) -> Tensor:
-        return restorer.restore_tensor(batch['lq']) if restorer else non_local_means(batch['lq'])
-
-    shared = folder / 'restored'
-    table = folder / 'images' / f'{name}.csv'
-    write_csv(pd.DataFrame(_measured(restore, sets, metrics, shared / name, shared)), table)
-    return read_csv(table), network
+    return restore
 
 
 def non_local_means(lq: Tensor) -> Tensor:
@@ -119,38 +133,6 @@ def non_local_means(lq: Tensor) -> Tensor:
         image, patch_size=5, patch_distance=7, h=0.8 * sigma, sigma=sigma, channel_axis=2
     )
     return torch.from_numpy(restored).permute(2, 0, 1)[None]
-
-
-def _measured(
-    restore: Callable[[Dataset, int, dict], Tensor],
-    sets: Mapping[str, Mapping],
-    metrics: Mapping[str, Mapping],
-    place: Path | None,
-    shared: Path,
-) -> Iterator[dict[str, Any]]:
-    """Restores and scores every image of the sets; saves the pictures where there is a place."""
-    from basicsr.data import build_dataloader, build_dataset
-
-    for section in sets.values():
-        data = build_dataset(dict(section))
-        loader = build_dataloader(data, section)
-        for index in range(len(data)):
-            item = data[index]
-            with torch.no_grad():
-                output = restore(data, index, loader.collate_fn([item]))
-            truth, degraded = to_8bit(item['gt']), to_8bit(item['lq'])
-            image = to_8bit(output)
-            name = f'{index:04d}_{Path(item["lq_path"]).stem}'
-            if place is not None:
-                kinds = {shared / DEGRADED: degraded, shared / TRUTH: truth, place: image}
-                for folder, picture in kinds.items():
-                    save_picture(folder / section['name'] / f'{name}.png', picture)
-            before = scores(degraded, truth, metrics)
-            yield {
-                'set': section['name'], 'image': name, 'input': hash_of(item['lq']),
-                **scores(image, truth, metrics),
-                **{f'{DEGRADED} {key}': value for key, value in before.items()},
-            }  # fmt: skip
 
 
 def metrics_of(options: Mapping[str, Any]) -> dict[str, dict]:
@@ -172,23 +154,6 @@ def scores(image: np.ndarray, truth: np.ndarray, metrics: Mapping[str, Mapping])
     }
 
 
-def to_8bit(image: Tensor) -> np.ndarray:
-    """([1,] 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
-    image = image.detach().cpu().float().reshape(-1, *image.shape[-2:])
-    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-
-
 def hash_of(image: Tensor) -> str:
     """The same for the same pixels."""
     return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:12]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger('basicsr')
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import cycle
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +13,7 @@ from unfoldldm_basicsr.common.files import atomic_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 # Okabe and Ito's colours, distinct for colour-blind readers, in an order of falling darkness
 _COLOURS = ('#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -18,101 +21,114 @@ _MARKERS, _LINES = 'osD^vPX*<>', ('-', '--', '-.', ':')
 _CROWD = 6  # labels beside points up to here, a legend above
 
 
-class Series(NamedTuple):
-    """Points of one side.
+class Labels(NamedTuple):
+    """Words of a plot.
 
     Attributes:
-        x: positions.
-        y: values.
-        spread: half the length of an error bar for each point; empty for none.
-        hollow: points that are no plain results (oracle), drawn with empty markers.
-        style: number of the side, the same in all plots of a report.
+        x, y: of the axes.
+        note: over the plot.
     """
 
-    x: Sequence[float]
-    y: Sequence[float]
-    spread: Sequence[float] = ()
-    hollow: Sequence[bool] = ()
-    style: int = 0
+    x: str
+    y: str
+    note: str = ''
 
 
-def curves(series: Mapping[str, Series], x_label: str, y_label: str, note: str = '') -> Figure:
-    """Lines over a common axis, with their names at their ends.
+def looks(sides: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour, marker and line of each side, for all plots of a report."""
+    styles = zip(sides, cycle(_COLOURS), cycle(_MARKERS), cycle(_LINES), strict=False)
+    return {
+        side: {'color': colour, 'marker': marker, 'linestyle': line}
+        for side, colour, marker, line in styles
+    }
+
+
+def curves(table: DataFrame, x: str, labels: Labels, style: Mapping[str, dict]) -> Figure:
+    """A line for each ``side``, with its name at its end.
+
+    Args:
+        table: columns ``side``, ``value``, the one named by ``x``, and ``hollow`` where some points
+            are no plain results (oracle), drawn with empty markers.
+        x: column of the positions.
+        labels: words.
+        style: of the sides, see :func:`looks`.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure, axes = new_figure(x_label, y_label, note)
-    for line in series.values():
-        look = _look(line)
-        axes.plot(line.x, line.y, **(look | {'marker': ''}), linewidth=1.6)
-        hollow = line.hollow if len(line.hollow) else [False] * len(line.x)
-        for x, y, empty in zip(line.x, line.y, hollow, strict=True):
-            face = {'markerfacecolor': 'white'} if empty else {}
-            axes.plot(x, y, **look, **face, markersize=6)
+    figure, axes = new_figure(labels)
+    ends = []
+    for name, own in table.groupby('side', sort=False):
+        look, points = style[name], style[name] | {'linestyle': '', 'markersize': 6}
+        axes.plot(own[x], own['value'], **(look | {'marker': ''}), linewidth=1.6)
+        hollow = own['hollow'] if 'hollow' in own else own[x].isna()
+        for part, face in ((own[~hollow], look['color']), (own[hollow], 'white')):
+            axes.plot(part[x], part['value'], **points, markerfacecolor=face)
+        ends.append((own['value'].iloc[-1], own[x].iloc[-1], name))
     low, high = axes.get_ylim()
-    last = None
-    ends = [(list(s.y)[-1], list(s.x)[-1], name, s) for name, s in series.items() if len(s.x)]
-    for y, x, name, line in sorted(ends, key=lambda end: end[:3]):
-        last = y if last is None else max(y, last + 0.05 * (high - low))  # names never overlap
-        colour = _look(line)['color']
-        axes.annotate(name, (x, last), xytext=(7, 0), textcoords='offset points', fontsize=9,
-                      color=colour, va='center')  # fmt: skip
+    last = -float('inf')
+    for y, place, name in sorted(ends):
+        last = max(y, last + 0.05 * (high - low))  # names never overlap
+        axes.annotate(name, (place, last), xytext=(7, 0), textcoords='offset points', fontsize=9,
+                      color=style[name]['color'], va='center')  # fmt: skip
     axes.margins(x=0.12)
     return figure
 
 
-def points(series: Mapping[str, Series], x_label: str, y_label: str, note: str = '') -> Figure:
-    """Single points with error bars on a logarithmic axis, a name beside each.
+def points(table: DataFrame, x: str, labels: Labels, style: Mapping[str, dict]) -> Figure:
+    """A point for each ``side`` on a logarithmic axis, with its name and an error bar.
+
+    Args:
+        table: columns ``side``, ``value``, ``spread`` (NaN for none) and the one named by ``x``.
+        x: column of the positions.
+        labels: words.
+        style: of the sides, see :func:`looks`.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure, axes = new_figure(x_label, y_label, note)
-    for name, side in series.items():
-        look = _look(side) | {'linestyle': ''}
-        axes.errorbar(
-            side.x, side.y, yerr=side.spread or None, **look, markersize=8, capsize=4, label=name
-        )
-        if len(series) <= _CROWD:
-            axes.annotate(name, (side.x[0], side.y[0]), textcoords='offset points', xytext=(9, 5),
-                          fontsize=9)  # fmt: skip
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+    figure, axes = new_figure(labels)
+    for _, own in table.iterrows():
+        place, name = (own[x], own['value']), own['side']
+        bar = None if isnan(own['spread']) else own['spread']
+        look = style[name] | {'linestyle': '', 'markersize': 8}
+        axes.errorbar(*place, bar, **look, capsize=4, label=name)
+        if len(table) <= _CROWD:
+            axes.annotate(name, place, textcoords='offset points', xytext=(9, 5), fontsize=9)
     axes.set_xscale('log')
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
-    axes.xaxis.set_minor_locator(LogLocator(subs=()))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.3, y=0.25)
-    if len(series) > _CROWD:
+    if len(table) > _CROWD:
         axes.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def scatter(series: Mapping[str, Series], x_label: str, y_label: str, note: str = '') -> Figure:
-    """One marker for each image and side, with a line at zero.
+def scatter(table: DataFrame, base: str, labels: Labels, style: Mapping[str, dict]) -> Figure:
+    """A marker for each image and side: its distance from ``base``, over the value of ``base``.
+
+    Args:
+        table: a row for each image, a column for each side.
+        base: the side that the others are compared with.
+        labels: words.
+        style: of the sides, see :func:`looks`.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure, axes = new_figure(x_label, y_label, note)
+    figure, axes = new_figure(labels)
     axes.axhline(0, color='#000000', linewidth=1)
-    for name, side in series.items():
-        look = _look(side) | {'linestyle': '', 'markerfacecolor': 'none'}
-        axes.plot(side.x, side.y, **look, markersize=5, label=name)
+    for name in table.columns.drop(base):
+        look = style[name] | {'linestyle': '', 'markerfacecolor': 'none', 'markersize': 5}
+        axes.plot(table[base], table[name] - table[base], **look, label=name)
     axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def _look(side: Series) -> dict[str, str]:
-    return {
-        'color': _COLOURS[side.style % len(_COLOURS)],
-        'marker': _MARKERS[side.style % len(_MARKERS)],
-        'linestyle': _LINES[side.style % len(_LINES)],
-    }
-
-
-def new_figure(x_label: str, y_label: str, note: str = '') -> tuple[Figure, Axes]:
+def new_figure(labels: Labels) -> tuple[Figure, Axes]:
     """An empty figure with one panel.
 
     Raises:
@@ -124,12 +140,12 @@ def new_figure(x_label: str, y_label: str, note: str = '') -> tuple[Figure, Axes
         raise ImportError('Plots need matplotlib: pip install matplotlib') from error
     figure = Figure(figsize=(6.6, 4.2), layout='constrained')
     axes = figure.add_subplot()
-    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set(xlabel=labels.x, ylabel=labels.y)
     axes.grid(color='#dddddd', linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
-    if note:
-        axes.set_title(note, fontsize=9, loc='left', color='#555555')
+    if labels.note:
+        axes.set_title(labels.note, fontsize=9, loc='left', color='#555555')
     return figure, axes
 
 

@@ -1,0 +1,219 @@
+"""What trainings and networks cost, all measured in turn in one process.
+
+    python -m unfoldldm_basicsr.comparing.measuring steps JOB.yml steps.csv
+    python -m unfoldldm_basicsr.comparing.measuring deployment JOB.yml deployment.csv
+
+JOB.yml: the arguments of :func:`steps` or :func:`deployment`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+import unfoldldm_basicsr  # noqa: F401
+from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
+from unfoldldm_basicsr.options.read import read_option_file
+
+# ---- training steps -------------------------------------------------------------------------
+
+
+def steps(root: str, runs: Sequence[Mapping[str, Any]], rounds: int = 6) -> pd.DataFrame:
+    """Seconds and multiply-accumulates of single steps of trainings.
+
+    Every round makes one step of every training, at iterations spread evenly over it, so that
+    parts of a training (frozen modules, progressive patches) count with their share.
+
+    Args:
+        root: folder for what the trainings write.
+        runs: option files; a later one may start from the weights of an earlier one, which are
+            random here.
+        rounds: steps of each training.
+    """
+    trainings = [Training(options, Path(root)) for options in runs]
+    return pd.DataFrame(
+        training.measure((turn + 0.5) / rounds) for turn in range(rounds) for training in trainings
+    )
+
+
+class Training:
+    """A training as BasicSR builds it, that makes single steps."""
+
+    def __init__(self, options: Mapping[str, Any], root: Path):
+        from basicsr.data import build_dataloader, build_dataset
+        from basicsr.models import build_model
+        from basicsr.utils.options import parse_options
+
+        self.key = key_of(options)
+        file = root / f'{options["name"]}.yml'
+        file.write_text(yaml.safe_dump(options, sort_keys=False), encoding='utf-8')
+        sys.argv[1:] = ['-opt', str(file)]
+        opt, _ = parse_options(str(root), is_train=True)
+        own = {'num_worker_per_gpu': 0, 'persistent_workers': False}
+        data = opt['datasets']['train'] | own
+        dataset = build_dataset(data)
+        loader = build_dataloader(dataset, data, num_gpu=opt['num_gpu'], seed=opt['manual_seed'])
+        self.batch, self.options = next(iter(loader)), opt['train']
+        Path(opt['path']['models']).mkdir(parents=True, exist_ok=True)
+        self.model = build_model(opt)
+        self.model.save(-1, -1)
+
+    def step(self, iteration: int) -> None:
+        """One training step on a batch."""
+        self.model.update_learning_rate(iteration, self.options.get('warmup_iter', -1))
+        self.model.feed_data(self.batch)
+        self.model.optimize_parameters(iteration)
+
+    def measure(self, progress: float) -> dict[str, object]:
+        """Seconds and multiply-accumulates of a step; the counted one also warms up."""
+        iteration = int(progress * self.options['total_iter']) + 1
+        backward = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+        with FlopCounterMode(display=False, custom_mapping=backward) as counter:
+            self.step(iteration)
+        seconds = device_seconds(lambda: self.step(iteration))
+        name, digest = self.key
+        return {
+            'run': name, 'options': digest, 'iteration': iteration,
+            'seconds': round(seconds, 6), 'macs': counter.get_total_flops() // 2,
+        }  # fmt: skip
+
+
+def device_seconds(call: Callable[[], object]) -> float:
+    """Seconds of a call: of the device on a GPU, of the process on the CPU."""
+    if torch.cuda.is_available():
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 1000
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def convolution_backward_flops(
+    grad_shape, x_shape, w_shape, _bias, _stride, _padding, _dilation, transposed, _output_padding,
+    _groups, output_mask, out_shape=None,
+) -> int:  # fmt: skip
+    """Each gradient costs what the convolution does (torch counts grouped ones as if dense)."""
+    places = (x_shape if transposed else grad_shape)[2:]
+    forward = 2 * x_shape[0] * math.prod(places) * math.prod(w_shape)
+    return forward * sum(output_mask[:2])
+
+
+def key_of(options: Mapping[str, Any]) -> tuple[str, str]:
+    """Name of a training, and a hash of its options without paths."""
+    kept = {key: value for key, value in options.items() if key != 'path'}
+    text = json.dumps(kept, sort_keys=True)
+    return options['name'], hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def mean_steps(file: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """:func:`key_of` -> mean ``seconds`` and ``macs`` of an iteration, as far as measured."""
+    if not file.exists():
+        return {}
+    return read_csv(file).groupby(['run', 'options'])[['seconds', 'macs']].mean().T.to_dict()
+
+
+# ---- networks in use ------------------------------------------------------------------------
+
+
+def deployed(network: Mapping[str, Any]) -> dict[str, Any]:
+    """``network_g`` as it is used: Phase II of UnfoldLDM without the teacher of its prior."""
+    return {**network, 'phase': 'inference'} if network.get('phase') == 2 else dict(network)
+
+
+def deployment(
+    networks: Mapping[str, Mapping], sizes: Sequence[int], threads: int, rounds: int = 10
+) -> pd.DataFrame:
+    """Latency (the fastest round) and peak memory (the largest growth; Linux, or a GPU).
+
+    Every round restores one image with every network at every size.
+
+    Args:
+        networks: side -> ``network_g``.
+        sizes: sides of square images.
+        threads: of the CPU.
+        rounds: after one that warms up.
+    """
+    from basicsr.archs import build_network
+
+    torch.set_num_threads(threads)
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    calls = {}
+    for name, opt in networks.items():
+        net = build_network(dict(opt)).to(device).eval()
+        contract = contract_of(net)
+        extra = {}
+        if contract.takes_degradation:
+            extra['degradation'] = torch.zeros(1, contract.embed_dim, device=device)
+        for size in sizes:
+            image = torch.rand(1, 3, size, size, device=device)
+            calls[name, size] = lambda net=net, image=image, extra=extra: net(image, **extra)
+    rows = []
+    with torch.no_grad():
+        for number in range(rounds + 1):
+            for (name, size), call in calls.items():
+                row = {'side': name, 'size': size, 'latency_ms': 1e3 * wall_seconds(call)}
+                row['peak_MiB'] = peak_growth(call)
+                rows += [row] if number else []
+    sides = pd.DataFrame(rows).groupby(['side', 'size'], sort=False)
+    return sides.agg({'latency_ms': 'min', 'peak_MiB': 'max'}).round(2).reset_index()
+
+
+def wall_seconds(call: Callable[[], object]) -> float:
+    """Seconds until the result is there."""
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_growth(call: Callable[[], object]) -> float:
+    """MiB that a call needs at its peak above the state before; NaN where nothing tells it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if sys.platform != 'linux':
+        return float('nan')
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed must not hide what this one needs
+    Path('/proc/self/clear_refs').write_text('5')  # the peak starts from here
+    before = _memory('VmRSS')
+    call()
+    return _memory('VmHWM') - before
+
+
+def _memory(field: str) -> float:
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def main(argv: Sequence[str]) -> None:
+    """Adds the steps of a job to a table, or writes the table of deployment."""
+    kind, job, output = argv[0], read_option_file(Path(argv[1])), Path(argv[2])
+    if kind == 'deployment':
+        write_csv(deployment(**job), output)
+        return
+    known = [read_csv(output)] if output.exists() else []
+    write_csv(pd.concat([*known, steps(**job)]), output)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

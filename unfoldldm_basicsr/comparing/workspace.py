@@ -1,0 +1,91 @@
+"""Where a comparison works: its folders, and the processes that train and measure for it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unfoldldm_basicsr.common.files import write_bytes_atomic
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One comparison.
+
+    Attributes:
+        root: ``experiments`` is below it.
+        folder: of the report; keeps option files, logs and measurements.
+        threads: of the CPU, for every training, test and measurement.
+        say: gets a line about each step.
+    """
+
+    root: Path
+    folder: Path
+    threads: int
+    say: Callable[[str], None] = print
+
+    def option_file(self, name: str) -> Path:
+        """Where the options of a training, test or measurement are kept."""
+        return self.folder / 'options' / f'{name}.yml'
+
+    def write_options(self, name: str, options: Mapping[str, Any]) -> Path:
+        """Writes an option file, whole or not at all."""
+        text = yaml.safe_dump(plain(options), sort_keys=False, allow_unicode=True)
+        write_bytes_atomic(self.option_file(name), text.encode())
+        return self.option_file(name)
+
+    def measure(self, kind: str, job: Mapping[str, Any]) -> None:
+        """Runs :mod:`.measuring` in a process of its own; its table is ``KIND.csv``."""
+        arguments = ['-m', 'unfoldldm_basicsr.comparing.measuring', kind]
+        self.call(
+            [*arguments, self.write_options(kind, job), self.folder / f'{kind}.csv'], log=kind
+        )
+
+    def call(self, arguments: Sequence[str | Path], log: str) -> None:
+        """Runs Python in a process of its own, with its output in ``logs/LOG.txt``.
+
+        Raises:
+            ChildProcessError: it failed; the message ends with its last lines.
+        """
+        file = self.folder / 'logs' / f'{log}.txt'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        threads = {f'{key}_NUM_THREADS': str(self.threads) for key in ('OMP', 'MKL')}
+        with open(file, 'ab') as output:
+            done = subprocess.run(
+                [sys.executable, *map(str, arguments)], env=os.environ | threads, stdout=output,
+                stderr=output, check=False, close_fds=False,  # it inherits the lock of `alone`
+            )  # fmt: skip
+        if done.returncode:
+            lines = file.read_text(encoding='utf-8', errors='replace').splitlines()[-8:]
+            raise ChildProcessError(
+                f'{arguments[1]} ended with status {done.returncode} ({file}):\n  '
+                + '\n  '.join(lines)
+            )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Lets one comparison at a time work here; also waits for the rest of a killed one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / '.lock', 'w', encoding='utf-8') as lock:
+            os.set_inheritable(lock.fileno(), True)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.say(f'{self.folder}: waiting for another comparison, or its training ...')
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def plain(options: Any) -> Any:
+    """Options as a file brings them back: lists for tuples, nothing shared."""
+    return json.loads(json.dumps(options))
