@@ -85,13 +85,6 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
-def os_error_behind(error: BaseException | None) -> OSError | None:
-    """The error of the operating system that an error comes from, None without one."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
 def run_to_end(pipeline: Callable[[str], object], root: str) -> None:
     """Runs a pipeline of BasicSR; failures that have a message for the user end with it alone.
 

@@ -31,6 +31,12 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        if os.name == 'posix':  # makes the new name durable too
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except BaseException:
         with suppress(OSError):  # the disk is faulty: the next start of a training removes it
             temporary.unlink(missing_ok=True)
