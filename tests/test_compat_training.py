@@ -68,22 +68,6 @@ def test_epochs_are_counted_from_the_batches_the_loader_gives(tmp_path):
     assert steps * (stock_epochs + 1) < 10
 
 
-def test_a_batch_larger_than_the_data_is_refused(tmp_path):
-    options = parsed(tmp_path, batch=6)
-    with pytest.raises(ValueError, match=r'batch_size_per_gpu: 5 images.*less than one batch of 6'):
-        basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
-
-
-def test_missing_and_unknown_phases_are_refused(tmp_path):
-    options = parsed(tmp_path)
-    options['datasets']['valid'] = options['datasets'].pop('val')
-    with pytest.raises(ValueError, match=r"datasets\.valid: training knows 'train'"):
-        basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
-    options['datasets'] = {}
-    with pytest.raises(ValueError, match="no 'train' section"):
-        basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
-
-
 def test_the_order_of_images_follows_seed_and_epoch():
     def order(seed, epoch):
         sampler = SeededSampler(range(50), num_replicas=1, rank=0, ratio=1, seed=seed)
@@ -159,106 +143,6 @@ def test_stock_datasets_reach_a_spawned_worker(tmp_path):
     code = 'import pickle, sys; d = pickle.load(open("dataset.pkl", "rb")); print(d[0]["lq"].shape)'
     result = run_python('-c', code, cwd=tmp_path)  # imports nothing of this package by itself
     assert result.stdout.strip() == 'torch.Size([3, 8, 12])', result.stderr
-
-
-# ---- resume -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """An experiment with checkpoints 10, 20 and 100, seen from another folder."""
-    (tmp_path / 'elsewhere').mkdir()
-    monkeypatch.chdir(tmp_path / 'elsewhere')
-    root = tmp_path / 'experiments' / 'x'
-    paths = {'experiments_root': str(root)}
-    for name in ('models', 'training_states'):
-        (root / name).mkdir(parents=True)
-        paths[name] = str(root / name)
-    options = {'auto_resume': True, 'rank': 0, 'network_g': {}, 'path': paths}
-    for iteration in (10, 20, 100):
-        state = {'epoch': 1, 'iter': iteration, 'optimizers': [], 'schedulers': []}
-        torch.save(state, root / 'training_states' / f'{iteration}.state')
-        torch.save({'params': {}}, root / 'models' / f'net_g_{iteration}.pth')
-    return options
-
-
-def state_file(run: dict, iteration: int) -> Path:
-    return Path(run['path']['training_states']) / f'{iteration}.state'
-
-
-def weight_file(run: dict, iteration: int) -> Path:
-    return Path(run['path']['models']) / f'net_g_{iteration}.pth'
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def test_the_newest_state_is_found_from_any_folder(run):
-    assert basicsr.train.load_resume_state(run)['iter'] == 100
-    assert run['path']['resume_state'] == str(state_file(run, 100))
-    assert run['path']['pretrain_network_g'] == str(weight_file(run, 100))
-
-
-@pytest.mark.parametrize(
-    'damage',
-    [
-        lambda run: truncate(state_file(run, 100)),
-        lambda run: state_file(run, 100).write_bytes(b''),
-        lambda run: torch.save([1], state_file(run, 100)),
-        lambda run: truncate(weight_file(run, 100)),
-        lambda run: weight_file(run, 100).unlink(),
-    ],
-    ids=['truncated', 'empty', 'other content', 'weights truncated', 'weights gone'],
-)
-def test_a_damaged_checkpoint_is_passed_over_and_named(run, damage, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
-    damage(run)
-    with caplog.at_level('WARNING', logger='basicsr'):
-        assert basicsr.train.load_resume_state(run)['iter'] == 20
-    assert str(state_file(run, 100)) in caplog.text
-
-
-def test_files_that_are_no_iteration_are_ignored(run):
-    state_file(run, 100).with_name('best.state').write_bytes(b'')
-    assert basicsr.train.load_resume_state(run)['iter'] == 100
-
-
-def test_nothing_is_restarted_when_no_state_is_whole(run):
-    for iteration in (10, 20, 100):
-        truncate(state_file(run, iteration))
-    with pytest.raises(ValueError, match='no training state can be resumed') as caught:
-        basicsr.train.load_resume_state(run)
-    assert all(str(state_file(run, i)) in str(caught.value) for i in (10, 20, 100))
-
-
-def test_without_states_the_run_starts_anew(run):
-    for iteration in (10, 20, 100):
-        state_file(run, iteration).unlink()
-    assert basicsr.train.load_resume_state(run) is None
-    run['auto_resume'] = False
-    assert basicsr.train.load_resume_state(run) is None
-
-
-def test_a_named_state_is_used_or_refused(run):
-    run['auto_resume'] = False
-    run['path']['resume_state'] = str(state_file(run, 10))
-    assert basicsr.train.load_resume_state(run)['iter'] == 10
-    run['path']['resume_state'] = str(state_file(run, 30))
-    with pytest.raises(ValueError, match=r'path\.resume_state: .*30\.state does not exist'):
-        basicsr.train.load_resume_state(run)
-
-
-class Payload:
-    def __reduce__(self):
-        return os.mkdir, ('proof',)
-
-
-@pytest.mark.parametrize('file', [state_file, weight_file])
-def test_a_state_with_code_in_it_is_not_executed(run, file, tmp_path):
-    torch.save({'iter': Payload()}, file(run, 100))
-    assert basicsr.train.load_resume_state(run)['iter'] == 20
-    assert not (tmp_path / 'elsewhere' / 'proof').exists()
 
 
 # ---- process groups -----------------------------------------------------------------------------

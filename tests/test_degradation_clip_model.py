@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import csv
-import logging
 import math
 
 import numpy as np
 import open_clip
 import pytest
 import torch
-from basicsr.utils import check_resume
-from helpers import model_options, problems_at, put, run_python, write_options, write_photos
+from helpers import DELETE, model_options, problems_at, put, run_python, write_options, write_photos
+from model_runs import Board, batch, file_of, resumed, same_networks, state_of, steps, validate
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from vlunet_runs import NAMES, TINY_CLIP, mixture
 
 from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbedding
 from unfoldldm_basicsr.models import DegradationCLIPModel
-from unfoldldm_basicsr.training.inference import Restored
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.networks import Restored
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint as read
 from unfoldldm_basicsr.weights.conditioning import build_conditioning
@@ -39,54 +39,34 @@ TRUTH, PLANNED = [0, 0, 1, 1, 2], [0, 1, 1, 1, 0]
 CONFUSION = [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
 
 
+def build(folder, change=None, *, is_train=True, network=None, **train) -> DegradationCLIPModel:
+    """A model; ``change`` edits the option dict."""
+    torch.manual_seed(0)
+    if is_train:
+        train = {'optim_g': {'type': 'Adam', 'lr': 1e-3}, 'pixel_opt': None, **train}
+    options = model_options(folder, {**NETWORK, **(network or {})}, is_train=is_train, **train)
+    options |= {'val': {}, 'datasets': {k: dict(v) for k, v in DATASETS.items()}}
+    if change is not None:
+        change(options)
+    return DegradationCLIPModel(options)
+
+
 @pytest.fixture
 def make(tmp_path):
-    """Builds models, each in a folder of its own; ``change`` edits the option dict."""
+    """Builds models, each in a folder of its own."""
     count = iter(range(100))
+    return lambda *args, **settings: build(tmp_path / str(next(count)), *args, **settings)
 
-    def build(change=None, *, is_train=True, network=None, **train) -> DegradationCLIPModel:
-        torch.manual_seed(0)
-        folder, network = tmp_path / str(next(count)), {**NETWORK, **(network or {})}
-        if is_train:
-            train = {'optim_g': {'type': 'Adam', 'lr': 1e-3}, 'pixel_opt': None, **train}
-        options = model_options(folder, network, is_train=is_train, **train)
-        options |= {'val': {}, 'datasets': {k: dict(v) for k, v in DATASETS.items()}}
-        if change is not None:
-            change(options)
-        return DegradationCLIPModel(options)
 
-    yield build
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory) -> DegradationCLIPModel:
+    """A model after a step, saved; tests only read it. ``start``: its first bits."""
+    model = build(tmp_path_factory.mktemp('clip'))
+    model.start = [state_of(net) for net in (model.net_g, model.net_g_ema)]
+    steps(model, 1, size=6)
+    model.save(0, 1)
     stop_request.remove()
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """Text that BasicSR's logger wrote, from level INFO."""
-    logger = logging.getLogger('basicsr')
-    monkeypatch.setattr(logger, 'propagate', False)  # or the root logger would record it again
-    logger.addHandler(caplog.handler)
-    with caplog.at_level(logging.INFO, 'basicsr'):
-        yield caplog
-    logger.removeHandler(caplog.handler)
-
-
-def batch(seed: int = 0) -> dict:
-    images = torch.rand(6, 3, 16, 24, generator=torch.Generator().manual_seed(seed))
-    labels = torch.tensor([0, 1, 2, 2, 1, 0])
-    names = [NAMES[label] for label in labels]
-    paths = [f'{i}.png' for i in range(6)]
-    return {'lq': images, 'gt': images, 'degradation': labels, 'degradation_name': names,
-            'lq_path': paths}  # fmt: skip
-
-
-def step(model, iteration: int) -> None:
-    model.update_learning_rate(iteration)
-    model.feed_data(batch(iteration))
-    model.optimize_parameters(iteration)
-
-
-def state_of(net) -> dict:
-    return {key: value.clone() for key, value in net.state_dict().items()}
+    return model
 
 
 class Items(Dataset):
@@ -114,26 +94,15 @@ def planned(model) -> DegradationCLIPModel:
     return model
 
 
-class Scalars(dict):
-    """Stands in for TensorBoard's writer."""
-
-    def add_scalar(self, name, value, iteration):
-        self[name] = value
-
-
 # ---- training ---------------------------------------------------------------------------------
 
 
-def test_a_step_moves_every_adapter_parameter_and_nothing_else(make):
-    model = make()
-    before, average = state_of(model.net_g), state_of(model.net_g_ema)
-    step(model, 1)
-    for key, value in model.net_g.state_dict().items():
-        assert torch.equal(value, before[key]) == key.startswith('clip_model.'), key
-    for key, value in model.net_g_ema.state_dict().items():
-        assert torch.equal(value, average[key]) == key.startswith('clip_model.'), key
-    assert list(model.groups) == ['adapters']
-    assert 'grad_norm_adapters' in model.log_dict
+def test_a_step_moves_every_adapter_parameter_and_nothing_else(trained):
+    for net, before in zip((trained.net_g, trained.net_g_ema), trained.start, strict=True):
+        for key, value in net.state_dict().items():
+            assert torch.equal(value, before[key]) == key.startswith('clip_model.'), key
+    assert list(trained.groups) == ['adapters']
+    assert 'grad_norm_adapters' in trained.log_dict
 
 
 def test_the_backbone_is_evaluated_without_gradients_and_the_texts_only_once(make, monkeypatch):
@@ -147,19 +116,14 @@ def test_the_backbone_is_evaluated_without_gradients_and_the_texts_only_once(mak
             return encode(*args)
 
         monkeypatch.setattr(clip, name, spy)
-    for iteration in (1, 2):
-        step(model, iteration)
-    assert sorted(seen) == [
-        ('encode_image', False),
-        ('encode_image', False),
-        ('encode_text', False),
-    ]
+    steps(model, 1, 2, size=6)
+    assert sorted(seen) == [('encode_image', False)] * 2 + [('encode_text', False)]
 
 
 @pytest.mark.parametrize(('normalize', 'temperature'), [(False, 1.0), (True, 0.1)])
 def test_loss_and_accuracy_follow_the_published_formula(make, normalize, temperature):
     network = {'normalize': normalize, 'temperature': temperature}
-    model, data = make(network=network), batch()
+    model, data = make(network=network), batch(size=6)
     net = model.net_g
     with torch.no_grad():
         for p in net.parameters():
@@ -187,8 +151,8 @@ def test_loss_and_accuracy_follow_the_published_formula(make, normalize, tempera
 
 def test_slices_of_a_batch_make_the_same_step(make):
     whole, sliced = make(), make(accum_iter=3)
-    step(whole, 1)
-    step(sliced, 1)
+    for model in (whole, sliced):
+        steps(model, 1, size=6)
     for name in ('l_clip', 'accuracy', 'grad_norm_adapters'):
         assert sliced.log_dict[name] == pytest.approx(whole.log_dict[name], rel=1e-4)
 
@@ -196,10 +160,9 @@ def test_slices_of_a_batch_make_the_same_step(make):
 def test_bf16_keeps_the_loss_and_validates_afterwards(make):
     exact, mixed = make(ema_decay=0), make(ema_decay=0, amp='bf16')
     for model in (exact, mixed):
-        step(model, 1)
+        steps(model, 1, size=6)
     assert mixed.log_dict['l_clip'] == pytest.approx(exact.log_dict['l_clip'], rel=0.05)
-    mixed.validation(DataLoader(Items()), 1, None, False)
-    assert 0 <= mixed.metric_results['accuracy'] <= 1
+    assert 0 <= validate(mixed, Items())['accuracy'] <= 1
 
 
 def test_the_pairing_of_names_and_texts_is_logged(make, log):
@@ -213,9 +176,8 @@ def test_the_pairing_of_names_and_texts_is_logged(make, log):
 
 
 def test_accuracy_and_confusion_are_counted_as_by_hand(make):
-    model, scalars = planned(make()), Scalars()
-    model.validation(DataLoader(Items()), 7, scalars, False)
-    assert dict(model.metric_results) == {'accuracy': 3 / 5}
+    model, scalars = planned(make()), Board()
+    assert validate(model, Items(), 7, tb_logger=scalars) == {'accuracy': 3 / 5}
     assert model.best_metric_results['held_out']['accuracy'] == {
         'better': 'higher', 'val': 3 / 5, 'iter': 7,
     }  # fmt: skip
@@ -233,15 +195,13 @@ def test_accuracy_and_confusion_are_counted_as_by_hand(make):
         assert min(picture.size) > 3 * 72
 
 
-def test_split_over_ranks_every_image_is_classified_once_and_alike(make):
-    model = make()
-    step(model, 1)
-    loader = DataLoader(Items())
-    whole = model.evaluator.evaluate(loader, 'x', save_img=False)
-    parts = []
+def test_split_over_ranks_every_image_is_classified_once_and_alike(trained, monkeypatch):
+    loader, parts = DataLoader(Items()), []
+    whole = trained.evaluator.evaluate(loader, 'x', save_img=False)
+    monkeypatch.setitem(trained.opt, 'world_size', 2)
     for rank in (0, 1):
-        model.opt |= {'rank': rank, 'world_size': 2}
-        parts += model.evaluator.evaluate(loader, 'x', save_img=False)
+        monkeypatch.setitem(trained.opt, 'rank', rank)
+        parts += trained.evaluator.evaluate(loader, 'x', save_img=False)
     assert [len(r.metrics) for r in whole] == [1] * 5
     assert sorted(parts, key=lambda r: r.index) == whole
 
@@ -249,60 +209,41 @@ def test_split_over_ranks_every_image_is_classified_once_and_alike(make):
 def test_scores_that_are_not_finite_make_the_accuracy_undefined(make, log):
     model = make()
     model.evaluator.restore = lambda batch: Restored(torch.full((1, 3), float('nan')))
-    model.validation(DataLoader(Items()), 1, None, False)
-    assert math.isnan(model.metric_results['accuracy'])
+    assert math.isnan(validate(model, Items())['accuracy'])
     assert 'scores of 0 are not finite' in log.text
 
 
 # ---- files ------------------------------------------------------------------------------------
 
 
-def test_saved_weights_give_the_same_vectors_in_a_frozen_embedding(make):
-    model = make()
-    step(model, 1)
-    model.save(0, 1)
-    path = f'{model.opt["path"]["models"]}/net_g_1.pth'
-    x = batch(5)['lq']
-    frozen = CLIPDegradationEmbedding(**{k: v for k, v in NETWORK.items() if k not in
-                                         ('type', 'tune_adapters')}).eval()  # fmt: skip
-    assert not torch.allclose(frozen(x), model.net_g(x))
-    for key, net in (('params', model.net_g), ('params_ema', model.net_g_ema)):
+def test_saved_weights_give_the_same_vectors_in_a_frozen_embedding(trained):
+    path, x = file_of(trained, 'g_1'), batch(5)['lq']
+    arguments = {k: v for k, v in NETWORK.items() if k not in ('type', 'tune_adapters')}
+    frozen = CLIPDegradationEmbedding(**arguments).eval()
+    assert not torch.allclose(frozen(x), trained.net_g(x))
+    for key, net in (('params', trained.net_g), ('params_ema', trained.net_g_ema)):
         frozen.load_state_dict(torch.load(path, weights_only=True)[key], strict=True)
         assert torch.equal(frozen(x), net.eval()(x).detach())
     conditioning = build_conditioning(read(path))
     assert conditioning.classes == tuple(NAMES)
-    assert torch.equal(conditioning(x), model.net_g_ema(x))
-    assert torch.equal(build_from_checkpoint(path)(x), model.net_g_ema(x))
+    assert torch.equal(conditioning(x), trained.net_g_ema(x))
+    assert torch.equal(build_from_checkpoint(path)(x), trained.net_g_ema(x))
 
 
-def test_a_resumed_run_makes_the_same_steps(make):
-    model = make()
-    step(model, 1)
-    model.save(0, 1)
-    state = f'{model.opt["path"]["training_states"]}/1.state'
-
-    def resumed(options):
-        options['path'] |= {key: model.opt['path'][key] for key in ('models', 'training_states')}
-        options['path']['resume_state'] = state
-        check_resume(options, 1)
-
-    other = make(resumed)
-    other.resume_training(torch.load(state, weights_only=True))
-    for each in (model, other):
-        for iteration in (2, 3):
-            step(each, iteration)
-    for first, second in ((model.net_g, other.net_g), (model.net_g_ema, other.net_g_ema)):
-        pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
+def test_a_resumed_run_makes_the_same_steps(trained, make):
+    options = []
+    others = [make(lambda each: options.append(copy.deepcopy(each))) for _ in 'ab']
+    first, second = (resumed(trained, each, 1) for each in options)
+    assert same_networks(first, trained)
+    assert not same_networks(first, others[0])
+    for model in (first, second):
+        steps(model, 2, size=6)
+    assert same_networks(first, second)
 
 
-def test_weights_of_another_order_of_degradations_are_refused(make):
-    model = make()
-    model.save(0, 1)
-    path = f'{model.opt["path"]["models"]}/net_g_1.pth'
-
+def test_weights_of_another_order_of_degradations_are_refused(trained, make):
     def swapped(options):
-        options['path']['pretrain_network_g'] = path
+        options['path']['pretrain_network_g'] = file_of(trained, 'g_1')
         options['datasets'] = {'test': {'degradation_names': NAMES[::-1]}}
 
     with pytest.raises(CheckpointError, match=r'trained with degradation_names: \[noise, blur'):
@@ -341,6 +282,7 @@ def options(tmp_path) -> dict:
     [
         ('network_g.class_texts', TEXTS[:2], '', ('2 texts for 3 degradations', 'noise, blur')),
         ('network_g.class_texts', [*TEXTS[:2], TEXTS[0]], '', ('holds a text twice',)),
+        ('network_g.class_texts', DELETE, '', ('is missing: one text per',)),
         ('network_g.tune_adapters', False, '', ('must be true',)),
         ('network_g', {'type': 'NAFNet'}, 'network_g.type', ('CLIPDegradationEmbedding does',)),
         ('datasets.val.degradation_names', NAMES[::-1], '', ('indices would mix up',)),
@@ -355,14 +297,6 @@ def test_options_that_do_not_fit_are_refused_by_the_preflight(options, place, va
     assert problems_at(options, path or place) == ''
     message = problems_at(put(options, place, value), path or place)
     assert all(word in message for word in words), message
-
-
-def test_texts_must_be_written_out(options):
-    del options['network_g']['class_texts']
-    try:
-        assert 'is missing: one text per' in problems_at(options, 'network_g.class_texts')
-    finally:
-        options['network_g']['class_texts'] = TEXTS
 
 
 def test_the_preflight_of_a_tag_loads_no_weights(options, monkeypatch):

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.training.optimisation import build_optimizer
-from unfoldldm_basicsr.training.schedules import advance, build_schedule
+from unfoldldm_basicsr.training.schedules import LearningRate
 
 CLASSES = ['noise15', 'noise25', 'noise50', 'rain', 'haze', 'blur', 'lowlight']
 TASKS = ['nhr', 'nhrbl', 'denoise', 'dehaze', 'derain', 'deblur', 'lowlight']
@@ -96,13 +96,12 @@ def rates(train: dict, iterations: list[int]) -> list[float]:
     """Learning rates that the optimiser has at these iterations (from 1)."""
     parameter = Parameter(torch.zeros(2, 2))
     optimizer = build_optimizer({'restoration': [('weight', parameter)]}, train['optim_g'])
-    scheduler = build_schedule(optimizer, train['scheduler'], train['total_iter'])
+    schedule = LearningRate(optimizer, train)
     optimizer.step()
     found = []
     for iteration in iterations:
-        if iteration > 1:
-            scheduler.last_epoch = iteration - 2
-        advance(scheduler, iteration, train['warmup_iter'])
+        schedule.last_epoch = iteration - 2
+        schedule.step()
         found.append(optimizer.param_groups[0]['lr'])
     return found
 

@@ -6,14 +6,9 @@ import math
 
 import pytest
 import torch
+from basicsr.models import lr_scheduler
 
-from unfoldldm_basicsr.training.schedules import (
-    SCHEDULES,
-    advance,
-    build_schedule,
-    check_schedule,
-    warmup_factor,
-)
+from unfoldldm_basicsr.training.schedules import SCHEDULES, LearningRate, check_schedule
 
 LR, TOTAL = 2e-4, 20
 OPTIONS = {
@@ -51,18 +46,20 @@ def expected(name: str, t: int) -> float:
     return cosine(1e-6 + 0.5 * (LR - 1e-6), 1e-6, share)
 
 
-def schedule(name: str):
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=LR)
-    return optimizer, build_schedule(optimizer, {'type': name, **OPTIONS[name]}, TOTAL)
+def learning_rate(name: str, warmup_iter: int | None = None, **changes) -> LearningRate:
+    section = {'type': name, **OPTIONS[name], **changes}
+    train = {'total_iter': TOTAL, 'scheduler': section, 'warmup_iter': warmup_iter}
+    train['optim_g'] = {'type': 'SGD', 'lr': LR}
+    return LearningRate(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR), train)
 
 
-def run(optimizer, scheduler, iterations, warmup_iter: int) -> list[float]:
+def run(schedule: LearningRate, iterations=range(1, TOTAL + 1)) -> list[float]:
     rates = []
     for iteration in iterations:
-        advance(scheduler, iteration, warmup_iter)
-        optimizer.step()
-        rates.append(optimizer.param_groups[0]['lr'])
+        if iteration > 1:
+            schedule.step()
+        schedule.optimizer.step()
+        rates.append(schedule.optimizer.param_groups[0]['lr'])
     return rates
 
 
@@ -71,39 +68,49 @@ def test_every_scheduler_is_covered():
 
 
 @pytest.mark.parametrize('name', OPTIONS)
-def test_schedule_follows_its_formula(name):
-    rates = run(*schedule(name), range(1, TOTAL + 1), -1)
-    assert rates == pytest.approx([expected(name, t) for t in range(TOTAL)], rel=1e-9)
+@pytest.mark.parametrize('warmup', [-1, 0, None, 5])
+def test_schedule_follows_its_formula_from_the_end_of_the_warmup_on(name, warmup):
+    factors = [min(1, (t + 1) / 5) if warmup == 5 else 1 for t in range(TOTAL)]
+    wanted = [expected(name, t) * factors[t] for t in range(TOTAL)]
+    assert run(learning_rate(name, warmup)) == pytest.approx(wanted, rel=1e-9)
 
 
-@pytest.mark.parametrize('name', OPTIONS)
-def test_warmup_scales_the_schedule_and_leaves_it_exactly(name):
-    rates = run(*schedule(name), range(1, TOTAL + 1), 5)
-    wanted = [expected(name, t) * min(1, (t + 1) / 5) for t in range(TOTAL)]
-    assert rates == pytest.approx(wanted, rel=1e-9)
+def basicsr_rates(scheduler: type, **options) -> list[float]:
+    optimizer, rates = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR), []
+    schedule = scheduler(optimizer, **options)
+    for _ in range(TOTAL):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        schedule.step()
+    return rates
 
 
-def test_warmup_of_a_constant_schedule_is_a_line_to_the_base_rate():
-    optimizer, scheduler = schedule('ConstantCosineLR')
-    rates = run(optimizer, scheduler, range(1, 8), 5)
-    assert rates == pytest.approx([LR * k / 5 for k in (1, 2, 3, 4, 5, 5, 5)])
-
-
-@pytest.mark.parametrize('warmup_iter', [-1, 0, None])
-def test_no_warmup_means_factor_one(warmup_iter):
-    assert warmup_factor(1, warmup_iter) == 1.0
+@pytest.mark.parametrize(
+    ('name', 'cls', 'changes'),
+    [
+        ('MultiStepLR', lr_scheduler.MultiStepRestartLR, {'milestones': [3, 8, 8], 'gamma': 0.1}),
+        (
+            'MultiStepRestartLR',
+            lr_scheduler.MultiStepRestartLR,
+            {'milestones': [3, 8, 13], 'restarts': [0, 10], 'restart_weights': [1, 0.7]},
+        ),
+        ('CosineAnnealingRestartLR', lr_scheduler.CosineAnnealingRestartLR, {'periods': [11, 10]}),
+    ],
+)
+def test_schedules_of_basicsr_give_its_rates_to_the_last_bit(name, cls, changes):
+    options = {**OPTIONS[name], **changes}
+    assert run(learning_rate(name, **changes)) == basicsr_rates(cls, **options)
 
 
 @pytest.mark.parametrize('name', OPTIONS)
 def test_resuming_inside_the_warmup_changes_nothing(name):
-    whole = run(*schedule(name), range(1, TOTAL + 1), 6)
-    optimizer, scheduler = schedule(name)
-    run(optimizer, scheduler, range(1, 5), 6)
-    state = optimizer.state_dict(), scheduler.state_dict()
-    optimizer, scheduler = schedule(name)
-    optimizer.load_state_dict(state[0])
-    scheduler.load_state_dict(state[1])
-    assert run(optimizer, scheduler, range(5, TOTAL + 1), 6) == whole[4:]
+    first = learning_rate(name, 6)
+    whole = run(first, range(1, 5))
+    state = {'iter': 4, 'optimizers': [first.optimizer.state_dict()], 'schedulers': [{}]}
+    whole += run(first, range(5, TOTAL + 1))
+    second = learning_rate(name, 6)
+    second.resume(state)
+    assert run(second, range(5, TOTAL + 1)) == whole[4:]
 
 
 @pytest.mark.parametrize(

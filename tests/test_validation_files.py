@@ -15,6 +15,7 @@ import torch
 from basicsr.data import build_dataset
 from dataset_options import paired, synthetic
 from helpers import model_options, stock_options, write_photos
+from model_runs import validate
 from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
@@ -97,12 +98,12 @@ def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model
 # ---- writing ------------------------------------------------------------------------------------
 
 
-def in_the_way(model: RestorationModel, key: str) -> Path:
-    """Replaces a folder of the run by a file, so that nothing can be written into it."""
-    folder = Path(model.opt['path'][key])
-    model.opt['path'][key] = str(folder / 'in_the_way')
-    (folder / 'in_the_way').write_text('')
-    return folder / 'in_the_way'
+@pytest.fixture
+def full_disk(monkeypatch) -> None:
+    def fsync(descriptor):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', fsync)
 
 
 @pytest.mark.parametrize(
@@ -110,51 +111,36 @@ def in_the_way(model: RestorationModel, key: str) -> Path:
     [('log', False, 'validation_photos.csv'), ('visualization', True, 'img_0_')],
 )
 def test_a_result_that_cannot_be_written_is_named(model, photos, key, save_img, file):
-    place = in_the_way(model, key)
-    loader = DataLoader(validation_set(photos))
-    with pytest.raises(OutputWriteError, match=r'Not a directory\. Free space') as caught:
-        model.validation(loader, 1, None, save_img=save_img)
-    assert str(caught.value).startswith(f'cannot write {place}/{file}')
+    folder = Path(model.opt['path'][key])
+    model.opt['path'][key] = str(folder / 'in_the_way')
+    (folder / 'in_the_way').write_text('')
+    with pytest.raises(OutputWriteError, match=r'\. Free space') as caught:
+        validate(model, validation_set(photos), save_img=save_img)
+    assert str(caught.value).startswith(f'cannot write {folder}/in_the_way/{file}')
     assert '\n' not in str(caught.value)
 
 
-@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='the system has no full device')
-def test_stages_on_a_full_disk_name_their_file():
-    results = [ImageResult(0, 'a', None, stages=[(1.0, 2.0, 3.0)])]
-    with pytest.raises(OutputWriteError, match=r'cannot write /dev/full: No space left on device'):
-        write_stage_psnr(results, Path('/dev/full'), '1')
-
-
-def test_a_table_gets_all_rows_of_a_validation_or_none(tmp_path):
-    path, whole = tmp_path / 'x.csv', [['1', 'a'], ['2', 'b']]
-    append_rows(path, ['iteration', 'image'], whole)
+def test_a_table_gets_all_rows_of_a_validation_or_none(tmp_path, request):
+    path, heading = tmp_path / 'x.csv', ['iteration', 'image']
+    append_rows(path, heading, [['1', 'a'], ['2', 'b']])
+    append_rows(path, heading, [['3', 'c']])
     before = path.read_bytes()
-
-    def rows():
-        yield ['3', 'c' * 10000]  # more than the buffer of the file
-        raise OSError(28, 'No space left on device')
-
-    for file, left in ((path, before), (tmp_path / 'new.csv', b'')):
-        with pytest.raises(OutputWriteError, match='No space left'):
-            append_rows(file, [], rows())
-        assert file.read_bytes() == left
-    append_rows(tmp_path / 'new.csv', ['iteration', 'image'], whole)
-    assert (tmp_path / 'new.csv').read_bytes() == before
-    append_rows(path, ['iteration', 'image'], [['3', 'c']])
-    assert path.read_bytes() == before + b'3,c\r\n'
+    assert before == b'iteration,image\r\n1,a\r\n2,b\r\n3,c\r\n'
+    request.getfixturevalue('full_disk')
+    with pytest.raises(OutputWriteError, match=r'cannot write .*x\.csv: No space left on device'):
+        append_rows(path, heading, [['4', 'd']])
+    assert path.read_bytes() == before
+    results = [ImageResult(0, 'a', None, stages=[(1.0, 2.0, 3.0)])]
+    with pytest.raises(OutputWriteError, match=r'cannot write .*new\.csv: No space left'):
+        write_stage_psnr(results, tmp_path / 'new.csv', '1')
+    assert [p.name for p in tmp_path.iterdir()] == ['x.csv']
 
 
-def test_no_part_of_an_image_stays_on_a_full_disk(model, photos, monkeypatch):
-    write = Path.write_bytes
-
-    def fill_up(path, content):
-        write(path, content[:20])
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(Path, 'write_bytes', fill_up)
+@pytest.mark.usefixtures('full_disk')
+def test_no_part_of_an_image_stays_on_a_full_disk(model, photos):
     with pytest.raises(OutputWriteError, match=r'img_0_.*\.png: No space left on device'):
-        model.validation(DataLoader(validation_set(photos)), 1, None, save_img=True)
-    assert saved(model) == []
+        validate(model, validation_set(photos), save_img=True)
+    assert not [p for p in Path(model.opt['path']['visualization']).rglob('*') if p.is_file()]
 
 
 # ---- names --------------------------------------------------------------------------------------
@@ -162,19 +148,15 @@ def test_no_part_of_an_image_stays_on_a_full_disk(model, photos, monkeypatch):
 
 def test_images_of_one_name_in_two_sets_go_to_two_files(model, tmp_path):
     folders = [write_photos(tmp_path / name, 1, seed=i)[0].parent for i, name in enumerate('ab')]
-    loaders = [
-        DataLoader(validation_set(synthetic(folder, name=f'set_{folder.name}')))
-        for folder in folders
-    ]
-    for loader in loaders[:1]:  # alone, as BasicSR does it
-        model.validation(loader, 7, None, save_img=True)
+    sets = [validation_set(synthetic(folder, name=f'set_{folder.name}')) for folder in folders]
+    validate(model, sets[0], 7, save_img=True)  # alone, as BasicSR does it
     (name,) = saved(model)
     image = name.split('/')[0]
     assert name == f'{image}/{image}_7.png'
     assert image.startswith('img_0')
     model.opt['datasets'] = {'train': {}, 'val': {}, 'val_2': {}}
-    for loader in loaders:
-        model.validation(loader, 8, None, save_img=True)
+    for each in sets:
+        validate(model, each, 8, save_img=True)
     assert saved(model)[1:] == [f'set_{s}/{image}/{image}_8.png' for s in 'ab']
     first, second = (
         cv2.imread(f'{model.opt["path"]["visualization"]}/{file}') for file in saved(model)[1:]
@@ -187,7 +169,7 @@ def test_images_that_differ_only_in_their_ending_go_to_two_files(model, tmp_path
     (folder / 'img_1.png').rename(folder / 'a.png')
     cv2.imwrite(str(folder / 'a.jpg'), cv2.imread(str(folder / 'a.png')))
     dataset = validation_set(synthetic(folder))
-    model.validation(DataLoader(dataset), 7, None, save_img=True)
+    validate(model, dataset, 7, save_img=True)
     names = {
         name.split('/')[0].replace('_' + dataset.degradation_name, '') for name in saved(model)
     }

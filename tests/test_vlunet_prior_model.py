@@ -8,28 +8,20 @@ import pytest
 import torch
 import yaml
 from helpers import ROOT, put, rule_problems, run_python, write_options, write_photos
+from model_runs import Pictures, batch, changed, file_of, state_of, steps, validate
 from tiny_vlunet_prior import TINY_PRIOR
-from torch.utils.data import DataLoader, Dataset
-from vlunet_runs import NAMES, NETWORK, random_batch, step, vlunet_options
+from torch.utils.data import DataLoader
+from vlunet_runs import NAMES, NETWORK, vlunet_options
 
 from unfoldldm_basicsr.models import VLUNetModel, VLUNetPriorPhase1Model, VLUNetPriorPhase2Model
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.weights.export import export_checkpoint
 
+MODELS = {1: VLUNetPriorPhase1Model, 2: VLUNetPriorPhase2Model}
 DIFFUSION = {'diffusion_opt': {'type': 'LatentDiffusionLoss'}, 'prior_warmup_iter': 2}
 HOST = {key: NETWORK[key] for key in NETWORK if key != 'type'}
-
-
-class Pictures(Dataset):
-    opt = {'name': 'held_out'}
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        lq, gt = random_batch(index, 1)['lq'][0], random_batch(index, 1)['gt'][0]
-        return {'lq': lq, 'gt': gt, 'lq_path': f'p{index}.png', 'degradation': index}
+NEW = {'condition_encoder', 'denoiser'}
 
 
 def options_of(folder, phase: int, source: str = 'learned', path=None, **settings) -> dict:
@@ -41,35 +33,51 @@ def options_of(folder, phase: int, source: str = 'learned', path=None, **setting
     return options
 
 
-def weights(model, label: str) -> str:
-    return f'{model.opt["path"]["models"]}/net_{label}.pth'
-
-
-def copy(net) -> dict[str, torch.Tensor]:
-    return {key: value.clone() for key, value in net.state_dict().items()}
-
-
-def changed(net, before: dict) -> set[str]:
-    now = net.state_dict()
-    return {key.split('.')[0] for key in before if not torch.equal(now[key], before[key])}
+def bare_e(model):
+    return model.conditioning.network.bare
 
 
 @pytest.fixture(scope='module')
 def phase1(tmp_path_factory) -> VLUNetPriorPhase1Model:
-    """Phase I after three steps, saved; tests only read it."""
+    """Phase I after two steps, saved; tests only read it."""
     torch.manual_seed(0)
     model = VLUNetPriorPhase1Model(options_of(tmp_path_factory.mktemp('p1') / 'run', 1))
-    model.start = copy(model.net_g)
-    for iteration in (1, 2, 3):
-        step(model, iteration)
-    model.save(0, 3)
+    model.start = state_of(model.net_g)
+    steps(model, 1, 2)
+    model.save(0, 2)
     return model
 
 
-@pytest.fixture
-def phase2(tmp_path, phase1) -> VLUNetPriorPhase2Model:
-    path = {'pretrain_network_phase1': weights(phase1, 'g_3')}
-    return VLUNetPriorPhase2Model(options_of(tmp_path / 'p2', 2, path=path))
+@pytest.fixture(scope='module')
+def from_phase1(phase1) -> dict:
+    return {'pretrain_network_phase1': file_of(phase1, 'g_2')}
+
+
+@pytest.fixture(scope='module')
+def phase2(tmp_path_factory, from_phase1) -> VLUNetPriorPhase2Model:
+    """Phase II after II-a and two steps of II-b, saved; tests only read it.
+
+    ``states``: weights, averages and embedding at the start and after each step; ``logs``.
+    """
+    folder = tmp_path_factory.mktemp('p2')
+    model = VLUNetPriorPhase2Model(options_of(folder / 'run', 2, path=from_phase1))
+    nets = model.net_g, model.net_g_ema, bare_e(model)
+    model.logs, model.states = [], [[state_of(net) for net in nets]]
+    for iteration in (1, 2, 3, 4):
+        steps(model, iteration)
+        model.logs.append(dict(model.log_dict))
+        model.states.append([state_of(net) for net in nets])
+    model.save(0, 4)
+    return model
+
+
+def problems_of(options: dict) -> list[str]:
+    return rule_problems(MODELS[options['network_g']['phase']], options)
+
+
+def preflight_of_weights(options: dict) -> list[str]:
+    lines = preflight(options, 'x.yml', True)
+    return [line for line in lines if 'path.pretrain_network' in line]
 
 
 # ---- Phase I ----------------------------------------------------------------------------------
@@ -85,28 +93,20 @@ def test_phase1_trains_host_prior_encoder_corrector_and_the_learned_embedding(ph
 
 
 def test_phase1_validation_is_named_an_oracle(phase1):
-    phase1.validation(DataLoader(Pictures()), 1, None, save_img=False)
-    assert list(phase1.metric_results) == ['oracle_psnr']
+    assert list(validate(phase1)) == ['oracle_psnr']
 
 
 def test_phase1_starts_from_a_plain_vlunet_and_restores_like_it(tmp_path):
     plain = VLUNetModel(vlunet_options(tmp_path / 'plain', 'learned'))
-    step(plain, 1)
+    steps(plain, 1)
     plain.save(0, 1)
-    path = {'pretrain_network_g': weights(plain, 'g_1')}
-    options = options_of(tmp_path / 'host', 1, path=path)
+    options = options_of(tmp_path / 'host', 1, path={'pretrain_network_g': file_of(plain, 'g_1')})
     assert problems_of(options) == []
     assert preflight_of_weights(options) == []
     refused = preflight_of_weights(put(options, 'network_g.num_refinement_blocks', 2))
     assert 'does not fit network_g (VLUNetPrior)' in refused[0]
     model = VLUNetPriorPhase1Model(options)
-    outputs = [each.restore(random_batch(5)).output for each in (plain, model)]
-    assert torch.equal(*outputs)
-
-
-def preflight_of_weights(options: dict) -> list[str]:
-    lines = preflight(options, 'x.yml', True)
-    return [line for line in lines if 'path.pretrain_network' in line]
+    assert torch.equal(*(each.restore(batch(5)).output for each in (plain, model)))
 
 
 # ---- Phase II ---------------------------------------------------------------------------------
@@ -114,91 +114,70 @@ def preflight_of_weights(options: dict) -> list[str]:
 
 def test_phase2_starts_from_the_averages_of_phase1_and_keeps_the_embedding(phase2, phase1):
     average = phase1.net_g_ema.state_dict()
-    for net in (phase2.net_g, phase2.net_g_ema):
-        own = net.state_dict()
-        assert {key.split('.')[0] for key in own.keys() - average.keys()} == {
-            'condition_encoder',
-            'denoiser',
-        }
+    *nets, embedding = phase2.states[0]
+    for own in nets:
+        assert {key.split('.')[0] for key in own.keys() - average.keys()} == NEW
         assert all(torch.equal(own[key], value) for key, value in average.items())
-    before = copy(phase2.conditioning.network.bare)
-    assert all(
-        torch.equal(before[k], v)
-        for k, v in phase1.conditioning.network.average.state_dict().items()
-    )
-    for iteration in (1, 2, 3, 4):
-        step(phase2, iteration)
-    assert changed(phase2.conditioning.network.bare, before) == set()
-    assert not any(p.requires_grad for p in phase2.conditioning.network.bare.parameters())
+    assert changed(phase1.conditioning.network.average, embedding) == set()
+    assert changed(bare_e(phase2), embedding) == set()
+    assert not any(p.requires_grad for p in bare_e(phase2).parameters())
 
 
 def test_warmup_trains_only_the_prior_and_joint_training_all_but_the_teacher(phase2):
-    before, names = copy(phase2.net_g), []
-    for iteration in (1, 2):
-        step(phase2, iteration)
-        names.append(list(phase2.log_dict))
-    assert changed(phase2.net_g, before) == {'condition_encoder', 'denoiser'}
-    assert phase2.log_dict['l_pix'] == 0
-    for iteration in (3, 4):
-        step(phase2, iteration)
-        names.append(list(phase2.log_dict))
+    start, warm, joint = (phase2.states[k][0] for k in (0, 2, 4))
+    differing = [
+        {key.split('.')[0] for key in start if not torch.equal(start[key], other[key])}
+        for other in (warm, joint)
+    ]
     kept = {'prior_encoder', 'null_prior', 'down1_2_i'}
-    parts = {name for name, _ in phase2.net_g.named_children()}
-    assert changed(phase2.net_g, before) == parts - kept
-    average = copy(phase2.net_g_ema)
-    assert all(torch.equal(average[k], v) for k, v in before.items() if k.split('.')[0] in kept)
-    assert phase2.log_dict['l_pix'] > 0
-    assert all(n == names[0] for n in names)
+    assert differing == [NEW, {name for name, _ in phase2.net_g.named_children()} - kept]
+    assert not changed(phase2.net_g_ema, start) & kept
+    assert phase2.logs[1]['l_pix'] == 0 < phase2.logs[2]['l_pix']
+    assert all(list(found) == list(phase2.logs[0]) for found in phase2.logs)
 
 
-def test_phase2_refuses_files_that_are_not_its_phase1(tmp_path, phase1, phase2):
-    file = weights(phase1, 'g_3')
-    path = {'pretrain_network_phase1': file}
-    options = options_of(tmp_path / 'a', 2, path=path)
+def test_phase2_refuses_files_that_are_not_its_phase1(tmp_path, from_phase1, phase2):
+    options = options_of(tmp_path / 'a', 2, path=from_phase1)
     assert preflight_of_weights(options) == []
-    refused = preflight_of_weights(put(options, 'network_g.corrector', False))
-    assert 'unknown to the network' in refused[0]
+    without = put(options, 'network_g.corrector', False)
+    assert 'unknown to the network' in preflight_of_weights(without)[0]
     with pytest.raises(ValueError, match=r'no Phase I of this network_g.*corrector'):
-        VLUNetPriorPhase2Model(put(options, 'network_g.corrector', False))
-    other = put(options, 'network_g.LayerNorm_type', 'BiasFree')
+        VLUNetPriorPhase2Model(without)
     with pytest.raises(ValueError, match='no Phase I of this network_g'):
-        VLUNetPriorPhase2Model(other)
-    phase2.save(0, 1)
-    path = {'pretrain_network_phase1': weights(phase2, 'g_1')}
+        VLUNetPriorPhase2Model(put(options, 'network_g.LayerNorm_type', 'BiasFree'))
+    path = {'pretrain_network_phase1': file_of(phase2, 'g_4')}
     with pytest.raises(ValueError, match='written by Phase II'):
         VLUNetPriorPhase2Model(options_of(tmp_path / 'b', 2, path=path))
 
 
 @pytest.mark.parametrize('source', ['generated', 'oracle', 'null', 'shuffled'])
-def test_validation_with_each_prior_source(phase2, source):
-    for iteration in (1, 2, 3, 4):
-        step(phase2, iteration)
-    phase2.prior_source = source
-    done, restore = [], phase2.evaluator.restore
-    phase2.evaluator.restore = lambda batch: (done.append(restore(batch)), done[-1])[1]
-    phase2.validation(DataLoader(Pictures()), 1, None, save_img=False)
-    item = DataLoader(Pictures()).collate_fn([Pictures()[2]])  # the last one validated
-    own, prior = item['lq'], {'prior_source': source}
+def test_validation_with_each_prior_source(phase2, source, monkeypatch):
+    done, restore, pictures = [], phase2.evaluator.restore, Pictures(2)
+    monkeypatch.setattr(phase2, 'prior_source', source)
+    monkeypatch.setattr(
+        phase2.evaluator, 'restore', lambda batch: (done.append(restore(batch)), done[-1])[1]
+    )
+    validate(phase2, pictures)
+    item, prior = DataLoader(pictures).collate_fn([pictures[0]]), {'prior_source': source}
+    own = item['lq']
     if source == 'oracle':
         prior['gt'] = item['gt']
-    if source == 'shuffled':
-        own = torch.cat([own, Pictures()[0]['lq'][None]])
+    if source == 'shuffled':  # by the prior of the next image, cut to the size of this one
+        own = torch.cat([own, pictures[1]['lq'][None, :, : own.shape[2]]])
     with torch.no_grad():
-        vectors = phase2.conditioning.network.bare.eval()(own)
+        vectors = bare_e(phase2).eval()(own)
         expected = phase2.net_g_ema(own, degradation=vectors, **prior)[:1]
-    assert torch.equal(done[-1].output, expected.clamp(0, 1))
+    assert torch.equal(done[0].output, expected)
 
 
 def test_a_shuffled_prior_is_generated_under_the_label_of_its_own_image(tmp_path):
     first = VLUNetPriorPhase1Model(options_of(tmp_path / 'a', 1, 'label'))
     first.save(0, 1)
-    path = {'pretrain_network_phase1': weights(first, 'g_1')}
+    path = {'pretrain_network_phase1': file_of(first, 'g_1')}
     second = VLUNetPriorPhase2Model(options_of(tmp_path / 'b', 2, 'label', path=path))
     second.prior_source, labels = 'shuffled', []
-    second.conditioning.network.bare.register_forward_pre_hook(
-        lambda _, args: labels.append(args[1].tolist())
-    )
-    second.validation(DataLoader(Pictures()), 1, None, save_img=False)
+    bare_e(second).register_forward_pre_hook(lambda _, args: labels.append(args[1].tolist()))
+    validate(second, Pictures(3))
     assert labels == [[0, 1], [1, 2], [2, 0]]
 
 
@@ -206,29 +185,23 @@ def test_a_shuffled_prior_is_generated_under_the_label_of_its_own_image(tmp_path
 
 
 def test_exported_file_restores_alone_what_phase2_restores(tmp_path, phase2):
-    for iteration in (1, 2, 3):
-        step(phase2, iteration)
-    phase2.save(0, 3)
-    done = export_checkpoint(weights(phase2, 'g_3'), tmp_path / 'x.pth')
+    done = export_checkpoint(file_of(phase2, 'g_4'), tmp_path / 'x.pth')
     assert done.dropped == ('prior_encoder',)
     restorer = Restorer(tmp_path / 'x.pth', device='cpu')
     assert restorer.net.phase == 'inference'
-    restored = restorer.restore_tensor(random_batch(9, size=1)['lq'])
-    expected = phase2.restore(random_batch(9, size=1)).output.clamp(0, 1)
+    restored = restorer.restore_tensor(batch(9, size=1)['lq'])
+    expected = phase2.restore(batch(9, size=1)).output.clamp(0, 1)
     torch.testing.assert_close(restored.clamp(0, 1), expected, atol=1e-6, rtol=0)
 
 
 def test_phase1_weights_are_not_exported(tmp_path, phase1):
     with pytest.raises(ValueError, match='Phase I weights'):
-        export_checkpoint(weights(phase1, 'g_3'), tmp_path / 'x.pth')
+        export_checkpoint(file_of(phase1, 'g_2'), tmp_path / 'x.pth')
 
 
 # ---- options ----------------------------------------------------------------------------------
 
-
-def problems_of(options: dict) -> list[str]:
-    cls = (VLUNetPriorPhase1Model, VLUNetPriorPhase2Model)[options['network_g']['phase'] == 2]
-    return rule_problems(cls, options)
+LIMITS = {'restoration': 1.0, 'prior': 1.0, 'embedding': 1.0}
 
 
 @pytest.mark.parametrize('phase', [1, 2])
@@ -237,45 +210,32 @@ def problems_of(options: dict) -> list[str]:
     [
         ('train.isda_opt', {'type': 'ISDALoss'}, ['train.isda_opt']),
         ('train.stage_loss_weight', 0.5, ['train.stage_loss_weight']),
+        ('train.grad_clip_norm', LIMITS, ['train.grad_clip_norm']),  # Phase II trains no embedding
         ('network_g.type', 'VLUNet', ['network_g.type']),
         ('network_g.type', 'UnfoldLDM', ['network_g.type']),
         ('network_e', None, ['network_e']),
     ],
 )
-def test_options_without_effect_or_sense_are_named(tmp_path, phase1, phase, key, value, found):
-    path = {'pretrain_network_phase1': weights(phase1, 'g_3')} if phase == 2 else {}
+def test_options_without_effect_or_sense_are_named(tmp_path, from_phase1, phase, key, value, found):
+    path = from_phase1 if phase == 2 else {}
     options = options_of(tmp_path / 'x', phase, path=path, use_grad_clip=True)
     assert problems_of(options) == []
+    found = [] if (value, phase) == (LIMITS, 1) else found
     assert problems_of(put(options, key, value)) == found
 
 
-def test_sizes_of_a_corrector_that_is_switched_off_are_named(tmp_path):
+def test_options_that_rule_each_other_out_are_named(tmp_path, from_phase1):
     options = options_of(tmp_path / 'x', 1)
     sizes = {key for key in options['network_g'] if key.startswith('corrector_')}
-    assert sizes
-    options['network_g']['corrector'] = False
-    assert set(problems_of(options)) == {f'network_g.{key}' for key in sizes}
-
-
-@pytest.mark.parametrize('phase', [1, 2])
-def test_a_limit_for_the_embedding_belongs_to_phase_1(tmp_path, phase1, phase):
-    path = {'pretrain_network_phase1': weights(phase1, 'g_3')} if phase == 2 else {}
-    limits = {'restoration': 1.0, 'prior': 1.0, 'embedding': 1.0}
-    settings = {'use_grad_clip': True, 'grad_clip_norm': limits}
-    options = options_of(tmp_path / 'x', phase, path=path, **settings)
-    assert problems_of(options) == (['train.grad_clip_norm'] if phase == 2 else [])
-
-
-def test_shuffled_priors_and_another_degradation_exclude_each_other(tmp_path, phase1):
-    path = {'pretrain_network_phase1': weights(phase1, 'g_3')}
-    options = options_of(tmp_path / 'x', 2, path=path)
+    found = set(problems_of(put(options, 'network_g.corrector', False)))
+    assert found == {f'network_g.{key}' for key in sizes} != set()
+    options = options_of(tmp_path / 'y', 2, path=from_phase1)
     options['val'] |= {'prior_source': 'shuffled', 'degradation_override': NAMES[0]}
     assert problems_of(options) == ['val.degradation_override']
 
 
 def test_other_models_name_the_ones_for_this_network(tmp_path):
-    options = options_of(tmp_path / 'x', 1)
-    options['model_type'] = 'UnfoldLDMPhase1Model'
+    options = options_of(tmp_path / 'x', 1) | {'model_type': 'UnfoldLDMPhase1Model'}
     lines = [line for line in preflight(options, 'x.yml', True) if 'network_g.type' in line]
     assert len(lines) == 1
     assert 'VLUNetPriorPhase1Model or VLUNetPriorPhase2Model' in lines[0]
@@ -296,27 +256,30 @@ def smoke_options(phase: int, photos) -> dict:
     options['datasets']['train'] |= {'num_worker_per_gpu': 0, 'persistent_workers': False}
     options['datasets']['val']['center_crop'] = 16
     options['num_gpu'] = 0
-    options['train'] |= {'total_iter': 3, 'warmup_iter': -1}
-    options['train']['scheduler']['T_max'] = 3
+    options['train'] |= {'total_iter': 2, 'warmup_iter': -1}
+    options['train']['scheduler']['T_max'] = 2
     if phase == 2:
         options['train']['prior_warmup_iter'] = 1
-    options['val'] |= {'val_freq': 3, 'pbar': False}
-    options['logger'] |= {'print_freq': 1, 'save_checkpoint_freq': 3}
+    options['val'] |= {'val_freq': 2, 'pbar': False}
+    options['logger'] |= {'print_freq': 1, 'save_checkpoint_freq': 2}
     return options
 
 
 def test_smoke_option_files_train_one_phase_after_the_other(tmp_path):
     write_photos(tmp_path / 'photos', 2, (32, 32))
-    for phase in (1, 2):
-        options = smoke_options(phase, tmp_path / 'photos')
-        write_options(tmp_path / f'{phase}.yml', options)
-        result = run_python('-m', 'unfoldldm_basicsr.train', '-opt', f'{phase}.yml', cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-        assert 'iter:       3' in result.stderr
-        assert ('ORACLE' in result.stderr) == (phase == 1)
-        for name in options['datasets']['val']['degradation_names']:
-            assert re.search(rf'^\s+{name}\s.*\d\.\d', result.stderr, re.M)
-    models = tmp_path / 'experiments' / options['name'] / 'models'
+    options = {phase: smoke_options(phase, tmp_path / 'photos') for phase in (1, 2)}
+    files = [str(write_options(tmp_path / f'{phase}.yml', options[phase])) for phase in (1, 2)]
+    code = 'import sys; from unfoldldm_basicsr import train\n'
+    code += "for file in sys.argv[1:]: train.main(['-opt', file])"
+    result = run_python('-c', code, *files, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, _, second = result.stderr.partition(options[2]['name'])
+    for phase, text in ((1, first), (2, second)):
+        assert 'iter:       2' in text
+        assert ('ORACLE' in text) == (phase == 1)
+        for name in options[phase]['datasets']['val']['degradation_names']:
+            assert re.search(rf'^\s+{name}\s.*\d\.\d', text, re.M)
+    models = tmp_path / 'experiments' / options[2]['name'] / 'models'
     content = torch.load(models / 'net_g_latest.pth', weights_only=True)
     assert content['arch']['type'] == 'VLUNetPrior'
-    assert content['degradation']['embedding']['type'] == options['network_e']['type']
+    assert content['degradation']['embedding']['type'] == options[2]['network_e']['type']

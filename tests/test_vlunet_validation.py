@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from basicsr.data import build_dataset
+from model_runs import Board
 from torch.utils.data import DataLoader
 from vlunet_runs import EMBEDDINGS, NAMES, mixture, vlunet_options
 
@@ -45,16 +46,6 @@ def make(tmp_path):
     return build
 
 
-class Board:
-    """Takes the place of TensorBoard."""
-
-    def __init__(self):
-        self.scalars = {}
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.scalars[name] = value
-
-
 def psnr_by_image(model, loader) -> list[float]:
     name = model.evaluator.prefix + 'psnr'
     return [r.metrics[name] for r in model.evaluator.evaluate(loader, 'x', save_img=False)]
@@ -67,7 +58,7 @@ def test_every_degradation_has_its_row_and_the_average_weighs_them_equally(make,
     expected = {name: sum(each[3 * k : 3 * k + 3]) / 3 for k, name in enumerate(NAMES)}
     expected['average'] = sum(expected.values()) / 3
     for name, value in expected.items():
-        assert board.scalars[f'metrics/held_out/{name}/psnr'] == pytest.approx(value)
+        assert board[f'metrics/held_out/{name}/psnr'] == pytest.approx(value)
     with open(Path(model.opt['path']['log']) / 'validation_held_out.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     assert [row['degradation'] for row in rows] == [*NAMES, 'average']
@@ -101,19 +92,19 @@ def test_a_degradation_without_a_defined_value_makes_the_average_undefined():
 def test_images_without_named_degradations_leave_one_row(tmp_path):
     results = [ImageResult(i, str(i), None, {'psnr': 20.0 + i}) for i in range(3)]
     assert degradation_rows(results) == {}
-    path = write_validation_csv(results, {}, tmp_path / 'validation_x.csv', '5')
+    path = write_validation_csv(results, tmp_path / 'validation_x.csv', '5')
     assert path.read_text().splitlines() == ['iteration,degradation,images,psnr', '5,all,3,21.0000']
 
 
 def test_another_set_of_metrics_starts_another_file(tmp_path):
     path, first = tmp_path / 'validation_x.csv', [ImageResult(0, 'x', None, {'psnr': 1.0})]
     second = [ImageResult(0, 'x', None, {'psnr': 1.0, 'ssim': 0.5})]
-    assert write_validation_csv(first, {}, path, '1') == path
-    assert write_validation_csv(second, {}, path, '2') == tmp_path / 'validation_x_2.csv'
-    assert write_validation_csv(second, {}, path, '3') == tmp_path / 'validation_x_2.csv'
-    assert write_validation_csv(first, {}, path, '4') == path
+    assert write_validation_csv(first, path, '1') == path
+    assert write_validation_csv(second, path, '2') == tmp_path / 'validation_x_2.csv'
+    assert write_validation_csv(second, path, '3') == tmp_path / 'validation_x_2.csv'
+    assert write_validation_csv(first, path, '4') == path
     assert [line.split(',')[0] for line in path.read_text().splitlines()] == ['iteration', '1', '4']
-    assert write_validation_csv([ImageResult(0, 'x', None)], {}, path, '5') is None
+    assert write_validation_csv([ImageResult(0, 'x', None)], path, '5') is None
 
 
 def test_frames_of_different_scenes_are_saved_under_different_names(make, tmp_path):

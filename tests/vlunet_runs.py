@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from helpers import model_options, write_photos
 
 NAMES = ['noise', 'blur', 'dark']
@@ -77,22 +76,3 @@ def vlunet_options(
     else:
         options['datasets'] = {'test': data}
     return options
-
-
-def random_batch(seed: int = 0, size: int = 4) -> dict:
-    """A training batch (size, 3, 16, 16)."""
-    generator = torch.Generator().manual_seed(seed)
-    lq, gt = torch.rand(2, size, 3, 16, 16, generator=generator)
-    return {
-        'lq': lq,
-        'gt': gt,
-        'lq_path': [f'{i}.png' for i in range(size)],
-        'degradation': torch.arange(size) % 3,
-    }
-
-
-def step(model, iteration: int, batch: dict | None = None) -> None:
-    """One training step."""
-    model.update_learning_rate(iteration)
-    model.feed_data(batch or random_batch(iteration))
-    model.optimize_parameters(iteration)

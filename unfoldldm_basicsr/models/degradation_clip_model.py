@@ -32,7 +32,7 @@ from unfoldldm_basicsr.pictures.confusion import (
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.evaluation import Evaluator
-from unfoldldm_basicsr.training.inference import Restored
+from unfoldldm_basicsr.training.networks import Restored
 from unfoldldm_basicsr.training.optimisation import Groups
 from unfoldldm_basicsr.training.options import RULES, forward_inputs, something_is_trained
 from unfoldldm_basicsr.training.restoration_model import RestorationModel

@@ -51,10 +51,10 @@ class DegradationOverride:
         Raises:
             ValueError: the items have no label, or the set has none of the degradation.
         """
-        if 'degradation' not in batch:
+        if 'degradation' not in batch or not hasattr(dataset, 'label_of'):
             raise ValueError(
-                "val.degradation_override needs a validation set that gives 'degradation', such as "
-                'MixedDegradationDataset.'
+                'val.degradation_override needs a validation set that knows the degradations of '
+                'its images, such as MixedDegradationDataset.'
             )
         label, count = int(batch['degradation'][0]), len(self.names)
         if self.choice == WRONG:
@@ -63,7 +63,13 @@ class DegradationOverride:
             wanted = [self.names.index(self.choice)]
         if self.needs_label:
             return {'lq': batch['lq'], 'degradation': torch.tensor(wanted[:1])}
-        members = self._members_of(dataset)
+        if id(dataset) not in self._members:
+            labels = [dataset.label_of(place) for place in range(len(dataset))]
+            self._members[id(dataset)] = {
+                other: [place for place, found in enumerate(labels) if found == other]
+                for other in set(labels)
+            }
+        members = self._members[id(dataset)]
         present = [other for other in wanted if other in members]
         if not present:
             raise ValueError(
@@ -73,16 +79,3 @@ class DegradationOverride:
         others = members[present[0]]
         item = read_item(dataset, others[members[label].index(index) % len(others)])
         return {'lq': item['lq'][None], 'degradation': torch.tensor(present[:1])}
-
-    def _members_of(self, dataset: Dataset) -> dict[int, list[int]]:
-        """Indices of the items of each degradation; found once per set."""
-        if id(dataset) not in self._members:
-            members: dict[int, list[int]] = {}
-            for index in range(len(dataset)):
-                if hasattr(dataset, 'label_of'):
-                    label = dataset.label_of(index)
-                else:
-                    label = int(dataset[index]['degradation'])
-                members.setdefault(label, []).append(index)
-            self._members[id(dataset)] = members
-        return self._members[id(dataset)]

@@ -93,19 +93,16 @@ class StepWatch:
     """
 
     def __init__(self, limit: float = 1.0, patience: int = 10):
-        self.limit = limit
-        self.patience = patience
-        self.in_a_row = 0
+        self.limit, self.patience, self.in_a_row = limit, patience, 0
 
     def observe(self, step_size: float, current_iter: int) -> None:
         """
         Raises:
             DivergenceError: too many observations in a row above the limit.
         """
-        if not step_size > self.limit:
-            self.in_a_row = 0
+        self.in_a_row = self.in_a_row + 1 if step_size > self.limit else 0
+        if not self.in_a_row:
             return
-        self.in_a_row += 1
         message = (
             f'Iteration {current_iter}: the holistic gradient step moves the image by '
             f'{step_size:.2f} on average, more than its range, for {self.in_a_row} logged '

@@ -36,8 +36,7 @@ from unfoldldm_basicsr.models.unfoldldm_phase1_model import (
 )
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.batches import Batch
-from unfoldldm_basicsr.training.inference import Restored
-from unfoldldm_basicsr.training.networks import TrainedNetwork
+from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork
 from unfoldldm_basicsr.training.options import SECTIONS, PathOptions, ValOptions
 from unfoldldm_basicsr.training.step import Losses
 from unfoldldm_basicsr.weights.loading import load_phase1_weights

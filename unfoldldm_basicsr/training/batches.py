@@ -35,16 +35,8 @@ def slices_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
     Yields:
         A slice and its share of the batch; losses that are means over the batch, weighted by the
         shares, sum to the loss of the whole batch.
-
-    Raises:
-        ValueError: fewer items than parts.
     """
     size = batch['lq'].shape[0]
-    if parts > size:
-        raise ValueError(
-            f'train.accum_iter is {parts} but the batch holds {size}: lower accum_iter or raise '
-            'batch_size_per_gpu (or the smallest of progressive.mini_batch_sizes).'
-        )
     for start, stop in pairwise(size * i // parts for i in range(parts + 1)):
         yield _take(batch, start, stop), (stop - start) / size
 

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.errors import (
-    CheckpointWriteError,
-    RunFailure,
-    first_line,
-    os_error_behind,
-)
-from unfoldldm_basicsr.common.files import TEMPORARY_SUFFIX, atomic_file, write_bytes_atomic
-from unfoldldm_basicsr.common.ranks import on_rank_0
+from unfoldldm_basicsr.common.errors import CheckpointWriteError, RunFailure, first_line
+from unfoldldm_basicsr.common.files import TEMPORARY_SUFFIX, write_bytes_atomic
+from unfoldldm_basicsr.common.ranks import on_rank_0, together
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.randomness import rng_state
 from unfoldldm_basicsr.weights.training_state import Sums, iterations_of, manifest_path, weights_of
-
-# What torch's writer says when less was written than it gave.
-_TORCH_WRITER = re.compile('PytorchStreamWriter|unexpected pos', re.IGNORECASE)
 
 
 class NonFiniteWeightsError(RunFailure, ValueError):
@@ -56,46 +49,33 @@ def network_state(net: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-class _HashedFile:
-    """A file open for writing that knows the size and the SHA-256 of what was written to it."""
-
-    def __init__(self, file: BinaryIO):
-        self._file, self._digest, self.size = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self._digest.update(data)
-        self.size += len(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def sums(self) -> dict[str, Any]:
-        return {'size': self.size, 'sha256': self._digest.hexdigest()}
-
-
 def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, Any]:
-    """``torch.save`` through a temporary file that is flushed to disk and then renamed.
+    """``torch.save`` of a file that appears under its name complete and on disk, or not at all.
 
     Returns:
         ``size`` in bytes and ``sha256`` of the file.
 
     Raises:
         CheckpointWriteError: the file could not be written (disk full, no permission);
-            every older checkpoint is still there. Whatever goes wrong, the temporary file is
-            removed; an error that is not of the disk is raised as it is.
+            every older checkpoint is still there.
     """
-    path = Path(path)
+    # In memory first: torch's writer would turn an error of the disk into one of its own.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getbuffer()
+    _write(Path(path), data)
+    return {'size': len(data), 'sha256': hashlib.sha256(data).hexdigest()}
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
     try:
-        with atomic_file(path) as file:
-            hashed = _HashedFile(file)
-            torch.save(content, hashed)
-        _sync_folder(path.parent)
-    except Exception as error:
-        if os_error_behind(error) or _TORCH_WRITER.search(str(error)):
-            raise _write_error(path, error) from error
-        raise
-    return hashed.sums()
+        write_bytes_atomic(path, data)
+    except OSError as error:
+        raise CheckpointWriteError(
+            f'cannot write {path}: {error.strerror or first_line(error)}. The training stops so '
+            'that nothing is lost silently; older checkpoints are untouched. Free space on that '
+            'disk (or point the experiment to another) and run the same command with --auto_resume.'
+        ) from error
 
 
 class Checkpointer:
@@ -122,7 +102,9 @@ class Checkpointer:
         self.states = Path(opt['path']['training_states'])
         self.manifest: dict[str, Any] | None = None  # of the newest checkpoint of this process
         if opt['rank'] == 0:
-            self._remove_leftovers()
+            for folder in (self.models, self.states):
+                for leftover in folder.glob(f'.*{TEMPORARY_SUFFIX}'):  # of a killed run
+                    leftover.unlink(missing_ok=True)
 
     def save(self, epoch: int, iteration: int) -> None:
         """Writes the weights, the training state, and the list that completes the checkpoint.
@@ -138,12 +120,8 @@ class Checkpointer:
         if iteration == -1:
             on_rank_0(self.opt, lambda: self._write_weights('latest'))
             return
-        generators = [rng_state()]
-        if self.opt['dist']:
-            generators = [None] * self.opt['world_size']
-            torch.distributed.all_gather_object(generators, rng_state())
-        numbers = {'epoch': epoch, 'iter': iteration}
-        on_rank_0(self.opt, lambda: self._write(numbers | self.state() | {'rng': generators}))
+        facts = {'epoch': epoch, 'iter': iteration, 'rng': together(self.opt, rng_state)}
+        on_rank_0(self.opt, lambda: self._write(facts | self.state()))
 
     def save_and_stop(self, iteration: int) -> None:
         """Ends a run that a signal asked to end.
@@ -196,13 +174,7 @@ class Checkpointer:
         try:
             sums = self._write_weights(iteration, weights)
             sums |= self._save({**state, 'weights': dict(sums)}, path)
-            self.manifest = {
-                'iter': iteration,
-                'files': sums,
-                'option_digest': state.get('option_digest'),
-                'data': state.get('data'),
-                'validated': [],
-            }
+            self.manifest = {'iter': iteration, 'files': sums, 'validated': []}
             self._write_manifest(state['best_metric_results'])
         except Exception:  # the disk may be full: what was begun is of no use and takes room
             for file in new:
@@ -224,17 +196,7 @@ class Checkpointer:
     def _write_manifest(self, best: Mapping[str, Any]) -> None:
         self.manifest['best_metric_results'] = best
         path = manifest_path(self.states / f'{self.manifest["iter"]}.state')
-        try:
-            write_bytes_atomic(path, json.dumps(self.manifest, indent=1).encode())
-            _sync_folder(path.parent)
-        except OSError as error:
-            raise _write_error(path, error) from error
-
-    def _remove_leftovers(self) -> None:
-        """Removes temporary files that a killed run left behind."""
-        for folder in (self.models, self.states):
-            for path in folder.glob(f'.*{TEMPORARY_SUFFIX}'):
-                path.unlink(missing_ok=True)
+        _write(path, json.dumps(self.manifest, indent=1).encode())
 
     def _remove_old(self, written: int) -> None:
         """Keeps the newest checkpoints up to ``written``.
@@ -246,24 +208,3 @@ class Checkpointer:
             state = self.states / f'{iteration}.state'
             for path in (state, manifest_path(state), *weights_of(self.models, iteration)):
                 path.unlink(missing_ok=True)
-
-
-def _write_error(path: Path, error: Exception) -> CheckpointWriteError:
-    cause = os_error_behind(error)
-    reason = (cause.strerror if cause is not None else None) or first_line(error)
-    return CheckpointWriteError(
-        f'cannot write {path}: {reason}. The training stops so that nothing is lost silently; '
-        'older checkpoints are untouched. Free space on that disk (or point the experiment '
-        'to another) and run the same command with --auto_resume.'
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself durable, where the system allows to open a folder."""
-    if os.name != 'posix':
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,11 +9,12 @@ loaders do the same), which draws nothing from the global random generators.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
+from math import inf, log10, nan
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from basicsr.utils import get_root_logger, tensor2img
@@ -22,15 +23,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from unfoldldm_basicsr.common.errors import writing
+from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.common.ranks import together
-from unfoldldm_basicsr.data.loading import ItemReader
+from unfoldldm_basicsr.data.loading import ItemReader, preserved_rng
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.training.batches import Batch, to_device
-from unfoldldm_basicsr.training.inference import Restored
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.networks import Restored
 from unfoldldm_basicsr.training.panels import Panels
-from unfoldldm_basicsr.training.randomness import preserved_rng
-from unfoldldm_basicsr.training.saved_images import SavedImages, image_name, write_image
+from unfoldldm_basicsr.training.saved_images import SavedImages, image_name
 from unfoldldm_basicsr.training.validation_report import (
     ImageResult,
     averages,
@@ -65,7 +67,7 @@ class Evaluator:
         device: torch.device,
         restore: Callable[[Batch], Restored],
         *,
-        extras: Callable[[Dataset, int, Batch], Batch] | None = None,
+        extras: Callable[[Dataset, int, Batch], Batch] = lambda *_: {},
         measure: Callable[[Restored, Batch, ImageResult], None] | None = None,
         prefix: str = '',
         note: str = '',
@@ -114,9 +116,7 @@ class Evaluator:
                 if self.opt.get('is_train') and stop_request.signum:
                     break
                 batch = loader.collate_fn([reader.read(index)])
-                if self.extras is not None:
-                    batch |= self.extras(dataset, index, batch)
-                batch = to_device(batch, self.device)
+                batch = to_device(batch | self.extras(dataset, index, batch), self.device)
                 restored = self.restore(batch)
                 result = describe(index, batch, options)
                 bar.set_description(f'Test {result.name}')
@@ -124,7 +124,9 @@ class Evaluator:
                 self.panels.keep(result.name, batch, restored.output, restored.trace)
                 if files is not None:
                     path = files.path(index, result.name, result.degradation)
-                    write_image(_image(restored.output), path)
+                    with writing(path):
+                        picture = cv2.imencode('.png', _image(restored.output))[1]
+                        write_bytes_atomic(path, picture.tobytes())
                 results.append(result)
         return results
 
@@ -134,17 +136,14 @@ class Evaluator:
         if not finite:
             get_root_logger().error(f'Validation: the output for {result.name} is not finite.')
         rounded = self.val.get('use_image', True)
+        tensors = {'img': restored.output} if gt is None else {'img': restored.output, 'img2': gt}
         as_array = _image if rounded else _unrounded
-        images = {'img': as_array(restored.output)} if self.metrics else {}
-        if gt is not None and self.metrics:
-            images['img2'] = as_array(gt)
+        images = {key: as_array(image) for key, image in tensors.items() if self.metrics}
         for name, options in self.metrics.items():
             if gt is None and _needs_gt(options['type']):
                 continue
             options = {key: value for key, value in options.items() if key != 'better'}
-            value = (
-                float(calculate_metric(images, options, rounded=rounded)) if finite else math.nan
-            )
+            value = float(calculate_metric(images, options, rounded=rounded)) if finite else nan
             result.metrics[self.prefix + name] = value
         if restored.trace is not None and gt is not None:
             for stage in restored.trace.stages:
@@ -162,7 +161,7 @@ class Evaluator:
         for name, value in means.items():
             options = self.metrics.get(name.removeprefix(self.prefix), {})
             better = options.get('better', 'higher')
-            worst = -math.inf if better == 'higher' else math.inf
+            worst = -inf if better == 'higher' else inf
             record = records.setdefault(name, {'better': better, 'val': worst, 'iter': -1})
             if value >= record['val'] if record['better'] == 'higher' else value <= record['val']:
                 record.update(val=value, iter=iteration)
@@ -191,8 +190,7 @@ class Evaluator:
         lines += [f'\t   {line}' for line in table_lines(rows)]
         for degradation, (_, means) in rows.items():
             scalars |= {f'{degradation}/{name}': value for name, value in means.items()}
-        path = folder / f'validation_{dataset}.csv'
-        write_validation_csv(results, rows, path, str(iteration))
+        write_validation_csv(results, folder / f'validation_{dataset}.csv', str(iteration))
         path = folder / f'stage_psnr_{dataset}.csv'
         for k, means in enumerate(write_stage_psnr(results, path, str(iteration)), start=1):
             hat, tilde, x = means
@@ -239,4 +237,4 @@ def _needs_gt(metric: str) -> bool:
 def _float_psnr(image: Tensor, gt: Tensor) -> float:
     """PSNR in dB of RGB in [0, 1], clamped, not rounded to 8 bits, no border cut."""
     mse = (image.clamp(0, 1).double() - gt.double()).square().mean().item()
-    return math.inf if mse == 0 else -10 * math.log10(mse)
+    return inf if mse == 0 else -10 * log10(mse)

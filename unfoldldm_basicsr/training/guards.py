@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from unfoldldm_basicsr.common.errors import CheckpointWriteError, RunFailure
 from unfoldldm_basicsr.options.parse import start
@@ -38,31 +36,51 @@ class NonFiniteTrainingError(RunFailure, RuntimeError):
 
 
 class NonFiniteGuard:
-    """Counts the iterations whose loss or gradient was not finite.
+    """Says which steps are skipped, keeps their batches, and ends a run of nothing else.
 
     Args:
-        limit: number of such iterations in a row after which the training stops.
+        opt: options of the run, for its folder and the rank.
+        limit: number of such steps in a row after which the training stops; as many batches of a
+            run are kept.
     """
 
-    def __init__(self, limit: int = 10):
-        self.limit = limit
+    def __init__(self, opt: Mapping[str, Any], limit: int = 10):
+        self.opt, self.limit = opt, limit
         self.in_a_row = 0
         self.total = 0
 
-    def passes(self, names: list[str]) -> bool:
-        """Takes the names of the values that are not finite; True when there are none."""
+    def passes(
+        self, current_iter: int, names: list[str], batch: Mapping[str, Any], *, keep_batch: bool
+    ) -> bool:
+        """Whether the step of an iteration is made.
+
+        Args:
+            current_iter: the iteration.
+            names: values that were not finite.
+            batch: the batch of this rank, as it was fed.
+            keep_batch: whether to write it to ``nonfinite/iter_N_rank_R.pth`` in that case.
+
+        Raises:
+            NonFiniteTrainingError: the limit is reached.
+        """
         if not names:
             self.in_a_row = 0
             return True
         self.in_a_row += 1
         self.total += 1
-        return False
-
-    def stop_if_exhausted(self, current_iter: int, names: list[str]) -> None:
-        """
-        Raises:
-            NonFiniteTrainingError: the limit is reached.
-        """
+        rank, paths = self.opt['rank'], ', '.join(map(str, batch.get('lq_path', [])))
+        get_root_logger().error(
+            f'Iteration {current_iter}: {", ".join(names)} not finite; the step is skipped '
+            f'({self.in_a_row} in a row, {self.total} in all). Batch of rank {rank}: {paths}'
+        )
+        folder = Path(self.opt['path']['log']) / 'nonfinite'
+        if keep_batch and len(list(folder.glob('*.pth'))) < self.limit:
+            kept = {'iter': current_iter, 'names': names, 'lq_path': paths}
+            kept |= {key: batch[key].cpu() for key in ('lq', 'gt')}
+            try:
+                save_atomic(kept, folder / f'iter_{current_iter}_rank_{rank}.pth')
+            except CheckpointWriteError as error:
+                get_root_logger().error(f'The batch of this step is not kept: {error}')
         if self.in_a_row >= self.limit:
             raise NonFiniteTrainingError(
                 f'{", ".join(names)} not finite at iteration {current_iter}, '
@@ -71,63 +89,7 @@ class NonFiniteGuard:
                 'untouched. Lower optim_g.lr, switch on use_grad_clip, or look at the saved '
                 'batches in the folder nonfinite of the experiment.'
             )
-
-    def report(
-        self,
-        current_iter: int,
-        names: list[str],
-        batch: Mapping[str, Any],
-        opt: Mapping[str, Any],
-        *,
-        keep_batch: bool,
-    ) -> None:
-        """Logs a skipped step and keeps its batch, at most ``limit`` batches in a run.
-
-        Args:
-            current_iter: the iteration.
-            names: values that were not finite.
-            batch: the batch of this rank, as it was fed.
-            opt: options of the run, for its folder and the rank.
-            keep_batch: whether to write it to ``nonfinite/iter_N_rank_R.pth``.
-        """
-        paths = ', '.join(map(str, batch.get('lq_path', [])))
-        get_root_logger().error(
-            f'Iteration {current_iter}: {", ".join(names)} not finite; the step is skipped '
-            f'({self.in_a_row} in a row, {self.total} in all). '
-            f'Batch of rank {opt["rank"]}: {paths}'
-        )
-        folder = Path(opt['path']['log']) / 'nonfinite'
-        if not keep_batch or len(list(folder.glob('*.pth'))) >= self.limit:
-            return
-        kept = {'iter': current_iter, 'names': names, 'lq_path': paths}
-        kept |= {key: batch[key].cpu() for key in ('lq', 'gt')}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_atomic(kept, folder / f'iter_{current_iter}_rank_{opt["rank"]}.pth')
-        except (OSError, CheckpointWriteError) as error:
-            get_root_logger().error(f'The batch of this step is not kept: {error}')
-
-
-class RunningStatistics:
-    """Running statistics of normalisation layers, which a forward pass changes at once.
-
-    Without putting them back, a skipped step would leave its NaN in them for good.
-    """
-
-    def __init__(self, net: nn.Module):
-        layers = [m for m in net.modules() if isinstance(m, _NormBase) and m.track_running_stats]
-        self._buffers = [buffer for layer in layers for buffer in layer.buffers(recurse=False)]
-        self._kept: list[Tensor] = []
-
-    def remember(self) -> None:
-        """Called before a step."""
-        self._kept = [buffer.clone() for buffer in self._buffers]
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """Called when the step is skipped."""
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(kept)
+        return False
 
 
 @contextmanager

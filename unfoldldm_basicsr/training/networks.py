@@ -1,18 +1,23 @@
-"""A network in a training: on its device, wrapped, with its average beside it."""
+"""A network in a training: on its device, wrapped, averaged, and restoring images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
+from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.restoring.tiling import restore_in_tiles
 from unfoldldm_basicsr.training.checkpointer import network_state
-from unfoldldm_basicsr.training.ema import update_ema
-from unfoldldm_basicsr.training.options import TrainOptions
+from unfoldldm_basicsr.training.options import TrainOptions, ValOptions
 
 
 class TrainedNetwork:
@@ -56,10 +61,21 @@ class TrainedNetwork:
         """Averages from here on, starting with the weights of now."""
         self.average = deepcopy(self.bare).eval().requires_grad_(False)
 
+    @torch.no_grad()
     def update_average(self, decay: float) -> None:
-        """Moves the average, if there is one, towards the network."""
-        if self.average is not None:
-            update_ema(self.average, self.bare, decay)
+        """Moves the average, if there is one, towards the network.
+
+        Parameters that require no gradient are left alone, so a frozen teacher stays bit-identical
+        in the average; buffers (running statistics, counters) are copied.
+        """
+        if self.average is None:
+            return
+        pairs = zip(self.average.parameters(), self.bare.parameters(), strict=True)
+        trained = [pair for pair in pairs if pair[1].requires_grad]
+        if trained:
+            get_ema_multi_avg_fn(decay)(*map(list, zip(*trained, strict=True)), 1)
+        for average, value in zip(self.average.buffers(), self.bare.buffers(), strict=True):
+            average.copy_(value)
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
@@ -84,3 +100,47 @@ class TrainedNetwork:
         if self.average is not None:
             states['params_ema'] = network_state(self.average)
         return states
+
+
+# ---- restoring -----------------------------------------------------------------------------------
+
+
+class Restored(NamedTuple):
+    """What a model made of a batch: images (B, C, H, W), and its stages where they are traced."""
+
+    output: Tensor
+    trace: Any = None
+
+
+def restore_image(
+    net: nn.Module, lq: Tensor, arguments: Mapping[str, Any], val: ValOptions
+) -> Restored:
+    """Runs a network on (B, C, H, W); in tiles as ``unfoldldm restore --tile`` does.
+
+    Args:
+        net: the bare network, in eval mode.
+        lq: degraded images.
+        arguments: further arguments of its forward pass.
+        val: ``tile``, ``tile_overlap``, ``trace``.
+    """
+    if val.tile and max(lq.shape[-2:]) > val.tile:
+        output, note = restore_in_tiles(
+            lambda part: net(part, **arguments),
+            lq,
+            contract_of(net),
+            tile=val.tile,
+            overlap=val.tile_overlap,
+        )
+        if note:
+            _warn_once(f'val.tile changes the results: {type(net).__name__} {note}')
+        return Restored(output)
+    if val.trace:
+        trace = net(lq, **arguments, return_trace=True)
+        return Restored(trace.output, trace)
+    return Restored(net(lq, **arguments))
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Not for every image."""
+    get_root_logger().warning(message)

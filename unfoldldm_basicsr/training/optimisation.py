@@ -80,30 +80,22 @@ def check_optimizer(section: Mapping[str, Any], *, on_cpu: bool = False) -> Iter
         for key in section
         if key not in (*known, 'type')
     ]
-    rate, decay = section.get('lr'), section.get('weight_decay', 0)
+    rate = section.get('lr')
     if rate is None:
         problems.append(Problem('lr', 'a learning rate is needed, for example 2e-4.'))
-    elif not _is_number(rate) or rate <= 0:
+    elif isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
         why = ': with 0 nothing would be trained' if rate == 0 else ''
         problems.append(Problem('lr', f'must be a number above 0, got {rate!r}{why}.'))
-    if not _is_number(decay) or decay < 0:
-        problems.append(Problem('weight_decay', f'must be a number >= 0, got {decay!r}.'))
     if section.get('maximize'):
         message = 'would make the losses larger with every step; remove it.'
         problems.append(Problem('maximize', message))
-    if section.get('capturable') and on_cpu:
-        message = 'is for GPUs, and this training runs on the CPU; remove it.'
-        problems.append(Problem('capturable', message))
-    yield from problems or _trial_problems(kind, section)
+    yield from problems or _trial_problems(kind, section, on_cpu)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _trial_problems(kind: str, section: Mapping[str, Any]) -> Iterator[Problem]:
+def _trial_problems(kind: str, section: Mapping[str, Any], on_cpu: bool) -> Iterator[Problem]:
     """What an optimiser refuses in a step on parameters of the shapes that networks have."""
-    options = {k: v for k, v in section.items() if k not in ('type', 'capturable')}
+    left_out = ('type',) if on_cpu else ('type', 'capturable')  # the trial runs on the CPU
+    options = {k: v for k, v in section.items() if k not in left_out}
 
     def step(**kept: Any) -> None:
         groups = {'trial': [(f'p{n}', Parameter(torch.ones([2] * n))) for n in (1, 2, 4)]}
@@ -129,18 +121,17 @@ def build_optimizer(groups: Groups, section: Mapping[str, Any]) -> Optimizer:
     """
     param_groups: list[dict[str, Any]] = []
     for name, members in groups.items():
-        decayed = [p for _, p in members if not _without_decay(p)]
-        plain = [p for _, p in members if _without_decay(p)]
+        decayed = [
+            p for _, p in members if p.ndim > 1 and not getattr(p, '_no_weight_decay', False)
+        ]
+        kept = {id(p) for p in decayed}
+        plain = [p for _, p in members if id(p) not in kept]
         if decayed:
             param_groups.append({'params': decayed, 'group': name})
         if plain:
             param_groups.append({'params': plain, 'group': name, 'weight_decay': 0.0})
     options = {k: v for k, v in section.items() if k != 'type'}
     return getattr(torch.optim, section['type'])(param_groups, **options)
-
-
-def _without_decay(p: Parameter) -> bool:
-    return p.ndim < 2 or getattr(p, '_no_weight_decay', False)
 
 
 class GradientClipper:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 
 import basicsr
 import basicsr.metrics
@@ -21,7 +20,6 @@ from unfoldldm_basicsr.data.loading import (
     TrainingItems,
     TrainLoader,
     fingerprint,
-    no_full_batch,
 )
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.options.parse import build_dataset, dict2str, parse_options
@@ -60,40 +58,23 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
 
     Returns:
         ``(train_loader, train_sampler, val_loaders, total_epochs, total_iters)``.
-
-    Raises:
-        ValueError: no images, no full batch, or a data set section of unknown phase.
     """
-    train, val_loaders = None, []
-    for phase, dataset_opt in opt['datasets'].items():
-        dataset = build_dataset(dataset_opt)
-        if len(dataset) == 0:
-            raise ValueError(f'datasets.{phase}: no images found. Look at its dataroot keys.')
-        settings = {'num_gpu': opt['num_gpu'], 'dist': opt['dist'], 'seed': opt['manual_seed']}
-        if phase == 'train':
-            ratio = dataset_opt.get('dataset_enlarge_ratio', 1)
-            sampler = SeededSampler(
-                dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed']
-            )
-            items = TrainingItems(dataset, dataset_opt, _workers(opt, dataset_opt))
-            loader = build_dataloader(items, dataset_opt, sampler=sampler, **settings)
-            train = TrainLoader(loader), sampler
-            progress.data = fingerprint(dataset)
-        elif phase.split('_')[0] == 'val':
-            val_loaders.append(build_dataloader(dataset, dataset_opt, sampler=None, **settings))
-            logger.info(f'Number of val images/folders in {dataset_opt["name"]}: {len(dataset)}')
-        else:
-            raise ValueError(
-                f"datasets.{phase}: training knows 'train', 'val' and 'val_...' sections only."
-            )
-    if train is None:
-        raise ValueError("datasets: there is no 'train' section.")
+    settings = {'num_gpu': opt['num_gpu'], 'dist': opt['dist'], 'seed': opt['manual_seed']}
+    sections, val_loaders = dict(opt['datasets']), []
+    train = sections.pop('train')
+    dataset, ratio = build_dataset(train), train.get('dataset_enlarge_ratio', 1)
+    sampler = SeededSampler(dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed'])
+    # as many loader processes as BasicSR counts
+    workers = train['num_worker_per_gpu'] * (1 if opt['dist'] else max(opt['num_gpu'], 1))
+    items = TrainingItems(dataset, train, workers)
+    loader = TrainLoader(build_dataloader(items, train, sampler=sampler, **settings))
+    progress.data = fingerprint(dataset)
+    for section in sections.values():  # val, val_2, ...
+        dataset = build_dataset(section)
+        val_loaders.append(build_dataloader(dataset, section, sampler=None, **settings))
+        logger.info(f'Number of val images/folders in {section["name"]}: {len(dataset)}')
 
-    loader, sampler = train
     steps, total_iters = len(loader), int(opt['train']['total_iter'])
-    if steps == 0:
-        message = no_full_batch(len(loader.dataset), len(sampler), loader.batch_size)
-        raise ValueError(f'datasets.train.batch_size_per_gpu: {message}')
     epochs = math.ceil(total_iters / steps)
     progress.steps_per_epoch, progress.val_loaders = steps, val_loaders
     resumed = progress.resumed
@@ -112,8 +93,3 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
         f'\n\tTotal epochs: {epochs}; iters: {total_iters}.'
     )
     return loader, sampler, val_loaders, epochs, total_iters
-
-
-def _workers(opt: Mapping, dataset_opt: Mapping) -> int:
-    """Number of loader processes, as BasicSR counts it."""
-    return dataset_opt['num_worker_per_gpu'] * (1 if opt['dist'] else max(opt['num_gpu'], 1))

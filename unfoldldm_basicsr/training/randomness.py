@@ -44,16 +44,6 @@ def set_rng_state(state: RngState) -> None:
 
 
 @contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Leaves the global generators as they were, whatever the block draws."""
-    state = rng_state()
-    try:
-        yield
-    finally:
-        set_rng_state(state)
-
-
-@contextmanager
 def step_rng(seed: int, current_iter: int, rank: int) -> Iterator[None]:
     """Torch random numbers inside depend on the three arguments only; outside nothing changes."""
     digest = hashlib.blake2b(f'{seed}/{current_iter}/{rank}'.encode(), digest_size=8).digest()

@@ -31,9 +31,8 @@ from unfoldldm_basicsr.training.guards import (
     name_idle_gpus,
     peak_memory,
 )
-from unfoldldm_basicsr.training.inference import Restored, restore_image
 from unfoldldm_basicsr.training.interruption import stop_request
-from unfoldldm_basicsr.training.networks import TrainedNetwork
+from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restore_image
 from unfoldldm_basicsr.training.optimisation import (
     GradientClipper,
     Groups,
@@ -43,7 +42,7 @@ from unfoldldm_basicsr.training.optimisation import (
 from unfoldldm_basicsr.training.options import RULES, SECTIONS
 from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.randomness import set_rng_state
-from unfoldldm_basicsr.training.resume import option_digest, run_options
+from unfoldldm_basicsr.training.resume import run_options
 from unfoldldm_basicsr.training.saved_images import validation_sets
 from unfoldldm_basicsr.training.schedules import LearningRate
 from unfoldldm_basicsr.training.step import Losses, TrainingStep, asked_to_stop
@@ -159,7 +158,7 @@ class RestorationModel(SRModel):
         self.optimizer_g = build_optimizer(self.groups, train.optim_g)
         self.optimizers = [self.optimizer_g]
         self.learning_rate = LearningRate(self.optimizer_g, self.opt['train'])
-        self.schedulers = [self.learning_rate.schedule]
+        self.schedulers = [self.learning_rate]
         limit = None
         if train.use_grad_clip:
             limit = train.grad_clip_norm or self.default_grad_clip_norm()
@@ -195,7 +194,8 @@ class RestorationModel(SRModel):
     def update_learning_rate(self, current_iter: int, warmup_iter: int | None = -1) -> None:
         """The warm-up is that of the option file, or of the state that the run goes on from."""
         self.current_iter = current_iter
-        self.learning_rate.advance(current_iter)
+        if current_iter > 1:
+            self.learning_rate.step()
 
     def get_current_learning_rate(self) -> list[float]:
         """Learning rate of each named group that is trained."""
@@ -362,15 +362,14 @@ class RestorationModel(SRModel):
 
     def training_state(self) -> dict[str, Any]:
         """Everything but weights and generators that the run needs to go on with the same bits."""
-        options, guard = run_options(self.opt), self.step.guard
+        guard = self.step.guard
         return {
             'optimizers': [self.optimizer_g.state_dict()],
-            'schedulers': [self.learning_rate.schedule.state_dict()],
+            'schedulers': [self.learning_rate.state_dict()],
             'best_metric_results': self.best_metric_results,
             'nonfinite': {'total': guard.total, 'in_a_row': guard.in_a_row},
             'train_options': self.learning_rate.settings,
-            'options': options,
-            'option_digest': option_digest(options),
+            'options': run_options(self.opt),
             'data': progress.data,
         }
 
@@ -383,7 +382,6 @@ class RestorationModel(SRModel):
             ResumeError: the state belongs to another network or optimiser.
         """
         self.learning_rate.resume(resume_state)
-        self.schedulers = [self.learning_rate.schedule]
         self.evaluator.best = resume_state.get('best_metric_results', {})
         for name, count in resume_state.get('nonfinite', {}).items():
             setattr(self.step.guard, name, count)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import multiprocessing
 import os
@@ -12,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from basicsr.utils import check_resume, set_random_seed
 
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.errors import ResumeError, writing
-from unfoldldm_basicsr.common.ranks import on_rank_0
+from unfoldldm_basicsr.common.ranks import on_rank_0, together
 from unfoldldm_basicsr.options.parse import refuse, start
 from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.weights.training_state import (
@@ -49,17 +46,12 @@ def run_options(opt: Mapping[str, Any]) -> dict[str, Any]:
         'train': {k: v for k, v in train.items() if k not in _NOT_OF_WEIGHTS},
         **{key: value for key, value in opt.items() if str(key).startswith('network_')},
     }
-    found: dict[str, Any] = {}
-    for name, section in sections.items():
-        found |= flatten(section, name)
-    files = ('dataroot', 'meta_info')
-    return {k: plain(v) for k, v in found.items() if not k.rpartition('.')[2].startswith(files)}
-
-
-def option_digest(options: Mapping[str, Any]) -> str:
-    """SHA-256 of flat options."""
-    text = json.dumps(options, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return {
+        path: value
+        for name, section in sections.items()
+        for path, value in flatten(section, name).items()
+        if not path.rpartition('.')[2].startswith(('dataroot', 'meta_info'))
+    }
 
 
 def plain(value: Any) -> Any:
@@ -74,14 +66,11 @@ def plain(value: Any) -> Any:
 def flatten(value: Any, prefix: str) -> dict[str, Any]:
     """Key path -> plain value, through mappings and lists of mappings."""
     if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
-        value = {str(index): item for index, item in enumerate(value)}
-    if isinstance(value, Mapping):
-        return {
-            name: item
-            for key, inner in value.items()
-            for name, item in flatten(inner, f'{prefix}.{key}').items()
-        }
-    return {prefix: list(value) if isinstance(value, tuple) else value}
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return {prefix: plain(value)}
+    parts = [flatten(inner, f'{prefix}.{key}') for key, inner in value.items()]
+    return {path: item for part in parts for path, item in part.items()}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -112,7 +101,16 @@ def load_resume_state(opt: dict) -> dict | None:
             (a fresh start would move the old run aside), or the state is of another network.
         SystemExit: the script that starts the training was imported by one of its own processes.
     """
-    _refuse_import()
+    # A script without a main guard would start a second run in every process that is spawned.
+    if getattr(multiprocessing.current_process(), '_inheriting', False):
+        refuse(
+            [
+                'The script that starts the training was imported by a loader process of that '
+                "training, which the start method 'spawn' begins so. Put the start under a guard:\n"
+                "    if __name__ == '__main__':\n"
+                "        basicsr.train.train_pipeline('.')"
+            ]
+        )
     progress.begin()
     checkpoint = _agreed_choice(opt)
     if checkpoint is None:
@@ -131,44 +129,24 @@ def load_resume_state(opt: dict) -> dict | None:
     return state
 
 
-def _refuse_import() -> None:
-    """A script without a main guard would start a second run in every process that is spawned.
-
-    Raises:
-        SystemExit: with a message for the one who wrote the script.
-    """
-    if getattr(multiprocessing.current_process(), '_inheriting', False):
-        refuse(
-            [
-                'The script that starts the training was imported by a loader process of that '
-                "training, which the start method 'spawn' begins so. Put the start under a guard:\n"
-                "    if __name__ == '__main__':\n"
-                "        basicsr.train.train_pipeline('.')"
-            ]
-        )
-
-
 def _agreed_choice(opt: dict) -> Checkpoint | None:
     """The checkpoint that rank 0 chose, read by every rank."""
-    if not opt.get('dist'):
-        return _choose(opt)
-    answer, chosen = [None, None], None
-    if opt['rank'] == 0:
-        try:
+    chosen = None
+
+    def choose() -> str | None:
+        nonlocal chosen
+        if opt['rank'] == 0:
             chosen = _choose(opt)
-            answer = [chosen and str(chosen.path), None]
-        except ResumeError as error:
-            answer = [None, str(error)]
-    torch.distributed.broadcast_object_list(answer, src=0)
-    path, fault = answer
-    if fault is not None:
-        raise ResumeError(fault)
-    if path is None or chosen is not None:
-        return chosen
-    try:
-        return Checkpoint.read(Path(path), _networks(opt))
-    except ResumeError as error:
-        raise ResumeError(f'rank {opt["rank"]}: {error}, although rank 0 can read it.') from error
+        return chosen and str(chosen.path)
+
+    def read() -> None:
+        nonlocal chosen
+        if path is not None and chosen is None:
+            chosen = Checkpoint.read(Path(path), _networks(opt))
+
+    path = together(opt, choose)[0]
+    together(opt, read)
+    return chosen
 
 
 def _networks(opt: Mapping[str, Any]) -> list[str]:
@@ -179,20 +157,14 @@ def _networks(opt: Mapping[str, Any]) -> list[str]:
 
 
 def _choose(opt: dict) -> Checkpoint | None:
-    named = opt['path'].get('resume_state')
-    if opt['auto_resume']:
-        return _newest_whole(opt)
-    if not named:
-        return None
-    try:
-        return Checkpoint.read(Path(named), _networks(opt))
-    except ResumeError as error:
-        raise ResumeError(f'path.resume_state: {error}. Name an older state.') from error
-
-
-def _newest_whole(opt: dict) -> Checkpoint | None:
-    """Newest usable checkpoint of the experiment, None if there are no states at all."""
-    folder, skipped = Path(opt['path']['training_states']), []
+    """The named checkpoint, or the newest whole one of the experiment."""
+    named, folder = opt['path'].get('resume_state'), Path(opt['path']['training_states'])
+    if not opt['auto_resume']:
+        try:
+            return Checkpoint.read(Path(named), _networks(opt)) if named else None
+        except ResumeError as error:
+            raise ResumeError(f'path.resume_state: {error}. Name an older state.') from error
+    skipped = []
     for iteration in reversed(iterations_of(folder)):
         try:
             found = Checkpoint.read(folder / f'{iteration}.state', _networks(opt))
@@ -275,27 +247,29 @@ def set_newer_aside(opt: Mapping[str, Any], iteration: int) -> None:
     Raises:
         OutputWriteError: they cannot be moved.
     """
-    on_rank_0(opt, lambda: _set_aside(opt['path'], iteration))
+    states, models = Path(opt['path']['training_states']), Path(opt['path']['models'])
 
+    def move() -> None:
+        newer = [number for number in iterations_of(states) if number > iteration]
+        if not newer:
+            return
+        time_of_day = time.strftime('%Y%m%d_%H%M%S')
+        folder = Path(opt['path']['experiments_root']) / f'set_aside_{time_of_day}'
+        with writing(folder):
+            for number in newer:
+                state = states / f'{number}.state'
+                for path in (*weights_of(models, number), manifest_path(state), state):
+                    target = folder / path.parent.name / path.name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    if path.exists():
+                        os.replace(path, target)
+        logging.getLogger('basicsr').warning(
+            'The run goes on from iteration %d. The newer checkpoints %s are of another '
+            'continuation of it, or damaged: they were moved to %s, so that --auto_resume does not '
+            'take them.',
+            iteration,
+            ', '.join(map(str, newer)),
+            folder,
+        )
 
-def _set_aside(paths: Mapping[str, Any], iteration: int) -> None:
-    states, models = Path(paths['training_states']), Path(paths['models'])
-    newer = [number for number in iterations_of(states) if number > iteration]
-    if not newer:
-        return
-    folder = Path(paths['experiments_root']) / f'set_aside_{time.strftime("%Y%m%d_%H%M%S")}'
-    with writing(folder):
-        for number in newer:
-            state = states / f'{number}.state'
-            for path in (*weights_of(models, number), manifest_path(state), state):
-                target = folder / path.parent.name / path.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if path.exists():
-                    os.replace(path, target)
-    logging.getLogger('basicsr').warning(
-        'The run goes on from iteration %d. The newer checkpoints %s are of another continuation '
-        'of it, or damaged: they were moved to %s, so that --auto_resume does not take them.',
-        iteration,
-        ', '.join(map(str, newer)),
-        folder,
-    )
+    on_rank_0(opt, move)

@@ -7,11 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from torch.utils.data import Dataset
-
-from unfoldldm_basicsr.common.errors import writing
 
 
 class SavedImages:
@@ -72,22 +68,6 @@ def image_name(path: str, options: Mapping[str, Any]) -> str:
     return image.stem
 
 
-def write_image(image: np.ndarray, path: Path) -> None:
-    """Writes a uint8 image, H W or H W 3 (BGR), as PNG and makes its folder.
-
-    Raises:
-        OutputWriteError: it cannot be written; no part of it stays.
-    """
-    content = cv2.imencode('.png', image)[1].tobytes()
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            path.write_bytes(content)
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
-
-
 def full_name(name: str, degradation: str | None) -> str:
     """Name of an image with its degradation, where it has one."""
     return name if degradation is None else f'{name}_{degradation}'
@@ -110,11 +90,9 @@ def listed_names(dataset: Dataset) -> list[str]:
 
 def disambiguated(names: Sequence[str], length: int) -> dict[int, str]:
     """New names of those that occur several times, by their place."""
-    if len(names) != length:
-        return {}
-    counts = Counter(names)
-    taken, renamed = set(counts), {}
-    for index, name in enumerate(names):
+    counts, renamed = Counter(names), {}
+    taken = set(counts)
+    for index, name in enumerate(names if len(names) == length else ()):
         if counts[name] > 1:
             new = f'{name}_{index}'
             while new in taken:

@@ -1,19 +1,18 @@
 """Learning rates: schedules by iteration, the linear warm-up of any of them, and resuming.
 
-Every schedule counts iterations from the start of the run, so ``milestones``, ``periods`` and
-``T_max`` mean what the option file says, with or without warm-up: the warm-up is a factor
-``min(1, iteration / warmup_iter)`` on the schedule's own value. The learning rate therefore grows
-linearly, meets the schedule without a jump, and a milestone inside the warm-up is kept.
+Every schedule is a formula of the iteration, counted from the start of the run, so ``milestones``,
+``periods`` and ``T_max`` mean what the option file says, with or without warm-up: the warm-up is a
+factor ``min(1, iteration / warmup_iter)`` on the schedule's own value. The learning rate therefore
+grows linearly, meets the schedule without a jump, and a milestone inside the warm-up is kept.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from basicsr.models import lr_scheduler as basicsr_schedulers
 from basicsr.utils import get_root_logger
 from pydantic import Field
 from torch.optim import Optimizer
@@ -31,21 +30,12 @@ NotNegative = Annotated[int | float, Field(ge=0)]
 # ---- schedules ----------------------------------------------------------------------------------
 
 
-class DeclaredLR(LRScheduler):
-    """A schedule in closed form, with its options as attributes; ``Options`` declares them."""
+class Schedule(Options):
+    """The keys of a ``train.scheduler`` section beside ``type``, and its formula."""
 
-    Options: type[Options]
-
-    def __init__(self, optimizer: Optimizer, **options: Any):
-        vars(self).update(options)
-        super().__init__(optimizer)
-
-    def lr_at(self, base_lr: float, iteration: int) -> float:
-        """Learning rate of a group with base ``base_lr`` at ``iteration`` (0-based)."""
+    def rate(self, base: float, t: int) -> float:
+        """Learning rate of a group with base rate ``base`` after ``t`` iterations."""
         raise NotImplementedError
-
-    def get_lr(self) -> list[float]:
-        return [self.lr_at(base_lr, self.last_epoch) for base_lr in self.base_lrs]
 
 
 def _cosine(high: float, low: float, share: float) -> float:
@@ -53,26 +43,35 @@ def _cosine(high: float, low: float, share: float) -> float:
     return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(max(share, 0.0), 1.0)))
 
 
-class TrueCosineOptions(Options):
-    """``TrueCosineAnnealingLR``."""
+def _cycle(periods: Sequence[float], t: float) -> tuple[int, float]:
+    """Number of the cycle at ``t``, and the share of it that is over, at most 1.
+
+    The last iteration of a cycle belongs to it, not to the next one.
+    """
+    for index, period in enumerate(periods):
+        if t <= period:
+            return index, t / period
+        t -= period
+    return len(periods) - 1, 1.0
+
+
+class TrueCosineAnnealingLR(Schedule):
+    """One half cosine from the base learning rate to ``eta_min``, which it then keeps."""
 
     T_max: Positive
     """Iterations until ``eta_min`` is reached."""
     eta_min: NotNegative = 0.0
     """Final learning rate."""
 
-
-class TrueCosineAnnealingLR(DeclaredLR):
-    """One half cosine from the base learning rate to ``eta_min``, which it then keeps."""
-
-    Options = TrueCosineOptions
-
-    def lr_at(self, base_lr: float, iteration: int) -> float:
-        return _cosine(base_lr, self.eta_min, iteration / self.T_max)
+    def rate(self, base: float, t: int) -> float:
+        return _cosine(base, self.eta_min, t / self.T_max)
 
 
-class ConstantCosineOptions(Options):
-    """``ConstantCosineLR``."""
+class ConstantCosineLR(Schedule):
+    """The base learning rate for ``constant_iter`` iterations, then a half cosine to ``eta_min``.
+
+    This is the "92k constant, 208k cosine" scheme of Restormer, Reti-Diff and UnfoldIR.
+    """
 
     constant_iter: NotNegative
     """Iterations at the base learning rate."""
@@ -81,22 +80,17 @@ class ConstantCosineOptions(Options):
     eta_min: NotNegative = 0.0
     """Final learning rate."""
 
+    def rate(self, base: float, t: int) -> float:
+        share = (t - self.constant_iter) / (self.total_iter - self.constant_iter)
+        return _cosine(base, self.eta_min, share)
 
-class ConstantCosineLR(DeclaredLR):
-    """The base learning rate for ``constant_iter`` iterations, then a half cosine to ``eta_min``.
 
-    This is the "92k constant, 208k cosine" scheme of Restormer, Reti-Diff and UnfoldIR.
+class CosineAnnealingRestartCyclicLR(Schedule):
+    """Half cosines one after another, each with its own weight and its own minimum.
+
+    As in Restormer: in cycle i the learning rate falls from
+    ``eta_mins[i] + restart_weights[i] * (base - eta_mins[i])`` to ``eta_mins[i]``.
     """
-
-    Options = ConstantCosineOptions
-
-    def lr_at(self, base_lr: float, iteration: int) -> float:
-        share = (iteration - self.constant_iter) / (self.total_iter - self.constant_iter)
-        return _cosine(base_lr, self.eta_min, share)
-
-
-class CyclicOptions(Options):
-    """``CosineAnnealingRestartCyclicLR``."""
 
     periods: Tuple[Positive]
     """Iterations of each cycle; their sum must reach the end of the training."""
@@ -105,31 +99,30 @@ class CyclicOptions(Options):
     eta_mins: Tuple[NotNegative]
     """Minimum of each cycle."""
 
-
-class CosineAnnealingRestartCyclicLR(DeclaredLR):
-    """Half cosines one after another, each with its own weight and its own minimum.
-
-    As in Restormer: in cycle i the learning rate falls from
-    ``eta_mins[i] + restart_weights[i] * (base - eta_mins[i])`` to ``eta_mins[i]``; the last
-    iteration of a cycle, where it equals ``eta_mins[i]``, still belongs to that cycle.
-    """
-
-    Options = CyclicOptions
-
-    def lr_at(self, base_lr: float, iteration: int) -> float:
-        start = 0
-        for period, weight, eta_min in zip(
-            self.periods, self.restart_weights, self.eta_mins, strict=True
-        ):
-            if iteration <= start + period:
-                high = eta_min + weight * (base_lr - eta_min)
-                return _cosine(high, eta_min, (iteration - start) / period)
-            start += period
-        return self.eta_mins[-1]
+    def rate(self, base: float, t: int) -> float:
+        index, share = _cycle(self.periods, t)
+        low = self.eta_mins[index]
+        return _cosine(low + self.restart_weights[index] * (base - low), low, share)
 
 
-class MultiStepOptions(Options):
-    """``MultiStepLR`` of BasicSR, also called ``MultiStepRestartLR``."""
+class CosineAnnealingRestartLR(Schedule):
+    """Half cosines one after another with one common minimum, as in BasicSR."""
+
+    periods: Tuple[Positive]
+    """Iterations of each cycle; their sum must reach the end of the training."""
+    restart_weights: Tuple[NotNegative] = (1,)
+    """Weight of each cycle."""
+    eta_min: NotNegative = 0
+    """Minimum of every cycle."""
+
+    def rate(self, base: float, t: int) -> float:
+        index, share = _cycle(self.periods, t)
+        half = self.restart_weights[index] * 0.5 * (base - self.eta_min)
+        return self.eta_min + half * (1 + math.cos(math.pi * share))
+
+
+class MultiStepLR(Schedule):
+    """Steps at milestones, and restarts, as in BasicSR; also called ``MultiStepRestartLR``."""
 
     milestones: Tuple[NotNegative]
     """Iterations at which the learning rate is multiplied by ``gamma``."""
@@ -140,44 +133,38 @@ class MultiStepOptions(Options):
     restart_weights: Tuple[NotNegative] = (1,)
     """Weight of each restart."""
 
-
-class RestartOptions(Options):
-    """``CosineAnnealingRestartLR`` of BasicSR: half cosines with one common minimum."""
-
-    periods: Tuple[Positive]
-    """Iterations of each cycle; their sum must reach the end of the training."""
-    restart_weights: Tuple[NotNegative] = (1,)
-    """Weight of each cycle."""
-    eta_min: NotNegative = 0
-    """Minimum of every cycle."""
+    def rate(self, base: float, t: int) -> float:
+        restarts = zip(self.restarts, self.restart_weights, strict=True)
+        start, weight = max((r for r in restarts if r[0] <= t), default=(-1, 1))
+        rate = base * weight
+        for milestone, times in sorted(Counter(self.milestones).items()):
+            if start < milestone <= t:
+                rate *= self.gamma**times
+        return rate
 
 
-SCHEDULES: dict[str, tuple[type[Options], type[LRScheduler]]] = {
-    'MultiStepLR': (MultiStepOptions, basicsr_schedulers.MultiStepRestartLR),
-    'MultiStepRestartLR': (MultiStepOptions, basicsr_schedulers.MultiStepRestartLR),
-    'CosineAnnealingRestartLR': (RestartOptions, basicsr_schedulers.CosineAnnealingRestartLR),
-    **{
-        cls.__name__: (cls.Options, cls)
-        for cls in (ConstantCosineLR, TrueCosineAnnealingLR, CosineAnnealingRestartCyclicLR)
-    },
+SCHEDULES: dict[str, type[Schedule]] = {
+    'MultiStepRestartLR': MultiStepLR,
+    **{cls.__name__: cls for cls in Schedule.__subclasses__()},
 }
 
 
-def resolved(section: Mapping[str, Any], total_iter: int) -> dict[str, Any]:
+def _resolved(section: Mapping[str, Any], total_iter: int) -> dict[str, Any]:
     """A ``train.scheduler`` section with what it takes over from ``train.total_iter``."""
     if section.get('type') == 'ConstantCosineLR':
         return {'total_iter': total_iter, **section}
     return dict(section)
 
 
-def build_schedule(
-    optimizer: Optimizer, section: Mapping[str, Any], total_iter: int
-) -> LRScheduler:
-    """Builds the schedule of a ``train.scheduler`` section that :func:`check_schedule` accepts."""
-    options = resolved(section, total_iter)
-    declared, cls = SCHEDULES[options.pop('type')]
-    typed = read(declared, options)
-    return cls(optimizer, **{k: list(v) if isinstance(v, tuple) else v for k, v in typed})
+def read_schedule(section: Mapping[str, Any], total_iter: int) -> Schedule:
+    """The schedule of a ``train.scheduler`` section.
+
+    Raises:
+        OptionError: its keys do not fit the declaration of its type, which must be a known one.
+    """
+    options = _resolved(section, total_iter)
+    kind = options.pop('type')
+    return read(SCHEDULES[kind], options, kind)
 
 
 def check_schedule(
@@ -190,13 +177,12 @@ def check_schedule(
         total_iter: length of the training, whose end the schedule must reach.
         lr: base learning rate; no minimum may lie above it.
     """
-    options = resolved(section, total_iter)
-    kind = options.pop('type', None)
+    kind = section.get('type')
     if kind not in SCHEDULES:
         yield Problem('type', f"'{kind}' is not a scheduler.{did_you_mean(kind, SCHEDULES)}")
         return
     try:
-        typed = dict(read(SCHEDULES[kind][0], options, kind))
+        typed = dict(read_schedule(section, total_iter))
     except OptionError as error:
         yield from error.problems
         return
@@ -210,69 +196,51 @@ def check_schedule(
     first = 'restarts' if periods is None else 'periods'
     for second in ('restart_weights', 'eta_mins'):
         if second in typed and len(typed[first]) != len(typed[second]):
-            yield Problem(
-                second, f'has {len(typed[second])} values for {len(typed[first])} {first}.'
-            )
+            message = f'has {len(typed[second])} values for {len(typed[first])} {first}.'
+            yield Problem(second, message)
     if kind == 'ConstantCosineLR' and not typed['constant_iter'] < typed['total_iter']:
-        yield Problem(
-            'constant_iter',
-            f'{typed["constant_iter"]} must lie between 0 and total_iter ({typed["total_iter"]}).',
-        )
+        message = f'must lie between 0 and total_iter ({typed["total_iter"]}).'
+        yield Problem('constant_iter', f'{typed["constant_iter"]} {message}')
     key = 'eta_mins' if 'eta_mins' in typed else 'eta_min'
     lowest = max(typed.get('eta_mins', ()), default=typed.get('eta_min', 0))
     if lr is not None and lowest > lr:
         yield Problem(key, f'{lowest} is above optim_g.lr ({lr}): the learning rate would rise.')
 
 
-# ---- steps --------------------------------------------------------------------------------------
+# ---- the learning rate of a run -----------------------------------------------------------------
 
 
-def warmup_factor(current_iter: int, warmup_iter: int | None) -> float:
-    """Factor of the linear warm-up at ``current_iter`` (1-based); 1 when there is no warm-up."""
-    if not warmup_iter or warmup_iter < 0:
-        return 1.0
-    return min(1.0, current_iter / warmup_iter)
-
-
-def advance(scheduler: LRScheduler, current_iter: int, warmup_iter: int | None) -> None:
-    """Sets the learning rates of iteration ``current_iter`` (1-based) on the optimiser.
-
-    BasicSR's schedules multiply the value they find in the optimiser, so the schedule's own value
-    is put back before it steps; the warm-up never feeds into it.
-    """
-    groups = scheduler.optimizer.param_groups
-    for group, lr in zip(groups, scheduler.get_last_lr(), strict=True):
-        group['lr'] = lr
-    if current_iter > 1:
-        scheduler.step()
-    factor = warmup_factor(current_iter, warmup_iter)
-    for group, lr in zip(groups, scheduler.get_last_lr(), strict=True):
-        group['lr'] = lr * factor
-
-
-class LearningRate:
-    """Schedule and warm-up of a run's optimiser, with the settings that are in force.
-
-    These are the option file's, or those of the state that the run goes on from.
+class LearningRate(LRScheduler):
+    """Schedule and warm-up of a run's optimiser; :meth:`step` goes on to the next iteration.
 
     Args:
         optimizer: new optimiser of the option file.
         train: section ``train`` of the option file.
+
+    Attributes:
+        settings: what is in force: the option file's ``optim_g``, ``scheduler`` and
+            ``warmup_iter``, or those of the state that the run goes on from.
     """
 
     def __init__(self, optimizer: Optimizer, train: Mapping[str, Any]):
-        self.optimizer, self.train = optimizer, train
-        self.total_iter = int(train['total_iter'])
-        self.schedule = build_schedule(optimizer, train['scheduler'], self.total_iter)
+        self.train, self.total_iter = train, int(train['total_iter'])
         self.settings = {
             'optim_g': plain(train['optim_g']),
-            'scheduler': plain(resolved(train['scheduler'], self.total_iter)),
+            'scheduler': plain(_resolved(train['scheduler'], self.total_iter)),
             'warmup_iter': max(train.get('warmup_iter') or 0, 0),
         }
+        self.schedule = read_schedule(train['scheduler'], self.total_iter)
+        super().__init__(optimizer)
 
-    def advance(self, current_iter: int) -> None:
-        """Sets the learning rates of an iteration; to be called once for each, in order."""
-        advance(self.schedule, current_iter, self.settings['warmup_iter'])
+    def get_lr(self) -> list[float]:
+        warmup = self.settings['warmup_iter']
+        factor = min(1.0, (self.last_epoch + 1) / warmup) if warmup else 1.0
+        groups = self.optimizer.param_groups
+        return [self.schedule.rate(g['initial_lr'], self.last_epoch) * factor for g in groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What BasicSR's schedules need to go on; this one goes by the iteration alone."""
+        return {'last_epoch': self.last_epoch, '_step_count': self._step_count}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Puts optimiser and schedule into the condition of a training state.
@@ -296,8 +264,9 @@ class LearningRate:
         _report(changed, apply)
         groups = self.optimizer.param_groups
         fresh = [{k: v for k, v in group.items() if k != 'params'} for group in groups]
-        if not apply and stored.get('scheduler') not in (None, current['scheduler']):
-            self.schedule = self._stored_schedule(stored['scheduler'])
+        if not apply:
+            self.settings = current | stored
+            self._take_stored(self.settings['scheduler'])
         try:
             self.optimizer.load_state_dict(state['optimizers'][0])
         except ValueError as error:
@@ -305,26 +274,19 @@ class LearningRate:
                 f'path.resume_state does not fit this option file: {error}. The state was made '
                 'with another network_g or optim_g.'
             ) from error
-        if not apply:
-            self.schedule.load_state_dict(state['schedulers'][0])
-            self.settings = current | stored
-            return
-        for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):
-            group.update(settings)
-        with warnings.catch_warnings():
-            # The optimiser has made these steps, before it was interrupted.
-            warnings.filterwarnings('ignore', message='.*lr_scheduler.step', category=UserWarning)
-            for iteration in range(1, state['iter'] + 1):
-                self.advance(iteration)
+        if apply:
+            for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):
+                group.update(settings)
+        self.load_state_dict({'last_epoch': state['iter'] - 1, '_step_count': state['iter'] + 1})
 
-    def _stored_schedule(self, section: Mapping[str, Any]) -> LRScheduler:
+    def _take_stored(self, section: Mapping[str, Any]) -> None:
         for key, message, *_ in check_schedule(section, self.total_iter):
             raise ResumeError(
                 f'train.total_iter is {self.total_iter} now, but the schedule of the resumed state '
                 f'does not go so far ({key}: {message.rstrip(".")}). Set train.apply_new_schedule: '
                 'true to use the schedule of the option file.'
             )
-        return build_schedule(self.optimizer, section, self.total_iter)
+        self.schedule = read_schedule(section, self.total_iter)
 
 
 def _report(changed: list[tuple[str, Any, Any]], apply: bool) -> None:

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from unfoldldm_basicsr.training.batches import Batch, slices_of
-from unfoldldm_basicsr.training.guards import NonFiniteGuard, RunningStatistics, training_memory
+from unfoldldm_basicsr.training.guards import NonFiniteGuard, training_memory
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.optimisation import GradientClipper
 from unfoldldm_basicsr.training.randomness import step_rng
@@ -55,8 +56,10 @@ class TrainingStep:
     ):
         self.opt, self.seed, self.optimizer = opt, seed, optimizer
         self.clip_gradients, self.accum_iter = clip_gradients, accum_iter
-        self.guard = NonFiniteGuard(max_nonfinite)
-        self.statistics = RunningStatistics(net)
+        self.guard = NonFiniteGuard(opt, max_nonfinite)
+        # A forward pass changes running statistics at once: a NaN would stay in them for good.
+        norms = [m for m in net.modules() if isinstance(m, _NormBase)]
+        self.statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
     def __call__(
         self,
@@ -77,19 +80,20 @@ class TrainingStep:
             NonFiniteTrainingError: too many skipped steps in a row.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        self.statistics.remember()
+        statistics = [buffer.clone() for buffer in self.statistics]
         with training_memory(self.opt), step_rng(self.seed, current_iter, self.opt['rank']):
             values = self._accumulate(batch, current_iter, compute_losses, wrapped)
         norms = {f'grad_norm_{name}': norm for name, norm in self.clip_gradients().items()}
         log, stop = _reduce(values | norms, self.opt, batch['lq'].device)
         bad = [name for name, value in log.items() if not math.isfinite(value)]
-        if self.guard.passes(bad):
+        keep = bool(bad) and (
+            self.opt['rank'] == 0 or not all(map(torch.isfinite, values.values()))
+        )
+        if self.guard.passes(current_iter, bad, batch, keep_batch=keep):
             self.optimizer.step()
         else:
-            self.statistics.put_back()
-            keep = self.opt['rank'] == 0 or not all(v.isfinite() for v in values.values())
-            self.guard.report(current_iter, bad, batch, self.opt, keep_batch=keep)
-            self.guard.stop_if_exhausted(current_iter, bad)
+            for buffer, before in zip(self.statistics, statistics, strict=True):
+                buffer.copy_(before)
         return Done(log, not bad, stop)
 
     def _accumulate(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 from unfoldldm_basicsr.common.errors import writing
+from unfoldldm_basicsr.common.files import write_bytes_atomic
 
 AVERAGE = 'average'  # name of the row with the means of the other rows
 CSV_COLUMNS = ('iteration', 'degradation', 'images')
@@ -33,13 +31,13 @@ class ImageResult:
     predicted: str | None = None  # degradation that a classifier takes it for
 
 
-def averages(results: Sequence[ImageResult]) -> OrderedDict[str, float]:
+def averages(results: Sequence[ImageResult]) -> dict[str, float]:
     """Mean of every metric over the images that have it.
 
     A value that is not a number (the output is not finite, or the metric is undefined for the
     image) makes the mean NaN. Infinite values (PSNR of an identical image) are left out.
     """
-    means = OrderedDict()
+    means = {}
     for name in dict.fromkeys(name for result in results for name in result.metrics):
         values = [r.metrics[name] for r in results if name in r.metrics]
         finite = [value for value in values if not math.isinf(value)]
@@ -72,18 +70,18 @@ def degradation_rows(results: Sequence[ImageResult]) -> Rows:
     that all-in-one tables print last. A table that counts only one of several strengths (noise of
     sigma 25 in those of five tasks) is averaged over other rows.
     """
-    names = dict.fromkeys(r.degradation for r in results if r.degradation is not None)
-    if len(names) < 2:
+    groups: dict[str, list[ImageResult]] = {}
+    for result in results:
+        if result.degradation is not None:
+            groups.setdefault(result.degradation, []).append(result)
+    if len(groups) < 2:
         return {}
-    means = {name: averages([r for r in results if r.degradation == name]) for name in names}
-    counts = {name: sum(r.degradation == name for r in results) for name in means}
-    metrics = dict.fromkeys(name for row in means.values() for name in row)
+    rows = {name: (len(group), averages(group)) for name, group in groups.items()}
     average = {}
-    for metric in metrics:
-        values = [row[metric] for row in means.values() if metric in row]
+    for metric in dict.fromkeys(name for _, means in rows.values() for name in means):
+        values = [means[metric] for _, means in rows.values() if metric in means]
         average[metric] = math.fsum(values) / len(values)
-    rows = {name: (counts[name], row) for name, row in means.items()}
-    return {**rows, AVERAGE: (sum(counts.values()), average)}
+    return {**rows, AVERAGE: (sum(map(len, groups.values())), average)}
 
 
 def table_lines(rows: Rows) -> list[str]:
@@ -102,17 +100,14 @@ def table_lines(rows: Rows) -> list[str]:
     ]
 
 
-def write_validation_csv(
-    results: Sequence[ImageResult], rows: Rows, path: Path, label: str
-) -> Path | None:
-    """Appends the rows of a validation to a CSV file, or one row 'all' where there are none.
+def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str) -> Path | None:
+    """Appends :func:`degradation_rows` to a CSV file, or one row 'all' where there are none.
 
     A file with other columns (the metrics of the option file were changed) is left as it is and
     the next free name is used.
 
     Args:
         results: of all images.
-        rows: from :func:`degradation_rows`.
         path: the file.
         label: iteration or name of the test.
 
@@ -122,30 +117,21 @@ def write_validation_csv(
     Raises:
         OutputWriteError: it cannot be written.
     """
-    rows = rows or {'all': (len(results), averages(results))}
+    rows = degradation_rows(results) or {'all': (len(results), averages(results))}
     metrics = list(dict.fromkeys(m for _, means in rows.values() for m in means))
     if not metrics:
         return None
     columns, original, number = [*CSV_COLUMNS, *metrics], path, 1
-    while path.exists() and _heading(path) != columns:
-        number += 1
-        path = original.with_stem(f'{original.stem}_{number}')
+    with writing(path):
+        while next(csv.reader(_text(path).splitlines()), columns) != columns:
+            number += 1
+            path = original.with_stem(f'{original.stem}_{number}')
     lines = [
         [label, name, count, *(f'{means[m]:.4f}' if m in means else '' for m in metrics)]
         for name, (count, means) in rows.items()
     ]
     append_rows(path, columns, lines)
     return path
-
-
-def _open(path: Path, mode: str) -> TextIO:
-    """A table; names of files in another encoding stay the bytes that they are on the disk."""
-    return open(path, mode, newline='', encoding='utf-8', errors='surrogateescape')
-
-
-def _heading(path: Path) -> list[str]:
-    with writing(path), _open(path, 'r') as file:
-        return next(csv.reader(file), [])
 
 
 def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list[tuple]:
@@ -179,11 +165,11 @@ def append_rows(path: Path, heading: Sequence[str], rows: Sequence[Sequence]) ->
         OutputWriteError: it cannot be written.
     """
     with writing(path):
-        size = path.stat().st_size if path.exists() else 0
-        try:
-            with _open(path, 'a') as file:
-                csv.writer(file).writerows(rows if size else [heading, *rows])
-        except OSError:
-            with suppress(OSError):  # what keeps it from being written may keep it from this too
-                os.truncate(path, size)
-            raise
+        before, new = _text(path), io.StringIO()
+        csv.writer(new).writerows(rows if before else [heading, *rows])
+        write_bytes_atomic(path, (before + new.getvalue()).encode('utf-8', 'surrogateescape'))
+
+
+def _text(path: Path) -> str:
+    """A table; names of files in another encoding stay the bytes that they are on the disk."""
+    return path.read_bytes().decode('utf-8', 'surrogateescape') if path.exists() else ''
