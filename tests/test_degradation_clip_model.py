@@ -149,22 +149,6 @@ def test_loss_and_accuracy_follow_the_published_formula(make, normalize, tempera
     assert figures['accuracy'].item() == pytest.approx(right / 6)
 
 
-def test_slices_of_a_batch_make_the_same_step(make):
-    whole, sliced = make(), make(accum_iter=3)
-    for model in (whole, sliced):
-        steps(model, 1, size=6)
-    for name in ('l_clip', 'accuracy', 'grad_norm_adapters'):
-        assert sliced.log_dict[name] == pytest.approx(whole.log_dict[name], rel=1e-4)
-
-
-def test_bf16_keeps_the_loss_and_validates_afterwards(make):
-    exact, mixed = make(ema_decay=0), make(ema_decay=0, amp='bf16')
-    for model in (exact, mixed):
-        steps(model, 1, size=6)
-    assert mixed.log_dict['l_clip'] == pytest.approx(exact.log_dict['l_clip'], rel=0.05)
-    assert 0 <= validate(mixed, Items())['accuracy'] <= 1
-
-
 def test_the_pairing_of_names_and_texts_is_logged(make, log):
     make()
     lines = [record.getMessage() for record in log.records if 'their texts' in record.getMessage()]

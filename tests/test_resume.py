@@ -87,28 +87,38 @@ def test_phase2_killed_and_terminated_ends_with_the_same_bits(tmp_path):
             assert torch.equal(final['params'][key], value)
 
 
-def test_the_number_of_loader_processes_may_change_at_a_resume(tmp_path):
-    files = [
-        same_checkpoints_only(write_project(tmp_path / str(w), 'nafnet', workers=w))
-        for w in (0, 1, 2)
-    ]
-    for file in files[1:]:  # the same data for all
-        text = file.read_text().replace(str(file.parent), str(files[0].parent))
-        file.write_text(text)
-    reference, run = tmp_path / 'reference', tmp_path / 'run'
-    finish(start(reference, files[1]))
-    training = start(run, files[2])
-    interrupt(training, 9, signal.SIGTERM)
+@pytest.fixture(scope='module')
+def nafnet(tmp_path_factory):
+    """Option file of a training of 20 iterations, and where it ran undisturbed on some ranks."""
+    folder = tmp_path_factory.mktemp('nafnet')
+    file = same_checkpoints_only(write_project(folder, 'nafnet', iterations=20))
+
+    def undisturbed(ranks: int) -> tuple[Path, Path]:
+        reference = folder / f'reference_{ranks}'
+        if not reference.exists():
+            finish(start(reference, file, ranks=ranks))
+        return file, reference
+
+    return undisturbed
+
+
+def test_the_number_of_loader_processes_may_change_at_a_resume(tmp_path, nafnet):
+    (file, reference), run, files = nafnet(1), tmp_path / 'run', []
+    for workers in (0, 2):
+        options = yaml.safe_load(file.read_text())
+        options['datasets']['train']['num_worker_per_gpu'] = workers
+        files.append(tmp_path / f'{workers}.yml')
+        files[-1].write_text(yaml.safe_dump(options))
+    training = start(run, files[1])
+    interrupt(training, 7, signal.SIGTERM)
     assert training.codes == [128 + signal.SIGTERM], training.tail()
-    interrupt(start(run, files[0]), 23, signal.SIGKILL)
-    finish(start(run, files[2]))
+    interrupt(start(run, files[0]), 13, signal.SIGKILL)
+    finish(start(run, file))  # with one
     assert_equal(run, reference, files=4)
 
 
-def test_two_ranks_end_with_the_same_bits_after_one_of_them_was_killed(tmp_path):
-    file = same_checkpoints_only(write_project(tmp_path, 'nafnet', iterations=20))
-    reference, run = tmp_path / 'reference', tmp_path / 'run'
-    finish(start(reference, file, ranks=2))
+def test_two_ranks_end_with_the_same_bits_after_one_of_them_was_killed(tmp_path, nafnet):
+    (file, reference), run = nafnet(2), tmp_path / 'run'
     training = start(run, file, ranks=2)
     interrupt(training, 12, signal.SIGKILL, rank=1)
     assert training.codes == [1, -signal.SIGKILL]
@@ -121,11 +131,9 @@ def test_two_ranks_end_with_the_same_bits_after_one_of_them_was_killed(tmp_path)
 
 
 @pytest.mark.parametrize(('ranks', 'signum'), [(1, signal.SIGINT), (2, signal.SIGTERM)])
-def test_a_signal_to_all_processes_of_a_run_saves_it(tmp_path, ranks, signum):
+def test_a_signal_to_all_processes_of_a_run_saves_it(tmp_path, nafnet, ranks, signum):
     """Of a terminal, of torchrun or of a job system: loader processes get it as well."""
-    file = same_checkpoints_only(write_project(tmp_path, 'nafnet', iterations=20))
-    reference, run = tmp_path / 'reference', tmp_path / 'run'
-    finish(start(reference, file, ranks=ranks))
+    (file, reference), run = nafnet(ranks), tmp_path / 'run'
     training = start(run, file, ranks=ranks, groups=True)
     assert training.wait(lambda: training.iteration >= 7), training.tail()
     training.kill(signum=signum)

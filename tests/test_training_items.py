@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import basicsr.train
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -26,7 +25,6 @@ from unfoldldm_basicsr.common.errors import DataFault
 from unfoldldm_basicsr.data import loading
 from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader
 from unfoldldm_basicsr.options.defaults import fill_defaults
-from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.resume import report_changes
 from unfoldldm_basicsr.weights.training_state import Checkpoint
@@ -157,11 +155,6 @@ def test_loading_leaves_the_random_numbers_of_the_training_alone(photos):
     assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
 
 
-def test_a_repeated_photo_gets_other_crops_in_every_draw(photos):
-    patches = {gt.numpy().tobytes() for batch in batches(run_options(photos)) for gt in batch['gt']}
-    assert len(patches) == 3 * STEPS * 2
-
-
 # ---- what has changed ---------------------------------------------------------------------------
 
 
@@ -275,45 +268,6 @@ def test_looking_for_a_readable_image_ends_whatever_share_may_be_missing():
     items = TrainingItems(Unreadable(), {'on_error': 'skip', 'max_error_share': 1})
     with pytest.raises(DataFault, match='3 of 3 images cannot be read'):
         items[0]
-
-
-def test_a_vanished_file_is_skipped_or_named(photos):
-    options = run_options(photos)
-    loader, *_ = basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
-    Path(photos['dataroot_gt'], 'img_0.png').unlink()
-    with pytest.raises(DataFault, match=r'img_0\.png: cannot be read: No such file'):
-        list(loader)
-
-
-@pytest.mark.parametrize('damage', ['value', 'missing', 'truncated'])
-def test_a_broken_lmdb_is_named(photos, tmp_path, damage):
-    import lmdb
-
-    write_lmdb(photos['dataroot_gt'], tmp_path / 'i.lmdb')
-    with lmdb.open(str(tmp_path / 'i.lmdb')) as database, database.begin(write=True) as writer:
-        if damage == 'value':
-            writer.put(b'img_1', writer.get(b'img_1')[:100])
-        elif damage == 'missing':
-            writer.delete(b'img_1')
-    if damage == 'truncated':
-        os.truncate(tmp_path / 'i.lmdb' / 'data.mdb', 3 * 4096)
-    options = synthetic(tmp_path / 'i.lmdb', repeat=3)
-    words = {
-        'value': r'i\.lmdb \(key img_1\): cannot be decoded',
-        'missing': r'i\.lmdb \(key img_1\): .*lacks it',
-        'truncated': r'data\.mdb is truncated: 12288 of',
-    }
-    with pytest.raises(ValueError, match=words[damage]):
-        batches(run_options(options))
-
-
-def test_a_pair_of_other_sizes_is_skipped_as_well(tmp_path):
-    write_photos(tmp_path / 'gt', 4)
-    lq = write_photos(tmp_path / 'lq', 4)
-    cv2.imwrite(str(lq[1]), np.zeros((12, 16, 3), np.uint8))
-    options = paired(tmp_path / 'gt', tmp_path / 'lq', on_error='skip', max_error_share=0.3)
-    found = batches(run_options(options), count=2)
-    assert 'img_1.png' not in {Path(p).name for batch in found for p in batch['lq_path']}
 
 
 # ---- waiting ------------------------------------------------------------------------------------

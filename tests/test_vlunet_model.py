@@ -102,16 +102,6 @@ def test_the_learned_embedding_is_clipped_by_its_own_limit(make):
     assert max(p.grad.norm() for p in model.net_g.parameters() if p.grad is not None) > 1e-6
 
 
-def test_slices_add_up_to_the_step_of_the_whole_batch(make):
-    whole, sliced = make('learned'), make('learned', accum_iter=2)
-    for model in (whole, sliced):
-        steps(model, 1)
-    for get in (lambda m: m.net_g, bare_e):
-        for p, q in zip(get(whole).parameters(), get(sliced).parameters(), strict=True):
-            if p.grad is not None:
-                torch.testing.assert_close(p.grad, q.grad, atol=1e-6, rtol=1e-3)
-
-
 def test_a_nan_skips_the_step_of_network_and_embedding(make):
     model = make('learned')
     nets = [bare_e(model), average_e(model), model.net_g, model.net_g_ema]
