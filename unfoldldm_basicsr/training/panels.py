@@ -28,8 +28,11 @@ class Panels:
         self.kept: dict[str, Tensor] = {}
 
     def keep(self, name: str, batch: Batch, output: Tensor, trace: Any) -> None:
-        """Takes an image if there is room; with its stages where ``val.trace`` traced them."""
-        if len(self.kept) < self.count:
+        """Takes an image if there is room; with its stages where ``val.trace`` traced them.
+
+        The scores of a classifier are no image.
+        """
+        if len(self.kept) < self.count and output.ndim == 4:
             stages = () if trace is None else trace.stages[:-1]
             images = [batch['lq'], *(stage.x for stage in stages), output]
             images += [batch['gt']] if 'gt' in batch else []
