@@ -37,7 +37,7 @@ from unfoldldm_basicsr.comparing.runs import check_equal
 from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.task import read_task
-from unfoldldm_basicsr.comparing.testing import non_local_means
+from unfoldldm_basicsr.comparing.testing import CLASSICAL, non_local_means
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.pictures.drawing import save_picture
@@ -120,7 +120,7 @@ def test_phases_share_the_budget_and_start_from_each_other():
     first = task.options(side, 0, 200, 5, Path('/r'))
     second = task.options(side, 1, 100, 5, Path('/r'))
     assert (first['network_g']['phase'], second['network_g']['phase']) == (1, 2)
-    assert first['network_g']['dim'] == second['network_g']['dim'] == 32
+    assert first['network_g']['dim'] == second['network_g']['dim'] == 36
     assert second['train']['prior_warmup_iter'] == 8
     assert (first['train']['scheduler']['T_max'], first['val']['val_freq']) == (200, 50)
     weights = f'/r/experiments/{first["name"]}/models/net_g_latest.pth'
@@ -209,6 +209,16 @@ def test_non_local_means_denoises_without_knowing_the_noise():
     noisy = clean + 0.08 * torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     errors = [(image - clean).square().mean() for image in (noisy, non_local_means(noisy))]
     assert errors[1] < errors[0] / 4
+
+
+def test_the_classical_method_for_dark_photos_brightens_and_denoises():
+    clean = torch.linspace(0.2, 0.7, 48).expand(1, 3, 48, 48)
+    dark = clean**2.2 + 0.02 * torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    errors = {
+        name: (method(dark.clamp(0, 1)) - clean).square().mean()
+        for name, method in CLASSICAL.items()
+    }
+    assert errors['non_local_means_gamma'] < errors['non_local_means'] / 20
 
 
 # ---- statistics -----------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class SideOptions(Options):
     """Name in tables and pictures (none: that of the file)."""
     paper: str | None = None
     """What the paper says about this row of an ablation."""
-    classical: Literal['non_local_means'] | None = None
+    classical: Literal['non_local_means', 'non_local_means_gamma'] | None = None
     """A method without training in place of a network (its noise level is estimated)."""
     phases: Annotated[Tuple[dict[str, Any]], Field(min_length=1)] = ({},)
     """Option keys of each phase, with its ``share`` of the budget (equal parts)."""

@@ -97,7 +97,8 @@ def restoring(
     from basicsr.utils.options import parse_options
 
     if 'classical' in options:
-        return lambda _data, _index, batch: non_local_means(batch['lq'])
+        method = CLASSICAL[options['classical']]
+        return lambda _data, _index, batch: method(batch['lq'])
     if 'model_type' not in options:
         restorer = Restorer(options['path']['pretrain_network_g'])
         return lambda _data, _index, batch: restorer.restore_tensor(batch['lq'])
@@ -133,6 +134,15 @@ def non_local_means(lq: Tensor) -> Tensor:
         image, patch_size=5, patch_distance=7, h=0.8 * sigma, sigma=sigma, channel_axis=2
     )
     return torch.from_numpy(restored).permute(2, 0, 1)[None]
+
+
+def non_local_means_gamma(lq: Tensor) -> Tensor:
+    """Non-local means, then the power that brings the mean of the image to 0.45."""
+    image = non_local_means(lq).clamp(1e-4, 1)
+    return image ** (math.log(0.45) / math.log(float(image.mean().clamp(max=0.99))))
+
+
+CLASSICAL = {method.__name__: method for method in (non_local_means, non_local_means_gamma)}
 
 
 def metrics_of(options: Mapping[str, Any]) -> dict[str, dict]:
