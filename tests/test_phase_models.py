@@ -231,6 +231,7 @@ def test_fit_to_crops_and_reflects():
     image = torch.arange(12.0).view(1, 1, 3, 4)
     assert fit_to(image, 7, 2).shape == (1, 1, 7, 2)
     assert torch.equal(fit_to(image, 5, 4)[0, 0, :, 0], torch.tensor([0.0, 4, 8, 4, 0]))
+    assert torch.equal(fit_to(image, 3, 6)[0, 0, 0], torch.tensor([0.0, 1, 2, 3, 2, 1]))
 
 
 # ---- watching the gradient step -------------------------------------------------------------

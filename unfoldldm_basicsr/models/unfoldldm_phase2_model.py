@@ -221,6 +221,6 @@ def fit_to(image: Tensor, height: int, width: int) -> Tensor:
             missing = min(size - image.shape[axis], image.shape[axis] - 1)
             if missing == 0:
                 raise ValueError('an image one pixel wide cannot be reflected.')
-            pad = (0, 0, 0, missing) if axis == -2 else (0, missing)
+            pad = (0, 0, 0, missing) if axis == -2 else (0, missing, 0, 0)
             image = F.pad(image, pad, mode='reflect')
     return image[..., :height, :width]
