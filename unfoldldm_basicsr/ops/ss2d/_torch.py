@@ -91,8 +91,8 @@ class _Direction:
 
     def cached_columns(self) -> int:
         """Columns per block such that one block buffer stays in the cache."""
-        most = max(1, self.steps // 8)  # bounds the buffers where the state is small
-        return max(1, min(most, _BLOCK_NUMEL // math.prod(self.state_shape)))
+        most = max(8, self.steps // 8)  # bounds the buffers where the state is small
+        return max(1, min(most, self.steps, _BLOCK_NUMEL // math.prod(self.state_shape)))
 
     def empty(self, *lead: int) -> Tensor:
         return torch.empty((*lead, *self.state_shape), dtype=self.dx.dtype, device=self.dx.device)
