@@ -15,7 +15,7 @@ data=datasets/quickstart
 if [ ! -d "$data/val.lmdb" ]; then
     "$PYTHON" scripts/data/skimage_photos.py -o "$data/photos"
     for split in train val; do
-        "$PYTHON" scripts/data/make_lmdb.py "$data/photos/$split" -o "$data/$split.lmdb" \
+        "$bin/unfoldldm" prepare folder -i "$data/photos/$split" -o "$data/$split.lmdb" \
             --payload bmp --force
     done
 fi

@@ -55,7 +55,6 @@ def short_run(mutant: Mutant, folder: Path) -> None:
     options = copy.deepcopy(mutant.options)
     names = {*mutant.names, *(part for path in mutant.paths for part in path)}
     names -= {'datasets', 'train', 'val', 'path', 'network_g', 'network_e'}
-    training = 'train' in options
     _shrink_numbers(options, names)
     _shrink_networks(options, names)
     for section in options['datasets'].values():
@@ -63,11 +62,22 @@ def short_run(mutant: Mutant, folder: Path) -> None:
     networks = {k: v for k, v in options.items() if k.startswith('network_')}
     if any(network_cost_or_zero(network) > LARGEST for network in networks.values()):
         return  # built and evaluated without memory, which is what this machine can do
+    _run(options, folder, names, steps=1)
+
+
+def brief_run(options: dict, folder: Path, steps: int) -> None:
+    """The same with the data that the file names, relative to ``folder``, and so many steps."""
+    _shrink_numbers(options, set())
+    _shrink_networks(options, set())
+    _run(options, folder, set(), steps)
+
+
+def _run(options: dict, folder: Path, names: set, steps: int) -> None:
     _use_weights(options, folder, names)
     write_options(folder / 'short.yml', options)
-    with _in_folder(folder), _one_step():
+    with _in_folder(folder), _steps(steps):
         sys.argv[1:] = ['-opt', 'short.yml']
-        if training:
+        if 'train' in options:
             basicsr.train.train_pipeline(str(folder))
         else:
             basicsr.test.test_pipeline(str(folder))
@@ -227,12 +237,12 @@ def _in_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _one_step() -> Iterator[None]:
-    """BasicSR's training loop ends after its first iteration."""
+def _steps(number: int) -> Iterator[None]:
+    """BasicSR's training loop ends after so many iterations."""
     create = basicsr.train.create_train_val_dataloader
 
     def shortened(opt: dict, logger: logging.Logger) -> tuple:
-        return *create(opt, logger)[:3], 0, 1
+        return *create(opt, logger)[:3], 0, number
 
     basicsr.train.create_train_val_dataloader = shortened
     try:

@@ -66,7 +66,7 @@ def test_option_file_trains_validates_and_saves(name, tmp_path):
     options = load_options(f'train/{name}')
     for path, value in {**NO_WORKERS, **RUNS[name]}.items():
         options = put(options, path, value)
-    build_datasets(tmp_path)
+    build_datasets(tmp_path, options)
     write_options(tmp_path / 'x.yml', options)
     result = run_python('-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml', cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import sys
@@ -12,19 +11,12 @@ import lmdb
 import numpy as np
 import pytest
 from basicsr.data import build_dataset
-from helpers import ROOT, write_photos
+from helpers import load_script, write_photos
 
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs, read_lmdb
 from unfoldldm_basicsr.data.sources import FolderImages, LmdbImages
 from unfoldldm_basicsr.preparing import lmdb_writer
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, plan_keys, write_lmdb
-
-
-def load_script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'scripts' / 'data' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_odd_images(folder) -> None:
@@ -151,7 +143,7 @@ def test_sub_images_are_the_parts_of_the_photo(tmp_path):
     ('names', 'words'),
     [
         (['a.png', 'a.jpg'], "a.jpg and a.png would both have the key 'a'"),
-        (['img.v1.png'], r'--rename'),
+        (['a.v1.png', 'a_v1.png'], "the key 'a_v1'"),
         (['ü.png'], 'ASCII'),
         (['x' * 512 + '.png'], '512 bytes'),
         ([' a.png'], 'space'),
@@ -163,40 +155,6 @@ def test_keys_that_could_not_be_read_back_are_refused(names, words):
     assert words in str(error.value)
 
 
-def test_renaming_makes_dotted_and_differently_named_files_round_trip(tmp_path):
-    for index, name in enumerate(('norain-1.v2.png', 'norain-2.png')):
-        write_photos(tmp_path / 'new', 1, seed=index)[0].rename(tmp_path / 'new' / name)
-    renames = [('^norain-', 'rain-'), (r'\.', '_')]
-    write_lmdb(tmp_path / 'new', tmp_path / 'i.lmdb', renames=renames)
-    assert LmdbImages(tmp_path / 'i.lmdb').names == ['rain-1_v2', 'rain-2']
-
-
-def test_only_the_selected_images_are_taken(tmp_path):
-    for kind in ('blur', 'blur_gamma', 'sharp'):
-        write_photos(tmp_path / 'train' / 'scene' / kind, 1)
-    options = {'only': '/blur/', 'renames': [('/blur/', '/')]}
-    write_lmdb(tmp_path / 'train', tmp_path / 'i.lmdb', **options)
-    assert LmdbImages(tmp_path / 'i.lmdb').names == ['scene/img_0']
-    with pytest.raises(ValueError, match='contains /noisy/'):
-        write_lmdb(tmp_path / 'train', tmp_path / 'j.lmdb', only='/noisy/')
-
-
-def test_existing_lmdb_is_kept_without_force_and_replaced_with_it(tmp_path, capsys):
-    make_lmdb = load_script('make_lmdb')
-    write_photos(tmp_path / 'one', 1)
-    write_photos(tmp_path / 'two', 2)
-    output = tmp_path / 'i.lmdb'
-    assert make_lmdb.main([str(tmp_path / 'one'), '-o', str(output)]) == 0
-    assert make_lmdb.main([str(tmp_path / 'two'), '-o', str(output)]) == 1
-    assert '--force' in capsys.readouterr().err
-    assert LmdbImages(output).names == ['img_0']
-    assert make_lmdb.main([str(tmp_path / 'two'), '-o', str(output), '--force']) == 0
-    assert LmdbImages(output).names == ['img_0', 'img_1']
-    assert LmdbImages(output).read('img_1').shape == (48, 64, 3)
-    assert '2 images' in capsys.readouterr().out
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['i.lmdb', 'one', 'two']
-
-
 def test_force_never_removes_a_folder_that_is_no_lmdb(tmp_path):
     write_photos(tmp_path / 'images', 1)
     write_photos(tmp_path / 'photos.lmdb', 1)
@@ -205,12 +163,11 @@ def test_force_never_removes_a_folder_that_is_no_lmdb(tmp_path):
     assert (tmp_path / 'photos.lmdb' / 'img_0.png').is_file()
 
 
-def test_failure_names_the_file_and_leaves_nothing_behind(tmp_path, capsys):
-    make_lmdb = load_script('make_lmdb')
+def test_failure_names_the_file_and_leaves_nothing_behind(tmp_path):
     paths = write_photos(tmp_path / 'images', 3)
     paths[1].write_bytes(paths[1].read_bytes()[:200])
-    assert make_lmdb.main([str(tmp_path / 'images'), '-o', str(tmp_path / 'i.lmdb')]) == 1
-    assert 'img_1.png: cannot be decoded: truncated' in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r'img_1\.png: cannot be decoded: truncated'):
+        write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')
     assert [p.name for p in tmp_path.iterdir()] == ['images']
 
 
@@ -229,23 +186,6 @@ def test_verification_notices_a_payload_that_decodes_to_another_image(tmp_path, 
     with pytest.raises(ValueError, match='img_0 differs'):
         write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')
     assert not (tmp_path / 'i.lmdb').exists()
-
-
-def test_bad_arguments_of_the_script_are_explained(tmp_path, capsys):
-    make_lmdb = load_script('make_lmdb')
-    output = ['-o', str(tmp_path / 'i.lmdb')]
-    for arguments, words in [
-        ([str(tmp_path / 'nowhere'), *output], 'no such folder'),
-        ([str(tmp_path), *output], 'no image in it'),
-        ([str(tmp_path), '-o', str(tmp_path / 'i')], 'must end in .lmdb'),
-        ([str(tmp_path), *output, '--payload', 'source', '--crop-size', '8'], 'whole files'),
-    ]:
-        assert make_lmdb.main(arguments) == 1
-        assert words in capsys.readouterr().err
-    for arguments, words in [(['--step', '8'], '--crop-size'), (['--rename', '(', ''], 'regular')]:
-        with pytest.raises(SystemExit):
-            make_lmdb.main([str(tmp_path), *output, *arguments])
-        assert words in capsys.readouterr().err
 
 
 def test_damaged_lmdbs_are_reported_with_their_path(tmp_path):
@@ -286,7 +226,7 @@ def test_one_environment_per_database_is_shared_and_survives_a_fork(tmp_path):
 
 
 def test_photos_of_scikit_image_are_written_grey_and_colour(tmp_path):
-    script = load_script('skimage_photos')
+    script = load_script('scripts/data/skimage_photos.py')
     assert script.main(['-o', str(tmp_path)]) == 0
     assert sorted(p.name for p in (tmp_path / 'val').iterdir()) == [
         'astronaut.png',
@@ -306,7 +246,7 @@ def test_photos_of_scikit_image_are_written_grey_and_colour(tmp_path):
 def test_another_layout_of_scikit_image_is_an_error_that_names_the_photos(
     tmp_path, capsys, monkeypatch
 ):
-    script = load_script('skimage_photos')
+    script = load_script('scripts/data/skimage_photos.py')
     monkeypatch.setattr(script, 'photo_folder', lambda: tmp_path)
     assert script.main(['-o', str(tmp_path / 'out')]) == 1
     assert 'astronaut.png' in capsys.readouterr().err

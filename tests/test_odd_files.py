@@ -29,9 +29,8 @@ def odd(tmp_path_factory):
         place = root / 'folder' / f'{index:02d}' / name.encode('ascii', 'ignore').decode()
         place.parent.mkdir(parents=True)
         place.write_bytes(READ[name][0])
-    renames = [('[. %]', '_')]
     for payload in ('png', 'source'):
-        write_lmdb(root / 'folder', root / f'{payload}.lmdb', payload=payload, renames=renames)
+        write_lmdb(root / 'folder', root / f'{payload}.lmdb', payload=payload)
     yield root
     close_lmdbs()
 

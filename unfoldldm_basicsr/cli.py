@@ -15,8 +15,8 @@ from unfoldldm_basicsr.training.huge_pages import prefer_huge_pages
 
 # Each is a module commands/NAME_command.py: NAME, HELP, add_arguments(parser), run(args) -> int.
 COMMANDS = (
-    'init', 'list', 'check', 'migrate', 'doctor', 'restore', 'export', 'convert', 'explain',
-    'degrade', 'compare', 'ablate', 'report',
+    'init', 'list', 'check', 'migrate', 'doctor', 'prepare', 'restore', 'export', 'convert',
+    'explain', 'degrade', 'compare', 'ablate', 'report',
 )  # fmt: skip
 
 

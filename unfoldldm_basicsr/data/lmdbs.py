@@ -40,7 +40,7 @@ def read_lmdb_index(root: str) -> dict[str, tuple[int, int] | None]:
         if not os.path.isfile(os.path.join(root, part)):
             raise FileNotFoundError(
                 f'{root}: has no {part}, so it is not an LMDB in the layout of BasicSR. '
-                f'scripts/data/make_lmdb.py builds one from a folder.'
+                f'unfoldldm prepare folder builds one.'
             )
     check_lmdb_file(root)
     lines = (split_size(line) for line in read_lines(Path(root, 'meta_info.txt')))

@@ -97,7 +97,7 @@ class LmdbImages:
         if payload is None:
             raise ValueError(
                 f'{self.origin(name)}: meta_info.txt lists this key but data.mdb lacks it. '
-                f'Build the LMDB again with scripts/data/make_lmdb.py.'
+                f'Build the LMDB again: unfoldldm prepare.'
             )
         return decode(payload, self.origin(name)).opaque
 

@@ -210,7 +210,7 @@ def _lmdb_fault(folder: str) -> str:
     return (
         f'{folder} {kind} {len(keys)} of {len(listed | stored)} images, the first is '
         f"'{min(keys)}': data.mdb and meta_info.txt do not belong together. Make it again with "
-        'scripts/data/make_lmdb.py.'
+        'unfoldldm prepare.'
     )
 
 

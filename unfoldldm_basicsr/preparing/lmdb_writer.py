@@ -1,4 +1,4 @@
-"""Builds LMDBs in BasicSR's layout (``data.mdb`` and ``meta_info.txt``) from a folder of images.
+"""Builds LMDBs in BasicSR's layout (``data.mdb`` and ``meta_info.txt``) from images.
 
 The database is written into a temporary folder beside its destination, read back and compared, and
 only then renamed, so that a destination that exists is complete.
@@ -7,11 +7,10 @@ only then renamed, so that a destination that exists is complete.
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +25,8 @@ _MAX_KEY_BYTES = 511
 _FIRST_MAP_SIZE = 64 * 2**20
 _BYTES_PER_COMMIT = 256 * 2**20
 
+Image = Path | Callable[[], np.ndarray]
+"""A file, or a function that gives uint8 or uint16, H W (grey) or H W 3 (RGB)."""
 Progress = Callable[[Iterable, str, int], Iterable]
 
 
@@ -67,14 +68,13 @@ class Record(NamedTuple):
     digest: bytes
 
 
-def plan_keys(
-    names: list[str], renames: Iterable[tuple[str, str]] = (), *, sub_images: bool = False
-) -> dict[str, str]:
-    """Key of every image: its relative path without extension.
+def plan_keys(names: Iterable[str], *, sub_images: bool = False) -> dict[str, str]:
+    """Key of every image: its name without extension, with ``_`` for dots.
+
+    BasicSR cuts keys at the first dot, so that it could not read others back.
 
     Args:
-        names: paths relative to the folder.
-        renames: (regular expression, replacement) pairs applied to every key in turn.
+        names: paths relative to a folder.
         sub_images: keys get ``_s001``, ... appended later.
 
     Returns:
@@ -85,9 +85,7 @@ def plan_keys(
     """
     keys: dict[str, str] = {}
     for name in names:
-        key = without_extension(name)
-        for pattern, replacement in renames:
-            key = re.sub(pattern, replacement, key)
+        key = without_extension(name).replace('.', '_')
         problem = _key_problem(key + ('_s00001' if sub_images else ''))
         if problem:
             raise ValueError(f'{name}: {problem}')
@@ -100,11 +98,6 @@ def plan_keys(
 
 
 def _key_problem(key: str) -> str | None:
-    if '.' in key:
-        return (
-            f"BasicSR cuts LMDB keys at the first dot, so '{key}' could not be read back. "
-            f"Rename the file, or replace dots in keys with --rename '\\.' _"
-        )
     if not key.isascii() or not key.isprintable():
         return f"the key '{key}' has characters beyond ASCII, which BasicSR cannot look up."
     if not key or key != key.strip():
@@ -115,30 +108,30 @@ def _key_problem(key: str) -> str | None:
 
 
 def make_records(
-    path: Path, key: str, payload: str, sub_images: SubImages | None = None
+    image: Image, key: str, payload: str, sub_images: SubImages | None = None
 ) -> list[Record]:
     """Decodes one image and encodes it, or its sub-images, for the database.
 
     Grey images stay grey; orientation and alpha are settled as :mod:`..data.images` says.
     """
-    source = path.read_bytes()
-    image = decode(source, str(path)).opaque
-    pieces = {key: image}
+    source = image.read_bytes() if isinstance(image, Path) else b''
+    pixels = decode(source, str(image)).opaque if isinstance(image, Path) else image()
+    pieces = {key: pixels}
     if sub_images is not None:
-        pieces = {f'{key}_s{i:03d}': piece for i, piece in enumerate(sub_images.cut(image), 1)}
+        pieces = {f'{key}_s{i:03d}': piece for i, piece in enumerate(sub_images.cut(pixels), 1)}
     records = []
     for name, piece in pieces.items():
         try:
-            content = source if payload == 'source' else _encode(piece, payload)
+            content = source if payload == 'source' and source else _encode(piece, payload)
         except ValueError as error:
-            raise ValueError(f'{path}: {error}') from error
+            raise ValueError(f'{image if source else key}: {error}') from error
         shape = (*piece.shape[:2], 1 if piece.ndim == 2 else 3)
         records.append(Record(name, content, shape, _digest(piece)))
     return records
 
 
 def _encode(image: np.ndarray, payload: str) -> bytes:
-    return encode_png(Picture(image)) if payload == 'png' else encode_bmp(image)
+    return encode_bmp(image) if payload == 'bmp' else encode_png(Picture(image))
 
 
 def _digest(image: np.ndarray) -> bytes:
@@ -147,30 +140,27 @@ def _digest(image: np.ndarray) -> bytes:
 
 
 def write_lmdb(
-    source: str | Path,
+    images: str | Path | Mapping[str, Image],
     destination: str | Path,
     *,
     payload: str = 'png',
     sub_images: SubImages | None = None,
-    only: str | None = None,
-    renames: Iterable[tuple[str, str]] = (),
     force: bool = False,
     num_threads: int = 1,
     progress: Progress = lambda items, title, total: items,
 ) -> int:
-    """Builds an LMDB from the images below ``source`` and verifies it.
+    """Builds an LMDB and verifies it.
 
     Args:
-        source: folder, searched recursively.
+        images: a folder, searched recursively, or name -> image; names become keys as
+            :func:`plan_keys` says.
         destination: the LMDB folder; its name must end in ``.lmdb`` as BasicSR demands.
         payload: ``png``, ``bmp`` (about twice as large, loads many times faster) or ``source``
             (the files' own bytes: right for JPEG data sets; not with sub-images).
         sub_images: cut into overlapping squares.
-        only: regular expression that the relative paths of the images to take contain.
-        renames: see :func:`plan_keys`.
         force: replace an existing LMDB.
-        num_threads: threads that decode and encode.
-        progress: wraps the iteration over images (items, title, total), for a progress bar.
+        num_threads: images decoded and encoded at once.
+        progress: wraps the images and then the keys to verify, gets a title and their number.
 
     Returns:
         The number of entries.
@@ -180,25 +170,22 @@ def write_lmdb(
         ValueError: bad keys or images, each named; or the comparison failed.
         OSError: reading or writing failed, for example on a full disk.
     """
-    source, destination = Path(source), Path(destination)
+    destination = Path(destination)
     if payload not in PAYLOADS:
         raise ValueError(f"payload '{payload}' is unknown; one of {', '.join(PAYLOADS)}.")
     if payload == 'source' and sub_images is not None:
         raise ValueError('payload source stores whole files; use png or bmp for sub-images.')
     if not destination.name.endswith('.lmdb'):
         raise ValueError(f'{destination}: the name must end in .lmdb, BasicSR demands it.')
+    if not isinstance(images, Mapping):
+        images = {name: Path(images, name) for name in list_images(images)}
     _check_destination(destination, force)
-    names = list_images(source)
-    if only is not None:
-        names = [name for name in names if re.search(only, name)]
-        if not names:
-            raise ValueError(f'{source}: no path of an image in it contains {only}')
-    keys = plan_keys(names, renames, sub_images=sub_images is not None)
+    keys = plan_keys(images, sub_images=sub_images is not None)
     destination.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f'.{destination.name}.', dir=destination.parent))
     try:
         jobs = (
-            lambda key=key, name=name: make_records(source / name, key, payload, sub_images)
+            lambda key=key, image=images[name]: make_records(image, key, payload, sub_images)
             for key, name in keys.items()
         )
         batches = progress(_run_ahead(jobs, num_threads), 'write', len(keys))

@@ -1,0 +1,269 @@
+"""``unfoldldm prepare``: every known layout in miniature, and folders of one's own."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from basicsr.data import build_dataset
+from dataset_options import paired
+from miniatures import build, num_layouts, own_fields, shrunk
+
+from unfoldldm_basicsr.cli import main
+from unfoldldm_basicsr.commands import prepare_command
+from unfoldldm_basicsr.data.images import Picture, write_picture
+from unfoldldm_basicsr.data.listing import read_meta_info
+from unfoldldm_basicsr.data.sources import LmdbImages
+from unfoldldm_basicsr.preparing.layouts import Layout, Share, find
+from unfoldldm_basicsr.preparing.matlab import read_mat, sidd_blocks
+from unfoldldm_basicsr.preparing.sets import SETS
+
+SIZE = (12, 16)
+CASES = [(name, n) for name, dataset in SETS.items() for n in range(num_layouts(dataset))]
+
+
+@pytest.fixture
+def miniature(monkeypatch):
+    """The table with counts and sizes of miniatures."""
+    table = {name: shrunk(dataset, SIZE) for name, dataset in SETS.items()}
+    monkeypatch.setattr(prepare_command, 'SETS', table)
+    return table
+
+
+def prepare(*arguments: object) -> int:
+    return main(['prepare', *map(str, arguments)])
+
+
+def values(root) -> dict[str, set[int]]:
+    """Brightness of every image; squares of one image under its key."""
+    images, found = LmdbImages(root), {}
+    for key in images.names:
+        found.setdefault(re.sub(r'_s\d+$', '', key), set()).update(np.unique(images.read(key)))
+    return found
+
+
+@pytest.mark.parametrize(('name', 'number'), CASES, ids=[f'{name}-{n}' for name, n in CASES])
+def test_every_layout_gives_its_pairs(name, number, miniature, tmp_path, capsys):
+    dataset = miniature[name]
+    build(dataset, tmp_path / 'anything' / 'unpacked', number, SIZE)
+    assert prepare(name, '-i', tmp_path / 'anything', '-o', tmp_path / 'out') == 0
+    said = capsys.readouterr().out
+    for part, declared in dataset.parts.items():
+        layouts = [s.layouts[min(number, len(s.layouts) - 1)] for s in declared.sources]
+        expected = sum(source.count or 3 for source in declared.sources)
+        assert f'{name} {part}: {expected} images in ' in said
+        clean, noisy = ({}, {})
+        if layouts[0].gt:
+            clean = values(tmp_path / 'out' / f'{part}_gt.lmdb')
+        if layouts[0].lq:
+            noisy = values(tmp_path / 'out' / f'{part}_lq.lmdb')
+            assert len(noisy) == expected
+        pairs = {key: key for key in noisy} if clean else {}
+        if any(map(own_fields, layouts)):
+            listed = read_meta_info(tmp_path / 'out' / f'{part}.txt')
+            pairs = {lq.removesuffix('.png'): gt.removesuffix('.png') for gt, lq in listed}
+            assert len(pairs) == 2 * len(clean)
+        for lq, gt in pairs.items():
+            assert {value + 100 for value in clean[gt]} == noisy[lq]
+        if clean:
+            assert len(set().union(*clean.values())) == len(clean) // len(layouts)
+    assert 'MiB, verified' in said
+
+
+@pytest.mark.parametrize('name', SETS)
+def test_another_layout_is_refused_with_the_expected_tree(name, tmp_path, capsys):
+    write_picture(tmp_path / 'in' / 'photos' / 'a' / '1.png', Picture(np.zeros((4, 4), np.uint8)))
+    assert prepare(name, '-i', tmp_path / 'in', '-o', tmp_path / 'out') == 2
+    said = capsys.readouterr().err
+    for part, declared in SETS[name].parts.items():
+        for source in declared.sources:
+            assert f'{part}: {source.name or "images"}: none found' in said
+            assert all((layout.lq or layout.gt) in said for layout in source.layouts)
+    assert f'obtained from {SETS[name].where}' in said
+    assert not (tmp_path / 'out').exists()
+    assert prepare(name) == 0
+    assert SETS[name].where in capsys.readouterr().out
+
+
+def test_what_is_missing_is_said_and_taken_only_on_request(miniature, tmp_path, capsys):
+    root = tmp_path / 'in'
+    build(miniature['GoPro'], root, size=SIZE)
+    (root / 'train' / 'scene000' / 'sharp' / 'frame000.png').unlink()
+    for frame in root.glob('test/*/*/*'):
+        frame.unlink()
+    assert prepare('GoPro', '-i', root, '-o', tmp_path / 'out') == 2
+    said = capsys.readouterr().err
+    assert 'train: 1 degraded images have no clean one, the first is train/scene000/blur' in said
+    assert 'train: 2 of 3 images' in said
+    assert 'test: images: none found' in said
+    assert not (tmp_path / 'out').exists()
+    assert prepare('GoPro', '-i', root, '-o', tmp_path / 'out', '--incomplete') == 0
+    assert 'note: GoPro train: 2 of 3 images' in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / 'out').iterdir()} == {'train_gt.lmdb', 'train_lq.lmdb'}
+
+
+def test_sizes_and_second_copies_are_noticed(miniature, tmp_path, capsys):
+    build(miniature['LOL-v1'], tmp_path / 'a', size=(16, 16))
+    build(miniature['LOL-v1'], tmp_path / 'b', size=SIZE)
+    assert prepare('LOL-v1', '-i', tmp_path / 'a') == 2
+    assert 'sizes 16 x 16 where 16 x 12 is published' in capsys.readouterr().err
+    assert prepare('LOL-v1', '-i', tmp_path) == 2
+    assert 'n000.png have one place: remove one, or name its folder' in capsys.readouterr().err
+    for path in [*(tmp_path / 'a').rglob('*.png')]:
+        path.rename(path.with_name(f'other_{path.name}'))
+    assert prepare('LOL-v1', '-i', tmp_path) == 2
+    assert 'lies in several folders (a/, b/)' in capsys.readouterr().err
+
+
+def test_shares_of_an_unsplit_set_are_disjoint_and_fixed():
+    names = [f'{kind}-890/{n}.png' for kind in ('raw', 'reference') for n in range(890)]
+    layout = SETS['UIEB'].parts['train'].sources[0].layouts[-1]
+    train, test = (
+        find(names, layout._replace(share=share)).pairs for share in (Share(0, 800), Share(800, 90))
+    )
+    assert (len(train), len(test)) == (800, 90)
+    assert not train.keys() & test.keys()
+    assert sorted(test, key=int)[:5] == ['5', '6', '15', '20', '31']
+
+
+def test_larger_clean_images_lose_their_border(miniature, tmp_path):
+    build(miniature['SOTS'], tmp_path / 'in', size=SIZE)
+    assert prepare('SOTS', '-i', tmp_path / 'in', '-o', tmp_path / 'out') == 0
+    images = LmdbImages(tmp_path / 'out' / 'indoor_gt.lmdb')
+    assert {images.read(key).shape for key in images.names} == {(*SIZE, 3)}
+
+
+# ---- MATLAB -------------------------------------------------------------------------------------
+
+
+def write_hdf5(path, variables: dict) -> None:
+    """As MATLAB 7.3 does: axes reversed, cells as references."""
+    h5py = pytest.importorskip('h5py')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, 'w', userblock_size=512) as file:
+        for name, value in variables.items():
+            if value.dtype != object:
+                file[name] = value.T
+                continue
+            cells = file.create_dataset(name, value.T.shape, h5py.ref_dtype)
+            for place in np.ndindex(*value.shape):
+                file[f'#refs#/{"_".join(map(str, place))}'] = value[place].T
+                cells[place[::-1]] = file[f'#refs#/{"_".join(map(str, place))}'].ref
+    with path.open('r+b') as file:
+        file.write(b'MATLAB 7.3 MAT-file'.ljust(128))
+
+
+def test_both_versions_of_matlab_files_give_the_same_blocks(tmp_path):
+    from scipy.io import savemat
+
+    blocks = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 9, 3), dtype=np.uint8)
+    for folder in ('5', '73'):
+        (tmp_path / folder).mkdir()
+    path = 'ValidationNoisyBlocksSrgb.mat'
+    savemat(tmp_path / '5' / path, {'ValidationNoisyBlocksSrgb': blocks})
+    write_hdf5(tmp_path / '73' / path, {'ValidationNoisyBlocksSrgb': blocks})
+    for folder in ('5', '73'):
+        found = sidd_blocks(tmp_path / folder / path)
+        assert list(found) == [f'{s:04d}_{b:02d}' for s in (1, 2) for b in (1, 2, 3)]
+        np.testing.assert_array_equal(found['0002_03'](), blocks[1, 2])
+
+
+def test_dnd_is_cut_at_its_boxes_in_version_73(miniature, tmp_path):
+    rng = np.random.default_rng(0)
+    photos = [rng.random((30, 40, 3), np.float32) for _ in range(3)]
+    boxes = np.empty((3, 1), object)
+    for n, photo in enumerate(photos):
+        boxes[n, 0] = np.array([[n + 1, 3, n + 12, 18], [9, 20, 20, 35]], float)
+        write_hdf5(tmp_path / 'in' / 'images_srgb' / f'{n + 1:04d}.mat', {'InoisySRGB': photo})
+    write_hdf5(tmp_path / 'in' / 'info.mat', {'info/boundingboxes': boxes})
+    assert prepare('DND', '-i', tmp_path / 'in', '-o', tmp_path / 'out') == 0
+    images = LmdbImages(tmp_path / 'out' / 'test_lq.lmdb')
+    assert images.names == [f'{n:04d}_{k:02d}' for n in (1, 2, 3) for k in (1, 2)]
+    expected = (photos[2][2:14, 2:18] * 255).round()
+    np.testing.assert_array_equal(images.read('0003_01'), expected)
+
+
+def test_other_matlab_files_are_named(tmp_path):
+    path = tmp_path / 'ValidationGtBlocksSrgb.mat'
+    for content, word in ((b'nonsense' * 40, 'no MATLAB file'), (b'MATLAB 7.3' * 40, 'damaged')):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=word):
+            read_mat(path)
+
+
+# ---- folders of one's own -----------------------------------------------------------------------
+
+
+def write_named(folder, *names, value=0):
+    for index, name in enumerate(names):
+        image = np.full((30, 40, 3), value + index, np.uint8)
+        write_picture(folder / name, Picture(image))
+
+
+def test_clean_photos_become_one_lmdb_of_squares(tmp_path, capsys):
+    write_named(tmp_path / 'in', 'a.v1.png', 'sub/b.png')
+    output = tmp_path / 'photos.lmdb'
+    squares = ['--crop-size', 20, '--step', 10, '--payload', 'bmp']
+    assert prepare('folder', '-i', tmp_path / 'in', '-o', output, *squares) == 0
+    assert f'{output}: 12 images' in capsys.readouterr().out
+    assert values(output) == {'a_v1': {0}, 'sub/b': {1}}
+    assert prepare('folder', '-i', tmp_path / 'in', '-o', output) == 2
+    assert '--force' in capsys.readouterr().err
+    assert prepare('folder', '-i', tmp_path / 'in', '-o', output, '--force') == 0
+    assert LmdbImages(output).names == ['a_v1', 'sub/b']
+
+
+def test_pairs_by_their_names_read_alike_from_folder_and_lmdb(tmp_path):
+    """Many degraded images of a clean one: the list goes with the LMDBs."""
+    write_named(tmp_path / 'in', 'clear/0025.png', 'clear/0039.png')
+    hazy = [f'hazy/part{i}/{clear}_0.{i}.png' for clear in ('0025', '0039') for i in (1, 2)]
+    write_named(tmp_path / 'in', *hazy, value=100)
+    rule = ['--gt', 'clear/{photo}', '--lq', 'hazy/*/{photo}_{haze}', '--part', 'val']
+    assert prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'out', *rule) == 0
+    roots = [tmp_path / 'out' / f'val_{side}.lmdb' for side in ('gt', 'lq')]
+    pairs = str(tmp_path / 'out' / 'val.txt')
+    dataset = build_dataset(paired(*roots, 'val', meta_info_file=pairs))
+    found = {item['lq_path']: round(item['gt'].mean().item() * 255) for item in dataset}
+    assert found == {'0025/0_1': 0, '0025/0_2': 0, '0039/0_1': 1, '0039/0_2': 1}
+
+
+def test_braces_stars_and_choices_match_as_described():
+    names = [f'root/{n}' for n in ('Test/S/Blur/1.PNG', 'test/S/blur_gamma/2.png', 'x/rain-1.png')]
+    names += ['root/test/S/sharp/1.jpg', 'root/x/norain-1.png', 'root/a/b/c.png']
+    pair = Layout('test/{s}/sharp/{f}', 'test/{s}/blur/{f}')
+    assert find(names, pair).pairs == {'S/1': (names[3], 'S/1', names[0])}
+    rain = find(names, Layout('norain-{n}', 'rain-{n}'))
+    assert rain.pairs == {'1': (names[4], '1', names[2])}
+    assert find(names, Layout('{path}')).pairs.keys() == {n.rsplit('.', 1)[0] for n in names}
+    assert find(names, Layout('[a|x]/{path}')).pairs.keys() == {'b/c', 'rain-1', 'norain-1'}
+    assert find(names, Layout('S/blur*/{f}')).above == {'root/Test/', 'root/test/'}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['GoPr'], "did you mean 'GoPro'"),
+        (['GoPro', '--crop-size', '8'], '--crop-size is for folder'),
+        (['folder', '--step', '8'], 'need --crop-size'),
+        (['folder', '--crop-size', '0'], 'at least 1'),
+        (['folder', '-i', 'nowhere'], 'nowhere: no such folder'),
+        (['folder', '-i', 'in', '-o', 'x.lmdb', '--lq', '{n}', '--gt', '{n}'], 'name a folder'),
+        (['folder', '-i', 'in', '--gt', 'a/{n}', '--lq', 'b/{n}'], 'none found'),
+        (['folder', '-i', 'in', '--crop-size', '8', '--payload', 'source'], 'whole files'),
+    ],
+)
+def test_bad_arguments_are_explained(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_named(tmp_path / 'in', '1.png')
+    assert prepare(*arguments) == 2
+    assert words.lower() in capsys.readouterr().err.lower()
+
+
+def test_two_files_for_one_place_are_named(tmp_path, capsys):
+    write_named(tmp_path / 'in', 'gt/1.png', 'gt/1.tif', 'lq/1.png')
+    rule = ['--gt', 'gt/{n}', '--lq', 'lq/{n}']
+    assert prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'out', *rule) == 2
+    assert 'could belong to gt/1.png or gt/1.tif' in capsys.readouterr().err
+    assert prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'o', '--gt', 'gt/{n}') == 2
+    assert 'gt/1.png and gt/1.tif have one place' in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""``unfoldldm prepare``: published data sets, or a folder of one's own, as LMDBs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.preparing.layouts import Layout
+from unfoldldm_basicsr.preparing.lmdb_writer import PAYLOADS, SubImages
+from unfoldldm_basicsr.preparing.prepare import plan, refusal, tree, write
+from unfoldldm_basicsr.preparing.sets import SETS, DataSet, Part, Source
+
+NAME = 'prepare'
+HELP = 'check an unpacked data set, pair its images, write LMDBs'
+
+_OWN = ('gt', 'lq', 'part', 'crop_size', 'step', 'thresh_size', 'payload')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the options of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = f'{HELP}.\n\nsets: {", ".join(SETS)}, or folder (your own images)'
+    parser.add_argument('set', metavar='SET', help='name of a set, or folder')
+    parser.add_argument(
+        '-i', '--input', type=Path, help='where it is unpacked; without it: what is expected there'
+    )
+    parser.add_argument(
+        '-o', '--output', type=Path,
+        help='folder of the LMDBs (default: datasets/SET); for a folder of clean images NAME.lmdb',
+    )  # fmt: skip
+    parser.add_argument(
+        '--incomplete', action='store_true', help='take what there is of a set, with a note'
+    )
+    parser.add_argument('--force', action='store_true', help='replace existing LMDBs')
+    parser.add_argument(
+        '--threads', type=int, default=min(8, os.cpu_count() or 1), help='default: %(default)s'
+    )
+    own = parser.add_argument_group('for a folder')
+    own.add_argument(
+        '--gt', metavar='PATHS',
+        help="where the clean images lie, such as 'sharp/{name}' (default: everywhere)",
+    )  # fmt: skip
+    own.add_argument(
+        '--lq', metavar='PATHS',
+        help="where their degraded ones lie, such as 'blur/{name}' or 'hazy/{name}_{haze}': "
+        'what has one name in braces must agree',
+    )  # fmt: skip
+    own.add_argument('--part', help='name of the LMDBs: PART_gt.lmdb (default: train)')
+    own.add_argument('--crop-size', type=int, help='cut into overlapping squares of this side')
+    own.add_argument('--step', type=int, help='distance of the squares (default: half a side)')
+    own.add_argument(
+        '--thresh-size', type=int,
+        help='no further square for a rest of at most this many pixels (default: 0)',
+    )  # fmt: skip
+    own.add_argument(
+        '--payload', choices=PAYLOADS,
+        help='png (default); bmp: larger but decodes much faster; source: the files as they are',
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepares the set.
+
+    Raises:
+        ValueError: no such set, options of another case, or the folder is not the whole set.
+        OSError: reading or writing failed.
+    """
+    dataset = _own_set(args) if args.set == 'folder' else _published(args)
+    if args.input is None:
+        print(f'expected below the folder, one line of each group:\n{tree(dataset)}')
+        print(f'obtained from {dataset.where}.')
+        return 0
+    output = args.output or Path('datasets', args.set)
+    plans = plan(dataset, args.input)
+    problems = refusal(dataset, plans, args.input)
+    found = {name: part for name, part in plans.items() if part.gt or part.lq}
+    if problems and not (args.incomplete and found):
+        raise ValueError(problems)
+    for name, part in plans.items():
+        for problem in part.problems:
+            print(f'note: {args.set} {name}: {problem}')
+    for name, part in found.items():
+        print(f'{args.set} {name}: {len(part.pairs)} images in {", ".join(part.layouts)}')
+        target = output if output.suffix == '.lmdb' else output / name
+        for rest in sorted(target.parent.glob('.*.lmdb.*')):
+            print(f'note: {rest} is of a run that was interrupted (remove it) or goes on')
+        written = write(
+            dataset.parts[name], part, target, force=args.force, threads=args.threads,
+            progress=_show_progress,
+        )  # fmt: skip
+        for root, count in written.items():
+            size = (root / 'data.mdb').stat().st_size / 2**20
+            print(f'{root}: {count} images, {size:.1f} MiB, verified')
+    if dataset.note:
+        print(f'note: {dataset.note}')
+    return 0
+
+
+def _published(args: argparse.Namespace) -> DataSet:
+    if args.set not in SETS:
+        hint = did_you_mean(args.set, [*SETS, 'folder'])
+        raise ValueError(f"no set '{args.set}'.{hint} Known: {', '.join(SETS)}; folder.")
+    given = [name for name in _OWN if getattr(args, name) is not None]
+    if given:
+        raise ValueError(f'--{given[0].replace("_", "-")} is for folder; a set has its own.')
+    return SETS[args.set]
+
+
+def _own_set(args: argparse.Namespace) -> DataSet:
+    for name in ('crop_size', 'step', 'threads'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f'--{name.replace("_", "-")} must be at least 1.')
+    if args.crop_size is None and (args.step or args.thresh_size):
+        raise ValueError('--step and --thresh-size need --crop-size.')
+    squares = None
+    if args.crop_size:
+        step = args.step or max(1, args.crop_size // 2)
+        squares = SubImages(args.crop_size, step, args.thresh_size or 0)
+    layout = Layout(args.gt or (None if args.lq else '{path}'), args.lq)
+    part = Part((Source('', None, (layout,)),), squares, args.payload or 'png')
+    return DataSet({args.part or 'train': part}, 'you')
+
+
+def _show_progress(items, title: str, total: int):
+    return tqdm(items, desc=title, total=total, unit='image', file=sys.stderr)

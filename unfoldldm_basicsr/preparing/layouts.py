@@ -1,0 +1,156 @@
+"""Layouts of data sets on disk, and the images of a folder that belong to one.
+
+A layout is written as two paths, those of a clean image and of its degraded one, with braces where
+names differ from image to image. What has the same name in braces must agree, so that the pairing
+rule of a data set is read off its layout::
+
+    train/{scene}/sharp/{frame}        train/{scene}/blur/{frame}
+    norain/norain-{n}                  rain/norain-{n}x2
+    clear/{scene}                      hazy/*/{scene}_{haze}       many degraded of one clean image
+
+Braces and ``*`` (any characters, also none) stand for part of one name, ``{path}`` for any number
+of folders too, ``[a|b]`` for either. Case and image endings do not count, and the folders above may
+be any. A path that ends in ``.mat`` names a MATLAB file that holds images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from unfoldldm_basicsr.data.listing import without_extension
+
+_TOKEN = re.compile(r'\{(\w+)\}|(\*)|\[([^\]]+)\]')
+
+
+class Share(NamedTuple):
+    """Part of a set that comes unsplit: ``count`` images after the first ``start``.
+
+    The order is that of digests of their names: fixed, and no source of images comes first.
+    """
+
+    start: int
+    count: int
+
+
+class Layout(NamedTuple):
+    """Where clean and degraded images lie; one is None where there are no such images."""
+
+    gt: str | None
+    lq: str | None = None
+    share: Share | None = None
+
+
+class Match(NamedTuple):
+    """A file that a path of a layout describes."""
+
+    above: str  # folders above, as they are
+    fields: dict[str, str]
+    name: str
+
+    def key(self, names: list[str]) -> str:
+        return '/'.join(self.fields[name] for name in names)
+
+
+class Found(NamedTuple):
+    """Images of one layout.
+
+    Attributes:
+        pairs: key of the degraded image -> (clean name or None, its key, degraded name or None),
+            in the order of the keys. Clean images alone are listed under their own key.
+        unpaired: degraded images without a clean one.
+        above: the folders above, of which there should be one.
+    """
+
+    pairs: dict[str, tuple[str | None, str, str | None]]
+    unpaired: list[str]
+    above: set[str]
+
+
+def fields_of(template: str) -> list[str]:
+    """Names in braces, in order."""
+    return [name for name, *_ in _TOKEN.findall(template) if name]
+
+
+def pattern_of(template: str) -> re.Pattern:
+    """The regular expression of a template, for paths without image ending."""
+    parts, end = [], 0
+    for token in _TOKEN.finditer(template):
+        name, star, either = token.groups()
+        parts.append(re.escape(template[end : token.start()]))
+        if star:
+            parts.append('[^/]*?')
+        elif either:
+            parts.append(f'(?:{"|".join(map(re.escape, either.split("|")))})')
+        else:
+            parts.append(f'(?P<{name}>{".+" if name == "path" else "[^/]+?"})')
+        end = token.end()
+    rest = re.escape(template[end:])
+    return re.compile(f'(?P<_above>(?:.*/)?)??{"".join(parts)}{rest}', re.IGNORECASE)
+
+
+def matches(names: list[str], template: str) -> list[Match]:
+    """The files that a path describes."""
+    pattern, found = pattern_of(template), []
+    for name in names:
+        match = pattern.fullmatch(without_extension(name))
+        if match:
+            fields = match.groupdict()
+            found.append(Match(fields.pop('_above') or '', fields, name))
+    return found
+
+
+def find(names: list[str], layout: Layout) -> Found:
+    """The images among ``names`` (relative paths) that lie as ``layout`` says.
+
+    Raises:
+        ValueError: two images have one place in the layout, such as ``1.png`` and ``1.jpg``.
+    """
+    if layout.lq is None or layout.gt is None:
+        side = layout.gt or layout.lq
+        pairs, above = {}, set()
+        for match in matches(names, side):
+            key = match.key(fields_of(side)) or Path(without_extension(match.name)).name
+            _only(pairs, key, match.name)
+            is_gt = layout.gt is not None
+            pairs[key] = (match.name, key, None) if is_gt else (None, key, match.name)
+            above.add(match.above)
+        return Found(_share_of(pairs, layout.share), [], above)
+    shared = [name for name in fields_of(layout.gt) if name in fields_of(layout.lq)]
+    own = [name for name in fields_of(layout.lq) if name not in shared]
+    clean: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for match in matches(names, layout.gt):
+        clean[match.above.lower(), match.key(shared)].append(match.name)
+    pairs, unpaired, above = {}, [], set()
+    for match in matches(names, layout.lq):
+        above.add(match.above)
+        gt_key = match.key(shared)
+        found = clean.get((match.above.lower(), gt_key), [])
+        if len(found) > 1:
+            raise ValueError(f'{match.name} could belong to {" or ".join(found)}: remove one.')
+        if not found:
+            unpaired.append(match.name)
+            continue
+        key = '/'.join([gt_key, *(match.fields[name] for name in own)])
+        _only(pairs, key, match.name)
+        pairs[key] = (found[0], gt_key, match.name)
+    return Found(_share_of(pairs, layout.share), unpaired, above)
+
+
+def _share_of(pairs: dict, share: Share | None) -> dict:
+    keys = sorted(pairs)
+    if share is not None:
+        keys.sort(key=lambda key: hashlib.sha256(key.encode()).digest())
+        keys = sorted(keys[share.start : share.start + share.count])
+    return {key: pairs[key] for key in keys}
+
+
+def _only(pairs: dict, key: str, name: str) -> None:
+    if key in pairs:
+        other = pairs[key][2] or pairs[key][0]
+        raise ValueError(
+            f'{other} and {name} have one place: remove one, or name its folder with -i.'
+        )

@@ -1,0 +1,222 @@
+"""From an unpacked data set to the LMDBs and lists that the option files name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from unfoldldm_basicsr.data.images import read_picture, size_in_header
+from unfoldldm_basicsr.data.listing import find_images
+from unfoldldm_basicsr.preparing.layouts import Found, Layout, find
+from unfoldldm_basicsr.preparing.lmdb_writer import Image, Progress, plan_keys, write_lmdb
+from unfoldldm_basicsr.preparing.sets import DataSet, Part, Source
+
+
+class Plan(NamedTuple):
+    """Images of a part.
+
+    Attributes:
+        gt, lq: name -> image, empty where there is no such side.
+        pairs: (clean name or None, degraded name or None) in order.
+        layouts: where they were found.
+        problems: what is missing or wrong, in words.
+    """
+
+    gt: dict[str, Image]
+    lq: dict[str, Image]
+    pairs: list[tuple[str | None, str | None]]
+    layouts: list[str]
+    problems: list[str]
+
+
+def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:
+    """Finds the images of every part; reads headers only, and MATLAB files.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: two files for one image.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f'{root}: no such folder (current folder: {Path.cwd()}).')
+    root = root.resolve()
+    names = find_images(root)[0] + [p.relative_to(root).as_posix() for p in root.rglob('*.mat')]
+    return {name: _plan_part(part, names, root) for name, part in dataset.parts.items()}
+
+
+def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
+    whole = Plan({}, {}, [], [], [])
+    for source in part.sources:
+        prefix = f'{source.name}/' if len(part.sources) > 1 else ''
+        layout, found, folder = _first(names, source, root)
+        if layout is None:
+            whole.problems.append(f'{source.name or "images"}: none found')
+            continue
+        whole.layouts.append(layout.lq or layout.gt)
+        entries = [(*entry, key) for key, entry in found.pairs.items()]
+        gt, lq, pairs = _images(entries, source, folder)
+        whole.gt.update({prefix + name: image for name, image in gt.items()})
+        whole.lq.update({prefix + name: image for name, image in lq.items()})
+        whole.pairs.extend((a and prefix + a, b and prefix + b) for a, b in pairs)
+        whole.problems.extend(_problems(source, found, gt, pairs))
+    return whole
+
+
+def _first(names: list[str], source: Source, root: Path) -> tuple[Layout | None, Found, Path]:
+    """The first layout with images, and the folder that their names are relative to.
+
+    The name of the folder itself may be part of a layout.
+    """
+    above = [f'{root.name}/{name}' for name in names]
+    for layout in source.layouts:
+        for folder, relative in ((root, names), (root.parent, above)):
+            found = find(relative, layout)
+            if found.pairs:
+                return layout, found, folder
+    return None, Found({}, [], set()), root
+
+
+def _images(
+    entries: list[tuple], source: Source, folder: Path
+) -> tuple[dict[str, Image], dict[str, Image], list[tuple[str | None, str | None]]]:
+    """Clean and degraded images by name, and the pairs of names."""
+    gt: dict[str, Image] = {}
+    lq: dict[str, Image] = {}
+    pairs = []
+    for gt_file, gt_name, lq_file, lq_name in entries:
+        if source.read is not None:
+            clean, noisy = (file and source.read(folder / file) for file in (gt_file, lq_file))
+            if clean and clean.keys() != noisy.keys():
+                raise ValueError(f'{gt_file} and {lq_file} in {folder} hold other images.')
+            gt.update(clean or {})
+            lq.update(noisy)
+            pairs += [(clean and name, name) for name in noisy]
+            continue
+        if gt_file:
+            gt[gt_name] = folder / gt_file
+        if gt_file and lq_file and source.border:
+            gt[gt_name] = _cut(folder / gt_file, folder / lq_file, source.border)
+        if lq_file:
+            lq[lq_name] = folder / lq_file
+        pairs.append((gt_file and gt_name, lq_file and lq_name))
+    return gt, lq, pairs
+
+
+def _cut(clean: Path, degraded: Path, border: int) -> Image:
+    """The clean image without its border, where it is larger than the degraded one by it."""
+    sides = size_in_header(clean), size_in_header(degraded)
+    if None in sides or any(a - b != 2 * border for a, b in zip(*sides, strict=True)):
+        return clean
+    return partial(_without_border, clean, border)
+
+
+def _without_border(path: Path, border: int) -> np.ndarray:
+    return read_picture(path).opaque[border:-border, border:-border]
+
+
+def _problems(source: Source, found: Found, gt: dict, pairs: list) -> Iterator[str]:
+    of = f'{source.name}: ' if source.name else ''
+    if len(found.above) > 1:
+        folders = ', '.join(sorted(above or './' for above in found.above)[:3])
+        yield f'{of}lies in several folders ({folders}): name one of them with -i'
+    if found.unpaired:
+        first = sorted(found.unpaired)[0]
+        yield f'{of}{len(found.unpaired)} degraded images have no clean one, the first is {first}'
+    for what, published, number in (
+        ('images', source.count, len(pairs)),
+        ('clean images', source.clean, len(gt)),
+    ):
+        if published not in (None, number):
+            yield f'{of}{number} of {published} {what}'
+    sizes = {tuple(sorted(size)) for size in map(_size, gt.values()) if source.size and size}
+    if sizes - {source.size}:
+        sizes = ', '.join(f'{w} x {h}' for h, w in sorted(sizes - {source.size})[:3])
+        yield f'{of}sizes {sizes} where {source.size[1]} x {source.size[0]} is published'
+
+
+def _size(image: Image) -> tuple[int, int] | None:
+    return size_in_header(image) if isinstance(image, Path) else None
+
+
+def tree(dataset: DataSet) -> str:
+    """The layouts that a set is known to come in."""
+    lines = []
+    for name, part in dataset.parts.items():
+        for source in part.sources:
+            count = '' if source.count is None else f' ({source.count} images)'
+            lines.append(f'  {" ".join(filter(None, (name, source.name)))}{count}')
+            for layout in source.layouts:
+                sides = filter(None, (layout.lq, layout.gt))
+                lines.append(f'    {"    with ".join(sides)}')
+    return '\n'.join(lines)
+
+
+def refusal(dataset: DataSet, plans: dict[str, Plan], root: Path) -> str:
+    """What is wrong with a folder, what is expected, where the set is obtained; '' if nothing."""
+    problems = [f'  {name}: {text}' for name, found in plans.items() for text in found.problems]
+    if not problems:
+        return ''
+    return '\n'.join(
+        [
+            f'{root} is not the whole set:', *problems,
+            'expected below it, one line of each group:', tree(dataset),
+            f'obtained from {dataset.where}.',
+        ]
+    )  # fmt: skip
+
+
+def write(
+    part: Part,
+    found: Plan,
+    name: Path,
+    *,
+    force: bool = False,
+    threads: int = 1,
+    progress: Progress = lambda items, title, total: items,
+) -> dict[Path, int]:
+    """Writes and verifies the LMDBs of a part, and the list of pairs where it takes one.
+
+    A list (``meta_info_file``) is needed where several degraded images share a clean one.
+
+    Args:
+        part: of the set.
+        found: its images.
+        name: the files become ``NAME_gt.lmdb``, ``NAME_lq.lmdb`` and ``NAME.txt``; one that ends
+            in ``.lmdb`` is the LMDB of clean images itself.
+        force, threads, progress: see :func:`.lmdb_writer.write_lmdb`.
+
+    Returns:
+        LMDB -> number of images.
+
+    Raises:
+        FileExistsError: one exists, without ``force``; nothing is written then.
+        ValueError: an image cannot be read, or clean images alone were expected.
+        OSError: reading or writing failed.
+    """
+    sides = {name.with_name(f'{name.name}_gt.lmdb'): found.gt}
+    sides[name.with_name(f'{name.name}_lq.lmdb')] = found.lq
+    if name.suffix == '.lmdb':
+        if found.lq:
+            raise ValueError(f'{name}: two LMDBs are written, name a folder for them.')
+        sides = {name: found.gt}
+    sides = {root: images for root, images in sides.items() if images}
+    for root in sides:
+        if root.exists() and not force:
+            raise FileExistsError(f'{root}: exists already; --force replaces it.')
+    options = {'force': force, 'num_threads': threads, 'progress': progress}
+    written = {
+        root: write_lmdb(images, root, payload=part.payload, sub_images=part.squares, **options)
+        for root, images in sides.items()
+    }
+    if found.gt and len(found.gt) < len(found.lq):
+        lines = (f'{a}.png, {b}.png\n' for a, b in (map(_key, pair) for pair in found.pairs))
+        name.with_name(f'{name.name}.txt').write_text(''.join(lines), encoding='utf-8')
+    return written
+
+
+def _key(name: str) -> str:
+    (key,) = plan_keys([name])
+    return key
