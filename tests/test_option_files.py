@@ -40,7 +40,10 @@ def test_option_file_passes_the_preflight_and_builds(file):
     assert sum(p.numel() for p in net.parameters()) > 0
     MODEL_REGISTRY.get(opt['model_type'])
     for data in opt['datasets'].values():
-        keys = DATASET_REGISTRY.get(data['type']).Options.model_fields
+        cls = DATASET_REGISTRY.get(data['type'])
+        if cls.__module__.startswith('basicsr'):
+            continue  # the check knows its keys
+        keys = cls.Options.model_fields
         assert set(data) - set(keys) - {
             'num_worker_per_gpu', 'batch_size_per_gpu', 'persistent_workers', 'pin_memory',
             'prefetch_mode', 'dataset_enlarge_ratio',

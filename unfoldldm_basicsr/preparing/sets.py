@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unfoldldm_basicsr.preparing.layouts import Layout, Share
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages
@@ -68,113 +68,119 @@ class DataSet(NamedTuple):
 
 def _pairs(gt: str, lq: str, *places: str) -> tuple[Layout, ...]:
     """Layouts of which only the folder (``@``) differs."""
-    places = places or ('',)
-    return tuple(Layout(gt.replace('@', p), lq.replace('@', p)) for p in places)
+    return tuple(Layout(gt.replace('@', p), lq.replace('@', p)) for p in places or ('',))
 
 
 def _clean(*paths: str) -> tuple[Layout, ...]:
     return tuple(Layout(path) for path in paths)
 
 
-def _one(count: int | None, layouts: tuple[Layout, ...], **more: object) -> tuple[Source, ...]:
-    return (Source('', count, layouts, **more),)
+def _part(
+    count: int | None,
+    layouts: tuple[Layout, ...],
+    squares: SubImages | None = None,
+    payload: str = 'png',
+    **more: Any,
+) -> Part:
+    return Part((Source('', count, layouts, **more),), squares, payload)
 
 
-_GOPRO_TRAIN = _one(
-    2103,
-    (
-        *_pairs('train/{scene}/sharp/{frame}', 'train/{scene}/blur/{frame}'),
-        *_pairs('@/target/{frame}', '@/input/{frame}', 'train/GoPro', 'train'),
-    ),
-    size=(720, 1280),
-)
-_GOPRO_TEST = Part(
-    _one(
-        1111,
-        (
-            *_pairs('test/{scene}/sharp/{frame}', 'test/{scene}/blur/{frame}'),
-            *_pairs('@/target/{frame}', '@/input/{frame}', 'test/GoPro', 'test'),
-        ),
-        size=(720, 1280),
-    )
-)
-_GOPRO = 'the page of its authors (Nah et al., CVPR 2017, GOPRO_Large), or the links of NAFNet'
+def _gopro(squares: SubImages | None, payload: str) -> dict[str, Part]:
+    def layouts(split: str) -> tuple[Layout, ...]:
+        scenes = _pairs('@/{scene}/sharp/{frame}', '@/{scene}/blur/{frame}', split)
+        return scenes + _pairs('@/target/{frame}', '@/input/{frame}', f'{split}/GoPro', split)
+
+    return {
+        'train': _part(2103, layouts('train'), squares, payload, size=(720, 1280)),
+        'test': _part(1111, layouts('test'), size=(720, 1280)),
+    }
 
 
 def _rain100(letter: str, train_count: int) -> dict[str, Part]:
-    heavy = {'L': 'Light', 'H': 'Heavy'}[letter]
-    jorder = 'rain_data_{}_' + heavy
-    train = (
-        *_pairs(
-            '@/norain-{n}', '@/rain-{n}', f'RainTrain{letter}', f'Rain100{letter}/train',
-        ),
-        *_pairs('@/gt/norain-{n}', '@/rainy/rain-{n}', f'Rain100{letter}/train', 'train/Derain'),
-        *_pairs('@/norain/norain-{n}', '@/rain/*/norain-{n}x2', jorder.format('train')),
-        *_pairs('@/norain/norain-{n}', '@/rain/norain-{n}x2', jorder.format('train')),
-    )  # fmt: skip
-    test = (
-        *_pairs('@/norain-{n}', '@/rain-{n}', f'Rain100{letter}/test', f'Rain100{letter}'),
-        *_pairs('@/gt/norain-{n}', '@/rainy/rain-{n}', f'Rain100{letter}/test'),
-        *_pairs('@/target/{n}', '@/input/{n}', f'Rain100{letter}'),
-        *_pairs('@/norain/norain-{n}', '@/rain/*/norain-{n}x2', jorder.format('test')),
-        *_pairs('@/norain/norain-{n}', '@/rain/norain-{n}x2', jorder.format('test')),
-    )
+    def layouts(split: str, *flat: str) -> tuple[Layout, ...]:
+        jorder = f'rain_data_{split}_{"Light" if letter == "L" else "Heavy"}'
+        rainy = ['train/Derain'] * (split == 'train')
+        return (
+            *_pairs('@/norain-{n}', '@/rain-{n}', f'Rain100{letter}/{split}', *flat),
+            *_pairs('@/gt/norain-{n}', '@/rainy/rain-{n}', f'Rain100{letter}/{split}', *rainy),
+            *_pairs('@/norain/norain-{n}', '@/rain/*/norain-{n}x2', jorder),
+            *_pairs('@/norain/norain-{n}', '@/rain/norain-{n}x2', jorder),
+        )
+
+    test = layouts('test', f'Rain100{letter}')
+    test += _pairs('@/target/{n}', '@/input/{n}', f'Rain100{letter}')
     return {
-        'train': Part(_one(train_count, train)),
-        'test': Part(_one(100, test, size=(321, 481))),
+        'train': _part(train_count, layouts('train', f'RainTrain{letter}')),
+        'test': _part(100, test, size=(321, 481)),
     }
 
 
-_JORDER = (
-    'the page of its authors (Yang et al., CVPR 2017, JORDER); test images also with Restormer'
-)
+def _rain13k() -> dict[str, Part]:
+    folders = ('train/Rain13K', 'Rain13K', 'train')
+    train = _pairs('@/target/{n}', '@/input/{n}', *folders)
+    tests = {'Test100': None, 'Rain100H': 100, 'Rain100L': 100, 'Test2800': 2800, 'Test1200': 1200}
+    return {
+        'train': _part(13712, train, payload='source'),
+        **{
+            name: _part(count, _pairs('@/target/{n}', '@/input/{n}', name))
+            for name, count in tests.items()
+        },
+    }
 
 
-def _rain_test(name: str, count: int | None) -> Part:
-    return Part(_one(count, _pairs('@/target/{n}', '@/input/{n}', name)))
+def _lol1(split: str, folder: str, count: int) -> Part:
+    layouts = _pairs('@/high/{n}', '@/low/{n}', folder)
+    return _part(
+        count, layouts + _pairs('@/target/{n}', '@/input/{n}', split), size=(400, 600)
+    )  # fmt: skip
 
 
 def _lol2(folder: str, train: int, size: tuple[int, int] | None) -> dict[str, Part]:
-    return {
-        split: Part(
-            _one(
-                count,
-                (
-                    *_pairs('@/Normal/normal{n}', '@/Low/low{n}', f'{folder}/{split}'),
-                    *_pairs('@/Normal/{n}', '@/Low/{n}', f'{folder}/{split}'),
-                ),
-                size=size,
-            )
-        )
-        for split, count in (('train', train), ('test', 100))
-    }
+    def part(split: str, count: int) -> Part:
+        names = ('@/Normal/normal{n}', '@/Low/low{n}'), ('@/Normal/{n}', '@/Low/{n}')
+        layouts = [_pairs(gt, lq, f'{folder}/{split}') for gt, lq in names]
+        return _part(count, layouts[0] + layouts[1], size=size)
+
+    return {'train': part('train', train), 'test': part('test', 100)}
 
 
-_LOL2 = 'the page of its authors (Yang et al., TIP 2021), or the links of Retinexformer'
+def _uieb(split: str, share: Share) -> Part:
+    names = ('target', 'input'), ('hq', 'lq'), ('gt', 'input')
+    ready = [Layout(f'{split}/{gt}/{{n}}', f'{split}/{lq}/{{n}}') for gt, lq in names]
+    return _part(share.count, (*ready, Layout('reference-890/{n}', 'raw-890/{n}', share)))
 
 
-def _uieb(split: str, share: Share) -> tuple[Source, ...]:
-    ready = _pairs('@/target/{n}', '@/input/{n}', split)
-    ready += _pairs('@/hq/{n}', '@/lq/{n}', split) + _pairs('@/gt/{n}', '@/input/{n}', split)
-    unsplit = Layout('reference-890/{n}', 'raw-890/{n}', share)
-    return _one(share.count, (*ready, unsplit))
+def _baid(split: str, count: int | None, *more: str) -> Part:
+    folders = (f'BAID_FULL/{split}', f'BAID/{split}', split, *more)
+    return _part(count, _pairs('@/output/{n}', '@/input/{n}', *folders))
 
 
-def _baid(split: str, count: int | None) -> Part:
-    folders = (f'BAID_FULL/{split}', f'BAID/{split}', split)
-    if split == 'test':
-        folders = (*folders, 'BAID_Official')
-    return Part(_one(count, _pairs('@/output/{n}', '@/input/{n}', *folders)))
+def _sots(place: str, clean: int, border: int, *more: str) -> Part:
+    layouts = _pairs('@/gt/{scene}', '@/hazy/{scene}_{haze}', place, *more)
+    layouts += _pairs('@/clear/{scene}', '@/hazy/{scene}_{haze}', place)
+    return _part(500, layouts, clean=clean, border=border)
 
 
-_BSD400 = Source(
-    'BSD400', 400,
-    _clean('BSD400/{n}', 'BSD500/{n}', 'BSDS500/data/images/[train|test]/{n}',
-           'BSDS500/[train|test]/{n}'),
+_OTS = tuple(
+    Layout(f'{clear}/{{scene}}', f'{hazy}/{{scene}}_{{haze}}')
+    for clear, hazy in (
+        ('clear', 'hazy/*'), ('clear', 'hazy'), ('clear', 'part*'),
+        ('clear/clear_images', 'haze/OTS'), ('original', 'synthetic/*'), ('original', 'synthetic'),
+    )
 )  # fmt: skip
+_HIDE = _pairs('GT/{frame}', 'test/*/{frame}')
+_HIDE += _pairs('@/target/{frame}', '@/input/{frame}', 'HIDE')
+_BSDS500 = ('BSDS500/data/images/[train|test]/{n}', 'BSDS500/[train|test]/{n}')
+_BSD400 = Source('BSD400', 400, _clean('BSD400/{n}', 'BSD500/{n}', *_BSDS500))
 _WED = Source('WED', 4744, _clean('pristine_images/{n}', 'WED/{n}', 'WaterlooED/{n}'))
 _DIV2K = Source('DIV2K', 800, _clean('DIV2K_train_HR/{n}', 'DIV2K/{n}'))
 _FLICKR2K = Source('Flickr2K', 2650, _clean('Flickr2K_HR/{n}', 'Flickr2K/{n}'))
+
+_AUTHORS = 'the page of its authors'
+_GOPRO = f'{_AUTHORS} (Nah et al., CVPR 2017, GOPRO_Large), or the links of NAFNet'
+_JORDER = f'{_AUTHORS} (Yang et al., CVPR 2017, JORDER); test images also with Restormer'
+_LOL2 = f'{_AUTHORS} (Yang et al., TIP 2021), or the links of Retinexformer'
+_RESIDE = f'{_AUTHORS} (Li et al., TIP 2019, RESIDE)'
 _BSD_WHERE = 'the Berkeley Segmentation Data Set BSDS500: its images of train and test'
 _WED_WHERE = 'the Waterloo Exploration Database of its authors (Ma et al., TIP 2017)'
 _DENOISING = 'the links of the denoising benchmarks of Restormer or DnCNN'
@@ -183,183 +189,81 @@ _DENOISING = 'the links of the denoising benchmarks of Restormer or DnCNN'
 SETS: dict[str, DataSet] = {
     'SIDD': DataSet(
         {
-            'train': Part(
-                _one(320, _pairs('{scene}/*GT_SRGB_{n}', '{scene}/*NOISY_SRGB_{n}')),
-                squares=SubImages(512, 384),
+            'train': _part(
+                320, _pairs('{scene}/*GT_SRGB_{n}', '{scene}/*NOISY_SRGB_{n}'), SubImages(512, 384)
             ),
-            'val': Part(
-                _one(
-                    1280,
-                    _pairs('ValidationGtBlocksSrgb.mat', 'ValidationNoisyBlocksSrgb.mat'),
-                    size=(256, 256),
-                    read=sidd_blocks,
-                )
+            'val': _part(
+                1280, _pairs('ValidationGtBlocksSrgb.mat', 'ValidationNoisyBlocksSrgb.mat'),
+                size=(256, 256), read=sidd_blocks,
             ),
         },
-        'the page of its authors (Abdelhamed et al., CVPR 2018): SIDD-Medium sRGB, and the '
-        'validation blocks (sRGB) of its benchmark',
+        f'{_AUTHORS} (Abdelhamed et al., CVPR 2018): SIDD-Medium sRGB, and the validation blocks '
+        '(sRGB) of its benchmark',
     ),
     'DND': DataSet(
-        {
-            'test': Part(
-                _one(
-                    1000, (Layout(None, 'images_srgb/{n}.mat'),), size=(512, 512), read=dnd_crops
-                )
-            )
-        },
-        'the page of its authors (Plotz and Roth, CVPR 2017), after a registration',
+        {'test': _part(1000, (Layout(None, 'images_srgb/{n}.mat'),), read=dnd_crops)},
+        f'{_AUTHORS} (Plotz and Roth, CVPR 2017), after a registration',
         'no clean images: results are scored by its authors. Crops are rounded to 8 bits.',
     ),
-    'GoPro': DataSet(
-        {'train': Part(_GOPRO_TRAIN, SubImages(512, 256), 'bmp'), 'test': _GOPRO_TEST}, _GOPRO
-    ),
+    'GoPro': DataSet(_gopro(SubImages(512, 256), 'bmp'), _GOPRO),
     'GoPro_frames': DataSet(
-        {'train': Part(_GOPRO_TRAIN), 'test': _GOPRO_TEST},
-        _GOPRO,
+        _gopro(None, 'png'), _GOPRO,
         'GoPro with whole training frames, as the epochs of VLU-Net count them.',
     ),
     'HIDE': DataSet(
-        {
-            'test': Part(
-                _one(
-                    2025,
-                    (
-                        *_pairs('GT/{frame}', 'test/*/{frame}'),
-                        *_pairs('@/target/{frame}', '@/input/{frame}', 'HIDE'),
-                    ),
-                    size=(720, 1280),
-                )
-            )
-        },
-        'the page of its authors (Shen et al., ICCV 2019), or the links of Restormer',
+        {'test': _part(2025, _HIDE, size=(720, 1280))},
+        f'{_AUTHORS} (Shen et al., ICCV 2019), or the links of Restormer',
     ),
     'Rain100L': DataSet(_rain100('L', 200), _JORDER),
     'Rain100H': DataSet(_rain100('H', 1800), _JORDER),
-    'Rain13K': DataSet(
-        {
-            'train': Part(
-                _one(
-                    13712,
-                    _pairs('@/target/{n}', '@/input/{n}', 'train/Rain13K', 'Rain13K', 'train'),
-                ),
-                payload='source',
-            ),
-            'Test100': _rain_test('Test100', None),
-            'Rain100H': _rain_test('Rain100H', 100),
-            'Rain100L': _rain_test('Rain100L', 100),
-            'Test2800': _rain_test('Test2800', 2800),
-            'Test1200': _rain_test('Test1200', 1200),
-        },
-        'the links of MPRNet or Restormer (Deraining)',
-    ),
+    'Rain13K': DataSet(_rain13k(), 'the links of MPRNet or Restormer (Deraining)'),
     'LOL-v1': DataSet(
-        {
-            split: Part(
-                _one(
-                    count,
-                    (
-                        *_pairs('@/high/{n}', '@/low/{n}', folder),
-                        *_pairs('@/target/{n}', '@/input/{n}', split),
-                    ),
-                    size=(400, 600),
-                )
-            )
-            for split, folder, count in (('train', 'our485', 485), ('test', 'eval15', 15))
-        },
-        'the page of its authors (Wei et al., BMVC 2018), or the links of Retinexformer',
+        {'train': _lol1('train', 'our485', 485), 'test': _lol1('test', 'eval15', 15)},
+        f'{_AUTHORS} (Wei et al., BMVC 2018), or the links of Retinexformer',
     ),
     'LOL-v2-real': DataSet(_lol2('Real_captured', 689, (400, 600)), _LOL2),
     'LOL-v2-synthetic': DataSet(_lol2('Synthetic', 900, None), _LOL2),
     'UIEB': DataSet(
-        {
-            'train': Part(_uieb('train', Share(0, 800))),
-            'test': Part(_uieb('test', Share(800, 90))),
-        },
-        'the page of its authors (Li et al., TIP 2020): raw-890 and reference-890',
+        {'train': _uieb('train', Share(0, 800)), 'test': _uieb('test', Share(800, 90))},
+        f'{_AUTHORS} (Li et al., TIP 2020): raw-890 and reference-890',
         'papers use 800 and 90 pairs without naming them: another 90 than theirs, unless the '
         'folder comes split into train and test.',
     ),
     'BAID': DataSet(
-        {'train': _baid('train', None), 'test': _baid('test', 368)},
-        'the page of its authors (Lv et al., 2022, BAID), or the links of CLIP-LIT',
+        {'train': _baid('train', None), 'test': _baid('test', 368, 'BAID_Official')},
+        f'{_AUTHORS} (Lv et al., 2022, BAID), or the links of CLIP-LIT',
     ),
-    'OTS': DataSet(
-        {
-            'train': Part(
-                _one(
-                    72135,
-                    (
-                        *_pairs('@/{scene}', 'hazy/*/{scene}_{haze}', 'clear'),
-                        *_pairs('@/{scene}', 'hazy/{scene}_{haze}', 'clear'),
-                        *_pairs('@/{scene}', 'part*/{scene}_{haze}', 'clear'),
-                        *_pairs('@/{scene}', 'haze/OTS/{scene}_{haze}', 'clear/clear_images'),
-                        *_pairs('@/{scene}', 'synthetic/*/{scene}_{haze}', 'original'),
-                        *_pairs('@/{scene}', 'synthetic/{scene}_{haze}', 'original'),
-                    ),
-                    clean=2061,
-                ),
-                payload='source',
-            )
-        },
-        'the page of RESIDE (Li et al., TIP 2019): OTS of RESIDE-beta',
-    ),
+    'OTS': DataSet({'train': _part(72135, _OTS, payload='source', clean=2061)}, _RESIDE),
     'SOTS': DataSet(
-        {
-            place: Part(
-                _one(
-                    500,
-                    (
-                        *_pairs('@/gt/{scene}', '@/hazy/{scene}_{haze}', place, *more),
-                        *_pairs('@/clear/{scene}', '@/hazy/{scene}_{haze}', place),
-                    ),
-                    clean=clean,
-                    border=border,
-                )
-            )
-            for place, more, clean, border in (
-                ('outdoor', (), 492, 0),
-                ('indoor', ('nyuhaze500',), 50, 10),
-            )
-        },
-        'the page of RESIDE (Li et al., TIP 2019): SOTS of RESIDE-standard',
+        {'outdoor': _sots('outdoor', 492, 0), 'indoor': _sots('indoor', 50, 10, 'nyuhaze500')},
+        _RESIDE,
     ),
     'BSD400': DataSet({'train': Part((_BSD400,))}, _BSD_WHERE),
     'WED': DataSet({'train': Part((_WED,))}, _WED_WHERE),
     'BSD400_WED': DataSet({'train': Part((_BSD400, _WED))}, f'{_BSD_WHERE}; {_WED_WHERE}'),
     'DFWB': DataSet(
-        {
-            'train': Part(
-                (_DIV2K, _FLICKR2K, _WED, _BSD400), squares=SubImages(512, 416), payload='bmp'
-            )
-        },
+        {'train': Part((_DIV2K, _FLICKR2K, _WED, _BSD400), SubImages(512, 416), 'bmp')},
         f'DIV2K (Timofte et al., 2017) and Flickr2K of their authors; {_WED_WHERE}; {_BSD_WHERE}',
     ),
     'CBSD68': DataSet(
         {
-            'test': Part(
-                _one(
-                    68,
-                    _clean('CBSD68/original_png/{n}', 'CBSD68/original/{n}', 'CBSD68/{n}'),
-                    size=(321, 481),
-                )
+            'test': _part(
+                68, _clean('CBSD68/original_png/{n}', 'CBSD68/original/{n}', 'CBSD68/{n}'),
+                size=(321, 481),
             )
         },
         _DENOISING,
     ),
     'Urban100': DataSet(
         {
-            'test': Part(
-                _one(100, _clean('image_SRF_4/{n}_SRF_4_HR', 'Urban100/HR/{n}', 'Urban100/{n}'))
+            'test': _part(
+                100, _clean('image_SRF_4/{n}_SRF_4_HR', 'Urban100/HR/{n}', 'Urban100/{n}')
             )
         },
-        f'the page of its authors (Huang et al., CVPR 2015); {_DENOISING}',
+        f'{_AUTHORS} (Huang et al., CVPR 2015); {_DENOISING}',
     ),
     'Kodak24': DataSet(
-        {
-            'test': Part(
-                _one(24, _clean('Kodak24/{n}', 'Kodak/{n}', 'kodim{n}'), size=(512, 768))
-            )
-        },
+        {'test': _part(24, _clean('Kodak24/{n}', 'Kodak/{n}', 'kodim{n}'), size=(512, 768))},
         f'the Kodak Lossless True Color Image Suite; {_DENOISING}',
     ),
 }  # fmt: skip
