@@ -8,7 +8,7 @@ import pytest
 import torch
 from basicsr.data import build_dataset
 from basicsr.utils.registry import ARCH_REGISTRY
-from helpers import load_script
+from helpers import ROOT, load_script
 from option_runs import brief_run
 from published_data import OPTIONS, build_datasets, load_options
 from torch.nn import Parameter
@@ -35,9 +35,10 @@ def entries_of(data: dict) -> list[dict]:
     return data.get('sets', [data])
 
 
-def test_files_are_those_of_the_table():
-    """scripts/options.py writes them."""
-    script = load_script('scripts/options.py')
+def test_files_are_those_of_the_table(monkeypatch):
+    """scripts/option_files/write.py writes them."""
+    monkeypatch.syspath_prepend(ROOT / 'scripts' / 'option_files')
+    script = load_script('scripts/option_files/write.py')
     assert script.main(['--check']) == 0
 
 
