@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from unfoldldm_basicsr.comparing.report import (
     Entry,
     build,
     by_image,
+    difference_table,
     disagreement_box,
     image_table,
     most_disagreeing,
@@ -37,7 +40,7 @@ from unfoldldm_basicsr.comparing.runs import check_equal
 from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.task import read_task
-from unfoldldm_basicsr.comparing.testing import CLASSICAL, non_local_means
+from unfoldldm_basicsr.comparing.testing import CLASSICAL, lpips_works, metrics_of, scores
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.pictures.drawing import save_picture
@@ -207,7 +210,8 @@ def test_wrong_option_files_are_refused_before_anything_is_trained(
 def test_non_local_means_denoises_without_knowing_the_noise():
     clean = torch.linspace(0.2, 0.8, 48).expand(1, 3, 48, 48)
     noisy = clean + 0.08 * torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    errors = [(image - clean).square().mean() for image in (noisy, non_local_means(noisy))]
+    restored = CLASSICAL['non_local_means'](noisy)
+    errors = [(image - clean).square().mean() for image in (noisy, restored)]
     assert errors[1] < errors[0] / 4
 
 
@@ -384,6 +388,42 @@ def test_sides_tested_on_other_images_are_refused(tmp_path):
     tables['other_net', 1].loc[3, 'input'] = 'h_other'
     with pytest.raises(ValueError, match='other_net and one were not tested on the same degraded'):
         image_table(tables)
+
+
+class LPIPS(torch.nn.Module):
+    """Stands in for the class of the package ``lpips``."""
+
+    reachable = False
+
+    def __init__(self, **_):
+        super().__init__()
+        if not self.reachable:
+            raise OSError('no network')
+
+    def forward(self, x, y):
+        return (x - y).abs().mean()
+
+
+def test_lpips_is_reported_where_it_can_be_measured(tmp_path, monkeypatch, log):
+    lpips_works.cache_clear()
+    asked = {'val': {'metrics': {'psnr': {}}}}
+    assert metrics_of(asked) == {'psnr': {}}
+    package = types.ModuleType('lpips')
+    package.LPIPS, package.__spec__ = LPIPS, ModuleSpec('lpips', None)
+    monkeypatch.setitem(sys.modules, 'lpips', package)
+    lpips_works.cache_clear()
+    assert metrics_of(asked) == {'psnr': {}}
+    assert 'no weights for it: no network' in log.text
+    monkeypatch.setattr(LPIPS, 'reachable', True)
+    lpips_works.cache_clear()
+    metric = {'lpips': metrics_of(asked)['lpips']}
+    lpips_works.cache_clear()
+    black, grey = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 51, np.uint8)
+    assert scores(black, grey, metric) == {'lpips': pytest.approx(0.4)}
+    entries, tables = made_up_sides(tmp_path)
+    images = image_table(tables).rename(columns={'psnr': 'lpips'})
+    (row,) = difference_table(images, entries, metric, None).to_dict('records')
+    assert row['verdict'] == 'better'  # the first has less
 
 
 def test_what_a_resumed_training_repeats_counts_once(tmp_path):

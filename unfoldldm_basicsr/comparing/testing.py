@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from unfoldldm_basicsr.restoring import Restorer
 
 DEGRADED = 'degraded'
 TRUTH = 'truth'
+LPIPS = {'type': 'calculate_lpips', 'better': 'lower'}
 KEYS = ('set', 'image', 'input')  # columns of a table of images before the metrics
 
 
@@ -146,11 +148,25 @@ CLASSICAL = {method.__name__: method for method in (non_local_means, non_local_m
 
 
 def metrics_of(options: Mapping[str, Any]) -> dict[str, dict]:
-    """The metrics of ``val.metrics``, with LPIPS where its package is installed."""
+    """The metrics of ``val.metrics``, with LPIPS where it can be measured."""
     metrics = dict((options.get('val') or {}).get('metrics') or {})
-    if find_spec('lpips') is not None:
-        metrics.setdefault('lpips', {'type': 'calculate_lpips', 'better': 'lower'})
+    if lpips_works():
+        metrics.setdefault('lpips', LPIPS)
     return metrics
+
+
+@lru_cache(maxsize=1)
+def lpips_works() -> bool:
+    """Whether the package ``lpips`` is there, and its weights are or can be fetched."""
+    if find_spec('lpips') is None:
+        return False
+    image = np.zeros((64, 64, 3), np.uint8)
+    try:
+        scores(image, image, {'lpips': LPIPS})
+    except OSError as error:  # URLError
+        logging.getLogger('basicsr').warning('LPIPS is left out, no weights for it: %s', error)
+        return False
+    return True
 
 
 def scores(image: np.ndarray, truth: np.ndarray, metrics: Mapping[str, Mapping]) -> dict:
