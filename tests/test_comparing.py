@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from unfoldldm_basicsr.comparing.report import (
     image_table,
     most_disagreeing,
     render,
-    render_all,
+    write_page,
 )
 from unfoldldm_basicsr.comparing.runs import check_equal
 from unfoldldm_basicsr.comparing.statistics import paired_difference
@@ -368,8 +369,12 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
         assert f'{name}.png' in page
         assert (tmp_path / f'{name}.png').stat().st_size > 1000
     assert page == render(tmp_path)
-    render_all(tmp_path.parent, tmp_path / 'page.md')
-    assert f'{tmp_path.parent.name}/{tmp_path.name}/crops.png' in (tmp_path / 'page.md').read_text()
+    assert main(['report', str(tmp_path), '--page', str(tmp_path / 'docs' / 'page.md')]) == 0
+    shown = (tmp_path / 'docs' / 'page.md').read_text()
+    assert f'](page/{tmp_path.name}/crops.png)' in shown
+    for name in ('crops.png', 'quality.csv'):
+        copy = tmp_path / 'docs' / 'page' / tmp_path.name / name
+        assert copy.read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_crops_show_where_the_sides_disagree_most(tmp_path):
@@ -501,6 +506,7 @@ def test_a_killed_comparison_goes_on_and_ends_with_the_same_numbers(folder):
 
 
 def test_the_results_page_is_rendered_from_the_tables_of_real_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    render_all(Path('docs/results'), tmp_path / 'page.md')
-    assert (tmp_path / 'page.md').read_text() == Path('docs/results.md').read_text()
+    shutil.copytree(ROOT / 'docs' / 'results', tmp_path / 'docs' / 'results')
+    monkeypatch.chdir(tmp_path)
+    write_page(Path('docs/results.md'), [])
+    assert Path('docs/results.md').read_text() == (ROOT / 'docs' / 'results.md').read_text()

@@ -12,26 +12,29 @@ HELP = 'draw the curves of a training and say what its prior is worth'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the options of the command."""
     parser.add_argument(
-        'run_folder', type=Path, metavar='RUN', help='a name below experiments/, or its folder'
-    )
-    parser.add_argument('-o', '--output', type=Path, help='folder (results/report_RUN), or page')
+        'folders', type=Path, nargs='*', metavar='RUN',
+        help='a name below experiments/, or its folder; with --page: folders of reports',
+    )  # fmt: skip
+    parser.add_argument('-o', '--output', type=Path, help='folder (results/report_RUN)')
     parser.add_argument(
         '--root', type=Path, default=Path(), help='where experiments/ and results/ are'
     )
     parser.add_argument(
-        '--render', action='store_true',
-        help='RUN is a folder of reports: write the page that shows them (RUN.md)',
+        '--page', type=Path, metavar='FILE.md',
+        help='copy the tables and pictures of reports beside this page, and write it anew',
     )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the report."""
-    if args.render:
-        from unfoldldm_basicsr.comparing.report import render_all
+    if args.page is not None:
+        from unfoldldm_basicsr.comparing.report import write_page
 
-        print(render_all(args.run_folder, args.output))
+        print(write_page(args.page, args.folders))
         return 0
     from unfoldldm_basicsr.comparing.single import report
 
-    print(report(args.run_folder, args.root.resolve(), args.output))
+    if len(args.folders) != 1:
+        raise ValueError('name one RUN, or the page to write after --page.')
+    print(report(args.folders[0], args.root.resolve(), args.output))
     return 0

@@ -230,10 +230,15 @@ def score_words(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def data_words(data: Mapping[str, Any]) -> str:
-    """A data set in words."""
+    """A data set in words: name, folder, degradations; those of its parts."""
     steps = [
         ' '.join([s['type'], *(f'{k} {v}' for k, v in s.items() if k != 'type')])
         for s in data.get('degradations', ())
     ]
-    source = Path(str(data.get('dataroot_lq', data.get('dataroot_gt', '')))).name
-    return f'{data.get("name", "")} ({source}{": " if steps else ""}{", ".join(steps)})'
+    place = '/'.join(Path(str(data.get('dataroot_lq', data.get('dataroot_gt', '')))).parts[-2:])
+    words = [
+        ': '.join(filter(None, [place, ', '.join(steps)])),
+        *map(data_words, data.get('sets', ())),
+    ]
+    name = data.get('name', data.get('degradation_name', ''))
+    return f'{name} ({"; ".join(filter(None, words))})'

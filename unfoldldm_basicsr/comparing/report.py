@@ -24,6 +24,7 @@ from unfoldldm_basicsr.pictures.drawing import crop, save_picture
 from unfoldldm_basicsr.pictures.grids import comparison_grid
 from unfoldldm_basicsr.pictures.plots import Labels, save_figure
 
+TABLES = ('protocol', 'images', 'quality', 'differences', 'costs', 'curves')
 CROPS = 3  # images in the picture of crops
 FIGURES = {
     'quality_over_seconds': 'Quality over training time',
@@ -280,7 +281,8 @@ def render(folder: Path, place: str = '') -> str:
         folder: of the report.
         place: of its pictures, seen from the page; with a slash at the end.
     """
-    tables = {file.stem: read_csv(file) for file in folder.glob('*.csv') if file.stem != 'images'}
+    files = {name: folder / f'{name}.csv' for name in TABLES if name != 'images'}
+    tables = {name: read_csv(file) for name, file in files.items() if file.exists()}
     protocol = tables['protocol'].fillna('').set_index('topic')['text'].to_dict()
     unseen, cost = protocol.get('unseen', '').split(', '), protocol.pop('cost', 'Cost.')
     parts = [f'## {protocol.pop("title")}\n\n']
@@ -304,25 +306,31 @@ def render(folder: Path, place: str = '') -> str:
     return ''.join(parts)
 
 
-def render_all(folder: Path, page: Path | None = None) -> str:
-    """Writes the page that shows every report below a folder.
+def write_page(page: Path, reports: Sequence[Path]) -> str:
+    """Writes the page of all reports in the folder beside it, which has its name without ``.md``.
 
     Args:
-        folder: its folders are reports (their CSV files and pictures are enough).
-        page: to write; None: beside the folder, under its name with ``.md``.
+        page: to write.
+        reports: folders of reports whose tables and pictures are copied there first.
 
     Returns:
         One line that says where the page is.
 
     Raises:
-        ValueError: no reports there.
+        ValueError: no report there.
     """
-    reports = sorted(file.parent for file in folder.glob('*/protocol.csv'))
-    if not reports:
+    folder = page.with_suffix('')
+    for report in reports:
+        if not (report / 'protocol.csv').is_file():
+            raise ValueError(f'{report}: no report of compare or ablate (no protocol.csv there).')
+        for name in (*(f'{table}.csv' for table in TABLES), *(f'{name}.png' for name in FIGURES)):
+            if (report / name).is_file():
+                write_bytes_atomic(folder / report.name / name, (report / name).read_bytes())
+    places = sorted(file.parent for file in folder.glob('*/protocol.csv'))
+    if not places:
         raise ValueError(f'{folder}: no folder there with the protocol.csv of a report.')
-    page = page or folder.with_suffix('.md')
-    command = f'unfoldldm report --render {folder}'
+    command = f'unfoldldm report --page {page}'
     parts = [f'# Results\n\nRendered by `{command}` from the CSV files of real runs.\n\n']
-    parts += [f'{render(path, f"{folder.name}/{path.name}/")}\n' for path in reports]
+    parts += [f'{render(place, f"{folder.name}/{place.name}/")}\n' for place in places]
     write_bytes_atomic(page, ''.join(parts).encode())
     return f'Written: {page}'

@@ -29,6 +29,7 @@ ALLOWED = (
 # Steps are measured with this many iterations and one seed, so that another budget or a seed that
 # joins later finds the same.
 _PROVISIONAL, _MEASURED_SEED = 1000, 0
+_TELLING = 30  # seconds of steps after which the wall time says something about the rest
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,8 @@ def train(runs: Sequence[Run], place: Workspace) -> None:
         place.call([*arguments, '--root', run.root], log=run.name)
         if not run.weights.exists():
             raise ChildProcessError(f'{run.name} was stopped; the same command goes on with it.')
-        slowness = max(1.0, (time.perf_counter() - began) / sum(seconds[: number + 1]))
+        if (done := sum(seconds[: number + 1])) > _TELLING:
+            slowness = max(1.0, (time.perf_counter() - began) / done)
 
 
 def words_of_time(seconds: float) -> str:
