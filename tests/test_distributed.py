@@ -289,7 +289,7 @@ def run_job(folder: Path, checks: tuple[str, ...], world: int) -> dict:
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(200)
+        process.join(600)
     errors = [path.read_text(encoding='utf-8')[-3000:] for path in folder.glob('error_*.txt')]
     assert [process.exitcode for process in ranks] == [0] * world, '\n'.join(errors)
     return json.loads((folder / 'found.json').read_text(encoding='utf-8'))
