@@ -8,8 +8,8 @@ A file is read right or refused, whatever its ending says:
   transparent. Palettes become RGB; CMYK becomes RGB through its profile where it has one.
 * Orientations (EXIF, TIFF) are applied to the pixels, and the metadata say so.
 
-PNG goes through libpng (imagecodecs), TIFF through tifffile, plain JPEG and BMP through OpenCV, the
-rest through Pillow, which reads colours of JPEG 2000 and AVIF at 8 bits.
+PNG and JPEG go through libpng and libjpeg-turbo (imagecodecs), TIFF through tifffile, the rest
+through Pillow, which reads colours of JPEG 2000 and AVIF at 8 bits. Plain BMP is its own pixels.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ _NO_IMAGE = {
 }
 # What the decoders raise on damaged files (found by overwriting bytes).
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError,
-           RuntimeError, AttributeError, MemoryError, struct.error, zlib.error,
-           cv2.error)  # fmt: skip
+           RuntimeError, AttributeError, MemoryError, struct.error, zlib.error)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,8 @@ def read_picture(path: str | Path) -> Picture:
         ImageError: missing, damaged, animated, of another kind of sample, or no image at all.
     """
     try:
-        payload = Path(path).read_bytes()
+        with open(path, 'rb', buffering=0) as file:  # a third faster than read_bytes()
+            payload = file.read()
     except OSError as error:
         raise ImageError(f'{path}: cannot be read: {error.strerror or error}.') from error
     return decode(payload, str(path))
@@ -145,11 +145,14 @@ def decode(payload: bytes, origin: str) -> Picture:
 
 def size_in_header(path: str | Path) -> tuple[int, int] | None:
     """(height, width) that a file names, before any turning; None where it must be decoded."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # large images count as well
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except (*_DAMAGE, Image.DecompressionBombError):
+    except _DAMAGE:
         return None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _decode(payload: bytes) -> tuple[np.ndarray, Metadata]:
@@ -158,26 +161,31 @@ def _decode(payload: bytes) -> tuple[np.ndarray, Metadata]:
         check_size(*struct.unpack_from('>II', payload, 16))
         return imagecodecs.png_decode(payload), metadata.of_png(payload)
     if payload.startswith(b'\xff\xd8'):
-        about, channels = metadata.of_jpeg(payload)
-        if channels != 4:
-            return _decode_cv2(payload), about
+        about = metadata.of_jpeg(payload)
+        pixels = imagecodecs.jpeg8_decode(payload)
+        if pixels.shape[2:] != (4,):
+            return pixels, about
         with Image.open(io.BytesIO(payload), formats=('JPEG',)) as image:
             return rgb_of_cmyk(image, about.icc_profile), about
     if payload.startswith(STARTS):
         return decode_tiff(payload)
     if header := _NETPBM.match(payload):
         return _decode_netpbm(payload, header), Metadata()
-    if payload.startswith(b'BM') and payload[28:34] == b'\x18\0\0\0\0\0':  # 24 bits, plain
-        return _decode_cv2(payload), Metadata()
+    if payload.startswith(b'BM') and payload[14] >= 40 and payload[28:34] == b'\x18\0\0\0\0\0':
+        return _plain_bmp(payload), Metadata()
     return _decode_pillow(payload)
 
 
-def _decode_cv2(payload: bytes) -> np.ndarray:
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(payload, np.uint8), flags)
-    if pixels is None:
-        raise OSError('its decoder gives up')
-    return pixels if pixels.ndim == 2 else pixels[..., ::-1]
+def _plain_bmp(payload: bytes) -> np.ndarray:
+    """24 bits without compression: the pixels where they lie in the file, nothing is copied."""
+    start, width, height = struct.unpack_from('<I4xii', payload, 10)
+    if width <= 0 or height == 0:
+        raise ValueError(f'{width}x{height} pixels')
+    check_size(abs(height), width)
+    stride = (3 * width + 3) // 4 * 4
+    rows = np.frombuffer(payload, np.uint8, abs(height) * stride, start).reshape(-1, stride)
+    pixels = rows[:, : 3 * width].reshape(-1, width, 3)[..., ::-1]  # stored as BGR
+    return pixels[::-1] if height > 0 else pixels  # usually from the bottom up
 
 
 def _decode_netpbm(payload: bytes, header: re.Match) -> np.ndarray:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from unfoldldm_basicsr.data.pixels import ImageError
+from unfoldldm_basicsr.data.pixels import ImageError, check_size
 
 PNG = b'\x89PNG\r\n\x1a\n'
 _XMP_PNG, _XMP_JPEG = b'XML:com.adobe.xmp\0', b'http://ns.adobe.com/xap/1.0/\0'
@@ -32,6 +32,8 @@ class Metadata(NamedTuple):
 
     def turned(self) -> Metadata:
         """For upright pixels: orientation as EXIF states it, EXIF and XMP with the normal one."""
+        if self.exif is self.xmp is None:
+            return self
         orientation, exif = _normal_orientation(self.exif)
         xmp = self.xmp and _XMP_ORIENTATION.sub(rb'\g<1>1', self.xmp)
         return Metadata(self.icc_profile, exif, xmp, max(orientation, self.orientation))
@@ -114,30 +116,34 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
 
 
-def of_jpeg(payload: bytes) -> tuple[Metadata, int]:
-    """Metadata of a JPEG file, and its number of channels (0: not told)."""
-    channels, exif, xmp, profile = 0, None, None, {}
-    for marker, start, end in _jpeg_segments(payload):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            channels = payload[start + 5]
-            break  # metadata come before it
-        if marker == 0xE1 and payload.startswith(b'Exif\0\0', start):
-            exif = payload[start + 6 : end]
-        elif marker == 0xE1 and payload.startswith(_XMP_JPEG, start):
-            xmp = payload[start + len(_XMP_JPEG) : end]
-        elif marker == 0xE2 and payload.startswith(b'ICC_PROFILE\0', start):
-            profile[payload[start + 12]] = payload[start + 14 : end]
-    icc = b''.join(profile[number] for number in sorted(profile)) or None
-    return Metadata(icc, exif, xmp), channels
+def of_jpeg(payload: bytes) -> Metadata:
+    """Metadata of a JPEG file.
 
-
-def _jpeg_segments(payload: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of the content of each segment before the coefficients."""
-    place = 2
-    while place + 4 <= len(payload) and payload[place] == 0xFF and payload[place + 1] != 0xDA:
-        marker, length = struct.unpack_from('>BH', payload, place + 1)
+    Raises:
+        ImageError: it names a size that only damaged files have.
+        EOFError: its end is missing, which decoders fill with grey.
+    """
+    exif, xmp, profile, place = None, None, {}, 2
+    while payload[place] == 0xFF:
+        marker, start = payload[place + 1], place + 4
         if marker == 0xFF:  # a fill byte
             place += 1
             continue
-        yield marker, place + 4, place + 2 + length
-        place += 2 + length
+        end = place + 2 + (payload[place + 2] << 8 | payload[place + 3])
+        if marker >= 0xE0:
+            if marker == 0xE1 and payload.startswith(b'Exif\0\0', start):
+                exif = payload[start + 6 : end]
+            elif marker == 0xE1 and payload.startswith(_XMP_JPEG, start):
+                xmp = payload[start + len(_XMP_JPEG) : end]
+            elif marker == 0xE2 and payload.startswith(b'ICC_PROFILE\0', start):
+                profile[payload[start + 12]] = payload[start + 14 : end]
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            check_size(*struct.unpack_from('>HH', payload, start + 1))
+            break  # metadata come before it
+        elif marker == 0xDA:
+            break
+        place = end
+    if payload.rfind(b'\xff\xd9', place) < 0:
+        raise EOFError('its end is missing')
+    icc = b''.join(profile[number] for number in sorted(profile)) or None
+    return Metadata(icc, exif, xmp)
