@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections import Counter
 
@@ -12,13 +14,27 @@ from basicsr.data import build_dataset
 from dataset_options import NOTHING, epochs, paired, refusals, synthetic
 from helpers import write_photos
 from odd_images import PLAIN, READ, REFUSED, assert_values, pillow
+from tiny_network import TinyConvNet
+from torch import nn
 
-from unfoldldm_basicsr.data.images import read_picture, write_picture
+from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.listing import find_images, read_meta_info
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs
+from unfoldldm_basicsr.data.pixels import ImageError
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.training.validation_report import append_rows
+from unfoldldm_basicsr.weights.checkpoint import network_meta
+
+
+def identity(path):
+    """Weights of a network that returns its input."""
+    net = TinyConvNet()
+    nn.init.zeros_(net.tail.weight)
+    nn.init.zeros_(net.tail.bias)
+    torch.save({'params': net.state_dict(), 'arch': network_meta({'type': 'TinyConvNet'})}, path)
+    return path
 
 
 @pytest.fixture(scope='module')
@@ -47,32 +63,41 @@ def test_data_sets_give_the_right_values_without_alpha(odd, source):
         assert np.abs(found - values).max() <= tolerance + 1e-6, name
 
 
-def test_what_restore_reads_it_can_write(odd, tmp_path):
-    for path, name in zip(sorted((odd / 'folder').glob('*/*')), READ, strict=True):
-        picture = read_picture(path)
-        for suffix in ('.png', '.tif'):
-            write_picture(tmp_path / f'x{suffix}', picture)
-            assert_values(name, read_picture(tmp_path / f'x{suffix}').pixels)
+def test_restore_writes_the_right_values_with_alpha(odd, tmp_path):
+    words = ['-i', odd / 'folder', '--recursive', '-w', identity(tmp_path / 'net.pth')]
+    assert cli.main(['restore', *map(str, words), '-o', str(tmp_path / 'out')]) == 0
+    results = sorted((tmp_path / 'out').glob('*/*'))
+    for name, path in zip(READ, results, strict=True):
+        assert_values(name, read_picture(path).pixels)
+
+
+@pytest.fixture(scope='module')
+def refused(tmp_path_factory):
+    """Folder of every file that must be refused, and what ``restore`` says of it."""
+    root = tmp_path_factory.mktemp('refused')
+    write_photos(root / 'in', 1)
+    for name, (content, _) in REFUSED.items():
+        (root / 'in' / name).write_bytes(content)
+    words = ['-i', root / 'in', '-o', root / 'out', '-w', identity(root / 'net.pth')]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert cli.main(['restore', *map(str, words)]) == 1
+    assert [path.name for path in (root / 'out').iterdir()] == ['img_0.png']
+    return root / 'in', said.getvalue()
 
 
 @pytest.mark.parametrize('name', REFUSED)
-def test_every_way_refuses_with_the_same_words(tmp_path, name):
+def test_every_way_refuses_with_the_same_words(tmp_path, name, refused):
+    folder, said = refused
     content, word = REFUSED[name]
-    folder = tmp_path / 'images'
-    write_photos(folder, 1)
-    (folder / name).write_bytes(content)
     dataset = build_dataset(synthetic(folder, 'val'))
-    place = int(name > 'img_0.png')
-    messages = []
-    for way in (
-        lambda: dataset[place],
-        lambda: read_picture(folder / name),
-        lambda: write_lmdb(folder, tmp_path / 'i.lmdb'),
-    ):
-        with pytest.raises(ValueError, match=word) as error:
-            way()
-        messages.append(str(error.value))
-    assert len(set(messages)) == 1
+    with pytest.raises(ImageError, match=word) as error:
+        dataset[sorted([*REFUSED, 'img_0.png']).index(name)]
+    assert f'failed: {error.value}\n' in said
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / name).write_bytes(content)
+    with pytest.raises(ImageError) as lmdb_error:
+        write_lmdb(tmp_path / 'in', tmp_path / 'i.lmdb')
+    assert str(lmdb_error.value) == str(error.value).replace(str(folder), str(tmp_path / 'in'))
     assert not (tmp_path / 'i.lmdb').exists()
 
 

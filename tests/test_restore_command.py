@@ -51,7 +51,7 @@ def files_in(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file())
 
 
-def test_names_and_folders_are_kept_and_lossy_formats_become_png(tmp_path, weights):
+def test_names_and_folders_are_kept_and_lossy_formats_become_png(tmp_path, weights, capsys):
     write_photos(tmp_path / 'in', 1)
     write_photos(tmp_path / 'in' / 'deep' / 'er', 1)
     picture = cv2.imread(str(tmp_path / 'in' / 'img_0.png'))
@@ -59,6 +59,7 @@ def test_names_and_folders_are_kept_and_lossy_formats_become_png(tmp_path, weigh
     cv2.imwrite(str(tmp_path / 'in' / 'c.tif'), picture)
     (tmp_path / 'in' / 'notes.txt').write_text('no image')
     assert restore(tmp_path, weights) == 0
+    assert 'in: 1 file is left out, it is no image (.txt).' in capsys.readouterr().out
     assert files_in(tmp_path / 'out') == ['a.b.png', 'c.tif', 'img_0.png']
     assert restore(tmp_path, weights, '--recursive', '--suffix', '_x') == 0
     assert 'deep/er/img_0_x.png' in files_in(tmp_path / 'out')
@@ -225,18 +226,33 @@ def test_a_result_that_cannot_be_written_is_named_and_the_others_are_restored(
     assert re.search(r'failed: .*(long\.jpg|img_1\.png): cannot be written: ', out)
 
 
-def test_going_on_after_an_interruption_makes_up_for_missing_traces(tmp_path):
+@pytest.mark.parametrize('place', ['out', 'in'])
+def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch, place):
+    """Stopped after a result but before its trace; results may lie beside the images."""
     kwargs = unfoldldm_kwargs()
     meta = network_meta({'type': 'UnfoldLDM', **kwargs})
     torch.save({'params': UnfoldLDM(**kwargs).state_dict(), 'arch': meta}, tmp_path / 'net_g.pth')
     write_photos(tmp_path / 'in', 2, (24, 24))
-    words = (tmp_path, tmp_path / 'net_g.pth', '--skip-existing', '--save-trace')
-    assert restore(*words) == 0
-    (tmp_path / 'out' / 'img_0_trace.png').unlink()
-    kept = (tmp_path / 'out' / 'img_1.png').stat().st_mtime_ns
-    assert restore(*words) == 0
-    assert (tmp_path / 'out' / 'img_0_trace.png').is_file()
-    assert (tmp_path / 'out' / 'img_1.png').stat().st_mtime_ns == kept
+    out = tmp_path / place
+    words = ('-i', tmp_path / 'in', '-o', out, '-w', tmp_path / 'net_g.pth', '--suffix', '_r')
+    words = (*words, '--save-trace', '--skip-existing')
+    with monkeypatch.context() as patch:
+        patch.setattr(Restorer, 'trace', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            call(restore_command, *words)
+    assert (out / 'img_0_r.png').is_file()
+    assert not (out / 'img_0_r_trace.png').exists()
+    for done in (0, 2):
+        capsys.readouterr()
+        assert call(restore_command, *words) == 0
+        assert f'{done} of 2 results exist already' in capsys.readouterr().out
+    results = [f'img_{i}_r{end}.png' for i in range(2) for end in ('', '_trace')]
+    photos = ['img_0.png', 'img_1.png'] if place == 'in' else []
+    assert files_in(out) == sorted(photos + results)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_names_that_the_terminal_cannot_show_are_restored_and_named(tmp_path, weights):

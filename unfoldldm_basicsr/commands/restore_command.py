@@ -8,18 +8,23 @@ import errno
 import logging
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from unfoldldm_basicsr.commands.weights_options import add_weights_options, restorer_of
-from unfoldldm_basicsr.data.images import EXTENSIONS, LOSSLESS, read_picture, write_picture
-from unfoldldm_basicsr.data.listing import list_images
+from unfoldldm_basicsr.data.images import (
+    EXTENSIONS,
+    LOSSLESS,
+    read_picture,
+    size_in_header,
+    write_picture,
+)
+from unfoldldm_basicsr.data.listing import find_images, left_out
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.restoring.tiling import TileError
 
@@ -29,16 +34,10 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Job(NamedTuple):
-    """One image to restore and the files that come of it."""
+    """One image to restore and the files that come of it: the result, and its trace if wanted."""
 
     source: Path
-    target: Path
-    trace: Path | None
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """Files that the job writes."""
-        return (self.target,) if self.trace is None else (self.target, self.trace)
+    outputs: tuple[Path, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,16 +95,19 @@ def run(args: argparse.Namespace) -> int:
         suffix=args.suffix,
         recursive=args.recursive,
         save_trace=args.save_trace,
+        go_on=args.skip_existing,
     )
+    existing = [job for job in jobs if any(path.is_file() for path in job.outputs)]
     if args.skip_existing:  # a result without its trace is of an interrupted run
+        planned = len(jobs)
         jobs = [job for job in jobs if not all(path.is_file() for path in job.outputs)]
-    elif not args.overwrite:
-        existing = [job for job in jobs if any(path.is_file() for path in job.outputs)]
-        if existing:
-            raise FileExistsError(
-                f'{len(existing)} of {len(jobs)} results exist already, first {existing[0].target};'
-                f' choose another --output or --suffix, or pass --overwrite or --skip-existing.'
-            )
+        print(f'{planned - len(jobs)} of {planned} results exist already.')
+    elif existing and not args.overwrite:
+        raise FileExistsError(
+            f'{len(existing)} of {len(jobs)} results exist already, first'
+            f' {existing[0].outputs[0]}; choose another --output or --suffix, or pass --overwrite'
+            f' or --skip-existing.'
+        )
     restorer = restorer_of(
         args,
         tile=args.tile,
@@ -143,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'failed: {problem if str(source) in problem else f"{source}: {problem}"}')
     if stopped is not None:
         raise OSError(
-            f'{job.target}: cannot be written: {stopped.strerror}. The images from '
+            f'{job.outputs[0]}: cannot be written: {stopped.strerror}. The images from '
             f'{job.source.name} on are not restored; --skip-existing goes on with them.'
         ) from stopped
     return 1 if failures else 0
@@ -156,12 +158,15 @@ def plan_jobs(
     suffix: str = '',
     recursive: bool = False,
     save_trace: bool = False,
+    go_on: bool = False,
 ) -> list[Job]:
     """Names all results before anything is read, and refuses names that would destroy a file.
 
     Results keep the name and the sub-folder of their image, and its format if that is lossless;
     everything else becomes PNG. Where two images of a folder would have the same result, that of
     another format keeps its ending as well: ``photo.jpg.png`` beside ``photo.png``.
+
+    With ``go_on`` an input that is named as the result of another is one of an earlier run.
 
     Raises:
         FileNotFoundError: no such input, or no images in it.
@@ -171,20 +176,24 @@ def plan_jobs(
     if Path(suffix).name != suffix:
         raise ValueError(f'--suffix {suffix!r}: must not contain a folder.')
     images = [pair for source in sources for pair in _images(source, output, recursive=recursive)]
-    file = _result_file(output, images, sources)
+    file = _result_file(output, len(images) == 1 and sources[0].is_file())
     jobs = []
-    same = defaultdict(list)
-    for image, folder in images:
-        same[_key(folder / image.stem)].append(image)
+    same = Counter(_key(folder / image.stem) for image, folder in images)
     for image, folder in images:
         kind = image.suffix if image.suffix.lower() in LOSSLESS else '.png'
-        shared = len(same[_key(folder / image.stem)]) > 1 and kind != image.suffix
+        shared = same[_key(folder / image.stem)] > 1 and kind != image.suffix
         stem = (image.name if shared else image.stem) + suffix
         target = file or output / folder / f'{stem}{kind}'
-        trace = target.with_name(f'{target.stem}_trace.png') if save_trace else None
-        jobs.append(Job(image, target, trace))
+        trace = target.with_name(f'{target.stem}_trace.png')
+        jobs.append(Job(image, (target, trace) if save_trace else (target,)))
 
-    inputs = {_identity(image): image for image, _ in images}
+    inputs = {_identity(job.source): job.source for job in jobs}
+    if go_on and suffix:
+        earlier = inputs.keys() & {_identity(path) for job in jobs for path in job.outputs}
+        jobs = [job for job in jobs if _identity(job.source) not in earlier]
+        if earlier:
+            print(f'{len(earlier)} of the images are results of an earlier run and left out.')
+        inputs = {key: image for key, image in inputs.items() if key not in earlier}
     planned = defaultdict(list)
     for job in jobs:
         for path in job.outputs:
@@ -209,22 +218,16 @@ def check_memory(restorer: Restorer, jobs: Iterable[Job]) -> None:
     """Looks whether the largest image fits into memory, before an hour of others.
 
     Raises:
-        TileError: it does not; nothing was restored.
+        ValueError: it does not; nothing was restored.
     """
-    largest, size = None, (0, 0)
-    for job in jobs:
+    sizes = ((size_in_header(job.source), job.source) for job in jobs)
+    known = [(size, source) for size, source in sizes if size is not None]
+    if known:
+        size, source = max(known, key=lambda pair: pair[0][0] * pair[0][1])
         try:
-            with Image.open(job.source) as image:
-                found = image.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # said when it is its turn
-        if found[0] * found[1] > size[0] * size[1]:
-            largest, size = job.source, found
-    if largest is not None:
-        try:
-            restorer.check_memory(size[1], size[0])
+            restorer.check_memory(*size)
         except TileError as error:
-            raise ValueError(f'{largest}: {error}') from error
+            raise ValueError(f'{source}: {error}') from error
 
 
 def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: bool) -> None:
@@ -242,14 +245,14 @@ def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: 
     picture = read_picture(job.source)
     restored = restorer.restore(picture.pixels, on_tile=show_tile)
     kept = {} if keep_metadata else {'exif': None, 'xmp': None}
-    write_picture(job.target, dataclasses.replace(picture, pixels=restored, **kept))
-    if job.trace is not None:
+    write_picture(job.outputs[0], dataclasses.replace(picture, pixels=restored, **kept))
+    for target in job.outputs[1:]:
         from unfoldldm_basicsr.pictures import save_picture, trace_picture
 
         trace, cropped = restorer.trace(picture.pixels)
         part = ' (middle of the image, one tile)' if cropped else ''
         note = f'{job.source.name}{part}, {type(restorer.net).__name__}, {restorer.name}'
-        save_picture(job.trace, trace_picture(trace, note=note))
+        save_picture(target, trace_picture(trace, note=note))
 
 
 def _images(source: Path, output: Path, *, recursive: bool) -> list[tuple[Path, Path]]:
@@ -258,34 +261,34 @@ def _images(source: Path, output: Path, *, recursive: bool) -> list[tuple[Path, 
         return [(source, Path())]
     if not source.is_dir():
         raise FileNotFoundError(f'--input {source}: no such file or folder.')
-    try:
-        names = [Path(name) for name in list_images(source)]
-    except ValueError as error:
-        raise FileNotFoundError(f'--input {error}') from error
+    names, others = find_images(source, recursive=recursive)
     if source.resolve() in output.resolve().parents:  # earlier results are no input
         inside = output.resolve()
         names = [n for n in names if inside not in (source / n).resolve().parents]
-    found = [n for n in names if recursive or len(n.parts) == 1]
-    if not found:
-        deeper = f' {len(names)} lie in folders inside it: pass --recursive.' if names else ''
+    if not names:
+        deeper = 0 if recursive else len(find_images(source)[0])
+        hint = f' {deeper} lie in folders inside it: pass --recursive.' if deeper else ''
         raise FileNotFoundError(
-            f'--input {source}: no images ({", ".join(EXTENSIONS)}) in this folder.{deeper}'
+            f'--input {source}: no images ({", ".join(EXTENSIONS)}) in this folder.{hint}'
         )
-    return [(source / name, name.parent) for name in found]
+    if others:
+        print(f'{source}: {left_out(others)}')
+    return [(source / name, Path(name).parent) for name in names]
 
 
-def _result_file(output: Path, images: Sequence, sources: Sequence[Path]) -> Path | None:
-    """The output if it names the result of one image.
+def _result_file(output: Path, one: bool) -> Path | None:
+    """The output if it names the result of the image, which must then be the only ``one``.
 
     Raises:
         ValueError: it is a file, or would be one, for several images or of a lossy format.
     """
-    named = output.suffix.lower() in EXTENSIONS and not output.is_dir()
-    if not named and output.exists() and not output.is_dir():
-        raise ValueError(f'--output {output}: is a file; give a folder.')
-    if not named:
+    if output.is_dir():
         return None
-    if len(images) > 1 or not sources[0].is_file():
+    if output.suffix.lower() not in EXTENSIONS:
+        if output.exists():
+            raise ValueError(f'--output {output}: is a file; give a folder.')
+        return None
+    if not one:
         raise ValueError(
             f'--output {output}: names one image; give a folder for those of a folder.'
         )

@@ -58,11 +58,9 @@ def _is_hidden(name: str) -> bool:
 
 
 def left_out(others: Counter[str]) -> str:
-    """``'3 files are left out, they are no images (.txt, .heic).'``, '' for none."""
-    if not others:
-        return ''
+    """``'3 files are left out, no images (.txt, .heic).'``"""
     endings = ', '.join(ending for ending, _ in others.most_common(5))
-    count = sum(others.values())
+    count = others.total()
     noun = 'file is left out, it is no image' if count == 1 else 'files are left out, no images'
     return f'{count} {noun} ({endings}).'
 
@@ -81,7 +79,7 @@ def list_images(root: str | os.PathLike) -> list[str]:
     names, others = find_images(root)
     if not names:
         raise ValueError(
-            f'{root}: no image in it ({sum(others.values())} other files). '
+            f'{root}: no image in it ({others.total()} other files). '
             f'Extensions looked for: {" ".join(EXTENSIONS)}.'
         )
     if others:
