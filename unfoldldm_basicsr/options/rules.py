@@ -363,6 +363,13 @@ def images_have_the_channels_of_the_network(run: Run, machine: Machine) -> Found
             message = f'network_g takes {wanted} channels; data sets give 3, or 1 with color: grey.'
             yield Problem('network_g', message)
             return
+    embedding = run.network_sections.get('network_e') or {}
+    kind = registered(ARCH_REGISTRY, embedding.get('type'))
+    if isinstance(wanted, int) and kind and 'in_channels' in inspect.signature(kind).parameters:
+        given = image_channels(kind, embedding)
+        if given != wanted:
+            message = f'is {given}, but network_g takes {wanted} channels: make them equal.'
+            yield Problem('network_e.in_channels', message)
 
 
 RULES = (

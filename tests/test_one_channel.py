@@ -1,0 +1,132 @@
+"""Networks of one channel: trained, tested and used on grey files, through BasicSR's pipelines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import basicsr.test
+import basicsr.train
+import numpy as np
+import pytest
+from basicsr.utils.logger import initialized_logger
+from dataset_options import NOISE
+from helpers import problems_at, put, tiny_unfoldldm, write_options, write_photos
+from PIL import Image
+from vlunet_runs import EMBEDDINGS, NETWORK
+
+from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
+
+SMALL = {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'heads': [1, 1, 2, 2]}
+NETWORKS = {
+    'NAFNet': {'img_channel': 1, 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]},
+    'Restormer': {'inp_channels': 1, 'out_channels': 1, **SMALL},
+    'UnfoldLDM': tiny_unfoldldm(1, inp_channels=1),
+    'VLUNet': {**NETWORK, 'inp_channels': 1, 'out_channels': 1},
+}
+
+
+def options_of(network: str, data: Path) -> dict:
+    """A training on grey files, or on the luminance of colour files in an LMDB."""
+    sections = {}
+    for phase, root in (('train', data / 'colour.lmdb'), ('val', data / 'grey')):
+        sections[phase] = {
+            'name': phase,
+            'type': 'SyntheticDegradationDataset',
+            'dataroot_gt': str(root),
+            'io_backend': {'type': 'lmdb' if root.suffix else 'disk'},
+            'color': 'grey',
+            'degradations': NOISE,
+        }
+    sections['train'] |= {'gt_size': 16, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
+    options = {
+        'name': 'grey',
+        'model_type': 'RestorationModel',
+        'scale': 1,
+        'num_gpu': 0,
+        'datasets': sections,
+        'network_g': {'type': network, **NETWORKS[network]},
+        'path': {},
+        'train': {
+            'total_iter': 1,
+            'optim_g': {'type': 'AdamW', 'lr': 1e-3},
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [9]},
+            'pixel_opt': {'type': 'L1Loss'},
+        },
+        'val': {'val_freq': 1, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 1, 'use_tb_logger': False},
+    }
+    if network == 'VLUNet':
+        options |= {
+            'model_type': 'VLUNetModel',
+            'network_e': EMBEDDINGS['learned'] | {'in_channels': 1},
+        }
+        for section in sections.values():
+            section |= {'degradation_names': ['noise'], 'degradation_name': 'noise'}
+    elif network == 'UnfoldLDM':
+        options['model_type'] = 'UnfoldLDMPhase1Model'
+    return options
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp('data')
+    write_photos(root / 'colour', 2, (24, 32))
+    write_lmdb(root / 'colour', root / 'colour.lmdb')
+    (root / 'grey').mkdir()
+    for path in (root / 'colour').iterdir():
+        Image.open(path).convert('L').save(root / 'grey' / path.name)
+    return root
+
+
+def run(options: dict, folder: Path, monkeypatch) -> str:
+    """Trains or tests below ``folder`` by BasicSR's own pipeline; its log."""
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    write_options(folder / 'x.yml', options)
+    monkeypatch.setattr(sys, 'argv', ['x', '-opt', 'x.yml'])
+    initialized_logger.clear()  # so that this run has a log file of its own
+    try:
+        part = basicsr.train if 'train' in options else basicsr.test
+        getattr(part, f'{part.__name__.rpartition(".")[2]}_pipeline')(str(folder))
+    finally:
+        initialized_logger.clear()
+        logging.getLogger('basicsr').handlers.clear()
+    return next(folder.rglob('*.log')).read_text()
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_path, monkeypatch):
+    options = options_of(network, data)
+    assert 'psnr: ' in run(options, tmp_path / 'first', monkeypatch)
+    weights = tmp_path / 'first' / 'experiments' / 'grey' / 'models' / 'net_g_1.pth'
+    if network == 'UnfoldLDM':
+        options = put(options, 'model_type', 'UnfoldLDMPhase2Model')
+        options = put(options, 'network_g.phase', 2)
+        options = put(options, 'path.pretrain_network_phase1', str(weights))
+        assert 'psnr: ' in run(options, tmp_path / 'second', monkeypatch)
+        weights = tmp_path / 'second' / 'experiments' / 'grey' / 'models' / 'net_g_1.pth'
+        options['path'].clear()
+    del options['train'], options['logger'], options['datasets']['train']
+    del options['val']['val_freq']
+    options['datasets'] = {'test': options['datasets']['val']}
+    options['path'] = {'pretrain_network_g': str(weights)}
+    options['val']['save_img'] = False
+    assert 'psnr: ' in run(options, tmp_path / 'test', monkeypatch)
+
+    result = tmp_path / 'result.png'
+    photo = data / 'grey' / 'img_0.png'
+    assert cli.main(['restore', '-i', str(photo), '-o', str(result), '-w', str(weights)]) == 0
+    found = np.asarray(Image.open(result))
+    assert found.shape == (24, 32)
+    assert not np.array_equal(found, np.asarray(Image.open(photo)))
+
+
+def test_the_check_compares_the_channels_of_network_and_embedding(data):
+    options = options_of('VLUNet', data)
+    assert problems_at(options, 'network_e.in_channels') == ''
+    options['network_e'] = EMBEDDINGS['learned']
+    message = 'is 3, but network_g takes 1 channels: make them equal.'
+    assert problems_at(options, 'network_e.in_channels') == message
