@@ -7,7 +7,6 @@ never cross a fork.
 from __future__ import annotations
 
 import os
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from unfoldldm_basicsr.data.listing import read_lines, split_size, without_extension
-
-_MAGIC = 0xBEEFC0DE
-_HEADER = 16  # of a page, before the meta data
-_META = struct.Struct('=IIQQ I44s 48s QQ')  # magic, version, address, size, 2 databases, last page
-_SMALLEST_PAGE = 512
 
 # Open environments of this process. The lock covers every read, so that `close_lmdbs` never pulls
 # an environment from under a reader in another thread.
@@ -42,52 +36,14 @@ def read_lmdb_index(root: str) -> dict[str, tuple[int, int] | None]:
                 f'{root}: has no {part}, so it is not an LMDB in the layout of BasicSR. '
                 f'unfoldldm prepare folder builds one.'
             )
-    check_lmdb_file(root)
+    with _reading(root):  # finds damage before a run
+        pass
+    close_lmdbs()
     lines = (split_size(line) for line in read_lines(Path(root, 'meta_info.txt')))
     index = {without_extension(name): size for name, size in lines if name}
     if not index:
         raise ValueError(f'{root}: meta_info.txt lists no image.')
     return index
-
-
-def check_lmdb_file(root: str | os.PathLike) -> None:
-    """Compares the size of ``data.mdb`` with the pages that it says it has.
-
-    LMDB maps the file into memory, and touching a part that is not there kills the process.
-
-    Raises:
-        ValueError: it is no LMDB, or its end is missing.
-        OSError: it cannot be read.
-    """
-    with open(Path(root, 'data.mdb'), 'rb') as stream:
-        metas = [_read_meta(stream, 0)]
-        if metas[0] is not None:
-            metas.append(_read_meta(stream, metas[0][0]))
-        size = stream.seek(0, os.SEEK_END)
-    known = [meta for meta in metas if meta is not None]
-    if not known:
-        raise ValueError(
-            f'{root}: LMDB error: data.mdb does not begin like an LMDB. Build it again.'
-        )
-    page_size, last_page, _ = max(known, key=lambda meta: meta[2])
-    expected = (last_page + 1) * page_size
-    if size < expected:
-        raise ValueError(
-            f'{root}: LMDB error: data.mdb is truncated: {size} of {expected} bytes are there. '
-            'Copy or build it again.'
-        )
-
-
-def _read_meta(stream, offset: int) -> tuple[int, int, int] | None:
-    """Page size, last page and transaction of the meta page at ``offset``."""
-    stream.seek(offset + _HEADER)
-    content = stream.read(_META.size)
-    if len(content) < _META.size:
-        return None
-    magic, _, _, _, page_size, _, _, last_page, transaction = _META.unpack(content)
-    if magic != _MAGIC or page_size < _SMALLEST_PAGE:
-        return None
-    return page_size, last_page, transaction
 
 
 def read_lmdb(root: str, key: str) -> bytes | None:
@@ -116,9 +72,7 @@ def _reading(root: str, what: str = '') -> Iterator[Any]:
         with _lock:
             environment = _environments.get((status.st_dev, status.st_ino))
             if environment is None:
-                environment = lmdb.open(
-                    root, readonly=True, lock=False, readahead=False, create=False
-                )
+                environment = _open(root, status.st_size)
                 _environments[status.st_dev, status.st_ino] = environment
             with environment.begin() as transaction:
                 yield transaction
@@ -134,6 +88,21 @@ def _reading(root: str, what: str = '') -> Iterator[Any]:
         raise ValueError(f'{root}: LMDB error{what}: {error}.{hint}') from error
 
 
+def _open(root: str, size: int) -> Any:
+    """The environment; LMDB maps the file, and touching a missing part would kill the process."""
+    import lmdb
+
+    environment = lmdb.open(root, readonly=True, lock=False, readahead=False, create=False)
+    expected = (environment.info()['last_pgno'] + 1) * environment.stat()['psize']
+    if size < expected:
+        environment.close()
+        raise ValueError(
+            f'{root}: LMDB error: data.mdb is truncated: {size} of {expected} bytes are there. '
+            'Copy or build it again.'
+        )
+    return environment
+
+
 def close_lmdbs() -> None:
     """Closes every LMDB of this process; the next read opens it again."""
     with _lock:
@@ -141,9 +110,8 @@ def close_lmdbs() -> None:
 
 
 def _close_all() -> None:
-    for environment in _environments.values():
-        environment.close()
-    _environments.clear()
+    while _environments:
+        _environments.popitem()[1].close()
 
 
 def _before_fork() -> None:

@@ -10,13 +10,11 @@ import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import field_validator
 
-from unfoldldm_basicsr.common.declaration import OptionError
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.data.listing import read_meta_info, without_extension
 from unfoldldm_basicsr.data.options import DatasetOptions, Root, at_key
-from unfoldldm_basicsr.data.patches import to_tensor
 from unfoldldm_basicsr.data.restoration_dataset import RestorationDataset
-from unfoldldm_basicsr.data.sources import FolderImages, ImageSource, open_source
+from unfoldldm_basicsr.data.sources import FolderImages, ImageSource
 
 _NUM_CHECKED_PAIRS = 16  # of folders, whose sizes are compared before a run; of LMDBs it is all
 
@@ -56,90 +54,51 @@ class PairedDegradationDataset(RestorationDataset):
     """
 
     Options = PairedOptions
+    keys = ('dataroot_gt', 'dataroot_lq')
 
     def __init__(self, opt: Mapping[str, Any] | PairedOptions) -> None:
         super().__init__(opt)
-        options, listed = self.options, {'dataroot_gt': None, 'dataroot_lq': None}
+        options, (gt_key, *lq_keys) = self.options, self.keys
+        listed: dict[str, list[str] | None] = dict.fromkeys(self.keys)
         if options.meta_info_file:
             with at_key(self.title, 'meta_info_file'):
                 pairs = read_meta_info(options.meta_info_file)
-            listed['dataroot_gt'] = [gt for gt, _ in pairs]
-            listed['dataroot_lq'] = [
-                lq or partner_name(gt, options.filename_tmpl) for gt, lq in pairs
-            ]
-        opened, problems, kind = [], [], options.io_backend.type
-        for key, names in listed.items():
-            try:
-                with at_key(self.title, key):
-                    opened.append(open_source(getattr(options, key), kind, names))
-            except OptionError as error:
-                problems += error.problems
-        if problems:
-            raise OptionError(self.title, problems)
-        self.gt_images, self.lq_images = opened
-        if options.meta_info_file:
-            self.pairs = [*zip(self.gt_images.names, self.lq_images.names, strict=True)]
-        else:
-            key = 'dataroot_lq' if options.filename_tmpl == '{}' else 'filename_tmpl'
-            with at_key(self.title, key):
-                self.pairs = match_names(self.gt_images, self.lq_images, options.filename_tmpl)
+            lq_names = [lq or partner_name(gt, options.filename_tmpl) for gt, lq in pairs]
+            listed = {gt_key: [gt for gt, _ in pairs], **dict.fromkeys(lq_keys, lq_names)}
+        self._open(listed)
+        columns = [source.names for source in self.images]
+        if not options.meta_info_file:
+            for place, key in enumerate(lq_keys, start=1):
+                with at_key(self.title, key if options.filename_tmpl == '{}' else 'filename_tmpl'):
+                    found = match_names(self.images[0], self.images[place], options.filename_tmpl)
+                columns[place] = [lq for _, lq in found]
+        self.items = [*zip(*columns, strict=True)]
         if options.on_error != 'skip':
             self._check_sizes()
         self._set_class(options.name)
 
     def _check_sizes(self) -> None:
         """Finds a wrong pairing before the run; images are decoded where headers differ."""
-        pairs, sources = self.pairs, (self.gt_images, self.lq_images)
-        if any(isinstance(source, FolderImages) for source in sources):
-            pairs = pairs[:: max(1, len(pairs) // _NUM_CHECKED_PAIRS)][:_NUM_CHECKED_PAIRS]
-        for pair in pairs:
-            shapes = [source.shape(name) for source, name in zip(sources, pair, strict=True)]
-            if None in shapes and any(not isinstance(s, FolderImages) for s in sources):
+        items, in_folders = self.items, isinstance(self.images[0], FolderImages)
+        if in_folders:
+            items = items[:: max(1, len(items) // _NUM_CHECKED_PAIRS)][:_NUM_CHECKED_PAIRS]
+        for names in items:
+            sources = [*zip(self.images, names, strict=True)]
+            shapes = {source.shape(name) for source, name in sources}
+            if None in shapes and not in_folders:
                 continue  # an LMDB that does not tell
-            if None in shapes or shapes[0] != shapes[1]:
-                for key, source, name in zip(
-                    ('dataroot_gt', 'dataroot_lq'), sources, pair, strict=True
-                ):
+            if None in shapes or len(shapes) > 1:
+                for key, (source, name) in zip(self.keys, sources, strict=True):
                     with at_key(self.title, key):
                         source.read(name)
                 with at_key(self.title, 'dataroot_lq'):
-                    self._read_pair(*pair)
+                    self._read(names)
 
-    def sources(self) -> list[tuple[ImageSource, list[str]]]:
-        gt_names, lq_names = (list(names) for names in zip(*self.pairs, strict=True))
-        return [(self.gt_images, gt_names), (self.lq_images, lq_names)]
-
-    def __len__(self) -> int:
-        return len(self.pairs) * self.options.repeat
-
-    def _read_pair(self, gt_name: str, lq_name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Reads both images and compares their sizes."""
-        gt, lq = self._read(self.gt_images, gt_name), self._read(self.lq_images, lq_name)
-        if gt.shape[:2] != lq.shape[:2]:
-            raise ValueError(
-                f'the sizes of a pair differ: gt {self.gt_images.origin(gt_name)} is '
-                f'{gt.shape[1]}x{gt.shape[0]}, lq {self.lq_images.origin(lq_name)} is '
-                f'{lq.shape[1]}x{lq.shape[0]} (width x height). Both must be equal (scale 1): crop '
-                'or remove this pair, or correct the pairing (filename_tmpl, meta_info_file).'
-            )
-        return gt, lq
-
-    def __getitem__(self, index: int) -> dict:
-        self.check_index(index)
-        gt_name, lq_name = self.pairs[index % len(self.pairs)]
-        gt, lq = self._read_pair(gt_name, lq_name)
-        if self.is_train:
-            (gt, lq), _ = self._training_patch([gt, lq], self._generator(index))
-        else:
-            gt, lq = self._validation_crop(gt), self._validation_crop(lq)
-        return {
-            'lq': to_tensor(self._float(lq)),
-            'gt': to_tensor(self._float(gt)),
-            'lq_path': self.lq_images.path(lq_name),
-            'gt_path': self.gt_images.path(gt_name),
-            'degradation': self.degradation,
-            'degradation_name': self.degradation_name,
-        }
+    def degraded(
+        self, gt: np.ndarray, views: list[np.ndarray], rng: np.random.Generator
+    ) -> np.ndarray:
+        """All views, one after the other."""
+        return np.concatenate(views, -1) if len(views) > 1 else views[0]
 
 
 def partner_name(gt_name: str, template: str) -> str:

@@ -9,24 +9,25 @@ In validation an item's seed is (``seed``, index): the same in every run and wor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.declaration import Options, read
-from unfoldldm_basicsr.data.options import DatasetOptions, title
+from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read
+from unfoldldm_basicsr.data.options import DatasetOptions, at_key, title
 from unfoldldm_basicsr.data.patches import (
     Window,
     center_crop,
     pad_to_size,
     random_flips,
     random_window,
+    to_tensor,
 )
 from unfoldldm_basicsr.data.pixels import one_channel, to_float, with_three_channels
-from unfoldldm_basicsr.data.sources import ImageSource
+from unfoldldm_basicsr.data.sources import ImageSource, open_source
 
 _NUM_FINGERPRINTED = 1000  # files per folder whose sizes are part of the fingerprint
 
@@ -40,17 +41,73 @@ class RestorationDataset(Dataset):
     Args:
         opt: the dataset's part of the option file, as BasicSR hands it over, or typed options.
 
+    Attributes:
+        images: where the clean images come from, then those of the degraded ones.
+        items: for each item its names in ``images``.
+        reach: how many pixels around a training patch its degradation depends on.
+
     Raises:
         OptionError: what is wrong with which key.
     """
 
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
+    reach = 0
 
     def __init__(self, opt: Mapping[str, Any] | DatasetOptions) -> None:
         cls = type(self)
         self.opt, self.title = opt, title(opt, cls)
         self.options = opt if isinstance(opt, Options) else read(cls.Options, opt, self.title)
         self.is_train = self.options.phase == 'train'
+        self.images: list[ImageSource] = []
+        self.items: list[tuple[str, ...]] = []
+
+    def degraded(
+        self, gt: np.ndarray, views: list[np.ndarray], rng: np.random.Generator
+    ) -> np.ndarray:
+        """The degraded image, float32 H W C, from the other images of the item or the clean one."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.items) * self.options.repeat
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):  # so that iterating over the set ends
+            raise IndexError(f'index {index} of a dataset of {len(self)} items')
+        names, rng = self.items[index % len(self.items)], self._generator(index)
+        images = self._read(names)
+        if self.is_train:
+            images, window = self._training_patch(images, rng)
+        else:
+            images = [self._validation_crop(image) for image in images]
+            window = Window(0, 0, *images[0].shape[:2])
+        gt, *views = map(self._float, images)
+        lq = self.degraded(gt, views, rng)
+        paths = [source.path(name) for source, name in zip(self.images, names, strict=True)]
+        return {
+            'lq': to_tensor(window.trim(lq)),
+            'gt': to_tensor(window.trim(gt)),
+            'lq_path': paths[min(1, len(paths) - 1)],
+            'gt_path': paths[0],
+            'degradation': self.degradation,
+            'degradation_name': self.degradation_name,
+        }
+
+    def _open(self, listed: Mapping[str, list[str] | None]) -> None:
+        """Opens the folders or LMDBs under these keys, of each only the listed images.
+
+        Raises:
+            OptionError: all that is wrong with them, each at its key.
+        """
+        problems: list[Problem] = []
+        for key, names in listed.items():
+            try:
+                with at_key(self.title, key):
+                    kind = self.options.io_backend.type
+                    self.images.append(open_source(getattr(self.options, key), kind, names))
+            except OptionError as error:
+                problems += error.problems
+        if problems:
+            raise OptionError(self.title, problems)
 
     def _set_class(self, default_name: str) -> None:
         name = self.options.degradation_name or default_name
@@ -64,16 +121,13 @@ class RestorationDataset(Dataset):
 
     def sources(self) -> list[tuple[ImageSource, list[str]]]:
         """Where the images come from, with their names in the order of the items."""
-        raise NotImplementedError
-
-    def check_index(self, index: int) -> None:
-        """Raises IndexError where there is no such item, so that iterating over the set ends."""
-        if not 0 <= index < len(self):
-            raise IndexError(f'index {index} of a dataset of {len(self)} items')
+        columns = map(list, zip(*self.items, strict=True))
+        return [*zip(self.images, columns, strict=True)]
 
     def item_paths(self, index: int) -> list[str]:
         """Names of the files behind an item, without reading them."""
-        return [source.origin(names[index % len(names)]) for source, names in self.sources()]
+        names = self.items[index % len(self.items)]
+        return [source.origin(name) for source, name in zip(self.images, names, strict=True)]
 
     def fingerprint(self) -> dict[str, int | str]:
         """Number of images, and a hash of names and sizes (reading the contents would be slow)."""
@@ -94,12 +148,26 @@ class RestorationDataset(Dataset):
             return np.random.default_rng([self.options.seed, draw])
         return np.random.default_rng([self.options.seed, index])
 
-    def _read(self, source: ImageSource, name: str) -> np.ndarray:
-        """Integer H W 3, or H W 1 for a grey file that is to give one channel."""
-        image = source.read(name)
-        if image.ndim == 2 and self.options.color == 'grey':
-            return image[..., None]
-        return with_three_channels(image)
+    def _read(self, names: Sequence[str]) -> list[np.ndarray]:
+        """The images of an item: integers, H W 3, or H W 1 for grey files that stay grey.
+
+        Raises:
+            ValueError: one cannot be read, or they differ in size.
+        """
+        images = []
+        for source, name in zip(self.images, names, strict=True):
+            image = source.read(name)
+            keep = image.ndim == 2 and self.options.color == 'grey'
+            images.append(image[..., None] if keep else with_three_channels(image))
+            if image.shape[:2] != images[0].shape[:2]:
+                (height, width), (gt_height, gt_width) = image.shape[:2], images[0].shape[:2]
+                raise ValueError(
+                    f'the sizes of a pair differ: gt {self.images[0].origin(names[0])} is '
+                    f'{gt_width}x{gt_height}, lq {source.origin(name)} is {width}x{height} (width x'
+                    f' height). Both must be equal (scale 1): crop or remove this pair, or correct'
+                    f' the pairing (filename_tmpl, meta_info_file).'
+                )
+        return images
 
     def _float(self, image: np.ndarray) -> np.ndarray:
         """float32 H W C in [0, 1] of the channels that ``color`` asks for."""
@@ -107,16 +175,16 @@ class RestorationDataset(Dataset):
         return image if self.options.color == 'rgb' else one_channel(image, self.options.color)
 
     def _training_patch(
-        self, images: list[np.ndarray], rng: np.random.Generator, margin: int = 0
+        self, images: list[np.ndarray], rng: np.random.Generator
     ) -> tuple[list[np.ndarray], Window]:
         """The same random crop and flip of every image, still in its integer type.
 
         Returns:
-            The patches with up to ``margin`` pixels around them, and the window that trims them.
+            The patches with up to ``reach`` pixels around them, and the window that trims them.
         """
         size = self.options.gt_size
         images = [pad_to_size(image, size) for image in images]
-        window = random_window(*images[0].shape[:2], size, rng, margin)
+        window = random_window(*images[0].shape[:2], size, rng, self.reach)
         flips = random_flips(rng, hflip=self.options.use_hflip, rot=self.options.use_rot)
         patches = [np.ascontiguousarray(flips.apply(window.cut(image))) for image in images]
         return patches, flips.apply_to_margins(window)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.data.degradations import ChainOptions, DegradationChain
 from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.options import DatasetOptions, Root, at_key
-from unfoldldm_basicsr.data.patches import to_tensor
 from unfoldldm_basicsr.data.restoration_dataset import RestorationDataset
-from unfoldldm_basicsr.data.sources import ImageSource, open_source
 
 
 class SyntheticOptions(ChainOptions, DatasetOptions):
@@ -42,36 +41,14 @@ class SyntheticDegradationDataset(RestorationDataset):
         if options.meta_info_file:
             with at_key(self.title, 'meta_info_file'):
                 names = [gt for gt, _ in read_meta_info(options.meta_info_file)]
-        with at_key(self.title, 'dataroot_gt'):
-            self.images = open_source(options.dataroot_gt, options.io_backend.type, names)
+        self._open({'dataroot_gt': names})
+        self.items = [(name,) for name in self.images[0].names]
         self.chain = DegradationChain(options)
+        self.reach = self.chain.reach
         self._set_class(self.chain.name)
 
-    def sources(self) -> list[tuple[ImageSource, list[str]]]:
-        return [(self.images, self.images.names)]
-
-    def __len__(self) -> int:
-        return len(self.images.names) * self.options.repeat
-
-    def __getitem__(self, index: int) -> dict:
-        self.check_index(index)
-        name = self.images.names[index % len(self.images.names)]
-        rng = self._generator(index)
-        image = self._read(self.images, name)
-        if self.is_train:
-            (patch,), window = self._training_patch([image], rng, self.chain.reach)
-            gt = self._float(patch)
-            lq = window.trim(self.chain(gt, rng))
-            gt = window.trim(gt)
-        else:
-            gt = self._float(self._validation_crop(image))
-            lq = self.chain(gt, rng)
-        path = self.images.path(name)
-        return {
-            'lq': to_tensor(lq),
-            'gt': to_tensor(gt),
-            'lq_path': path,
-            'gt_path': path,
-            'degradation': self.degradation,
-            'degradation_name': self.degradation_name,
-        }
+    def degraded(
+        self, gt: np.ndarray, views: list[np.ndarray], rng: np.random.Generator
+    ) -> np.ndarray:
+        """The clean image through the chain."""
+        return self.chain(gt, rng)
