@@ -35,12 +35,11 @@ from unfoldldm_basicsr.weights.checkpoint import (
     read_checkpoint,
     refuse_target,
 )
-from unfoldldm_basicsr.weights.clip_shapes import VIT_B_32, infer_clip_config
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
 from unfoldldm_basicsr.weights.networks import build_network, registered_networks
 
 NETWORK, EMBEDDING = 'net.', 'model_degradation.'
-CLIP_TYPE = 'CLIPDegradationEmbedding'
+CLIP = {'type': 'CLIPDegradationEmbedding', 'model_name': 'ViT-B-32'}  # the released one
 BACKBONES = ('ad_imageEncoder.clip_model.', 'ad_textEncoder.clip_model.')
 OWN_BACKBONE = 'clip_model.'
 RELEASED_BACKBONE = 'laion2b_s34b_b79k'  # tag of the ViT-B-32 that the released adapters belong to
@@ -156,8 +155,8 @@ def _lightning(
     net, embedding, about = _build(path, meta, network), None, None
     parts = _one_backbone(path, _without(state_dict, EMBEDDING))
     if parts:
-        backbone = _without(parts, OWN_BACKBONE)
-        names, option = _clip_options(path, backbone, classes)
+        backbone = any(key.startswith(OWN_BACKBONE) for key in parts)
+        names, option = _clip_options(backbone, classes)
         if backbone:
             embedding, about = _build(path, network_meta(option), parts), 'CLIP and its adapters'
         else:
@@ -179,7 +178,7 @@ def _adapters(
     params = _without({key.removeprefix('module.'): value for key, value in params.items()}, '')
     check_finite(path, params)
     _check_adapters(path, params)
-    _, option = _clip_options(path, {}, classes)
+    _, option = _clip_options(False, classes)
     return {'params': params, ARCH_KEY: network_meta(option)}
 
 
@@ -205,22 +204,18 @@ def _prove(path: Path, net: nn.Module, embedding: nn.Module | None) -> None:
 
 
 def _clip_options(
-    path: Path, backbone: Mapping[str, Tensor], classes: Sequence[str] | None
+    stored: bool, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Names of the degradations (default: all that the released adapters were tuned on), and
-    ``type`` and arguments of the embedding; without a backbone it is had by the released tag."""
-    released = registered_networks()[CLIP_TYPE].released_texts
+    ``type`` and arguments of the embedding; a backbone that is not stored is had by its tag."""
+    released = registered_networks()[CLIP['type']].released_texts
     names = tuple(released if classes is None else classes)
     texts = [released.get(name, f'image with {name.replace("_", " ")}') for name in names]
-    option = {'type': CLIP_TYPE, 'model_name': 'ViT-B-32', 'class_texts': texts}
-    if not backbone:
-        return names, {**option, 'pretrained': RELEASED_BACKBONE}
-    try:
-        config = infer_clip_config(backbone)
-    except ValueError as error:
-        raise CheckpointError(f'{path}: {error}') from error
-    stored = {'pretrained': None, **({} if config == VIT_B_32 else {'clip_config': config})}
-    return names, {**option, **stored}
+    return names, {
+        **CLIP,
+        'class_texts': texts,
+        'pretrained': None if stored else RELEASED_BACKBONE,
+    }
 
 
 def _one_backbone(path: Path, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
