@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -40,6 +41,20 @@ def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
             'RestorationModel, which skips such steps.'
         )
     return losses
+
+
+def get_root_logger(
+    logger_name: str = 'basicsr', log_level: int = logging.INFO, log_file: str | None = None
+) -> logging.Logger:
+    """Replaces ``basicsr.utils.get_root_logger``, whose log file loses messages.
+
+    A message with the name of a file that the encoding of the log lacks is not written at all.
+    """
+    logger = get_root_logger.replaces(logger_name, log_level, log_file)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler) and handler.stream.errors == 'strict':
+            handler.stream.reconfigure(errors='backslashreplace')
+    return logger
 
 
 def copy_opt_file(opt_file: str, experiments_root: str) -> None:
