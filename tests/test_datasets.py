@@ -216,20 +216,6 @@ def test_images_smaller_than_the_patch_are_reflected(tmp_path):
     np.testing.assert_array_equal(pixels(small), expected)
 
 
-def test_16_bit_grey_and_alpha_images_keep_their_values(tmp_path):
-    rng = np.random.default_rng(0)
-    deep = rng.integers(0, 65536, (8, 8, 3), dtype=np.uint16)
-    grey = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-    alpha = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
-    for name, image in (('a_deep', deep), ('b_grey', grey), ('c_alpha', alpha)):
-        cv2.imwrite(str(tmp_path / f'{name}.png'), image)
-    dataset = build_dataset(synthetic(tmp_path, 'val', degradations=NOTHING))
-    expected = [deep[:, :, ::-1] / 65535, np.repeat(grey[..., None], 3, 2) / 255,
-                alpha[:, :, 2::-1] / 255]  # fmt: skip
-    for index, image in enumerate(expected):
-        np.testing.assert_allclose(pixels(dataset[index]['gt']), image, atol=1e-7)
-
-
 def test_validation_crops_are_central(tmp_path):
     write_photos(tmp_path, 1, (50, 71))
     photo = cv2.imread(str(tmp_path / 'img_0.png'))[:, :, ::-1].astype(np.float32) / 255

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from odd_images import DEEP, PLAIN, READ, REFUSED, SRGB, TURNED, assert_values, pillow, tiff
+from odd_images import PLAIN, READ, SRGB, TURNED, pillow, tiff
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -19,7 +19,7 @@ from unfoldldm_basicsr.data.images import (
     read_picture,
     write_picture,
 )
-from unfoldldm_basicsr.data.pixels import ImageError, to_float
+from unfoldldm_basicsr.data.pixels import ImageError
 
 SHAPES = {'grey': (9, 7), 'grey-alpha': (9, 7, 2), 'rgb': (9, 7, 3), 'rgb-alpha': (9, 7, 4)}
 UPRIGHT = {  # EXIF orientation -> how a viewer has to turn the stored pixels
@@ -36,19 +36,6 @@ UPRIGHT = {  # EXIF orientation -> how a viewer has to turn the stored pixels
 
 def pixels(shape, dtype=np.uint8):
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
-
-
-@pytest.mark.parametrize('name', READ)
-def test_odd_files_have_the_right_values(name):
-    assert_values(name, decode(READ[name][0], name).pixels)
-
-
-@pytest.mark.parametrize('name', REFUSED)
-def test_what_is_no_still_image_is_refused_with_the_reason(tmp_path, name):
-    content, word = REFUSED[name]
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ImageError, match=f'{name}: .*{word}'):
-        read_picture(tmp_path / name)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -188,11 +175,6 @@ def test_lossy_formats_and_floats_are_not_written(tmp_path):
     with pytest.raises(ValueError, match='float32 images are not stored'):
         write_picture(tmp_path / 'x.png', Picture(pixels((9, 7)).astype(np.float32)))
     assert not list(tmp_path.iterdir())
-
-
-def test_each_depth_is_scaled_by_its_own_maximum():
-    assert to_float(np.array([0, 255], np.uint8)).tolist() == [0, 1]
-    assert to_float(DEEP).max() == DEEP.max() / np.float32(65535)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path, monkeypatch):

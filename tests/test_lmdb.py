@@ -19,49 +19,6 @@ from unfoldldm_basicsr.preparing import lmdb_writer
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, plan_keys, write_lmdb
 
 
-def write_odd_images(folder) -> None:
-    """8/16 bits, grey, alpha, a palette, a JPEG with an EXIF rotation, a subfolder."""
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    (folder / 'sub').mkdir(parents=True)
-    cv2.imwrite(str(folder / 'grey.png'), rng.integers(0, 256, (20, 30), dtype=np.uint8))
-    cv2.imwrite(str(folder / 'grey16.png'), rng.integers(0, 65536, (20, 30), dtype=np.uint16))
-    cv2.imwrite(str(folder / 'deep.png'), rng.integers(0, 65536, (20, 30, 3), dtype=np.uint16))
-    cv2.imwrite(str(folder / 'alpha.png'), rng.integers(0, 256, (20, 30, 4), dtype=np.uint8))
-    cv2.imwrite(str(folder / 'sub' / 'plain.bmp'), rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
-    grey_alpha = rng.integers(0, 256, (20, 30, 2), dtype=np.uint8)
-    Image.fromarray(grey_alpha, 'LA').save(folder / 'grey_alpha.png')
-    colours = Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
-    colours.quantize(16).save(folder / 'palette.png')
-    write_rotated_jpeg(folder / 'rotated.jpg')
-
-
-def write_rotated_jpeg(path) -> None:
-    """Stored 40 wide and 24 high, shown 24 wide and 40 high (EXIF orientation 6)."""
-    from PIL import Image
-
-    pixels = np.zeros((24, 40, 3), np.uint8)
-    pixels[:12, :, 0] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(pixels).save(path, exif=exif, quality=95)
-
-
-@pytest.mark.parametrize('payload', ['png', 'source'])
-def test_lmdb_gives_the_same_images_in_the_same_order_as_its_folder(tmp_path, payload):
-    write_odd_images(tmp_path / 'images')
-    assert write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb', payload=payload) == 8
-    folder, database = FolderImages(tmp_path / 'images'), LmdbImages(tmp_path / 'i.lmdb')
-    assert database.names == [os.path.splitext(name)[0] for name in folder.names]
-    for file, key in zip(folder.names, database.names, strict=True):
-        ours, theirs = database.read(key), folder.read(file)
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs, err_msg=file)
-        assert database.shapes[key] == theirs.shape[:2]
-    assert folder.read('rotated.jpg').shape == (40, 24, 3)
-
-
 def test_basicsr_reads_the_lmdbs_with_its_own_dataset(tmp_path):
     write_photos(tmp_path / 'gt', 3)
     write_photos(tmp_path / 'lq', 3, seed=1)

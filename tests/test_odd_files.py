@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data import build_dataset
+from basicsr.utils import get_root_logger
+from basicsr.utils.logger import initialized_logger
 from dataset_options import NOTHING, epochs, paired, refusals, synthetic
 from helpers import write_photos
 from odd_images import PLAIN, READ, REFUSED, assert_values, pillow
@@ -57,10 +59,15 @@ def test_data_sets_give_the_right_values_without_alpha(odd, source):
     assert len(dataset) == len(READ)
     for name, item in zip(READ, dataset, strict=True):
         _, values, tolerance = READ[name]
+        values = values[..., 0] if values.shape[2:] == (2,) else values
         values = np.repeat(values[..., None], 3, 2) if values.ndim == 2 else values[..., :3]
         found = item['gt'].permute(1, 2, 0).numpy()
         assert found.shape == values.shape, name
         assert np.abs(found - values).max() <= tolerance + 1e-6, name
+    images = dataset.images[0]
+    listed = [images.shape(name) for name in images.names]
+    told = [shape == READ[name][1].shape[:2] for name, shape in zip(READ, listed, strict=True)]
+    assert all(told) or source == 'folder', 'an LMDB knows the sizes of upright images'
 
 
 def test_restore_writes_the_right_values_with_alpha(odd, tmp_path):
@@ -175,6 +182,13 @@ def test_names_that_are_no_utf8_are_read_listed_and_told(tmp_path):
     (tmp_path / 'list.txt').write_bytes(b'caf\xe9.png\n')
     listed = synthetic(tmp_path / 'gt', 'val', meta_info_file=str(tmp_path / 'list.txt'))
     assert build_dataset(listed)[0]['gt'].shape == (3, 48, 64)
+
+
+def test_the_log_file_of_a_run_keeps_messages_with_such_names(tmp_path):
+    initialized_logger.clear()
+    get_root_logger(log_file=str(tmp_path / 'x.log')).error('left out: caf\udce9.png')
+    initialized_logger.clear()
+    assert 'left out: caf\\udce9.png' in (tmp_path / 'x.log').read_text()
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])

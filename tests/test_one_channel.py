@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vlunet_runs import EMBEDDINGS, NETWORK
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
+ODD_NAME = b'/caf\xe9.png'  # a zip file made on Windows leaves such names
 SMALL = {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'heads': [1, 1, 2, 2]}
 NETWORKS = {
     'NAFNet': {'img_channel': 1, 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]},
@@ -78,6 +80,7 @@ def data(tmp_path_factory) -> Path:
     (root / 'grey').mkdir()
     for path in (root / 'colour').iterdir():
         Image.open(path).convert('L').save(root / 'grey' / path.name)
+    os.rename(root / 'grey' / 'img_1.png', os.fsencode(root / 'grey') + ODD_NAME)
     return root
 
 
@@ -105,6 +108,7 @@ def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_p
     if network == 'UnfoldLDM':
         options = put(options, 'model_type', 'UnfoldLDMPhase2Model')
         options = put(options, 'network_g.phase', 2)
+        options = put(options, 'train.diffusion_opt', {'type': 'LatentDiffusionLoss'})
         options = put(options, 'path.pretrain_network_phase1', str(weights))
         assert 'psnr: ' in run(options, tmp_path / 'second', monkeypatch)
         weights = tmp_path / 'second' / 'experiments' / 'grey' / 'models' / 'net_g_1.pth'
@@ -113,8 +117,10 @@ def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_p
     del options['val']['val_freq']
     options['datasets'] = {'test': options['datasets']['val']}
     options['path'] = {'pretrain_network_g': str(weights)}
-    options['val']['save_img'] = False
+    options['val']['save_img'] = True
     assert 'psnr: ' in run(options, tmp_path / 'test', monkeypatch)
+    names = [os.fsencode(path) for path in (tmp_path / 'test').rglob('*.png')]
+    assert any(b'/caf\xe9' in name for name in names)
 
     result = tmp_path / 'result.png'
     photo = data / 'grey' / 'img_0.png'
