@@ -229,11 +229,11 @@ def test_negative_rates_and_weights_are_refused(tmp_path):
 
 def test_a_network_without_end_is_refused_at_once(tmp_path):
     options = put(plugin_options(tmp_path), 'network_g.num_blocks', [90_000, 1, 1])
-    start = time.monotonic()
+    start = time.process_time()
     found = problems_at(options, 'network_g', here=False)
     assert 'more than 20000 modules' in found
     assert 'num_blocks: [90000, 1, 1]' in found
-    assert time.monotonic() - start < 60
+    assert time.process_time() - start < 60
 
 
 def test_an_error_from_the_depths_of_a_network_names_its_argument(tmp_path):
@@ -337,7 +337,7 @@ class Names:
 def test_pairing_many_images_is_not_quadratic():
     """BasicSR looks every name up in a list: 14 s for 40000 pairs, hours for a million."""
     names = [f'{i:06d}.png' for i in range(40_000)]
-    start = time.monotonic()
+    start = time.process_time()
     pairs = match_names(Names(names), Names(names), '{}')
     assert len(pairs) == len(names)
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 3

@@ -7,6 +7,7 @@ never cross a fork.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,15 @@ from unfoldldm_basicsr.data.listing import read_lines, split_size, without_exten
 # an environment from under a reader in another thread.
 _environments: dict[tuple[int, int], object] = {}
 _lock = threading.Lock()
+
+
+def key_of(name: str) -> str:
+    """Key of a file: its name without extension, in ASCII and without dots.
+
+    BasicSR cuts keys at the first dot and looks up no others; ``ä.1.png`` becomes ``_e4__1``.
+    """
+    stem = without_extension(name).replace('.', '_')
+    return re.sub('[^ -~]', lambda found: f'_{ord(found[0]):x}_', stem)
 
 
 def read_lmdb_index(root: str) -> dict[str, tuple[int, int] | None]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from unfoldldm_basicsr.data.images import decode, read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import list_images, without_extension
-from unfoldldm_basicsr.data.lmdbs import read_lmdb, read_lmdb_index
+from unfoldldm_basicsr.data.lmdbs import key_of, read_lmdb, read_lmdb_index
 
 
 class FolderImages:
@@ -74,7 +74,11 @@ class LmdbImages:
     def __init__(self, root: str | os.PathLike, names: list[str] | None = None) -> None:
         self.root = str(root)
         self.shapes = read_lmdb_index(self.root)
-        self.names = sorted(self.shapes) if names is None else [*map(without_extension, names)]
+        if names is None:
+            self.names = sorted(self.shapes)
+        else:
+            keys = [(without_extension(name), key_of(name)) for name in names]
+            self.names = [stem if stem in self.shapes else key for stem, key in keys]
         missing = [name for name in self.names if name not in self.shapes]
         _check_listed(self.root, missing, self.names, 'are not in its meta_info.txt')
 

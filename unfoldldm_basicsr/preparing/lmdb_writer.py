@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from unfoldldm_basicsr.data.images import Picture, decode, encode_bmp, encode_png
-from unfoldldm_basicsr.data.listing import list_images, without_extension
+from unfoldldm_basicsr.data.listing import list_images
+from unfoldldm_basicsr.data.lmdbs import key_of
 
 PAYLOADS = ('png', 'bmp', 'source')
 _MAX_KEY_BYTES = 511
@@ -69,9 +70,7 @@ class Record(NamedTuple):
 
 
 def plan_keys(names: Iterable[str], *, sub_images: bool = False) -> dict[str, str]:
-    """Key of every image: its name without extension, with ``_`` for dots.
-
-    BasicSR cuts keys at the first dot, so that it could not read others back.
+    """Key of every image, see :func:`..data.lmdbs.key_of`.
 
     Args:
         names: paths relative to a folder.
@@ -85,7 +84,7 @@ def plan_keys(names: Iterable[str], *, sub_images: bool = False) -> dict[str, st
     """
     keys: dict[str, str] = {}
     for name in names:
-        key = without_extension(name).replace('.', '_')
+        key = key_of(name)
         problem = _key_problem(key + ('_s00001' if sub_images else ''))
         if problem:
             raise ValueError(f'{name}: {problem}')
@@ -98,8 +97,6 @@ def plan_keys(names: Iterable[str], *, sub_images: bool = False) -> dict[str, st
 
 
 def _key_problem(key: str) -> str | None:
-    if not key.isascii() or not key.isprintable():
-        return f"the key '{key}' has characters beyond ASCII, which BasicSR cannot look up."
     if not key or key != key.strip():
         return f"the key '{key}' is empty or begins or ends with a space."
     if len(key) > _MAX_KEY_BYTES:
