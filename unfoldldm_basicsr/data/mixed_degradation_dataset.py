@@ -169,33 +169,32 @@ class MixedDegradationDataset(Dataset):
         """Index of the first item of each set."""
         return [0, *map(int, self._ends[:-1])]
 
-    def label_of(self, index: int) -> int:
-        """Index of an item's degradation, without loading the item."""
-        return self.sets[self._part_of(index)].degradation
-
-    def _part_of(self, index: int) -> int:
+    def _locate(self, index: int) -> tuple[RestorationDataset, int]:
+        """The set of an item, and its index there."""
         if not 0 <= index < len(self):
             raise IndexError(f'index {index} of a dataset of {len(self)} items')
-        return int(np.searchsorted(self._ends, index, side='right'))
+        place = int(np.searchsorted(self._ends, index, side='right'))
+        start = int(self._ends[place - 1]) if place else 0
+        return self.sets[place], (index - start) % len(self.sets[place])
 
-    def _index_within(self, part: int, index: int) -> int:
-        start = int(self._ends[part - 1]) if part else 0
-        return (index - start) % len(self.sets[part])
+    def __getitem__(self, index: int) -> dict:
+        part, index = self._locate(index)
+        return part[index]
+
+    def label_of(self, index: int) -> int:
+        """Index of an item's degradation, without loading the item."""
+        return self._locate(index)[0].degradation
 
     def item_paths(self, index: int) -> list[str]:
         """Names of the files behind an item, without reading them."""
-        part = self._part_of(index)
-        return self.sets[part].item_paths(self._index_within(part, index))
+        part, index = self._locate(index)
+        return part.item_paths(index)
 
     def fingerprint(self) -> dict[str, int | str]:
         """Number of images of all sets, and a hash of their names and sizes."""
         parts = [part.fingerprint() for part in self.sets]
         joint = hashlib.sha256('\n'.join(str(part['sha256']) for part in parts).encode())
         return {'images': sum(part['images'] for part in parts), 'sha256': joint.hexdigest()}
-
-    def __getitem__(self, index: int) -> dict:
-        part = self._part_of(index)
-        return self.sets[part][self._index_within(part, index)]
 
 
 def weighted_counts(lengths: list[int], weights: list[float]) -> list[int]:
@@ -204,7 +203,6 @@ def weighted_counts(lengths: list[int], weights: list[float]) -> list[int]:
     >>> weighted_counts([100, 10], [1, 1])
     [100, 100]
     """
-    scale = max(length / weight for length, weight in zip(lengths, weights, strict=True))
-    return [
-        max(length, round(weight * scale)) for length, weight in zip(lengths, weights, strict=True)
-    ]
+    pairs = [*zip(lengths, weights, strict=True)]
+    scale = max(length / weight for length, weight in pairs)
+    return [max(length, round(weight * scale)) for length, weight in pairs]
