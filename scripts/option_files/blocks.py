@@ -57,7 +57,7 @@ $progressive
   amp: $amp
   pixel_opt: {type: L1Loss, loss_weight: 1.0}
   isda_opt: {type: ISDALoss, loss_weight: 0.01}
-  stage_loss_weight: 0.3
+  stage_loss_weight: $stage_loss
 $diffusion
 """
 RESTORMER = """

@@ -1,6 +1,6 @@
 """Writes the option files of UnfoldLDM, Restormer and NAFNet from one table of tasks and methods.
 
-    python scripts/option_files/write.py            # writes them below options/train and options/test
+    python scripts/option_files/write.py            # writes them below options/{train,test}
     python scripts/option_files/write.py --check    # names those that differ; exit status 1
 
 The files are ordinary BasicSR YAML; whoever trains edits a copy of one. What many of them share is
@@ -172,6 +172,7 @@ def train(method: str, name: str, how: Schedule, phase: int) -> str:
     loss = '  diffusion_opt: {type: LatentDiffusionLoss, loss_weight: 1.0}'
     return fill(
         UNFOLDLDM_TRAIN, scheduler=scheduler, amp=how.amp, diffusion=loss if second else '',
+        stage_loss=0.05 if second else 0.3,
         prior_warmup=PRIOR_WARMUP.format(how.warmup) if second else '',
         clip='{restoration: 0.01, prior: 1.0}' if second else '0.01', **common,
     )  # fmt: skip

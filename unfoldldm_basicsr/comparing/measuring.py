@@ -78,12 +78,13 @@ class Training:
         self.model.optimize_parameters(iteration)
 
     def measure(self, progress: float) -> dict[str, object]:
-        """Seconds and multiply-accumulates of a step; the counted one also warms up."""
+        """Seconds (the fastest of three: other work on the machine must not count) and
+        multiply-accumulates of a step; the counted one also warms up."""
         iteration = int(progress * self.options['total_iter']) + 1
         backward = {torch.ops.aten.convolution_backward: convolution_backward_flops}
         with FlopCounterMode(display=False, custom_mapping=backward) as counter:
             self.step(iteration)
-        seconds = device_seconds(lambda: self.step(iteration))
+        seconds = min(device_seconds(lambda: self.step(iteration)) for _ in range(3))
         name, digest = self.key
         return {
             'run': name, 'options': digest, 'iteration': iteration,

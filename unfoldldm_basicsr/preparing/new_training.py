@@ -129,7 +129,8 @@ class NewTraining:
             losses += f'  prior_warmup_iter: {total // 12} # II-a: the diffusion alone\n'
             clip = {'restoration': 0.01, 'prior': 1.0}
         if phase:
-            losses += '  isda_opt: {type: ISDALoss, loss_weight: 0.01}\n  stage_loss_weight: 0.3\n'
+            losses += '  isda_opt: {type: ISDALoss, loss_weight: 0.01}\n'
+            losses += f'  stage_loss_weight: {0.3 if phase == 1 else 0.05}\n'
         often = max(total // 6, 100)
         title = f'{self.network}, {self.task or "pairs"}' + (
             f', Phase {"I" * phase}' if phase else ''
