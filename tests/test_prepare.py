@@ -116,6 +116,22 @@ def test_sizes_and_second_copies_are_noticed(miniature, tmp_path, capsys):
     assert 'lies in several folders (a/, b/)' in capsys.readouterr().err
 
 
+def test_pairs_of_two_sizes_are_noticed(tmp_path, capsys):
+    write_named(tmp_path / 'in', 'gt/1.png', 'gt/2.png', 'lq/1.png')
+    write_picture(tmp_path / 'in' / 'lq' / '2.png', Picture(np.zeros((30, 41, 3), np.uint8)))
+    rule = ['--gt', 'gt/{n}', '--lq', 'lq/{n}', '-o', tmp_path / 'out']
+    assert prepare('folder', '-i', tmp_path / 'in', *rule) == 2
+    assert '1 pairs differ in size, the first is 2' in capsys.readouterr().err
+
+
+def test_nothing_is_written_where_one_of_the_lmdbs_exists(miniature, tmp_path, capsys):
+    build(miniature['LOL-v1'], tmp_path / 'in', size=SIZE)
+    (tmp_path / 'out' / 'test_lq.lmdb').mkdir(parents=True)
+    assert prepare('LOL-v1', '-i', tmp_path / 'in', '-o', tmp_path / 'out') == 2
+    assert 'test_lq.lmdb: exists already; --force' in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / 'out').iterdir()] == ['test_lq.lmdb']
+
+
 def test_shares_of_an_unsplit_set_are_disjoint_and_fixed():
     names = [f'{kind}-890/{n}.png' for kind in ('raw', 'reference') for n in range(890)]
     layout = SETS['UIEB'].parts['train'].sources[0].layouts[-1]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.preparing.layouts import Layout
 from unfoldldm_basicsr.preparing.lmdb_writer import PAYLOADS, SubImages
-from unfoldldm_basicsr.preparing.prepare import plan, refusal, tree, write
+from unfoldldm_basicsr.preparing.prepare import destinations, plan, refusal, tree, write
 from unfoldldm_basicsr.preparing.sets import SETS, DataSet, Part, Source
 
 NAME = 'prepare'
@@ -81,16 +81,20 @@ def run(args: argparse.Namespace) -> int:
     found = {name: part for name, part in plans.items() if part.gt or part.lq}
     if problems and not (args.incomplete and found):
         raise ValueError(problems)
+    targets = {name: output if output.suffix == '.lmdb' else output / name for name in found}
+    for name, part in found.items():  # before hours of work
+        for root in destinations(part, targets[name]):
+            if root.exists() and not args.force:
+                raise FileExistsError(f'{root}: exists already; --force replaces it.')
     for name, part in plans.items():
         for problem in part.problems:
             print(f'note: {args.set} {name}: {problem}')
     for name, part in found.items():
         print(f'{args.set} {name}: {len(part.pairs)} images in {", ".join(part.layouts)}')
-        target = output if output.suffix == '.lmdb' else output / name
-        for rest in sorted(target.parent.glob('.*.lmdb.*')):
+        for rest in sorted(targets[name].parent.glob('.*.lmdb.*')):
             print(f'note: {rest} is of a run that was interrupted (remove it) or goes on')
         written = write(
-            dataset.parts[name], part, target, force=args.force, threads=args.threads,
+            dataset.parts[name], part, targets[name], force=args.force, threads=args.threads,
             progress=_show_progress,
         )  # fmt: skip
         for root, count in written.items():

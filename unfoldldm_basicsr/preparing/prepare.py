@@ -61,7 +61,7 @@ def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
         whole.gt.update({prefix + name: image for name, image in gt.items()})
         whole.lq.update({prefix + name: image for name, image in lq.items()})
         whole.pairs.extend((a and prefix + a, b and prefix + b) for a, b in pairs)
-        whole.problems.extend(_problems(source, found, gt, pairs))
+        whole.problems.extend(_problems(source, found, gt, lq, pairs))
     return whole
 
 
@@ -117,7 +117,7 @@ def _without_border(path: Path, border: int) -> np.ndarray:
     return read_picture(path).opaque[border:-border, border:-border]
 
 
-def _problems(source: Source, found: Found, gt: dict, pairs: list) -> Iterator[str]:
+def _problems(source: Source, found: Found, gt: dict, lq: dict, pairs: list) -> Iterator[str]:
     of = f'{source.name}: ' if source.name else ''
     if len(found.above) > 1:
         folders = ', '.join(sorted(above or './' for above in found.above)[:3])
@@ -131,10 +131,16 @@ def _problems(source: Source, found: Found, gt: dict, pairs: list) -> Iterator[s
     ):
         if published not in (None, number):
             yield f'{of}{number} of {published} {what}'
-    sizes = {tuple(sorted(size)) for size in map(_size, gt.values()) if source.size and size}
-    if sizes - {source.size}:
-        sizes = ', '.join(f'{w} x {h}' for h, w in sorted(sizes - {source.size})[:3])
-        yield f'{of}sizes {sizes} where {source.size[1]} x {source.size[0]} is published'
+    sizes = {name: _size(image) for name, image in gt.items()}
+    noisy = {name: _size(image) for name, image in lq.items()}
+    differ = [b for a, b in pairs if sizes.get(a) and noisy.get(b) and sizes[a] != noisy[b]]
+    if differ:
+        yield f'{of}{len(differ)} pairs differ in size, the first is {differ[0]}'
+    other = {tuple(sorted(size)) for size in sizes.values() if source.size and size}
+    other -= {source.size}
+    if other:
+        text = ', '.join(f'{w} x {h}' for h, w in sorted(other)[:3])
+        yield f'{of}sizes {text} where {source.size[1]} x {source.size[0]} is published'
 
 
 def _size(image: Image) -> tuple[int, int] | None:
@@ -168,6 +174,25 @@ def refusal(dataset: DataSet, plans: dict[str, Plan], root: Path) -> str:
     )  # fmt: skip
 
 
+def destinations(found: Plan, name: Path) -> dict[Path, dict[str, Image]]:
+    """The LMDBs of a part and their images.
+
+    Args:
+        found: the images.
+        name: the files become ``NAME_gt.lmdb`` and ``NAME_lq.lmdb``; one that ends in ``.lmdb`` is
+            the LMDB of clean images itself.
+
+    Raises:
+        ValueError: it is, and there are degraded images too.
+    """
+    if name.suffix == '.lmdb' and found.lq:
+        raise ValueError(f'{name}: two LMDBs are written, name a folder for them.')
+    if name.suffix == '.lmdb':
+        return {name: found.gt}
+    sides = {'gt': found.gt, 'lq': found.lq}
+    return {name.with_name(f'{name.name}_{k}.lmdb'): v for k, v in sides.items() if v}
+
+
 def write(
     part: Part,
     found: Plan,
@@ -184,32 +209,21 @@ def write(
     Args:
         part: of the set.
         found: its images.
-        name: the files become ``NAME_gt.lmdb``, ``NAME_lq.lmdb`` and ``NAME.txt``; one that ends
-            in ``.lmdb`` is the LMDB of clean images itself.
+        name: see :func:`destinations`; the list is ``NAME.txt``.
         force, threads, progress: see :func:`.lmdb_writer.write_lmdb`.
 
     Returns:
         LMDB -> number of images.
 
     Raises:
-        FileExistsError: one exists, without ``force``; nothing is written then.
+        FileExistsError: an LMDB exists, without ``force``.
         ValueError: an image cannot be read, or clean images alone were expected.
         OSError: reading or writing failed.
     """
-    sides = {name.with_name(f'{name.name}_gt.lmdb'): found.gt}
-    sides[name.with_name(f'{name.name}_lq.lmdb')] = found.lq
-    if name.suffix == '.lmdb':
-        if found.lq:
-            raise ValueError(f'{name}: two LMDBs are written, name a folder for them.')
-        sides = {name: found.gt}
-    sides = {root: images for root, images in sides.items() if images}
-    for root in sides:
-        if root.exists() and not force:
-            raise FileExistsError(f'{root}: exists already; --force replaces it.')
     options = {'force': force, 'num_threads': threads, 'progress': progress}
     written = {
         root: write_lmdb(images, root, payload=part.payload, sub_images=part.squares, **options)
-        for root, images in sides.items()
+        for root, images in destinations(found, name).items()
     }
     if found.gt and len(found.gt) < len(found.lq):
         lines = (f'{a}.png, {b}.png\n' for a, b in (map(_key, pair) for pair in found.pairs))
