@@ -11,8 +11,9 @@ import numpy as np
 
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import find_images
+from unfoldldm_basicsr.data.lmdbs import key_of
 from unfoldldm_basicsr.preparing.layouts import Found, Layout, find
-from unfoldldm_basicsr.preparing.lmdb_writer import Image, Progress, plan_keys, write_lmdb
+from unfoldldm_basicsr.preparing.lmdb_writer import Image, Progress, write_lmdb
 from unfoldldm_basicsr.preparing.sets import DataSet, Part, Source
 
 
@@ -226,11 +227,6 @@ def write(
         for root, images in destinations(found, name).items()
     }
     if found.gt and len(found.gt) < len(found.lq):
-        lines = (f'{a}.png, {b}.png\n' for a, b in (map(_key, pair) for pair in found.pairs))
+        lines = (f'{a}.png, {b}.png\n' for a, b in (map(key_of, pair) for pair in found.pairs))
         name.with_name(f'{name.name}.txt').write_text(''.join(lines), encoding='utf-8')
     return written
-
-
-def _key(name: str) -> str:
-    (key,) = plan_keys([name])
-    return key
