@@ -34,7 +34,7 @@ def test_every_command_is_understood_and_in_time(report, tmp_path, monkeypatch, 
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     steps = report.steps(tmp_path, gpu=gpu)
     assert [step.title for step in steps] == [
-        'tests', 'scan', 'forward', 'training', 'several', 'compile',
+        'tests', 'scan', 'forward', 'float32', 'bf16', 'several', 'compile',
     ]  # fmt: skip
     assert sum(step.seconds for step in steps) <= report.SECONDS == 8 * 60
     for step in steps:
@@ -44,7 +44,7 @@ def test_every_command_is_understood_and_in_time(report, tmp_path, monkeypatch, 
             if gpu:  # the devices are not there
                 words = [word.replace('cuda', 'cpu') for word in words]
             assert script.parse_arguments(words).out == tmp_path / step.title
-    several = steps[4].words
+    several = steps[5].words
     assert several[several.index('--nproc_per_node') + 1] == ('4' if gpu else '2')
     build_parser().parse_args(several[several.index('-opt') :])
     assert (ROOT / several[several.index('-opt') + 1]).is_file()

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,9 +77,10 @@ def steps(out: Path, *, gpu: bool) -> list[Step]:
              *(['unfoldldm-tiny', 'unfoldldm-small', 'unfoldldm-base', 'restormer', 'nafnet',
                 'vlunet'] if gpu else ['unfoldldm-tiny']),
              '--sizes', '256' if gpu else '16'), 60, ('network', 'batch', 'size'), {'ms': 'ms'}),
-        Step('training', script('training', 'training_step', *few, '--variants', 'plain', 'bf16',
-             '--networks', *(base if gpu else [tiny]), '--sizes', '128' if gpu else '16',
-             '--batch', '4' if gpu else '1'), 110, *training),
+        *(Step(title, script(title, 'training_step', *few, '--variants', variant, '--networks',
+               *(base if gpu else [tiny]), '--sizes', '128' if gpu else '16', '--batch',
+               '4' if gpu else '1'), 65, *training)
+          for title, variant in (('float32', 'plain'), ('bf16', 'bf16'))),
         Step('several', ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node',
              str(torch.cuda.device_count() if gpu else 2), '-m', 'unfoldldm_basicsr.train',
              '--root', str(out), '-opt', 'options/smoke/unfoldldm_phase1.yml', '--launcher',
@@ -86,10 +88,10 @@ def steps(out: Path, *, gpu: bool) -> list[Step]:
              'datasets:train:io_backend:type=disk', f'datasets:val:dataroot_gt={out / "photos"}',
              'datasets:val:io_backend:type=disk', f'train:total_iter={100 if gpu else 4}',
              'train:warmup_iter=2', f'logger:print_freq={20 if gpu else 1}',
-             *([] if gpu else ['num_gpu=0', 'datasets:train:gt_size=16'])], 80),
+             *([] if gpu else ['num_gpu=0', 'datasets:train:gt_size=16'])], 70),
         Step('compile', script('compile', 'training_step', *few, '--no-memory', '--variants',
              'plain', 'compile', '--networks', small if gpu else tiny, '--sizes',
-             '128' if gpu else '16'), 80, *training),
+             '128' if gpu else '16'), 70, *training),
     ]  # fmt: skip
 
 
@@ -106,9 +108,11 @@ def run_step(step: Step, out: Path, seconds: float) -> str:
         except subprocess.TimeoutExpired:
             return f'not done within {seconds:.0f} s'
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # the processes it started, too
-                process.wait()
+            for end in (signal.SIGTERM, signal.SIGKILL):  # torchrun ends its processes on TERM
+                if process.poll() is None:
+                    os.killpg(process.pid, end)
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(10)
     return f'FAILED with status {code}' if code else ''
 
 

@@ -147,10 +147,7 @@ def plan(
         val, _ = images_in(args.val, args.val_degraded)
     else:
         val, train = dict(train), dict(train)
-        try:
-            names, kept = held_back(names)
-        except ValueError as error:
-            raise ValueError(f'{args.clean}: {error}') from error
+        names, kept = held_back(names, args.clean)
         for section, part, listed in ((train, 'train', names), (val, 'val', kept)):
             path = folder / f'{args.name}_{part}.txt'
             section['meta_info_file'] = str(path)

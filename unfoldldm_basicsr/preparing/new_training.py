@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from unfoldldm_basicsr.data.degradations.catalogue import DEGRADATIONS
 
@@ -171,8 +172,8 @@ train:
   warmup_iter: {min(total // 50, 500)}
   ema_decay: {0.99 if total < 10_000 else 0.999}
   accum_iter: {self.batch // self.part} # parts of a batch that are computed one after another
-  optim_g: {{type: AdamW, lr: {_number(lr)}, weight_decay: 0, betas: [0.9, 0.999]}}
-  scheduler: {{type: TrueCosineAnnealingLR, T_max: {total}, eta_min: {_number(last_rate)}}}
+  optim_g: {{type: AdamW, lr: {_flow(lr)}, weight_decay: 0, betas: [0.9, 0.999]}}
+  scheduler: {{type: TrueCosineAnnealingLR, T_max: {total}, eta_min: {_flow(last_rate)}}}
   use_grad_clip: true
   grad_clip_norm: {_flow(clip)}
   pixel_opt: {{type: L1Loss, loss_weight: 1.0}}
@@ -210,17 +211,16 @@ logger:
         return text
 
 
-def held_back(names: Sequence[str], share: float = 0.1) -> tuple[list[str], list[str]]:
-    """Splits images into those to train on and evenly spread ones to validate on: 1 to 20.
+def held_back(names: Sequence[str], where: str) -> tuple[list[str], list[str]]:
+    """Splits images into those to train on and a tenth, evenly spread, to validate on: 1 to 20.
 
     Raises:
         ValueError: fewer than two images.
     """
     if len(names) < 2:
-        raise ValueError('one image to train on and one to validate on are needed at the least.')
-    count = min(max(round(share * len(names)), 1), 20)
-    step = len(names) / count
-    chosen = {int(step * (k + 0.5)) for k in range(count)}
+        raise ValueError(f'{where}: at least one image to train on and one to validate on.')
+    count = min(max(round(len(names) / 10), 1), 20)
+    chosen = {int(len(names) / count * (k + 0.5)) for k in range(count)}
     kept = [name for k, name in enumerate(names) if k not in chosen]
     return kept, [names[k] for k in sorted(chosen)]
 
@@ -230,18 +230,6 @@ def _lines(section: Mapping[str, Any], indent: int) -> str:
 
 
 def _flow(value: Any) -> str:
-    """A value in YAML on one line; words that could be read as something else are quoted."""
-    if isinstance(value, Mapping):
-        return '{' + ', '.join(f'{key}: {_flow(v)}' for key, v in value.items()) + '}'
-    if isinstance(value, list | tuple):
-        return '[' + ', '.join(map(_flow, value)) + ']'
-    if isinstance(value, str) and not value.replace('_', '').isalpha():
-        return json.dumps(value, ensure_ascii=False)
-    return _number(value) if isinstance(value, float) else str(value)
-
-
-def _number(value: float) -> str:
-    """As YAML reads it: with a dot."""
-    text = f'{value:.4g}'
-    mantissa, _, exponent = text.partition('e')
-    return text if '.' in mantissa else f'{mantissa}.0{"e" + exponent if exponent else ""}'
+    """A value in YAML on one line."""
+    style = {'default_flow_style': True, 'width': 10**6, 'sort_keys': False, 'allow_unicode': True}
+    return yaml.safe_dump([value], **style).strip()[1:-1]
