@@ -27,6 +27,7 @@ REPLACED = {
     (basicsr.utils.options, '_postprocess_yml_value'): 'db4d8cf06906',
     (basicsr.utils.options, 'parse_options'): '347305bea18e',
     (basicsr.utils.options, 'copy_opt_file'): '51833866f607',
+    (basicsr.utils.logger, 'get_root_logger'): 'fa49ed80ef6b',
     (basicsr.utils.dist_util, '_init_dist_pytorch'): '221ad79b2125',
     (basicsr.utils.dist_util, '_init_dist_slurm'): '09a06fc3c9bc',
     (basicsr.train, 'load_resume_state'): '9f0a2c11735b',

@@ -43,30 +43,12 @@ def test_a_pair_of_different_sizes_is_named(tmp_path):
         build_dataset(paired(tmp_path / 'gt.lmdb', tmp_path / 'lq.lmdb'))  # before any item
 
 
-@pytest.mark.parametrize(
-    ('content', 'num_workers'),
-    [(b'', 0), (b'not an image', 0), (None, 0), (None, 1)],
-    ids=['empty', 'text', 'cut', 'cut, in a worker'],
-)
-def test_a_damaged_image_is_named_also_from_a_worker(tmp_path, content, num_workers):
+@pytest.mark.parametrize('num_workers', [0, 1])
+def test_a_damaged_image_is_named_also_from_a_worker(tmp_path, num_workers):
     paths = write_photos(tmp_path, 2)
-    paths[1].write_bytes(paths[1].read_bytes()[:300] if content is None else content)
+    paths[1].write_bytes(paths[1].read_bytes()[:300])
     with pytest.raises(ValueError, match=r'img_1\.png.*(Replace|Remove)'):
         epochs(synthetic(tmp_path, num_worker_per_gpu=num_workers))
-
-
-def test_a_photo_that_disappears_is_named(tmp_path):
-    paths = write_photos(tmp_path, 2)
-    dataset = build_dataset(synthetic(tmp_path))
-    paths[0].unlink()
-    with pytest.raises(ValueError, match=r'img_0\.png: cannot be read'):
-        dataset[0]
-
-
-def test_float_images_are_refused_by_name(tmp_path):
-    cv2.imwrite(str(tmp_path / 'a.tiff'), np.zeros((8, 8, 3), np.float32))
-    with pytest.raises(ValueError, match=r'a\.tiff: floating-point'):
-        build_dataset(synthetic(tmp_path, 'val'))[0]
 
 
 @pytest.mark.parametrize(
