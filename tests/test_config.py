@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+import torch
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.logger import get_root_logger, initialized_logger
-from basicsr.utils.registry import DATASET_REGISTRY
-from helpers import DELETE, problems_at, put
+from basicsr.utils.options import parse_options
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
+from helpers import (
+    DELETE,
+    problems_at,
+    put,
+    tiny_unfoldldm,
+    warnings_at,
+    write_options,
+)
+from tiny_vlunet import vlunet_kwargs
+from torch import nn
+from torch.utils.data import Dataset
 
+from unfoldldm_basicsr.common.declaration import OptionError, read
+from unfoldldm_basicsr.options.declared import options_of
 from unfoldldm_basicsr.options.preflight import preflight
 
 
@@ -38,7 +57,6 @@ STOCK_FAULTS = [
     ('network_g.type', DELETE, 'is missing: the network to use'),
     ('network_g.num_fet', 8, "is not an option of MSRResNet. Did you mean 'num_feat'"),
     ('network_g.num_feat', '8', 'must be a number'),
-    ('network_g.num_block', 10**9, 'too large'),
     ('network_g.upscale', 1, ''),
     ('datasets', DELETE, 'is missing'),
     ('datasets.train', DELETE, 'is missing: the data to train on'),
@@ -71,12 +89,12 @@ STOCK_FAULTS = [
     ('train.ema_decy', 0.9, "Did you mean 'ema_decay'"),
     ('train.ema_decay', 1.5, 'at most 1'),
     ('train.optim_g', DELETE, 'is missing'),
-    ('train.optim_g.type', 'AdamW', "know 'Adam' only"),
+    ('train.optim_g.type', 'AdamW', "no optimiser 'AdamW' is known.*RestorationModel"),
     ('train.optim_g.lr', '1e-3', 'must be'),
-    ('train.optim_g.lr', float('nan'), 'finite'),
+    ('train.optim_g.lr', float('nan'), 'must be a finite number|Invalid learning rate: nan'),
     ('train.optim_g.wd', 0.1, 'is not an option of Adam'),
     ('train.scheduler.type', 'CosineAnnealingLR', 'no schedule'),
-    ('train.scheduler.milestones', 5, 'must be a list'),
+    ('train.scheduler.milestones', 5, 'look at milestones: 5'),
     ('train.scheduler.gama', 0.5, "Did you mean 'gamma'"),
     ('train.pixel_opt', DELETE, 'nothing would be learned'),
     ('train.pixel_opt.type', 'L1Los', "Did you mean 'L1Loss'"),
@@ -94,19 +112,22 @@ STOCK_FAULTS = [
 ]
 
 
+WHERE = {  # where a fault is named that stands elsewhere
+    'network_g.upscale': 'network_g',
+    'train.pixel_opt.reduction': 'train.pixel_opt',
+    'train.scheduler.milestones': 'train.scheduler',
+    'logger.wandb': 'logger.wandb.projct',
+    'dist_params': 'dist_params.backend',
+}
+
+
 @pytest.mark.parametrize(
     ('path', 'value', 'says'),
     STOCK_FAULTS,
     ids=[f'{path}-{says}'[:40] for path, _, says in STOCK_FAULTS],
 )
 def test_a_fault_with_stock_classes_is_explained_where_it_is(stock, path, value, says):
-    where = {
-        'network_g.upscale': 'network_g',
-        'network_g.num_block': 'network_g',
-        'train.pixel_opt.reduction': 'train.pixel_opt',
-        'logger.wandb': 'logger.wandb.projct',
-        'dist_params': 'dist_params.backend',
-    }.get(path, path)
+    where = WHERE.get(path, path)
     found = problems_at(put(stock, path, value), where)
     assert found
     assert re.search(says, found), found
@@ -232,3 +253,316 @@ def test_a_test_file_is_checked_as_such(stock):
     ]
     stock = put(stock, 'path.pretrain_network_g', '/elsewhere/x.pth')
     assert preflight(stock, 'x.yml', False, here=False) == []
+
+
+# ---- options that would do something else than they say ------------------------------------------
+
+
+@pytest.mark.parametrize('kind', ['stock', 'plugin'])
+def test_less_than_one_pass_over_the_data_is_refused(request, kind):
+    """BasicSR would draw from the first part of the images only."""
+    options, place = request.getfixturevalue(kind), 'datasets.train.dataset_enlarge_ratio'
+    assert 'at least 1' in problems_at(put(options, place, 0.5), place)
+    assert problems_at(put(options, place, 1.5), place) == ''
+
+
+@pytest.mark.parametrize('kind', ['stock', 'plugin'])
+def test_not_all_images_may_be_unreadable(request, kind):
+    options = put(request.getfixturevalue(kind), 'datasets.train.on_error', 'skip')
+    place = 'datasets.train.max_error_share'
+    assert 'less than 1' in problems_at(put(options, place, 1), place)
+    assert problems_at(put(options, place, 0.99), place) == ''
+
+
+@pytest.mark.parametrize('kind', ['stock', 'plugin'])
+def test_only_networks_of_the_file_can_be_left_out_of_a_resumption(request, kind):
+    options, place = request.getfixturevalue(kind), 'path.ignore_resume_networks'
+    assert "Did you mean 'network_g'" in problems_at(put(options, place, ['network_x']), place)
+    assert 'no network' in problems_at(put(options, place, [['network_g']]), place)
+    assert problems_at(put(options, place, ['network_g']), place) == ''
+
+
+def test_keeping_the_best_needs_a_validation(plugin):
+    place = 'logger.keep_best'
+    plugin = put(plugin, place, True)
+    assert problems_at(plugin, place) == ''
+    without = {**plugin, 'datasets': {'train': plugin['datasets']['train']}}
+    assert 'nothing is validated' in problems_at(without, place)
+    assert 'val.metrics' in problems_at({**plugin, 'val': None}, place)
+
+
+@pytest.mark.parametrize(
+    ('stages', 'start', 'ok'), [(2, 2, True), (2, 3, False), (1, 1, True), (1, None, False)]
+)
+def test_consistency_needs_a_stage_that_counts(plugin, stages, start, ok):
+    plugin = put(plugin, 'network_g.num_stages', stages)
+    if start is not None:
+        plugin['train']['isda_opt']['start'] = start
+    found = problems_at(plugin, 'train.isda_opt.start')
+    assert (found == '') is ok
+    assert ok or f'num_stages is {stages}' in found
+
+
+def test_the_stages_that_a_network_has_by_default_count_too(plugin):
+    del plugin['network_g']['num_stages']
+    plugin['train']['isda_opt']['start'] = 99
+    assert 'would be 0' in problems_at(plugin, 'train.isda_opt.start')
+
+
+# ---- tiles --------------------------------------------------------------------------------------
+
+
+def test_tiles_are_judged_after_their_alignment_to_the_network(plugin):
+    plugin = put(plugin, 'val', {**plugin['val'], 'prior_source': 'null', 'tile': 36})
+    assert 'at least 48 pixels' in problems_at(plugin, 'val.tile')
+    assert problems_at(put(plugin, 'val.tile', 48), 'val.tile') == ''
+    assert problems_at(put(plugin, 'val.tile_overlap', 16), 'val.tile') == ''
+
+
+# ---- limits of the gradient norm ----------------------------------------------------------------
+
+LABELS = {'type': 'LabelDegradationEmbedding', 'num_degradations': 1, 'embed_dim': 16}
+LEARNED = {'type': 'LearnedDegradationEmbedding', 'embed_dim': 16}
+
+
+@pytest.mark.parametrize(
+    ('embedding', 'limits', 'says'),
+    [
+        (LEARNED, {'restoration': 1, 'embedding': 1}, ''),
+        (LEARNED, {'restoration': 1}, "no limit for the parameter group 'embedding'"),
+        (LEARNED, {'restoration': 1, 'embeding': 1}, "Did you mean 'embedding'"),
+        (LABELS, {'restoration': 1}, ''),
+        (LABELS, {'restoration': 1, 'embedding': 1}, "no parameter group 'embedding'"),
+    ],
+)
+def test_limits_name_the_groups_that_are_trained(plugin, embedding, limits, says):
+    names = {'degradation_names': ['noise'], 'degradation_name': 'noise'}
+    for data in plugin['datasets'].values():
+        data.update(names)
+    plugin['train'].pop('isda_opt')
+    plugin |= {
+        'model_type': 'VLUNetModel',
+        'network_g': {'type': 'VLUNet', **vlunet_kwargs(embed_dim=16)},
+        'network_e': embedding,
+    }
+    plugin['train'] |= {'use_grad_clip': True, 'grad_clip_norm': limits}
+    found = problems_at(plugin, 'train.grad_clip_norm')
+    assert says in found
+    assert (found == '') is (says == '')
+
+
+def test_both_phases_name_their_groups(plugin):
+    plugin['network_g'] = tiny_unfoldldm('joint')
+    plugin['model_type'] = 'UnfoldLDMPhase2Model'
+    plugin['train'] |= {
+        'use_grad_clip': True,
+        'diffusion_opt': {'type': 'LatentDiffusionLoss'},
+    }
+    place = 'train.grad_clip_norm'
+    plugin = put(plugin, place, {'restoration': 0.01, 'prior': 1.0})
+    assert problems_at(plugin, place) == ''
+    assert 'no limit' in problems_at(put(plugin, place, {'restoration': 0.01}), place)
+
+
+# ---- values -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('value', 'hint', 'ok'),
+    [
+        (1, float, True),
+        (1.5, int, False),
+        ('1', int, False),
+        (True, int, False),
+        (float('nan'), float, False),
+        ([1, 2], Sequence[int], True),
+        ([1, 'a'], Sequence[int], False),
+        ('ab', Sequence[str], False),
+        ([1, 2, 3], tuple[int, int], False),
+        ([1, 2, 3], tuple[int, ...], True),
+        (None, int | None, True),
+        ('x', int | None, False),
+        ('1e-4', float | torch.Tensor, False),
+        ([1, 'a'], int | list[int], False),
+        ('l1', Literal['l1', 'l2'], True),
+        ('l3', Literal['l1', 'l2'], False),
+        ({}, dict[str, int], True),
+        (3, Any, True),
+        (3, Callable, True),
+    ],
+)
+def test_values_are_compared_with_annotations(value, hint, ok):
+    def build(*, x: hint): ...
+
+    build.__annotations__['x'] = hint
+    with nullcontext() if ok else pytest.raises(OptionError, match='build: x'):
+        read(options_of(build), {'x': value}, 'build')
+
+
+# ---- classes that declare nothing ---------------------------------------------------------------
+
+
+class UndeclaredDataset(Dataset):
+    """A data set of somebody else."""
+
+    def __init__(self, opt):
+        self.opt, self.crop = opt, opt.get('crop_mode', 'centre')
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return {}
+
+
+def test_what_an_undeclared_class_reads_is_not_guessed(stock, monkeypatch):
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'UndeclaredDataset', UndeclaredDataset)
+    data = {'type': 'UndeclaredDataset', 'crop_mode': 'x', 'batch_size_per_gpu': 2}
+    stock = put(stock, 'datasets.train', data)
+    assert preflight(stock, 'x.yml', True) == []
+    assert 'left as it is' in warnings_at(stock, 'datasets.train.crop_mode')
+    misspelt = put(stock, 'datasets.train.pin_memry', True)
+    assert "Did you mean 'pin_memory'" in problems_at(misspelt, 'datasets.train.pin_memry')
+    assert "Did you mean 'pin_memory'" in warnings_at(
+        misspelt, 'datasets.train.pin_memry', strict=False
+    )
+
+
+# ---- every key, systematically ------------------------------------------------------------------
+
+
+def key_paths(section: dict, prefix: str = '') -> Iterator[str]:
+    for key, value in section.items():
+        yield f'{prefix}{key}'
+        if isinstance(value, dict):
+            yield from key_paths(value, f'{prefix}{key}.')
+
+
+MUTATIONS = (DELETE, None, 'text', -1, [1, 'a'])
+
+
+def test_no_mutation_of_any_key_escapes_as_an_exception(stock):
+    refused = 0
+    for number, path in enumerate(key_paths(stock)):
+        for mutation in (MUTATIONS * 2)[number % 5 :][:2]:
+            refused += bool(preflight(put(stock, path, mutation), 'x.yml', True))
+    assert refused > 60
+
+
+def test_every_misspelt_key_is_refused(plugin):
+    for path in list(key_paths(plugin)):
+        if path.startswith('val.metrics.') and path.count('.') == 2:
+            continue  # a metric's name is free
+        options = put(plugin, path, DELETE)
+        *sections, key = path.split('.')
+        wrong = '.'.join([*sections, f'{key}_x'])
+        assert preflight(put(options, wrong, 1), 'x.yml', True), wrong
+
+
+class Refuses(nn.Module):
+    def __init__(self, *, width: int = 3):
+        super().__init__()
+        raise ValueError(f'width: {width} is odd.')
+
+
+def test_what_a_network_refuses_is_passed_on(stock, monkeypatch):
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Refuses', Refuses)
+    found = problems_at(put(stock, 'network_g', {'type': 'Refuses'}), 'network_g')
+    assert found == 'Refuses cannot be built with these values: width: 3 is odd.'
+
+
+# ---- weights ------------------------------------------------------------------------------------
+
+
+def weights_of(options: dict, file: Path, drop: str = '#') -> Path:
+    network = dict(options['network_g'])
+    net = dict(iter(ARCH_REGISTRY))[network.pop('type')](**network)
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith(drop)}
+    torch.save({'params': state}, file)
+    return file
+
+
+def test_weights_that_fit_are_accepted_and_others_explained(stock, tmp_path):
+    file = weights_of(stock, tmp_path / 'net_g.pth')
+    stock = put(stock, 'path.pretrain_network_g', str(file))
+    assert preflight(stock, 'x.yml', True) == []
+    wider = put(stock, 'network_g.num_feat', 8)
+    assert 'does not fit network_g (MSRResNet)' in problems_at(wider, 'path.pretrain_network_g')
+    loose = put(wider, 'path.strict_load_g', False)
+    assert 'another network' in problems_at(loose, 'path.pretrain_network_g')
+    deeper = put(put(stock, 'network_g.num_block', 2), 'path.strict_load_g', False)
+    assert problems_at(deeper, 'path.pretrain_network_g') == ''
+    assert problems_at(put(stock, 'path.param_key_g', 'params_emma'), 'path.pretrain_network_g')
+    misnamed = put(stock, 'path.pretrain_network_g', str(tmp_path / 'net_q.pth'))
+    assert "Did you mean 'net_g.pth'" in problems_at(misnamed, 'path.pretrain_network_g')
+    file.write_bytes(file.read_bytes()[:-30])
+    assert 'damaged' in problems_at(stock, 'path.pretrain_network_g')
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ('proof',)
+
+
+def test_code_in_a_weight_file_is_not_executed(stock, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({'params': Payload()}, 'x.pth')
+    assert 'refused' in problems_at(
+        put(stock, 'path.pretrain_network_g', 'x.pth'), 'path.pretrain_network_g'
+    )
+    assert not (tmp_path / 'proof').exists()
+
+
+@pytest.fixture
+def phase2(plugin):
+    plugin = put(plugin, 'model_type', 'UnfoldLDMPhase2Model')
+    plugin = put(plugin, 'network_g.phase', 2)
+    return put(plugin, 'train.diffusion_opt', {'type': 'LatentDiffusionLoss'})
+
+
+def test_phase_two_starts_from_the_weights_of_its_phase_one(plugin, phase2, tmp_path):
+    place = 'path.pretrain_network_phase1'
+    file = str(weights_of(plugin, tmp_path / 'phase1.pth'))
+    assert preflight(put(phase2, place, file), 'x.yml', True) == []
+    missing = problems_at(put(phase2, place, '/no.pth'), place)
+    assert 'no such file' in missing
+    assert 'Phase I' in missing
+    wider = put(put(phase2, place, file), 'network_g.prior_dim', 16)
+    assert problems_at(wider, place)
+    partial = str(weights_of(plugin, tmp_path / 'part.pth', drop='ocformer.latent'))
+    assert problems_at(put(phase2, place, partial), place)
+    second = str(weights_of(phase2, tmp_path / 'phase2.pth'))
+    assert 'pretrain_network_g' in problems_at(put(phase2, place, second), place)
+
+
+def test_a_resumed_run_needs_no_weights_to_start_from(
+    phase2, plugin, tmp_path, monkeypatch, capsys
+):
+    """Its checkpoint replaces them; a fresh start needs them, and so does an ignored network."""
+    place = 'path.pretrain_network_phase1'
+    options = put(phase2, place, '/moved/away.pth')
+    assert preflight(options, 'x.yml', True, resuming=True) == []
+    assert 'no such file' in problems_at(options, place)
+    (tmp_path / '5.state').write_bytes(b'')
+    named = put(options, 'path.resume_state', str(tmp_path / '5.state'))
+    assert problems_at(named, place) == ''
+    assert 'no such file' in problems_at(named, place, resuming=False)
+    ignored = put(options, 'path.ignore_resume_networks', ['network_g'])
+    assert 'no such file' in problems_at(ignored, place, resuming=True)
+    assert 'no such file' in problems_at(
+        put(plugin, 'path.pretrain_network_g', '/no.pth'), 'path.pretrain_network_g'
+    )
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['x', '-opt', str(write_options(tmp_path / 'x.yml', options))])
+    sys.argv.append('--auto_resume')
+    with pytest.raises(SystemExit):
+        parse_options(str(tmp_path), is_train=True)
+    assert '/moved/away.pth: no such file' in capsys.readouterr().err
+    states = tmp_path / 'experiments' / options['name'] / 'training_states'
+    states.mkdir(parents=True)
+    (states / '5.state').write_bytes(b'')
+    assert parse_options(str(tmp_path), is_train=True)[0]['auto_resume']
+    sys.argv.pop()
+    with pytest.raises(SystemExit):
+        parse_options(str(tmp_path), is_train=True)

@@ -20,29 +20,17 @@ HELP = 'versions, scan backends and GPU of this installation, and the fix for ev
 
 # What is needed, and which versions, is in the metadata of the installed package (setup.py).
 PACKAGE = 'unfoldldm_basicsr'
-COMPILED = {'torch': 'torch', 'torchvision': 'torchvision', 'numpy': 'numpy', 'scipy': 'scipy',
-            'opencv-python': 'cv2', 'scikit-image': 'skimage', 'lmdb': 'lmdb',
-            'imagecodecs': 'imagecodecs', 'safetensors': 'safetensors',
-            'pydantic': 'pydantic', 'matplotlib': 'matplotlib'}  # fmt: skip
+COMPILED = {
+    'torch': 'torch', 'torchvision': 'torchvision', 'numpy': 'numpy', 'scipy': 'scipy',
+    'opencv-python': 'cv2', 'scikit-image': 'skimage', 'lmdb': 'lmdb', 'imagecodecs': 'imagecodecs',
+    'safetensors': 'safetensors', 'pydantic': 'pydantic', 'matplotlib': 'matplotlib',
+}  # fmt: skip
 FIXES = {
     'torch': "pip install 'torch>=2.4' torchvision",
     'torchvision': "pip install 'torch>=2.4' torchvision",
     'basicsr': 'pip install --no-build-isolation basicsr==1.4.2',
 }
-OPTIONAL = (
-    (
-        'mamba-ssm',
-        'MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm',
-        'scan backend, NVIDIA only',
-    ),
-    ('triton', 'pip install triton', 'scan backend, comes with the CUDA builds of torch'),
-    ('lpips', 'pip install lpips', 'metric calculate_lpips'),
-    ('tensorboard', 'pip install tensorboard', 'logger.use_tb_logger'),
-)
-ALIASES = {
-    'opencv-python': ('opencv-contrib-python', 'opencv-python-headless'),
-    'tensorboard': ('tb-nightly',),  # what BasicSR depends on
-}
+OPENCV = ('opencv-python', 'opencv-contrib-python', 'opencv-python-headless')  # one folder
 CV2_FIX = 'apt install libgl1 libglib2.0-0 (or the same packages of your system)'
 
 
@@ -80,14 +68,10 @@ def run(args: argparse.Namespace) -> int:
 def check_python() -> Iterator[Line]:
     """BasicSR 1.4.2 sets the range."""
     version = '.'.join(map(str, sys.version_info[:3]))
-    if (3, 10) <= sys.version_info[:2] <= (3, 12):
-        yield Line('python', version)
-    else:
-        yield Line(
-            'python',
-            f'{version}: BasicSR 1.4.2 cannot be built here',
-            'make an environment with Python 3.10, 3.11 or 3.12: python3.12 -m venv .venv',
-        )
+    fits_basicsr = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    fix = 'make an environment with Python 3.10, 3.11 or 3.12: python3.12 -m venv .venv'
+    state = version if fits_basicsr else f'{version}: BasicSR 1.4.2 cannot be built here'
+    yield Line('python', state, '' if fits_basicsr else fix)
 
 
 def check_required() -> Iterator[Line]:
@@ -107,22 +91,6 @@ def check_required() -> Iterator[Line]:
             fault = import_fault(COMPILED[name]) if name in COMPILED else ''
             hint = CV2_FIX if 'libGL' in fault or 'libgthread' in fault else f'{fix} (reinstall)'
             yield Line(name, f'{version}{fault}', hint if fault else '')
-    if version_of('opencv-python') and version_of('opencv-python-headless'):
-        yield Line(
-            'opencv',
-            'opencv-python and opencv-python-headless write the same folder',
-            'pip uninstall opencv-python-headless; pip install --force-reinstall opencv-python',
-        )
-
-
-def check_optional() -> Iterator[Line]:
-    """What is there beyond the needed; absence is no fault."""
-    for name, install, purpose in OPTIONAL:
-        version = installed_version(name)
-        if version is None:
-            yield Line(name, f'not installed ({purpose}): {install}', mark='-')
-        else:
-            yield Line(name, version)
 
 
 def check_package() -> Iterator[Line]:
@@ -141,19 +109,17 @@ def check_package() -> Iterator[Line]:
     yield Line('import', f'BasicSR usable, {found} classes of this package registered')
 
 
-def check_gpu() -> Iterator[Line]:
-    """GPUs that torch sees, and whether there are some that it does not."""
+def check_device() -> Iterator[Line]:
+    """GPUs, those that torch does not see, and the scan backend that is taken here."""
     if import_fault('torch'):
         yield Line('GPU', 'unknown, as torch cannot be imported')
         return
     import torch
 
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            memory = properties.total_memory / 2**30
-            yield Line(f'GPU {index}', f'{properties.name}, {memory:.0f} GiB')
-    elif shutil.which('nvidia-smi'):
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for properties in map(torch.cuda.get_device_properties, range(gpus)):
+        yield Line('GPU', f'{properties.name}, {properties.total_memory / 2**30:.0f} GiB')
+    if not torch.cuda.is_available() and shutil.which('nvidia-smi'):
         built = f'built for CUDA {torch.version.cuda}' if torch.version.cuda else 'built for CPU'
         yield Line(
             'GPU',
@@ -161,16 +127,8 @@ def check_gpu() -> Iterator[Line]:
             'run nvidia-smi: if it shows a GPU, install the torch build for that driver (see '
             'pytorch.org, Get Started), or update the driver',
         )
-    else:
+    elif not torch.cuda.is_available():
         yield Line('GPU', 'none seen: everything runs on the CPU')
-
-
-def check_backends() -> Iterator[Line]:
-    """Backends of the selective scan, and the one that a scan on this machine takes."""
-    if import_fault('torch'):
-        yield Line('scan', 'unknown, as torch cannot be imported')
-        return
-    import torch
 
     from unfoldldm_basicsr.ops.ss2d import chosen_backend, describe_backends
     from unfoldldm_basicsr.ops.ss2d.dispatch import ENVIRONMENT
@@ -178,17 +136,16 @@ def check_backends() -> Iterator[Line]:
     states = describe_backends()
     for name, state in states.items():
         yield Line(name, state, mark='ok' if state.startswith('usable') else '-')
-    kind = 'cuda' if torch.cuda.is_available() else 'cpu'
-    named = os.environ.get(ENVIRONMENT, '').strip()
+    on_gpu, named = torch.cuda.is_available(), os.environ.get(ENVIRONMENT, '').strip()
     try:
-        taken = chosen_backend(kind)
+        taken = chosen_backend('cuda' if on_gpu else 'cpu')
     except ValueError as error:
         usable = ', '.join(name for name, state in states.items() if state.startswith('usable'))
         yield Line('taken', str(error), f'unset {ENVIRONMENT}, or set it to one of: {usable}')
         return
     # Only the CPU does not take what is named.
     note = f', {ENVIRONMENT}={named} only counts on a GPU' if named not in ('', taken) else ''
-    yield Line('taken', f'{taken} (on {"the GPU" if kind == "cuda" else "the CPU"}{note})')
+    yield Line('taken', f'{taken} (on the {"GPU" if on_gpu else "CPU"}{note})')
 
 
 def check_system() -> Iterator[Line]:
@@ -197,37 +154,29 @@ def check_system() -> Iterator[Line]:
 
     state = huge_pages.state()
     yield Line('large pages', state, mark='ok' if state.startswith('on') else '-')
-    try:
-        free = shutil.disk_usage('/dev/shm').total / 2**20
-    except OSError:  # other systems have no such folder and no such limit
-        return
-    fix = 'more shared memory (docker run --shm-size=8g), or datasets.train.num_worker_per_gpu: 0'
-    yield Line('shared memory', f'{free:.0f} MiB', fix if free < 128 else '')
+    if os.path.isdir('/dev/shm'):  # other systems have no such folder and no such limit
+        size = shutil.disk_usage('/dev/shm').total / 2**20
+        fix = 'more shared memory (docker run --shm-size=8g), or num_worker_per_gpu: 0'
+        yield Line('shared memory', f'{size:.0f} MiB', fix if size < 128 else '')
 
 
 CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
     'Python': check_python,
     'Needed packages': check_required,
-    'Optional packages': check_optional,
     'This package': check_package,
-    'Device': check_gpu,
-    'Selective scan backends': check_backends,
+    'Device and selective scan': check_device,
     'System': check_system,
 }
 
 
 def installed_version(distribution: str) -> str | None:
     """Version of an installed distribution, or of one that provides the same package."""
-    versions = map(version_of, (distribution, *ALIASES.get(distribution, ())))
-    return next((version for version in versions if version is not None), None)
-
-
-def version_of(distribution: str) -> str | None:
-    """Version of exactly this distribution, None if it is not installed."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for name in OPENCV if distribution in OPENCV else (distribution,):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def requirements() -> list[str]:

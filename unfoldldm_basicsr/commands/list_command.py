@@ -32,10 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--options', metavar='FOLDER', help='folder with option files (default: ./options)'
     )
+    parser.add_argument(
+        '--keys', action='store_true', help='every key of option files instead (docs/options.md)'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints both lists.
+    """Prints both lists, or the reference of all keys.
 
     Returns:
         0, or 1 if an option file or its network is faulty.
@@ -43,6 +46,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError: the folder of ``--options`` does not exist.
     """
+    if args.keys:
+        from unfoldldm_basicsr.commands.option_reference import reference
+
+        print(reference(), end='')
+        return 0
     packaged = [(name, weights.summary) for name, weights in packaged_weights().items()]
     groups = registered_classes()
     groups['Weights of the package, the default first (restore --pretrained NAME)'] = packaged

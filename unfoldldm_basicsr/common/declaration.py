@@ -26,7 +26,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from unfoldldm_basicsr.common.suggest import did_you_mean, nearest, written_as
 
@@ -38,7 +38,12 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Count = Annotated[int, BeforeValidator(_whole)]  # 5e3 is a float in YAML
+def count(**limits: float) -> Any:
+    """Type of a whole number within limits (``ge=1``); 5e3, a float in YAML, is one."""
+    return Annotated[int, Field(**limits), BeforeValidator(_whole)]
+
+
+Count = count()
 
 NESTED = 'option'  # type of errors that come with their place and words, see :mod:`.nested`
 _NUMBER = re.compile(r'[-+.\d].*')

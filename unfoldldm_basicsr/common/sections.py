@@ -2,21 +2,26 @@
 
 Models of this package declare ``sections``, derived from these; other models go by them as they
 stand. A class of somebody else may read more: its own keys are not guessed (see
-:mod:`.preflight`). Those that BasicSR's own classes are known to read beside are in ``ALSO_READ``.
+:mod:`.problems`). ``also`` tells those that BasicSR's own classes read beside.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, Strict, ValidationInfo, field_validator
 
-from unfoldldm_basicsr.common.declaration import Count, Options
+from unfoldldm_basicsr.common.declaration import Options, count
 
 NAME = re.compile(r'[A-Za-z0-9_][\w.+=,@-]*')
 Section = dict[str, Any] | None
-Positive = Annotated[Count, Field(ge=1)]
+Positive = count(ge=1)
+
+
+def _words(text: str) -> re.Pattern:
+    """Keys that a class of BasicSR reads: names, and patterns of names that are free."""
+    return re.compile('|'.join(text.split()))
 
 
 def _folder(name: str) -> str:
@@ -49,6 +54,11 @@ class DistOptions(Options):
 class BasicTop(Options):
     """The top level of an option file."""
 
+    also: ClassVar[re.Pattern] = _words(
+        r'network_\w+ \w*(noise|jpeg|blur|resize|poisson|gray)\w*_(prob|range)2? second_blur_prob '
+        r'gt_size queue_size (l1_|percep_|gan_)?gt_usm high_order_degradation'
+    )
+
     name: Annotated[str, AfterValidator(_folder)]
     """Name of the experiment, also of its folder."""
     model_type: str
@@ -80,6 +90,8 @@ class BasicTop(Options):
 class BasicPath(Options):
     """``path``."""
 
+    also: ClassVar[re.Pattern] = _words(r'\w*(pretrain_network|strict_load|param_key|resume)\w*')
+
     pretrain_network_g: str | None = None
     """Weights to start from, or to test."""
     param_key_g: str | None = None
@@ -95,9 +107,14 @@ class BasicPath(Options):
 class BasicTrain(Options):
     """``train``."""
 
-    total_iter: Annotated[Count, Field(ge=1, le=1e9)]
+    also: ClassVar[re.Pattern] = _words(
+        r'optim_\w+ \w+_opt net_d_iters net_d_init_iters net_[gd]_reg_every r1_reg_weight lr_flow '
+        'path_reg_weight path_batch_shrink mixing_prob fix_flow (flow|dcn)_lr_mul tsa_iter'
+    )
+
+    total_iter: count(ge=1, le=1e9)
     """Number of training steps."""
-    warmup_iter: Annotated[Count, Field(ge=-1)] | None = None
+    warmup_iter: count(ge=-1) | None = None
     """Steps of linear warm-up of the learning rate."""
     ema_decay: Annotated[float, Field(ge=0, le=1)] | None = None
     """Decay of the averaged weights; 0: none."""
@@ -113,6 +130,8 @@ class BasicTrain(Options):
 
 class BasicVal(Options):
     """``val``."""
+
+    also: ClassVar[re.Pattern] = _words('flip_seq center_frame_only num_val_samples')
 
     val_freq: Positive = 5000
     """Steps between validations."""
@@ -168,7 +187,7 @@ class LoaderOptions(Options):
     """Set by BasicSR from the top level."""
     io_backend: IoBackend = IoBackend(type='disk')
     """{type: disk} or {type: lmdb}."""
-    num_worker_per_gpu: Annotated[Count, Field(ge=0, le=256)] = 4
+    num_worker_per_gpu: count(ge=0, le=256) = 4
     """Loader processes per GPU."""
     batch_size_per_gpu: Positive | None = None
     """Batch size per GPU."""
@@ -209,6 +228,12 @@ class LoaderOptions(Options):
 class BasicDataset(LoaderOptions):
     """A data set as BasicSR's data sets of pairs read it."""
 
+    also: ClassVar[re.Pattern] = _words(
+        'meta_info color num_frame interval_list random_reverse test_mode val_partition padding '
+        'flip_sequence use_duf_downsampling dataroot_flow (blur_)?kernel_(size|list|prob)2? '
+        'blur_sigma2? beta[gp]_range2? (final_)?sinc_prob2? cache_data'
+    )
+
     dataroot_gt: str | None = None
     """Folder or LMDB of clean images."""
     dataroot_lq: str | None = None
@@ -217,7 +242,7 @@ class BasicDataset(LoaderOptions):
     """List of the images to use."""
     filename_tmpl: str = '{}'
     """Name of the degraded image."""
-    gt_size: Annotated[Count, Field(ge=1, le=4096)] | None = None
+    gt_size: count(ge=1, le=4096) | None = None
     """Side of the training patches."""
     use_hflip: bool = False
     """Random mirroring."""
@@ -232,7 +257,7 @@ class BasicDataset(LoaderOptions):
 class MetricOptions(Options):
     """Arguments of BasicSR's metrics, which have no annotations, in ``val.metrics``."""
 
-    crop_border: Annotated[Count, Field(ge=0)] = 0
+    crop_border: count(ge=0) = 0
     """Pixels left out at each border."""
     input_order: Literal['HWC'] = 'HWC'
     """What validation gives."""
@@ -248,23 +273,4 @@ SECTIONS: dict[str, type[Options]] = {
     'train': BasicTrain,
     'val': BasicVal,
     'logger': BasicLogger,
-}
-# What a model may name as it likes: losses, optimisers, networks and their weights.
-FREE = {
-    '': re.compile(r'network_\w+'),
-    'path': re.compile(r'\w*(pretrain_network|strict_load|param_key|resume)\w*'),
-    'train': re.compile(r'optim_\w+|\w+_opt'),
-}
-ALSO_READ = {
-    '': 'resize_prob resize_range gaussian_noise_prob noise_range poisson_scale_range '
-    'gray_noise_prob jpeg_range second_blur_prob resize_prob2 resize_range2 gaussian_noise_prob2 '
-    'noise_range2 poisson_scale_range2 gray_noise_prob2 jpeg_range2 gt_size queue_size gt_usm '
-    'l1_gt_usm percep_gt_usm gan_gt_usm high_order_degradation',
-    'train': 'net_d_iters net_d_init_iters net_g_reg_every net_d_reg_every r1_reg_weight lr_flow '
-    'path_reg_weight path_batch_shrink mixing_prob fix_flow flow_lr_mul dcn_lr_mul tsa_iter',
-    'val': 'flip_seq center_frame_only num_val_samples',
-    'datasets': 'meta_info color num_frame interval_list random_reverse test_mode val_partition '
-    'cache_data padding flip_sequence use_duf_downsampling dataroot_flow blur_kernel_size '
-    'kernel_list kernel_prob blur_sigma betag_range betap_range sinc_prob blur_kernel_size2 '
-    'kernel_list2 kernel_prob2 blur_sigma2 betag_range2 betap_range2 sinc_prob2 final_sinc_prob',
 }

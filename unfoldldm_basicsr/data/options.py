@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from unfoldldm_basicsr.common.declaration import Count, OptionError, Options, Problem, Tuple
+from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, count
 from unfoldldm_basicsr.common.sections import LoaderOptions, Positive
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
@@ -29,7 +29,7 @@ class DatasetOptions(LoaderOptions):
     """Training: random turns by 90 degrees."""
     repeat: Positive = 1
     """Training: how many times an epoch sees each image."""
-    seed: Annotated[Count, Field(ge=0)] = 0
+    seed: count(ge=0) = 0
     """Seed of the degradations in validation."""
     center_crop: Positive | None = None
     """Validation: use only the central square of this side."""

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.contract import NEW_IN_PHASE2
-from unfoldldm_basicsr.common.declaration import Count, Problem
+from unfoldldm_basicsr.common.declaration import Problem, count
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models.unfoldldm_phase1_model import (
     UNFOLDING_RULES,
@@ -52,7 +51,7 @@ class Phase2Train(UnfoldingTrain):
 
     diffusion_opt: dict[str, Any]
     """LatentDiffusionLoss and its arguments."""
-    prior_warmup_iter: Annotated[Count, Field(ge=0)] = 0
+    prior_warmup_iter: count(ge=0) = 0
     """Iterations of II-a; 0: start with II-b."""
 
 

@@ -18,19 +18,22 @@ _SCALARS = (bool, int, float, str, type(None), None)
 _LISTS = (list, Sequence, Iterable, Collection)
 
 
-def registered(registry, name: object) -> Any:
+def registered(registry: Iterable[tuple[str, Any]], name: object) -> Any:
     """The class or function of that name in a registry of BasicSR, None if there is none."""
     known = dict(iter(registry))
     return known.get(name, known.get(f'{name}_basicsr')) if isinstance(name, str) else None
 
 
 @functools.cache
-def options_of(owner: Callable, given: tuple[str, ...] = ()) -> type[Options]:
+def options_of(
+    owner: Callable, given: tuple[str, ...] = (), base: type[Options] = Options
+) -> type[Options]:
     """Declaration of what a section of an option file may say about ``owner``.
 
     Args:
         owner: a class or function of anybody; one with ``Options`` is declared by these.
         given: parameters that do not come from the option file.
+        base: declares keys beside, and types parameters of these names.
     """
     if hasattr(owner, 'Options'):
         return owner.Options
@@ -43,11 +46,14 @@ def options_of(owner: Callable, given: tuple[str, ...] = ()) -> type[Options]:
     for name, p in parameters.items():
         if name in given or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
             continue
-        annotation = _plain(hints[name]) if name in hints else _like(p.default)
         default = ... if p.default is _EMPTY else p.default
+        if name in base.model_fields:
+            fields[name] = (base.model_fields[name].rebuild_annotation(), Field(default))
+            continue
+        annotation = _plain(hints[name]) if name in hints else _like(p.default)
         # The name of a field is free of what pydantic keeps for itself; the alias is the key.
         fields[f'key_{len(fields)}'] = (annotation, Field(default, alias=name))
-    return create_model(f'{owner.__name__}Options', __base__=Options, **fields)
+    return create_model(f'{owner.__name__}Options', __base__=base, **fields)
 
 
 def takes_any_key(owner: Callable) -> bool:

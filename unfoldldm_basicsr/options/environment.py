@@ -27,10 +27,9 @@ from unfoldldm_basicsr.data.lmdbs import close_lmdbs, read_lmdb_index, stored_ke
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch
 from unfoldldm_basicsr.ops.ss2d import describe_backends
 from unfoldldm_basicsr.options.declared import registered
-from unfoldldm_basicsr.options.machine import Machine, one_gpu_per_process
 from unfoldldm_basicsr.options.networks import VALUE_ERRORS
 from unfoldldm_basicsr.options.problems import Problems
-from unfoldldm_basicsr.options.rules import Found, sets_of
+from unfoldldm_basicsr.options.rules import Found
 from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.loading import misfit, phase1_misfit
@@ -57,15 +56,15 @@ def basicsr_logger_untouched() -> Iterator[None]:
 # ---- weights ------------------------------------------------------------------------------------
 
 
-def not_read(run: Run, machine: Machine) -> frozenset[str]:
+def not_read(run: Run) -> frozenset[str]:
     """Places whose files a resumed run has no use for, as its checkpoint replaces them.
 
     Of another machine: all that name files, which may lie there.
     """
-    if not machine.here:
+    if not run.machine.here:
         named = section_values(run.opt, 'path').items()
         return frozenset(f'path.{key}' for key, value in named if value)
-    if not run.is_train or not machine.resuming:
+    if not run.is_train or not run.machine.resuming:
         return frozenset()
     ignored = run.path.ignore_resume_networks or ()
     ignored = set(map(str, [ignored] if isinstance(ignored, str) else ignored))
@@ -74,31 +73,35 @@ def not_read(run: Run, machine: Machine) -> frozenset[str]:
     return frozenset(f'path.pretrain_network_{label}' for label in labels)
 
 
-def weights_are_there_and_fit(run: Run, machine: Machine) -> Found:
-    paths = section_values(run.opt, 'path')
-    for key, value in paths.items():
+def weights_are_there_and_fit(run: Run) -> Found:
+    skipped = not_read(run)
+    for key, value in section_values(run.opt, 'path').items():
         place = f'path.{key}'
-        if not isinstance(value, str) or place in not_read(run, machine):
+        is_weights = key.startswith('pretrain_network_')
+        if (
+            not isinstance(value, str)
+            or place in skipped
+            or not (is_weights or key == 'resume_state')
+        ):
             continue
         file = Path(value).expanduser()
-        if key == 'resume_state' and not file.is_file():
-            yield Problem(place, f'no such file: {value}. To start anew, write ~.')
-        elif key == 'resume_state':
+        if not file.is_file():
+            remedy = _remedy(key, file) if is_weights else ' To start anew, write ~.'
+            yield Problem(place, f'no such file: {value}.{remedy}')
+        elif is_weights:
+            fault = _weights_fault(run, key.removeprefix('pretrain_network_'), file)
+            if fault:
+                yield Problem(place, fault)
+        else:
             try:
                 Checkpoint.read(file)
             except ResumeError as error:
                 yield Problem(place, f'{error}. Name an older state.')
-        elif key.startswith('pretrain_network_') and not file.is_file():
-            yield Problem(place, f'no such file: {value}.{_remedy(key, file)}')
-        elif key.startswith('pretrain_network_'):
-            fault = _weights_fault(run, key.removeprefix('pretrain_network_'), file, paths)
-            if fault:
-                yield Problem(place, fault)
 
 
-def _weights_fault(run: Run, label: str, file: Path, paths: Mapping[str, Any]) -> str | None:
+def _weights_fault(run: Run, label: str, file: Path) -> str | None:
+    paths, stock = section_values(run.opt, 'path'), not hasattr(run.model, 'sections')
     key, strict = paths.get(f'param_key_{label}'), paths.get(f'strict_load_{label}') is not False
-    stock = not hasattr(run.model, 'sections')
     named = isinstance(key, str)
     try:
         checkpoint = read_checkpoint(
@@ -129,9 +132,10 @@ def _remedy(key: str, file: Path) -> str:
 # ---- GPUs ---------------------------------------------------------------------------------------
 
 
-def gpus_are_there(run: Run, machine: Machine) -> Found:
+def gpus_are_there(run: Run) -> Found:
     wanted, present = run.top.num_gpu, torch.cuda.device_count()
-    if not isinstance(wanted, int) or machine.launcher not in (None, 'none'):
+    launcher = run.machine.launcher
+    if not isinstance(wanted, int) or launcher not in (None, 'none'):
         return
     if wanted > present:
         message = (
@@ -139,7 +143,7 @@ def gpus_are_there(run: Run, machine: Machine) -> Found:
             "Write 'auto' for what there is, or 0 for the CPU."
         )
         yield Problem('num_gpu', message)
-    elif machine.launcher == 'none' and wanted > 1 and one_gpu_per_process(run.opt):
+    elif launcher == 'none' and wanted > 1 and getattr(run.model, 'one_gpu_per_process', False):
         message = (
             f'is {wanted}, but one process was started, which uses one GPU. Start with torchrun '
             f'--nproc_per_node={wanted} ... --launcher pytorch, or set num_gpu: 1.'
@@ -147,14 +151,15 @@ def gpus_are_there(run: Run, machine: Machine) -> Found:
         yield Problem('num_gpu', message)
 
 
-def scan_backend_works(run: Run, machine: Machine) -> Found:
-    name = run.opt.get('scan_backend', 'auto')
-    if name in ('auto', 'torch'):
+def scan_backend_works(run: Run) -> Found:
+    """The CPU takes none of those that are named."""
+    name = getattr(run.top, 'scan_backend', None)
+    if name in (None, 'auto', 'torch') or run.machine.gpus == 0:
         return
     rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', ''))
     mine = rank.isdigit() and int(rank) < torch.cuda.device_count()
     with torch.cuda.device(int(rank)) if mine else nullcontext():
-        answer = describe_backends().get(name, '')
+        answer = describe_backends()[name]
     if answer.startswith('not usable'):
         yield Problem('scan_backend', f"'{name}' is {answer}.")
 
@@ -162,37 +167,34 @@ def scan_backend_works(run: Run, machine: Machine) -> Found:
 # ---- data ---------------------------------------------------------------------------------------
 
 
-def _parts(path: str, section: Mapping) -> Iterator[tuple[str, Mapping]]:
-    """A data set, and the sets of a mixture with what they take over from it."""
-    yield path, section
-    parts = section.get('sets')
-    for index, part in enumerate(parts if isinstance(parts, list) else []):
-        if isinstance(part, Mapping):
-            yield f'{path}.sets.{index}', {'io_backend': section.get('io_backend'), **part}
-
-
-def data_are_there(run: Run, machine: Machine) -> Found:
-    for root, whole in sets_of(run):
-        for path, section in _parts(root, whole):
-            backend = section.get('io_backend')
-            is_lmdb = isinstance(backend, Mapping) and backend.get('type') == 'lmdb'
+def data_are_there(run: Run) -> Found:
+    for root, whole in run.sets():
+        parts = whole.get('sets')
+        parts = (
+            [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
+        )
+        sections = {root: whole}
+        for index, part in enumerate(parts):
+            sections[f'{root}.sets.{index}'] = {'io_backend': whole.get('io_backend'), **part}
+        for path, section in sections.items():
             for key, value in section.items():
-                if not isinstance(value, str) or not str(key).startswith(('dataroot', 'meta_info')):
-                    continue
-                place = Path(value).expanduser()
-                rest = '' if place.is_absolute() else f' Relative paths start at {Path.cwd()}.'
-                if key.startswith('meta_info'):
-                    if not place.is_file():
-                        yield Problem(f'{path}.{key}', f'no such file: {value}.{rest}')
-                elif not place.is_dir():
-                    yield Problem(f'{path}.{key}', f'no such folder: {value}.{rest}')
-                elif is_lmdb and not value.endswith('.lmdb'):
-                    message = f"the name of an LMDB must end with '.lmdb': {value}."
-                    yield Problem(f'{path}.{key}', message)
-                elif is_lmdb and (place / 'data.mdb').is_file():
-                    fault = _lmdb_fault(str(place))
+                if isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info')):
+                    fault = _path_fault(str(key), value, section.get('io_backend'))
                     if fault:
                         yield Problem(f'{path}.{key}', fault)
+
+
+def _path_fault(key: str, value: str, backend: object) -> str:
+    place, is_lmdb = Path(value).expanduser(), backend == {'type': 'lmdb'}
+    is_list = key.startswith('meta_info')
+    if not (place.is_file() if is_list else place.is_dir()):
+        rest = '' if place.is_absolute() else f' Relative paths start at {Path.cwd()}.'
+        return f'no such {"file" if is_list else "folder"}: {value}.{rest}'
+    if is_lmdb and not is_list and not value.endswith('.lmdb'):
+        return f"the name of an LMDB must end with '.lmdb': {value}."
+    if is_lmdb and (place / 'data.mdb').is_file():
+        return _lmdb_fault(str(place))
+    return ''
 
 
 def _lmdb_fault(folder: str) -> str:
@@ -214,18 +216,16 @@ def _lmdb_fault(folder: str) -> str:
     )
 
 
-def open_datasets(
-    problems: Problems, run: Run, machine: Machine
-) -> list[tuple[dict[str, Any], Dataset]]:
+def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Dataset]]:
     """Builds the data sets as BasicSR will, and reads one item of each.
 
     Returns:
         Section and data set, as good as new: what reading leaves behind is in a copy.
     """
-    built = []
-    for path, section in sets_of(run):
+    built, machine = [], run.machine
+    for path, section in run.sets():
         cls = registered(DATASET_REGISTRY, section.get('type'))
-        if cls is None or problems.within(path):
+        if cls is None or problems.at(path):
             continue
         try:
             dataset = cls(copy.deepcopy(dict(section)))
@@ -281,27 +281,9 @@ def _same_random_state() -> Iterator[None]:
         torch.set_rng_state(torch_state)
 
 
-def networks_can_be_compiled(run: Run, machine: Machine) -> Found:
-    """``train.use_compile`` needs a compiler, which torch looks for in the first step."""
-    if not getattr(run.train, 'use_compile', False):
-        return
-    device = 'cpu' if machine.gpus == 0 or not torch.cuda.is_available() else 'cuda'
-    try:
-        with torch._inductor.config.patch(force_disable_caches=True):
-            torch.compile(torch.sin)(torch.ones(8, device=device))
-    except (RuntimeError, ImportError, OSError) as error:
-        cause = ' '.join(str(error).split())[:200]
-        yield Problem(
-            'train.use_compile',
-            f'torch.compile does not work here ({cause}). Install a C++ compiler (g++), or set it '
-            'to false.',
-        )
-
-
 RULES = (
     weights_are_there_and_fit,
     gpus_are_there,
     scan_backend_works,
-    networks_can_be_compiled,
     data_are_there,
 )

@@ -60,22 +60,13 @@ def forgotten_launcher(launcher: str) -> str:
     )
 
 
-def one_gpu_per_process(options: Mapping) -> bool:
-    """Whether the model uses one GPU in each process; BasicSR's own split batches over several."""
-    from basicsr.utils.registry import MODEL_REGISTRY
+def gpu_count(options: Mapping, model: type | None, launcher: str | None) -> int | str:
+    """``num_gpu``, with 'auto' as what it means here.
 
-    model = dict(iter(MODEL_REGISTRY)).get(str(options.get('model_type')))
-    return getattr(model, 'one_gpu_per_process', False)
-
-
-def gpu_count(options: Mapping, launcher: str | None) -> int:
-    """The number of GPUs that ``num_gpu: auto`` means here.
-
-    Args:
-        options: the option dict.
-        launcher: as on the command line; None counts as 'none'.
+    A model of this package uses one GPU in each process; BasicSR's own split batches over several.
     """
+    if options['num_gpu'] != 'auto':
+        return options['num_gpu']
+    alone = launcher in (None, 'none') and getattr(model, 'one_gpu_per_process', False)
     present = torch.cuda.device_count()
-    if launcher in (None, 'none') and one_gpu_per_process(options):
-        return min(present, 1)
-    return present
+    return min(present, 1) if alone else present

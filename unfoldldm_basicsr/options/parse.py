@@ -121,10 +121,10 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     for path in report.found.ignored:
         remove(options, path)
     fill_defaults(options, is_train)
-    idle_gpus = 0
-    if options['num_gpu'] == 'auto':
-        options['num_gpu'] = gpu_count(options, args.launcher)
-        idle_gpus = torch.cuda.device_count() - options['num_gpu']
+    asked, options['num_gpu'] = (
+        options['num_gpu'], gpu_count(options, report.run.model, args.launcher)
+    )  # fmt: skip
+    idle_gpus = torch.cuda.device_count() - options['num_gpu'] if asked == 'auto' else 0
     try:
         _start_processes(options, args.launcher)
     except ValueError as error:
@@ -200,11 +200,10 @@ def _open_datasets(report: Report, options: dict) -> None:
         SystemExit: they cannot be built or read.
     """
     _built.clear()
-    if not report.machine.here:
+    if not report.run.machine.here:
         return
     with basicsr_logger_untouched():
-        run = replace(report.run, opt=options)
-        _built.extend(open_datasets(report.found, run, report.machine))
+        _built.extend(open_datasets(report.found, replace(report.run, opt=options)))
     if report.problems:
         refuse(report.problems)
 

@@ -2,43 +2,48 @@
 
 All problems are reported at once, each as ``FILE: key.path: cause and remedy``. Nothing here
 changes the options, sets BasicSR's logger up, or leaves a trace on the disk.
+
+The way of an option dict: names of forks are translated and what BasicSR demands is filled in; each
+section is read as its declaration says (:func:`.run.typed`), and each section with a ``type`` as
+that class says, which is then built where it costs nothing; rules look at what must fit together;
+last, files and data of this machine are opened.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+from basicsr.models import lr_scheduler
 from basicsr.utils.registry import (
+    ARCH_REGISTRY,
     DATASET_REGISTRY,
     LOSS_REGISTRY,
     METRIC_REGISTRY,
     MODEL_REGISTRY,
 )
-from pydantic import ValidationError
 
-from unfoldldm_basicsr.common.declaration import Options, keys_of, problems_of, show
-from unfoldldm_basicsr.common.sections import (
-    ALSO_READ,
-    FREE,
-    SECTIONS,
-    BasicDataset,
-    MetricOptions,
-)
-from unfoldldm_basicsr.common.suggest import did_you_mean, one_slip, written_as
+from unfoldldm_basicsr.common.declaration import Options, show
+from unfoldldm_basicsr.common.sections import BasicDataset, MetricOptions
+from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.options import environment, networks, rules
 from unfoldldm_basicsr.options.aliases import Note, translate
 from unfoldldm_basicsr.options.declared import options_of, registered, takes_any_key
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.machine import Machine, gpu_count
-from unfoldldm_basicsr.options.problems import Problems, of_somebody_else
-from unfoldldm_basicsr.options.run import OF_TRAINING, Run, make_run, section_values
+from unfoldldm_basicsr.options.problems import Problems
+from unfoldldm_basicsr.options.run import Run, is_read, section_values, typed
 
-ARCH_REGISTRY = networks.ARCH_REGISTRY
+_ADAM = (('Adam', torch.optim.Adam),)  # what BasicSR's own models know
+_SCHEDULES = (
+    ('MultiStepLR', lr_scheduler.MultiStepRestartLR),
+    ('MultiStepRestartLR', lr_scheduler.MultiStepRestartLR),
+    ('CosineAnnealingRestartLR', lr_scheduler.CosineAnnealingRestartLR),
+)
 _LOADS_WEIGHTS = ('PerceptualLoss',)  # building it would fetch a file
 
 
@@ -49,7 +54,6 @@ class Report:
     file: str
     found: Problems
     run: Run
-    machine: Machine
     notes: list[Note]
 
     @property
@@ -64,10 +68,7 @@ class Report:
 
 
 def preflight(options: dict, file: str, is_train: bool, **settings: Any) -> list[str]:
-    """Every problem of an option dict, one line each; empty when the run can start.
-
-    For the parameters see :func:`examine`.
-    """
+    """Every problem of an option dict, one line each; for the parameters see :func:`examine`."""
     return examine(options, file, is_train, **settings).problems
 
 
@@ -99,58 +100,30 @@ def examine(
     notes = translate(options)
     fill_defaults(options, is_train)
     options['is_train'] = is_train
-    problems = Problems(strict)
-    for path, value in _values(options):
-        if isinstance(value, float) and not math.isfinite(value):
-            problems.add(path, f'must be a finite number, got {value}.')
-        if path.endswith('.type') and not isinstance(value, str):
-            problems.add(path, f'must be a name, got {show(value)}.')
     model = registered(MODEL_REGISTRY, options.get('model_type'))
+    if here:
+        options['num_gpu'] = gpu_count(options, model, launcher)
+    if resuming is None:
+        resuming = bool(section_values(options, 'path').get('resume_state'))
+    problems = Problems(strict)
     with environment.basicsr_logger_untouched():
-        sections = _check_sections(problems, options, model, is_train)
-        nets = {}
-        for key, section in options.items():
-            if str(key).startswith('network_') and not problems.covers(str(key)):
-                nets[str(key)] = _check_network(problems, str(key), section)
-        if is_train:
-            _check_losses(problems, section_values(options, 'train'), model)
-        _check_metrics(problems, section_values(options, 'val').get('metrics'))
-        datasets = _check_datasets(problems, options, is_train, here)
-        gpus = options['num_gpu']
-        if gpus == 'auto' and here:
-            gpus = gpu_count(options, launcher)
-        options['num_gpu'] = gpus
-        if resuming is None:
-            resuming = bool(section_values(options, 'path').get('resume_state'))
-        machine = Machine(here, launcher, resuming, gpus)
-        run = make_run(model, options, sections, datasets)
-        run.networks = nets
-        _apply(problems, [partial(rule, machine=machine) for rule in rules.RULES], run)
-        skipped = environment.not_read(run, machine)
-        _apply(problems, getattr(model, 'rules', ()), run, skipped)
-        if here:
-            _apply(problems, [partial(rule, machine=machine) for rule in environment.RULES], run)
+        run = typed(model, options, problems)
+        run.machine = Machine(here, launcher, resuming, options['num_gpu'])
+        if model is None and isinstance(options.get('model_type'), str):
+            hint = did_you_mean(options['model_type'], [name for name, _ in MODEL_REGISTRY])
+            message = f'no model {show(options["model_type"])} is registered.{hint}'
+            problems.add('model_type', message)
+        _check_classes(problems, run)
+        own = environment.RULES if here else ()
+        _apply(problems, (*rules.RULES, *getattr(model, 'rules', ()), *own), run)
         if here and (problems.refused or not later):
-            environment.open_datasets(problems, run, machine)
-    return Report(file, problems, run, machine, notes)
+            environment.open_datasets(problems, run)
+    return Report(file, problems, run, notes)
 
 
-def _values(value: object, path: str = '') -> Iterator[tuple[str, object]]:
-    """Everything in an option dict with its key path."""
-    if path:
-        yield path, value
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _values(item, f'{path}.{key}' if path else str(key))
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _values(item, f'{path}.{index}')
-
-
-def _apply(
-    problems: Problems, rules_: Any, run: Run, not_read: frozenset[str] = frozenset()
-) -> None:
+def _apply(problems: Problems, rules_: Iterable[Callable], run: Run) -> None:
     """Adds what rules find; one that stumbles over values found to be wrong before has no news."""
+    not_read = environment.not_read(run)
     for rule in rules_:
         try:
             for path, *rest in rule(run):
@@ -161,83 +134,57 @@ def _apply(
                 raise
 
 
-# ---- sections -----------------------------------------------------------------------------------
-
-
-def _read(
-    problems: Problems,
-    prefix: str,
-    declared: type[Options],
-    values: Mapping[str, Any],
-    *,
-    owner: str = '',
-    foreign: bool = False,
-    also: Callable[[str], bool] = lambda key: False,
-) -> Options:
-    """A section as its declaration types it, as far as it is right; problems are added.
-
-    Args:
-        problems: gets what is found.
-        prefix: key path of the section.
-        declared: its declaration.
-        values: what stands there.
-        owner: class that it is for, for messages.
-        foreign: whether the class may read keys that are not declared.
-        also: tells keys that are known without a declaration.
-    """
-    values = {str(k): v for k, v in values.items()}
-    try:
-        return declared.model_validate(values)
-    except ValidationError as error:
-        found = problems_of(error, declared, values, owner)
-        found = [p for p in found if p.kind != 'unknown' or not also(p.path)]
-        faulty = {p.path.partition('.')[0] for p in found}
-        if foreign:
-            found = of_somebody_else(found, keys_of(declared), values)
-        problems.extend(prefix, found)
-    return _partly(declared, {k: v for k, v in values.items() if k not in faulty})
-
-
-def _partly(declared: type[Options], values: Mapping[str, Any]) -> Options:
-    """What is left of a section without its faulty keys; required ones may be missing."""
-    known = set(keys_of(declared))
-    values = {key: value for key, value in values.items() if key in known}
-    try:
-        return declared.model_validate(values)
-    except ValidationError:
-        return declared.model_construct(**values)
-
-
-def _check_sections(
-    problems: Problems, options: Mapping, model: type | None, is_train: bool
-) -> dict[str, Options]:
-    sections, foreign = {}, not hasattr(model, 'sections')
-    for name, declared in getattr(model, 'sections', SECTIONS).items():
-        if name in OF_TRAINING and not is_train:
-            continue
-        if name == 'train' and options.get('train') is None:
-            problems.add('train', 'is missing: total_iter, optim_g, scheduler and the losses.')
-
-        def also(key: str, name: str = name) -> bool:
-            free = FREE.get(name)
-            known = (foreign and free and free.fullmatch(key)) or key in ALSO_READ.get(
-                name, ''
-            ).split()
-            return model is None or (foreign and bool(known))
-
-        values = section_values(options, name) if not name else options.get(name)
-        values = values if isinstance(values, Mapping) else {}  # folders that a start sets, too
-        sections[name] = _read(problems, name, declared, values, foreign=foreign, also=also)
-    if isinstance(options.get('model_type'), str) and model is None:
-        hint = did_you_mean(options['model_type'], [name for name, _ in MODEL_REGISTRY])
-        problems.add('model_type', f'no model {show(options["model_type"])} is registered.{hint}')
-    return sections
-
-
 # ---- sections that name a class -----------------------------------------------------------------
 
 
-def _find(problems: Problems, path: str, section: object, registry, what: str) -> Any:
+def _check_classes(problems: Problems, run: Run) -> None:
+    """Reads every section with a ``type``, and builds networks, losses, optimiser and schedule."""
+    run.networks = {}
+    for key, section in run.opt.items():
+        if str(key).startswith('network_') and key not in problems.refused:
+            run.networks[key] = _check_class(
+                problems, key, section, ARCH_REGISTRY, 'network',
+                build=networks.on_meta, here=run.machine.here,
+            )  # fmt: skip
+    train, ours = section_values(run.opt, 'train'), rules.by(run.model, 'unfoldldm_basicsr')
+    stock = rules.by(run.model, 'basicsr')
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    for name, section in train.items() if run.is_train else ():
+        path, check = f'train.{name}', partial(_check_class, problems, f'train.{name}', section)
+        if problems.at(path) or not isinstance(section, Mapping):
+            continue
+        if name.endswith('_opt'):
+            known = registered(LOSS_REGISTRY, section.get('type')) is not None
+            if ours or stock or known or name in type(run.train).model_fields:
+                check(LOSS_REGISTRY, 'loss', build=_loss)
+        elif name == 'scheduler' and stock:
+            check(
+                _SCHEDULES, 'schedule', ('optimizer', 'last_epoch'),
+                build=lambda cls, **kept: cls(optimizer, **kept),
+            )  # fmt: skip
+        elif name.startswith('optim_') and stock:
+            check(
+                _ADAM, 'optimiser', ('params',),
+                build=lambda cls, **kept: cls([torch.nn.Parameter(torch.zeros(1))], **kept),
+            )  # fmt: skip
+        elif (name.startswith('optim_') or name == 'scheduler') and 'type' not in section:
+            problems.add(f'{path}.type', f'is missing.{written_as("type", section)}')
+    for name, section in (run.val.metrics or {}).items():
+        path, given = f'val.metrics.{name}', ('img', 'img2')
+        _check_class(problems, path, section, METRIC_REGISTRY, 'metric', given, base=MetricOptions)
+    run.datasets = {}
+    for phase, section in section_values(run.opt, 'datasets').items():
+        path = f'datasets.{phase}'
+        if not is_read(str(phase), run.is_train):
+            continue
+        cls = _find(problems, path, section, DATASET_REGISTRY, 'data set')
+        if cls is not None:
+            declared, own = getattr(cls, 'Options', BasicDataset), hasattr(cls, 'Options')
+            values = problems.read(path, declared, section, foreign=not own)
+            run.datasets[str(phase)] = values if own else section
+
+
+def _find(problems: Problems, path: str, section: object, registry: Iterable, what: str) -> Any:
     """What ``section['type']`` names, or None with the problem added."""
     if not isinstance(section, Mapping):
         problems.add(path, f'must be a section with a type, got {show(section)}.')
@@ -247,91 +194,50 @@ def _find(problems: Problems, path: str, section: object, registry, what: str) -
         found = registered(registry, section['type'])
         if found is None:
             hint = did_you_mean(section['type'], [name for name, _ in registry])
-            problems.add(f'{path}.type', f'no {what} {show(section["type"])} is registered.{hint}')
+            where = 'is registered'
+            if isinstance(registry, tuple):
+                where = "is known to BasicSR's own models"
+                hint += f' model_type: RestorationModel takes every {what} of torch.'
+            problems.add(f'{path}.type', f'no {what} {show(section["type"])} {where}.{hint}')
         return found
     return None
 
 
-def _check_arguments(
-    problems: Problems, path: str, owner: Callable, section: Mapping, given: tuple[str, ...] = ()
-) -> dict[str, Any] | None:
-    """Arguments of a class or function, None with problems added."""
-    arguments = {k: v for k, v in section.items() if k != 'type'}
-    _read(
-        problems,
-        path,
-        options_of(owner, given),
-        arguments,
-        owner=owner.__name__,
-        foreign=takes_any_key(owner),
-    )
-    return None if problems.within(path) else arguments
+def _check_class(
+    problems: Problems,
+    path: str,
+    section: object,
+    registry: Iterable,
+    what: str,
+    given: tuple[str, ...] = (),
+    base: type[Options] = Options,
+    build: Callable[..., Any] | None = None,
+    here: bool = True,
+) -> Any:
+    """Reads the arguments of the class or function of a section.
 
-
-def _check_network(problems: Problems, path: str, section: object) -> Any:
-    cls = _find(problems, path, section, ARCH_REGISTRY, 'network')
-    if cls is None or _check_arguments(problems, path, cls, section) is None:
+    Returns:
+        What ``build`` makes of them; None with the problems added.
+    """
+    owner = _find(problems, path, section, registry, what)
+    if owner is None:
         return None
-    net, fault = networks.build(section)
-    if fault:
-        problems.add(path, fault)
-    return net
+    arguments = {str(key): value for key, value in section.items() if key != 'type'}
+    declared, foreign = options_of(owner, given, base), takes_any_key(owner)
+    problems.read(path, declared, arguments, owner.__name__, foreign=foreign)
+    if build is None or problems.at(path):
+        return None
+    try:
+        return build(owner, **arguments)
+    except networks.VALUE_ERRORS as error:
+        if isinstance(error, FileNotFoundError) and not here:
+            return None  # weights that a network loads by itself
+        text = networks.refusal(owner.__name__, arguments, error, partial(build, owner))
+        problems.add(path, text)
+    return None
 
 
-def _check_losses(problems: Problems, train: Mapping, model: type | None) -> None:
-    """The sections ``train.*_opt``; a model of somebody else may call other things so, too."""
-    for name, section in train.items():
-        path = f'train.{name}'
-        if not str(name).endswith('_opt') or not isinstance(section, Mapping):
-            continue
-        kind = section.get('type')
-        ours = _by(model, 'basicsr', 'unfoldldm_basicsr') or name in keys_of(SECTIONS['train'])
-        near = any(one_slip(str(kind), known) for known, _ in LOSS_REGISTRY)
-        if not ours and not near and registered(LOSS_REGISTRY, kind) is None:
-            continue
-        cls = _find(problems, path, section, LOSS_REGISTRY, 'loss')
-        arguments = None if cls is None else _check_arguments(problems, path, cls, section)
-        if arguments is None or not _by(cls, 'basicsr', 'unfoldldm_basicsr'):
-            continue
-        if cls.__name__ not in _LOADS_WEIGHTS:
-            try:
-                cls(**arguments)
-            except (*networks.VALUE_ERRORS, NotImplementedError) as error:
-                problems.add(path, networks.refusal(cls, arguments, error))
-
-
-def _by(cls: type | None, *packages: str) -> bool:
-    return cls is not None and cls.__module__.partition('.')[0] in packages
-
-
-def _check_metrics(problems: Problems, section: object) -> None:
-    """``val.metrics``: BasicSR looks the names up at the first validation, hours later."""
-    for name, metric in section.items() if isinstance(section, Mapping) else ():
-        path = f'val.metrics.{name}'
-        function = _find(problems, path, metric, METRIC_REGISTRY, 'metric')
-        if function is None:
-            continue
-        common = {k: v for k, v in metric.items() if k in keys_of(MetricOptions)}
-        _read(problems, path, MetricOptions, common)
-        own = {k: v for k, v in metric.items() if k != 'better'}
-        _check_arguments(problems, path, function, own, ('img', 'img2'))
-
-
-def _check_datasets(
-    problems: Problems, options: dict, is_train: bool, here: bool
-) -> dict[str, Any]:
-    """Typed sections of data sets that declare their options, those of others as they are."""
-    found, datasets = {}, options.get('datasets')
-    for phase, section in datasets.items() if isinstance(datasets, Mapping) else ():
-        path = f'datasets.{phase}'
-        if not rules.is_read(str(phase), is_train):
-            continue
-        cls = _find(problems, path, section, DATASET_REGISTRY, 'data set')
-        if cls is None:
-            continue
-        declared = getattr(cls, 'Options', BasicDataset)
-        own = declared is not BasicDataset
-        also = frozenset() if own else frozenset(ALSO_READ['datasets'].split())
-        typed = _read(problems, path, declared, section, foreign=not own, also=also.__contains__)
-        found[str(phase)] = typed if hasattr(cls, 'Options') else section
-    return found
+def _loss(cls: type, **arguments: Any) -> None:
+    """Builds a loss of BasicSR or of this package; what others do when they are built is theirs."""
+    if rules.by(cls, 'basicsr', 'unfoldldm_basicsr') and cls.__name__ not in _LOADS_WEIGHTS:
+        cls(**arguments)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from unfoldldm_basicsr.common.declaration import Problem
+from pydantic import ValidationError
+
+from unfoldldm_basicsr.common.declaration import Options, Problem, keys_of, problems_of
 from unfoldldm_basicsr.common.suggest import nearest, one_slip
 
 
@@ -27,7 +30,7 @@ class Problems:
     def add(self, path: str, message: str, kind: str = 'fault') -> None:
         """``message`` continues the sentence that ``path`` begins; see :class:`.Problem`."""
         message = ' '.join(message.split())
-        if self.covers(path):
+        if any(f'{path}.'.startswith(f'{place}.') for place in self.refused):
             return
         if kind == 'warning' or (kind in ('unknown', 'slip') and not self.strict):
             self.warned.setdefault(path, message)
@@ -38,46 +41,61 @@ class Problems:
 
     def extend(self, prefix: str, problems: Iterable[Problem]) -> None:
         """Adds problems whose paths begin at the section ``prefix``."""
-        for path, message, kind in problems:
+        for path, *rest in problems:
+            self.add(f'{prefix}.{path}'.strip('.'), *rest)
+
+    def at(self, path: str) -> bool:
+        """Whether ``path``, a section around it or anything in it has a problem."""
+        places = (f'{place}.' for place in self.refused)
+        return any(p.startswith(f'{path}.') or f'{path}.'.startswith(p) for p in places)
+
+    def read(
+        self,
+        prefix: str,
+        declared: type[Options],
+        values: Mapping[str, Any],
+        owner: str = '',
+        *,
+        foreign: bool = False,
+        any_key: bool = False,
+    ) -> Options:
+        """A section as its declaration types it, as far as it is right; the rest is added.
+
+        Args:
+            prefix: key path of the section.
+            declared: its declaration.
+            values: what stands there.
+            owner: class that it is for, for messages.
+            foreign: whether the class may read keys that are not declared.
+            any_key: whether nothing is known about its keys.
+        """
+        values = {str(key): value for key, value in values.items()}
+        try:
+            return declared.model_validate(values)
+        except ValidationError as error:
+            found = problems_of(error, declared, values, owner)
+        also = getattr(declared, 'also', None) if foreign else None
+        for path, message, kind in found:
+            if kind == 'unknown' and (any_key or (also and also.fullmatch(path))):
+                continue
+            if kind == 'unknown' and foreign and '.' not in path:
+                message, kind = _of_somebody_else(path, keys_of(declared), values)
             self.add(f'{prefix}.{path}'.strip('.'), message, kind)
-
-    def covers(self, path: str) -> bool:
-        """Whether ``path`` or a section around it has a problem already."""
-        parts = path.split('.')
-        return any('.'.join(parts[:n]) in self.refused for n in range(1, len(parts) + 1))
-
-    def within(self, prefix: str) -> bool:
-        """Whether ``prefix`` or anything in it has a problem; '' stands for the whole file."""
-        inside = any(not prefix or p.startswith(f'{prefix}.') for p in self.refused)
-        return inside or self.covers(prefix)
+        faulty = {problem.path.partition('.')[0] for problem in found}
+        right = {k: v for k, v in values.items() if k in keys_of(declared) and k not in faulty}
+        try:
+            return declared.model_validate(right)
+        except ValidationError:  # a required key is missing, or keys that depend on a faulty one
+            return declared.model_construct(**right)
 
 
-def of_somebody_else(
-    problems: Iterable[Problem], keys: Iterable[str], present: Container[str]
-) -> Iterable[Problem]:
-    """Judges unknown keys of a class whose own keys nobody has declared.
+def _of_somebody_else(key: str, known: list[str], present: Mapping) -> tuple[str, str]:
+    """Message and kind for an unknown key of a class whose own keys nobody has declared.
 
     What such a class reads is not guessed: only a slip of a known key is refused. A second
     ``dataroot_gt2`` beside ``dataroot_gt`` is none.
-
-    Args:
-        problems: what the known keys alone give.
-        keys: the known ones.
-        present: those of the section.
     """
-    keys = list(keys)
-    for path, message, kind in problems:
-        slips = [
-            key
-            for key in keys
-            if kind == 'unknown'
-            and one_slip(path, key)
-            and not (path.startswith(key) and key in present)
-        ]
-        if kind != 'unknown' or '.' in path:
-            yield Problem(path, message, kind)
-        elif slips:
-            yield Problem(path, f"is not known here. Did you mean '{slips[0]}'?", 'slip')
-        else:
-            hint = nearest(path, keys)
-            yield Problem(path, f'is nothing that is known here; left as it is.{hint}', 'warning')
+    for near in known:
+        if one_slip(key, near) and not (key.startswith(near) and near in present):
+            return f"is not known here. Did you mean '{near}'?", 'slip'
+    return f'is nothing that is known here; left as it is.{nearest(key, known)}', 'warning'

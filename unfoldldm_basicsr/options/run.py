@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
-from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read
+from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem
 from unfoldldm_basicsr.common.sections import SECTIONS
+from unfoldldm_basicsr.options.machine import Machine
+from unfoldldm_basicsr.options.networks import build
+from unfoldldm_basicsr.options.problems import Problems
 
 # Written into the option dict when a run is started; no keys of an option file.
 SET_AT_START = {
@@ -19,7 +22,7 @@ SET_AT_START = {
         'experiments_root', 'results_root', 'models', 'training_states', 'log', 'visualization',
     ),
 }  # fmt: skip
-OF_TRAINING = ('train', 'logger')  # sections that a test does not read
+_OF_TRAINING = ('train', 'logger')  # sections that a test does not read
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Run:
         opt: the option dict itself; not to be changed.
         top: the top level, ``train``, ``val``, ``path``, ``logger``: the typed sections.
         datasets: by phase; typed where the class declares its options, the dict elsewhere.
+        machine: how it is started; known to the check only.
     """
 
     model: type | None
@@ -43,6 +47,7 @@ class Run:
     path: Options
     logger: Options | None
     datasets: Mapping[str, Options | Mapping[str, Any]]
+    machine: Machine | None = None
 
     @property
     def network_sections(self) -> dict[str, Mapping[str, Any]]:
@@ -56,9 +61,13 @@ class Run:
     @cached_property
     def networks(self) -> dict[str, nn.Module | None]:
         """The networks on the meta device; None for what cannot be built there."""
-        from unfoldldm_basicsr.options.networks import build
+        return {key: build(section) for key, section in self.network_sections.items()}
 
-        return {key: build(section)[0] for key, section in self.network_sections.items()}
+    def sets(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Path and section of every data set that is read."""
+        for phase, section in section_values(self.opt, 'datasets').items():
+            if isinstance(section, Mapping) and is_read(str(phase), self.is_train):
+                yield f'datasets.{phase}', section
 
 
 def section_values(opt: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -75,30 +84,38 @@ def is_training(opt: Mapping[str, Any]) -> bool:
     return bool(opt.get('is_train', training))
 
 
-def typed(model: type, opt: Mapping[str, Any]) -> Run:
+def is_read(phase: str, is_train: bool) -> bool:
+    """Whether a training, or a test, reads ``datasets.PHASE``."""
+    kind = phase.split('_')[0]
+    return phase == 'train' or kind == 'val' if is_train else kind in ('val', 'test')
+
+
+def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None = None) -> Run:
     """The typed options of a run with ``model``.
 
+    Args:
+        model: declares ``sections``; others are read as BasicSR's models read them.
+        opt: the option dict.
+        problems: gets what does not fit its declaration.
+
     Raises:
-        OptionError: everything in the sections that does not fit its declaration.
+        OptionError: all that does not fit, where ``problems`` is not given.
     """
-    opt = {'model_type': model.__name__, **opt}
-    training, problems, sections = is_training(opt), [], {}
+    started = problems is None  # the option dict holds what a start has set
+    if started:
+        problems, opt = Problems(), {'model_type': model.__name__, **opt}
+    training, sections = is_training(opt), {}
     for name, declared in getattr(model, 'sections', SECTIONS).items():
-        if name in OF_TRAINING and not training:
+        if name in _OF_TRAINING and not training:
             continue
-        try:
-            sections[name] = read(declared, section_values(opt, name))
-        except OptionError as error:
-            prefix = f'{name}.' if name else ''
-            problems += [Problem(f'{prefix}{path}', text) for path, text, _ in error.problems]
-    if problems:
-        raise OptionError('options', problems)
-    return make_run(model, opt, sections, opt.get('datasets') or {})
-
-
-def make_run(
-    model: type | None, opt: Mapping, sections: Mapping[str, Options], datasets: Mapping
-) -> Run:
-    """A run of typed sections."""
-    named = {key: sections.get(key) for key in ('train', 'val', 'path', 'logger')}
-    return Run(model, is_training(opt), opt, sections[''], **named, datasets=datasets)
+        values = section_values(opt, name)
+        if not started and isinstance(opt.get(name), Mapping):
+            values = opt[name]  # folders that a start sets are none of an option file
+        foreign = not hasattr(model, 'sections')
+        sections[name or 'top'] = problems.read(
+            name, declared, values, foreign=foreign, any_key=model is None
+        )
+    if started and problems.refused:
+        raise OptionError('options', [Problem(*item) for item in problems.refused.items()])
+    named = {key: sections.get(key) for key in ('top', 'train', 'val', 'path', 'logger')}
+    return Run(model, training, opt, **named, datasets=opt.get('datasets') or {})

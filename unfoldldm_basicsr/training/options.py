@@ -11,7 +11,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from pydantic import Field
 
 from unfoldldm_basicsr.common.contract import check_tile, contract_of
-from unfoldldm_basicsr.common.declaration import Count, Problem
+from unfoldldm_basicsr.common.declaration import Problem, count
 from unfoldldm_basicsr.common.sections import (
     BasicLogger,
     BasicPath,
@@ -24,7 +24,7 @@ from unfoldldm_basicsr.training.batches import MixingOptions, ProgressiveOptions
 from unfoldldm_basicsr.training.optimisation import GradientClipper, check_optimizer
 from unfoldldm_basicsr.training.schedules import check_schedule
 
-Positive = Annotated[Count, Field(ge=1)]
+Positive = count(ge=1)
 Limit = Annotated[float, Field(gt=0)]
 Problems = Iterator[Problem]
 
@@ -68,7 +68,7 @@ class ValOptions(BasicVal):
 
     tile: Positive | None = None
     """Restore in overlapping tiles of this size."""
-    tile_overlap: Annotated[Count, Field(ge=0)] = 32
+    tile_overlap: count(ge=0) = 32
     """Overlap of the tiles in pixels."""
     use_image: bool = True
     """Metrics on 8-bit images, as they are saved; false: on the unrounded result."""
