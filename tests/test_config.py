@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -497,20 +496,6 @@ def test_weights_that_fit_are_accepted_and_others_explained(stock, tmp_path):
     assert "Did you mean 'net_g.pth'" in problems_at(misnamed, 'path.pretrain_network_g')
     file.write_bytes(file.read_bytes()[:-30])
     assert 'damaged' in problems_at(stock, 'path.pretrain_network_g')
-
-
-class Payload:
-    def __reduce__(self):
-        return os.mkdir, ('proof',)
-
-
-def test_code_in_a_weight_file_is_not_executed(stock, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({'params': Payload()}, 'x.pth')
-    assert 'refused' in problems_at(
-        put(stock, 'path.pretrain_network_g', 'x.pth'), 'path.pretrain_network_g'
-    )
-    assert not (tmp_path / 'proof').exists()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def reference() -> str:
     parts += _classes('Networks (`network_g`, `network_e`)', registry.ARCH_REGISTRY)
     parts += _classes('Losses (`train.pixel_opt` and the like)', registry.LOSS_REGISTRY)
     parts += ['## Schedules (`train.scheduler`)\n']
-    for name, (declared, _) in SCHEDULES.items():
+    for name, declared in SCHEDULES.items():
         parts += [f'### {name}\n', table(declared)]
     given = ('img', 'img2')
     parts += ['## Metrics (`val.metrics`)\n', 'Of every metric of BasicSR:\n', table(MetricOptions)]
@@ -95,7 +95,8 @@ def _ours(known: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def _summary(cls: Any) -> str:
-    return (inspect.getdoc(cls) or '').partition('\n')[0].replace('``', '`')
+    text = (inspect.getdoc(cls) or '').partition('\n')[0].replace('``', '`')
+    return re.sub(r':\w+:`', '`', text)
 
 
 def _arguments(owner: Callable) -> dict[str, str]:

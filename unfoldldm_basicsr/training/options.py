@@ -87,7 +87,7 @@ class LoggerOptions(BasicLogger):
     """Newest checkpoints to keep; ~: all."""
     keep_best: bool = False
     """Keep the weights of the best validation, net_g_best_METRIC.pth."""
-    tb_images: Annotated[Count, Field(ge=0)] = 2
+    tb_images: count(ge=0) = 2
     """Images of a validation that TensorBoard shows: input, stages (val.trace), output, truth."""
 
 
