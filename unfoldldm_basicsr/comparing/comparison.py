@@ -196,7 +196,8 @@ def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
     """How the numbers of a comparison were made, topic by topic."""
     settings, train_set = task.settings, task.common['datasets']['train']
     command = 'ablate' if (task.folder / ROWS).is_file() else 'compare'
-    place = '/'.join(task.folder.resolve().parts[-3:])  # options/compare/TASK, wherever it is
+    place = task.folder  # of an absolute path options/compare/TASK, wherever it is
+    place = Path(*place.parts[-3:]) if place.is_absolute() else place
     not_said = ('name', 'model_type', 'network_', 'path')
     own = {
         f'{side.title}: {key} {value}'
@@ -216,7 +217,7 @@ def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
         'choices of the test': '; '.join(f'{t}: {json.dumps(c)}' for t, c in choices.items() if c),
         'own options': '; '.join(sorted(own)),
         'unseen': ', '.join(settings.out_of_distribution),
-        'made by': shlex.join(['unfoldldm', command, '-opt', place, *arguments]),
+        'made by': shlex.join(['unfoldldm', command, '-opt', str(place), *arguments]),
     }
 
 
