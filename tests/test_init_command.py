@@ -71,6 +71,13 @@ def test_a_prepared_set_is_found_by_its_name(folder, part):
     assert own == (held_out if part == 'train' else {'train': 'train.txt', 'val': ''})
 
 
+def test_large_images_are_to_be_cut_first(folder, monkeypatch, capsys):
+    for limit, said in ((48 * 64 - 1, True), (48 * 64, False)):
+        monkeypatch.setattr(init_command, 'LARGE', limit)
+        assert main(['init', 'my: photos #1', '--network', 'nafnet-small', '--overwrite']) == 0
+        assert ('unfoldldm prepare' in capsys.readouterr().out) == said
+
+
 def test_nothing_is_written_where_something_is_wrong(folder, capsys):
     write_photos(folder / 'others', 2)
     write_photos(folder / 'single', 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import multiprocessing
 import tempfile
 import time
@@ -32,6 +33,7 @@ from unfoldldm_basicsr.training.guards import peak_memory
 
 NAME = 'init'
 HELP = 'write the option files of a training on your own images, sized for this machine'
+LARGE = 4_000_000  # pixels; decoding them takes longer than a step of a small network
 SHARE = 0.8  # of the memory; the rest is for loaders, validation and Phase II
 SIDES = (128, 96, 64, 48, 32)  # of patches, in pixels; CPUs get at most 48
 
@@ -99,6 +101,9 @@ def run(args: argparse.Namespace) -> int:
     print(summary(training, trial, limit))
     for path in files:
         print(f'  python -m unfoldldm_basicsr.train -opt {path} --auto_resume')
+    if max_pixels(args.clean) > LARGE:
+        cut = 'unfoldldm prepare folder -i IMAGES -o images.lmdb --crop-size 512 --payload bmp'
+        print(f'  (large images are decoded for every patch: faster after {cut})')
     weights = f'experiments/{training.experiment(max(training.phases, default=None))}'
     print(
         f'  unfoldldm restore -i PHOTOS -o restored -w {weights}/models/net_g_latest.pth --tile 512'
@@ -185,6 +190,14 @@ def images_in(clean: str, degraded: str | None) -> tuple[dict[str, Any], list[st
     if degraded and clean.endswith('_gt.lmdb') and listed.is_file():
         return {**section, 'meta_info_file': str(listed)}, listed.read_text('utf-8').splitlines()
     return section, open_source(clean, kind).names
+
+
+def max_pixels(clean: str) -> int:
+    """Pixels of the largest of the first images, by their headers; 0 where unknown."""
+    if clean.rstrip('/').endswith('.lmdb'):  # decoded quickly, or cut already
+        return 0
+    source = open_source(clean, 'disk')
+    return max(math.prod(source.shape(name) or (0,)) for name in source.names[:8])
 
 
 def fitted(
