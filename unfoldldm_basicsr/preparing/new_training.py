@@ -198,16 +198,13 @@ logger:
         """Lines of ``degradations``: the ranges of the catalogue, or the middle of each."""
         if self.task is None:
             return ''
-        text = (
-            '    degradations: # unfoldldm degrade PHOTO -opt THIS_FILE -o sheet.png shows them\n'
-        )
+        text = '    degradations: # seen by: unfoldldm degrade PHOTO -opt FILE -o sheet.png\n'
         for name in TASKS[self.task]:
             step = DEGRADATIONS[name]()
-            values = (
-                step.at_strength(0.5) if fixed else {k: list(v) for k, v in step.ranges.items()}
-            )
-            entry = {'type': name, **values}
-            text += f'      - {_flow(entry)}\n'
+            values = {key: [*limits] for key, limits in step.ranges.items()}
+            if fixed:
+                values = {key: round(value, 6) for key, value in step.at_strength(0.5).items()}
+            text += f'      - {_flow({"type": name, **values})}\n'
         return text
 
 
