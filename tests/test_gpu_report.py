@@ -11,6 +11,8 @@ from benchmark_scripts import imported_scripts
 from helpers import ROOT
 
 from unfoldldm_basicsr.options.parse import build_parser
+from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
 
 
 @pytest.fixture
@@ -47,7 +49,10 @@ def test_every_command_is_understood_and_in_time(report, tmp_path, monkeypatch, 
     several = steps[5].words
     assert several[several.index('--nproc_per_node') + 1] == ('4' if gpu else '2')
     build_parser().parse_args(several[several.index('-opt') :])
-    assert (ROOT / several[several.index('-opt') + 1]).is_file()
+    report.make_photos(tmp_path / 'photos')
+    options = read_option_file(ROOT / several[several.index('-opt') + 1])
+    apply_overrides(options, several[several.index('--force_yml') + 1 :])
+    assert preflight(options | {'num_gpu': 0}, 'x', True) == []
 
 
 def test_every_step_outlives_the_failure_of_another(report, tmp_path, monkeypatch, capsys):
