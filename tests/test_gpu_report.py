@@ -49,6 +49,7 @@ def test_every_command_is_understood_and_in_time(report, tmp_path, monkeypatch, 
     several = steps[5].words
     assert several[several.index('--nproc_per_node') + 1] == ('4' if gpu else '2')
     build_parser().parse_args(several[several.index('-opt') :])
+    monkeypatch.undo()
     report.make_photos(tmp_path / 'photos')
     options = read_option_file(ROOT / several[several.index('-opt') + 1])
     apply_overrides(options, several[several.index('--force_yml') + 1 :])
