@@ -185,7 +185,7 @@ def test_clip_weights_without_use_are_refused(files):
 
 
 @pytest.mark.parametrize('source', ['label', 'learned'])
-def test_bare_weights_take_the_embedding_that_training_wrote_beside_them(tmp_path, source):
+def test_bare_weights_take_the_embedding_that_training_wrote_beside_them(tmp_path, source, capsys):
     net, embedding = build_vlunet(), embedding_of(source)
     torch.save({'params': net.state_dict()}, tmp_path / 'net_g_5.pth')
     torch.save(
@@ -201,6 +201,11 @@ def test_bare_weights_take_the_embedding_that_training_wrote_beside_them(tmp_pat
     vector = embedding(x, torch.tensor([2, 2]))
     assert torch.equal(restorer.restore_tensor(x), net(x, vector))
     assert 'recognised as VLUNet' in restorer.notes[0]
+    photo = write_photos(tmp_path / 'in', 1)[0]
+    words = ['-i', photo, '-o', tmp_path / 'out', '-w', tmp_path / 'net_g_5.pth']
+    told = ['--degradation', '2'] if source == 'label' else []
+    assert cli.main(['restore', *map(str, words), *told]) == 0
+    assert 'Note: The weights were recognised as VLUNet' in capsys.readouterr().out
 
 
 def test_a_network_without_its_vectors_says_what_is_missing(tmp_path):

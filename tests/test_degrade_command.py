@@ -21,9 +21,8 @@ BLUR_AND_NOISE = [
 
 def run(*words: object) -> int:
     parser = argparse.ArgumentParser()
-    degrade_command.add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(['degrade', *map(str, words)])
-    return args.run(args)
+    degrade_command.add_arguments(parser)
+    return degrade_command.run(parser.parse_args([*map(str, words)]))
 
 
 @pytest.fixture
@@ -63,8 +62,9 @@ def test_all_degradations_are_shown_without_an_option_file(photo, tmp_path, caps
 
 
 def test_the_sheet_is_the_same_for_the_same_seed(photo, tmp_path):
+    file = write_options(tmp_path / 'o.yml', {'degradations': BLUR_AND_NOISE[1:]})
     for name, seed in (('a', 1), ('b', 1), ('c', 2)):
-        run(photo, '-o', tmp_path / f'{name}.png', '--seed', seed)
+        run(photo, '-opt', file, '-o', tmp_path / f'{name}.png', '--seed', seed)
     a, b, c = ((tmp_path / f'{name}.png').read_bytes() for name in 'abc')
     assert a == b != c
 

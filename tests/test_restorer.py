@@ -103,7 +103,7 @@ def test_a_network_that_returns_nan_yields_an_error_not_black_pixels():
         Restorer(Diverged()).restore(np.zeros((4, 4, 3), np.uint8))
 
 
-@pytest.mark.parametrize('size', [(1, 1), (1, 40), (7, 5), (17, 33), (64, 24)])
+@pytest.mark.parametrize('size', [(1, 1), (7, 40), (33, 17)])
 @pytest.mark.parametrize(
     'make',
     [

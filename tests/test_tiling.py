@@ -24,7 +24,7 @@ def local_maximum(image: torch.Tensor) -> torch.Tensor:
     return F.max_pool2d(image, 7, stride=1, padding=3) * 0.3
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     size=st.integers(1, 300),
     tile=st.integers(9, 120),
