@@ -89,9 +89,9 @@ def test_phase2_killed_and_terminated_ends_with_the_same_bits(tmp_path):
 
 @pytest.fixture(scope='module')
 def nafnet(tmp_path_factory):
-    """Option file of a training of 20 iterations, and where it ran undisturbed on some ranks."""
+    """Option file of a training of 40 iterations, and where it ran undisturbed on some ranks."""
     folder = tmp_path_factory.mktemp('nafnet')
-    file = same_checkpoints_only(write_project(folder, 'nafnet', iterations=20))
+    file = same_checkpoints_only(write_project(folder, 'nafnet', iterations=40))
 
     def undisturbed(ranks: int) -> tuple[Path, Path]:
         reference = folder / f'reference_{ranks}'
