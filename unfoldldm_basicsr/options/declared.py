@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -90,6 +91,8 @@ def _like(default: Any) -> Any:
 
 
 def _unquoted(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError('must be a finite number')
     try:
         quoted = isinstance(value, str) and float(value) is not None
     except ValueError:
