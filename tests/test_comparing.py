@@ -375,6 +375,9 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
     for name in ('crops.png', 'quality.csv'):
         copy = tmp_path / 'docs' / 'page' / tmp_path.name / name
         assert copy.read_bytes() == (tmp_path / name).read_bytes()
+    assert main(['report', str(tmp_path), '--no-crops', '--page', str(tmp_path / 'x.md')]) == 0
+    assert 'images.png' in (tmp_path / 'x.md').read_text()
+    assert 'crops.png' not in (tmp_path / 'x.md').read_text()
 
 
 def test_crops_show_where_the_sides_disagree_most(tmp_path):

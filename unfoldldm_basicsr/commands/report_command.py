@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--page', type=Path, metavar='FILE.md',
         help='copy the tables and pictures of reports beside this page, and write it anew',
     )  # fmt: skip
+    parser.add_argument(
+        '--no-crops', action='store_true',
+        help='with --page: leave out crops of photos that may not be published',
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if args.page is not None:
         from unfoldldm_basicsr.comparing.report import write_page
 
-        print(write_page(args.page, args.folders))
+        print(write_page(args.page, args.folders, not args.no_crops))
         return 0
     from unfoldldm_basicsr.comparing.single import report
 

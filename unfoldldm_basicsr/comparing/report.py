@@ -306,12 +306,13 @@ def render(folder: Path, place: str = '') -> str:
     return ''.join(parts)
 
 
-def write_page(page: Path, reports: Sequence[Path]) -> str:
+def write_page(page: Path, reports: Sequence[Path], crops: bool = True) -> str:
     """Writes the page of all reports in the folder beside it, which has its name without ``.md``.
 
     Args:
         page: to write.
         reports: folders of reports whose tables and pictures are copied there first.
+        crops: also copy the crops of photos.
 
     Returns:
         One line that says where the page is.
@@ -323,7 +324,10 @@ def write_page(page: Path, reports: Sequence[Path]) -> str:
     for report in reports:
         if not (report / 'protocol.csv').is_file():
             raise ValueError(f'{report}: no report of compare or ablate (no protocol.csv there).')
-        for name in (*(f'{table}.csv' for table in TABLES), *(f'{name}.png' for name in FIGURES)):
+        for name in (
+            *(f'{table}.csv' for table in TABLES),
+            *(f'{name}.png' for name in FIGURES if crops or name != 'crops'),
+        ):
             if (report / name).is_file():
                 write_bytes_atomic(folder / report.name / name, (report / name).read_bytes())
     places = sorted(file.parent for file in folder.glob('*/protocol.csv'))
