@@ -79,7 +79,7 @@ def test_data_loading(script, tmp_path, capsys):
         'over_basicsr_lmdb',
     ]  # fmt: skip
     assert 'identical batches for one seed: folder, lmdb png, lmdb bmp' in capsys.readouterr().out
-    formats = read(tmp_path / 'd_formats')
+    formats = read_table(tmp_path / 'd_formats')
     assert [(row['format'], row['width']) for row in formats] == [
         (kind, width) for width in ('128', '64') for kind in ('png', 'jpg', 'bmp')
     ]

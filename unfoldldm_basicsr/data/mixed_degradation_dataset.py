@@ -106,8 +106,8 @@ def _read_set(entry: object, common: Mapping[str, Any], mixture: str) -> Dataset
     if kind is None:
         text = f'is missing: the class of the set.{written_as("type", entry)}'
         problems.append(Problem('type', text))
-    elif kind not in _SET_OPTIONS:
-        hint = did_you_mean(kind, _SET_CLASSES)
+    elif str(kind) not in _SET_OPTIONS:
+        hint = did_you_mean(str(kind), _SET_CLASSES)
         problems.append(Problem('type', f"is no class of a set: '{kind}'.{hint}"))
     for key in _OF_THE_MIXTURE:
         if key in entry:

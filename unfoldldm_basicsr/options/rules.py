@@ -83,10 +83,13 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
             given = 1 if values.get('color') == 'y' else 3
         if given in (None, wanted):  # None: of somebody else, who knows
             continue
-        remedy = {3: 'set it to rgb.', 1: 'set it to grey (y in data sets of BasicSR).'}
-        message = f'gives {given} channels, but network_g takes {wanted}'
-        hint = remedy.get(wanted, 'data sets give 3, or 1 with color: grey.')
-        yield Problem(f'{path}.color', f'{message}: {hint}')
+        if wanted not in (1, 3):
+            message = f'takes {wanted} channels; data sets give 3, or 1 with color: grey.'
+            yield Problem('network_g', message)
+            return
+        remedy = 'rgb' if wanted == 3 else 'grey (y in data sets of BasicSR)'
+        message = f'gives {given} channels, but network_g takes {wanted}: set it to {remedy}.'
+        yield Problem(f'{path}.color', message)
     embedding = run.network_sections.get('network_e', {})
     kind = registered(ARCH_REGISTRY, embedding.get('type'))
     if isinstance(wanted, int) and kind and 'in_channels' in inspect.signature(kind).parameters:

@@ -220,12 +220,12 @@ def report_changes(opt: Mapping[str, Any], state: Mapping[str, Any]) -> list[str
         for key, then, now in (differences(stored, current) if stored else ())
     ]
     then, now = state.get('data'), progress.data
-    if then and then['images'] != now['images']:
+    if then and now and then['images'] != now['images']:
         messages.append(
             f'datasets.train holds {now["images"]} images now, but the resumed state was made '
             f'with {then["images"]}: the run goes on with other data.'
         )
-    elif then and then != now:
+    elif then and now and then != now:
         messages.append(
             'datasets.train holds images of other names or sizes than those that the resumed '
             'state was made with: the run goes on with other data.'
