@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 import re
 import shutil
 import sys
 import warnings
 from collections import Counter
-from functools import cache, partial
+from functools import cache, partial, reduce
 from pathlib import Path
 
 import basicsr.test
@@ -28,7 +29,7 @@ from option_runs import short_run
 
 from unfoldldm_basicsr.options import networks
 from unfoldldm_basicsr.options import parse as compat_options
-from unfoldldm_basicsr.options.preflight import examine
+from unfoldldm_basicsr.options.preflight import examine, preflight
 from unfoldldm_basicsr.options.read import read_option_file
 
 OPTIONS = ROOT / 'options'
@@ -156,6 +157,21 @@ def test_what_is_accepted_runs(entry):
 
     runs()
     assert seen['ran correctly'] >= 3
+
+
+@pytest.mark.parametrize('bad', [[3, 'a'], {'a': 1}], ids=str)
+@pytest.mark.parametrize(
+    ('file', 'place'),
+    [
+        ('smoke/unfoldldm_phase1.yml', ('train', 'scheduler', 'type')),
+        ('smoke/vlunet.yml', ('datasets', 'train', 'sets', 0, 'type')),
+    ],
+)
+def test_a_type_that_is_no_text_is_named(file, place, bad):
+    options = load(file)
+    reduce(operator.getitem, place[:-1], options)[place[-1]] = bad
+    lines = preflight(options, file, True)
+    assert any('.'.join(map(str, place)) in line for line in lines)
 
 
 @pytest.mark.faults

@@ -178,7 +178,7 @@ def check_schedule(
         lr: base learning rate; no minimum may lie above it.
     """
     kind = section.get('type')
-    if kind not in SCHEDULES:
+    if str(kind) not in SCHEDULES:
         yield Problem('type', f"'{kind}' is not a scheduler.{did_you_mean(kind, SCHEDULES)}")
         return
     try:
