@@ -44,6 +44,7 @@ from unfoldldm_basicsr.comparing.task import read_task
 from unfoldldm_basicsr.comparing.testing import CLASSICAL, lpips_works, metrics_of, scores
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.pictures import plots
 from unfoldldm_basicsr.pictures.drawing import save_picture
 
 NAFNET = {
@@ -513,3 +514,13 @@ def test_the_results_page_is_rendered_from_the_tables_of_real_runs(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     write_page(Path('docs/results.md'), [])
     assert Path('docs/results.md').read_text() == (ROOT / 'docs' / 'results.md').read_text()
+
+
+def test_every_side_of_a_curve_is_named_where_all_end_alike():
+    names = [f'side {n}' for n in range(4)]
+    table = pd.DataFrame([(n, x, 27 + x / 100) for n in names for x in (0, 100)],
+                         columns=['side', 'seconds', 'value'])  # fmt: skip
+    figure = plots.curves(table, 'seconds', plots.Labels('s', 'psnr', ''), plots.looks(names))
+    figure.canvas.draw()
+    texts = [text for text in figure.axes[0].texts if text.get_text() in names]
+    assert [text.get_tightbbox().width > 0 for text in texts] == [True] * 4

@@ -69,8 +69,16 @@ def curves(table: DataFrame, x: str, labels: Labels, style: Mapping[str, dict]) 
     last = -float('inf')
     for y, place, name in sorted(ends):
         last = max(y, last + 0.05 * (high - low))  # names never overlap
-        axes.annotate(name, (place, last), xytext=(7, 0), textcoords='offset points', fontsize=9,
-                      color=style[name]['color'], va='center')  # fmt: skip
+        axes.annotate(
+            name,
+            (place, last),
+            xytext=(7, 0),
+            textcoords='offset points',
+            fontsize=9,
+            color=style[name]['color'],
+            va='center',
+            annotation_clip=False,
+        )  # fmt: skip (else the topmost name is lost)
     axes.margins(x=0.12)
     return figure
 
