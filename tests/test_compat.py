@@ -38,6 +38,7 @@ REPLACED = {
     (prefetch.CPUPrefetcher, '__init__'): '29caf7fc1b84',
     (basicsr.metrics, 'calculate_metric'): '39447a3cb01a',
     (BaseModel, 'reduce_loss_dict'): 'b14c18fe64b6',
+    (BaseModel, 'load_network'): '719e2df3d186',
 }
 # What the replacements rely on: who calls them, in which order, with what.
 RELIED_ON = {

@@ -16,15 +16,19 @@ import basicsr.train
 import numpy as np
 import pytest
 import torch
+from basicsr.archs import build_network
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, PrefetchDataLoader
-from helpers import run_python, stock_options
+from basicsr.models import build_model
+from helpers import put, run_python, stock_options
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.compat import distributed
 from unfoldldm_basicsr.data.loading import SeededSampler
 from unfoldldm_basicsr.options.defaults import fill_defaults
+from unfoldldm_basicsr.options.preflight import preflight
 
 
 class Draws(Dataset):
@@ -43,6 +47,41 @@ class Broken(Dataset):
 
     def __getitem__(self, index):
         raise ValueError(f'picture {index} is broken')
+
+
+# ---- weights ------------------------------------------------------------------------------------
+
+STORED = {
+    'safetensors': lambda state: state,
+    'bare': lambda state: state,
+    'compiled': lambda state: {'params': {f'_orig_mod.{k}': v for k, v in state.items()}},
+    'averaged': lambda state: {
+        'model_state_dict': {f'module.{k}': v for k, v in state.items()}
+        | {'n_averaged': torch.tensor(3)}
+    },
+    'g_ema': lambda state: {'g': {}, 'g_ema': state},
+}
+
+
+@pytest.mark.parametrize('form', STORED)
+def test_basicsrs_own_models_train_from_all_weights_that_the_check_accepts(tmp_path, form):
+    options = parsed(tmp_path)
+    file = tmp_path / ('x.safetensors' if form == 'safetensors' else 'x.pth')
+    state = build_network(dict(options['network_g'])).state_dict()
+    content = STORED[form](state)
+    save_file(state, file) if form == 'safetensors' else torch.save(content, file)
+    options['path']['pretrain_network_g'] = str(file)
+    assert preflight(stock_options(tmp_path) | {'path': options['path']}, 'x.yml', True) == []
+    options['train']['ema_decay'] = 0.9
+    model = build_model(options)
+    for net in (model.net_g, model.net_g_ema):
+        assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    model.feed_data({'lq': torch.rand(1, 3, 8, 8), 'gt': torch.rand(1, 3, 32, 32)})
+    model.optimize_parameters(1)
+    assert not torch.equal(model.net_g.conv_first.weight, state['conv_first.weight'])
+    other = put(options, 'network_g.num_feat', 8)
+    with pytest.raises(RuntimeError, match='size mismatch'):
+        build_model(other)
 
 
 # ---- loaders ------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
+from unfoldldm_basicsr.compat.patching import stock
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta, read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import read_record
 from unfoldldm_basicsr.weights.export import export_checkpoint
@@ -81,7 +82,7 @@ def test_files_with_metadata_load_with_basicsrs_own_loader(tmp_path):
     ema = save_tiny(tmp_path / 'x.pth')
     model = BaseModel({'num_gpu': 0, 'is_train': False, 'dist': False})
     net = TinyConvNet(dim=5)
-    model.load_network(net, str(tmp_path / 'x.pth'), True, 'params_ema')
+    stock(BaseModel.load_network)(model, net, str(tmp_path / 'x.pth'), True, 'params_ema')
     assert all(torch.equal(v, ema.state_dict()[k]) for k, v in net.state_dict().items())
 
 
@@ -124,6 +125,8 @@ def test_averaged_weights_go_before_those_of_the_last_step(tmp_path):
     torch.save({'g': first, 'params': first, 'g_ema': second}, tmp_path / 'x.pth')
     found = read_checkpoint(tmp_path / 'x.pth').state_dict
     assert all(torch.equal(found[key], second[key]) for key in second)
+    found = read_checkpoint(tmp_path / 'x.pth', 'g').state_dict  # any key that is named
+    assert all(torch.equal(found[key], first[key]) for key in first)
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])

@@ -109,11 +109,6 @@ def _weights_fault(run: Run, label: str, file: Path) -> str | None:
         )
     except (ValueError, OSError) as error:
         return str(error)
-    if stock and checkpoint.param_key is None and paths.get(f'param_key_{label}', '') is not None:
-        place = f'path.param_key_{label}'
-        return (
-            f"{file} holds the weights as they are, which BasicSR's own models load with {place}: ~"
-        )
     if label == 'phase1':
         net, new = run.networks.get('network_g'), getattr(run.model, 'new_modules', ())
         return net and phase1_misfit(net, checkpoint, new, run.network_sections['network_g'])

@@ -13,6 +13,7 @@ import basicsr.metrics
 import basicsr.train
 import basicsr.utils.options
 from basicsr.data import build_dataloader
+from basicsr.models.base_model import BaseModel
 
 from unfoldldm_basicsr.compat.patching import replace
 from unfoldldm_basicsr.data.loading import (
@@ -30,6 +31,7 @@ from unfoldldm_basicsr.training.resume import (
     report_changes,
     set_newer_aside,
 )
+from unfoldldm_basicsr.weights.loading import load_network
 
 
 def install() -> None:
@@ -43,6 +45,7 @@ def install() -> None:
         (basicsr.train, 'load_resume_state', load_resume_state),
         (basicsr.train, 'create_train_val_dataloader', create_train_val_dataloader),
         (basicsr.metrics, 'calculate_metric', calculate_metric),
+        (BaseModel, 'load_network', load_network),
     ):
         replace(owner, name, replacement)
 

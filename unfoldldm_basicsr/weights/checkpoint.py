@@ -85,7 +85,8 @@ def read_checkpoint(
     if is_state_dict(content):
         present = {None: content}
     else:
-        present = {k: v for k in PARAM_KEYS if is_state_dict(v := content.get(k))}
+        keys = PARAM_KEYS if param_key is None else (param_key, *PARAM_KEYS)
+        present = {k: v for k in keys if is_state_dict(v := content.get(k))}
     if not present:
         raise CheckpointError(_no_weights(path, content))
     if param_key is not None and param_key not in present:

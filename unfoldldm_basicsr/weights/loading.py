@@ -141,6 +141,28 @@ def load_weights(
         )
 
 
+def load_network(
+    self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
+) -> None:
+    """Replaces ``BaseModel.load_network``, which knows neither safetensors nor names of wrappers.
+
+    BasicSR's own models and those of projects load what :func:`read_checkpoint` reads, and with it
+    what the check of option files accepts. None as ``param_key`` and a key that the file lacks take
+    what is there, where BasicSR demands ``params``.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :func:`read_checkpoint`.
+        RuntimeError: strict, and the weights do not fit.
+    """
+    checkpoint = read_checkpoint(load_path, param_key or 'params', fallback=True)
+    net, key = self.get_bare_model(net), checkpoint.param_key
+    logging.getLogger('basicsr').info(
+        'Loading %s model from %s, with param key: [%s].', type(net).__name__, load_path, key
+    )
+    self._print_different_keys_loading(net, checkpoint.state_dict, strict)
+    net.load_state_dict(checkpoint.state_dict, strict=strict)
+
+
 def load_phase1_weights(
     net: nn.Module,
     path: str | Path,
