@@ -221,8 +221,11 @@ def test_clean_photos_become_one_lmdb_of_squares(tmp_path, capsys):
     write_named(tmp_path / 'in', 'a.v1.png', 'sub/b.png')
     output = tmp_path / 'photos.lmdb'
     squares = ['--crop-size', 20, '--step', 10, '--payload', 'bmp']
+    (tmp_path / 'in' / 'sub' / 'notes.txt').touch()
     assert prepare('folder', '-i', tmp_path / 'in', '-o', output, *squares) == 0
-    assert f'{output}: 12 images' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f'{output}: 12 images' in out
+    assert 'in: 1 file is left out, it is no image (.txt).' in out
     assert values(output) == {'a_v1': {0}, 'sub/b': {1}}
     assert prepare('folder', '-i', tmp_path / 'in', '-o', output) == 2
     assert '--force' in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.data.listing import find_images, left_out
 from unfoldldm_basicsr.preparing.layouts import Layout
 from unfoldldm_basicsr.preparing.lmdb_writer import PAYLOADS, SubImages
 from unfoldldm_basicsr.preparing.prepare import destinations, plan, refusal, tree, write
@@ -77,6 +78,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     output = args.output or Path('datasets', args.set)
     plans = plan(dataset, args.input)
+    others = find_images(args.input)[1]
+    del others['.mat']
+    if others:
+        print(f'{args.input}: {left_out(others)}')
     problems = refusal(dataset, plans, args.input)
     found = {name: part for name, part in plans.items() if part.gt or part.lq}
     if problems and not (args.incomplete and found):

@@ -83,7 +83,7 @@ def list_images(root: str | os.PathLike) -> list[str]:
             f'Extensions looked for: {" ".join(EXTENSIONS)}.'
         )
     if others:
-        logging.getLogger('basicsr').info('%s: %s', root, left_out(others))
+        logging.getLogger('basicsr').warning('%s: %s', root, left_out(others))
     return names
 
 
