@@ -97,7 +97,8 @@ def steps(out: Path, *, gpu: bool) -> list[Step]:
 
 def run_step(step: Step, out: Path, seconds: float) -> str:
     """Runs a step and keeps its output; returns '' or what became of it."""
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    paths = filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
     with (out / f'{step.title}.log').open('w', encoding='utf-8') as log:
         process = subprocess.Popen(
             [sys.executable, *step.words],
