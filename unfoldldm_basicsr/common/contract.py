@@ -7,11 +7,11 @@ Every network of BasicSR restores; one that does more says so through the names 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 MEMORY_ONLY = ('use_checkpoint',)  # arguments of constructors that change no result
 # modules that phase 2 adds to a network guided by a latent prior
@@ -20,51 +20,26 @@ NEW_IN_PHASE2 = ('condition_encoder', 'denoiser')
 CHANNEL_ARGUMENTS = ('inp_channels', 'img_channel', 'in_channels', 'in_chans', 'num_in_ch')
 
 
-class RestorationNetwork(Protocol):
-    """A network that uses everything there is; all but ``forward`` may be left out.
+@dataclass(frozen=True)
+class Contract:
+    """What one network offers; the defaults are those of networks of somebody else.
+
+    ``forward(lq) -> Tensor``, (B, C, H, W) in [0, 1] to the same size, is all that is demanded.
+    Of its keywords these are known: ``gt``, ``degradation`` (B, embed_dim), ``mode``,
+    ``prior_source`` and ``return_trace``, which gives a tuple with ``output`` and ``stages``.
+    A class method ``infer_kwargs(state_dict)`` gives constructor arguments from the shapes of
+    weights, or a ValueError (see :mod:`..weights.networks`).
 
     Attributes:
+        inputs: names of the arguments of ``forward``.
         size_multiple: tiles start at multiples of this many pixels; the network pads by itself.
         tiling_changes_result: it uses statistics of the whole image.
         phase: 1 (prior from the ground truth), 2, 'joint' or 'inference'.
         embed_dim: length of the vector ``degradation``.
         host_keys: names of the host's weights in a network with parts added to a host; empty where
             the host's weights alone are no start.
-    """
-
-    size_multiple: int
-    tiling_changes_result: bool
-    phase: int | str
-    embed_dim: int
-    host_keys: frozenset[str]
-
-    def forward(
-        self,
-        lq: Tensor,
-        gt: Tensor | None = None,
-        *,
-        degradation: Tensor,
-        mode: str,
-        prior_source: str | None,
-        return_trace: bool,
-    ) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> the same size; keywords as far as the network has them."""
-
-    def parameter_groups(self) -> Mapping[str, Sequence[tuple[str, nn.Parameter]]]:
-        """Named groups of parameters that are trained, scheduled and clipped together."""
-
-    @classmethod
-    def infer_kwargs(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Constructor arguments from the shapes of weights; ValueError: not of this network."""
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What one network offers; the defaults are those of networks of somebody else.
-
-    Attributes:
-        inputs: names of the arguments of ``forward``.
-        parameter_groups: the method of that name, or None.
+        parameter_groups: method that gives the named (name, parameter) pairs that are trained,
+            scheduled and clipped together; each trainable parameter in one group.
     """
 
     inputs: frozenset[str]

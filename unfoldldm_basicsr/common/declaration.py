@@ -45,7 +45,6 @@ def count(**limits: float) -> Any:
 
 Count = count()
 
-NESTED = 'option'  # type of errors that come with their place and words, see :mod:`.nested`
 _NUMBER = re.compile(r'[-+.\d].*')
 # pydantic's words, and those of option files.
 _KINDS = {
@@ -90,7 +89,10 @@ class Problem(NamedTuple):
 
 
 class OptionError(ValueError):
-    """Values that do not fit their declaration; ``problems`` has each of them."""
+    """Values that do not fit their declaration; ``problems`` has each of them.
+
+    A validator of a field may raise it for the section inside: its problems keep their places.
+    """
 
     def __init__(self, owner: str, problems: list[Problem]):
         self.problems = problems
@@ -153,7 +155,12 @@ def problems_of(
     for found in error.errors():
         kind = found['type']
         loc = found['loc'][:-1] if kind == 'missing' else found['loc']
-        *parts, value = _walk(values, loc, loc if kind == NESTED else keys_of(declared))
+        *parts, value = _walk(values, loc, keys_of(declared))
+        inner = found.get('ctx', {}).get('error')
+        if isinstance(inner, OptionError):
+            place = '.'.join(map(str, parts))
+            problems |= {f'{place}.{key}'.strip('.'): text for key, text, _ in inner.problems}
+            continue
         if kind == 'missing':
             key = str(found['loc'][-1])
             about = first_line(declared_at(declared, parts), key) or f'{owner or "it"} needs it'

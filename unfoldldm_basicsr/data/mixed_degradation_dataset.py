@@ -13,7 +13,6 @@ from pydantic import Field, ValidationInfo, create_model, field_validator
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read
-from unfoldldm_basicsr.common.nested import invalid
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.data.options import DatasetOptions, title, within
@@ -95,7 +94,7 @@ class MixedOptions(DatasetOptions):
             text = 'is missing: all sets need one, or none.'
             problems.append(Problem(f'{weighted.index(False)}.weight', text))
         if problems:
-            raise invalid(problems)
+            raise OptionError('sets', problems)
         return typed
 
 

@@ -13,8 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from unfoldldm_basicsr.common.declaration import Options, Problem
-from unfoldldm_basicsr.common.nested import invalid, read_nested
+from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.degradations.blur import (
     gaussian_blur,
@@ -266,7 +265,7 @@ def read_step(entry: object) -> Degradation:
     """One entry of a ``degradations`` list.
 
     Raises:
-        ValidationError: its faults, each at its key.
+        OptionError: its faults, each at its key.
     """
     if isinstance(entry, Degradation):
         return entry
@@ -275,5 +274,5 @@ def read_step(entry: object) -> Degradation:
     name = entry['type']
     if not isinstance(name, str) or name not in DEGRADATIONS:
         hint = did_you_mean(name, DEGRADATIONS)
-        raise invalid([Problem('type', f"is no degradation: '{name}'.{hint}")])
-    return read_nested(DEGRADATIONS[name], entry, str(name))
+        raise OptionError('', [Problem('type', f"is no degradation: '{name}'.{hint}")])
+    return read(DEGRADATIONS[name], entry, str(name))
