@@ -20,7 +20,7 @@ from unfoldldm_basicsr.common import process
 from unfoldldm_basicsr.common.cost import build_on_meta, module_cost, network_cost
 from unfoldldm_basicsr.compat import imports
 from unfoldldm_basicsr.ops.ss2d import dispatch
-from unfoldldm_basicsr.training import huge_pages
+from unfoldldm_basicsr.training import memory
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_doctor_finds_this_installation_sound(capsys):
 
 
 @pytest.mark.skipif(
-    huge_pages.kernel_mode() != 'madvise', reason='the kernel gives no large pages on demand'
+    memory.kernel_mode() != 'madvise', reason='the kernel gives no large pages on demand'
 )
 def test_large_tensors_of_the_commands_lie_on_large_pages(monkeypatch, tmp_path):
     code = (
@@ -238,7 +238,7 @@ def test_large_tensors_of_the_commands_lie_on_large_pages(monkeypatch, tmp_path)
         'x = torch.ones(2**26);'
         'print("kB", open("/proc/self/smaps_rollup").read().split("AnonHugePages:")[1].split()[0])'
     )
-    monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
+    monkeypatch.delenv(memory.VARIABLE, raising=False)
     result = run_python('-c', code, cwd=tmp_path)  # no option files to count
     assert result.returncode == 0, result.stderr
     assert int(result.stdout.split()[-1]) > 2**17  # of 2**18 kB
@@ -247,23 +247,23 @@ def test_large_tensors_of_the_commands_lie_on_large_pages(monkeypatch, tmp_path)
 @pytest.mark.parametrize('program', ['train', 'test'])
 def test_trainings_and_tests_ask_for_large_pages_too(program, monkeypatch):
     asked = []
-    monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
+    monkeypatch.delenv(memory.VARIABLE, raising=False)
     monkeypatch.setattr(sys, 'argv', [program])
     monkeypatch.setattr(
         f'basicsr.{program}.{program}_pipeline',
-        lambda root: asked.append(os.environ.get(huge_pages.VARIABLE)),
+        lambda root: asked.append(os.environ.get(memory.VARIABLE)),
     )
     getattr(unfoldldm_basicsr, program).main(['-opt', 'x.yml'])
     assert asked == ['1']
 
 
 def test_doctor_tells_what_becomes_of_large_pages(monkeypatch, capsys):
-    monkeypatch.setenv(huge_pages.VARIABLE, '0')
-    assert 'THP_MEM_ALLOC_ENABLE=0' in huge_pages.state()
-    monkeypatch.delenv(huge_pages.VARIABLE)
-    assert huge_pages.state().startswith('off')
+    monkeypatch.setenv(memory.VARIABLE, '0')
+    assert 'THP_MEM_ALLOC_ENABLE=0' in memory.state()
+    monkeypatch.delenv(memory.VARIABLE)
+    assert memory.state().startswith('off')
     cli.main(['doctor'])
-    assert os.environ[huge_pages.VARIABLE] == '1'
+    assert os.environ[memory.VARIABLE] == '1'
     assert re.search(r'large pages +(on|refused|not)', capsys.readouterr().out)
 
 

@@ -11,7 +11,7 @@ from helpers import model_options, run_python
 
 from unfoldldm_basicsr.archs import NAFNet
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.training import freed_memory, restoration_model
+from unfoldldm_basicsr.training import memory, restoration_model
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')
 NETWORK = {
@@ -23,7 +23,7 @@ NETWORK = {
 }
 RESIDENT = """
 import torch
-from unfoldldm_basicsr.training.freed_memory import keep_freed_memory
+from unfoldldm_basicsr.training.memory import keep_freed_memory
 def resident():
     return int(open('/proc/self/status').read().split('VmRSS:')[1].split()[0]) / 2**10
 torch.ones(2**18)
@@ -38,7 +38,7 @@ print(kept, resident() - before > 200)
 
 @pytest.fixture(autouse=True)
 def _undecided(monkeypatch):
-    for name in freed_memory.VARIABLES:
+    for name in memory.GLIBC_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -49,19 +49,19 @@ def test_memory_of_a_freed_tensor_stays_with_the_process_where_asked(wanted):
     assert result.stdout.split() == [str(wanted)] * 2, result.stderr
 
 
-@pytest.mark.parametrize('name', freed_memory.VARIABLES)
+@pytest.mark.parametrize('name', memory.GLIBC_VARIABLES)
 def test_the_environment_decides_first(name, monkeypatch):
-    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', None)  # would raise
+    monkeypatch.setattr(memory.ctypes, 'CDLL', None)  # would raise
     monkeypatch.setenv(name, '65536')
-    assert freed_memory.keep_freed_memory() is False
+    assert memory.keep_freed_memory() is False
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', lambda name: object())
-    assert freed_memory.keep_freed_memory() is False
+    monkeypatch.setattr(memory.ctypes, 'CDLL', lambda name: object())
+    assert memory.keep_freed_memory() is False
     monkeypatch.setattr(sys, 'platform', 'win32')
-    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', None)  # would raise
-    assert freed_memory.keep_freed_memory() is False
+    monkeypatch.setattr(memory.ctypes, 'CDLL', None)  # would raise
+    assert memory.keep_freed_memory() is False
 
 
 @pytest.mark.parametrize('is_train', [True, False])

@@ -25,7 +25,6 @@ from unfoldldm_basicsr.training.evaluation import describe
 from unfoldldm_basicsr.training.saved_images import (
     SavedImages,
     disambiguated,
-    full_name,
     listed_names,
 )
 from unfoldldm_basicsr.training.validation_report import ImageResult, append_rows, write_stage_psnr
@@ -215,7 +214,8 @@ def test_listed_names_are_those_of_the_results(photos, tmp_path, kind):
     assert len(dataset) > 1
     loader = DataLoader(dataset)
     results = [describe(i, batch, dataset.opt) for i, batch in enumerate(loader)]
-    assert listed_names(dataset) == [full_name(r.name, r.degradation) for r in results]
+    names = [f'{r.name}_{r.degradation}' if r.degradation else r.name for r in results]
+    assert listed_names(dataset) == names
 
 
 def test_a_new_name_is_no_other_images_name():

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import unfoldldm_basicsr
-from unfoldldm_basicsr.training.huge_pages import prefer_huge_pages
+from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 # Each is a module commands/NAME_command.py: NAME, HELP, add_arguments(parser), run(args) -> int.
 COMMANDS = (

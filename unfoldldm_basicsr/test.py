@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from unfoldldm_basicsr.train import take_root
-from unfoldldm_basicsr.training.huge_pages import prefer_huge_pages
+from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 
 def main(argv: list[str] | None = None) -> None:

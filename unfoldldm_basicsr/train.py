@@ -11,7 +11,7 @@ import os
 import sys
 
 import unfoldldm_basicsr  # noqa: F401  (at the top: spawned workers import this file first)
-from unfoldldm_basicsr.training.huge_pages import prefer_huge_pages
+from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 
 def take_root(argv: list[str]) -> tuple[str, list[str]]:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from unfoldldm_basicsr.training.huge_pages import prefer_huge_pages
+from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 Call = Callable[[], Any]
 Times = dict[str, list[float]]

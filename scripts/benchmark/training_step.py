@@ -52,7 +52,7 @@ from vlunet_plain import plain_vlunet
 from unfoldldm_basicsr import archs
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
-from unfoldldm_basicsr.training.freed_memory import keep_freed_memory
+from unfoldldm_basicsr.training.memory import keep_freed_memory
 
 NETWORKS = (
     'vlunet-plain', 'vlunet', 'unfoldldm-base-phase1', 'unfoldldm-base-phase2', 'restormer',

@@ -150,9 +150,9 @@ def check_device() -> Iterator[Line]:
 
 def check_system() -> Iterator[Line]:
     """Pages of large tensors; shared memory, through which loader processes hand over batches."""
-    from unfoldldm_basicsr.training import huge_pages
+    from unfoldldm_basicsr.training import memory
 
-    state = huge_pages.state()
+    state = memory.state()
     yield Line('large pages', state, mark='ok' if state.startswith('on') else '-')
     if os.path.isdir('/dev/shm'):  # other systems have no such folder and no such limit
         size = shutil.disk_usage('/dev/shm').total / 2**20

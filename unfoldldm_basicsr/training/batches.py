@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from unfoldldm_basicsr.common.declaration import Options, Tuple
 
@@ -18,15 +19,8 @@ Batch = dict[str, Any]
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> Batch:
-    """The tensors of a batch, also those in mappings inside, on a device."""
-    return {
-        key: value.to(device, non_blocking=True)
-        if isinstance(value, Tensor)
-        else to_device(value, device)
-        if isinstance(value, Mapping)
-        else value
-        for key, value in batch.items()
-    }
+    """The tensors of a batch, also those inside of its entries, on a device."""
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), dict(batch))
 
 
 def slices_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
@@ -145,13 +139,7 @@ class MixUp:
 
 
 class BatchPreparation:
-    """What becomes of the batches of the loader before a step.
-
-    Args:
-        train: section ``train``: ``progressive``, ``mixing_augs``, ``use_channels_last``.
-        seed: of the run.
-        rank: of this process.
-    """
+    """What becomes of the batches of the loader before a step, as section ``train`` asks."""
 
     def __init__(self, train: Options, seed: int, rank: int):
         self.changes, self.channels_last = [], train.use_channels_last

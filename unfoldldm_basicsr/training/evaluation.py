@@ -206,13 +206,7 @@ class Evaluator:
 
 
 def describe(index: int, batch: Batch, options: Mapping[str, Any]) -> ImageResult:
-    """Name and degradation of an item.
-
-    Args:
-        index: of the item.
-        batch: the item as a batch of one.
-        options: of the data set.
-    """
+    """Name and degradation of an item, a batch of one, of a data set with these ``options``."""
     degradation = batch.get('degradation_name')
     if isinstance(degradation, list | tuple):
         degradation = degradation[0]

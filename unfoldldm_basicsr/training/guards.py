@@ -52,13 +52,9 @@ class NonFiniteGuard:
     def passes(
         self, current_iter: int, names: list[str], batch: Mapping[str, Any], *, keep_batch: bool
     ) -> bool:
-        """Whether the step of an iteration is made.
+        """Whether the step of an iteration is made, in which the values ``names`` were not finite.
 
-        Args:
-            current_iter: the iteration.
-            names: values that were not finite.
-            batch: the batch of this rank, as it was fed.
-            keep_batch: whether to write it to ``nonfinite/iter_N_rank_R.pth`` in that case.
+        With ``keep_batch`` that of this rank is then written to ``nonfinite/iter_N_rank_R.pth``.
 
         Raises:
             NonFiniteTrainingError: the limit is reached.

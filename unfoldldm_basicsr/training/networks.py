@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -115,22 +115,10 @@ class Restored(NamedTuple):
 def restore_image(
     net: nn.Module, lq: Tensor, arguments: Mapping[str, Any], val: ValOptions
 ) -> Restored:
-    """Runs a network on (B, C, H, W); in tiles as ``unfoldldm restore --tile`` does.
-
-    Args:
-        net: the bare network, in eval mode.
-        lq: degraded images.
-        arguments: further arguments of its forward pass.
-        val: ``tile``, ``tile_overlap``, ``trace``.
-    """
+    """Runs a bare network on (B, C, H, W); in tiles as ``unfoldldm restore --tile`` does."""
     if val.tile and max(lq.shape[-2:]) > val.tile:
-        output, note = restore_in_tiles(
-            lambda part: net(part, **arguments),
-            lq,
-            contract_of(net),
-            tile=val.tile,
-            overlap=val.tile_overlap,
-        )
+        run, sizes = partial(net, **arguments), {'tile': val.tile, 'overlap': val.tile_overlap}
+        output, note = restore_in_tiles(run, lq, contract_of(net), **sizes)
         if note:
             _warn_once(f'val.tile changes the results: {type(net).__name__} {note}')
         return Restored(output)
@@ -140,7 +128,7 @@ def restore_image(
     return Restored(net(lq, **arguments))
 
 
-@functools.cache
+@cache
 def _warn_once(message: str) -> None:
     """Not for every image."""
     get_root_logger().warning(message)

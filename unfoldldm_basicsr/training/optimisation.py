@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,20 +34,13 @@ def parameter_groups(net: nn.Module) -> Groups:
     own = contract_of(net).parameter_groups
     if own is None:
         return {'restoration': trainable}
-    groups, seen = own(), {}
-    for group, members in groups.items():
-        for name, p in members:
-            if id(p) in seen:
-                raise ValueError(
-                    f'{type(net).__name__}.parameter_groups() lists {name} in {seen[id(p)]} and '
-                    f'in {group}; each parameter belongs to one group.'
-                )
-            seen[id(p)] = group
-    missed = [name for name, p in trainable if id(p) not in seen]
-    if missed:
+    groups = own()
+    times = Counter(id(p) for members in groups.values() for _, p in members)
+    wrong = [f'{name} {times[id(p)]} times' for name, p in trainable if times[id(p)] != 1]
+    if wrong:
         raise ValueError(
-            f'{type(net).__name__}.parameter_groups() misses {", ".join(missed[:5])}'
-            f'{" ..." if len(missed) > 5 else ""}: add them or set requires_grad to False.'
+            f'{type(net).__name__}.parameter_groups() must list every parameter that requires a '
+            f'gradient once, but lists {", ".join(wrong[:5])}{" ..." if len(wrong) > 5 else ""}.'
         )
     return groups
 
@@ -54,9 +48,8 @@ def parameter_groups(net: nn.Module) -> Groups:
 def optimizer_names() -> list[str]:
     """Names of the optimisers of ``torch.optim`` that step without a closure."""
     classes = ((name, item) for name, item in vars(torch.optim).items() if inspect.isclass(item))
-    return [
-        n for n, c in classes if issubclass(c, Optimizer) and c is not Optimizer and n != 'LBFGS'
-    ]
+    left_out = ('Optimizer', 'LBFGS')
+    return [name for name, c in classes if issubclass(c, Optimizer) and name not in left_out]
 
 
 def check_optimizer(section: Mapping[str, Any], *, on_cpu: bool = False) -> Iterator[Problem]:
@@ -121,15 +114,12 @@ def build_optimizer(groups: Groups, section: Mapping[str, Any]) -> Optimizer:
     """
     param_groups: list[dict[str, Any]] = []
     for name, members in groups.items():
-        decayed = [
-            p for _, p in members if p.ndim > 1 and not getattr(p, '_no_weight_decay', False)
-        ]
-        kept = {id(p) for p in decayed}
-        plain = [p for _, p in members if id(p) not in kept]
-        if decayed:
-            param_groups.append({'params': decayed, 'group': name})
-        if plain:
-            param_groups.append({'params': plain, 'group': name, 'weight_decay': 0.0})
+        parts: tuple[list, list] = [], []
+        for _, p in members:
+            parts[p.ndim < 2 or getattr(p, '_no_weight_decay', False)].append(p)
+        for part, settings in zip(parts, ({}, {'weight_decay': 0.0}), strict=True):
+            if part:
+                param_groups.append({'params': part, 'group': name, **settings})
     options = {k: v for k, v in section.items() if k != 'type'}
     return getattr(torch.optim, section['type'])(param_groups, **options)
 
@@ -151,15 +141,13 @@ class GradientClipper:
         self.groups = {name: [p for _, p in members] for name, members in groups.items()}
         if not isinstance(max_norm, Mapping):
             max_norm = dict.fromkeys(groups, float('inf' if max_norm is None else max_norm))
-        for name in max_norm:
-            if name not in groups:
-                hint = did_you_mean(name, groups)
-                raise ValueError(f"the network has no parameter group '{name}'.{hint}")
-        missing = [name for name in groups if name not in max_norm]
-        if missing:
+        for name in sorted(max_norm.keys() - groups.keys()):
+            hint = did_you_mean(name, groups)
+            raise ValueError(f"the network has no parameter group '{name}'.{hint}")
+        for name in sorted(groups.keys() - max_norm.keys()):
+            names = ', '.join(groups)
             raise ValueError(
-                f"no limit for the parameter group '{missing[0]}'; name every group: "
-                f'{", ".join(groups)}.'
+                f"no limit for the parameter group '{name}'; name every group: {names}."
             )
         self.limits = max_norm
 

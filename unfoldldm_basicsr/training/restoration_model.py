@@ -23,7 +23,6 @@ from unfoldldm_basicsr.options.run import typed
 from unfoldldm_basicsr.training.batches import Batch, BatchPreparation, to_device
 from unfoldldm_basicsr.training.checkpointer import Checkpointer
 from unfoldldm_basicsr.training.evaluation import Evaluator
-from unfoldldm_basicsr.training.freed_memory import keep_freed_memory
 from unfoldldm_basicsr.training.guards import (
     VALIDATION_ADVICE,
     SpeedMeter,
@@ -32,6 +31,7 @@ from unfoldldm_basicsr.training.guards import (
     peak_memory,
 )
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.memory import keep_freed_memory
 from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restore_image
 from unfoldldm_basicsr.training.optimisation import (
     GradientClipper,
@@ -162,14 +162,9 @@ class RestorationModel(SRModel):
         limit = None
         if train.use_grad_clip:
             limit = train.grad_clip_norm or self.default_grad_clip_norm()
+        clip = GradientClipper(self.groups, limit)
         self.step = TrainingStep(
-            self.opt,
-            seed=self.seed,
-            net=self.network.bare,
-            optimizer=self.optimizer_g,
-            clip_gradients=GradientClipper(self.groups, limit),
-            accum_iter=train.accum_iter,
-            max_nonfinite=train.max_nonfinite,
+            self.opt, train, self.seed, self.network.bare, self.optimizer_g, clip
         )
         self.prepare = BatchPreparation(train, self.seed, self.opt['rank'])
         self.checkpointer = Checkpointer(

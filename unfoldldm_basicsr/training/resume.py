@@ -75,12 +75,11 @@ def flatten(value: Any, prefix: str) -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Keys of two flat option dicts whose values differ, with both values ('not set' for none)."""
-    keys = [*before, *(key for key in now if key not in before)]
-    pairs = [(key, before.get(key), now.get(key)) for key in keys]
+    pairs = {key: (before.get(key), now.get(key)) for key in [*before, *now]}
     return [
-        (key, *('not set' if v is None else v for v in (then, here)))
-        for key, then, here in pairs
-        if then != here
+        (key, *('not set' if value is None else value for value in pair))
+        for key, pair in pairs.items()
+        if pair[0] != pair[1]
     ]
 
 
@@ -192,14 +191,13 @@ def _refuse_other_networks(opt: Mapping[str, Any], checkpoint: Checkpoint) -> No
         ResumeError: names every key that differs.
     """
     ignored = opt['path'].get('ignore_resume_networks') or ()
-    stored, current = (
-        {k: v for k, v in options.items() if k.startswith('network_')}
-        for options in (checkpoint.state.get('options', {}), run_options(opt))
-    )
+    current = run_options(opt)
     changed = [
         f'{key} is {now} in the option file and {then} in the state'
-        for key, then, now in (differences(stored, current) if stored else ())
-        if key.partition('.')[0] not in ignored and key.rpartition('.')[2] not in MEMORY_ONLY
+        for key, then, now in differences(checkpoint.state.get('options') or current, current)
+        if key.startswith('network_')
+        and key.partition('.')[0] not in ignored
+        and key.rpartition('.')[2] not in MEMORY_ONLY
     ]
     if changed:
         raise ResumeError(
@@ -214,22 +212,19 @@ def _refuse_other_networks(opt: Mapping[str, Any], checkpoint: Checkpoint) -> No
 def report_changes(opt: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
     """Says what has changed since a state was written, one sentence for each key."""
     following = f'the new value is used from iteration {state["iter"] + 1} on.'
-    stored, current = state.get('options'), run_options(opt)
+    current = run_options(opt)
     messages = [
         f'{key} is {now} now, but the resumed state was made with {then}; {following}'
-        for key, then, now in (differences(stored, current) if stored else ())
+        for key, then, now in differences(state.get('options') or current, current)
     ]
     then, now = state.get('data'), progress.data
-    if then and now and then['images'] != now['images']:
-        messages.append(
-            f'datasets.train holds {now["images"]} images now, but the resumed state was made '
-            f'with {then["images"]}: the run goes on with other data.'
+    if then and now and then != now:
+        what = (
+            'images of other names or sizes than those that the resumed state was made with'
+            if then['images'] == now['images']
+            else f'{now["images"]} images now, but the resumed state was made with {then["images"]}'
         )
-    elif then and now and then != now:
-        messages.append(
-            'datasets.train holds images of other names or sizes than those that the resumed '
-            'state was made with: the run goes on with other data.'
-        )
+        messages.append(f'datasets.train holds {what}: the run goes on with other data.')
     if opt['rank'] == 0:
         for message in messages:
             logging.getLogger('basicsr').warning(message)

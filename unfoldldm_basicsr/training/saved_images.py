@@ -17,12 +17,8 @@ class SavedImages:
     ``visualization/DATASET/IMAGE_SUFFIX.png`` in a test. A training with several validation sets
     puts a folder of the set in between: ``visualization/DATASET/IMAGE/IMAGE_ITERATION.png``.
     IMAGE ends with the degradation where the set names one; where images of a set would share a
-    name (``a.png`` and ``a.jpg``), each gets its place in the set behind it.
-
-    Args:
-        opt: options of the run.
-        dataset: the validation set.
-        label: iteration of a training; of no use in a test.
+    name (``a.png`` and ``a.jpg``), each gets its place in the set behind it. ``label`` is the
+    iteration of a training.
     """
 
     def __init__(self, opt: Mapping[str, Any], dataset: Dataset, label: str):
@@ -36,7 +32,7 @@ class SavedImages:
 
     def path(self, index: int, name: str, degradation: str | None) -> Path:
         """File of the image at a place of the set, called ``name`` by :func:`image_name`."""
-        name = self.renamed.get(index, full_name(name, degradation))
+        name = self.renamed.get(index, name if degradation is None else f'{name}_{degradation}')
         file = f'{name}_{self.ending}.png'
         return self.folder / name / file if self.training else self.folder / file
 
@@ -54,8 +50,7 @@ def image_name(path: str, options: Mapping[str, Any]) -> str:
 
     Args:
         path: of the image, or its key in an LMDB.
-        options: of the data set, whose ``dataroot_lq`` or ``dataroot_gt`` it lies in; a mixture's
-            are those of its ``sets``.
+        options: of the data set; the roots of a mixture are those of its ``sets``.
     """
     image, sets = Path(path), (options, *options.get('sets', ()))
     roots = [part.get(key) for part in sets for key in ('dataroot_lq', 'dataroot_gt')]
@@ -68,17 +63,12 @@ def image_name(path: str, options: Mapping[str, Any]) -> str:
     return image.stem
 
 
-def full_name(name: str, degradation: str | None) -> str:
-    """Name of an image with its degradation, where it has one."""
-    return name if degradation is None else f'{name}_{degradation}'
-
-
 def listed_names(dataset: Dataset) -> list[str]:
     """Names of all images without reading them, as far as the class of the set tells them."""
     options, parts = getattr(dataset, 'opt', {}), getattr(dataset, 'sets', [dataset])
     if all(hasattr(part, 'sources') for part in parts):
         return [
-            full_name(image_name(source.path(name), options), part.degradation_name)
+            f'{image_name(source.path(name), options)}_{part.degradation_name}'
             for part in parts
             for source, names in part.sources()[-1:]
             for name in names

@@ -38,9 +38,9 @@ class Schedule(Options):
         raise NotImplementedError
 
 
-def _cosine(high: float, low: float, share: float) -> float:
-    """Half a cosine from ``high`` (share 0) to ``low`` (share 1)."""
-    return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(max(share, 0.0), 1.0)))
+def _cosine(height: float, low: float, share: float) -> float:
+    """Half a cosine from ``low + height`` (share 0) to ``low`` (share 1)."""
+    return low + 0.5 * height * (1 + math.cos(math.pi * min(max(share, 0.0), 1.0)))
 
 
 def _cycle(periods: Sequence[float], t: float) -> tuple[int, float]:
@@ -64,7 +64,7 @@ class TrueCosineAnnealingLR(Schedule):
     """Final learning rate."""
 
     def rate(self, base: float, t: int) -> float:
-        return _cosine(base, self.eta_min, t / self.T_max)
+        return _cosine(base - self.eta_min, self.eta_min, t / self.T_max)
 
 
 class ConstantCosineLR(Schedule):
@@ -82,7 +82,7 @@ class ConstantCosineLR(Schedule):
 
     def rate(self, base: float, t: int) -> float:
         share = (t - self.constant_iter) / (self.total_iter - self.constant_iter)
-        return _cosine(base, self.eta_min, share)
+        return _cosine(base - self.eta_min, self.eta_min, share)
 
 
 class CosineAnnealingRestartCyclicLR(Schedule):
@@ -102,7 +102,8 @@ class CosineAnnealingRestartCyclicLR(Schedule):
     def rate(self, base: float, t: int) -> float:
         index, share = _cycle(self.periods, t)
         low = self.eta_mins[index]
-        return _cosine(low + self.restart_weights[index] * (base - low), low, share)
+        high = low + self.restart_weights[index] * (base - low)
+        return _cosine(high - low, low, share)
 
 
 class CosineAnnealingRestartLR(Schedule):
@@ -117,8 +118,8 @@ class CosineAnnealingRestartLR(Schedule):
 
     def rate(self, base: float, t: int) -> float:
         index, share = _cycle(self.periods, t)
-        half = self.restart_weights[index] * 0.5 * (base - self.eta_min)
-        return self.eta_min + half * (1 + math.cos(math.pi * share))
+        height = self.restart_weights[index] * (base - self.eta_min)
+        return _cosine(height, self.eta_min, share)
 
 
 class MultiStepLR(Schedule):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
+from unfoldldm_basicsr.common.declaration import Options
 from unfoldldm_basicsr.training.batches import Batch, slices_of
 from unfoldldm_basicsr.training.guards import NonFiniteGuard, training_memory
 from unfoldldm_basicsr.training.interruption import stop_request
@@ -31,32 +32,23 @@ class Done(NamedTuple):
 
 
 class TrainingStep:
-    """Makes steps on all ranks alike.
+    """Makes steps of the optimiser on all ranks alike, as section ``train`` says.
 
-    Args:
-        opt: options of the run: ranks, folders, network.
-        seed: of the random numbers in the steps.
-        net: the bare network.
-        optimizer: of all that is trained.
-        clip_gradients: measures and limits the gradients.
-        accum_iter: slices of a batch.
-        max_nonfinite: steps in a row that may be skipped.
+    Random numbers in a step follow from ``seed``; ``net`` is the bare network.
     """
 
     def __init__(
         self,
         opt: Mapping[str, Any],
-        *,
+        train: Options,
         seed: int,
         net: nn.Module,
         optimizer: Optimizer,
         clip_gradients: GradientClipper,
-        accum_iter: int,
-        max_nonfinite: int,
     ):
         self.opt, self.seed, self.optimizer = opt, seed, optimizer
-        self.clip_gradients, self.accum_iter = clip_gradients, accum_iter
-        self.guard = NonFiniteGuard(opt, max_nonfinite)
+        self.clip_gradients, self.accum_iter = clip_gradients, train.accum_iter
+        self.guard = NonFiniteGuard(opt, train.max_nonfinite)
         # A forward pass changes running statistics at once: a NaN would stay in them for good.
         norms = [m for m in net.modules() if isinstance(m, _NormBase)]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
@@ -68,12 +60,10 @@ class TrainingStep:
         compute_losses: Callable[[Batch, int], tuple[Losses, Losses]],
         wrapped: Sequence[nn.Module],
     ) -> Done:
-        """One step.
+        """One step on a batch that is on the device.
 
         Args:
-            batch: on the device.
-            current_iter: the iteration.
-            compute_losses: of a slice: losses, whose sum is minimised, and figures.
+            compute_losses: (slice, iteration) -> losses, whose sum is minimised, and figures.
             wrapped: the networks whose gradients DistributedDataParallel averages.
 
         Raises:

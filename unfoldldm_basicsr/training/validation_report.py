@@ -104,12 +104,7 @@ def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str)
     """Appends :func:`degradation_rows` to a CSV file, or one row 'all' where there are none.
 
     A file with other columns (the metrics of the option file were changed) is left as it is and
-    the next free name is used.
-
-    Args:
-        results: of all images.
-        path: the file.
-        label: iteration or name of the test.
+    the next free name is used. ``label`` is the iteration, or the name of the test.
 
     Returns:
         The file, None where nothing was measured.
