@@ -12,7 +12,7 @@ from helpers import model_options, plugin_options, problems_at, put, stock_optio
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.ops.ss2d import dispatch
 from unfoldldm_basicsr.options import parse as compat_options
-from unfoldldm_basicsr.options.machine import process_count
+from unfoldldm_basicsr.options.run import process_count
 
 
 @pytest.fixture

@@ -19,9 +19,12 @@ from unfoldldm_basicsr.data.degradations.blur import (
     motion_blur,
     motion_psf,
 )
-from unfoldldm_basicsr.data.degradations.jpeg import jpeg
-from unfoldldm_basicsr.data.degradations.low_light import low_light
-from unfoldldm_basicsr.data.degradations.noise import gaussian_noise, poisson_noise
+from unfoldldm_basicsr.data.degradations.sensor import (
+    gaussian_noise,
+    jpeg,
+    low_light,
+    poisson_noise,
+)
 from unfoldldm_basicsr.data.degradations.weather import haze, rain, random_depth, scatter
 
 ALL_DEFAULT = [{'type': name} for name in DEGRADATIONS]

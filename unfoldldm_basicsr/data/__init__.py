@@ -1,7 +1,6 @@
 """Datasets, registered with BasicSR by import, and the degradations they apply."""
 
 from unfoldldm_basicsr.data import (  # noqa: F401
-    dual_pixel_dataset,
     mixed_degradation_dataset,
     paired_degradation_dataset,
     synthetic_degradation_dataset,

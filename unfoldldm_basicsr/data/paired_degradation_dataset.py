@@ -1,4 +1,4 @@
-"""Degraded and clean images in pairs, from folders or LMDBs."""
+"""Degraded and clean images in pairs, or two degraded views of each, from folders or LMDBs."""
 
 from __future__ import annotations
 
@@ -99,6 +99,29 @@ class PairedDegradationDataset(RestorationDataset):
     ) -> np.ndarray:
         """All views, one after the other."""
         return np.concatenate(views, -1) if len(views) > 1 else views[0]
+
+
+class DualPixelOptions(PairedOptions):
+    """Clean images and two views of each; ``dataroot_lq`` holds the left ones."""
+
+    dataroot_lq_right: Root
+    """Folder or LMDB of the right views, named as the left ones."""
+
+    @property
+    def channels(self) -> int:
+        """Of the degraded images."""
+        return 2 * super().channels
+
+
+@register(DATASET_REGISTRY)
+class DualPixelDataset(PairedDegradationDataset):
+    """Triples of equal size: ``lq`` has six channels, left before right, and ``gt`` three.
+
+    For defocus deblurring as Restormer does it (``inp_channels: 6``, ``dual_pixel_task: true``).
+    """
+
+    Options = DualPixelOptions
+    keys = ('dataroot_gt', 'dataroot_lq', 'dataroot_lq_right')
 
 
 def partner_name(gt_name: str, template: str) -> str:

@@ -16,7 +16,6 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.common.declaration import show
-from unfoldldm_basicsr.options.blame import blamed
 from unfoldldm_basicsr.options.declared import registered
 
 # What code that is handed wrong values raises; used where the values are the thing being tested.
@@ -75,6 +74,35 @@ def _limited_modules() -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def blamed(build: Callable[..., object], arguments: Mapping, errors: tuple[type, ...]) -> list[str]:
+    """Arguments that ``build`` refuses: those without which it succeeds on the others.
+
+    Keys of a mapping are named with it, ``outer.inner``. For errors from the depths of a library,
+    which do not say whose value they are about.
+
+    Args:
+        build: fails with ``arguments``.
+        arguments: keyword arguments.
+        errors: what a failure raises.
+    """
+    found = []
+    for name, value in arguments.items():
+        inner = []
+        if isinstance(value, Mapping):
+
+            def build_with(_name: str = name, **kept: object) -> object:
+                return build(**{**arguments, _name: kept})
+
+            inner = [f'{name}.{key}' for key in blamed(build_with, value, errors)]
+        if not inner:
+            try:
+                build(**{k: v for k, v in arguments.items() if k != name})
+            except errors:
+                continue
+        found += inner or [str(name)]
+    return found
 
 
 def refusal(

@@ -17,9 +17,9 @@ from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.aliases import translate
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.environment import basicsr_logger_untouched, open_datasets
-from unfoldldm_basicsr.options.machine import forgotten_launcher, gpu_count
 from unfoldldm_basicsr.options.preflight import Report, examine
 from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
+from unfoldldm_basicsr.options.run import forgotten_launcher, gpu_count
 
 
 @dataclass(frozen=True)

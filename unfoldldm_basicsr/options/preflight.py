@@ -34,9 +34,8 @@ from unfoldldm_basicsr.options import environment, networks, rules
 from unfoldldm_basicsr.options.aliases import Note, translate
 from unfoldldm_basicsr.options.declared import options_of, registered, takes_any_key
 from unfoldldm_basicsr.options.defaults import fill_defaults
-from unfoldldm_basicsr.options.machine import Machine, gpu_count
 from unfoldldm_basicsr.options.problems import Problems
-from unfoldldm_basicsr.options.run import Run, is_read, section_values, typed
+from unfoldldm_basicsr.options.run import Machine, Run, gpu_count, is_read, section_values, typed
 
 _ADAM = (('Adam', torch.optim.Adam),)  # what BasicSR's own models know
 _SCHEDULES = (

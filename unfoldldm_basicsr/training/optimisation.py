@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.options.blame import blamed
+from unfoldldm_basicsr.options.networks import blamed
 
 Groups = dict[str, list[tuple[str, Parameter]]]
 _REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError, LookupError, ArithmeticError)

@@ -1,6 +1,14 @@
-"""The degradations that option files can name: one declaration for each, with its parameters.
+"""The degradations that option files can name, and chains of them.
 
-A parameter is a number, or a range ``[low, high]`` that every image draws from anew.
+A chain is a list of steps, applied in order::
+
+    degradations:
+      - {type: gaussian_blur, prob: 0.5, sigma: [0.2, 2.0]}   # uniform in the range
+      - {type: gaussian_noise, sigma: 25}                     # fixed value
+      - {type: jpeg, quality: [30, 90]}                       # whole numbers, ends included
+
+A parameter is a number, or a range that every image draws from anew; one that is left out takes its
+default.
 """
 
 from __future__ import annotations
@@ -13,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read
+from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read, takes
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.degradations.blur import (
     gaussian_blur,
@@ -21,9 +29,12 @@ from unfoldldm_basicsr.data.degradations.blur import (
     motion_blur,
     motion_radius,
 )
-from unfoldldm_basicsr.data.degradations.jpeg import jpeg
-from unfoldldm_basicsr.data.degradations.low_light import low_light
-from unfoldldm_basicsr.data.degradations.noise import gaussian_noise, poisson_noise
+from unfoldldm_basicsr.data.degradations.sensor import (
+    gaussian_noise,
+    jpeg,
+    low_light,
+    poisson_noise,
+)
 from unfoldldm_basicsr.data.degradations.weather import haze, rain
 
 
@@ -276,3 +287,63 @@ def read_step(entry: object) -> Degradation:
         hint = did_you_mean(name, DEGRADATIONS)
         raise OptionError('', [Problem('type', f"is no degradation: '{name}'.{hint}")])
     return read(DEGRADATIONS[name], entry, str(name))
+
+
+# ---- chains -------------------------------------------------------------------------------------
+
+Step = Annotated[Any, BeforeValidator(read_step)]
+
+
+def _listed(steps: object) -> list:
+    if not isinstance(steps, list | tuple) or not steps:
+        raise ValueError(f'must be a list with at least one {{type: ...}}, got {steps!r}.')
+    return list(steps)
+
+
+class ChainOptions(Options):
+    """A chain of degradations."""
+
+    degradations: Annotated[list[Step], BeforeValidator(_listed)]
+    """Steps in order: {type, prob, parameter: value or [low, high]}."""
+    lq_output: Literal['clip', 'uint8', 'unclipped'] = 'clip'
+    """What becomes of the last step's values: clip to [0, 1], uint8 rounds to the 256 levels of a
+    saved photo, unclipped leaves them, as the usual Gaussian denoising benchmark does."""
+
+
+@takes(ChainOptions)
+class DegradationChain:
+    """Applies a list of degradations with parameters drawn from their ranges."""
+
+    def __init__(self, options: ChainOptions) -> None:
+        self.steps, self.output = options.degradations, options.lq_output
+
+    @property
+    def name(self) -> str:
+        """The steps' types joined by ``+``."""
+        return '+'.join(step.type for step in self.steps)
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away an output pixel depends on the input."""
+        return sum(step.reach for step in self.steps if step.prob > 0)
+
+    def sample(self, rng: np.random.Generator) -> list[tuple[str, dict[str, float]]]:
+        """Draws which steps act and their parameters: (type, parameters), in order."""
+        drawn = []
+        for step in self.steps:
+            acts = step.prob >= 1 or rng.random() < step.prob
+            parameters = step.sample(rng)
+            if acts:
+                drawn.append((step.type, parameters))
+        return drawn
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Degrades float32 H W C (RGB or one channel), [0, 1]; all randomness is of ``rng``."""
+        for name, parameters in self.sample(rng):
+            image = DEGRADATIONS[name].apply(image, rng, **parameters)
+        if self.output == 'unclipped':
+            return image.astype(np.float32)
+        image = np.clip(image, 0.0, 1.0)
+        if self.output == 'uint8':
+            image = np.round(image * 255.0) / np.float32(255.0)
+        return image.astype(np.float32)

@@ -1,0 +1,79 @@
+"""Noise, under-exposure, JPEG. Images are float32 H W C, RGB or one channel, [0, 1]."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def gaussian_noise(image: np.ndarray, rng: np.random.Generator, *, sigma: float) -> np.ndarray:
+    """Additive white Gaussian noise, independent per pixel and channel: y = x + n, not clipped.
+
+    Args:
+        sigma: standard deviation in 8-bit units (0..255), as denoising papers state it.
+    """
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    return image + noise * np.float32(sigma / 255.0)
+
+
+def poisson_noise(image: np.ndarray, rng: np.random.Generator, *, peak: float) -> np.ndarray:
+    """Photon shot noise: y = Poisson(peak * x) / peak, so that Var(y) = x / peak.
+
+    Args:
+        peak: expected number of photons at intensity 1; fewer photons, more noise.
+    """
+    photons = rng.poisson(np.maximum(image, 0.0).astype(np.float64) * peak)
+    return (photons / peak).astype(np.float32)
+
+
+def low_light(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    gamma: float,
+    gain: float,
+    shot_noise: float,
+    read_noise: float,
+) -> np.ndarray:
+    """Dark image d = gain * x^gamma with signal-dependent and constant noise.
+
+    y = d + n with Var(n) = shot_noise * d + (read_noise / 255)^2: the Poisson-Gaussian sensor
+    model of Foi et al. (IEEE TIP 2008). The tone curve is the one of LLNet (Lore et al. 2017).
+
+    Args:
+        image: float32 H W C, RGB or one channel, [0, 1].
+        gamma: exponent of the tone curve; above 1 darkens shadows more than highlights.
+        gain: exposure factor in (0, 1].
+        shot_noise: variance per unit intensity, 1 / (photons at intensity 1); 0: none.
+        read_noise: standard deviation of the constant part in 8-bit units (0..255); 0: none.
+
+    Returns:
+        float32 H W C, not clipped.
+    """
+    dark = gain * np.maximum(image, 0.0).astype(np.float64) ** gamma
+    if shot_noise > 0:
+        dark = rng.poisson(dark / shot_noise) * shot_noise
+    if read_noise > 0:
+        dark = dark + rng.standard_normal(dark.shape) * (read_noise / 255.0)
+    return dark.astype(np.float32)
+
+
+def jpeg(image: np.ndarray, rng: np.random.Generator, *, quality: int) -> np.ndarray:
+    """Encodes to 8-bit JPEG (4:2:0) and decodes again; deterministic, ``rng`` is not used.
+
+    Args:
+        image: float32 H W C, RGB or grey; clipped to [0, 1] and rounded to 8 bits, as in a camera.
+        quality: libjpeg quality, an integer in 1..100.
+
+    Returns:
+        float32 H W C, [0, 1].
+    """
+    pixels = np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    done, stream = cv2.imencode(
+        '.jpg',
+        np.ascontiguousarray(pixels[..., ::-1]),  # RGB <-> BGR
+        [cv2.IMWRITE_JPEG_QUALITY, int(quality)],
+    )
+    assert done, 'JPEG encoder failed on a valid 8-bit image'
+    decoded = cv2.imdecode(stream, cv2.IMREAD_ANYCOLOR).reshape(image.shape)
+    return decoded[..., ::-1].astype(np.float32) / 255.0
