@@ -24,9 +24,7 @@ def restoration_losses(
     """L_rec of the last stage, L_ISDA over the stages, and optionally L_rec of earlier stages.
 
     Args:
-        trace: of the whole batch; images (B,c,H,W).
-        gt: (B,c,H,W).
-        cri_pix: pixel loss.
+        trace: of the whole batch; images (B,c,H,W), as ``gt``.
         cri_isda: consistency of the two gradient steps, or None.
         stage_loss_weight: weight of the mean pixel loss of the stages before the last; 0: none.
 

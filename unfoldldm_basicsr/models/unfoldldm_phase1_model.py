@@ -19,6 +19,7 @@ from torch import Tensor
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models.unfolding_losses import StepWatch, restoration_losses, step_figures
+from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.evaluation import Evaluator
@@ -94,8 +95,8 @@ def network_has_phases(run: Run) -> Iterator[Problem]:
 def loss_is(run: Run, key: str, kind: str) -> Iterator[Problem]:
     """The loss under ``train.KEY`` is called like ``kind``: it must be that class or one of it."""
     section = getattr(run.train, key) or {}
-    registered = dict(iter(LOSS_REGISTRY)).get(section.get('type'))
-    if registered is not None and kind not in (c.__name__ for c in registered.__mro__):
+    cls = registered(LOSS_REGISTRY, section.get('type'))
+    if cls is not None and kind not in (base.__name__ for base in cls.__mro__):
         message = f'{section["type"]} is no {kind}, which belongs here.'
         yield Problem(f'train.{key}.type', message)
 

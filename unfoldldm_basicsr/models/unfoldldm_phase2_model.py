@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.contract import NEW_IN_PHASE2
@@ -214,12 +214,8 @@ class UnfoldLDMPhase2Model(UnfoldLDMPhase1Model):
 
 
 def fit_to(image: Tensor, height: int, width: int) -> Tensor:
-    """Crops an image (B,c,h,w) to a size, repeating it by reflection where it is smaller."""
-    for axis, size in ((-2, height), (-1, width)):
-        while image.shape[axis] < size:
-            missing = min(size - image.shape[axis], image.shape[axis] - 1)
-            if missing == 0:
-                raise ValueError('an image one pixel wide cannot be reflected.')
-            pad = (0, 0, 0, missing) if axis == -2 else (0, missing, 0, 0)
-            image = F.pad(image, pad, mode='reflect')
-    return image[..., :height, :width]
+    """Crops an image (B,c,h,w) on the CPU to a size, going on by reflection where it is smaller."""
+    rows, columns = max(0, height - image.shape[2]), max(0, width - image.shape[3])
+    edges = [(0, 0), (0, 0), (0, rows), (0, columns)]
+    padded = torch.from_numpy(np.pad(image.numpy(), edges, mode='reflect'))  # as often as needed
+    return padded[..., :height, :width]

@@ -6,7 +6,6 @@ import copy
 import logging
 import math
 import os
-import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -15,7 +14,6 @@ from typing import Any
 
 import cv2
 import lmdb
-import numpy as np
 import torch
 from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -25,7 +23,12 @@ from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.errors import ResumeError, first_line
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs, read_lmdb_index, stored_keys
-from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch
+from unfoldldm_basicsr.data.loading import (
+    ItemReader,
+    TrainingItems,
+    no_full_batch,
+    preserved_rng,
+)
 from unfoldldm_basicsr.ops.ss2d import describe_backends
 from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.networks import VALUE_ERRORS
@@ -244,7 +247,7 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
             dataset = cls(copy.deepcopy(dict(section)))
             images = len(dataset)
             if images:
-                with _same_random_state():
+                with preserved_rng():
                     _read_one(dataset, section)
         except OptionError as error:
             problems.extend(path, error.problems)
@@ -281,17 +284,6 @@ def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
             TrainingItems(trial, section)[index]
         else:
             ItemReader(trial, section).read(index)
-
-
-@contextmanager
-def _same_random_state() -> Iterator[None]:
-    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(torch_state)
 
 
 RULES = (

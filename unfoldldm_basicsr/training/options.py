@@ -19,6 +19,7 @@ from unfoldldm_basicsr.common.sections import (
     BasicTrain,
     BasicVal,
 )
+from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.training.batches import MixingOptions, ProgressiveOptions
 from unfoldldm_basicsr.training.optimisation import GradientClipper, check_optimizer
@@ -131,7 +132,7 @@ def evaluation_fits(run: Run) -> Problems:
 
 def forward_inputs(run: Run) -> dict[str, inspect.Parameter]:
     """Arguments of the forward pass of ``network_g``, whether it can be built or not."""
-    cls = dict(iter(ARCH_REGISTRY)).get(run.network_sections['network_g'].get('type'))
+    cls = registered(ARCH_REGISTRY, run.network_sections['network_g'].get('type'))
     return dict(list(inspect.signature(cls.forward).parameters.items())[1:]) if cls else {}
 
 
