@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -118,10 +119,12 @@ def compare_finished(
     with place.alone():
         with tempfile.TemporaryDirectory() as scratch:
             runs = with_costs(runs, Path(scratch), place)
-        entries = []
-        for name in dict.fromkeys(phases[-1].side for phases in runs):
-            own = [phases for phases in runs if phases[-1].side == name]
-            changes = TestOptions(val=val)
+        sides: dict[str, list] = {}  # runs that differ in the seed alone are one side
+        for phases in runs:
+            name = re.sub(r'[_-]?seed[_-]?\d+', '', phases[-1].name)
+            sides.setdefault(name, []).append(phases)
+        entries, changes = [], TestOptions(val=val)
+        for name, own in sides.items():
             tests = [options_of_test(r.name, r.options, sets, r.weights, changes) for *_, r in own]
             entries.append(Entry(name, name, None, tests, own))
         for file in files:
@@ -150,15 +153,10 @@ def _finish(
             place.say(f'Testing {test["name"]} ...')
             scores[entry.title, number] = tested(test, place, pictures=number == 0)
     place.say('Measuring latency and memory in turn ...')
-    costs, metrics = (
-        deployment_costs(entries, settings.sizes, place),
-        metrics_of(entries[0].tests[0]),
-    )
+    costs = deployment_costs(entries, settings.sizes, place)
+    metrics, reference = metrics_of(entries[0].tests[0]), settings.reference
     own = {'scores': score_words(metrics), 'machine': machine(place.threads), 'cost': COST_NOTE}
-    build(
-        place.folder, entries, scores, {**words, **own}, costs, metrics=metrics,
-        reference=settings.reference,
-    )  # fmt: skip
+    build(place.folder, entries, scores, {**words, **own}, costs, metrics, reference)
     return f'Report: {place.folder / "report.md"}'
 
 
@@ -174,8 +172,7 @@ def deployment_costs(
         table.unlink(missing_ok=True)  # until it is measured again
         place.measure('deployment', job)
     costs = read_csv(table)
-    pairs = zip(costs['side'], costs['size'], strict=True)
-    counted = [network_cost(networks[side], size) for side, size in pairs]
+    counted = [network_cost(networks[row.side], row.size) for row in costs.itertuples(index=False)]
     costs.insert(2, 'params_M', [cost.params / 1e6 for cost in counted])
     costs.insert(3, 'GMACs', [cost.macs / 1e9 for cost in counted])
     return costs
@@ -212,7 +209,7 @@ def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
         'seeds': ', '.join(map(str, settings.seeds)),
         'training data': data_words(train_set)
         + f', patches of {train_set.get("gt_size")}, batch {train_set.get("batch_size_per_gpu")}',
-        'test data': '; '.join(map(data_words, task.test_sets.values())),
+        'test data': '; '.join(map(data_words, test_sets(task.common).values())),
         DIFFERING: ', '.join(settings.allow),
         'choices of the test': '; '.join(f'{t}: {json.dumps(c)}' for t, c in choices.items() if c),
         'own options': '; '.join(sorted(own)),
@@ -223,23 +220,17 @@ def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
 
 def score_words(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Metrics with their settings, and what they are computed on."""
-    words = [
-        ' '.join([name, *(f'{k}: {v}' for k, v in metric.items())])
-        for name, metric in metrics.items()
-    ]
+    words = (' '.join([n, *(f'{k}: {v}' for k, v in m.items())]) for n, m in metrics.items())
     return f'{"; ".join(words)}; RGB, inputs as the data set gives them, outputs rounded to 8 bit'
 
 
 def data_words(data: Mapping[str, Any]) -> str:
     """A data set in words: name, folder, degradations; those of its parts."""
-    steps = [
-        ' '.join([s['type'], *(f'{k} {v}' for k, v in s.items() if k != 'type')])
-        for s in data.get('degradations', ())
-    ]
+    steps = ', '.join(
+        ' '.join([step['type'], *(f'{k} {v}' for k, v in step.items() if k != 'type')])
+        for step in data.get('degradations', ())
+    )
     place = '/'.join(Path(str(data.get('dataroot_lq', data.get('dataroot_gt', '')))).parts[-2:])
-    words = [
-        ': '.join(filter(None, [place, ', '.join(steps)])),
-        *map(data_words, data.get('sets', ())),
-    ]
+    words = [': '.join(filter(None, [place, steps])), *map(data_words, data.get('sets', ()))]
     name = data.get('name', data.get('degradation_name', ''))
     return f'{name} ({"; ".join(filter(None, words))})'

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -20,9 +19,8 @@ from unfoldldm_basicsr.comparing.tables import decimals, latex, markdown, read_c
 from unfoldldm_basicsr.comparing.testing import DEGRADED, KEYS, TRUTH
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures import plots
-from unfoldldm_basicsr.pictures.drawing import crop, save_picture
+from unfoldldm_basicsr.pictures.drawing import Box, crop, fullest_box, save_picture
 from unfoldldm_basicsr.pictures.grids import comparison_grid
-from unfoldldm_basicsr.pictures.plots import Labels, save_figure
 
 TABLES = ('protocol', 'images', 'quality', 'differences', 'costs', 'curves')
 CROPS = 3  # images in the picture of crops
@@ -66,7 +64,6 @@ def build(
     scores: Mapping[tuple[str, int], pd.DataFrame],
     protocol: Mapping[str, str],
     costs: pd.DataFrame,
-    *,
     metrics: Mapping[str, Mapping[str, Any]],
     reference: str | None = None,
 ) -> None:
@@ -111,14 +108,13 @@ def image_table(scores: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
     """A row for each side, seed and image; checks that all saw the same degraded images."""
     first = next(iter(scores.values()))
     for (title, _), table in scores.items():
-        if not table[list(KEYS)].equals(first[list(KEYS)]):
+        if not table[KEYS].equals(first[KEYS]):
             raise ValueError(
                 f'{title} and {next(iter(scores))[0]} were not tested on the same degraded images: '
                 'remove the folder images of the report and start again.'
             )
     own = [c for c in first if not c.startswith(f'{DEGRADED} ')]
-    before = first.drop(columns=own[len(KEYS) :])
-    before.columns = own
+    before = first.drop(columns=own[len(KEYS) :]).set_axis(own, axis=1)
     tables = {(DEGRADED, 0): before, **{key: table[own] for key, table in scores.items()}}
     rows = [table.assign(side=side, seed=seed) for (side, seed), table in tables.items()]
     return pd.concat(rows, ignore_index=True)
@@ -126,12 +122,10 @@ def image_table(scores: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
 
 def quality_table(images: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Mean of each metric over images and seeds, with the spread of the means of the seeds."""
-    sides = ['set', 'side']
-    seeds = images.groupby([*sides, 'seed'], sort=False)[metrics].mean().groupby(sides, sort=False)
-    table = seeds.mean().join(seeds.std().add_suffix(' spread'))
-    table.insert(0, 'images', images.groupby(sides, sort=False)['image'].nunique())
-    table.insert(1, 'seeds', images.groupby(sides, sort=False)['seed'].nunique())
-    return table.reset_index()
+    by = ['set', 'side']
+    counts = images.groupby(by, sort=False)[['image', 'seed']].nunique().add_suffix('s')
+    seeds = images.groupby([*by, 'seed'], sort=False)[metrics].mean().groupby(by, sort=False)
+    return counts.join(seeds.mean()).join(seeds.std().add_suffix(' spread')).reset_index()
 
 
 def by_image(images: pd.DataFrame, name: str, metric: str) -> pd.DataFrame:
@@ -147,22 +141,20 @@ def difference_table(
     reference: str | None,
 ) -> pd.DataFrame:
     """Every side against the reference, or every pair: paired by image, mean over seeds."""
-    chosen = [entry for entry in entries if entry.name == reference]
-    pairs = [(e, chosen[0]) for e in entries if e is not chosen[0]] if chosen else None
+    base = [entry for entry in entries if entry.name == reference]
+    pairs = [(e, base[0]) for e in entries if e not in base] if base else combinations(entries, 2)
     rows = []
-    for name in images['set'].unique():
-        for metric, options in metrics.items():
-            scores = by_image(images, name, metric)
-            for one, other in pairs or combinations(entries, 2):
-                gain = paired_difference(scores[one.title] - scores[other.title])
-                verdict = gain.verdict(options.get('better', 'higher') == 'higher')
-                rows.append(
-                    {
-                        'set': name, 'metric': metric, 'side': one.title, 'minus': other.title,
-                        'difference': gain.mean, 'low': gain.low, 'high': gain.high,
-                        'verdict': verdict, 'paper': one.paper or np.nan,
-                    }
-                )  # fmt: skip
+    for name, metric, (one, other) in product(images['set'].unique(), metrics, pairs):
+        scores = by_image(images, name, metric)
+        gain = paired_difference(scores[one.title] - scores[other.title])
+        rows.append(
+            {
+                'set': name, 'metric': metric, 'side': one.title, 'minus': other.title,
+                'difference': gain.mean, 'low': gain.low, 'high': gain.high,
+                'verdict': gain.verdict(metrics[metric].get('better', 'higher') == 'higher'),
+                'paper': one.paper or np.nan,
+            }
+        )  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -218,9 +210,10 @@ def _plots(
         means = means[['seconds', 'value']].mean().reset_index()
         means['hollow'] = means['metric'].str.startswith('oracle')
         for key, label in (('iteration', 'iterations'), ('seconds', 'seconds of training steps')):
-            labels = Labels(label, f'{metric} in validation', note)
-            figure = plots.curves(means, key, labels, style)
-            save_figure(figure, folder / f'quality_over_{key}.png')
+            with plots.figure(
+                folder / f'quality_over_{key}.png', label, f'{metric} in validation', note
+            ) as axes:
+                plots.curves(axes, means, key, style)
     name, costs = tables['images']['set'].iloc[0], tables['costs']
     quality = tables['quality'][tables['quality']['set'] == name]
     names = {metric: 'value', f'{metric} spread': 'spread'}
@@ -228,15 +221,14 @@ def _plots(
     table = costs[costs['size'] == size].merge(quality.rename(columns=names), on='side')
     note = f'{name}; cost at {size} x {size}; bars: spread of the seeds'
     for key, label in (('GMACs', 'GMACs'), ('latency_ms', 'latency in ms')):
-        figure = plots.points(table, key, Labels(label, metric, note), style)
-        save_figure(figure, folder / f'quality_against_{key}.png')
+        with plots.figure(folder / f'quality_against_{key}.png', label, metric, note) as axes:
+            plots.points(axes, table, key, style)
     base = next((e.title for e in entries if e.name == reference), entries[0].title)
     scores = by_image(tables['images'], name, metric).drop(columns=DEGRADED)
     if len(scores.columns) > 1:
         words = f'{metric} of {base}', f'{metric} minus that of {base}'
-        labels = Labels(*words, f'{name}: one marker per image')
-        figure = plots.scatter(scores, base, labels, style)
-        save_figure(figure, folder / 'images.png')
+        with plots.figure(folder / 'images.png', *words, f'{name}: one marker per image') as axes:
+            plots.scatter(axes, scores, base, style)
 
 
 def most_disagreeing(scores: pd.DataFrame) -> list[str]:
@@ -245,14 +237,9 @@ def most_disagreeing(scores: pd.DataFrame) -> list[str]:
     return list(spread.sort_values(ascending=False, kind='stable').index[:CROPS])
 
 
-def disagreement_box(images: Sequence[np.ndarray], side: int) -> tuple[int, int, int, int]:
+def disagreement_box(images: Sequence[np.ndarray], side: int) -> Box:
     """The square in which the images differ most (variance between them)."""
-    variance = np.var(np.stack(images).astype(np.float32), axis=0).mean(-1)
-    side = min(side, *variance.shape)
-    total = cv2.boxFilter(variance, -1, (side, side), anchor=(0, 0), normalize=False)
-    total = total[: variance.shape[0] - side + 1, : variance.shape[1] - side + 1]
-    top, left = np.unravel_index(int(np.argmax(total)), total.shape)
-    return int(top), int(left), side, side
+    return fullest_box(np.var(np.stack(images).astype(np.float32), axis=0).mean(-1), side)
 
 
 def _crops(folder: Path, images: pd.DataFrame, entries: Sequence[Entry], metric: str) -> None:
@@ -291,8 +278,7 @@ def render(folder: Path, place: str = '') -> str:
         parts.append(f'\n### {name}{", not seen in training" * (name in unseen)}\n\n')
         parts.append(markdown(table.drop(columns='set'), 'Means over images and seeds.'))
         if 'differences' in tables:
-            gains = tables['differences'][tables['differences']['set'] == name]
-            gains = gains.drop(columns='set').astype({'difference': object})
+            gains = tables['differences'][tables['differences']['set'] == name].drop(columns='set')
             for key in ('difference', 'low', 'high'):
                 pairs = zip(gains['metric'], gains[key], strict=True)
                 gains[key] = [f'{value:+.{decimals(metric)}f}' for metric, value in pairs]
@@ -324,10 +310,8 @@ def write_page(page: Path, reports: Sequence[Path], crops: bool = True) -> str:
     for report in reports:
         if not (report / 'protocol.csv').is_file():
             raise ValueError(f'{report}: no report of compare or ablate (no protocol.csv there).')
-        for name in (
-            *(f'{table}.csv' for table in TABLES),
-            *(f'{name}.png' for name in FIGURES if crops or name != 'crops'),
-        ):
+        pictures = [f'{name}.png' for name in FIGURES if crops or name != 'crops']
+        for name in (*(f'{table}.csv' for table in TABLES), *pictures):
             if (report / name).is_file():
                 write_bytes_atomic(folder / report.name / name, (report / name).read_bytes())
     places = sorted(file.parent for file in folder.glob('*/protocol.csv'))

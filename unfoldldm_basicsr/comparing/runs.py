@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from unfoldldm_basicsr.comparing.measuring import key_of, mean_steps
-from unfoldldm_basicsr.comparing.task import COMMON, Side, Task, weights_of
+from unfoldldm_basicsr.comparing.task import COMMON, Task, weights_of
 from unfoldldm_basicsr.comparing.workspace import Workspace, plain
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.options.read import read_option_file
@@ -29,7 +27,6 @@ ALLOWED = (
 # Steps are measured with this many iterations and one seed, so that another budget or a seed that
 # joins later finds the same.
 _PROVISIONAL, _MEASURED_SEED = 1000, 0
-_TELLING = 30  # seconds of steps after which the wall time says something about the rest
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,6 @@ class Run:
     def iterations(self) -> int:
         """What its share of the budget bought."""
         return int(self.options['train']['total_iter'])
-
-    @property
-    def side(self) -> str:
-        """Its name without the seed: runs that differ in it alone are one side."""
-        return re.sub(r'[_-]?seed[_-]?\d+', '', self.name)
 
 
 def read_run(path: Path, root: Path) -> tuple[Run, ...]:
@@ -142,12 +134,13 @@ def check_equal(task: Task) -> None:
     Raises:
         ValueError: a side differs from the common options outside the allow-list.
     """
-    found = []
+    found: list[str] = []
     for side in task.sides:
         for phase in side.phases:
-            allowed = (*_allowed_in(side, phase), *task.settings.allow)
-            for key, (common, own) in differences(task.common, phase, allowed).items():
-                found.append(f'{side.name}: {key} is {own!r}, in {COMMON} {common!r}')
+            allowed = (*ALLOWED, *task.settings.allow)
+            if phase['network_g'].get('type') != side.phases[-1]['network_g'].get('type'):
+                allowed += 'train', 'val'  # VLU-Net's embedding: a network with its own loss
+            found += _differing(side.name, phase, COMMON, task.common, allowed)
     refuse(
         found, f'{task.folder}: these sides are not comparable:',
         f'Move what is meant for all into {COMMON}, or allow the key there (compare.allow; the '
@@ -155,39 +148,35 @@ def check_equal(task: Task) -> None:
     )  # fmt: skip
 
 
-def _allowed_in(side: Side, phase: Mapping[str, Any]) -> tuple[str, ...]:
-    """Also all of its loss, where a phase trains another network (VLU-Net's embedding) than the
-    one that is tested."""
-    same = phase['network_g'].get('type') == side.phases[-1]['network_g'].get('type')
-    return ALLOWED if same else (*ALLOWED, 'train', 'val')
-
-
 def check_runs(runs: Sequence[Run], allow: Sequence[str]) -> None:
     """
     Raises:
         ValueError: finished runs differ outside the allow-list.
     """
+    found: list[str] = []
+    for run in runs[1:]:
+        first, allowed = runs[0], (*ALLOWED, *allow)
+        found += _differing(run.name, run.options, first.name, first.options, allowed)
     refuse(
-        [
-            f'{run.name}: {key} is {own!r}, in {runs[0].name} {first!r}'
-            for run in runs
-            for key, (first, own) in differences(
-                runs[0].options, run.options, (*ALLOWED, *allow)
-            ).items()
-        ],
-        'these runs are not comparable:',
+        found, 'these runs are not comparable:',
         'Where that is meant, name the keys after --allow; the report then says so.',
-    )
+    )  # fmt: skip
 
 
-def refuse(problems: Sequence[str], before: str = '', after: str = '') -> None:
+def _differing(
+    name: str, own: Mapping, other_name: str, other: Mapping, allowed: Sequence[str]
+) -> list[str]:
+    found = differences(other, own, allowed).items()
+    return [f'{name}: {key} is {mine!r}, in {other_name} {its!r}' for key, (its, mine) in found]
+
+
+def refuse(problems: Iterable[str], before: str = '', after: str = '') -> None:
     """
     Raises:
         ValueError: there are problems; all of them.
     """
-    if problems:
-        lines = [before, *('  ' * bool(before) + p for p in dict.fromkeys(problems)), after]
-        raise ValueError('\n'.join(filter(None, lines)))
+    if lines := ['  ' * bool(before) + problem for problem in dict.fromkeys(problems)]:
+        raise ValueError('\n'.join(filter(None, [before, *lines, after])))
 
 
 def option_problems(options: Mapping[str, Any], is_train: bool = True) -> list[str]:
@@ -212,7 +201,7 @@ def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
     """
     check_equal(task)
     tests = [task.test_options(s, _MEASURED_SEED, place.root) for s in task.sides if s.phases]
-    refuse([line for test in tests for line in option_problems(test, False)])
+    refuse(line for test in tests for line in option_problems(test, False))
     sides = [side for side in task.sides if side.phases and side.trained_as == side.name]
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -233,7 +222,7 @@ def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
                 iterations = max(1, round(budget.amount * share / unit[budget.equal]))
                 options = task.options(side, phase, iterations, seed, place.root)
                 own.append(replace(step, root=place.root, options=options))
-    refuse([line for own in runs.values() for run in own for line in _problems(run, place)])
+    refuse(line for own in runs.values() for run in own for line in _problems(run, place))
     return runs
 
 
@@ -265,7 +254,7 @@ def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) 
     missing = [runs for runs in sides if any(key_of(run.options) not in known for run in runs)]
     if missing:
         options = [run.options for runs in missing for run in runs]
-        refuse([line for opt in options for line in option_problems(opt)])
+        refuse(line for opt in options for line in option_problems(opt))
         place.say(f'Measuring the steps of {len(options)} trainings in turn ...')
         place.measure('steps', {'root': str(scratch), 'runs': options})
         known = mean_steps(table)
@@ -279,24 +268,19 @@ def train(runs: Sequence[Run], place: Workspace) -> None:
         ChildProcessError: a training failed; the message ends with its last lines.
     """
     waiting = [run for run in runs if not run.weights.exists()]
-    seconds = [run.iterations * run.seconds for run in waiting]
-    began, slowness = time.perf_counter(), 1.0  # wall time over measured time
     for number, run in enumerate(waiting):
-        own, rest = (words_of_time(slowness * s) for s in (seconds[number], sum(seconds[number:])))
+        seconds = [run.iterations * run.seconds for run in waiting[number:]]
         place.say(
             f'{datetime.now():%H:%M:%S} [{runs.index(run) + 1}/{len(runs)}] {run.name}: '
-            f'{run.iterations} iterations, about {own}; all trainings {rest}'
+            f'{run.iterations} iterations, about {_minutes(seconds[0])} of steps; all trainings '
+            f'{_minutes(sum(seconds))}'
         )
         file = place.write_options(run.name, run.options)
         arguments = ['-m', 'unfoldldm_basicsr.train', '-opt', file, '--auto_resume']
         place.call([*arguments, '--root', run.root], log=run.name)
         if not run.weights.exists():
             raise ChildProcessError(f'{run.name} was stopped; the same command goes on with it.')
-        if (done := sum(seconds[: number + 1])) > _TELLING:
-            slowness = max(1.0, (time.perf_counter() - began) / done)
 
 
-def words_of_time(seconds: float) -> str:
-    """Hours and minutes, or seconds where they are few."""
-    minutes = round(seconds / 60)
-    return f'{minutes // 60}:{minutes % 60:02} h' if minutes > 2 else f'{seconds:.0f} s'
+def _minutes(seconds: float) -> str:
+    return f'{seconds / 60:.1f} minutes'

@@ -20,7 +20,6 @@ from unfoldldm_basicsr.comparing.testing import metrics_of, tested
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.pictures import plots
-from unfoldldm_basicsr.pictures.plots import Labels, save_figure
 
 PRIORS = ('generated', 'null', 'shuffled', 'oracle')
 NOTE = 'Differences to the generated prior, paired by image, with 95 % intervals (bootstrap).'
@@ -56,9 +55,8 @@ def report(path: Path, root: Path, folder: Path | None) -> str:
     def draw(name: str, title: str, label: str, table: pd.DataFrame, by: str, value: str) -> None:
         if len(table):
             lines = table.rename(columns={by: 'side', value: 'value'})
-            labels, style = Labels('iterations', label), plots.looks(lines['side'].unique())
-            figure = plots.curves(lines, 'iteration', labels, style)
-            save_figure(figure, place.folder / f'{name}.png')
+            with plots.figure(place.folder / f'{name}.png', 'iterations', label) as axes:
+                plots.curves(axes, lines, 'iteration', plots.looks(lines['side'].unique()))
             parts.append(f'\n## {title}\n\n![{title}]({name}.png)\n')
 
     for name, table in (('validation', validation), ('stages', stages), ('log', log)):

@@ -1,10 +1,9 @@
 """A comparison as a folder of option files: what is equal, and what each side has of its own.
 
-``common.yml`` is an option file of BasicSR without a network, with a section ``compare``; every
-other file of the folder is one side: ``network_g``, ``model_type`` and what it changes in the
-common options, once for each of its ``phases`` where it has several (``of: NAME`` takes all else
-from that side). The word ``previous`` stands
-for the weights of the phase before, and ``25 %`` for that share of a phase's iterations.
+``common.yml`` is an option file of BasicSR with a section ``compare``; every other file of the
+folder is one side: its network and what it changes in the common options, once for each of its
+``phases`` where it has several (``of: NAME`` takes all else from that side). The word ``previous``
+stands for the weights of the phase before, and ``25 %`` for that share of a phase's iterations.
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read
+from unfoldldm_basicsr.common.declaration import Options, Tuple, read
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
 
 COMMON, ROWS = 'common.yml', 'rows.yml'
 SHARE = re.compile(r'\s*(\d+(?:\.\d+)?)\s*%\s*')
-PREVIOUS = 'previous'
 
 
 class BudgetOptions(Options):
@@ -54,6 +52,19 @@ class CompareOptions(Options):
     """Further option keys in which the sides may differ; they are named in the report."""
     out_of_distribution: Tuple[str] = ()
     """Names of test sets with degradations or strengths that the training has not seen."""
+
+
+class CommonOptions(Options):
+    """``common.yml``; its other keys are BasicSR's, and checked with those of each side."""
+
+    model_config = ConfigDict(extra='allow')
+
+    name: str
+    """Beginning of the names of all runs."""
+    compare: CompareOptions
+    """Budget, seeds and what is measured."""
+    datasets: dict[str, Any]
+    """Training, validation and test sets of all sides."""
 
 
 class TestOptions(Options):
@@ -149,20 +160,15 @@ class Task:
         options.setdefault('train', {})['total_iter'] = iterations
         return {'name': name(phase), **options}
 
-    @property
-    def test_sets(self) -> dict[str, Any]:
-        """Sections of ``datasets`` to test on."""
-        return test_sets(self.common)
-
     def test_options(self, side: Side, seed: int, root: Path) -> dict:
         """The option file of a side's test."""
         name = f'{self.label}_{side.name}_seed{seed}'
         if side.file.classical:
             own = {'classical': side.file.classical, 'val': self.common['val']}
-            return options_of_test(side.name, own, self.test_sets)
+            return options_of_test(side.name, own, test_sets(self.common))
         options = self.options(side, len(side.phases) - 1, 100, seed, root)
         weights = weights_of(root, options['name'])
-        return options_of_test(name, options, self.test_sets, weights, side.file.test)
+        return options_of_test(name, options, test_sets(self.common), weights, side.file.test)
 
 
 def options_of_test(
@@ -170,7 +176,7 @@ def options_of_test(
     options: Mapping[str, Any],
     sets: Mapping[str, Any],
     weights: Path | None = None,
-    changes: TestOptions | None = None,
+    changes: TestOptions = TestOptions(),  # noqa: B008  (immutable)
 ) -> dict[str, Any]:
     """The option file of a test.
 
@@ -181,7 +187,6 @@ def options_of_test(
         weights: to be tested; none for a classical method.
         changes: choices of the test.
     """
-    changes = changes or TestOptions()
     kept = ('metrics', 'tile', 'tile_overlap')
     val = {k: v for k, v in (options.get('val') or {}).items() if k in kept}
     dropped = ('train', 'logger', 'manual_seed', 'dist_params')
@@ -232,10 +237,9 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
         raise ValueError(f'{place}: no {COMMON} there; a comparison is a folder of option files.')
     common = read_option_file(file)
     apply_overrides(common, overrides)
-    _check_common(common, file)
-    settings = _read(CompareOptions, common.pop('compare', {}), f'{file}: compare')
-    settings = settings.model_copy(update={'reference': reference or settings.reference})
-    own_name = str(common.pop('name'))
+    head = read(CommonOptions, common, str(file))
+    settings = head.compare.model_copy(update={'reference': reference or head.compare.reference})
+    common = {key: value for key, value in common.items() if key not in ('name', 'compare')}
     sides: list[Side] = []
     for side_name, values in files.items():
         side = _side(side_name, values, common, folder)
@@ -251,15 +255,15 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
         _known(wanted, [*files], '--only')
     needed = {s.trained_as for s in sides if s.name in only} | {*only, settings.reference}
     chosen = tuple(side for side in sides if not only or side.name in needed)
-    return Task(folder, name or own_name, settings, common, chosen)
+    return Task(folder, name or head.name, settings, common, chosen)
 
 
 def _ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
     """Name, folder of the common options, option keys of every row, and the row changed by all."""
-    options = _read(AblationOptions, read_option_file(folder / ROWS), str(folder / ROWS))
+    options = _rows(folder / ROWS)
     place, rows = folder / options.of, options.rows
     if isinstance(rows, str):
-        rows = _read(AblationOptions, read_option_file(folder / rows), str(folder / rows)).rows
+        rows = _rows(folder / rows).rows
     base = read_option_file(place / f'{options.base}.yml')
     files = {options.base: base} | {
         name: merged(base, {'title': name} | row) for name, row in rows.items()
@@ -267,10 +271,14 @@ def _ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
     return f'ablate_{folder.resolve().name}', place, files, options.base
 
 
+def _rows(file: Path) -> AblationOptions:
+    return read(AblationOptions, read_option_file(file), str(file))
+
+
 def _side(name: str, values: Mapping[str, Any], common: Mapping[str, Any], folder: Path) -> Side:
     own = dict(values)
     mine = {key: own.pop(key) for key in SideOptions.model_fields if key in own}
-    file = _read(SideOptions, mine, f'{folder}: {name}')
+    file = read(SideOptions, mine, f'{folder}: {name}')
     if file.classical:
         return Side(name, file, (), name)
     own = merged(common, own)
@@ -312,23 +320,7 @@ def resolved(value: Any, iterations: int, before: str | None) -> Any:
         return {key: resolved(item, iterations, before) for key, item in value.items()}
     if isinstance(value, list):
         return [resolved(item, iterations, before) for item in value]
-    if value == PREVIOUS and before is not None:
+    if value == 'previous' and before is not None:
         return before
     share = SHARE.fullmatch(value) if isinstance(value, str) else None
     return max(1, round(iterations * float(share[1]) / 100)) if share else value
-
-
-def _read(declared: type[Options], values: Any, where: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ValueError(f'{where}: must be a section, got {values!r}.')
-    return read(declared, values, where)
-
-
-def _check_common(common: Mapping[str, Any], file: Path) -> None:
-    problems = [Problem(key, 'is missing.') for key in ('name', 'datasets') if key not in common]
-    if 'network_g' in common:
-        problems.append(Problem('network_g', 'belongs into the file of a side.'))
-    if not problems and 'train' not in common['datasets']:
-        problems.append(Problem('datasets.train', 'is missing.'))
-    if problems:
-        raise OptionError(str(file), problems)

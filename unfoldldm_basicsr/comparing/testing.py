@@ -29,7 +29,7 @@ from unfoldldm_basicsr.restoring import Restorer
 DEGRADED = 'degraded'
 TRUTH = 'truth'
 LPIPS = {'type': 'calculate_lpips', 'better': 'lower'}
-KEYS = ('set', 'image', 'input')  # columns of a table of images before the metrics
+KEYS = ['set', 'image', 'input']  # columns of a table of images before the metrics
 
 
 def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.DataFrame:
@@ -48,9 +48,8 @@ def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.D
     """
     name, weights = options['name'], options['path']['pretrain_network_g']
     table, file = place.folder / 'images' / f'{name}.csv', place.option_file(f'test_{name}')
-    fresh = table.exists() and (
-        weights is None or table.stat().st_mtime > Path(weights).stat().st_mtime
-    )
+    written = table.stat().st_mtime if table.exists() else 0
+    fresh = written > (Path(weights).stat().st_mtime if weights else 0)
     if not (fresh and file.exists() and read_option_file(file) == plain(options)):
         place.write_options(file.stem, options)
         rows = _rows(options, file, place.folder / 'restored' if pictures else None)
@@ -74,7 +73,8 @@ def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterato
             item = data[index]
             with torch.no_grad():
                 output = restore(data, index, loader.collate_fn([item]))
-            seen = hash_of(item['lq'])  # before tensor2img clamps it in place
+            pixels = item['lq'].contiguous().numpy().tobytes()  # tensor2img clamps it in place
+            seen = hashlib.sha256(pixels).hexdigest()[:12]
             truth, degraded, image = (
                 tensor2img(image, rgb2bgr=False) for image in (item['gt'], item['lq'], output)
             )
@@ -83,12 +83,10 @@ def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterato
                 kinds = {TRUTH: truth, DEGRADED: degraded, options['name']: image}
                 for kind, picture in kinds.items():
                     save_picture(shown / kind / section['name'] / f'{name}.png', picture)
+            row = {'set': section['name'], 'image': name, 'input': seen}
+            row |= scores(image, truth, metrics)
             before = scores(degraded, truth, metrics)
-            yield {
-                'set': section['name'], 'image': name, 'input': seen,
-                **scores(image, truth, metrics),
-                **{f'{DEGRADED} {key}': value for key, value in before.items()},
-            }  # fmt: skip
+            yield row | {f'{DEGRADED} {key}': value for key, value in before.items()}
 
 
 def restoring(
@@ -178,8 +176,3 @@ def scores(image: np.ndarray, truth: np.ndarray, metrics: Mapping[str, Mapping])
         name: float(calculate_metric(pair, {k: v for k, v in metric.items() if k != 'better'}))
         for name, metric in metrics.items()
     }
-
-
-def hash_of(image: Tensor) -> str:
-    """The same for the same pixels."""
-    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:12]

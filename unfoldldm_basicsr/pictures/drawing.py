@@ -159,13 +159,19 @@ def detail_box(image: np.ndarray, side: int) -> Box:
     gradient = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
     # many moderate edges before a single strong one
     gradient = np.minimum(gradient, max(np.quantile(gradient, 0.9), gradient.mean()))
-    total = cv2.boxFilter(gradient, -1, (side, side), anchor=(0, 0), normalize=False)
-    total = total[: height - side + 1, : width - side + 1]
-    edge = min(side // 4, (total.shape[0] - 1) // 2, (total.shape[1] - 1) // 2)
     # a region at the rim of the photo explains little
-    total = total[edge : total.shape[0] - edge, edge : total.shape[1] - edge]
+    edge = min(side // 4, (height - side) // 2, (width - side) // 2)
+    top, left, *_ = fullest_box(gradient[edge : height - edge, edge : width - edge], side)
+    return top + edge, left + edge, side, side
+
+
+def fullest_box(values: np.ndarray, side: int) -> Box:
+    """The square of ``side`` pixels, cut to the size of the map, with the largest sum in (H, W)."""
+    side = min(side, *values.shape)
+    total = cv2.boxFilter(values, -1, (side, side), anchor=(0, 0), normalize=False)
+    total = total[: values.shape[0] - side + 1, : values.shape[1] - side + 1]
     top, left = np.unravel_index(int(np.argmax(total)), total.shape)
-    return int(top) + edge, int(left) + edge, side, side
+    return int(top), int(left), side, side
 
 
 def crop(image: np.ndarray, box: Box) -> np.ndarray:

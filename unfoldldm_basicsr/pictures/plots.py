@@ -1,62 +1,75 @@
-"""Plots of results with matplotlib: marker and line style tell the sides apart, not only colour."""
+"""Plots of results with matplotlib: marker and line style tell the sides apart, not only colour.
+
+Tables have a column ``side``; ``style`` says how each one looks, see :func:`looks`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import cycle
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from unfoldldm_basicsr.common.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 # Okabe and Ito's colours, distinct for colour-blind readers, in an order of falling darkness
 _COLOURS = ('#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 _MARKERS, _LINES = 'osD^vPX*<>', ('-', '--', '-.', ':')
 _CROWD = 6  # labels beside points up to here, a legend above
-
-
-class Labels(NamedTuple):
-    """Words of a plot.
-
-    Attributes:
-        x, y: of the axes.
-        note: over the plot.
-    """
-
-    x: str
-    y: str
-    note: str = ''
+_BESIDE = {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)}  # of a legend
 
 
 def looks(sides: Iterable[str]) -> dict[str, dict[str, str]]:
     """Colour, marker and line of each side, for all plots of a report."""
     styles = zip(sides, cycle(_COLOURS), cycle(_MARKERS), cycle(_LINES), strict=False)
-    return {
-        side: {'color': colour, 'marker': marker, 'linestyle': line}
-        for side, colour, marker, line in styles
-    }
+    return {side: {'color': c, 'marker': m, 'linestyle': line} for side, c, m, line in styles}
 
 
-def curves(table: DataFrame, x: str, labels: Labels, style: Mapping[str, dict]) -> Figure:
-    """A line for each ``side``, with its name at its end.
+@contextmanager
+def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
+    """An empty plot that is written as a PNG at the end: whole, and the same bytes every time.
 
     Args:
-        table: columns ``side``, ``value``, the one named by ``x``, and ``hollow`` where some points
-            are no plain results (oracle), drawn with empty markers.
-        x: column of the positions.
-        labels: words.
-        style: of the sides, see :func:`looks`.
+        path: of the file.
+        x, y: names of the axes.
+        note: over the plot.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure, axes = new_figure(labels)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('Plots need matplotlib: pip install matplotlib') from error
+    page = Figure(figsize=(6.6, 4.2), layout='constrained')
+    axes = page.add_subplot()
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(color='#dddddd', linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    if note:
+        axes.set_title(note, fontsize=9, loc='left', color='#555555')
+    yield axes
+    with atomic_file(path) as file:
+        page.savefig(file, format='png', dpi=130, metadata={'Software': None})
+
+
+def curves(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> None:
+    """A line for each side, with its name at its end.
+
+    Args:
+        axes: to draw on.
+        table: also columns ``value``, the one named by ``x``, and ``hollow`` where some points are
+            no plain results (oracle), drawn with empty markers.
+        x: column of the positions.
+        style: of the sides.
+    """
     ends = []
     for name, own in table.groupby('side', sort=False):
         look, points = style[name], style[name] | {'linestyle': '', 'markersize': 6}
@@ -70,34 +83,24 @@ def curves(table: DataFrame, x: str, labels: Labels, style: Mapping[str, dict]) 
     for y, place, name in sorted(ends):
         last = max(y, last + 0.05 * (high - low))  # names never overlap
         axes.annotate(
-            name,
-            (place, last),
-            xytext=(7, 0),
-            textcoords='offset points',
-            fontsize=9,
-            color=style[name]['color'],
-            va='center',
-            annotation_clip=False,
-        )  # fmt: skip (else the topmost name is lost)
+            name, (place, last), xytext=(7, 0), textcoords='offset points', fontsize=9,
+            color=style[name]['color'], va='center',
+            annotation_clip=False,  # else the topmost name is lost
+        )  # fmt: skip
     axes.margins(x=0.12)
-    return figure
 
 
-def points(table: DataFrame, x: str, labels: Labels, style: Mapping[str, dict]) -> Figure:
-    """A point for each ``side`` on a logarithmic axis, with its name and an error bar.
+def points(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> None:
+    """A point for each side on a logarithmic axis, with its name and an error bar.
 
     Args:
-        table: columns ``side``, ``value``, ``spread`` (NaN for none) and the one named by ``x``.
+        axes: to draw on.
+        table: also columns ``value``, ``spread`` (NaN for none) and the one named by ``x``.
         x: column of the positions.
-        labels: words.
-        style: of the sides, see :func:`looks`.
-
-    Raises:
-        ImportError: matplotlib is missing.
+        style: of the sides.
     """
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    figure, axes = new_figure(labels)
     for _, own in table.iterrows():
         place, name = (own[x], own['value']), own['side']
         bar = None if isnan(own['spread']) else own['spread']
@@ -111,53 +114,20 @@ def points(table: DataFrame, x: str, labels: Labels, style: Mapping[str, dict]) 
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.3, y=0.25)
     if len(table) > _CROWD:
-        axes.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
-    return figure
+        axes.legend(fontsize=7, **_BESIDE)
 
 
-def scatter(table: DataFrame, base: str, labels: Labels, style: Mapping[str, dict]) -> Figure:
+def scatter(axes: Axes, table: DataFrame, base: str, style: Mapping[str, dict]) -> None:
     """A marker for each image and side: its distance from ``base``, over the value of ``base``.
 
     Args:
+        axes: to draw on.
         table: a row for each image, a column for each side.
         base: the side that the others are compared with.
-        labels: words.
-        style: of the sides, see :func:`looks`.
-
-    Raises:
-        ImportError: matplotlib is missing.
+        style: of the sides.
     """
-    figure, axes = new_figure(labels)
     axes.axhline(0, color='#000000', linewidth=1)
     for name in table.columns.drop(base):
         look = style[name] | {'linestyle': '', 'markerfacecolor': 'none', 'markersize': 5}
         axes.plot(table[base], table[name] - table[base], **look, label=name)
-    axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def new_figure(labels: Labels) -> tuple[Figure, Axes]:
-    """An empty figure with one panel.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('Plots need matplotlib: pip install matplotlib') from error
-    figure = Figure(figsize=(6.6, 4.2), layout='constrained')
-    axes = figure.add_subplot()
-    axes.set(xlabel=labels.x, ylabel=labels.y)
-    axes.grid(color='#dddddd', linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
-    if labels.note:
-        axes.set_title(labels.note, fontsize=9, loc='left', color='#555555')
-    return figure, axes
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a PNG, whole or not at all, the same bytes every time."""
-    with atomic_file(path) as file:
-        figure.savefig(file, format='png', dpi=130, metadata={'Software': None})
+    axes.legend(fontsize=8, **_BESIDE)

@@ -1,0 +1,272 @@
+"""Reports: numbers, verdicts, costs, tables and pictures are right."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import types
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import ROOT
+from torch.utils.flop_counter import FlopCounterMode
+
+from unfoldldm_basicsr.cli import main
+from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.comparing import curves
+from unfoldldm_basicsr.comparing.measuring import convolution_backward_flops
+from unfoldldm_basicsr.comparing.report import (
+    Entry,
+    build,
+    by_image,
+    difference_table,
+    disagreement_box,
+    image_table,
+    most_disagreeing,
+    render,
+    write_page,
+)
+from unfoldldm_basicsr.comparing.statistics import paired_difference
+from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
+from unfoldldm_basicsr.comparing.testing import lpips_works, metrics_of, scores
+from unfoldldm_basicsr.pictures import plots
+from unfoldldm_basicsr.pictures.drawing import save_picture
+
+# ---- statistics -----------------------------------------------------------------------------
+
+
+def test_the_interval_is_that_of_a_case_worked_out_by_hand():
+    # Means of 10 draws from five 0 and five 1 are binomial; symmetric, so BCa corrects nothing:
+    # P(mean <= 0.1) = 11/1024 < 2.5 % < P(mean <= 0.2) = 56/1024.
+    gain = paired_difference([0.0] * 5 + [1.0] * 5)
+    assert (gain.mean, gain.low, gain.high) == (0.5, pytest.approx(0.2), pytest.approx(0.8))
+    assert gain.verdict() == 'better'
+    assert gain.verdict(higher_is_better=False) == 'worse'
+    assert gain._replace(low=-0.1).verdict() == 'no verdict'
+    assert gain._replace(low=-0.8, high=-0.2).verdict() == 'worse'
+    assert 'fewer than' in gain._replace(images=3).verdict()
+
+
+def test_equal_networks_are_called_better_about_as_often_as_promised():
+    rng, verdicts = np.random.default_rng(0), []
+    for _ in range(1000):
+        images = rng.normal(28, 3, 40)  # hard and easy ones
+        one, other = (images + rng.normal(0, 0.2, 40) for _ in range(2))
+        verdicts.append(paired_difference(one - other, resamples=999).verdict())
+    for verdict in ('better', 'worse'):
+        assert 10 <= verdicts.count(verdict) <= 45  # 2.5 % of 1000, with the bootstrap's small bias
+
+
+# ---- costs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'layer',
+    [
+        torch.nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        torch.nn.Conv2d(8, 12, 3, stride=2, padding=1),
+        torch.nn.ConvTranspose2d(8, 4, 2, stride=2),
+    ],
+)
+def test_a_backward_convolution_costs_two_forward_ones(layer):
+    x = torch.rand(2, 8, 16, 16, requires_grad=True)
+    with FlopCounterMode(display=False) as forward:
+        y = layer(x)
+    formulas = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as backward:
+        y.sum().backward()
+    assert backward.get_total_flops() == 2 * forward.get_total_flops()
+
+
+def test_published_operation_counts_follow_from_the_same_networks():
+    # Restormer: its authors count convolutions only, one by one. The attention's products come on
+    # top; the product of its weights with the projection saves a convolution.
+    blocks, heads = [4, 6, 6, 8], [1, 2, 4, 8]
+    network = {'type': 'Restormer', 'dim': 48, 'num_blocks': blocks, 'heads': heads,
+               'num_refinement_blocks': 4, 'ffn_expansion_factor': 2.66}  # fmt: skip
+    levels = [(level, count, 48 * 2**level) for level, count in enumerate(blocks)]
+    levels += [(2, 6, 192), (1, 6, 96), (0, 4 + 4, 96)]  # decoder and refinement
+    products = projections = 0
+    for level, count, width in levels:
+        products += count * (256**2 // 4**level) * width**2 // heads[level]  # q k^T
+        projections += count * width**3 // heads[level]  # its weights times the projection
+    published = 140.99e9
+    assert network_cost(network, 256).macs == pytest.approx(
+        published + products + projections, abs=0.01e9
+    )
+    nafnet = {'type': 'NAFNet', 'width': 64, 'middle_blk_num': 12, 'enc_blk_nums': [2, 2, 4, 8],
+              'dec_blk_nums': [2, 2, 2, 2]}  # fmt: skip
+    assert network_cost(nafnet, 256).macs == pytest.approx(63.33e9, rel=0.002)  # ptflops
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+TABLE = pd.DataFrame(
+    {
+        'side': ['cat', 'a|b_'], 'psnr': [20.125, float('nan')], 'ssim': [0.81234, 0.8],
+        'n': [3, 4], 'nothing': [float('nan')] * 2,
+    }
+)  # fmt: skip
+
+
+def test_tables_have_the_usual_decimals_and_no_live_characters(tmp_path):
+    lines = markdown(TABLE, 'RGB.').splitlines()
+    assert lines[:2] == ['RGB.', '']
+    cells = [[cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines[2:]]
+    assert cells[0] == ['side', 'psnr', 'ssim', 'n']
+    assert [cell[-1] == ':' for cell in cells[1]] == [False, True, True, True]
+    assert cells[2:] == [['cat', '20.12', '0.8123', '3'], [r'a\|b_', '-', '0.8000', '4']]
+    assert r'b\_' in latex(TABLE)
+    write_csv(TABLE, tmp_path / 'new' / 'x.csv')
+    pd.testing.assert_frame_equal(read_csv(tmp_path / 'new' / 'x.csv'), TABLE)
+
+
+# ---- report ---------------------------------------------------------------------------------
+
+
+def made_up_sides(folder: Path) -> tuple[list[Entry], dict[tuple[str, int], pd.DataFrame]]:
+    """Two sides on ten images, with two seeds; they differ most on image 7, in its lower right."""
+    rng, entries, scores = np.random.default_rng(0), [], {}
+    truth = rng.integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+    for number, name in enumerate(('one', 'other_net')):
+        for seed in range(2):
+            scores[name, seed] = pd.DataFrame(
+                {
+                    'set': 'shown', 'image': f'{i:04d}_x', 'input': f'h{i}',
+                    'psnr': 30 + i / 10 + number * (1 + 4 * (i == 7)) + seed / 100,
+                    'degraded psnr': 20.0,
+                }
+                for i in range(10)
+            )  # fmt: skip
+        for i, image in enumerate(truth):
+            image = image.copy()
+            image[40:60, 40:60] += np.uint8(100 * number)
+            for kind in (name, 'degraded', 'truth'):
+                save_picture(folder / 'restored' / kind / 'shown' / f'{i:04d}_x.png', image)
+        entries.append(Entry(name, name, None, [{'name': name}], []))
+    return entries, scores
+
+
+def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_path):
+    entries, scores = made_up_sides(tmp_path)
+    costs = pd.DataFrame(
+        {'side': e.name, 'size': 32, 'params_M': 1.0, 'GMACs': 2.0 + n, 'latency_ms': 3.0 + n,
+         'peak_MiB': 4.0}
+        for n, e in enumerate(entries)
+    )  # fmt: skip
+    protocol = {'title': 'made up', 'test data': 'ten images'}
+    metrics = {'psnr': {'type': 'calculate_psnr'}}
+    build(tmp_path, entries, scores, protocol, costs, metrics=metrics)
+    quality = read_csv(tmp_path / 'quality.csv').set_index('side')
+    assert quality['psnr'].to_dict() == pytest.approx(
+        {'degraded': 20, 'one': 30.455, 'other_net': 31.855}
+    )
+    assert quality['psnr spread']['one'] == pytest.approx(0.01 / 2**0.5)
+    (row,) = read_csv(tmp_path / 'differences.csv').to_dict('records')
+    assert row['difference'] == pytest.approx(-1.4)
+    assert row['verdict'] == 'worse'
+    page = (tmp_path / 'report.md').read_text()
+    for text in ('Comparisons in this report: 1;', 'other_net', '31.86'):
+        assert text in page
+    assert r'other\_net' in (tmp_path / 'quality.tex').read_text()
+    for name in ('quality_against_GMACs', 'quality_against_latency_ms', 'images', 'crops'):
+        assert f'{name}.png' in page
+        assert (tmp_path / f'{name}.png').stat().st_size > 1000
+    assert page == render(tmp_path)
+    assert main(['report', str(tmp_path), '--page', str(tmp_path / 'docs' / 'page.md')]) == 0
+    shown = (tmp_path / 'docs' / 'page.md').read_text()
+    assert f'](page/{tmp_path.name}/crops.png)' in shown
+    for name in ('crops.png', 'quality.csv'):
+        copy = tmp_path / 'docs' / 'page' / tmp_path.name / name
+        assert copy.read_bytes() == (tmp_path / name).read_bytes()
+    assert main(['report', str(tmp_path), '--no-crops', '--page', str(tmp_path / 'x.md')]) == 0
+    assert 'images.png' in (tmp_path / 'x.md').read_text()
+    assert 'crops.png' not in (tmp_path / 'x.md').read_text()
+
+
+def test_crops_show_where_the_sides_disagree_most(tmp_path):
+    _, tables = made_up_sides(tmp_path)
+    scores = by_image(image_table(tables), 'shown', 'psnr')
+    assert scores['one']['0003_x'] == pytest.approx(30.305)  # mean of the seeds
+    assert most_disagreeing(scores)[0] == '0007_x'
+    flat = np.zeros((64, 64, 3), np.uint8)
+    spot = flat.copy()
+    spot[40:60, 30:50] = 90
+    assert disagreement_box([flat, spot, flat], 20) == (40, 30, 20, 20)
+
+
+def test_sides_tested_on_other_images_are_refused(tmp_path):
+    _, tables = made_up_sides(tmp_path)
+    tables['other_net', 1].loc[3, 'input'] = 'h_other'
+    with pytest.raises(ValueError, match='other_net and one were not tested on the same degraded'):
+        image_table(tables)
+
+
+class LPIPS(torch.nn.Module):
+    """Stands in for the class of the package ``lpips``."""
+
+    reachable = False
+
+    def __init__(self, **_):
+        super().__init__()
+        if not self.reachable:
+            raise OSError('no network')
+
+    def forward(self, x, y):
+        return (x - y).abs().mean()
+
+
+def test_lpips_is_reported_where_it_can_be_measured(tmp_path, monkeypatch, log):
+    lpips_works.cache_clear()
+    asked = {'val': {'metrics': {'psnr': {}}}}
+    assert metrics_of(asked) == {'psnr': {}}
+    package = types.ModuleType('lpips')
+    package.LPIPS, package.__spec__ = LPIPS, ModuleSpec('lpips', None)
+    monkeypatch.setitem(sys.modules, 'lpips', package)
+    lpips_works.cache_clear()
+    assert metrics_of(asked) == {'psnr': {}}
+    assert 'no weights for it: no network' in log.text
+    monkeypatch.setattr(LPIPS, 'reachable', True)
+    lpips_works.cache_clear()
+    metric = {'lpips': metrics_of(asked)['lpips']}
+    lpips_works.cache_clear()
+    black, grey = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 51, np.uint8)
+    assert scores(black, grey, metric) == {'lpips': pytest.approx(0.4)}
+    entries, tables = made_up_sides(tmp_path)
+    images = image_table(tables).rename(columns={'psnr': 'lpips'})
+    (row,) = difference_table(images, entries, metric, None).to_dict('records')
+    assert row['verdict'] == 'better'  # the first has less
+
+
+def test_what_a_resumed_training_repeats_counts_once(tmp_path):
+    (tmp_path / 'validation_set.csv').write_text(
+        'iteration,degradation,images,psnr\n4,all,3,20.5\n8,all,3,21\n8,all,3,21.25\n'
+    )
+    assert list(curves.validations(tmp_path)['value']) == [20.5, 21.25]
+    line = '2026-01-01 INFO: [tiny][epoch:  0, iter:{:>8}, lr:(1.0e-03,)] [eta: 0:00] l_pix: {} \n'
+    (tmp_path / 'train_a.log').write_text(line.format('1,025', '5.0e-01'))
+    (tmp_path / 'train_b.log').write_text(line.format('1,025', '4.0e-01'))
+    expected = [{'figure': 'l_pix', 'iteration': 1025, 'value': 0.4}]
+    assert curves.log(tmp_path).to_dict('records') == expected
+
+
+def test_the_results_page_is_rendered_from_the_tables_of_real_runs(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / 'docs' / 'results', tmp_path / 'docs' / 'results')
+    monkeypatch.chdir(tmp_path)
+    write_page(Path('docs/results.md'), [])
+    assert Path('docs/results.md').read_text() == (ROOT / 'docs' / 'results.md').read_text()
+
+
+def test_every_side_of_a_curve_is_named_where_all_end_alike(tmp_path):
+    names = [f'side {n}' for n in range(4)]
+    table = pd.DataFrame([(n, x, 27 + x / 100) for n in names for x in (0, 100)],
+                         columns=['side', 'seconds', 'value'])  # fmt: skip
+    with plots.figure(tmp_path / 'x.png', 's', 'psnr') as axes:
+        plots.curves(axes, table, 'seconds', plots.looks(names))
+    texts = [text for text in axes.texts if text.get_text() in names]
+    assert [text.get_tightbbox().width > 0 for text in texts] == [True] * 4
