@@ -19,7 +19,8 @@ from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.extras.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import explain_command
-from unfoldldm_basicsr.pictures import save_picture, vlu_pictures
+from unfoldldm_basicsr.pictures import vlu_pictures
+from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
 from unfoldldm_basicsr.restoring.explanation import explain_vlunet, reduce_image

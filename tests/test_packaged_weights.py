@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from skimage import data
+from skimage.metrics import peak_signal_noise_ratio as psnr
 
 from unfoldldm_basicsr.data.degradations import DegradationChain
-from unfoldldm_basicsr.pictures import psnr
 from unfoldldm_basicsr.restoring import Restorer
 from unfoldldm_basicsr.weights.packaged import FOLDER, packaged_file, packaged_weights
 
@@ -35,4 +35,4 @@ def test_packaged_weights_restore_a_photo_that_they_have_not_seen(name):
     degraded = chain((truth / 255).astype(np.float32), np.random.default_rng(0))
     degraded = (degraded * 255).round().astype(np.uint8)
     restored = Restorer(packaged_file(name)).restore(degraded)
-    assert psnr(restored, truth) > psnr(degraded, truth) + gain
+    assert psnr(truth, restored) > psnr(truth, degraded) + gain

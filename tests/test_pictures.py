@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio
 
-from unfoldldm_basicsr.pictures import (
-    comparison_grid,
-    detail_boxes,
-    psnr,
-    psnr_captions,
-    save_picture,
-    trace_picture,
-)
 from unfoldldm_basicsr.pictures.confusion import (
     confusion_matrix,
     confusion_picture,
     write_confusion_csv,
 )
-from unfoldldm_basicsr.pictures.drawing import ACCENT, crop, detail_box, to_rgb8
-from unfoldldm_basicsr.pictures.trace_picture import difference
+from unfoldldm_basicsr.pictures.drawing import (
+    comparison_grid,
+    crop,
+    detail_box,
+    fullest_box,
+    save_picture,
+    to_rgb8,
+)
+from unfoldldm_basicsr.pictures.trace_picture import difference, trace_picture
 from unfoldldm_basicsr.restoring.traces import StageImages, Trace
 
 NAMES = ['noise', 'rain', 'haze']
@@ -51,69 +47,28 @@ def pixels(figure, path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-# ---- scores -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('shape', [(40, 60, 3), (40, 60), (3, 60)])
-def test_psnr_is_that_of_scikit_image_in_every_depth(shape):
-    first, second = (np.random.default_rng(s).integers(0, 256, shape, np.uint8) for s in (0, 1))
-    expected = pytest.approx(peak_signal_noise_ratio(second, first), abs=1e-9)
-    assert psnr(first, second) == expected
-    assert psnr(*(image.astype(np.uint16) * 257 for image in (first, second))) == expected
-    assert psnr(*(image / 255 for image in (first, second))) == expected
-    assert psnr(first, first) == math.inf
-    deep = first.astype(np.uint16)
-    assert psnr(deep, deep + 1) == pytest.approx(20 * math.log10(65535)), 'not rounded to 8 bits'
-
-
-def test_images_that_cannot_be_compared_are_refused():
-    for other in (photo(41), photo() / 255.0, photo()[..., :2]):
-        with pytest.raises(ValueError, match='Cannot compare'):
-            psnr(photo(), other)
-    with pytest.raises(ValueError, match='int64'):
-        psnr(photo().astype(np.int64), photo().astype(np.int64))
-
-
 # ---- grids --------------------------------------------------------------------------------------
 
 
-def test_captions_score_every_image_but_the_truth():
-    truth = photo()
-    captions = psnr_captions([photo(seed=1), truth], truth)
-    assert captions == [f'{psnr(photo(seed=1), truth):.2f} dB', 'ground truth']
-
-
-def test_a_grid_shows_every_photo_its_detail_and_all_texts(tmp_path):
+def test_a_grid_shows_every_photo_and_all_texts():
     rows = [[photo(30, 40, seed=s) for s in (1, 2)], [photo(20, 40, seed=s) for s in (4, 5)]]
     titles, captions = ['a title', 'b title'], [['1.1', '1.2'], ['2.1', '2.2']]
-    page = comparison_grid(rows, titles, captions, highlight=[1], footer='a footer')
+    page = comparison_grid(rows, titles, captions, footer='a footer')
     for cell, image in zip(shown(page), [*rows[0], *rows[1]], strict=True):
         assert np.array_equal(cell, image)
     for text in (*titles, *captions[0], *captions[1], 'a footer'):
         assert text in words(page)
-    assert [axes.title.get_color() == ACCENT for axes in page.axes[:2]] == [False, True]
-    boxes = detail_boxes(rows)
-    detailed = comparison_grid(rows, titles, captions, crops=boxes)
-    assert np.array_equal(shown(detailed)[1], crop(rows[0][0], boxes[0]))
-    assert len(shown(detailed)) == 8
-    marked = [patch for axes in detailed.axes for patch in axes.patches]
-    assert len(marked) == 8  # two lines around every region, none in its detail
-    top, left, _, width = boxes[0]
-    assert (marked[0].get_x(), marked[0].get_y()) == (left - 0.5, top - 0.5)
-    assert marked[0].get_width() == width
-    assert pixels(detailed, tmp_path / 'b.png').shape > pixels(page, tmp_path / 'a.png').shape
 
 
 def test_grids_take_every_kind_of_image_and_any_proportion(tmp_path):
     kinds = [photo()[..., 0], photo() / 255.0, photo().astype(np.uint16) * 257, photo()]
-    page = comparison_grid([kinds, [photo(1, 1)] * 4, [photo(90, 3)] * 4], list('abcd'))
+    rows = [kinds, [photo(1, 1)] * 4, [photo(90, 3)] * 4]
+    page = comparison_grid(rows, list('abcd'), [[''] * 4] * 3)
     cells = shown(page)
     assert np.array_equal(cells[1], photo())
     assert np.array_equal(cells[2], photo())
     assert np.array_equal(cells[0][..., 2], photo()[..., 0])
     assert pixels(page, tmp_path / 'x.png').shape[1] == 1200
-    with pytest.raises(ValueError, match='Not an image'):
-        to_rgb8(np.zeros((2, 3, 4, 5)))
 
 
 def test_the_magnified_region_is_where_the_structure_is():
@@ -125,11 +80,14 @@ def test_the_magnified_region_is_where_the_structure_is():
     assert top + 30 >= 50
     assert left <= 90
     assert left + 30 >= 110
-    assert detail_box(photo(5, 9), 30) == (0, detail_box(photo(5, 9), 30)[1], 5, 5)
+    assert detail_box(photo(5, 9), 30)[2:] == (5, 5)
+    spot = np.zeros((100, 140), np.float32)
+    spot[30:50, 90:110] = 1
+    assert fullest_box(spot, 20) == (30, 90, 20, 20)
 
 
 def test_names_of_files_are_no_formulas(tmp_path):
-    page = comparison_grid([[photo()]], ['a$b$c'], footer='caf\udce9 \u96ea \\frac')
+    page = comparison_grid([[photo()]], ['a$b$c'], [['']], footer='caf\udce9 \u96ea \\frac')
     assert pixels(page, tmp_path / 'x.png').ndim == 3
 
 
@@ -147,8 +105,9 @@ def traced(count=2, height=40, width=60):
 
 
 def test_a_trace_shows_what_every_stage_made_of_the_marked_region():
-    trace, box = traced(2), (4, 7, 20, 20)
-    page = trace_picture(trace, box=box, title='a title', note='a note')
+    trace = traced(2)
+    box = detail_box(trace.output, 14)
+    page = trace_picture(trace, note='a note')
     cells, stage = shown(page), trace.stages[0]
     assert np.array_equal(cells[0], to_rgb8(trace.lq))
     assert np.array_equal(cells[1], to_rgb8(trace.output))
@@ -162,9 +121,7 @@ def test_a_trace_shows_what_every_stage_made_of_the_marked_region():
     bars = [patch.get_height() for patch in page.axes[2 + 3].patches]
     assert bars == pytest.approx(stage.prior.tolist())
     apart = 255 * np.abs(stage.x_hat - stage.x_tilde).mean()
-    assert all(
-        text in words(page) for text in ('a title', 'a note', f'apart by {apart:.2f}', 'stage 2')
-    )
+    assert all(text in words(page) for text in ('a note', f'apart by {apart:.2f}', 'stage 2'))
 
 
 def test_maps_are_amplified_as_their_headings_say():
@@ -175,14 +132,6 @@ def test_maps_are_amplified_as_their_headings_say():
     assert 'effect of the prior x 4' in words(page)
     scales = [axes.images[0].get_clim() for axes in (page.axes[4], page.axes[6])]
     assert scales == [(0, 1 / 16), (0, 1 / 4)]
-
-
-def test_with_the_truth_a_trace_gives_scores():
-    trace = traced(1)
-    page = trace_picture(trace, truth=trace.output)
-    assert f'{psnr(trace.lq, trace.output):.2f} dB' in words(page)
-    assert 'moves by' not in words(page)
-    assert 'moves by' in words(trace_picture(trace))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 200), (200, 3)])
@@ -200,8 +149,7 @@ def test_traces_of_any_proportion_and_without_a_prior_are_drawn(size, tmp_path):
 def test_pairs_are_counted_by_row_and_column():
     counts = confusion_matrix([(0, 0), (0, 2), (0, 2), (2, 1)], 3)
     assert counts.tolist() == [[1, 0, 2], [0, 0, 0], [0, 1, 0]]
-    with pytest.raises(ValueError, match=r'\(0, 3\) is no pair of classes 0 to 2'):
-        confusion_matrix([(0, 3)], 3)
+    assert confusion_matrix([], 2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_cells_have_count_and_share_of_the_row():

@@ -10,9 +10,9 @@ import argparse
 import numpy as np
 from matplotlib import pyplot as plt
 from skimage import data
+from skimage.metrics import peak_signal_noise_ratio as psnr
 
 from unfoldldm_basicsr.data.degradations import DegradationChain
-from unfoldldm_basicsr.pictures import psnr
 from unfoldldm_basicsr.restoring import Restorer
 from unfoldldm_basicsr.weights.packaged import packaged_file
 
@@ -45,7 +45,7 @@ def main() -> None:
         rows = {'degraded': degraded, f'--pretrained {weights}': restored, 'truth': truth}
         for cell, (title, image) in zip(column, rows.items(), strict=True):
             cell.imshow(image[top : top + SIDE, left : left + SIDE])
-            score = '' if image is truth else f', {psnr(image, truth):.2f} dB'
+            score = '' if image is truth else f', {psnr(truth, image):.2f} dB'
             cell.set_title(title + score, fontsize=11)
             cell.axis('off')
     figure.savefig(args.output, dpi=75)

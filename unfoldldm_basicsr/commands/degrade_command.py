@@ -30,7 +30,6 @@ from unfoldldm_basicsr.pictures.drawing import (
     show,
     to_rgb8,
 )
-from unfoldldm_basicsr.pictures.quality import psnr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -192,6 +191,8 @@ def _describe(step: Degradation, chain_name: str) -> list[str]:
 
 
 def _decibels(image: np.ndarray, clean: np.ndarray) -> str:
+    from skimage.metrics import peak_signal_noise_ratio
+
     if np.array_equal(to_rgb8(image), to_rgb8(clean)):
         return 'unchanged'
-    return f'{psnr(image, clean):.1f} dB'
+    return f'{peak_signal_noise_ratio(clean, image.clip(0, 1), data_range=1):.1f} dB'

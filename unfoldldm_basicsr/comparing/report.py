@@ -19,8 +19,7 @@ from unfoldldm_basicsr.comparing.tables import decimals, latex, markdown, read_c
 from unfoldldm_basicsr.comparing.testing import DEGRADED, KEYS, TRUTH
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures import plots
-from unfoldldm_basicsr.pictures.drawing import Box, crop, fullest_box, save_picture
-from unfoldldm_basicsr.pictures.grids import comparison_grid
+from unfoldldm_basicsr.pictures.drawing import Box, comparison_grid, crop, fullest_box, save_picture
 
 TABLES = ('protocol', 'images', 'quality', 'differences', 'costs', 'curves')
 CROPS = 3  # images in the picture of crops

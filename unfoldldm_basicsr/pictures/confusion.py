@@ -5,7 +5,7 @@ Row i, column j: the number of items of class i that were taken for class j.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,31 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def confusion_matrix(pairs: Iterable[tuple[int, int]], num_classes: int) -> np.ndarray:
-    """Counts pairs (true class, predicted class).
-
-    Returns:
-        int64 (num_classes, num_classes); rows: true class, columns: predicted class.
-
-    Raises:
-        ValueError: a class outside 0 ... num_classes - 1.
-    """
+def confusion_matrix(pairs: Sequence[tuple[int, int]], num_classes: int) -> np.ndarray:
+    """Counts pairs (true class, predicted class): int64 (num_classes, num_classes)."""
     counts = np.zeros((num_classes, num_classes), np.int64)
-    for true, predicted in pairs:
-        if not (0 <= true < num_classes and 0 <= predicted < num_classes):
-            raise ValueError(f'({true}, {predicted}) is no pair of classes 0 to {num_classes - 1}.')
-        counts[true, predicted] += 1
+    np.add.at(counts, tuple(np.reshape(pairs, (-1, 2)).astype(int).T), 1)
     return counts
 
 
 def write_confusion_csv(counts: np.ndarray, names: Sequence[str], path: str | Path) -> None:
-    """Writes a line per true class: its counts, the number of its items and their accuracy.
-
-    Args:
-        counts: from :func:`confusion_matrix`.
-        names: of the classes.
-        path: the file; its folder is made.
-    """
+    """Writes a line per true class: its counts, the number of its items and their accuracy."""
     import pandas as pd
 
     rows = pd.DataFrame(counts, names, names)

@@ -73,7 +73,6 @@ def show(
     title: str = '',
     box: Box | None = None,
     limit: float | None = None,
-    colour: str = INK,
 ) -> None:
     """Fills a cell with a photo, or with a map of values.
 
@@ -84,7 +83,6 @@ def show(
         title: above it.
         box: region to mark.
         limit: values from 0 to this go from black over red to white.
-        colour: of title and caption.
     """
     if limit is None:
         axes.imshow(to_rgb8(image))
@@ -93,8 +91,8 @@ def show(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color(RULE)
-    axes.set_xlabel(printable(caption), fontsize=SMALL, color=colour)
-    axes.set_title(printable(title), fontsize=LABEL, color=colour)
+    axes.set_xlabel(printable(caption), fontsize=SMALL, color=INK)
+    axes.set_title(printable(title), fontsize=LABEL, color=INK)
     if box is not None:
         from matplotlib.patches import Rectangle
 
@@ -102,6 +100,33 @@ def show(
         for line, edge in ((5, INK), (2.5, MARK)):
             place = (left - 0.5, top - 0.5), width, height
             axes.add_patch(Rectangle(*place, fill=False, linewidth=line, edgecolor=edge))
+
+
+def comparison_grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    captions: Sequence[Sequence[str]],
+    *,
+    cell_width: int = 300,
+    footer: str = '',
+) -> Figure:
+    """A row for each photo, a column for each method.
+
+    Args:
+        rows: images as for :func:`to_rgb8`; those of a row have the same size.
+        titles: of the columns.
+        captions: text below every image.
+        cell_width: of a photo in pixels; tall photos are limited to the height of a square.
+        footer: below everything: what is shown.
+    """
+    sizes = [row[0].shape for row in rows]
+    heights = [max(24, cell_width * min(1, high / wide)) for high, wide, *_ in sizes]
+    fig, cells = new_page(heights, len(titles) * cell_width, len(titles), footer=footer)
+    for number, line in enumerate(zip(rows, captions, strict=True)):
+        for column, (image, caption) in enumerate(zip(*line, strict=True)):
+            axes = fig.add_subplot(cells[number, column])
+            show(axes, image, caption, title='' if number else titles[column])
+    return fig
 
 
 def table(
@@ -126,22 +151,13 @@ def printable(text: str) -> str:
 
 
 def to_rgb8(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 from grey or RGB, with or without alpha, uint8, uint16 or float in [0, 1].
-
-    Raises:
-        ValueError: another shape or dtype.
-    """
-    image = np.asarray(image)
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] > 4) or 0 in image.shape:
-        raise ValueError(f'Not an image: shape {image.shape}; expected (H, W) or (H, W, 1 to 4).')
+    """(H, W, 3) uint8 from grey or RGB, with or without alpha, uint8, uint16 or float in [0, 1]."""
     image = np.atleast_3d(image)
     image = image[..., :1] if image.shape[2] < 3 else image[..., :3]
     if image.dtype == np.uint16:
         image = image / np.float32(65535)
     if np.issubdtype(image.dtype, np.floating):
         image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise ValueError(f'Images must be uint8, uint16 or float, got {image.dtype}.')
     return np.repeat(image, 3 // image.shape[2], axis=2)
 
 

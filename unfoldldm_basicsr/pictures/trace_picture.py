@@ -21,7 +21,6 @@ from unfoldldm_basicsr.pictures.drawing import (
     new_page,
     show,
 )
-from unfoldldm_basicsr.pictures.quality import psnr
 from unfoldldm_basicsr.restoring.traces import StageImages, Trace, levels
 
 if TYPE_CHECKING:
@@ -32,36 +31,25 @@ CELL = 240
 GAINS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def trace_picture(
-    trace: Trace,
-    *,
-    title: str = 'From input to output, stage by stage',
-    note: str = '',
-    truth: np.ndarray | None = None,
-    box: Box | None = None,
-) -> Figure:
+def trace_picture(trace: Trace, *, note: str = '') -> Figure:
     """Draws a trace.
 
     The upper half shows input and output. Below, every stage is one line: its two estimates and
     their difference, the prior as bars, how much the prior changes the stage's output against a run
-    with the null prior, and that output, all magnified in one marked region.
+    with the null prior, and that output, all magnified where the output has most detail.
 
     Args:
         trace: from ``Restorer.trace``.
-        title: headline.
-        note: one line under it, for example the names of image and weights.
-        truth: (H, W, 3) float in [0, 1]; with it captions give PSNR of the whole image.
-        box: region (top, left, height, width) to magnify; default where the output has most detail.
+        note: one line under the title, for example the names of image and weights.
     """
     rows, columns = trace.lq.shape[:2]
-    if box is None:
-        box = detail_box(trace.output, max(8, min(round(min(rows, columns) * 0.35), 96)))
+    box = detail_box(trace.output, max(8, min(round(min(rows, columns) * 0.35), 96)))
+    title = 'From input to output, stage by stage'
     footer = (
         f'The stages show the marked {box[3]} x {box[2]} pixels. Numbers are mean absolute '
-        'differences over the whole image in levels of 255'
-        + ('; "moves by" is against the output of the stage before.' if truth is None else
-           ', and PSNR of the whole image.')
-    )  # fmt: skip
+        'differences over the whole image in levels of 255; "moves by" is against the output of '
+        'the stage before.'
+    )
     hero = max(120, min(3 * CELL * rows / columns, 620))
     heights = [hero, *[CELL] * len(trace.stages)]
     fig, cells = new_page(heights, 6.4 * CELL, 6, title=title, note=note, footer=footer)
@@ -69,7 +57,7 @@ def trace_picture(
         (slice(0, 3), trace.lq, 'input y'),
         (slice(3, 6), trace.output, f'output, stage {len(trace.stages)}'),
     ):
-        show(fig.add_subplot(cells[0, place]), image, name + _score(image, truth, ', '), box=box)
+        show(fig.add_subplot(cells[0, place]), image, name, box=box)
 
     estimates = _gain([(s.x_hat, s.x_tilde) for s in trace.stages], box)
     effect = _gain([(s.x, s.x_null) for s in trace.stages if s.x_null is not None], box)
@@ -81,8 +69,7 @@ def trace_picture(
     for number, stage in enumerate(trace.stages, start=1):
         line = [fig.add_subplot(cells[number, column]) for column in range(6)]
         for axes, image in ((line[0], stage.x_hat), (line[1], stage.x_tilde), (line[5], stage.x)):
-            moved = f'moves by {levels(image, before):.2f}'
-            show(axes, crop(image, box), _score(image, truth) or moved)
+            show(axes, crop(image, box), f'moves by {levels(image, before):.2f}')
         apart = f'apart by {levels(stage.x_hat, stage.x_tilde):.2f}'
         show(line[2], difference(stage.x_hat, stage.x_tilde, box), apart, limit=1 / estimates)
         _bars(line[3], stage.prior, end)
@@ -122,7 +109,3 @@ def _gain(pairs: list[tuple[np.ndarray, np.ndarray]], box: Box) -> int:
     """The largest of :data:`GAINS` that leaves nearly all differences of all stages below one."""
     high = max((np.quantile(difference(*pair, box), 0.98) for pair in pairs), default=1.0)
     return max((gain for gain in GAINS if gain * high <= 1), default=GAINS[0])
-
-
-def _score(image: np.ndarray, truth: np.ndarray | None, before: str = '') -> str:
-    return '' if truth is None else f'{before}{psnr(image, truth):.2f} dB'
