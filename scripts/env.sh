@@ -10,8 +10,8 @@
 # and install torch and torchvision in it first.
 
 # OpenMP's threads sleep while they wait: spinning ones take the cores from each other and from all
-# else that runs (docs/speed.md).
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+# else that runs (docs/speed.md). Any of the three variables says that the user has decided.
+[ -n "${OMP_WAIT_POLICY:-}${GOMP_SPINCOUNT:-}${KMP_BLOCKTIME:-}" ] || export OMP_WAIT_POLICY=PASSIVE
 
 _env_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 _env_dir="${UNFOLDLDM_VENV:-$_env_root/.venv}"

@@ -407,6 +407,23 @@ def test_threads_of_programs_sleep_while_they_wait_unless_the_user_decided(
     assert os.environ.get('OMP_WAIT_POLICY') == policy
 
 
+@pytest.mark.parametrize(
+    ('name', 'value', 'policy'),
+    [('X', '1', 'PASSIVE'), ('OMP_WAIT_POLICY', 'ACTIVE', 'ACTIVE'), ('KMP_BLOCKTIME', '0', '')],
+)
+def test_scripts_choose_the_policy_as_programs_do(tmp_path, name, value, policy):
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin' / 'python').symlink_to(sys.executable)
+    code = (
+        'cat setup.py pyproject.toml scripts/env.sh | cksum >"$UNFOLDLDM_VENV/unfoldldm.stamp"\n'
+        'source scripts/env.sh\nprintf "%s" "${OMP_WAIT_POLICY:-}"'
+    )
+    environment = {key: text for key, text in os.environ.items() if key not in process.WAITING}
+    environment |= {'UNFOLDLDM_VENV': str(tmp_path), name: value}
+    words = ['bash', '-c', code]
+    assert subprocess.check_output(words, cwd=ROOT, env=environment, text=True) == policy
+
+
 def test_the_policy_is_chosen_before_openmp_is_loaded():
     code = (
         'import sys\nsys.orig_argv = ["python", "-m", "unfoldldm_basicsr.cli"]\n'
