@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
 ARCH_KEY = 'arch'
@@ -37,7 +38,24 @@ DEGRADATION_KEY = 'degradation'
 PARAM_KEYS = ('params_ema', 'g_ema', 'params', 'state_dict', 'model_state_dict', 'model')
 CONVERT = 'Released VLU-Net files are converted once: unfoldldm convert {}'
 SAFETENSORS = '.safetensors'
-_AGAIN = 'Copy or download it again.'
+# What downloads leave behind instead of weights, by how it begins.
+_WEB_PAGE = (
+    'is a web page, not weights; the link led to a page about the file. Download the file itself'
+    ' (on GitHub "raw", on Hugging Face "resolve" in the address).'
+)
+_OTHER_KINDS = {
+    b'<!doctype': _WEB_PAGE,
+    b'<html': _WEB_PAGE,
+    b'<?xml': _WEB_PAGE,
+    b'version https://git-lfs': (
+        'is a pointer of Git LFS, not the weights; fetch them: git lfs pull.'
+    ),
+}
+# What torch and the others raise on damaged files.
+_DAMAGE = (
+    RuntimeError, EOFError, KeyError, ValueError, OSError, AttributeError, TypeError, IndexError,
+    AssertionError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError,
+)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -117,41 +135,37 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
     if not path.is_file():
         near = [p.name for p in path.parent.glob('*.*')] if path.parent.is_dir() else []
         raise FileNotFoundError(f'{path}: no such weight file.{did_you_mean(path.name, near)}')
-    data = path.read_bytes()
-    damaged = f'{path}: truncated or damaged, or no PyTorch file'
-    _refuse_other_kinds(path, data)
-    if data[8:9] == b'{' or path.suffix == SAFETENSORS:
-        try:
-            return _safetensors_content(data)
-        except (SafetensorError, ValueError) as error:
-            raise CheckpointError(f'{damaged} ({error}). {_AGAIN}') from error
-    if data[:4] == b'PK\x03\x04':
-        try:
-            broken = zipfile.ZipFile(io.BytesIO(data)).testzip()  # torch checks no checksums
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise CheckpointError(f'{damaged} ({error}). {_AGAIN}') from error
-        if broken is not None:
-            raise CheckpointError(f'{damaged} (checksum of {broken} is wrong). {_AGAIN}')
+    with open(path, 'rb') as file:
+        start = file.read(200)
+    for mark, kind in _OTHER_KINDS.items():
+        if start.lstrip().lower().startswith(mark):
+            raise CheckpointError(f'{path}: {kind}')
     try:
-        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=not unsafe_pickle)
+        if start[8:9] == b'{' or path.suffix == SAFETENSORS:
+            return _safetensors_content(path)
+        if start.startswith(b'PK\3\4'):
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()  # torch checks no checksums
+            if broken is not None:
+                raise zipfile.BadZipFile(f'checksum of {broken} is wrong')
+        return torch.load(path, map_location='cpu', weights_only=not unsafe_pickle)
     except ModuleNotFoundError as error:  # only where any class may be loaded
         raise CheckpointError(
             f'{path}: holds objects of the package {error.name!r}, which is not installed:'
             f' install it and try again.'
         ) from error
-    except pickle.UnpicklingError as error:
+    except _DAMAGE as error:
         code = re.search(r'(?:GLOBAL|class|global:?) ([\w.]+\.[\w.]+)', str(error))
-        if code is None:
-            raise CheckpointError(f'{damaged}.') from error
+        if code is None or not isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(
+                f'{path}: truncated or damaged, or no PyTorch file ({first_line(error)}). Copy or'
+                f' download it again.'
+            ) from error
         raise UnsafePickleError(
             f'{path}: refused, it holds more than weights ({code.group(1)}), and loading such a'
             f' file can run code. Ask for a file with tensors only, or, if you trust its source,'
             f" save its state dict again: torch.save({{'params': state_dict}}, 'clean.pth')."
         ) from error
-    # torch reports damage through any of these
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError, AttributeError, TypeError,
-            IndexError, AssertionError) as error:  # fmt: skip
-        raise CheckpointError(f'{damaged}. {_AGAIN}') from error
 
 
 def refuse_target(source: Path, target: Path, *, overwrite: bool) -> None:
@@ -270,38 +284,15 @@ def _plain(value: Any, key: str) -> Any:
     return json.loads(json.dumps(value, default=item))
 
 
-# ---- kinds of files ---------------------------------------------------------------------------
-
-
-def _refuse_other_kinds(path: Path, data: bytes) -> None:
-    """Raises :class:`CheckpointError` for what downloads leave behind instead of weights."""
-    start = data[:200].lstrip().lower()
-    if not data:
-        raise CheckpointError(f'{path}: the file is empty.')
-    if start.startswith((b'<!doctype', b'<html', b'<?xml')):
-        raise CheckpointError(
-            f'{path}: is a web page, not weights; the link led to a page about the file. Download'
-            f' the file itself (on GitHub "raw", on Hugging Face "resolve" in the address).'
-        )
-    if start.startswith(b'version https://git-lfs'):
-        raise CheckpointError(
-            f'{path}: is a pointer of Git LFS, not the weights; fetch them: git lfs pull.'
-        )
-
-
-def _safetensors_content(data: bytes) -> dict[str, Any]:
-    tensors = load_tensors(data)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')])
-    meta = header.get('__metadata__') or {}
-    content: dict[str, Any] = {}
-    if ARCH_KEY in meta:
-        content[ARCH_KEY] = json.loads(meta[ARCH_KEY])
-    if DEGRADATION_KEY in meta:
-        record, start = json.loads(meta[DEGRADATION_KEY]), f'{DEGRADATION_KEY}.'
-        own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-        tensors = {k: v for k, v in tensors.items() if not k.startswith(start)}
-        record['embedding']['params'] = own
-        content[DEGRADATION_KEY] = record
+def _safetensors_content(path: Path) -> dict[str, Any]:
+    tensors = load_file(path)
+    with safe_open(path, 'pt') as file:
+        meta = file.metadata() or {}
+    content = {key: json.loads(meta[key]) for key in (ARCH_KEY, DEGRADATION_KEY) if key in meta}
+    if record := content.get(DEGRADATION_KEY):
+        start = f'{DEGRADATION_KEY}.'
+        own = [key for key in tensors if key.startswith(start)]
+        record['embedding']['params'] = {k.removeprefix(start): tensors.pop(k) for k in own}
     return {**content, 'params': tensors} if content else tensors
 
 

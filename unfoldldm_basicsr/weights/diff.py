@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -56,14 +56,21 @@ class StateDictDiff:
 
     def lines(self) -> list[str]:
         """One sentence per kind of difference and module."""
-        found = by_module('missing in the file', self.missing)
-        found += by_module('unknown to the network', self.unexpected)
-        for module, keys in _grouped(self.reshaped).items():
-            there, here = self.reshaped[keys[0]]
-            found.append(
-                f'{module}: {len(keys)} of another shape (first {keys[0]}: {there} in the file,'
-                f' {here} in the network)'
-            )
+        found = []
+        for what, names in (
+            ('missing in the file', self.missing),
+            ('unknown to the network', self.unexpected),
+            ('of another shape', tuple(self.reshaped)),
+        ):
+            modules: dict[str, list[str]] = {}
+            for name in names:
+                modules.setdefault(module_of(name), []).append(name)
+            for module, keys in modules.items():
+                first = keys[0]
+                if first in self.reshaped:
+                    there, here = self.reshaped[first]
+                    first += f': {there} in the file, {here} in the network'
+                found.append(f'{module}: {len(keys)} {what} (first {first})')
         return found
 
     def __str__(self) -> str:
@@ -76,15 +83,3 @@ class StateDictDiff:
 def module_of(key: str) -> str:
     """The outermost module that a weight belongs to."""
     return key.partition('.')[0]
-
-
-def by_module(what: str, keys: Iterable[str]) -> list[str]:
-    """``keys`` as one sentence per module: their number and the first of them."""
-    return [f'{m}: {len(k)} {what} (first {k[0]})' for m, k in _grouped(keys).items()]
-
-
-def _grouped(keys: Iterable[str]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for key in keys:
-        groups.setdefault(module_of(key), []).append(key)
-    return groups

@@ -13,22 +13,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unfoldldm_basicsr.common.errors import ResumeError, first_line
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError, load_content
 
 Sums = dict[str, dict[str, Any]]  # path relative to the state: {'size', 'sha256'}
 
-_READ_ERRORS = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 _STATE_KEYS = ('epoch', 'iter', 'optimizers', 'schedulers')
 _BLOCK = 1 << 20
 
@@ -80,14 +75,7 @@ class Checkpoint:
         manifest = _read_manifest(path)
         if manifest is not None:
             _verify(path, manifest['files'])
-        else:
-            fault = _fault_of_archive(path)
-            if fault:
-                raise ResumeError(f'{path} cannot be read ({fault})')
-        try:
-            state = torch.load(path, map_location='cpu', weights_only=True)
-        except _READ_ERRORS as error:
-            raise ResumeError(f'{path} cannot be read ({first_line(error)})') from error
+        state = _load(path, path)
         missing = [k for k in _STATE_KEYS if not isinstance(state, dict) or k not in state]
         if missing:
             raise ResumeError(f'{path} is not a training state (no {", ".join(missing)})')
@@ -154,24 +142,12 @@ def _weights(state_path: Path, name: str, iteration: int, listed: Sums) -> Path:
     path = state_path.parent.parent / 'models' / file
     if listed or not path.is_file():
         raise ResumeError(f'{state_path} has no weights {path} that belong to it')
-    fault = _fault_of_archive(path)
-    try:
-        # Memory-mapped: reads the directory of the file, which a truncation destroys.
-        torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-    except _READ_ERRORS as error:
-        fault = first_line(error)
-    if fault:
-        raise ResumeError(f'{state_path} has weights {path} that cannot be read ({fault})')
+    _load(path, state_path)
     return path
 
 
-def _fault_of_archive(path: Path) -> str:
-    """Compares the check sums inside a file of ``torch.save``; its own reader does not."""
+def _load(path: Path, state_path: Path) -> Any:
     try:
-        if not zipfile.is_zipfile(path):
-            return ''  # of an old torch, or no archive at all: for the reader to say
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        return first_line(error)
-    return f'check sum of {damaged} differs' if damaged else ''
+        return load_content(path)
+    except (CheckpointError, OSError) as error:
+        raise ResumeError(f'{state_path} cannot be read ({str(error).rstrip(".")})') from error
