@@ -17,6 +17,8 @@ from tiny_trainings import UNFOLDLDM
 
 from unfoldldm_basicsr.common.declaration import OptionError
 from unfoldldm_basicsr.options.run import typed
+from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
+from unfoldldm_basicsr.weights.networks import build_network
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -192,6 +194,11 @@ def plugin_options(folder: Path) -> dict:
         'val': {'val_freq': 5, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
         'logger': {'print_freq': 1, 'save_checkpoint_freq': 5},
     }
+
+
+def network_of(path: Path, *, opt_file: Path | None = None, param_key: str | None = None):
+    """The network of a weight file with its weights."""
+    return build_network(read_checkpoint(path, param_key), opt_file=opt_file)[0]
 
 
 DELETE = object()  # for put

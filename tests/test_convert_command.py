@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+from helpers import network_of
 from released import build_released, released_pair
 from tiny_network import TinyConvNet
 from tiny_vlunet import CLIP, build_vlunet, embedding_of, lightning_content, vlunet_kwargs
@@ -19,7 +20,6 @@ from unfoldldm_basicsr.restoring import CheckpointError, Restorer, convert_check
 from unfoldldm_basicsr.weights import convert
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import build_conditioning, read_record
-from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 NAMES = ['noise', 'rain', 'haze']
 
@@ -62,7 +62,7 @@ def test_a_lightning_checkpoint_becomes_the_same_network_with_all_its_arguments(
                 'inp_channels': 3, 'out_channels': 3}  # fmt: skip
     assert checkpoint.arch['kwargs'] == {**defaults, **vlunet_kwargs(**changes)}
     assert set(checkpoint.state_dict) == set(net.state_dict())
-    found = build_from_checkpoint(done.path)
+    found = network_of(done.path)
     x = torch.rand(2, 3, 21, 30)
     vector = clip(x)
     conditioning = build_conditioning(checkpoint)
@@ -91,7 +91,7 @@ def test_the_stored_outputs_of_the_released_network_survive_the_conversion(tmp_p
     done = convert_checkpoint(path, tmp_path / 'b.pth')
     assert done.embedding is None
     with torch.no_grad():
-        output = build_from_checkpoint(done.path)(*pair['inputs'])
+        output = network_of(done.path)(*pair['inputs'])
     torch.testing.assert_close(output, pair['output'], atol=1e-5, rtol=0)
 
 

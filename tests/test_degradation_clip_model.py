@@ -11,7 +11,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from helpers import DELETE, model_options, problems_at, put, write_options, write_photos
+from helpers import DELETE, model_options, network_of, problems_at, put, write_options, write_photos
 from model_runs import Board, batch, file_of, resumed, same_networks, state_of, steps, validate
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -26,7 +26,6 @@ from unfoldldm_basicsr.training.networks import Restored
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint as read
 from unfoldldm_basicsr.weights.conditioning import build_conditioning
-from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 TEXTS = ['image with noise', 'image with blur', 'image with low light']
 NETWORK = {
@@ -214,7 +213,7 @@ def test_saved_weights_give_the_same_vectors_in_a_frozen_embedding(trained):
     conditioning = build_conditioning(read(path))
     assert conditioning.classes == tuple(NAMES)
     assert torch.equal(conditioning(x), trained.net_g_ema(x))
-    assert torch.equal(build_from_checkpoint(path)(x), trained.net_g_ema(x))
+    assert torch.equal(network_of(path)(x), trained.net_g_ema(x))
 
 
 def test_a_resumed_run_makes_the_same_steps(trained, make):

@@ -17,6 +17,7 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import (
     model_options,
+    network_of,
     plugin_options,
     problems_at,
     put,
@@ -34,7 +35,6 @@ from unfoldldm_basicsr.training.guards import NonFiniteTrainingError
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.optimisation import check_optimizer, optimizer_names
 from unfoldldm_basicsr.training.randomness import step_rng
-from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 
 @register(ARCH_REGISTRY)
@@ -431,7 +431,7 @@ def test_saved_weights_rebuild_the_network_and_load_in_basicsr(make):
     steps(model, 1, 2)
     model.save(0, 2)
     path = file_of(model, 'g_2')
-    assert torch.equal(weights(build_from_checkpoint(path)), weights(model.net_g_ema))
+    assert torch.equal(weights(network_of(path)), weights(model.net_g_ema))
     BaseModel.load_network(model, other, path, True, 'params')
     assert torch.equal(weights(other), weights(model.net_g))
 

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from basicsr.models.base_model import BaseModel
-from helpers import write_options
+from helpers import network_of, write_options
 from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
 from tiny_vlunet import build_vlunet, embedding_of, save_vlunet
 
@@ -24,7 +24,6 @@ from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta, 
 from unfoldldm_basicsr.weights.conditioning import read_record
 from unfoldldm_basicsr.weights.export import export_checkpoint
 from unfoldldm_basicsr.weights.loading import load_weights
-from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 META = {'type': 'TinyConvNet', 'dim': 5}
 
@@ -69,12 +68,12 @@ def test_metadata_that_weights_only_could_not_load_is_refused_by_name():
 
 def test_the_network_is_rebuilt_from_the_file_alone_with_averaged_weights(tmp_path):
     ema = save_tiny(tmp_path / 'x.pth')
-    net = build_from_checkpoint(tmp_path / 'x.pth')
+    net = network_of(tmp_path / 'x.pth')
     assert not net.training
     assert not any(p.requires_grad for p in net.parameters())
     image = torch.rand(1, 3, 9, 7)
     assert torch.equal(net(image), ema(image))
-    plain = build_from_checkpoint(tmp_path / 'x.pth', param_key='params')
+    plain = network_of(tmp_path / 'x.pth', param_key='params')
     assert not torch.equal(plain(image), ema(image))
 
 
@@ -94,7 +93,7 @@ def test_released_files_without_metadata_are_recognised_by_their_weights(tmp_pat
     ):
         weights = {f'module.{k}': v for k, v in net.state_dict().items()}
         torch.save(weights if key is None else {key: weights}, tmp_path / 'released.pth')
-        found = build_from_checkpoint(tmp_path / 'released.pth')
+        found = network_of(tmp_path / 'released.pth')
         assert type(found) is type(net)
         image = torch.rand(1, 3, 16, 16)
         assert torch.equal(found(image), net.eval()(image))
@@ -137,7 +136,7 @@ def test_exported_files_hold_the_same_network_in_either_format(tmp_path, suffix)
     if suffix == '.safetensors':
         assert safetensors.torch.load_file(exported).keys() == ema.state_dict().keys()
     image = torch.rand(1, 3, 9, 7)
-    assert torch.equal(build_from_checkpoint(exported)(image), ema(image))
+    assert torch.equal(network_of(exported)(image), ema(image))
     net = TinyConvNet(dim=5)
     load_weights(net, exported)
     assert torch.equal(net(image), ema(image))
@@ -153,7 +152,7 @@ def test_safetensors_keep_the_degradation_vectors_and_foreign_ones_are_read(tmp_
     assert torch.equal(*(record.state_dict['table.weight'] for record in records))
     bare = NAFNet(width=4, enc_blk_nums=[1], dec_blk_nums=[1], middle_blk_num=1)
     safetensors.torch.save_file(bare.state_dict(), tmp_path / 'c.safetensors')
-    assert isinstance(build_from_checkpoint(tmp_path / 'c.safetensors'), NAFNet)
+    assert isinstance(network_of(tmp_path / 'c.safetensors'), NAFNet)
     data = (tmp_path / 'c.safetensors').read_bytes()
     (tmp_path / 'c.safetensors').write_bytes(data[:-40])
     with pytest.raises(CheckpointError, match='truncated or damaged'):
@@ -177,9 +176,9 @@ def test_unrecognised_weights_ask_for_an_option_file_and_take_it(tmp_path):
     net = TinyConvNet(dim=6)
     torch.save({'params': net.state_dict()}, tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match=r'--opt file\.yml'):
-        build_from_checkpoint(tmp_path / 'x.pth')
+        network_of(tmp_path / 'x.pth')
     opt = write_options(tmp_path / 'a.yml', {'network_g': {'type': 'TinyConvNet', 'dim': 6}})
-    found = build_from_checkpoint(tmp_path / 'x.pth', opt_file=opt)
+    found = network_of(tmp_path / 'x.pth', opt_file=opt)
     assert torch.equal(found.head.weight, net.head.weight)
 
 
@@ -191,9 +190,9 @@ def test_unusable_option_files_are_named(tmp_path, text, message):
     save_tiny(tmp_path / 'x.pth')
     (tmp_path / 'a.yml').write_text(text)
     with pytest.raises(CheckpointError, match=f'a.yml: .*{message}'):
-        build_from_checkpoint(tmp_path / 'x.pth', opt_file=tmp_path / 'a.yml')
+        network_of(tmp_path / 'x.pth', opt_file=tmp_path / 'a.yml')
     with pytest.raises(FileNotFoundError, match=r'b\.yml: no such option file'):
-        build_from_checkpoint(tmp_path / 'x.pth', opt_file=tmp_path / 'b.yml')
+        network_of(tmp_path / 'x.pth', opt_file=tmp_path / 'b.yml')
 
 
 def test_an_option_file_cannot_run_code(tmp_path):
@@ -201,7 +200,7 @@ def test_an_option_file_cannot_run_code(tmp_path):
     victim = tmp_path / 'victim'
     (tmp_path / 'a.yml').write_text(f'network_g: !!python/object/apply:os.mkdir ["{victim}"]')
     with pytest.raises(CheckpointError, match='no valid YAML'):
-        build_from_checkpoint(tmp_path / 'x.pth', opt_file=tmp_path / 'a.yml')
+        network_of(tmp_path / 'x.pth', opt_file=tmp_path / 'a.yml')
     assert not victim.exists()
 
 
@@ -281,7 +280,7 @@ def test_missing_files_and_keys_suggest_the_nearest_name(tmp_path):
 def test_metadata_of_an_unknown_network_suggests_names(tmp_path, opt, message):
     save_tiny(tmp_path / 'x.pth', arch=network_meta(opt))
     with pytest.raises(CheckpointError, match=message):
-        build_from_checkpoint(tmp_path / 'x.pth')
+        network_of(tmp_path / 'x.pth')
 
 
 def test_weights_that_do_not_fit_are_listed_by_module(tmp_path):
@@ -293,7 +292,7 @@ def test_weights_that_do_not_fit_are_listed_by_module(tmp_path):
     meta = network_meta({'type': 'UnfoldLDM', **unfoldldm_kwargs()})
     torch.save({'params': state, 'arch': meta}, tmp_path / 'x.pth')
     with pytest.raises(CheckpointError) as caught:
-        build_from_checkpoint(tmp_path / 'x.pth')
+        network_of(tmp_path / 'x.pth')
     lines = str(caught.value).splitlines()
     assert re.search(r'prior_encoder: \d+ missing in the file \(first prior_encoder\.', lines[1])
     assert 'extra: 1 unknown to the network (first extra.weight)' in lines[2]

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         unsafe_pickle=args.unsafe_pickle,
         overwrite=args.overwrite,
     )
-    print(f'{done.path}: {done.network}, {done.values / 1e6:.2f} M values, loaded strictly')
+    size = done.path.stat().st_size / 2**20
+    print(f'{done.path}: {done.network}, {size:.2f} MiB, loaded strictly')
     for name, value in done.kwargs.items():
         print(f'  {name}: {value}')
     if done.embedding is not None:

@@ -7,7 +7,6 @@ from unfoldldm_basicsr.restoring.tiling import TileError, tiled_forward
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from unfoldldm_basicsr.weights.convert import convert_checkpoint
 from unfoldldm_basicsr.weights.export import export_checkpoint
-from unfoldldm_basicsr.weights.networks import build_from_checkpoint
 
 __all__ = [
     'Checkpoint',
@@ -16,7 +15,6 @@ __all__ = [
     'Picture',
     'Restorer',
     'TileError',
-    'build_from_checkpoint',
     'convert_checkpoint',
     'export_checkpoint',
     'read_checkpoint',

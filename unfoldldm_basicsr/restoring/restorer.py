@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Restorer:
         notes: what a user should know about these weights, one sentence each.
 
     Raises:
-        FileNotFoundError, CheckpointError: see :func:`build_from_checkpoint`.
+        FileNotFoundError, CheckpointError: the weights cannot be used; the message says why.
         ValueError: an unusable device, tile or overlap, or ``global_statistics`` without effect.
     """
 
@@ -102,15 +103,20 @@ class Restorer:
         self.net = net.to(self.device)
         self.tile, self.tile_overlap = tile, tile_overlap
         self.global_statistics = global_statistics
-        if global_statistics:
-            self._check_global_statistics()
+        if global_statistics and tile is None:
+            raise ValueError('--global-statistics is for tiles: set --tile as well.')
+        if global_statistics and not self.contract.tiling_changes_result:
+            raise ValueError(
+                f'{type(net).__name__} uses no statistics of the whole image: tiles do not change'
+                f' its result. Leave --global-statistics away.'
+            )
         self.channels = image_channels(type(net), self.meta.get('kwargs', {}))
         if self.contract.phase == 1:
             self.notes.append(
                 'Phase I weights hold no prior generator: images are restored with the null prior,'
                 ' below what the weights of Phase II reach.'
             )
-        self._tiling_noted, self._bytes_per_pixel = False, None
+        self._tiling_noted = False
 
     def restore(
         self,
@@ -252,15 +258,6 @@ class Restorer:
                 f' If memory ran out, use --device cpu.'
             ) from error
 
-    def _check_global_statistics(self) -> None:
-        if self.tile is None:
-            raise ValueError('--global-statistics is for tiles: set --tile as well.')
-        if not self.contract.tiling_changes_result:
-            raise ValueError(
-                f'{type(self.net).__name__} uses no statistics of the whole image: tiles do not'
-                f' change its result. Leave --global-statistics away.'
-            )
-
     def check_memory(self, height: int, width: int) -> None:
         """Compares what an image needs at the least with what is free, before anything is computed.
 
@@ -272,14 +269,16 @@ class Restorer:
         free = free_memory(self.device)
         if free is None or height * width * _SURELY_ENOUGH <= free:
             return
-        if self._bytes_per_pixel is None:
-            self._bytes_per_pixel = bytes_per_pixel(self.net, self.channels)
         need = self._bytes_per_pixel * height * width
         if need > free:
             raise TileError(
                 f'{width}x{height} pixels need about {need / 2**30:.1f} GiB of memory, and'
                 f' {free / 2**30:.1f} GiB are free: {self._remedy()}.'
             )
+
+    @cached_property
+    def _bytes_per_pixel(self) -> float:
+        return bytes_per_pixel(self.net, self.channels)
 
     def _remedy(self) -> str:
         return 'use --tile 512 or less' if self.tile is None else 'lower --tile'

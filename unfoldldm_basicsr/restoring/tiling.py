@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from unfoldldm_basicsr.common.contract import Contract, check_tile
+from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.ops.image_statistics import ImageStatistics
 
 GLOBAL_NETWORK = (
@@ -110,12 +111,7 @@ def with_image_statistics(
 ) -> Callable[[Tensor], Tensor]:
     """Fixes a network's statistics of the whole image to their means over some of its tiles.
 
-    Args:
-        fn: the network, (B, C, h, w) -> (B, C', h, w).
-        image: (B, C, H, W), the whole image.
-        tile: side of the tiles that the statistics are taken from, at most 3 x 3 of them.
-        size_multiple: they start at multiples of this.
-        device: where ``fn`` runs; default the device of ``image``.
+    Args are those of :func:`tiled_forward`; at most 3 x 3 tiles are looked at.
 
     Returns:
         ``fn`` with these statistics, for :func:`tiled_forward` on tiles of ``image``.
@@ -133,7 +129,7 @@ def with_image_statistics(
         except (RuntimeError, MemoryError) as error:
             raise TileError(
                 f'Statistics of {part.shape[-1]}x{part.shape[-2]} pixels failed:'
-                f' {_first_line(error)} If memory ran out, lower --tile (now {tile}).'
+                f' {first_line(error)}. If memory ran out, lower --tile (now {tile}).'
             ) from error
     if len(statistics) == 0:
         raise NoStatisticsError(
@@ -198,7 +194,7 @@ def tiled_forward(
         except (RuntimeError, MemoryError) as error:
             where = f'rows {row.start}-{row.stop}, columns {column.start}-{column.stop}'
             raise TileError(
-                f'Tile {done} of {total} ({where}) failed: {_first_line(error)}'
+                f'Tile {done} of {total} ({where}) failed: {first_line(error)}.'
                 f' If memory ran out, lower --tile (now {tile}).'
             ) from error
         if total == 1:
@@ -229,14 +225,10 @@ def restore_in_tiles(
     """:func:`tiled_forward`, the tiles with the statistics of the image where the network has any.
 
     Args:
-        forward: the network, (B, C, h, w) -> (B, C', h, w).
+        forward: the network, ``fn`` of :func:`tiled_forward`; see there for the others.
         image: (B, C, H, W).
         contract: of the network.
-        tile: side of a tile in pixels.
-        overlap: pixels shared by neighbouring tiles.
         global_statistics: None: where the network marks some; True: they must be there.
-        device: where ``forward`` runs; default the device of ``image``.
-        on_tile: called with (number of finished tiles, number of tiles) after every tile.
 
     Returns:
         The result on the CPU, and why it differs from that without tiles ('' where it does not, or
@@ -247,26 +239,17 @@ def restore_in_tiles(
         ValueError, TileError: see :func:`tiled_forward`.
     """
     side, step = check_tile(tile, overlap, contract.size_multiple)[0], contract.size_multiple
-    note = ''
+    note, grid = '', {'size_multiple': step, 'device': device}
     if contract.tiling_changes_result and max(image.shape[-2:]) > tile:
-        remedy = ', or use the same statistics for all tiles (--global-statistics)'
-        note = GLOBAL_NETWORK
+        note = GLOBAL_NETWORK.format(
+            ', or use the same statistics for all tiles (--global-statistics)'
+        )
         if global_statistics is not False:
             try:
-                forward = with_image_statistics(
-                    forward, image, tile=side, size_multiple=step, device=device
-                )
+                forward = with_image_statistics(forward, image, tile=side, **grid)
                 note = ''
             except NoStatisticsError:
                 if global_statistics:
                     raise
-                remedy = ''
-        note = note and note.format(remedy)
-    keywords = {'tile': tile, 'overlap': overlap, 'size_multiple': step, 'device': device}
-    return tiled_forward(forward, image, **keywords, on_tile=on_tile), note
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    line = text.splitlines()[0].strip()
-    return line if line.endswith('.') else f'{line}.'
+                note = GLOBAL_NETWORK.format('')
+    return tiled_forward(forward, image, tile=tile, overlap=overlap, **grid, on_tile=on_tile), note

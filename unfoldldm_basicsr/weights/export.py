@@ -55,8 +55,8 @@ def export_checkpoint(
         overwrite: replace an existing target.
 
     Raises:
-        FileNotFoundError, CheckpointError: see :func:`build_from_checkpoint`; CheckpointError also
-            for Phase I weights, which cannot restore without ground truth.
+        FileNotFoundError, CheckpointError: the weights cannot be used, such as those of Phase I,
+            which cannot restore without ground truth.
         FileExistsError: the target exists, or is the source.
     """
     source, target = Path(source), Path(target)

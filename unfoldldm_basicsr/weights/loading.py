@@ -30,11 +30,10 @@ def misfit(
     allow_missing: bool = True,
     label: str = 'g',
 ) -> str | None:
-    """Why these weights must not go into this network, or None.
+    """Why these weights must not go into this network (on the meta device too), or None.
 
     Args:
-        net: the network; on the meta device too.
-        checkpoint: the file.
+        net, checkpoint: the network and the file.
         strict: every name and shape must fit. Otherwise at least half of the network's must.
         allow_missing: whether parts of the network may keep their random values: all where not
             strict, what was added to a host otherwise.
@@ -66,11 +65,10 @@ def phase1_misfit(
     new_modules: Sequence[str],
     arguments: Mapping[str, Any] | None = None,
 ) -> str | None:
-    """Why a file is no Phase I of this network of Phase II, or None.
+    """Why a file is no Phase I of this network of Phase II (on the meta device too), or None.
 
     Args:
-        net: the network; on the meta device too.
-        checkpoint: the file.
+        net, checkpoint: the network and the file.
         new_modules: names of the modules that Phase I does not have; exactly their weights may be
             missing in the file, and nothing in the file may be left over.
         arguments: what ``net`` was built with, compared with the file's metadata: equal shapes do
@@ -110,16 +108,12 @@ def load_weights(
     allow_missing: bool = True,
     label: str = 'g',
 ) -> None:
-    """Loads a weight file into a bare network.
+    """Loads a weight file into a bare network; where not strict, what fits, and says the rest.
 
     Args:
         net: the network.
-        path: see :func:`read_checkpoint`, and there for ``param_key`` and ``fallback``.
-        param_key: which weights of the file; None prefers ``params_ema``.
-        fallback: whether a file without ``param_key`` may give the weights that it has.
-        strict: see :func:`misfit`; otherwise what fits is loaded and the rest reported.
-        allow_missing: as there.
-        label: as there.
+        path, param_key, fallback: see :func:`read_checkpoint`.
+        strict, allow_missing, label: see :func:`misfit`.
 
     Raises:
         FileNotFoundError: no such file.

@@ -18,7 +18,6 @@ from unfoldldm_basicsr.weights.checkpoint import (
     Checkpoint,
     CheckpointError,
     network_meta,
-    read_checkpoint,
 )
 from unfoldldm_basicsr.weights.diff import StateDictDiff
 
@@ -59,25 +58,6 @@ def build_network(
         )
     net.load_state_dict(state_dict, strict=True)
     return net.eval().requires_grad_(False), meta
-
-
-def build_from_checkpoint(
-    path: str | Path,
-    *,
-    opt_file: str | Path | None = None,
-    param_key: str | None = None,
-    device: torch.device | str = 'cpu',
-) -> nn.Module:
-    """Network with its weights, ready for inference, from the file alone or with an option file.
-
-    Args: see :func:`read_checkpoint` and :func:`build_network`.
-
-    Raises:
-        FileNotFoundError: a missing file.
-        CheckpointError: everything else that is wrong with the files.
-    """
-    net, _ = build_network(read_checkpoint(path, param_key), opt_file=opt_file)
-    return net.to(device)
 
 
 def registered_networks() -> dict[str, type[nn.Module]]:
