@@ -58,6 +58,7 @@ setup(
         'matplotlib>=3.7',  # lays the pictures out
         'setuptools',  # BasicSR imports distutils, which Python 3.12 has only through setuptools
         'tqdm',
+        'packaging',  # unfoldldm doctor compares versions
         'pandas>=2.2',  # tables of compare, ablate and report
         'tabulate',
     ],

@@ -99,7 +99,7 @@ def test_the_stored_outputs_of_the_released_network_survive_the_conversion(tmp_p
 def test_the_number_of_prompts_need_not_be_that_of_the_classes(tmp_path, clip, count):
     path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(de_dim=count), clip))
     assert len(convert_checkpoint(path).classes) == 7
-    with pytest.raises(CheckpointError, match='a, b, a names a degradation twice'):
+    with pytest.raises(CheckpointError, match='a, b, a has an empty name or one twice'):
         convert_checkpoint(path, tmp_path / 'b.pth', classes=['a', 'b', 'a'])
     assert not (tmp_path / 'b.pth').exists()
 
@@ -290,5 +290,4 @@ def test_the_command_tells_what_it_found(tmp_path, clip, capsys):
     assert 'Degradation vectors: CLIP and its adapters' in text
     assert 'Degradations: x, y, z' in text
     assert read_record(read_checkpoint(target)).classes == ('x', 'y', 'z')
-    with pytest.raises(SystemExit):
-        cli.main(['convert', str(path), '--classes', 'x,,z'])
+    assert cli.main(['convert', str(path), '--classes', 'x,,z']) == 2

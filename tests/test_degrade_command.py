@@ -30,8 +30,12 @@ def photo(tmp_path) -> Path:
     return write_photos(tmp_path, 1, (60, 80))[0]
 
 
+def sheet_options(folder: Path, steps: list) -> Path:
+    return write_options(folder / 'o.yml', {'datasets': {'train': {'degradations': steps}}})
+
+
 def rows_and_height(photo: Path, tmp_path: Path, steps: list) -> int:
-    options = write_options(tmp_path / 'o.yml', {'degradations': steps})
+    options = sheet_options(tmp_path, steps)
     assert run(photo, '-opt', options, '-o', tmp_path / 'sheet.png') == 0
     return cv2.imread(str(tmp_path / 'sheet.png')).shape[0]
 
@@ -56,13 +60,13 @@ def test_cells_show_the_photo_then_growing_strength(photo):
 
 
 def test_all_degradations_are_shown_without_an_option_file(photo, tmp_path, capsys):
-    assert run(photo, '-o', tmp_path / 'sheet.jpg', '--area', 32, 24) == 0
+    assert run(photo, '-o', tmp_path / 'sheet.jpg') == 0
     assert '8 degradations' in capsys.readouterr().out
     assert cv2.imread(str(tmp_path / 'sheet.jpg')).shape[0] > 8 * 240
 
 
 def test_the_sheet_is_the_same_for_the_same_seed(photo, tmp_path):
-    file = write_options(tmp_path / 'o.yml', {'degradations': BLUR_AND_NOISE[1:]})
+    file = sheet_options(tmp_path, BLUR_AND_NOISE[1:])
     for name, seed in (('a', 1), ('b', 1), ('c', 2)):
         run(photo, '-opt', file, '-o', tmp_path / f'{name}.png', '--seed', seed)
     a, b, c = ((tmp_path / f'{name}.png').read_bytes() for name in 'abc')

@@ -190,20 +190,6 @@ def test_list_shows_each_network_of_the_option_files_once(project, capsys):
     assert 'deep/a.yml, deep/b.yml' in out
 
 
-def test_list_takes_networks_that_only_save_memory_for_the_same(project):
-    def rows_of(**network):
-        folder = project / 'options' / network['type']
-        folder.mkdir(parents=True)
-        options = put(stock_options(project), 'network_g', network)
-        write_options(folder / 'a.yml', options)
-        write_options(folder / 'b.yml', put(options, 'network_g.use_checkpoint', True))
-        return [(len(row.files), bool(row.fault)) for row in list_command.networks_in(folder)]
-
-    assert rows_of(type='Restormer', dim=4, heads=[1, 1, 1, 1]) == [(2, False)]
-    network = stock_options(project)['network_g']
-    assert sorted(rows_of(**network)) == [(1, False), (1, True)]  # has no such option
-
-
 def test_cost_counts_products_by_hand():
     net = build_on_meta(torch.nn.Conv2d, {'in_channels': 3, 'out_channels': 8, 'kernel_size': 5})
     cost = module_cost(net, size=12)
@@ -318,12 +304,6 @@ def test_doctor_names_missing_and_unsuitable_versions(monkeypatch):
     assert lines['scipy'].fix == "pip install 'scipy<2'"
     assert lines['lmdb'].state == 'not installed'
     assert not lines['numpy'].fix
-
-
-def test_doctor_knows_the_python_range(monkeypatch):
-    monkeypatch.setattr(doctor_command.sys, 'version_info', (3, 13, 0))
-    (line,) = doctor_command.check_python()
-    assert 'python3.12' in line.fix
 
 
 # ---- the command line ---------------------------------------------------------------------------

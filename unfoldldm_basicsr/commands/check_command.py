@@ -23,21 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '-opt', '--opt', required=True, nargs='+', metavar='FILE', help='option files'
     )
     parser.add_argument(
-        '--no-data',
-        action='store_true',
+        '--no-data', action='store_true',
         help='leave out what belongs to one machine: data, weights, GPUs',
-    )
+    )  # fmt: skip
     parser.add_argument(
         '--no-strict', action='store_true', help='warn about unknown keys instead of refusing them'
     )
     parser.add_argument(
-        '--import',
-        dest='packages',
-        action='append',
-        default=[],
-        metavar='PACKAGE',
+        '--import', dest='packages', action='append', default=[], metavar='PACKAGE',
         help='import your package first, for the classes that it registers; repeatable',
-    )
+    )  # fmt: skip
     parser.add_argument(
         '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='as in training'
     )
@@ -53,22 +48,18 @@ def run(args: argparse.Namespace) -> int:
     for package in args.packages:
         importlib.import_module(package)
     load_data_only()
-    failed = False
+    here, strict, failed = not args.no_data, not args.no_strict, False
     for file in args.opt:
         try:
-            report = check_file(
-                file, args.force_yml, here=not args.no_data, strict=not args.no_strict
-            )
+            report = check_file(file, args.force_yml, here=here, strict=strict)
         except ValueError as error:
             failed = True
             print(error, file=sys.stderr)
             continue
-        for line in report.problems:
+        notes = [f'{file}: {note}' for note in report.notes]
+        notes += [f'warning: {line}' for line in report.warnings]
+        for line in (*report.problems, *notes):
             print(line, file=sys.stderr)
-        for note in report.notes:
-            print(f'{file}: {note}', file=sys.stderr)
-        for line in report.warnings:
-            print(f'warning: {line}', file=sys.stderr)
         if not report.problems:
             print(f'{file}: OK ({describe(report)})')
         failed = failed or bool(report.problems)
@@ -94,15 +85,13 @@ def check_file(file: str, overrides: list[str], *, here: bool, strict: bool = Tr
 
 def describe(report: Report) -> str:
     """One line about a correct option file."""
-    kind = 'training' if report.run.is_train else 'test'
     network = report.run.opt['network_g']
+    words = f'{"training" if report.run.is_train else "test"}, {network["type"]}'
     if report.run.networks['network_g'] is None:
-        return f'{kind}, {network["type"]}'
+        return words
     try:
         params, macs = network_cost(network, SIZE)
     except Exception as error:  # noqa: BLE001  (a network of anybody, called with one image)
-        return f'{kind}, {network["type"]}, operations not counted: {type(error).__name__}'
-    return (
-        f'{kind}, {network["type"]}: {params / 1e6:.2f} M parameters, '
-        f'{macs / 1e9:.1f} GMACs for {SIZE} x {SIZE}'
-    )
+        return f'{words}, operations not counted: {type(error).__name__}'
+    macs = f'{macs / 1e9:.1f} GMACs for {SIZE} x {SIZE}'
+    return f'{words}: {params / 1e6:.2f} M parameters, {macs}'

@@ -11,10 +11,6 @@ HELP = 'train, test and compare networks at an equal budget'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the options of the command."""
-    parser.add_argument(
-        '-opt', '--opt', type=Path, metavar='FOLDER',
-        help='common.yml and one option file for each network (options/compare/...)',
-    )  # fmt: skip
     add_task_arguments(parser)
     finished = parser.add_argument_group('finished runs and weights in place of trainings')
     finished.add_argument(
@@ -33,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that ``compare`` and ``ablate`` share."""
+    parser.set_defaults(runs=[])
+    parser.add_argument(
+        '-opt', '--opt', type=Path, metavar='FOLDER',
+        help='folder of common.yml and a file for each network, or of rows.yml (an ablation)',
+    )  # fmt: skip
     parser.add_argument(
         '--root', type=Path, default=Path(),
         help='where experiments/ and results/ are (default: the current folder)',
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     root = args.root.resolve()
     if not args.runs:
         if args.opt is None:
-            raise ValueError('-opt FOLDER, or --runs RUN RUN ..., says what to compare.')
+            raise ValueError('-opt FOLDER (or --runs RUN RUN ... of compare) says what to compare.')
         print(compare(args.opt, root, args.force_yml, args.only))
         return 0
     settings = CompareOptions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from unfoldldm_basicsr.weights.convert import convert_checkpoint
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '-o', '--output', help='file to write (default: NAME_basicsr.pth beside the input)'
     )
     parser.add_argument(
-        '--classes', type=parse_classes, metavar='A,B,...',
+        '--classes', type=re.compile(r'\s*,\s*').split, metavar='A,B,...',
         help='names of the degradations in the order of their indices (default: the released'
         ' order: noise15, noise25, noise50, rain, haze, blur, lowlight)',
     )  # fmt: skip
@@ -28,32 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
 
 
-def parse_classes(text: str) -> list[str]:
-    """Names between commas.
-
-    Raises:
-        argparse.ArgumentTypeError: an empty name.
-    """
-    names = [name.strip() for name in text.split(',')]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f'{text!r} holds an empty name')
-    return names
-
-
 def run(args: argparse.Namespace) -> int:
-    """Writes the file and prints what it holds.
-
-    Raises:
-        FileNotFoundError, FileExistsError, ValueError, ImportError: see
-            :func:`convert_checkpoint`.
-    """
+    """Writes the file and prints what it holds."""
     done = convert_checkpoint(
-        args.file,
-        args.output,
-        classes=args.classes,
-        unsafe_pickle=args.unsafe_pickle,
+        args.file, args.output, classes=args.classes, unsafe_pickle=args.unsafe_pickle,
         overwrite=args.overwrite,
-    )
+    )  # fmt: skip
     size = done.path.stat().st_size / 2**20
     print(f'{done.path}: {done.network}, {size:.2f} MiB, loaded strictly')
     for name, value in done.kwargs.items():

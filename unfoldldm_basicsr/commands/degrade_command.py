@@ -38,7 +38,6 @@ NAME = 'degrade'
 HELP = 'preview the degradations of an option file on a photo'
 
 _STRENGTHS = {'low': 0.0, 'middle': 0.5, 'high': 1.0}
-_DRAWS = (1, 2, 3)
 _CELL_WIDTH, _CELL_HEIGHT = 320, 240
 
 
@@ -54,11 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--dataset', help='section of datasets in the option file (default: the first that fits)'
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of the random numbers (0)')
-    parser.add_argument(
-        '--area', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
-        default=(_CELL_WIDTH, _CELL_HEIGHT),
-        help='central part of the photo to show; up to 320 x 240 it is not scaled (320 240)',
-    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,14 +61,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: bad image, option file or output; the message says which.
     """
-    if min(args.area) < 8:
-        raise ValueError(f'--area: at least 8 x 8 pixels, got {args.area[0]} x {args.area[1]}.')
-    if args.seed < 0:
-        raise ValueError(f'--seed must not be negative, got {args.seed}.')
     if args.output.exists() and args.output.samefile(args.image):
         raise ValueError(f'--output {args.output}: would replace the photo; choose another name.')
     pixels = with_three_channels(read_picture(args.image).opaque)
-    image = center_crop(pixels, args.area[1], args.area[0])
+    image = center_crop(pixels, _CELL_HEIGHT, _CELL_WIDTH)
     if args.opt is None:
         chains = {name: DegradationChain(degradations=[{'type': name}]) for name in DEGRADATIONS}
         title = 'All degradations at their default ranges'
@@ -91,40 +81,34 @@ def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, D
     """The degradation chains of an option file by name, from one of its data sets.
 
     Args:
-        options: with ``datasets`` as BasicSR has it, or with ``degradations`` at the top.
+        options: of the file.
         file: its name, for errors.
         dataset: the section to use; None takes the first with degradations.
 
     Raises:
         ValueError: there are none, or they are wrong.
     """
-    sections = options.get('datasets', {'': options} if dataset is None else {})
+    sections = options.get('datasets')
     if not isinstance(sections, Mapping):
         raise ValueError(f'{file}: datasets must be a section, got {sections!r}.')
     if dataset is not None and dataset not in sections:
         known = ', '.join(map(str, sections)) or 'none'
         raise ValueError(f"{file}: no section '{dataset}' in datasets. There are: {known}.")
-    for name, section in sections.items():
-        if not isinstance(section, Mapping) or dataset not in (None, name):
-            continue
-        parts = [section, *(s for s in section.get('sets') or [] if isinstance(s, Mapping))]
-        chains = {}
+    for name in sections if dataset is None else [dataset]:
+        parts, chains = [sections[name]], {}
+        parts += parts[0].get('sets') or [] if isinstance(parts[0], Mapping) else []
         for part in parts:
-            if 'degradations' not in part:
+            if not isinstance(part, Mapping) or 'degradations' not in part:
                 continue
             try:
                 keys = ChainOptions.model_fields.keys() & part.keys()
                 chain = DegradationChain(**{key: part[key] for key in keys})
             except OptionError as error:
-                place = f'datasets.{name}' if name else 'top level'
-                raise ValueError(f'{file}: {place}: {error}') from error
+                raise ValueError(f'{file}: datasets.{name}: {error}') from error
             chains[part.get('degradation_name') or chain.name] = chain
         if chains:
             return chains
-    raise ValueError(
-        f'{file}: no degradations in {f"datasets.{dataset}" if dataset else "its datasets"}; '
-        f'only synthetic data sets have them.'
-    )
+    raise ValueError(f'{file}: no degradations in datasets; only synthetic data sets have them.')
 
 
 def contact_sheet(
@@ -141,37 +125,35 @@ def contact_sheet(
         title: above everything.
         seed: of the random numbers; strengths of one row have the same.
     """
-    rows: list[tuple[list[str], list[np.ndarray], list[str]]] = []
+    rows: list[tuple[list[str], dict[str, np.ndarray]]] = []
+    draws = {f'draw {n}': [seed, n] for n in (1, 2, 3)}
     for name, chain in chains.items():
         for step in chain.steps:
             if step.has_strengths:
-                drawn = [(seed, step.at_strength(strength)) for strength in _STRENGTHS.values()]
-                captions = list(_STRENGTHS)
+                drawn = {k: (seed, step.at_strength(part)) for k, part in _STRENGTHS.items()}
             else:
-                drawn = [([seed, n], step.sample(np.random.default_rng([seed, n]))) for n in _DRAWS]
-                captions = [f'draw {n}' for n in _DRAWS]
-            cells = [
-                step.apply(image, np.random.default_rng(start), **parameters)
-                for start, parameters in drawn
-            ]
-            rows.append((_describe(step, name), cells, captions))
+                drawn = {k: (s, step.sample(np.random.default_rng(s))) for k, s in draws.items()}
+            cells = {
+                caption: step.apply(image, np.random.default_rng(start), **parameters)
+                for caption, (start, parameters) in drawn.items()
+            }
+            rows.append((_describe(step, name), cells))
         if len(chain.steps) > 1:
-            cells = [chain(image, np.random.default_rng([seed, n])) for n in _DRAWS]
             heading = [name, 'the whole chain:', *(f'- {step.type}' for step in chain.steps)]
-            rows.append((heading, cells, [f'draw {n}' for n in _DRAWS]))
+            cells = {k: chain(image, np.random.default_rng(s)) for k, s in draws.items()}
+            rows.append((heading, cells))
 
     tall = max(100, min(_CELL_WIDTH * image.shape[0] / image.shape[1], _CELL_HEIGHT))
     fig, places = new_page([tall] * len(rows), 5 * _CELL_WIDTH, 5, title=title)
-    for number, (text, cells, captions) in enumerate(rows):
+    for number, (text, cells) in enumerate(rows):
         heading = fig.add_subplot(places[number, 0])
         heading.set_axis_off()
         heading.text(0, 1, printable(text[0]), fontsize=LABEL, va='top')
         lines = printable('\n'.join(text[1:]))
         heading.text(0, 0.86, lines, fontsize=SMALL, color=GREY, va='top', linespacing=1.4)
-        scores = [f'{c}, {_decibels(cell, image)}' for c, cell in zip(captions, cells, strict=True)]
-        for column, cell, caption in zip(
-            range(1, 5), [image, *cells], ['clean', *scores], strict=True
-        ):
+        show(fig.add_subplot(places[number, 1]), image, 'clean')
+        for column, (caption, cell) in enumerate(cells.items(), 2):
+            caption = f'{caption}, {_decibels(cell, image)}'
             show(fig.add_subplot(places[number, column]), cell, caption)
     return fig
 

@@ -9,9 +9,8 @@ import argparse
 import importlib
 import importlib.metadata
 import os
-import re
+import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -65,28 +64,25 @@ def run(args: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def check_python() -> Iterator[Line]:
-    """BasicSR 1.4.2 sets the range."""
-    version = '.'.join(map(str, sys.version_info[:3]))
-    fits_basicsr = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    fix = 'make an environment with Python 3.10, 3.11 or 3.12: python3.12 -m venv .venv'
-    state = version if fits_basicsr else f'{version}: BasicSR 1.4.2 cannot be built here'
-    yield Line('python', state, '' if fits_basicsr else fix)
-
-
 def check_required() -> Iterator[Line]:
     """Versions, and whether the packages with compiled parts can be imported."""
-    needed = [line for line in requirements() if 'extra' not in line]
-    if not needed:
+    from packaging.requirements import Requirement
+
+    yield Line('python', platform.python_version())
+    try:
+        needed = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or []]
+    except importlib.metadata.PackageNotFoundError:
+        needed = []
         yield Line(PACKAGE, 'not installed', 'pip install --no-build-isolation -e . (see README)')
-    for line in needed:
-        name = re.match(r'[\w.-]+', line).group()
-        fix = FIXES.get(name, f"pip install '{line.replace(' ', '')}'")
-        version, limits = installed_version(name), line[len(name) :].strip()
+    for need in needed:
+        if need.marker is not None:  # of an extra
+            continue
+        name, version = need.name, installed_version(need.name)
+        fix = FIXES.get(name, f"pip install '{need}'")
         if version is None:
             yield Line(name, 'not installed', fix)
-        elif not fits(version, limits):
-            yield Line(name, f'{version}, but {limits} is needed', fix)
+        elif not need.specifier.contains(version, prereleases=True):
+            yield Line(name, f'{version}, but {need.specifier} is needed', fix)
         else:
             fault = import_fault(COMPILED[name]) if name in COMPILED else ''
             hint = CV2_FIX if 'libGL' in fault or 'libgthread' in fault else f'{fix} (reinstall)'
@@ -161,7 +157,6 @@ def check_system() -> Iterator[Line]:
 
 
 CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
-    'Python': check_python,
     'Needed packages': check_required,
     'This package': check_package,
     'Device and selective scan': check_device,
@@ -177,28 +172,6 @@ def installed_version(distribution: str) -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
-
-
-def requirements() -> list[str]:
-    """Lines like ``scipy<2`` of this package, those of its extras as well."""
-    try:
-        return importlib.metadata.requires(PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-
-
-def fits(version: str, limits: str) -> bool:
-    """Whether a version is within ``>=2.4,<3``; only numbers count."""
-    compare = {'>=': tuple.__ge__, '==': tuple.__eq__, '<': tuple.__lt__}
-    return all(
-        compare[sign](parsed(version), parsed(limit))
-        for sign, limit in re.findall(r'(>=|==|<)\s*([\d.]+)', limits)
-    )
-
-
-def parsed(version: str) -> tuple[int, ...]:
-    """Leading numbers of a version, for comparison."""
-    return tuple(int(n) for n in re.match(r'\d+(?:\.\d+)*', version).group().split('.'))
 
 
 def import_fault(module: str) -> str:

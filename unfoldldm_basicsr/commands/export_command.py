@@ -22,18 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the file and prints what it holds.
-
-    Raises:
-        FileNotFoundError, FileExistsError, ValueError: see :func:`export_checkpoint`.
-    """
+    """Writes the file and prints what it holds."""
     done = export_checkpoint(
-        args.weights,
-        args.output,
-        opt_file=args.opt,
-        param_key=args.param_key,
+        args.weights, args.output, opt_file=args.opt, param_key=args.param_key,
         overwrite=args.overwrite,
-    )
+    )  # fmt: skip
     left_out = f', without {", ".join(done.dropped)}' if done.dropped else ''
     print(f'{done.network}: {done.param_key} of {args.weights}{left_out}')
     print(

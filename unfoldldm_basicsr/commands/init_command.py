@@ -6,9 +6,8 @@ import argparse
 import logging
 import math
 import multiprocessing
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -78,24 +77,24 @@ def run(args: argparse.Namespace) -> int:
     """
     on_cpu, limit = memory_of(args.memory)
     take_prepared_set(args)
-    with tempfile.TemporaryDirectory() as folder:  # what is wrong is said before anything is there
-        training, lists = plan(args, Path(folder), on_cpu=on_cpu)
-        write_lists(lists)
-        for phase in training.phases or (None,):
-            file = str(args.output / training.file(phase))
-            options = yaml.safe_load(training.text(args.output, phase))
-            # the weights that Phase II starts from are not there yet
-            problems = examine(options, file, True, here=phase != 2).problems
-            if problems:
-                raise ValueError('\n'.join(problems))
-    final, lists = plan(args, args.output, on_cpu=on_cpu)
-    files = {args.output / final.file(phase): phase for phase in final.phases or (None,)}
+    largest, lists = plan(args, on_cpu=on_cpu)
+    files = {args.output / largest.file(phase): phase for phase in largest.phases or (None,)}
+    for path, phase in files.items():
+        options = yaml.safe_load(largest.text(args.output, phase))
+        for section in options['datasets'].values() if lists else ():
+            del section[
+                'meta_info_file'
+            ]  # not there yet, nor the weights that Phase II starts from
+        problems = examine(options, str(path), True, here=phase != 2).problems
+        if problems:
+            raise ValueError('\n'.join(problems))
     taken = [path for path in (*files, *lists) if path.exists()]
     if taken and not args.overwrite:
         raise FileExistsError(f'{taken[0]}: exists; choose another --name or pass --overwrite.')
-    print(f'{final.network} on {final.images} images; trying training steps ...', flush=True)
-    training, trial = fitted(final, limit, measure)
-    write_lists(lists)
+    print(f'{largest.network} on {largest.images} images; trying training steps ...', flush=True)
+    training, trial = fitted(largest, limit, measure)
+    for path, names in lists.items():
+        write_bytes_atomic(path, ('\n'.join(names) + '\n').encode('utf-8', 'surrogateescape'))
     for path, phase in files.items():
         write_bytes_atomic(path, training.text(args.output, phase).encode())
     print(summary(training, trial, limit))
@@ -109,12 +108,6 @@ def run(args: argparse.Namespace) -> int:
         f'  unfoldldm restore -i PHOTOS -o restored -w {weights}/models/net_g_latest.pth --tile 512'
     )
     return 0
-
-
-def write_lists(lists: Mapping[Path, list[str]]) -> None:
-    """Writes names of images, one a line."""
-    for path, names in lists.items():
-        write_bytes_atomic(path, ('\n'.join(names) + '\n').encode('utf-8', 'surrogateescape'))
 
 
 def memory_of(given: str | None) -> tuple[bool, float]:
@@ -137,10 +130,8 @@ def memory_of(given: str | None) -> tuple[bool, float]:
     return False, SHARE * gib
 
 
-def plan(
-    args: argparse.Namespace, folder: Path, *, on_cpu: bool
-) -> tuple[NewTraining, dict[Path, list[str]]]:
-    """The training before its sizes are measured, and lists of images to write to ``folder``."""
+def plan(args: argparse.Namespace, *, on_cpu: bool) -> tuple[NewTraining, dict[Path, list[str]]]:
+    """The training with the largest sizes, and lists of images: to train and to validate on."""
     if args.degraded and args.task:
         raise ValueError('--task degrades clean images; with --degraded the pairs are the task.')
     if bool(args.degraded and args.val) != bool(args.val_degraded):
@@ -154,7 +145,7 @@ def plan(
         val, train = dict(train), dict(train)
         names, kept = held_back(names, args.clean)
         for section, part, listed in ((train, 'train', names), (val, 'val', kept)):
-            path = folder / f'{args.name}_{part}.txt'
+            path = args.output / f'{args.name}_{part}.txt'
             section['meta_info_file'] = str(path)
             lists[path] = listed
     network = args.network or ('unfoldldm-tiny' if on_cpu else 'unfoldldm-small')

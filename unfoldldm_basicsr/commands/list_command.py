@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.cost import Cost, network_cost
 from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.weights.packaged import packaged_weights
@@ -105,19 +104,10 @@ def networks_in(folder: Path) -> list[Row]:
             faulty.append(Row('?', (name,), None, str(error)))
             continue
         if isinstance(network, dict) and 'type' in network:
-            networks.setdefault(_identity(network), (network, []))[1].append(name)
+            text = json.dumps(network, sort_keys=True, default=str)
+            networks.setdefault(text, (network, []))[1].append(name)
     rows = [_row(network, files) for network, files in networks.values()]
     return sorted(rows, key=lambda r: (r.network, r.cost or Cost(0, 0))) + faulty
-
-
-def _identity(network: dict[str, Any]) -> str:
-    """Equal for options of equal networks: what only saves memory makes no other network."""
-    from basicsr.utils.registry import ARCH_REGISTRY
-
-    kind = str(network['type'])
-    known = inspect.signature(ARCH_REGISTRY.get(kind)).parameters if kind in ARCH_REGISTRY else ()
-    same = {k: v for k, v in network.items() if k not in MEMORY_ONLY or k not in known}
-    return json.dumps(same, sort_keys=True, default=str)
 
 
 def _row(network: dict[str, Any], files: list[str]) -> Row:
@@ -136,9 +126,8 @@ def print_networks(folder: Path, rows: list[Row]) -> None:
     width = max(len(row.network) for row in rows)
     print(f'  {"network":<{width}}  {"parameters":>10}  {"GMACs":>8}  option files')
     for row in rows:
-        if row.cost is None:
-            figures = f'{"-":>10}  {"-":>8}'
-        else:
+        figures = f'{"-":>10}  {"-":>8}'
+        if row.cost is not None:
             figures = f'{row.cost.params / 1e6:>8.2f} M  {row.cost.macs / 1e9:>8.1f}'
         print(f'  {row.network:<{width}}  {figures}  {", ".join(row.files)}')
         if row.fault:

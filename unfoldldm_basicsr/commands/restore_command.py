@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import errno
 import logging
+import math
 import os
 import time
 from collections import Counter, defaultdict
@@ -68,10 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='results keep EXIF and XMP of their images, with the orientation set to normal (yes)',
     )  # fmt: skip
     parser.add_argument(
-        '--save-trace',
-        action='store_true',
+        '--save-trace', action='store_true',
         help='also a picture of every stage (UnfoldLDM, VLUNetPrior)',
-    )
+    )  # fmt: skip
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument('--overwrite', action='store_true', help='replace existing results')
     existing.add_argument(
@@ -90,30 +90,23 @@ def run(args: argparse.Namespace) -> int:
         OSError: the disk is full; what was restored until then is reported before.
     """
     jobs = plan_jobs(
-        args.input,
-        args.output,
-        suffix=args.suffix,
-        recursive=args.recursive,
-        save_trace=args.save_trace,
-        go_on=args.skip_existing,
-    )
-    existing = [job for job in jobs if any(path.is_file() for path in job.outputs)]
+        args.input, args.output, suffix=args.suffix, recursive=args.recursive,
+        save_trace=args.save_trace, go_on=args.skip_existing,
+    )  # fmt: skip
+    done = {job for job in jobs if all(path.is_file() for path in job.outputs)}
+    begun = [job for job in jobs if any(path.is_file() for path in job.outputs)]
     if args.skip_existing:  # a result without its trace is of an interrupted run
-        planned = len(jobs)
-        jobs = [job for job in jobs if not all(path.is_file() for path in job.outputs)]
-        print(f'{planned - len(jobs)} of {planned} results exist already.')
-    elif existing and not args.overwrite:
+        print(f'{len(done)} of {len(jobs)} results exist already.')
+        jobs = [job for job in jobs if job not in done]
+    elif begun and not args.overwrite:
         raise FileExistsError(
-            f'{len(existing)} of {len(jobs)} results exist already, first'
-            f' {existing[0].outputs[0]}; choose another --output or --suffix, or pass --overwrite'
-            f' or --skip-existing.'
+            f'{len(begun)} of {len(jobs)} results exist already, first {begun[0].outputs[0]};'
+            f' choose another --output or --suffix, or pass --overwrite or --skip-existing.'
         )
     restorer = restorer_of(
-        args,
-        tile=args.tile,
-        tile_overlap=args.tile_overlap,
+        args, tile=args.tile, tile_overlap=args.tile_overlap,
         global_statistics=args.global_statistics,
-    )
+    )  # fmt: skip
     if args.save_trace and not restorer.contract.can_trace:
         hint = ' unfoldldm explain shows what VLU-Net does.' if restorer.conditioning else ''
         raise ValueError(
@@ -203,14 +196,13 @@ def plan_jobs(
                     f' choose another --output or a --suffix.'
                 )
             planned[_key(path.absolute())].append(job.source)
-    shared = {path: images for path, images in planned.items() if len(images) > 1}
-    for path, images in shared.items():
-        others = f'; {len(shared) - 1} other names are shared too' if len(shared) > 1 else ''
-        raise ValueError(
-            f'{path}: would be the result of {len(images)} images'
-            f' ({", ".join(map(str, images))}){others}. Rename one, or restore them one by one into'
-            f' different folders.'
-        )
+    for path, images in planned.items():
+        if len(images) > 1:
+            raise ValueError(
+                f'{path}: would be the result of {len(images)} images'
+                f' ({", ".join(map(str, images))}). Rename one, or restore them one by one into'
+                f' different folders.'
+            )
     return jobs
 
 
@@ -220,12 +212,11 @@ def check_memory(restorer: Restorer, jobs: Iterable[Job]) -> None:
     Raises:
         ValueError: it does not; nothing was restored.
     """
-    sizes = ((size_in_header(job.source), job.source) for job in jobs)
-    known = [(size, source) for size, source in sizes if size is not None]
-    if known:
-        size, source = max(known, key=lambda pair: pair[0][0] * pair[0][1])
+    sizes = {job.source: size_in_header(job.source) or (0, 0) for job in jobs}
+    source = max(sizes, key=lambda source: math.prod(sizes[source]), default=None)
+    if source is not None and all(sizes[source]):
         try:
-            restorer.check_memory(*size)
+            restorer.check_memory(*sizes[source])
         except TileError as error:
             raise ValueError(f'{source}: {error}') from error
 

@@ -93,8 +93,8 @@ def convert_checkpoint(
     source = Path(source)
     target = source.with_name(f'{source.stem}_basicsr.pth') if target is None else Path(target)
     refuse_target(source, target, overwrite=overwrite)
-    if classes is not None and len(set(classes)) != len(classes):
-        raise CheckpointError(f'--classes: {", ".join(classes)} names a degradation twice.')
+    if classes is not None and len({*classes, ''}) != len(classes) + 1:
+        raise CheckpointError(f'--classes: {", ".join(classes)} has an empty name or one twice.')
     try:
         content = load_content(source, unsafe_pickle=unsafe_pickle)
     except UnsafePickleError as error:
