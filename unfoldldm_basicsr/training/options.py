@@ -60,6 +60,8 @@ class TrainOptions(BasicTrain):
     """A resumed run takes optim_g, scheduler and warmup_iter from the option file."""
     use_compile: bool = False
     """Compile the network with torch.compile."""
+    use_cuda_graphs: bool = False
+    """Replay forward and backward pass as CUDA graphs on one GPU; no effect on a CPU."""
     use_channels_last: bool = False
     """Channels-last memory format."""
 
@@ -226,6 +228,19 @@ def batches_fit(run: Run) -> Problems:
 
 
 @of_training
+def graphs_fit(run: Run) -> Problems:
+    """What a captured step cannot hold."""
+    if not run.train.use_cuda_graphs:
+        return
+    if run.opt.get('dist'):
+        message = 'is for one process: gradients of several are averaged in the backward pass.'
+        yield Problem('train.use_cuda_graphs', message)
+    if run.model.conditioning_class is not None:
+        message = 'is not possible with network_e, which looks at the names in every batch.'
+        yield Problem('train.use_cuda_graphs', message)
+
+
+@of_training
 def best_can_be_told(run: Run) -> Problems:
     """What ``logger.keep_best`` needs."""
     if not run.logger.keep_best:
@@ -244,5 +259,6 @@ RULES = (
     something_is_trained,
     clipping_fits,
     batches_fit,
+    graphs_fit,
     best_can_be_told,
 )

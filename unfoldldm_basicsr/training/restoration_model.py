@@ -164,7 +164,7 @@ class RestorationModel(SRModel):
             limit = train.grad_clip_norm or self.default_grad_clip_norm()
         clip = GradientClipper(self.groups, limit)
         self.step = TrainingStep(
-            self.opt, train, self.seed, self.network.bare, self.optimizer_g, clip
+            self.opt, self.run, self.seed, self.network.bare, self.optimizer_g, clip
         )
         self.prepare = BatchPreparation(train, self.seed, self.opt['rank'])
         self.checkpointer = Checkpointer(

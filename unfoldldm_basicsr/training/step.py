@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from unfoldldm_basicsr.common.declaration import Options
+from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.batches import Batch, slices_of
+from unfoldldm_basicsr.training.cuda_graphs import GradientGraphs
 from unfoldldm_basicsr.training.guards import NonFiniteGuard, training_memory
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.optimisation import GradientClipper
@@ -32,7 +33,7 @@ class Done(NamedTuple):
 
 
 class TrainingStep:
-    """Makes steps of the optimiser on all ranks alike, as section ``train`` says.
+    """Makes steps of the optimiser on all ranks alike, as the typed options ``run`` say.
 
     Random numbers in a step follow from ``seed``; ``net`` is the bare network.
     """
@@ -40,18 +41,23 @@ class TrainingStep:
     def __init__(
         self,
         opt: Mapping[str, Any],
-        train: Options,
+        run: Run,
         seed: int,
         net: nn.Module,
         optimizer: Optimizer,
         clip_gradients: GradientClipper,
     ):
+        train = run.train
         self.opt, self.seed, self.optimizer = opt, seed, optimizer
         self.clip_gradients, self.accum_iter = clip_gradients, train.accum_iter
         self.guard = NonFiniteGuard(opt, train.max_nonfinite)
         # A forward pass changes running statistics at once: a NaN would stay in them for good.
         norms = [m for m in net.modules() if isinstance(m, _NormBase)]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        self.graphs, self.print_freq = None, run.logger.print_freq
+        if train.use_cuda_graphs and next(net.parameters()).is_cuda:
+            parameters = (p for group in optimizer.param_groups for p in group['params'])
+            self.graphs = GradientGraphs(parameters, self.statistics)
 
     def __call__(
         self,
@@ -71,8 +77,8 @@ class TrainingStep:
         """
         self.optimizer.zero_grad(set_to_none=True)
         statistics = [buffer.clone() for buffer in self.statistics]
-        with training_memory(self.opt), step_rng(self.seed, current_iter, self.opt['rank']):
-            values = self._accumulate(batch, current_iter, compute_losses, wrapped)
+        with training_memory(self.opt):
+            values = self._gradients(batch, current_iter, compute_losses, wrapped)
         norms = {f'grad_norm_{name}': norm for name, norm in self.clip_gradients().items()}
         log, stop = _reduce(values | norms, self.opt, batch['lq'].device)
         bad = [name for name, value in log.items() if not math.isfinite(value)]
@@ -85,6 +91,23 @@ class TrainingStep:
             for buffer, before in zip(self.statistics, statistics, strict=True):
                 buffer.copy_(before)
         return Done(log, not bad, stop)
+
+    def _gradients(
+        self, batch: Batch, current_iter: int, compute_losses: Callable, wrapped: Sequence
+    ) -> dict[str, Tensor]:
+        """Sets the gradients of a batch; returns its losses and figures."""
+
+        def accumulate(batch: Batch) -> dict[str, Tensor]:
+            return self._accumulate(batch, current_iter, compute_losses, wrapped)
+
+        def random() -> AbstractContextManager:
+            return step_rng(self.seed, current_iter, self.opt['rank'])
+
+        # Iterations that are logged compute figures, which no other one does.
+        if self.graphs is not None and current_iter % self.print_freq:
+            return self.graphs(batch, accumulate, random)
+        with random():
+            return accumulate(batch)
 
     def _accumulate(
         self, batch: Batch, current_iter: int, compute_losses: Callable, wrapped: Sequence

@@ -1,0 +1,106 @@
+"""Forward, losses and backward of a training step as CUDA graphs.
+
+A small network launches thousands of short kernels in a step, and a GPU waits for most of them. A
+graph launches all of them at once: the same kernels on the same memory, replayed for every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from unfoldldm_basicsr.training.batches import Batch
+
+Totals = dict[str, Tensor]
+
+WARM_UP = 2  # cuDNN chooses its algorithms and autograd makes its buffers before the capture
+
+
+class Captured(NamedTuple):
+    """A graph and the memory that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: Batch
+    totals: Totals
+    gradients: list[Tensor | None]
+
+
+class GradientGraphs:
+    """Computes gradients by replaying a graph, one for each kind of batch and set of parameters.
+
+    Args:
+        parameters: all that may be trained.
+        buffers: what the forward pass changes, such as running statistics.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], buffers: Iterable[Tensor]):
+        self.parameters, self.buffers = list(parameters), list(buffers)
+        self.captured: dict[tuple, Captured] = {}
+
+    def __call__(
+        self,
+        batch: Batch,
+        accumulate: Callable[[Batch], Totals],
+        random: Callable[[], AbstractContextManager],
+    ) -> Totals:
+        """Sets the gradients for a batch as ``accumulate`` does.
+
+        Args:
+            batch: on the GPU.
+            accumulate: (batch) -> losses; adds up gradients and must not wait for the GPU.
+            random: the generators of this step, to be entered anew for every pass.
+
+        Raises:
+            RuntimeError: a step that cannot be captured.
+        """
+        shapes = [(tuple(t.shape), t.dtype) for t in _tensors(batch)]
+        key = (*shapes, *(p.requires_grad for p in self.parameters))
+        if key not in self.captured:
+            with random():
+                self.captured[key] = self._capture(batch, accumulate)
+        captured = self.captured[key]
+        for own, value in zip(_tensors(captured.batch), _tensors(batch), strict=True):
+            own.copy_(value)
+        for parameter, gradient in zip(self.parameters, captured.gradients, strict=True):
+            parameter.grad = gradient
+        with random():
+            captured.graph.replay()
+        return captured.totals
+
+    def _capture(self, batch: Batch, accumulate: Callable[[Batch], Totals]) -> Captured:
+        before = [buffer.clone() for buffer in self.buffers]
+        batch = tree_map_only(Tensor, torch.clone, batch)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self._forget_gradients()
+                accumulate(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._forget_gradients()  # the graph makes its own
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                totals = accumulate(batch)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f'train.use_cuda_graphs: this step cannot be captured ({error}). A loss or network '
+                'that waits for the GPU, for example by .item(), is the usual reason; remove the '
+                'option, or the wait.'
+            ) from error
+        for buffer, value in zip(self.buffers, before, strict=True):
+            buffer.copy_(value)
+        return Captured(graph, batch, totals, [p.grad for p in self.parameters])
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
