@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 import shlex
 import tempfile
@@ -15,7 +14,7 @@ import pandas as pd
 import torch
 
 from unfoldldm_basicsr.common.cost import network_cost
-from unfoldldm_basicsr.comparing.measuring import deployed
+from unfoldldm_basicsr.comparing.measuring import deployed, machine
 from unfoldldm_basicsr.comparing.report import Entry, build
 from unfoldldm_basicsr.comparing.runs import (
     check_runs,
@@ -155,7 +154,7 @@ def _finish(
     place.say('Measuring latency and memory in turn ...')
     costs = deployment_costs(entries, settings.sizes, place)
     metrics, reference = metrics_of(entries[0].tests[0]), settings.reference
-    own = {'scores': score_words(metrics), 'machine': machine(place.threads), 'cost': COST_NOTE}
+    own = {'scores': score_words(metrics), 'machine': machines(place), 'cost': COST_NOTE}
     build(place.folder, entries, scores, {**words, **own}, costs, metrics, reference)
     return f'Report: {place.folder / "report.md"}'
 
@@ -178,15 +177,12 @@ def deployment_costs(
     return costs
 
 
-def machine(threads: int) -> str:
-    """Processor or GPU, threads and the version of torch."""
-    name, info = platform.processor() or platform.machine(), Path('/proc/cpuinfo')
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-    elif info.exists():
-        lines = [s for s in info.read_text().splitlines() if s.startswith('model name')]
-        name = lines[0].partition(':')[2].strip() if lines else name
-    return f'{name}, {threads} CPU thread{"s" * (threads > 1)}, torch {torch.__version__}'
+def machines(place: Workspace) -> str:
+    """Where the tests ran, and the trainings if that was elsewhere."""
+    here, file = machine(place.threads), place.folder / 'steps.csv'
+    steps = read_csv(file) if file.exists() else pd.DataFrame()
+    elsewhere = [name for name in steps.get('machine', pd.Series()).unique() if name != here]
+    return '; '.join([here, *(f'trained on {name}' for name in elsewhere)])
 
 
 def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:

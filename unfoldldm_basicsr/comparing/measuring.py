@@ -12,9 +12,11 @@ import ctypes
 import hashlib
 import json
 import math
+import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +79,42 @@ class Training:
         self.model.feed_data(self.batch)
         self.model.optimize_parameters(iteration)
 
+    @contextmanager
+    def launched(self) -> Iterator[None]:
+        """Operations one by one: inside of CUDA graphs they cannot be counted."""
+        step = getattr(self.model, 'step', None)  # of the models of this package
+        graphs = getattr(step, 'graphs', None)
+        if graphs is not None:
+            step.graphs = None
+        yield
+        if graphs is not None:
+            step.graphs = graphs
+
     def measure(self, progress: float) -> dict[str, object]:
         """Seconds (the fastest of three: other work on the machine must not count) and
         multiply-accumulates of a step; the counted one also warms up."""
         iteration = int(progress * self.options['total_iter']) + 1
         backward = {torch.ops.aten.convolution_backward: convolution_backward_flops}
-        with FlopCounterMode(display=False, custom_mapping=backward) as counter:
+        with FlopCounterMode(display=False, custom_mapping=backward) as counter, self.launched():
             self.step(iteration)
         seconds = min(device_seconds(lambda: self.step(iteration)) for _ in range(3))
         name, digest = self.key
         return {
             'run': name, 'options': digest, 'iteration': iteration,
             'seconds': round(seconds, 6), 'macs': counter.get_total_flops() // 2,
+            'machine': machine(torch.get_num_threads()),
         }  # fmt: skip
+
+
+def machine(threads: int) -> str:
+    """Processor or GPU, threads and the version of torch."""
+    name, info = platform.processor() or platform.machine(), Path('/proc/cpuinfo')
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    elif info.exists():
+        lines = [s for s in info.read_text().splitlines() if s.startswith('model name')]
+        name = lines[0].partition(':')[2].strip() if lines else name
+    return f'{name}, {threads} CPU thread{"s" * (threads > 1)}, torch {torch.__version__}'
 
 
 def device_seconds(call: Callable[[], object]) -> float:

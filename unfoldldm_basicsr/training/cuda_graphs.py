@@ -41,12 +41,14 @@ class GradientGraphs:
     def __init__(self, parameters: Iterable[nn.Parameter], buffers: Iterable[Tensor]):
         self.parameters, self.buffers = list(parameters), list(buffers)
         self.captured: dict[tuple, Captured] = {}
+        self.pool = torch.cuda.graph_pool_handle()  # only one of the graphs runs at a time
 
     def __call__(
         self,
         batch: Batch,
         accumulate: Callable[[Batch], Totals],
         random: Callable[[], AbstractContextManager],
+        kind: bool,
     ) -> Totals:
         """Sets the gradients for a batch as ``accumulate`` does.
 
@@ -54,12 +56,13 @@ class GradientGraphs:
             batch: on the GPU.
             accumulate: (batch) -> losses; adds up gradients and must not wait for the GPU.
             random: the generators of this step, to be entered anew for every pass.
+            kind: tells apart steps that compute different things on equal batches.
 
         Raises:
             RuntimeError: a step that cannot be captured.
         """
         shapes = [(tuple(t.shape), t.dtype) for t in _tensors(batch)]
-        key = (*shapes, *(p.requires_grad for p in self.parameters))
+        key = (kind, *shapes, *(p.requires_grad for p in self.parameters))
         if key not in self.captured:
             with random():
                 self.captured[key] = self._capture(batch, accumulate)
@@ -85,7 +88,7 @@ class GradientGraphs:
         self._forget_gradients()  # the graph makes its own
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=self.pool):
                 totals = accumulate(batch)
         except RuntimeError as error:
             raise RuntimeError(

@@ -103,9 +103,9 @@ class TrainingStep:
         def random() -> AbstractContextManager:
             return step_rng(self.seed, current_iter, self.opt['rank'])
 
-        # Iterations that are logged compute figures, which no other one does.
-        if self.graphs is not None and current_iter % self.print_freq:
-            return self.graphs(batch, accumulate, random)
+        if self.graphs is not None:
+            is_logged = current_iter % self.print_freq == 0  # computes figures, too
+            return self.graphs(batch, accumulate, random, is_logged)
         with random():
             return accumulate(batch)
 
