@@ -68,7 +68,7 @@ setup(
         'pyiqa': ['pyiqa>=0.1.13'],  # metric calculate_pyiqa, and FID of two folders
         'test': [
             'pytest>=8',
-            'h5py',
+            'pymatreader',
             'hypothesis>=6.100',
             'ruff>=0.6',
             'spandrel>=0.4',

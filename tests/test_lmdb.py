@@ -58,7 +58,6 @@ def test_lmdbs_written_by_basicsr_are_readable_even_with_dotted_names(tmp_path):
 
 def test_map_grows_when_images_do_not_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(lmdb_writer, '_FIRST_MAP_SIZE', 2**15)
-    monkeypatch.setattr(lmdb_writer, '_BYTES_PER_COMMIT', 2**16)
     write_photos(tmp_path / 'images', 12, (64, 64))
     write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb', payload='bmp', num_threads=3)
     database = LmdbImages(tmp_path / 'i.lmdb')

@@ -167,7 +167,7 @@ def write_hdf5(path, variables: dict) -> None:
                 file[f'#refs#/{"_".join(map(str, place))}'] = value[place].T
                 cells[place[::-1]] = file[f'#refs#/{"_".join(map(str, place))}'].ref
     with path.open('r+b') as file:
-        file.write(b'MATLAB 7.3 MAT-file'.ljust(128))
+        file.write(b'MATLAB 7.3 MAT-file'.ljust(124) + b'\0\2IM')
 
 
 def test_both_versions_of_matlab_files_give_the_same_blocks(tmp_path):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.listing import find_images, left_out
 from unfoldldm_basicsr.preparing.layouts import Layout
-from unfoldldm_basicsr.preparing.lmdb_writer import PAYLOADS, SubImages
+from unfoldldm_basicsr.preparing.lmdb_writer import PAYLOADS, SubImages, check_destination
 from unfoldldm_basicsr.preparing.prepare import destinations, plan, refusal, tree, write
 from unfoldldm_basicsr.preparing.sets import SETS, DataSet, Part, Source
 
@@ -89,8 +89,7 @@ def run(args: argparse.Namespace) -> int:
     targets = {name: output if output.suffix == '.lmdb' else output / name for name in found}
     for name, part in found.items():  # before hours of work
         for root in destinations(part, targets[name]):
-            if root.exists() and not args.force:
-                raise FileExistsError(f'{root}: exists already; --force replaces it.')
+            check_destination(root, args.force)
     for name, part in plans.items():
         for problem in part.problems:
             print(f'note: {args.set} {name}: {problem}')

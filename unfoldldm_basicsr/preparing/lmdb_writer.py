@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +23,7 @@ from unfoldldm_basicsr.data.lmdbs import key_of
 PAYLOADS = ('png', 'bmp', 'source')
 _MAX_KEY_BYTES = 511
 _FIRST_MAP_SIZE = 64 * 2**20
-_BYTES_PER_COMMIT = 256 * 2**20
+_AHEAD = 8  # images of each thread that are decoded before the first is written
 
 Image = Path | Callable[[], np.ndarray]
 """A file, or a function that gives uint8 or uint16, H W (grey) or H W 3 (RGB)."""
@@ -85,23 +84,16 @@ def plan_keys(names: Iterable[str], *, sub_images: bool = False) -> dict[str, st
     keys: dict[str, str] = {}
     for name in names:
         key = key_of(name)
-        problem = _key_problem(key + ('_s00001' if sub_images else ''))
-        if problem:
-            raise ValueError(f'{name}: {problem}')
+        if not key or key != key.strip():
+            raise ValueError(f"{name}: the key '{key}' is empty or begins or ends with a space.")
+        if (length := len(key) + 7 * sub_images) > _MAX_KEY_BYTES:
+            raise ValueError(f'{name}: the key has {length} bytes, LMDB allows {_MAX_KEY_BYTES}.')
         if key in keys:
             raise ValueError(
                 f"{name} and {keys[key]} would both have the key '{key}': rename or remove one."
             )
         keys[key] = name
     return dict(sorted(keys.items()))
-
-
-def _key_problem(key: str) -> str | None:
-    if not key or key != key.strip():
-        return f"the key '{key}' is empty or begins or ends with a space."
-    if len(key) > _MAX_KEY_BYTES:
-        return f'the key has {len(key)} bytes, LMDB allows {_MAX_KEY_BYTES}.'
-    return None
 
 
 def make_records(
@@ -119,16 +111,13 @@ def make_records(
     records = []
     for name, piece in pieces.items():
         try:
-            content = source if payload == 'source' and source else _encode(piece, payload)
+            encode = encode_bmp if payload == 'bmp' else lambda pixels: encode_png(Picture(pixels))
+            content = source if payload == 'source' and source else encode(piece)
         except ValueError as error:
             raise ValueError(f'{image if source else key}: {error}') from error
         shape = (*piece.shape[:2], 1 if piece.ndim == 2 else 3)
         records.append(Record(name, content, shape, _digest(piece)))
     return records
-
-
-def _encode(image: np.ndarray, payload: str) -> bytes:
-    return encode_bmp(image) if payload == 'bmp' else encode_png(Picture(image))
 
 
 def _digest(image: np.ndarray) -> bytes:
@@ -168,24 +157,17 @@ def write_lmdb(
         OSError: reading or writing failed, for example on a full disk.
     """
     destination = Path(destination)
-    if payload not in PAYLOADS:
-        raise ValueError(f"payload '{payload}' is unknown; one of {', '.join(PAYLOADS)}.")
     if payload == 'source' and sub_images is not None:
         raise ValueError('payload source stores whole files; use png or bmp for sub-images.')
-    if not destination.name.endswith('.lmdb'):
-        raise ValueError(f'{destination}: the name must end in .lmdb, BasicSR demands it.')
     if not isinstance(images, Mapping):
         images = {name: Path(images, name) for name in list_images(images)}
-    _check_destination(destination, force)
+    check_destination(destination, force)
     keys = plan_keys(images, sub_images=sub_images is not None)
     destination.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f'.{destination.name}.', dir=destination.parent))
     try:
-        jobs = (
-            lambda key=key, image=images[name]: make_records(image, key, payload, sub_images)
-            for key, name in keys.items()
-        )
-        batches = progress(_run_ahead(jobs, num_threads), 'write', len(keys))
+        jobs = [(images[name], key, payload, sub_images) for key, name in keys.items()]
+        batches = progress(_records(jobs, num_threads), 'write', len(jobs))
         digests = _write(partial, batches, 0 if payload == 'bmp' else 1)
         _verify(partial, progress(digests.items(), 'verify', len(digests)))
         _move_into_place(partial, destination)
@@ -194,29 +176,23 @@ def write_lmdb(
     return len(digests)
 
 
-def _check_destination(destination: Path, force: bool) -> None:
-    if not destination.exists():
-        return
-    if not force:
+def check_destination(destination: Path, force: bool) -> None:
+    """
+    Raises:
+        FileExistsError: it exists, and is not to be replaced or no LMDB.
+    """
+    if destination.exists() and not force:
         raise FileExistsError(f'{destination}: exists already; --force replaces it.')
-    if not (destination / 'data.mdb').is_file():
+    if destination.exists() and not (destination / 'data.mdb').is_file():
         raise FileExistsError(f'{destination}: exists and is not an LMDB; remove it yourself.')
 
 
-def _run_ahead(jobs: Iterable[Callable[[], list[Record]]], num_threads: int) -> Iterator:
-    """Runs jobs in threads, a few ahead, and yields their results in order."""
-    with ThreadPoolExecutor(max(1, num_threads)) as pool:
-        waiting: deque = deque()
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) > 2 * num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+def _records(jobs: Sequence[tuple], num_threads: int) -> Iterator[list[Record]]:
+    """Decodes and encodes in threads, some images ahead; in order."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        for start in range(0, len(jobs), _AHEAD * num_threads):
+            part = jobs[start : start + _AHEAD * num_threads]
+            yield from pool.map(make_records, *zip(*part, strict=True))
 
 
 def _write(folder: Path, batches: Iterable[list[Record]], level: int) -> dict[str, bytes]:
@@ -224,24 +200,18 @@ def _write(folder: Path, batches: Iterable[list[Record]], level: int) -> dict[st
     import lmdb
 
     digests: dict[str, bytes] = {}
-    pending: list[Record] = []
-    num_bytes = 0
     try:
         with (
-            lmdb.open(str(folder), map_size=_FIRST_MAP_SIZE) as environment,
+            lmdb.open(str(folder), map_size=_FIRST_MAP_SIZE, sync=False) as environment,
             (folder / 'meta_info.txt').open('w', encoding='utf-8') as meta,
         ):
             for records in batches:
+                _commit(environment, records)
                 for record in records:
                     height, width, channels = record.shape
                     meta.write(f'{record.key}.png ({height},{width},{channels}) {level}\n')
                     digests[record.key] = record.digest
-                    num_bytes += len(record.payload)
-                pending += records
-                if num_bytes >= _BYTES_PER_COMMIT:
-                    _commit(environment, pending)
-                    pending, num_bytes = [], 0
-            _commit(environment, pending)
+            environment.sync(True)
     except lmdb.Error as error:
         raise OSError(f'{folder}: cannot write the LMDB: {error}. Is the disk full?') from error
     return digests

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import find_images
@@ -111,11 +108,7 @@ def _cut(clean: Path, degraded: Path, border: int) -> Image:
     sides = size_in_header(clean), size_in_header(degraded)
     if None in sides or any(a - b != 2 * border for a, b in zip(*sides, strict=True)):
         return clean
-    return partial(_without_border, clean, border)
-
-
-def _without_border(path: Path, border: int) -> np.ndarray:
-    return read_picture(path).opaque[border:-border, border:-border]
+    return lambda: read_picture(clean).opaque[border:-border, border:-border]
 
 
 def _problems(source: Source, found: Found, gt: dict, lq: dict, pairs: list) -> Iterator[str]:
