@@ -201,6 +201,16 @@ def network_of(path: Path, *, opt_file: Path | None = None, param_key: str | Non
     return build_network(read_checkpoint(path, param_key), opt_file=opt_file)[0]
 
 
+class Attack:
+    """Pickles to a call that makes a folder."""
+
+    def __init__(self, folder: str | Path = 'proof') -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
 DELETE = object()  # for put
 
 

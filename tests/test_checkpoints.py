@@ -18,7 +18,7 @@ import basicsr.train
 import pytest
 import tiny_network  # noqa: F401  (registers TinyConvNet)
 import torch
-from helpers import model_options
+from helpers import Attack, model_options
 from model_runs import Pictures, changed, spoilt, steps, validate
 from torch.utils.data import DataLoader
 
@@ -111,11 +111,6 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-class Payload:
-    def __reduce__(self):
-        return os.mkdir, ('proof',)
-
-
 DAMAGES: dict[str, Callable[[Path], object]] = {
     'cut': lambda path: os.truncate(path, path.stat().st_size - 1),
     'halved': lambda path: os.truncate(path, path.stat().st_size // 2),
@@ -123,7 +118,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     'flipped': flip,
     'removed': lambda path: path.unlink(),
     'other content': lambda path: torch.save([1], path),
-    'code': lambda path: torch.save({'iter': Payload()}, path),
+    'code': lambda path: torch.save({'iter': Attack()}, path),
 }
 WEIGHTS, STATE, LIST = 'models/net_g_4.pth', 'states/4.state', 'states/4.state.json'
 

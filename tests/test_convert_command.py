@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 import pytest
 import torch
-from helpers import network_of
+from helpers import Attack, network_of
 from released import build_released, released_pair
 from tiny_network import TinyConvNet
 from tiny_vlunet import CLIP, build_vlunet, embedding_of, lightning_content, vlunet_kwargs
@@ -149,16 +148,6 @@ def test_tuned_adapters_become_a_file_that_loads_strictly_into_clip(tmp_path):
 # ---- refused ------------------------------------------------------------------------------------
 
 
-class Attack:
-    """Pickles to a call of os.system."""
-
-    def __init__(self, victim):
-        self.victim = victim
-
-    def __reduce__(self):
-        return os.system, (f'touch {self.victim}',)
-
-
 def test_a_malicious_pickle_is_refused_and_never_runs(tmp_path, capsys):
     victim = tmp_path / 'victim'
     content = {**lightning_content(build_vlunet(), None), 'hyper_parameters': Attack(victim)}
@@ -166,7 +155,7 @@ def test_a_malicious_pickle_is_refused_and_never_runs(tmp_path, capsys):
     assert cli.main(['convert', str(path)]) == 2
     text = capsys.readouterr().err
     assert 'refused, it holds more than weights' in text
-    assert 'system' in text
+    assert 'mkdir' in text
     assert '--unsafe-pickle' in text
     assert not victim.exists()
     assert not (tmp_path / 'a_basicsr.pth').exists()

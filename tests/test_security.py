@@ -4,7 +4,6 @@ a folder, given to every entry: each is refused in one message, and nothing of i
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import plugin_options, put, write_options
+from helpers import Attack, plugin_options, put, write_options
 
 import unfoldldm_basicsr.test
 import unfoldldm_basicsr.train
@@ -32,11 +31,6 @@ ENTRIES = {
     'test': unfoldldm_basicsr.test.main,
     'check': check,
 }
-
-
-class Payload:
-    def __reduce__(self):
-        return os.mkdir, (PROOF,)
 
 
 @pytest.fixture
@@ -116,7 +110,7 @@ def test_a_pickle_with_code_is_not_loaded(scene, capsys, monkeypatch, entry, key
         pytest.skip('a test reads no such file')
     if forced:
         monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', forced)
-    torch.save({'params': Payload(), 'iter': Payload()}, 'evil.pth')
+    torch.save({'params': Attack(), 'iter': Attack()}, 'evil.pth')
     options = put(scene, f'path.{key}', 'evil.pth')
     if key == 'pretrain_network_phase1':
         options = put(put(options, 'model_type', 'UnfoldLDMPhase2Model'), 'network_g.phase', 2)
@@ -129,7 +123,7 @@ def test_a_pickle_with_code_is_not_loaded(scene, capsys, monkeypatch, entry, key
 @EACH
 def test_a_network_that_loads_any_pickle_is_not_let(scene, capsys, monkeypatch, entry):
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
-    torch.save(Payload(), 'evil.pth')
+    torch.save(Attack(), 'evil.pth')
     network = {'type': 'SpyNet', 'load_path': 'evil.pth'}
     assert 'network_g' in refused(entry, put(scene, 'network_g', network), capsys)
 
@@ -139,7 +133,7 @@ def test_entries_load_data_only_unless_the_caller_decides_otherwise(monkeypatch,
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     monkeypatch.setattr(torch, 'load', getattr(torch.load, 'replaces', torch.load))
     monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
-    torch.save(Payload(), 'evil.pth')
+    torch.save(Attack(), 'evil.pth')
     torch.save(range(3), 'own.pth')  # a class that weights_only does not know
     load_data_only()
     with pytest.raises(Exception, match=r'[Ww]eights'):

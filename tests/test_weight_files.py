@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 
@@ -11,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 from basicsr.models.base_model import BaseModel
-from helpers import network_of, write_options
-from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
+from helpers import Attack, network_of, write_options
+from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
 from tiny_vlunet import build_vlunet, embedding_of, save_vlunet
 
 from unfoldldm_basicsr import __version__
@@ -25,25 +24,13 @@ from unfoldldm_basicsr.weights.conditioning import read_record
 from unfoldldm_basicsr.weights.export import export_checkpoint
 from unfoldldm_basicsr.weights.loading import load_weights
 
-META = {'type': 'TinyConvNet', 'dim': 5}
-
 
 def save_tiny(path, **extra):
     """A file of this package with different ``params`` and ``params_ema``; returns the EMA."""
-    net, ema = TinyConvNet(dim=5), TinyConvNet(dim=5)
-    content = {'params': net.state_dict(), 'params_ema': ema.state_dict()}
-    torch.save({**content, 'arch': network_meta(META), **extra}, path)
-    return ema.eval()
-
-
-class Attack:
-    """Pickles to a call of os.system."""
-
-    def __init__(self, victim):
-        self.victim = victim
-
-    def __reduce__(self):
-        return os.system, (f'touch {self.victim}',)
+    average = TinyConvNet(dim=5)
+    save_weights(path, TinyConvNet(dim=5), average=average, dim=5)
+    torch.save({**torch.load(path, weights_only=True), **extra}, path)
+    return average.eval()
 
 
 def test_metadata_is_plain_python_and_names_the_version():
@@ -119,27 +106,26 @@ def test_what_wrappers_add_to_the_names_is_taken_off(tmp_path, rename, key):
     assert found.state_dict.keys() == state.keys()
 
 
-def test_averaged_weights_go_before_those_of_the_last_step(tmp_path):
+def test_averaged_weights_go_before_those_of_the_last_step_and_a_named_key_before_both(tmp_path):
     first, second = (TinyConvNet(dim=5).state_dict() for _ in range(2))
     torch.save({'g': first, 'params': first, 'g_ema': second}, tmp_path / 'x.pth')
-    found = read_checkpoint(tmp_path / 'x.pth').state_dict
-    assert all(torch.equal(found[key], second[key]) for key in second)
-    found = read_checkpoint(tmp_path / 'x.pth', 'g').state_dict  # any key that is named
-    assert all(torch.equal(found[key], first[key]) for key in first)
+    for key, state in ((None, second), ('g', first)):
+        found = read_checkpoint(tmp_path / 'x.pth', key).state_dict
+        assert all(torch.equal(found[name], state[name]) for name in state)
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
 def test_exported_files_hold_the_same_network_in_either_format(tmp_path, suffix):
-    ema = save_tiny(tmp_path / 'x.pth')
-    exported = tmp_path / f'y{suffix}'
-    export_checkpoint(tmp_path / 'x.pth', exported)
+    ema, exported = save_tiny(tmp_path / 'x.pth'), tmp_path / f'y{suffix}'
+    done = export_checkpoint(tmp_path / 'x.pth', exported)
+    assert (done.param_key, done.dropped) == ('params_ema', ())
     if suffix == '.safetensors':
         assert safetensors.torch.load_file(exported).keys() == ema.state_dict().keys()
-    image = torch.rand(1, 3, 9, 7)
+    image, net = torch.rand(1, 3, 9, 7), TinyConvNet(dim=5)
     assert torch.equal(network_of(exported)(image), ema(image))
-    net = TinyConvNet(dim=5)
     load_weights(net, exported)
     assert torch.equal(net(image), ema(image))
+    assert read_checkpoint(exported).arch == read_checkpoint(tmp_path / 'x.pth').arch
 
 
 def test_safetensors_keep_the_degradation_vectors_and_foreign_ones_are_read(tmp_path):
@@ -164,6 +150,7 @@ def test_safetensors_keep_the_degradation_vectors_and_foreign_ones_are_read(tmp_
     [
         (b'\n<!DOCTYPE html><html>Sign in</html>', 'is a web page, not weights'),
         (b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a', r'Git LFS.*git lfs pull'),
+        (b'these are no weights at all', 'no PyTorch file'),
     ],
 )
 def test_what_downloads_leave_behind_is_named(tmp_path, content, message):
@@ -184,24 +171,22 @@ def test_unrecognised_weights_ask_for_an_option_file_and_take_it(tmp_path):
 
 @pytest.mark.parametrize(
     ('text', 'message'),
-    [('a: [1', 'no valid YAML'), ('datasets: 1', "no section 'network_g'"), ('', 'network_g')],
+    [
+        ('a: [1', 'no valid YAML'),
+        ('network_g: !!python/object/apply:os.mkdir [victim]', 'no valid YAML'),
+        ('datasets: 1', "no section 'network_g'"),
+        ('', 'network_g'),
+    ],
 )
-def test_unusable_option_files_are_named(tmp_path, text, message):
+def test_unusable_option_files_are_named_and_run_no_code(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / 'x.pth')
     (tmp_path / 'a.yml').write_text(text)
     with pytest.raises(CheckpointError, match=f'a.yml: .*{message}'):
         network_of(tmp_path / 'x.pth', opt_file=tmp_path / 'a.yml')
+    assert not (tmp_path / 'victim').exists()
     with pytest.raises(FileNotFoundError, match=r'b\.yml: no such option file'):
         network_of(tmp_path / 'x.pth', opt_file=tmp_path / 'b.yml')
-
-
-def test_an_option_file_cannot_run_code(tmp_path):
-    save_tiny(tmp_path / 'x.pth')
-    victim = tmp_path / 'victim'
-    (tmp_path / 'a.yml').write_text(f'network_g: !!python/object/apply:os.mkdir ["{victim}"]')
-    with pytest.raises(CheckpointError, match='no valid YAML'):
-        network_of(tmp_path / 'x.pth', opt_file=tmp_path / 'a.yml')
-    assert not victim.exists()
 
 
 @pytest.mark.parametrize('zipped', [True, False])
@@ -214,20 +199,18 @@ def test_a_malicious_pickle_is_refused_and_never_runs(tmp_path, zipped):
     with pytest.raises(CheckpointError, match='refused, it holds more than weights') as caught:
         read_checkpoint(path)
     assert not victim.exists()
-    assert 'system' in str(caught.value)
+    assert 'mkdir' in str(caught.value)
     assert 'weights_only=False' not in str(caught.value), 'never advise the dangerous way'
 
 
 @pytest.mark.parametrize('keep', [0.0, 0.01, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize('zipped', [True, False])
 def test_truncated_files_are_refused(tmp_path, keep, zipped):
-    path = tmp_path / 'x.pth'
-    torch.save(
-        {'params': TinyConvNet(dim=64).state_dict()}, path, _use_new_zipfile_serialization=zipped
-    )
+    path, content = tmp_path / 'x.pth', {'params': TinyConvNet(dim=64).state_dict()}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(CheckpointError, match=r'x\.pth: (truncated|the file is empty)'):
+    with pytest.raises(CheckpointError, match=r'x\.pth: truncated'):
         read_checkpoint(path)
 
 
@@ -265,9 +248,6 @@ def test_missing_files_and_keys_suggest_the_nearest_name(tmp_path):
         read_checkpoint(tmp_path / 'net_g_5000.pth', param_key='param_ema')
     with pytest.raises(CheckpointError, match='is a folder'):
         read_checkpoint(tmp_path)
-    (tmp_path / 'notes.pth').write_text('these are no weights at all')
-    with pytest.raises(CheckpointError, match='no PyTorch file'):
-        read_checkpoint(tmp_path / 'notes.pth')
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.weights.checkpoint import network_meta
 
 
 @register(ARCH_REGISTRY)
@@ -53,3 +56,12 @@ def shake(net: nn.Module, size: float = 0.03) -> nn.Module:
         for parameter in net.parameters():
             parameter.add_(size * torch.randn_like(parameter))
     return net
+
+
+def save_weights(path: Path, net: nn.Module, *, average: nn.Module | None = None, **kwargs) -> Path:
+    """Writes a file as training does; ``kwargs`` are the arguments that ``net`` was built with."""
+    content = {'params': net.state_dict()}
+    if average is not None:
+        content['params_ema'] = average.state_dict()
+    torch.save({**content, 'arch': network_meta({'type': type(net).__name__, **kwargs})}, path)
+    return path
