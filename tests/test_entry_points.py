@@ -406,10 +406,10 @@ def test_scripts_choose_the_policy_as_programs_do(tmp_path, name, value, policy)
 
 def test_the_policy_is_chosen_before_openmp_is_loaded():
     code = (
-        'import sys\nsys.orig_argv = ["python", "-m", "unfoldldm_basicsr.cli"]\n'
+        'import os, sys\nsys.orig_argv = ["python", "-m", "unfoldldm_basicsr.cli"]\n'
+        f'for name in {process.WAITING}: os.environ.pop(name, None)\n'
         'class Watch:\n'
         '    def find_spec(self, name, *_):\n'
-        '        import os\n'
         '        if name == "torch":\n'
         '            print(os.environ.get("OMP_WAIT_POLICY"))\n'
         'sys.meta_path.insert(0, Watch())\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from helpers import write_photos
 from released import randomise
-from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
+from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
 from tiny_vlunet import CLASSES, OPTIONS, TEXTS, build_vlunet, embedding_of, save_vlunet
 from tiny_vlunet_prior import TINY_PRIOR
 from torch.nn import functional as F
@@ -329,9 +330,7 @@ def test_without_clip_the_attention_is_left_out_with_the_reason(weights, tmp_pat
 
 def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path):
     kwargs = unfoldldm_kwargs()
-    net = shake(UnfoldLDM(**kwargs))
-    meta = network_meta({'type': 'UnfoldLDM', **kwargs})
-    torch.save({'params': net.state_dict(), 'arch': meta}, tmp_path / 'net.pth')
+    save_weights(tmp_path / 'net.pth', shake(UnfoldLDM(**kwargs)), **kwargs)
     photo = write_photos(tmp_path, 1)[0]
     assert explain(tmp_path / 'net.pth', photo, tmp_path / 'out') == 0
     assert {p.name for p in (tmp_path / 'out').iterdir()} == {'img_0_trace.png', 'img_0_stages.csv'}
@@ -388,12 +387,15 @@ def test_the_picture_says_what_was_reduced_and_what_was_told(weights, tmp_path, 
     assert notes.pop()[0] == "a.png (100 x 60 pixels), VLUNet, label.pth, told 'rain'"
 
 
-def test_what_cannot_be_explained_or_written_is_refused(weights, tmp_path, capsys):
+def test_what_cannot_be_explained_or_written_is_refused(weights, tmp_path, capsys, monkeypatch):
     photo = write_photos(tmp_path, 1)[0]
-    meta = network_meta({'type': 'TinyConvNet'})
-    torch.save({'params': TinyConvNet().state_dict(), 'arch': meta}, tmp_path / 'tiny.pth')
-    assert explain(tmp_path / 'tiny.pth', photo, tmp_path / 'out') == 2
+    tiny = save_weights(tmp_path / 'tiny.pth', TinyConvNet())
+    assert explain(tiny, photo, tmp_path / 'out') == 2
     assert 'TinyConvNet has no unfolding stages' in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr('unfoldldm_basicsr.restoring.restorer.free_memory', lambda _: 1000)
+        assert explain(weights['clip'], photo, tmp_path / 'out') == 2
+    assert re.search('64x48 pixels need about .* lower --max-size', capsys.readouterr().err)
     assert not (tmp_path / 'out').exists()
     (tmp_path / 'out').mkdir()
     mine = tmp_path / 'out' / 'img_0_steps.csv'

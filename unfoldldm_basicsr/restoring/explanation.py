@@ -32,8 +32,7 @@ def explain_vlunet(restorer: Restorer, image: np.ndarray) -> VLUExplanation:
         image: as for :meth:`Restorer.restore`; alpha is left out.
 
     Raises:
-        ValueError: another network, or no degradation vector.
-        TileError: out of memory; see :func:`reduce_image`.
+        ValueError: another network, no degradation vector, or out of memory: :func:`reduce_image`.
     """
     if not can_explain(restorer) or restorer.conditioning is None:
         raise ValueError(
@@ -43,14 +42,13 @@ def explain_vlunet(restorer: Restorer, image: np.ndarray) -> VLUExplanation:
     conditioning = restorer.conditioning
     lq = restorer.to_tensor(split_alpha(image)[0]).to(restorer.device)
     size = (lq.shape[-2], lq.shape[-1])
-    with deterministic(), _watched(restorer, size) as stages:
-        try:
-            output = restorer.net(lq, degradation=conditioning(lq))
-        except (RuntimeError, MemoryError) as error:
-            raise TileError(
-                f'{size[1]}x{size[0]} pixels could not be explained in one piece: {error} If memory'
-                f' ran out, lower --max-size.'
-            ) from error
+    try:
+        restorer.check_memory(*size)  # runs a copy of the network, which must not be watched
+        with _watched(restorer, size) as stages:
+            output = restorer.restore_tensor(lq)
+    except TileError as error:
+        raise ValueError(f'{error} There are no tiles here: lower --max-size.') from error
+    with deterministic():
         try:
             attention, note = clip_attention(conditioning.embedding, lq), ''
         except NoAttentionError as error:
@@ -109,10 +107,6 @@ def reduce_image(image: np.ndarray, max_size: int) -> np.ndarray:
     """Reduces an image whose longer side exceeds ``max_size`` pixels by averaging areas.
 
     This weakens noise and fine rain: what is shown then is the reduced image's own restoration.
-
-    Args:
-        image: (H, W) or (H, W, C), uint8 or uint16.
-        max_size: largest side allowed.
 
     Raises:
         ValueError: ``max_size`` below 16.

@@ -8,9 +8,9 @@ the weight files; the first of them is what ``unfoldldm restore`` takes when no 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
@@ -18,8 +18,7 @@ from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 FOLDER = Path(str(resources.files('unfoldldm_basicsr.weights').joinpath('pretrained')))
 
 
-@dataclass(frozen=True)
-class Packaged:
+class Packaged(NamedTuple):
     """Weights of the package; ``summary`` is the first line of their card."""
 
     name: str
