@@ -17,14 +17,14 @@ import pytest
 import torch
 from helpers import write_photos
 from PIL import Image
-from tiny_network import TinyConvNet, shake, unfoldldm_kwargs
+from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
 
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import export_command, restore_command
 from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.weights import packaged
-from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 from unfoldldm_basicsr.weights.export import export_checkpoint
 
 
@@ -37,17 +37,18 @@ def call(command, *arguments) -> int:
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp('weights') / 'net_g.pth'
     torch.manual_seed(0)
-    net = TinyConvNet()
-    torch.save({'params': net.state_dict(), 'arch': network_meta({'type': 'TinyConvNet'})}, path)
-    return path
+    return save_weights(tmp_path_factory.mktemp('weights') / 'net_g.pth', TinyConvNet())
 
 
-def restore(folder, weights, *arguments) -> int:
-    return call(
-        restore_command, '-i', folder / 'in', '-o', folder / 'out', '-w', weights, *arguments
-    )
+def restore(folder, weights, *arguments, source='in', output='out') -> int:
+    """Of files below ``folder``; absolute paths stay what they are."""
+    words = ('-i', folder / source, '-o', folder / output, '-w', weights, *arguments)
+    return call(restore_command, *words)
+
+
+def result(path) -> np.ndarray:
+    return read_picture(path).pixels
 
 
 def files_in(folder: Path) -> list[str]:
@@ -66,8 +67,8 @@ def test_names_and_folders_are_kept_and_lossy_formats_become_png(tmp_path, weigh
     assert files_in(tmp_path / 'out') == ['a.b.png', 'c.tif', 'img_0.png']
     assert restore(tmp_path, weights, '--recursive', '--suffix', '_x') == 0
     assert 'deep/er/img_0_x.png' in files_in(tmp_path / 'out')
-    expected = Restorer(weights).restore(read_picture(tmp_path / 'in' / 'a.b.JPG').pixels)
-    assert np.array_equal(read_picture(tmp_path / 'out' / 'a.b.png').pixels, expected)
+    expected = Restorer(weights).restore(result(tmp_path / 'in' / 'a.b.JPG'))
+    assert np.array_equal(result(tmp_path / 'out' / 'a.b.png'), expected)
 
 
 @pytest.mark.parametrize('how', ['folder', 'file', 'symlink', 'dots', 'hard link'])
@@ -87,26 +88,18 @@ def test_an_input_is_never_overwritten(tmp_path, weights, how):
         output.mkdir()
         os.link(image, output / image.name)
     with pytest.raises(FileExistsError, match='would overwrite the input'):
-        call(restore_command, '-i', source, '-o', output, '-w', weights, '--overwrite')
+        restore(tmp_path, weights, '--overwrite', source=source, output=output)
     assert image.read_bytes() == before
 
 
 def test_a_suffix_makes_the_input_folder_usable_unless_it_names_an_input(tmp_path, weights):
     first, second = write_photos(tmp_path / 'in', 2)
-    assert (
-        call(restore_command, '-i', first, '-o', first.parent, '-w', weights, '--suffix', '_r') == 0
-    )
+    assert restore(tmp_path, weights, '--suffix', '_r', source=first, output='in') == 0
     assert files_in(tmp_path / 'in') == ['img_0.png', 'img_0_r.png', 'img_1.png']
     second.rename(second.with_name('img_0_r_r.png'))
     with pytest.raises(FileExistsError, match='would overwrite the input'):
-        call(
-            restore_command, '-i', first.parent, '-o', first.parent, '-w', weights, '--suffix', '_r'
-        )
-
-
-def test_a_trace_never_overwrites_an_input(tmp_path, weights):
-    image = write_photos(tmp_path / 'in', 1)[0]
-    image.with_name('img_0_x_trace.png').write_bytes(image.read_bytes())
+        restore(tmp_path, weights, '--suffix', '_r', output='in')
+    first.with_name('img_0_r.png').rename(first.with_name('img_0_x_trace.png'))
     with pytest.raises(FileExistsError, match=r'img_0_x_trace\.png: would overwrite the input'):
         restore_command.plan_jobs([tmp_path / 'in'], tmp_path / 'in', suffix='_x', save_trace=True)
 
@@ -123,7 +116,7 @@ def test_results_are_replaced_only_when_asked(tmp_path, weights):
     assert mine.read_bytes() == b'mine'
     assert files_in(tmp_path / 'out') == ['img_0.png', 'img_1.png']
     assert restore(tmp_path, weights, '--overwrite') == 0
-    assert read_picture(mine).pixels.shape == (48, 64, 3)
+    assert result(mine).shape == (48, 64, 3)
 
 
 def test_one_photo_in_several_formats_gives_as_many_results(tmp_path, weights):
@@ -133,51 +126,48 @@ def test_one_photo_in_several_formats_gives_as_many_results(tmp_path, weights):
     assert restore(tmp_path, weights) == 0
     names = ['img_0.jpg.png', 'img_0.png', 'img_0.tif', 'img_0.webp.png']
     assert files_in(tmp_path / 'out') == names
-    expected = Restorer(weights).restore(read_picture(image.with_suffix('.jpg')).pixels)
-    assert np.array_equal(read_picture(tmp_path / 'out' / names[0]).pixels, expected)
+    expected = Restorer(weights).restore(result(image.with_suffix('.jpg')))
+    assert np.array_equal(result(tmp_path / 'out' / names[0]), expected)
 
 
 def test_several_images_and_folders_are_restored_together(tmp_path, weights):
     first = write_photos(tmp_path / 'a', 2)
     write_photos(tmp_path / 'b' / 'deep', 1)[0].rename(tmp_path / 'b' / 'deep' / 'c.png')
-    words = ('-i', first[1], tmp_path / 'b', '--recursive', '-o', tmp_path / 'out', '-w', weights)
-    assert call(restore_command, *words) == 0
+    words = ('-i', first[1], tmp_path / 'b', '--recursive')
+    assert restore(tmp_path, weights, *words) == 0
     assert files_in(tmp_path / 'out') == ['deep/c.png', 'img_1.png']
     again = write_photos(tmp_path / 'd', 2)[1]
     with pytest.raises(ValueError, match=r'img_1\.png: would be the result of 2 images'):
-        call(restore_command, '-i', first[1], again, '-o', tmp_path / 'no', '-w', weights)
+        restore(tmp_path, weights, '-i', first[1], again, output='no')
     assert not (tmp_path / 'no').exists()
 
 
 def test_the_output_may_name_the_result_of_one_image(tmp_path, weights):
     image, target = write_photos(tmp_path / 'in', 1)[0], tmp_path / 'deep' / 'result.tif'
-    assert call(restore_command, '-i', image, '-o', target, '-w', weights) == 0
-    expected = Restorer(weights).restore(read_picture(image).pixels)
-    assert np.array_equal(read_picture(target).pixels, expected)
+    assert restore(tmp_path, weights, source=image, output=target) == 0
+    assert np.array_equal(result(target), Restorer(weights).restore(result(image)))
     with pytest.raises(FileExistsError, match='--overwrite'):
-        call(restore_command, '-i', image, '-o', target, '-w', weights)
-    for source, output, message in (
-        (image, tmp_path / 'x.jpg', 'results are stored without loss'),
-        (image.parent, tmp_path / 'x.png', 'names one image'),
+        restore(tmp_path, weights, source=image, output=target)
+    for source, name, message in (
+        (image, 'x.jpg', 'results are stored without loss'),
+        (image.parent, 'x.png', 'names one image'),
     ):
         with pytest.raises(ValueError, match=message):
-            call(restore_command, '-i', source, '-o', output, '-w', weights)
-        assert not output.exists()
+            restore(tmp_path, weights, source=source, output=name)
+        assert not (tmp_path / name).exists()
 
 
 def test_metadata_are_kept_unless_refused(tmp_path, weights):
-    write_photos(tmp_path, 1)
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = 'A camera', 6  # maker; a quarter turn
-    (tmp_path / 'in').mkdir()
-    Image.open(tmp_path / 'img_0.png').save(tmp_path / 'in' / 'x.jpg', exif=exif)
+    photo = write_photos(tmp_path / 'in', 1)[0]
+    Image.open(photo).save(photo, exif=exif)
     assert restore(tmp_path, weights) == 0
-    result = Image.open(tmp_path / 'out' / 'x.png')
-    assert result.size == (48, 64)
-    assert result.getexif()[0x010F] == 'A camera'
-    assert result.getexif().get(0x0112, 1) == 1, 'the pixels are upright already'
+    restored = Image.open(tmp_path / 'out' / photo.name)
+    assert restored.size == (48, 64)
+    assert (restored.getexif()[0x010F], restored.getexif()[0x0112]) == ('A camera', 1)
     assert restore(tmp_path, weights, '--no-keep-metadata', '--overwrite') == 0
-    assert not Image.open(tmp_path / 'out' / 'x.png').getexif()
+    assert not Image.open(tmp_path / 'out' / photo.name).getexif()
 
 
 def refusing(name: str, code: int):
@@ -213,22 +203,19 @@ def test_a_result_that_cannot_be_written_is_named_and_the_others_are_restored(
 @pytest.mark.parametrize('place', ['out', 'in'])
 def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch, place):
     """Stopped after a result but before its trace; results may lie beside the images."""
-    kwargs = unfoldldm_kwargs()
-    meta = network_meta({'type': 'UnfoldLDM', **kwargs})
-    torch.save({'params': UnfoldLDM(**kwargs).state_dict(), 'arch': meta}, tmp_path / 'net_g.pth')
+    kwargs, out = unfoldldm_kwargs(), tmp_path / place
+    weights = save_weights(tmp_path / 'net_g.pth', UnfoldLDM(**kwargs), **kwargs)
     write_photos(tmp_path / 'in', 2, (24, 24))
-    out = tmp_path / place
-    words = ('-i', tmp_path / 'in', '-o', out, '-w', tmp_path / 'net_g.pth', '--suffix', '_r')
-    words = (*words, '--save-trace', '--skip-existing')
+    words = (tmp_path, weights, '--suffix', '_r', '--save-trace', '--skip-existing')
     with monkeypatch.context() as patch:
         patch.setattr(Restorer, 'trace', interrupt)
         with pytest.raises(KeyboardInterrupt):
-            call(restore_command, *words)
+            restore(*words, output=place)
     assert (out / 'img_0_r.png').is_file()
     assert not (out / 'img_0_r_trace.png').exists()
     for done in (0, 2):
         capsys.readouterr()
-        assert call(restore_command, *words) == 0
+        assert restore(*words, output=place) == 0
         assert f'{done} of 2 results exist already' in capsys.readouterr().out
     results = [f'img_{i}_r{end}.png' for i in range(2) for end in ('', '_trace')]
     photos = ['img_0.png', 'img_1.png'] if place == 'in' else []
@@ -280,8 +267,8 @@ def test_without_named_weights_those_of_the_package_restore(tmp_path, weights, m
         lines.append(f'{sha256}  {name}.safetensors\n')
     (folder / 'SHA256SUMS').write_text(''.join(lines))
     assert call(restore_command, *words) == 0
-    expected = Restorer(weights).restore(read_picture(photo).pixels)
-    assert np.array_equal(read_picture(tmp_path / 'out' / photo.name).pixels, expected)
+    expected = Restorer(weights).restore(result(photo))
+    assert np.array_equal(result(tmp_path / 'out' / photo.name), expected)
     summaries = {name: found.summary for name, found in packaged.packaged_weights().items()}
     assert summaries == {'noise': 'Restores noise photos', 'dark': 'Restores dark photos'}
     with pytest.raises(CheckpointError, match=r"noise, dark\. Did you mean 'dark'"):
@@ -309,10 +296,9 @@ def test_a_full_disk_ends_the_folder_with_what_was_restored(tmp_path, weights, m
 
 def test_earlier_results_inside_the_input_folder_are_not_restored_again(tmp_path, weights):
     write_photos(tmp_path / 'in', 1)
-    out = tmp_path / 'in' / 'restored'
-    arguments = ('-i', tmp_path / 'in', '-o', out, '-w', weights, '--recursive', '--overwrite')
-    assert call(restore_command, *arguments) == 0
-    assert call(restore_command, *arguments) == 0
+    for _ in range(2):
+        words = ('--recursive', '--overwrite')
+        assert restore(tmp_path, weights, *words, output='in/restored') == 0
     assert files_in(tmp_path / 'in') == ['img_0.png', 'restored/img_0.png']
 
 
@@ -327,31 +313,25 @@ def test_missing_inputs_say_where_images_are(tmp_path, weights):
         restore(tmp_path, weights, '--recursive')
 
 
-def test_a_trace_needs_a_network_with_stages(tmp_path, weights):
+def test_what_the_network_does_not_have_is_refused(tmp_path, weights):
     write_photos(tmp_path / 'in', 1)
-    with pytest.raises(ValueError, match='TinyConvNet has no stages'):
-        restore(tmp_path, weights, '--save-trace')
-    assert not (tmp_path / 'out').exists()
-
-
-def test_shared_statistics_are_asked_for_on_the_command_line(tmp_path, weights):
-    """The option reaches the restorer, which refuses it for a network without such statistics."""
-    write_photos(tmp_path / 'in', 1)
-    words = ('--tile', 40, '--tile-overlap', 8, '--global-statistics')
-    with pytest.raises(ValueError, match='TinyConvNet uses no statistics of the whole image'):
-        restore(tmp_path, weights, *words)
-    assert restore(tmp_path, weights, *words[:-1]) == 0
+    tiles = ('--tile', 40, '--tile-overlap', 8)
+    for words, message in (
+        (('--save-trace',), 'TinyConvNet has no stages'),
+        ((*tiles, '--global-statistics'), 'TinyConvNet uses no statistics of the whole image'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            restore(tmp_path, weights, *words)
+        assert not (tmp_path / 'out').exists()
+    assert restore(tmp_path, weights, *tiles) == 0
 
 
 def test_unfoldldm_is_exported_and_restores_with_tiles_and_traces(tmp_path, capsys):
-    kwargs = unfoldldm_kwargs()
-    net = shake(UnfoldLDM(**kwargs))
-    meta = network_meta({'type': 'UnfoldLDM', **kwargs})
-    torch.save({'params': net.state_dict(), 'arch': meta}, tmp_path / 'net_g.pth')
-    deploy = tmp_path / 'deploy.pth'
-    assert call(export_command, '-w', tmp_path / 'net_g.pth', '-o', deploy) == 0
+    kwargs, deploy = unfoldldm_kwargs(), tmp_path / 'deploy.pth'
+    path = save_weights(tmp_path / 'net_g.pth', shake(UnfoldLDM(**kwargs)), **kwargs)
+    assert call(export_command, '-w', path, '-o', deploy) == 0
     assert 'without prior_encoder' in capsys.readouterr().out
     write_photos(tmp_path / 'in', 1)
     assert restore(tmp_path, deploy, '--tile', 40, '--tile-overlap', 16, '--save-trace') == 0
     assert files_in(tmp_path / 'out') == ['img_0.png', 'img_0_trace.png']
-    assert read_picture(tmp_path / 'out' / 'img_0_trace.png').pixels.shape[1] > 1000
+    assert result(tmp_path / 'out' / 'img_0_trace.png').shape[1] > 1000
