@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import plugin_options, stock_options
+from helpers import plugin_options, stock_options, write_options
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
 from unfoldldm_basicsr.training.interruption import stop_request
@@ -66,3 +66,10 @@ def stock(tmp_path) -> dict:
 def plugin(tmp_path) -> dict:
     """Options of a Phase I training."""
     return plugin_options(tmp_path)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with data and a correct option file ``x.yml``."""
+    write_options(tmp_path / 'x.yml', stock_options(tmp_path))
+    return tmp_path

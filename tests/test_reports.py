@@ -17,7 +17,7 @@ from helpers import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
 from unfoldldm_basicsr.cli import main
-from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.common.cost import build_on_meta, module_cost, network_cost
 from unfoldldm_basicsr.comparing import curves
 from unfoldldm_basicsr.comparing.measuring import convolution_backward_flops
 from unfoldldm_basicsr.comparing.report import (
@@ -77,6 +77,20 @@ def test_a_backward_convolution_costs_two_forward_ones():
         with FlopCounterMode(display=False, custom_mapping=formulas) as backward:
             y.sum().backward()
         assert backward.get_total_flops() == 2 * forward.get_total_flops(), layer
+
+
+def test_cost_counts_products_by_hand():
+    net = build_on_meta(torch.nn.Conv2d, {'in_channels': 3, 'out_channels': 8, 'kernel_size': 5})
+    cost = module_cost(net, size=12)
+    assert cost.params == 3 * 8 * 25 + 8
+    assert cost.macs == 3 * 8 * 25 * 8 * 8  # 8 x 8 outputs
+
+
+def test_cost_of_a_full_network_is_counted_without_memory():
+    network = {'type': 'UnfoldLDM', 'phase': 'inference', 'dim': 256, 'num_blocks': [2, 3, 4]}
+    small, large = (network_cost(network, s) for s in (256, 512))
+    assert small.params == large.params > 7e6
+    assert 3.9 < large.macs / small.macs < 4.1
 
 
 def test_published_operation_counts_follow_from_the_same_networks():

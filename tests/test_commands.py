@@ -1,0 +1,303 @@
+"""The command line: check, list, doctor, and what every command shares."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, put, run_python, stock_options, write_options
+
+import unfoldldm_basicsr.test
+import unfoldldm_basicsr.train
+from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.commands import doctor_command, list_command
+from unfoldldm_basicsr.common import process
+from unfoldldm_basicsr.compat import imports
+from unfoldldm_basicsr.ops.ss2d import dispatch
+from unfoldldm_basicsr.training import memory
+
+# ---- unfoldldm check ----------------------------------------------------------------------------
+
+
+def test_check_names_what_the_file_describes_with_the_overrides_of_a_training(
+    project, monkeypatch, capsys
+):
+    monkeypatch.chdir(project)
+    assert cli.main(['check', '-opt', 'x.yml']) == 0
+    line = capsys.readouterr().out
+    assert line.startswith('x.yml: OK (training, MSRResNet: 0.00 M parameters, ')
+    assert 'GMACs for 256 x 256' in line
+    assert cli.main(['check', '-opt', 'x.yml', '--force_yml', 'train:ema_decay=2']) == 2
+    assert 'train.ema_decay: must be at most 1' in capsys.readouterr().err
+
+
+def test_check_reports_every_file_and_continues(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    faulty = put(stock_options(project), 'train.ema_decy', 0.9)
+    write_options(project / 'y.yml', put(faulty, 'datasets.val.dataroot_lq', '/elsewhere'))
+    (project / 'z.yml').write_text('a: [')
+    assert cli.main(['check', '-opt', 'z.yml', 'y.yml', 'gone.yml', 'x.yml']) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith('x.yml: OK')
+    starts = [line.split(': ')[:2] for line in err.splitlines()]
+    assert [s[0] for s in starts] == ['z.yml', 'y.yml', 'y.yml', 'gone.yml']
+    cli.main(['check', '-opt', 'y.yml', '--no-data'])
+    assert [line.split(': ')[1] for line in capsys.readouterr().err.splitlines()] == [
+        'train.ema_decy'
+    ]
+
+
+# ---- unfoldldm list -----------------------------------------------------------------------------
+
+
+def test_list_shows_what_the_import_registered(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(['list']) == 0
+    out = capsys.readouterr().out
+    for name in ('UnfoldLDM', 'RestorationModel', 'ISDALoss', 'SyntheticDegradationDataset'):
+        assert f'\n  {name} ' in out
+    assert 'MSRResNet' not in out
+    assert 'No folder ./options here' in out
+
+
+def test_every_registered_class_has_a_line_of_documentation():
+    entries = [e for group in list_command.registered_classes().values() for e in group]
+    assert [name for name, summary in entries if len(summary) < 20] == []
+
+
+def test_list_shows_each_network_of_the_option_files_once(project, capsys):
+    folder = project / 'options' / 'deep'
+    folder.mkdir(parents=True)
+    options = stock_options(project)
+    write_options(folder / 'a.yml', options)
+    write_options(folder / 'b.yml', put(options, 'name', 'other'))
+    write_options(folder / 'c.yml', put(options, 'network_g.num_feat', 64))
+    rows = list_command.networks_in(project / 'options')
+    assert [row.files for row in rows] == [('deep/a.yml', 'deep/b.yml'), ('deep/c.yml',)]
+    write_options(folder / 'd.yml', put(options, 'network_g.num_fea', 64))
+    assert cli.main(['list', '--options', str(project / 'options')]) == 1
+    out = capsys.readouterr().out
+    assert 'num_fea' in out
+    assert 'deep/a.yml, deep/b.yml' in out
+
+
+# ---- unfoldldm doctor ---------------------------------------------------------------------------
+
+
+def test_doctor_finds_this_installation_sound(capsys):
+    assert cli.main(['doctor']) == 0
+    out = capsys.readouterr().out
+    for word in ('python', 'torch', 'basicsr          1.4.2', 'classes of this package', 'GPU'):
+        assert word in out
+    assert 'FAULT' not in out
+
+
+BROKEN = """
+import os, sys
+class Watch:
+    def find_spec(self, name, *_):
+        if name == 'torch':
+            print('policy', os.environ.get('OMP_WAIT_POLICY'))
+sys.meta_path.insert(0, Watch())
+sys.orig_argv = ['python', 'unfoldldm', 'doctor']
+sys.modules['basicsr'] = None
+from unfoldldm_basicsr.cli import main
+print('status', main(['doctor']))
+import torch
+x = torch.ones(2**26)
+print('kB', open('/proc/self/smaps_rollup').read().split('AnonHugePages:')[1].split()[0])
+"""
+
+
+@pytest.fixture(scope='module')
+def broken():
+    """The doctor without BasicSR; tells how threads wait and what large tensors lie on."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*process.WAITING, memory.VARIABLE):
+            patch.delenv(name, raising=False)
+        return run_python('-c', BROKEN)
+
+
+def test_doctor_runs_on_a_broken_installation_and_gives_the_fix(broken):
+    assert 'status 1' in broken.stdout, broken.stderr
+    assert 'pip install --no-build-isolation basicsr==1.4.2' in broken.stdout
+    assert 'Traceback' not in broken.stderr
+
+
+def test_how_threads_wait_is_chosen_before_openmp_is_loaded(broken):
+    assert broken.stdout.startswith('policy PASSIVE'), broken.stderr
+
+
+@pytest.mark.skipif(
+    memory.kernel_mode() != 'madvise', reason='the kernel gives no large pages on demand'
+)
+def test_large_tensors_of_the_commands_lie_on_large_pages(broken):
+    assert int(broken.stdout.split('kB')[-1]) > 2**17, broken.stderr  # of 2**18
+
+
+@pytest.mark.parametrize('program', ['train', 'test'])
+def test_trainings_and_tests_ask_for_large_pages_too(program, monkeypatch):
+    asked = []
+    monkeypatch.delenv(memory.VARIABLE, raising=False)
+    monkeypatch.setattr(sys, 'argv', [program])
+    monkeypatch.setattr(
+        f'basicsr.{program}.{program}_pipeline',
+        lambda root: asked.append(os.environ.get(memory.VARIABLE)),
+    )
+    getattr(unfoldldm_basicsr, program).main(['-opt', 'x.yml'])
+    assert asked == ['1']
+
+
+def test_doctor_tells_what_becomes_of_large_pages(monkeypatch, capsys):
+    monkeypatch.setenv(memory.VARIABLE, '0')
+    assert 'THP_MEM_ALLOC_ENABLE=0' in memory.state()
+    monkeypatch.delenv(memory.VARIABLE)
+    assert memory.state().startswith('off')
+    cli.main(['doctor'])
+    assert os.environ[memory.VARIABLE] == '1'
+    assert re.search(r'large pages +(on|refused|not)', capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ('gpu', 'usable', 'named', 'expected'),
+    [
+        (False, (), '', 'torch (on the CPU)'),
+        (False, (), 'triton', 'torch (on the CPU, UNFOLDLDM_SCAN=triton only counts on a GPU)'),
+        (
+            False,
+            (),
+            'tritn',
+            "UNFOLDLDM_SCAN: unknown scan backend 'tritn'. Did you mean 'triton'?",
+        ),
+        (True, ('triton',), '', 'triton (on the GPU)'),
+        (True, ('triton',), 'torch', 'torch (on the GPU)'),
+        (True, (), '', 'torch (on the GPU)'),
+        (True, ('triton',), 'mamba', "UNFOLDLDM_SCAN: scan backend 'mamba' is not usable here: no"),
+    ],
+)
+def test_doctor_shows_the_scan_backend_that_will_be_taken(
+    monkeypatch, capsys, gpu, usable, named, expected
+):
+    monkeypatch.setenv(dispatch.ENVIRONMENT, named)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    unusable = {'mamba', 'triton'} - set(usable)
+    monkeypatch.setattr(dispatch, '_why_not', lambda name: 'no' if name in unusable else '')
+    lines = list(doctor_command.check_device())
+    assert expected in lines[-1].state
+    faulty = 'UNFOLDLDM_SCAN: ' in expected
+    fix = 'unset UNFOLDLDM_SCAN, or set it to one of: torch'
+    assert lines[-1].fix.startswith(fix) if faulty else lines[-1].fix == ''
+
+
+def test_doctor_names_missing_and_unsuitable_versions(monkeypatch):
+    versions = {'torch': '2.3.1', 'scipy': '2.0.0', 'lmdb': None, 'numpy': '2.1.0'}
+    monkeypatch.setattr(doctor_command, 'installed_version', lambda name: versions.get(name, '99'))
+    lines = {line.name: line for line in doctor_command.check_required()}
+    assert lines['torch'].fix == "pip install 'torch>=2.4' torchvision"
+    assert lines['scipy'].fix == "pip install 'scipy<2'"
+    assert lines['lmdb'].state == 'not installed'
+    assert not lines['numpy'].fix
+
+
+# ---- the command line ---------------------------------------------------------------------------
+
+
+def test_no_command_is_left_out():
+    files = {p.stem for p in (ROOT / 'unfoldldm_basicsr' / 'commands').glob('*_command.py')}
+    assert {f'{name}_command' for name in cli.COMMANDS} == files
+
+
+def test_every_command_explains_itself(capsys):
+    for name in cli.COMMANDS:
+        assert name == cli.load_command(name).NAME
+        with pytest.raises(SystemExit) as caught:
+            cli.main([name, '--help'])
+        assert caught.value.code == 0
+        assert f'usage: unfoldldm {name}' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(['--help'])
+    out = capsys.readouterr().out
+    assert all(f'\n    {name} ' in out for name in cli.COMMANDS)
+
+
+def test_user_errors_are_one_line_and_status_2(capsys):
+    assert cli.main(['list', '--options', '/no/such/folder']) == 2
+    assert capsys.readouterr().err == 'unfoldldm list: --options /no/such/folder: no such folder.\n'
+    with pytest.raises(FileNotFoundError):
+        cli.main(['list', '--options', '/no/such/folder', '--debug'])
+
+
+def test_key_errors_are_shown_without_quotes(monkeypatch, capsys):
+    def fail(args):
+        raise KeyError('network_g: no type.')
+
+    monkeypatch.setattr(list_command, 'run', fail)
+    assert cli.main(['list']) == 2
+    assert capsys.readouterr().err == 'unfoldldm list: network_g: no type.\n'
+
+
+def test_scripts_are_sound_shell():
+    for script in (*(ROOT / 'scripts').glob('*.sh'), ROOT / '.ci' / 'run'):
+        subprocess.run(['bash', '-n', str(script)], check=True)
+    assert 'scripts/test.sh' in (ROOT / '.ci' / 'run').read_text()
+
+
+def test_setup_refuses_a_python_that_basicsr_cannot_be_built_with(tmp_path):
+    code = (
+        'import setuptools, sys; sys.version_info = (3, 13, 0); '
+        'sys.argv = ["setup.py", "--version"]; '
+        f'exec(compile(open({str(Path(ROOT, "setup.py"))!r}).read(), "setup.py", "exec"), '
+        '{"__file__": "setup.py", "__name__": "__main__"})'
+    )
+    result = run_python('-c', code, cwd=tmp_path)
+    assert result.returncode == 1
+    assert 'BasicSR 1.4.2 is published as source only' in result.stderr
+
+
+def test_versions_agree_with_the_metadata_of_basicsr():
+    assert imports.find_basicsr()[0] == imports.BASICSR_VERSION
+
+
+@pytest.mark.parametrize(
+    ('words', 'variables', 'policy'),
+    [
+        (['python', '-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml'], {}, 'PASSIVE'),
+        (['/env/bin/python', '/env/bin/unfoldldm', 'restore'], {}, 'PASSIVE'),
+        (['python', '-m', 'unfoldldm_basicsr.train'], {'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE'),
+        (['python', '-m', 'unfoldldm_basicsr.train'], {'GOMP_SPINCOUNT': '100'}, None),
+        (['python', 'notebook.py'], {}, None),
+    ],
+)
+def test_threads_of_programs_sleep_while_they_wait_unless_the_user_decided(
+    monkeypatch, words, variables, policy
+):
+    for name in process.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, 'orig_argv', words)
+    process.let_threads_sleep()
+    assert os.environ.get('OMP_WAIT_POLICY') == policy
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'policy'),
+    [('X', '1', 'PASSIVE'), ('OMP_WAIT_POLICY', 'ACTIVE', 'ACTIVE'), ('KMP_BLOCKTIME', '0', '')],
+)
+def test_scripts_choose_the_policy_as_programs_do(tmp_path, name, value, policy):
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin' / 'python').symlink_to(sys.executable)
+    code = (
+        'cat setup.py pyproject.toml scripts/env.sh | cksum >"$UNFOLDLDM_VENV/unfoldldm.stamp"\n'
+        'source scripts/env.sh\nprintf "%s" "${OMP_WAIT_POLICY:-}"'
+    )
+    environment = {key: text for key, text in os.environ.items() if key not in process.WAITING}
+    environment |= {'UNFOLDLDM_VENV': str(tmp_path), name: value}
+    words = ['bash', '-c', code]
+    assert subprocess.check_output(words, cwd=ROOT, env=environment, text=True) == policy
