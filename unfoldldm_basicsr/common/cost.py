@@ -32,11 +32,7 @@ class Cost(NamedTuple):
 
 
 def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
-    """Cost of the network of an option file, for one RGB image of ``size`` x ``size`` pixels.
-
-    Args:
-        network_opt: ``network_g``: ``type`` and the constructor's arguments.
-        size: height and width of the image.
+    """Cost of the ``network_g`` of an option file, for one RGB image of ``size`` x ``size`` pixels.
 
     Raises:
         KeyError: no registered network of that type.
@@ -67,12 +63,7 @@ def build_on_meta(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Modu
 
 
 def module_cost(net: nn.Module, size: int = 256) -> Cost:
-    """Cost of one evaluation of a network on the meta device.
-
-    Args:
-        net: called with an RGB image; VLU-Net also gets its vector ``degradation``.
-        size: height and width of the image.
-    """
+    """Cost of a network on the meta device, for one RGB image of ``size`` x ``size`` pixels."""
     was_training = net.training
     net.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

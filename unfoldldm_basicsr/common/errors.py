@@ -31,35 +31,29 @@ class RunFailure(Exception):  # noqa: N818  (its subclasses say what kind of err
         on_all_ranks: every process of a distributed run raises it, so one of them speaks for all.
     """
 
-    on_all_ranks = False
+    on_all_ranks = True
 
 
 class SharedFailure(RunFailure):
     """What one rank met and all were told, so that all stop together."""
 
-    on_all_ranks = True
-
 
 class CheckpointWriteError(RunFailure, OSError):
     """A checkpoint could not be written."""
-
-    on_all_ranks = True
 
 
 class OutputWriteError(RunFailure, OSError):
     """A result (table, picture, ...) could not be written."""
 
-    on_all_ranks = True
-
 
 class ResumeError(RunFailure, ValueError):
     """A training state cannot be continued."""
 
-    on_all_ranks = True
-
 
 class DataFault(RunFailure, ValueError):  # noqa: N818
     """Images that cannot be read; the message names the files."""
+
+    on_all_ranks = False
 
     def __init__(self, message: str):
         # A loader process hands its error over as the text of a traceback.

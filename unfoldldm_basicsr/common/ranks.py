@@ -15,12 +15,8 @@ T = TypeVar('T')
 def together(opt: Mapping[str, Any], action: Callable[[], T]) -> list[T]:
     """Runs ``action`` on every rank; all must call it.
 
-    Args:
-        opt: options of the run: ``dist``, ``rank``, ``world_size``.
-        action: what to do here; its result is pickled.
-
     Returns:
-        The results in the order of the ranks.
+        The results, which are pickled, in the order of the ranks.
 
     Raises:
         SharedFailure: on all ranks when it failed on one, with the message of the first of them.

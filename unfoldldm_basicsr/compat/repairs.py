@@ -17,8 +17,6 @@ from unfoldldm_basicsr.common.errors import RunFailure
 class NonFiniteLossError(RunFailure, FloatingPointError):
     """A loss is not a number, or infinite."""
 
-    on_all_ranks = True
-
 
 def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
     """Replaces ``BaseModel.reduce_loss_dict``: a loss that is not finite ends the training.

@@ -114,11 +114,7 @@ def read_picture(path: str | Path) -> Picture:
 
 
 def decode(payload: bytes, origin: str) -> Picture:
-    """Decodes the content of an image file; its format is told by its first bytes.
-
-    Args:
-        payload: the bytes of the file.
-        origin: what to call it in errors.
+    """Decodes the content of an image file, called ``origin`` in errors; its first bytes tell how.
 
     Raises:
         ImageError: see :func:`read_picture`.

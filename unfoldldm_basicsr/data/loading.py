@@ -127,9 +127,7 @@ def _files_of(entry: object) -> list[str]:
 class ItemReader:
     """Reads items of a data set of any class in limited time, with errors that name their files.
 
-    Args:
-        dataset: the data set.
-        options: its section of the option file.
+    ``options`` is its section of the option file.
     """
 
     def __init__(self, dataset: Dataset, options: Mapping):
@@ -197,12 +195,7 @@ class TrainingItems(ItemReader, Dataset):
     An item that cannot be read, or takes longer than ``timeout`` seconds, is an error that names
     its files. With ``on_error: skip`` the next readable item takes its place, drawn with the same
     seed; each unreadable one is logged once, and the run ends when they are more than
-    ``max_error_share`` of the set.
-
-    Args:
-        dataset: the data set.
-        options: its section of the option file.
-        workers: number of loader processes.
+    ``max_error_share`` of the set. ``workers`` counts the loader processes.
     """
 
     def __init__(self, dataset: Dataset, options: Mapping, workers: int = 0):

@@ -119,11 +119,5 @@ def _check_listed(root: str, missing: list[str], names: Collection[str], what: s
 
 
 def open_source(root: str | os.PathLike, kind: str, names: list[str] | None = None) -> ImageSource:
-    """The images of ``root``.
-
-    Args:
-        root: ``~`` is expanded.
-        kind: ``io_backend.type``, disk or lmdb.
-        names: only these images, see the classes.
-    """
+    """The images of ``root``, of a folder or LMDB (``kind``: ``io_backend.type``)."""
     return (LmdbImages if kind == 'lmdb' else FolderImages)(os.path.expanduser(root), names)

@@ -43,10 +43,7 @@ class DegradationOverride:
     def stand_in(self, dataset: Dataset, index: int, batch: Batch) -> dict[str, Tensor]:
         """``lq`` (1, 3, H, W) and ``degradation`` (1,) that the embedding gets for an item.
 
-        Args:
-            dataset: validation set.
-            index: of the item.
-            batch: the item as a batch of one.
+        ``batch`` is the item as a batch of one.
 
         Raises:
             ValueError: the items have no label, or the set has none of the degradation.

@@ -77,8 +77,6 @@ def correction_figures(trace: UnfoldTrace, lq: Tensor) -> dict[str, Tensor]:
 class DivergenceError(RunFailure, RuntimeError):
     """The steps of the network have grown out of all proportion, on all ranks alike."""
 
-    on_all_ranks = True
-
 
 class StepWatch:
     """Warns when the gradient step is larger than the image range, and stops when it stays so.

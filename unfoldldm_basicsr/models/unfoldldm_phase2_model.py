@@ -25,14 +25,7 @@ from torch.utils.data import Dataset
 from unfoldldm_basicsr.common.contract import NEW_IN_PHASE2
 from unfoldldm_basicsr.common.declaration import Problem, count
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.models.unfoldldm_phase1_model import (
-    UNFOLDING_RULES,
-    UnfoldingTrain,
-    UnfoldLDMPhase1Model,
-    loss_is,
-    uses_ldm,
-    validation_prior,
-)
+from unfoldldm_basicsr.models import unfoldldm_phase1_model as phase1
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork
@@ -46,7 +39,7 @@ FIRST_PHASE1 = (
 )
 
 
-class Phase2Train(UnfoldingTrain):
+class Phase2Train(phase1.UnfoldingTrain):
     """``train``."""
 
     diffusion_opt: dict[str, Any]
@@ -74,8 +67,8 @@ class Phase2Val(ValOptions):
 
 def is_phase2(run: Run) -> Iterator[Problem]:
     """Phase II of the network, and what the priors of ablations rule out."""
-    phase, source = run.network_sections['network_g'].get('phase', 2), validation_prior(run)
-    if not uses_ldm(run):
+    phase, source = run.network_sections['network_g'].get('phase', 2), phase1.validation_prior(run)
+    if not phase1.uses_ldm(run):
         message = 'without the diffusion there is no Phase II; train use_ldm: false with '
         yield Problem('network_g.use_ldm', f'{message}UnfoldLDMPhase1Model.')
     if run.val.tile and source in ('oracle', 'shuffled'):
@@ -91,7 +84,7 @@ def starts_from_phase1(run: Run) -> Iterator[Problem]:
     if not run.is_train:
         return
     train, path, place = run.train, run.path, 'path.pretrain_network_phase1'
-    yield from loss_is(run, 'diffusion_opt', 'LatentDiffusionLoss')
+    yield from phase1.loss_is(run, 'diffusion_opt', 'LatentDiffusionLoss')
     if train.prior_warmup_iter >= train.total_iter:
         message = f'must lie in [0, total_iter), got {train.prior_warmup_iter}.'
         yield Problem('train.prior_warmup_iter', message)
@@ -107,14 +100,14 @@ def starts_from_phase1(run: Run) -> Iterator[Problem]:
         yield Problem(place, f'{path.pretrain_network_phase1}: no such file. {FIRST_PHASE1}')
 
 
-PHASE2_RULES = (*UNFOLDING_RULES, is_phase2, starts_from_phase1)
+PHASE2_RULES = (*phase1.UNFOLDING_RULES, is_phase2, starts_from_phase1)
 
 
 # ---- the model ----------------------------------------------------------------------------------
 
 
 @register(MODEL_REGISTRY)
-class UnfoldLDMPhase2Model(UnfoldLDMPhase1Model):
+class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
     """Trains ``UnfoldLDM(phase=2)`` from the weights of Phase I (``path.pretrain_network_phase1``).
 
     ``network_g.phase: joint`` trains everything from scratch instead (ablation).

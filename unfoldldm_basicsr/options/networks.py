@@ -81,11 +81,6 @@ def blamed(build: Callable[..., object], arguments: Mapping, errors: tuple[type,
 
     Keys of a mapping are named with it, ``outer.inner``. For errors from the depths of a library,
     which do not say whose value they are about.
-
-    Args:
-        build: fails with ``arguments``.
-        arguments: keyword arguments.
-        errors: what a failure raises.
     """
     found = []
     for name, value in arguments.items():

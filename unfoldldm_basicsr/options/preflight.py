@@ -19,13 +19,7 @@ from typing import Any
 
 import torch
 from basicsr.models import lr_scheduler
-from basicsr.utils.registry import (
-    ARCH_REGISTRY,
-    DATASET_REGISTRY,
-    LOSS_REGISTRY,
-    METRIC_REGISTRY,
-    MODEL_REGISTRY,
-)
+from basicsr.utils import registry as registries
 
 from unfoldldm_basicsr.common.declaration import Options, show
 from unfoldldm_basicsr.common.sections import BasicDataset, MetricOptions
@@ -99,7 +93,7 @@ def examine(
     notes = translate(options)
     fill_defaults(options, is_train)
     options['is_train'] = is_train
-    model = registered(MODEL_REGISTRY, options.get('model_type'))
+    model = registered(registries.MODEL_REGISTRY, options.get('model_type'))
     if here:
         options['num_gpu'] = gpu_count(options, model, launcher)
     if resuming is None:
@@ -109,7 +103,9 @@ def examine(
         run = typed(model, options, problems)
         run.machine = Machine(here, launcher, resuming, options['num_gpu'])
         if model is None and isinstance(options.get('model_type'), str):
-            hint = did_you_mean(options['model_type'], [name for name, _ in MODEL_REGISTRY])
+            hint = did_you_mean(
+                options['model_type'], [name for name, _ in registries.MODEL_REGISTRY]
+            )
             message = f'no model {show(options["model_type"])} is registered.{hint}'
             problems.add('model_type', message)
         _check_classes(problems, run)
@@ -142,7 +138,7 @@ def _check_classes(problems: Problems, run: Run) -> None:
     for key, section in run.opt.items():
         if str(key).startswith('network_') and key not in problems.refused:
             run.networks[key] = _check_class(
-                problems, key, section, ARCH_REGISTRY, 'network',
+                problems, key, section, registries.ARCH_REGISTRY, 'network',
                 build=networks.on_meta, here=run.machine.here,
             )  # fmt: skip
     train, ours = section_values(run.opt, 'train'), rules.by(run.model, 'unfoldldm_basicsr')
@@ -153,9 +149,9 @@ def _check_classes(problems: Problems, run: Run) -> None:
         if problems.at(path) or not isinstance(section, Mapping):
             continue
         if name.endswith('_opt'):
-            known = registered(LOSS_REGISTRY, section.get('type')) is not None
+            known = registered(registries.LOSS_REGISTRY, section.get('type')) is not None
             if ours or stock or known or name in type(run.train).model_fields:
-                check(LOSS_REGISTRY, 'loss', build=_loss)
+                check(registries.LOSS_REGISTRY, 'loss', build=_loss)
         elif name == 'scheduler' and stock:
             check(
                 _SCHEDULES, 'schedule', ('optimizer', 'last_epoch'),
@@ -170,13 +166,15 @@ def _check_classes(problems: Problems, run: Run) -> None:
             problems.add(f'{path}.type', f'is missing.{written_as("type", section)}')
     for name, section in (run.val.metrics or {}).items():
         path, given = f'val.metrics.{name}', ('img', 'img2')
-        _check_class(problems, path, section, METRIC_REGISTRY, 'metric', given, base=MetricOptions)
+        _check_class(
+            problems, path, section, registries.METRIC_REGISTRY, 'metric', given, base=MetricOptions
+        )
     run.datasets = {}
     for phase, section in section_values(run.opt, 'datasets').items():
         path = f'datasets.{phase}'
         if not is_read(str(phase), run.is_train):
             continue
-        cls = _find(problems, path, section, DATASET_REGISTRY, 'data set')
+        cls = _find(problems, path, section, registries.DATASET_REGISTRY, 'data set')
         if cls is not None:
             declared, own = getattr(cls, 'Options', BasicDataset), hasattr(cls, 'Options')
             values = problems.read(path, declared, section, foreign=not own)

@@ -28,8 +28,6 @@ from unfoldldm_basicsr.weights.training_state import Sums, iterations_of, manife
 class NonFiniteWeightsError(RunFailure, ValueError):
     """Weights that must not be written."""
 
-    on_all_ranks = True
-
 
 def network_state(net: nn.Module) -> dict[str, Tensor]:
     """State dict of a bare network on the CPU.
@@ -139,13 +137,9 @@ class Checkpointer:
     def note_validation(
         self, dataset: str, iteration: int, best: Mapping[str, Any], keep: Iterable[str] = ()
     ) -> None:
-        """Records the validation that followed a checkpoint, and keeps weights that are the best.
+        """Records the validation of a data set that followed a checkpoint, with the best so far.
 
-        Args:
-            dataset: its name.
-            iteration: at which it was validated.
-            best: the best metrics so far.
-            keep: labels of ``net_*_best_LABEL.pth`` to write.
+        The weights are kept as ``net_*_best_LABEL.pth`` for each label in ``keep``.
 
         Raises:
             CheckpointWriteError: something cannot be written.

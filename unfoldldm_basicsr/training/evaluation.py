@@ -28,20 +28,12 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.common.ranks import together
 from unfoldldm_basicsr.data.loading import ItemReader, preserved_rng
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
+from unfoldldm_basicsr.training import validation_report as tables
 from unfoldldm_basicsr.training.batches import Batch, to_device
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.networks import Restored
 from unfoldldm_basicsr.training.panels import Panels
 from unfoldldm_basicsr.training.saved_images import SavedImages, image_name
-from unfoldldm_basicsr.training.validation_report import (
-    ImageResult,
-    averages,
-    degradation_rows,
-    table_lines,
-    unusual_values,
-    write_stage_psnr,
-    write_validation_csv,
-)
 
 
 class Evaluator:
@@ -68,7 +60,7 @@ class Evaluator:
         restore: Callable[[Batch], Restored],
         *,
         extras: Callable[[Dataset, int, Batch], Batch] = lambda *_: {},
-        measure: Callable[[Restored, Batch, ImageResult], None] | None = None,
+        measure: Callable[[Restored, Batch, tables.ImageResult], None] | None = None,
         prefix: str = '',
         note: str = '',
     ):
@@ -82,7 +74,9 @@ class Evaluator:
 
     # ---- measuring ----------------------------------------------------------------------------
 
-    def evaluate(self, dataloader: DataLoader, label: str, save_img: bool) -> list[ImageResult]:
+    def evaluate(
+        self, dataloader: DataLoader, label: str, save_img: bool
+    ) -> list[tables.ImageResult]:
         """Restores and measures a data set; every rank returns the results of all images in order.
 
         Args:
@@ -102,7 +96,9 @@ class Evaluator:
         results = [result for part in parts for result in part]
         return sorted(results, key=lambda result: result.index)
 
-    def _evaluate_share(self, loader: DataLoader, label: str, save_img: bool) -> list[ImageResult]:
+    def _evaluate_share(
+        self, loader: DataLoader, label: str, save_img: bool
+    ) -> list[tables.ImageResult]:
         """The images of this rank."""
         dataset, rank = loader.dataset, self.opt['rank']
         options = getattr(dataset, 'opt', {})
@@ -130,7 +126,7 @@ class Evaluator:
                 results.append(result)
         return results
 
-    def measure_image(self, restored: Restored, batch: Batch, result: ImageResult) -> None:
+    def measure_image(self, restored: Restored, batch: Batch, result: tables.ImageResult) -> None:
         """Scores a restored image with the metrics of the option file."""
         gt, finite = batch.get('gt'), bool(torch.isfinite(restored.output).all())
         if not finite:
@@ -169,30 +165,30 @@ class Evaluator:
         return improved
 
     def report(
-        self, dataset: str, results: list[ImageResult], iteration: int | str, tb_logger: Any
+        self, dataset: str, results: list[tables.ImageResult], iteration: int | str, tb_logger: Any
     ) -> None:
         """Writes the means of a validation to the log, CSV files and TensorBoard.
 
         Raises:
             OutputWriteError: a file cannot be written.
         """
-        for sentence in unusual_values(results):
+        for sentence in tables.unusual_values(results):
             get_root_logger().warning(sentence)
         lines, scalars = [f'Validation {dataset}{self.note}'], {}
-        for name, value in averages(results).items():
+        for name, value in tables.averages(results).items():
             line = f'\t # {name}: {value:.4f}'
             if dataset in self.best:
                 best = self.best[dataset][name]
                 line += f'\tBest: {best["val"]:.4f} @ {best["iter"]} iter'
             lines.append(line)
             scalars[name] = value
-        rows, folder = degradation_rows(results), Path(self.opt['path']['log'])
-        lines += [f'\t   {line}' for line in table_lines(rows)]
+        rows, folder = tables.degradation_rows(results), Path(self.opt['path']['log'])
+        lines += [f'\t   {line}' for line in tables.table_lines(rows)]
         for degradation, (_, means) in rows.items():
             scalars |= {f'{degradation}/{name}': value for name, value in means.items()}
-        write_validation_csv(results, folder / f'validation_{dataset}.csv', str(iteration))
+        tables.write_validation_csv(results, folder / f'validation_{dataset}.csv', str(iteration))
         path = folder / f'stage_psnr_{dataset}.csv'
-        for k, means in enumerate(write_stage_psnr(results, path, str(iteration)), start=1):
+        for k, means in enumerate(tables.write_stage_psnr(results, path, str(iteration)), start=1):
             hat, tilde, x = means
             lines.append(f'\t   stage {k}\tx_hat {hat:.2f} dB, x_tilde {tilde:.2f}, x {x:.2f}')
             scalars[f'stage_{k}/{self.prefix}psnr'] = x
@@ -205,12 +201,12 @@ class Evaluator:
         self.panels.write(tb_logger, dataset, iteration)
 
 
-def describe(index: int, batch: Batch, options: Mapping[str, Any]) -> ImageResult:
+def describe(index: int, batch: Batch, options: Mapping[str, Any]) -> tables.ImageResult:
     """Name and degradation of an item, a batch of one, of a data set with these ``options``."""
     degradation = batch.get('degradation_name')
     if isinstance(degradation, list | tuple):
         degradation = degradation[0]
-    return ImageResult(index, image_name(batch['lq_path'][0], options), degradation)
+    return tables.ImageResult(index, image_name(batch['lq_path'][0], options), degradation)
 
 
 def _image(batch: Tensor):

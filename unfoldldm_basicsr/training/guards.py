@@ -32,8 +32,6 @@ VALIDATION_ADVICE = 'Set val.tile (for example 512) to restore large images in p
 class NonFiniteTrainingError(RunFailure, RuntimeError):
     """Too many iterations in a row had a loss or gradient that is not finite."""
 
-    on_all_ranks = True
-
 
 class NonFiniteGuard:
     """Says which steps are skipped, keeps their batches, and ends a run of nothing else.

@@ -20,25 +20,13 @@ from unfoldldm_basicsr.common.ranks import on_rank_0
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.ops.ss2d import set_scan_backend
 from unfoldldm_basicsr.options.run import typed
+from unfoldldm_basicsr.training import guards, optimisation
 from unfoldldm_basicsr.training.batches import Batch, BatchPreparation, to_device
 from unfoldldm_basicsr.training.checkpointer import Checkpointer
 from unfoldldm_basicsr.training.evaluation import Evaluator
-from unfoldldm_basicsr.training.guards import (
-    VALIDATION_ADVICE,
-    SpeedMeter,
-    memory_advice,
-    name_idle_gpus,
-    peak_memory,
-)
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.memory import keep_freed_memory
 from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restore_image
-from unfoldldm_basicsr.training.optimisation import (
-    GradientClipper,
-    Groups,
-    build_optimizer,
-    parameter_groups,
-)
 from unfoldldm_basicsr.training.options import RULES, SECTIONS
 from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.randomness import set_rng_state
@@ -78,7 +66,7 @@ class RestorationModel(SRModel):
         for key, value in (('dist', False), ('rank', 0), ('world_size', 1), ('val', None)):
             opt.setdefault(key, value)
         self.run = typed(type(self), opt)
-        name_idle_gpus(self.is_train, dist=opt['dist'])
+        guards.name_idle_gpus(self.is_train, dist=opt['dist'])
         scan = self.run.top.scan_backend
         if scan is not None:  # without the key, what was chosen before stays
             set_scan_backend(None if scan == 'auto' else scan)
@@ -102,9 +90,10 @@ class RestorationModel(SRModel):
             self.init_training_settings()
 
     @classmethod
-    def trained_groups(cls, networks: Mapping[str, nn.Module]) -> Groups:
+    def trained_groups(cls, networks: Mapping[str, nn.Module]) -> optimisation.Groups:
         """Named parameter groups that a model of these bare ``network_*`` trains."""
-        groups, embedding = parameter_groups(networks['network_g']), networks.get('network_e')
+        groups = optimisation.parameter_groups(networks['network_g'])
+        embedding = networks.get('network_e')
         if cls.conditioning_class is not None and embedding is not None and cls.embedding_may_train:
             groups = {**groups, **cls.conditioning_class.trained_groups(embedding)}
         return groups
@@ -155,14 +144,14 @@ class RestorationModel(SRModel):
                 file, strict = path.pretrain_network_g, path.strict_load_g
                 load_weights(self.network.average, file, strict=strict)
         self.init_losses()
-        self.optimizer_g = build_optimizer(self.groups, train.optim_g)
+        self.optimizer_g = optimisation.build_optimizer(self.groups, train.optim_g)
         self.optimizers = [self.optimizer_g]
         self.learning_rate = LearningRate(self.optimizer_g, self.opt['train'])
         self.schedulers = [self.learning_rate]
         limit = None
         if train.use_grad_clip:
             limit = train.grad_clip_norm or self.default_grad_clip_norm()
-        clip = GradientClipper(self.groups, limit)
+        clip = optimisation.GradientClipper(self.groups, limit)
         self.step = TrainingStep(
             self.opt, self.run, self.seed, self.network.bare, self.optimizer_g, clip
         )
@@ -170,7 +159,7 @@ class RestorationModel(SRModel):
         self.checkpointer = Checkpointer(
             self.opt, self.weight_files, self.training_state, self.run.logger.keep_checkpoints
         )
-        self.speed = SpeedMeter()
+        self.speed = guards.SpeedMeter()
         stop_request.install()
 
     def init_losses(self) -> None:
@@ -262,7 +251,7 @@ class RestorationModel(SRModel):
     def get_current_log(self) -> OrderedDict[str, float]:
         """Losses, norms, speed and peak memory; for TensorBoard also the learning rates."""
         log = OrderedDict(self.log_dict)
-        log |= self.speed(self.current_iter) | peak_memory(self.device)
+        log |= self.speed(self.current_iter) | guards.peak_memory(self.device)
         if self.run.logger.use_tb_logger:
             log |= {f'lr_{g["group"]}': g['lr'] for g in self.optimizer_g.param_groups}
         return log
@@ -293,7 +282,7 @@ class RestorationModel(SRModel):
     @torch.no_grad()
     def restore(self, batch: Batch) -> Restored:
         """Restores ``batch['lq']`` in fp32 with the averaged weights where there are any."""
-        with self.network.evaluating() as net, memory_advice(VALIDATION_ADVICE):
+        with self.network.evaluating() as net, guards.memory_advice(guards.VALIDATION_ADVICE):
             return self.restore_with(net, batch)
 
     def restore_with(self, net: nn.Module, batch: Batch) -> Restored:

@@ -23,19 +23,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read, takes
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.data.degradations.blur import (
-    gaussian_blur,
-    gaussian_radius,
-    motion_blur,
-    motion_radius,
-)
-from unfoldldm_basicsr.data.degradations.sensor import (
-    gaussian_noise,
-    jpeg,
-    low_light,
-    poisson_noise,
-)
-from unfoldldm_basicsr.data.degradations.weather import haze, rain
+from unfoldldm_basicsr.data.degradations import blur, sensor, weather
 
 
 @dataclass(frozen=True)
@@ -161,7 +149,7 @@ class Degradation(Options):
 class GaussianNoise(Degradation):
     """Additive white Gaussian noise."""
 
-    apply = staticmethod(gaussian_noise)
+    apply = staticmethod(sensor.gaussian_noise)
     type: Literal['gaussian_noise'] = 'gaussian_noise'
     sigma: Deviation = (0.0, 50.0)
     """Standard deviation, 8-bit units."""
@@ -170,7 +158,7 @@ class GaussianNoise(Degradation):
 class PoissonNoise(Degradation):
     """Photon shot noise."""
 
-    apply = staticmethod(poisson_noise)
+    apply = staticmethod(sensor.poisson_noise)
     type: Literal['poisson_noise'] = 'poisson_noise'
     peak: _within(1.0, 1e6, 'down') = (20.0, 300.0)
     """Photons at intensity 1."""
@@ -179,7 +167,7 @@ class PoissonNoise(Degradation):
 class GaussianBlur(Degradation):
     """Defocus-like blur."""
 
-    apply = staticmethod(gaussian_blur)
+    apply = staticmethod(blur.gaussian_blur)
     type: Literal['gaussian_blur'] = 'gaussian_blur'
     sigma: _within(0.0, 50.0) = (0.2, 3.0)
     """Standard deviation, pixels."""
@@ -190,13 +178,13 @@ class GaussianBlur(Degradation):
 
     @property
     def reach(self) -> int:
-        return gaussian_radius(self.sigma[1])
+        return blur.gaussian_radius(self.sigma[1])
 
 
 class MotionBlur(Degradation):
     """Camera shake along a line or an arc."""
 
-    apply = staticmethod(motion_blur)
+    apply = staticmethod(blur.motion_blur)
     type: Literal['motion_blur'] = 'motion_blur'
     length: _within(0.0, 201.0) = (3.0, 21.0)
     """Length of the path, pixels."""
@@ -207,13 +195,13 @@ class MotionBlur(Degradation):
 
     @property
     def reach(self) -> int:
-        return motion_radius(self.length[1])
+        return blur.motion_radius(self.length[1])
 
 
 class LowLight(Degradation):
     """An under-exposed photo with the noise of its sensor."""
 
-    apply = staticmethod(low_light)
+    apply = staticmethod(sensor.low_light)
     type: Literal['low_light'] = 'low_light'
     gamma: _within(0.1, 10.0) = (1.5, 3.0)
     """Exponent of the tone curve."""
@@ -228,7 +216,7 @@ class LowLight(Degradation):
 class Jpeg(Degradation):
     """JPEG compression."""
 
-    apply = staticmethod(jpeg)
+    apply = staticmethod(sensor.jpeg)
     type: Literal['jpeg'] = 'jpeg'
     quality: _within(1, 100, 'down', integer=True) = (20, 90)
     """Quality as libjpeg counts it."""
@@ -237,7 +225,7 @@ class Jpeg(Degradation):
 class Rain(Degradation):
     """Rain streaks."""
 
-    apply = staticmethod(rain)
+    apply = staticmethod(weather.rain)
     type: Literal['rain'] = 'rain'
     density: _within(0.0, 0.2) = (0.001, 0.006)
     """Drops per pixel."""
@@ -254,7 +242,7 @@ class Rain(Degradation):
 class Haze(Degradation):
     """Haze that grows with the depth of the scene."""
 
-    apply = staticmethod(haze)
+    apply = staticmethod(weather.haze)
     type: Literal['haze'] = 'haze'
     beta: _within(0.0, 20.0) = (0.6, 2.4)
     """Scattering coefficient times the largest depth."""
