@@ -9,9 +9,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import plugin_options, stock_options, write_options
+from helpers import model_options, plugin_options, stock_options, write_options
+from tiny_network import TWO_GROUPS
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
+from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
 
@@ -73,3 +75,14 @@ def project(tmp_path):
     """A folder with data and a correct option file ``x.yml``."""
     write_options(tmp_path / 'x.yml', stock_options(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Builds a model of a network in ``tmp_path``; keywords change its section ``train``."""
+
+    def build(network=TWO_GROUPS, **train) -> RestorationModel:
+        torch.manual_seed(0)
+        return RestorationModel(model_options(tmp_path, network, **train))
+
+    return build

@@ -68,6 +68,11 @@ class Board(dict):
         self[name] = value
 
 
+def weights(net) -> Tensor:
+    """All parameters in one vector."""
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
 def state_of(net: nn.Module) -> dict[str, Tensor]:
     """A copy of the weights."""
     return {key: value.clone() for key, value in net.state_dict().items()}

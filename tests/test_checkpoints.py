@@ -9,14 +9,12 @@ import pickle
 import shutil
 import signal
 import struct
-import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import basicsr.train
 import pytest
-import tiny_network  # noqa: F401  (registers TinyConvNet)
 import torch
 from helpers import Attack, model_options
 from model_runs import Pictures, changed, spoilt, steps, validate
@@ -190,9 +188,11 @@ def test_a_moved_experiment_is_still_whole_from_any_folder(two, tmp_path_factory
 
 
 def test_killed_before_the_list_is_written_the_checkpoint_still_counts(two):
-    (two / LIST).rename(two / 'states' / '.4.state.json.77.tmp')
+    leftovers = [two / 'states' / '.4.state.json.77.tmp', two / 'models' / '.net_g_5.pth.77.tmp']
+    (two / LIST).rename(leftovers[0])
+    leftovers[1].write_bytes(b'half')
     assert go_on(options_of(two)).state['iter'] == 4
-    assert '.4.state.json.77.tmp' not in names(two)
+    assert not {path.name for path in leftovers} & set(names(two))
 
 
 # ---- disk full ----------------------------------------------------------------------------------
@@ -216,7 +216,9 @@ def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, r
         model.save(1, 5)
         assert set(names(two)) - set(before) == set(files_of(5))
         return
-    with pytest.raises(CheckpointWriteError, match=r'No space left on device.*--auto_resume') as e:
+    with pytest.raises(
+        CheckpointWriteError, match=r'cannot write .*: No space left on device.*--auto_resume'
+    ) as e:
         model.save(1, 5)
     assert '\n' not in str(e.value)
     assert names(two) == before
@@ -230,34 +232,6 @@ def test_an_error_that_is_not_of_the_disk_stays_what_it_is(two, monkeypatch):
         model.save(1, 5)
     assert not isinstance(caught.value, CheckpointWriteError)
     assert names(two) == before  # the weights of 5 and every temporary file are gone
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    place = tmp_path / 'disk'
-    place.mkdir()
-    command = ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(place)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip('mounting needs root')
-    yield place
-    subprocess.run(['umount', str(place)], check=True)
-
-
-@pytest.mark.faults
-def test_a_disk_that_is_really_full(small_disk):
-    model, saved = begin(small_disk), []
-
-    def train_on() -> None:
-        for iteration in range(1, 50):
-            steps(model, iteration)
-            model.save(0, iteration)
-            saved.append(iteration)
-
-    with pytest.raises(CheckpointWriteError, match='No space left on device'):
-        train_on()
-    assert found_in(small_disk) == saved[-1]
-    assert not [name for name in names(small_disk) if name.endswith('.tmp')]
 
 
 # ---- the checkpoint of another run ---------------------------------------------------------------
@@ -298,6 +272,8 @@ def test_a_state_beside_the_weights_of_another_run_is_refused_with_both_names(tw
 
 
 def test_newer_checkpoints_of_another_continuation_are_set_aside(two, log):
+    go_on(options_of(two, state=two / STATE))
+    assert not list(two.glob('set_aside_*')), 'it is the newest'
     model = go_on(options_of(two, state=state_file(two, 2)))
     steps(model, 3)
     model.save(0, 3)
@@ -312,12 +288,6 @@ def test_newer_checkpoints_of_another_continuation_are_set_aside(two, log):
     for path in aside.rglob('*.*'):  # moved back, it is whole again
         path.rename(two / path.parent.name / path.name)
     assert found_in(two) == 4
-
-
-def test_going_on_from_the_newest_checkpoint_moves_nothing(two, log):
-    go_on(options_of(two, state=two / STATE))
-    assert not list(two.glob('set_aside_*'))
-    assert 'another continuation' not in log.text
 
 
 @pytest.mark.parametrize('moved', range(1, 6))
@@ -342,15 +312,17 @@ def test_killed_while_setting_aside_no_checkpoint_is_half(two, moved, monkeypatc
     assert len([p for f in two.glob('set_aside_*') for p in f.rglob('*.*')]) == 6
 
 
-def test_retention_never_removes_the_checkpoint_just_written(two):
+def test_the_newest_checkpoints_are_kept_and_never_the_one_just_written_removed(two):
     for iteration in (40, 50):  # left behind by another continuation
         state_file(two, iteration).touch()
         (two / 'models' / f'net_g_{iteration}.pth').touch()
     model = begin(two)
-    model.checkpointer.keep = 1
-    model.save(0, 15)
-    rest = ['40.state', '50.state', 'net_g_40.pth', 'net_g_50.pth']
-    assert names(two) == sorted([*files_of(15), *rest])
+    model.checkpointer.keep = 2
+    model.save(-1, -1)
+    for iteration in (8, 9, 10, 11):
+        model.save(0, iteration)
+    rest = ['40.state', '50.state', 'net_g_40.pth', 'net_g_50.pth', 'net_g_latest.pth']
+    assert names(two) == sorted([*files_of(10, 11), *rest])
 
 
 def test_a_checkpoint_that_vanished_ends_no_training(two, monkeypatch):
@@ -439,14 +411,6 @@ def test_a_new_schedule_is_reported_and_applied_only_when_asked(two, tmp_path, l
     asked = options_of(two, state=two / STATE, apply_new_schedule=True, **changes)
     assert rates(go_on(asked), range(5, 9)) == new[4:]
     assert 'the new value applies from here on.' in log.text
-
-
-def test_asking_for_the_new_schedule_without_a_change_keeps_the_bits(two, tmp_path):
-    again = go_on(options_of(two, apply_new_schedule=True))
-    once_more = go_on(options_of(two))
-    for model in (again, once_more):
-        steps(model, 5)
-    assert changed(again.net_g, once_more.net_g.state_dict()) == set()
 
 
 def test_another_optimiser_or_network_is_refused(two):

@@ -258,27 +258,19 @@ def test_a_test_file_is_checked_as_such(stock):
 
 
 @pytest.mark.parametrize('kind', ['stock', 'plugin'])
-def test_less_than_one_pass_over_the_data_is_refused(request, kind):
-    """BasicSR would draw from the first part of the images only."""
-    options, place = request.getfixturevalue(kind), 'datasets.train.dataset_enlarge_ratio'
-    assert 'at least 1' in problems_at(put(options, place, 0.5), place)
-    assert problems_at(put(options, place, 1.5), place) == ''
-
-
-@pytest.mark.parametrize('kind', ['stock', 'plugin'])
-def test_not_all_images_may_be_unreadable(request, kind):
+@pytest.mark.parametrize(
+    ('place', 'wrong', 'says', 'right'),
+    [  # BasicSR would draw from the first part of the images only
+        ('datasets.train.dataset_enlarge_ratio', 0.5, 'at least 1', 1.5),
+        ('datasets.train.max_error_share', 1, 'less than 1', 0.99),
+        ('path.ignore_resume_networks', ['network_x'], "Did you mean 'network_g'", ['network_g']),
+        ('path.ignore_resume_networks', [['network_g']], 'no network', ['network_g']),
+    ],
+)
+def test_values_that_would_do_something_else_are_refused(request, kind, place, wrong, says, right):
     options = put(request.getfixturevalue(kind), 'datasets.train.on_error', 'skip')
-    place = 'datasets.train.max_error_share'
-    assert 'less than 1' in problems_at(put(options, place, 1), place)
-    assert problems_at(put(options, place, 0.99), place) == ''
-
-
-@pytest.mark.parametrize('kind', ['stock', 'plugin'])
-def test_only_networks_of_the_file_can_be_left_out_of_a_resumption(request, kind):
-    options, place = request.getfixturevalue(kind), 'path.ignore_resume_networks'
-    assert "Did you mean 'network_g'" in problems_at(put(options, place, ['network_x']), place)
-    assert 'no network' in problems_at(put(options, place, [['network_g']]), place)
-    assert problems_at(put(options, place, ['network_g']), place) == ''
+    assert says in problems_at(put(options, place, wrong), place)
+    assert problems_at(put(options, place, right), place) == ''
 
 
 def test_keeping_the_best_needs_a_validation(plugin):
@@ -291,21 +283,16 @@ def test_keeping_the_best_needs_a_validation(plugin):
 
 
 @pytest.mark.parametrize(
-    ('stages', 'start', 'ok'), [(2, 2, True), (2, 3, False), (1, 1, True), (1, None, False)]
+    ('stages', 'start', 'ok'),
+    [(2, 2, True), (2, 3, False), (1, 1, True), (1, None, False), (None, 99, False)],
 )
 def test_consistency_needs_a_stage_that_counts(plugin, stages, start, ok):
-    plugin = put(plugin, 'network_g.num_stages', stages)
+    plugin = put(plugin, 'network_g.num_stages', DELETE if stages is None else stages)
     if start is not None:
         plugin['train']['isda_opt']['start'] = start
     found = problems_at(plugin, 'train.isda_opt.start')
     assert (found == '') is ok
-    assert ok or f'num_stages is {stages}' in found
-
-
-def test_the_stages_that_a_network_has_by_default_count_too(plugin):
-    del plugin['network_g']['num_stages']
-    plugin['train']['isda_opt']['start'] = 99
-    assert 'would be 0' in problems_at(plugin, 'train.isda_opt.start')
+    assert ok or f'num_stages is {stages or 3}, so the loss would be 0' in found
 
 
 # ---- tiles --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import model_options, plugin_options, problems_at, put, stock_options, write_options
+from tiny_network import TWO_GROUPS
 
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.ops.ss2d import dispatch
@@ -93,17 +94,12 @@ def test_auto_is_one_gpu_for_one_process(start, tmp_path, two_gpus, monkeypatch,
     assert found == [(1, 1), (2, 0)]  # BasicSR's own split the batch
 
 
-def test_idle_gpus_are_named_with_the_command_that_uses_them(tmp_path, caplog, monkeypatch):
-    from basicsr.utils import get_root_logger
-
-    monkeypatch.setattr(get_root_logger(), 'propagate', True)
-    network = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2}
-    with caplog.at_level('INFO', 'basicsr'):
-        RestorationModel(model_options(tmp_path, network))
-        assert '--nproc_per_node' not in caplog.text
-        monkeypatch.setattr(compat_options, '_start', compat_options.Start(idle_gpus=3))
-        RestorationModel(model_options(tmp_path, network))
-    assert '--nproc_per_node=4 -m unfoldldm_basicsr.train' in caplog.text
+def test_idle_gpus_are_named_with_the_command_that_uses_them(make, log, monkeypatch):
+    make()
+    assert '--nproc_per_node' not in log.text
+    monkeypatch.setattr(compat_options, '_start', compat_options.Start(idle_gpus=3))
+    make()
+    assert '--nproc_per_node=4 -m unfoldldm_basicsr.train' in log.text
 
 
 def test_several_gpus_in_one_process_are_refused_before_the_run(plugin, tmp_path, two_gpus):
@@ -134,19 +130,13 @@ def chosen(monkeypatch):
 
 
 @pytest.mark.parametrize(('name', 'left'), [(None, 'triton'), ('auto', None), ('torch', 'torch')])
-def test_the_option_file_chooses_the_scan(tmp_path, chosen, name, left):
-    network = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2}
-    options = model_options(tmp_path, network)
+def test_the_option_file_chooses_the_scan_that_is_usable(tmp_path, chosen, name, left, monkeypatch):
+    options = model_options(tmp_path, TWO_GROUPS)
     RestorationModel(options if name is None else {**options, 'scan_backend': name})
     assert chosen() == left
-
-
-def test_a_scan_that_is_not_usable_ends_the_start(tmp_path, chosen, monkeypatch):
     monkeypatch.setattr(dispatch, '_why_not', lambda name: 'no CUDA device')
-    network = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2}
-    options = {**model_options(tmp_path, network), 'scan_backend': 'mamba'}
     with pytest.raises(ValueError, match='no CUDA device'):
-        RestorationModel(options)
+        RestorationModel({**options, 'scan_backend': 'mamba'})
 
 
 def test_a_scan_that_is_unknown_or_not_usable_is_refused(plugin, monkeypatch):

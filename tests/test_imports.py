@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,7 @@ def part_of(module: str) -> str:
     return next(name for name in names if name in LEVELS)
 
 
+@functools.cache
 def imports_of(module: str, path: Path, *, top_level: bool = False) -> list[tuple[str, int]]:
     """Imported names with their lines: modules of this package as ``archs.x``, others as ``>x``.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import pytest
-import tiny_network  # noqa: F401  (registers TinyConvNet)
 import torch
 from basicsr.data import build_dataset
 from dataset_options import paired, synthetic

@@ -32,6 +32,34 @@ class TinyConvNet(nn.Module):
         )
 
 
+@register(ARCH_REGISTRY)
+class TwoGroupTestNet(nn.Module):
+    """Two convolutions in two groups, a frozen teacher, optionally batch normalisation."""
+
+    def __init__(self, *, normalise: bool = False):
+        super().__init__()
+        self.restore = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3) if normalise else nn.Identity()
+        self.prior = nn.Conv2d(3, 3, 1)
+        self.step = nn.Parameter(torch.ones(1, 1))
+        self.step._no_weight_decay = True
+        self.teacher = nn.Conv2d(3, 3, 1).requires_grad_(False)
+
+    def parameter_groups(self):
+        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        return {
+            'restoration': [item for item in named if not item[0].startswith('prior')],
+            'prior': [item for item in named if item[0].startswith('prior')],
+        }
+
+    def forward(self, lq):
+        return lq + self.step * self.prior(self.norm(self.restore(lq))) + 0 * self.teacher(lq)
+
+
+TWO_GROUPS = {'type': 'TwoGroupTestNet'}
+NORMED = {**TWO_GROUPS, 'normalise': True}
+
+
 def unfoldldm_kwargs(**changes) -> dict:
     """Arguments of an UnfoldLDM that runs in milliseconds."""
     return {
