@@ -48,7 +48,9 @@ def _no_run_yet():
 @pytest.fixture
 def log(caplog, monkeypatch):
     """What BasicSR's logger wrote, from level INFO."""
-    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    from basicsr.utils import get_root_logger  # importable only with the package
+
+    monkeypatch.setattr(get_root_logger(), 'propagate', True)  # which its first call switches off
     with caplog.at_level(logging.INFO, 'basicsr'):
         yield caplog
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -40,6 +40,9 @@ class Contract:
             the host's weights alone are no start.
         parameter_groups: method that gives the named (name, parameter) pairs that are trained,
             scheduled and clipped together; each trainable parameter in one group.
+        needs_label: of a degradation embedding: the image alone does not tell its vector.
+        trained_jointly: it is trained together with the network; else it is frozen beside it.
+        save_backbone: whether its state dict holds its backbone; None where it has none.
     """
 
     inputs: frozenset[str]
@@ -49,6 +52,9 @@ class Contract:
     embed_dim: int | None = None
     host_keys: frozenset[str] | None = None
     parameter_groups: Callable[[], Mapping] | None = None
+    needs_label: bool = False
+    trained_jointly: bool = True
+    save_backbone: bool | None = None
 
     @property
     def takes_degradation(self) -> bool:
@@ -61,32 +67,11 @@ class Contract:
         return self.inputs >= {'return_trace', 'prior_source'}
 
 
-@dataclass(frozen=True)
-class EmbeddingContract:
-    """What a degradation embedding offers.
-
-    Attributes:
-        needs_label: the image alone does not tell its vector.
-        trained_jointly: it is trained together with the network; else it is frozen beside it.
-        save_backbone: whether its state dict holds its backbone; None where it has none.
-        embed_dim: length of its vectors.
-    """
-
-    needs_label: bool = False
-    trained_jointly: bool = True
-    save_backbone: bool | None = None
-    embed_dim: int | None = None
-
-
-def contract_of(net: nn.Module) -> Contract:
-    """What ``net``, without a wrapper for training, offers."""
-    inputs = frozenset(inspect.signature(net.forward).parameters)
-    return Contract(inputs=inputs, **_offered(net, Contract))
-
-
-def embedding_contract_of(embedding: nn.Module | type[nn.Module]) -> EmbeddingContract:
-    """What a degradation embedding, or its class, offers."""
-    return EmbeddingContract(**_offered(embedding, EmbeddingContract))
+def contract_of(net: nn.Module | type[nn.Module]) -> Contract:
+    """What ``net``, without a wrapper for training, or its class offers."""
+    names = (field.name for field in fields(Contract) if hasattr(net, field.name))
+    offered = {name: getattr(net, name) for name in names}
+    return Contract(**{'inputs': frozenset(inspect.signature(net.forward).parameters), **offered})
 
 
 def image_channels(cls: type[nn.Module], arguments: Mapping[str, Any]) -> int:
@@ -127,8 +112,3 @@ def check_tile(tile: int, overlap: int, size_multiple: int = 1) -> tuple[int, in
             f' {aligned_overlap + size_multiple} pixels or a smaller overlap.'
         )
     return aligned_tile, aligned_overlap
-
-
-def _offered(owner: object, contract: type) -> dict[str, Any]:
-    names = (name for name in contract.__dataclass_fields__ if name != 'inputs')
-    return {name: getattr(owner, name) for name in names if hasattr(owner, name)}

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read
 from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.common.sections import LoaderOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.data.options import DatasetOptions, title, within
 from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
@@ -24,15 +25,11 @@ _SET_CLASSES: dict[str, type[RestorationDataset]] = {
     'SyntheticDegradationDataset': SyntheticDegradationDataset,
     'PairedDegradationDataset': PairedDegradationDataset,
 }
-_HANDED_DOWN = (
-    'phase', 'scale', 'io_backend', 'color', 'gt_size', 'use_hflip', 'use_rot', 'seed',
-    'center_crop', 'crop_multiple', 'degradation_names', 'on_error',
-)  # fmt: skip
-_OF_THE_MIXTURE = (
-    'name', 'phase', 'scale', 'degradation_names', 'num_worker_per_gpu', 'batch_size_per_gpu',
-    'dataset_enlarge_ratio', 'use_shuffle', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory',
-    'persistent_workers', 'on_error', 'max_error_share', 'timeout',
-)  # fmt: skip
+_OF_ONE_SET = ('degradation_name', 'repeat')
+_OF_THE_MIXTURE = {*LoaderOptions.model_fields} - {'type', 'io_backend'} | {'degradation_names'}
+_HANDED_DOWN = {*DatasetOptions.model_fields} - {*LoaderOptions.model_fields, *_OF_ONE_SET} | {
+    'phase', 'scale', 'io_backend', 'on_error',
+}  # fmt: skip
 _LARGEST_EPOCH = 5_000_000
 
 
@@ -60,7 +57,7 @@ class MixedOptions(DatasetOptions):
     def _patches(cls, size: int | None, info: ValidationInfo) -> int | None:
         return size  # the sets may have it
 
-    @field_validator('degradation_name', 'repeat')
+    @field_validator(*_OF_ONE_SET)
     @classmethod
     def _of_one_set(cls, value: object, info: ValidationInfo) -> object:
         if value != cls.model_fields[info.field_name].default:
@@ -108,9 +105,8 @@ def _read_set(entry: object, common: Mapping[str, Any], mixture: str) -> Dataset
     elif str(kind) not in _SET_OPTIONS:
         hint = did_you_mean(str(kind), _SET_CLASSES)
         problems.append(Problem('type', f"is no class of a set: '{kind}'.{hint}"))
-    for key in _OF_THE_MIXTURE:
-        if key in entry:
-            problems.append(Problem(key, 'is not an option of a set, but of the mixture.'))
+    wrong = [key for key in entry if key in _OF_THE_MIXTURE]
+    problems += [Problem(key, 'is not an option of a set, but of the mixture.') for key in wrong]
     if 'weight' in entry and 'repeat' in entry:
         problems.append(Problem('weight', 'and repeat exclude each other.'))
     if problems:

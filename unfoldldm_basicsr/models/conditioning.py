@@ -20,7 +20,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.contract import embedding_contract_of
+from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.models.degradation_override import WRONG, DegradationOverride
@@ -121,7 +121,7 @@ def embedding_fits(run: Run) -> Iterator[Problem]:
     if run.is_train and run.train.mixing_augs is not None and run.train.mixing_augs.mixup:
         message = 'would blend images of different degradations; remove it.'
         yield Problem('train.mixing_augs.mixup', message)
-    yield from same_order(run, needed=embedding_contract_of(cls).needs_label)
+    yield from same_order(run, needed=contract_of(cls).needs_label)
     choice = run.val.degradation_override
     if choice is not None and len(names) < 2:
         message = 'needs data with at least two degradation_names.'
@@ -221,7 +221,7 @@ class Conditioning:
         net = build_network(run.opt['network_e'])
         self.groups = self.trained_groups(net) if may_train and run.is_train else {}
         self.is_trained = bool(self.groups)
-        self.needs_label = embedding_contract_of(net).needs_label
+        self.needs_label = contract_of(net).needs_label
         self._load(net)
         if not self.is_trained:
             net.requires_grad_(False).eval()
@@ -244,7 +244,7 @@ class Conditioning:
     @staticmethod
     def trained_groups(net: nn.Module) -> Groups:
         """The parameters of an embedding that is trained jointly, as a named group."""
-        if not embedding_contract_of(net).trained_jointly:
+        if not contract_of(net).trained_jointly:
             return {}
         trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
         return {GROUP: trained} if trained else {}
@@ -264,7 +264,7 @@ class Conditioning:
                 )
         elif record is not None:
             net.load_state_dict(record.state_dict)
-        elif self.run.is_train and embedding_contract_of(net).save_backbone is not None:
+        elif self.run.is_train and contract_of(net).save_backbone is not None:
             get_root_logger().warning(
                 f'path.pretrain_network_e is empty: the adapters of {type(net).__name__} keep '
                 'their random initial values for the whole training. Tune them first with '

@@ -7,15 +7,13 @@ import multiprocessing
 import os
 import random
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from basicsr.utils import dist_util, get_root_logger, set_random_seed
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.compat.imports import load_data_only
-from unfoldldm_basicsr.options.aliases import translate
-from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.environment import basicsr_logger_untouched, open_datasets
 from unfoldldm_basicsr.options.preflight import Report, examine
 from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
@@ -105,7 +103,6 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         refuse([str(error)])
     if args.debug and isinstance(options.get('name'), str):
         options['name'] = 'debug_' + options['name'].removeprefix('debug_')
-    notes = translate(options)
     resuming = is_train and _goes_on(options, root_path, args.auto_resume)
     report = examine(
         options,
@@ -118,12 +115,10 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     )
     if report.problems:
         refuse(report.problems)
+    asked, options = options.get('num_gpu', 'auto'), report.run.opt  # translated and completed
     for path in report.found.ignored:
         remove(options, path)
-    fill_defaults(options, is_train)
-    asked, options['num_gpu'] = (
-        options['num_gpu'], gpu_count(options, report.run.model, args.launcher)
-    )  # fmt: skip
+    options['num_gpu'] = gpu_count(options, report.run.model, args.launcher)
     idle_gpus = torch.cuda.device_count() - options['num_gpu'] if asked == 'auto' else 0
     try:
         _start_processes(options, args.launcher)
@@ -131,13 +126,11 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         refuse([str(error)])
     global _start
     drawn = options['manual_seed'] is None
-    _start = Start(
-        args.opt, args.auto_resume, drawn, idle_gpus, (*map(str, notes), *report.warnings)
-    )
+    notes = (*map(str, report.notes), *report.warnings)
+    _start = Start(args.opt, args.auto_resume, drawn, idle_gpus, notes)
     _seed(options)
     options['auto_resume'] = args.auto_resume
-    options['is_train'] = is_train
-    _open_datasets(report, options)
+    _open_datasets(report)
     _complete_paths(options, root_path, is_train)
     if is_train and 'debug' in options['name']:
         if options.get('val') is not None:
@@ -193,7 +186,7 @@ def _seed(options: dict) -> None:
     set_random_seed(options['manual_seed'] + options['rank'])
 
 
-def _open_datasets(report: Report, options: dict) -> None:
+def _open_datasets(report: Report) -> None:
     """Builds the data sets, for the pipeline to find; with the seeded generators, as BasicSR does.
 
     Raises:
@@ -203,7 +196,7 @@ def _open_datasets(report: Report, options: dict) -> None:
     if not report.run.machine.here:
         return
     with basicsr_logger_untouched():
-        _built.extend(open_datasets(report.found, replace(report.run, opt=options)))
+        _built.extend(open_datasets(report.found, report.run))
     if report.problems:
         refuse(report.problems)
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.contract import embedding_contract_of
+from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.weights.checkpoint import (
     DEGRADATION_KEY,
@@ -122,7 +122,7 @@ class Conditioning:
         self, embedding: nn.Module, classes: Sequence[str], degradation: str | int = AUTO
     ) -> None:
         self.embedding, self.classes = embedding.eval(), tuple(classes)
-        self.needs_label = embedding_contract_of(embedding).needs_label
+        self.needs_label = contract_of(embedding).needs_label
         self.label = self._index(str(degradation))
 
     def to(self, device: torch.device) -> Conditioning:
