@@ -80,13 +80,9 @@ def not_read(run: Run) -> frozenset[str]:
 def weights_are_there_and_fit(run: Run) -> Found:
     skipped = not_read(run)
     for key, value in section_values(run.opt, 'path').items():
-        place = f'path.{key}'
-        is_weights = key.startswith('pretrain_network_')
-        if (
-            not isinstance(value, str)
-            or place in skipped
-            or not (is_weights or key == 'resume_state')
-        ):
+        place, is_weights = f'path.{key}', key.startswith('pretrain_network_')
+        named = isinstance(value, str) and (is_weights or key == 'resume_state')
+        if not named or place in skipped:
             continue
         file = Path(value).expanduser()
         if not file.is_file():

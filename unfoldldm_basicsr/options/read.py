@@ -85,9 +85,9 @@ def read_option_file(path: str | Path) -> dict:
     except UnicodeDecodeError as error:
         raise ValueError(f'{path}: not a UTF-8 text file (byte {error.start}).') from error
     try:
-        options = yaml.load(text, Loader=OptionLoader)  # a SafeLoader
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f'{path}: {_one_line(error)}') from error
+        options = _load(text)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
     if not isinstance(options, dict):
         raise ValueError(f'{path}: not an option file: the top level must be "key: value" lines.')
     if _expanded_size(options) > _MAX_VALUES:
@@ -108,9 +108,17 @@ def parse_value(text: str) -> object:
     if text.strip().lower() == 'none':
         return None
     try:
+        return _load(text)
+    except ValueError as error:
+        raise ValueError(f"the value '{text}' is not YAML: {error}") from error
+
+
+def _load(text: str) -> object:
+    """A YAML document; ValueError says in one line what is wrong where."""
+    try:
         return yaml.load(text, Loader=OptionLoader)  # a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"the value '{text}' is not YAML: {_one_line(error)}") from error
+        raise ValueError(_one_line(error)) from error
 
 
 def apply_overrides(options: dict, entries: Iterable[str]) -> None:
@@ -126,45 +134,34 @@ def apply_overrides(options: dict, entries: Iterable[str]) -> None:
     for entry in entries:
         keys, equals, text = entry.partition('=')
         names = [k.strip() for k in keys.split(':')]
-        if not equals or not all(names) or not text.strip():
-            raise ValueError(
-                f"--force_yml '{entry}': write KEY:KEY=VALUE, for example train:total_iter=1000 "
-                '(VALUE ~ for none).'
-            )
         try:
-            value = parse_value(text.strip())
+            if not equals or not all(names) or not text.strip():
+                raise ValueError(
+                    'write KEY:KEY=VALUE, for example train:total_iter=1000 (VALUE ~ for none).'
+                )
+            _assign(options, names, parse_value(text.strip()))
         except ValueError as error:
             raise ValueError(f"--force_yml '{entry}': {error}") from error
-        _assign(options, names, value, entry)
 
 
-def _assign(options: dict, names: list[str], value: object, entry: str) -> None:
-    place: object = options
+def _assign(place: object, names: list[str], value: object) -> None:
     for depth, name in enumerate(names):
-        last = depth == len(names) - 1
-        where = ':'.join(names[:depth]) or 'the option file'
+        key: object = name
+        where, last = ':'.join(names[:depth]) or 'the option file', depth == len(names) - 1
         if isinstance(place, list):
-            if not name.isdigit() or int(name) >= len(place):
+            key = int(name) if name.isdigit() else len(place)
+            if key >= len(place):
                 raise ValueError(
-                    f"--force_yml '{entry}': {where} is a list of {len(place)} items, "
-                    f"'{name}' is none of them (counted from 0)."
+                    f"{where} is a list of {len(place)} items, '{name}' is none of them (counted "
+                    'from 0).'
                 )
-            key: object = int(name)
-        elif isinstance(place, dict):
-            key = name
-            if name not in place and name.partition('.')[0] in place:
-                raise ValueError(
-                    f"--force_yml '{entry}': keys are joined by colons, "
-                    f"'{name.replace('.', ':')}' instead of '{name}'."
-                )
-            if name not in place and not last:
-                raise ValueError(
-                    f"--force_yml '{entry}': {where} has no '{name}'.{did_you_mean(name, place)}"
-                )
-        else:
-            raise ValueError(
-                f"--force_yml '{entry}': {where} is a single value, it has no '{name}'."
-            )
+        elif not isinstance(place, dict):
+            raise ValueError(f"{where} is a single value, it has no '{name}'.")
+        elif name not in place and name.partition('.')[0] in place:
+            right = name.replace('.', ':')
+            raise ValueError(f"keys are joined by colons, '{right}' instead of '{name}'.")
+        elif name not in place and not last:
+            raise ValueError(f"{where} has no '{name}'.{did_you_mean(name, place)}")
         if last:
             place[key] = value
         else:
