@@ -36,16 +36,10 @@ NUMBERS = {
 TEXTS = ('e-4', '1e', 'v1.2.3', '1-2', 'x1e4')
 
 
-@pytest.mark.parametrize(('text', 'value'), NUMBERS.items())
-def test_numbers_are_numbers(text, value):
-    parsed = yaml.load(f'a: {text}', Loader=OptionLoader)['a']
-    assert parsed == value
-    assert type(parsed) is type(value)
-
-
-@pytest.mark.parametrize('text', TEXTS)
-def test_texts_stay_texts(text):
-    assert yaml.load(f'a: {text}', Loader=OptionLoader)['a'] == text
+def test_numbers_are_numbers_and_texts_stay_texts():
+    for text, value in {**NUMBERS, **{text: text for text in TEXTS}}.items():
+        parsed = yaml.load(f'a: {text}', Loader=OptionLoader)['a']
+        assert (type(parsed), parsed) == (type(value), value), text
 
 
 def test_basicsr_reads_through_the_safe_loader():
@@ -190,9 +184,12 @@ def test_both_spellings_of_local_rank_are_accepted(command, word):
     assert command(word)['rank'] == 0
 
 
-def test_train_paths_are_those_of_basicsr(command, tmp_path):
-    paths = command()['path']
-    root = tmp_path / 'experiments' / 'stock'
+def test_paths_are_those_of_basicsr_with_home_folders_expanded(command, tmp_path):
+    forced = ['datasets:val:dataroot_gt=~/x', 'path:resume_state=~/y']
+    options, home = command('--force_yml', *forced), os.path.expanduser('~')
+    paths, root = options['path'], tmp_path / 'experiments' / 'stock'
+    assert options['datasets']['val']['dataroot_gt'] == f'{home}/x'
+    assert paths['resume_state'] == f'{home}/y'
     assert paths['experiments_root'] == paths['log'] == str(root)
     names = ('models', 'training_states', 'visualization')
     assert [paths[n] for n in names] == [str(root / n) for n in names]
@@ -207,43 +204,35 @@ def test_test_paths_are_those_of_basicsr(command, tmp_path):
     assert options['is_train'] is False
 
 
-def test_home_folders_are_expanded(command):
-    options = command('--force_yml', 'datasets:val:dataroot_gt=~/x', 'path:resume_state=~/y')
-    home = os.path.expanduser('~')
-    assert options['datasets']['val']['dataroot_gt'] == f'{home}/x'
-    assert options['path']['resume_state'] == f'{home}/y'
-
-
 def test_debug_prefixes_the_name_once_and_validates_often(command):
     options = command('--debug', '--force_yml', 'name=debug_x')
     assert options['name'] == 'debug_x'
     assert options['val']['val_freq'] == options['logger']['save_checkpoint_freq'] == 8
 
 
-def test_keys_that_basicsr_demands_are_filled():
-    options = {'datasets': {'train': {}, 'val_2': {}}, 'val': {}}
+def test_keys_that_basicsr_demands_are_filled_and_whole_floats_become_counts():
+    options = {'datasets': {'train': {}, 'val_2': {}}, 'train': {'total_iter': 5e3}, 'val': {}}
     fill_defaults(options, is_train=True)
     train, val = options['datasets'].values()
     assert options['scale'] == 1
     assert options['logger']['use_tb_logger'] is False
     assert options['val'] == {'val_freq': 5000, 'save_img': False, 'suffix': None}
+    assert options['train'] == {'total_iter': 5000}
+    assert isinstance(options['train']['total_iter'], int)
     assert train['io_backend'] == val['io_backend'] == {'type': 'disk'}
     assert train['persistent_workers'] is True
-    assert 'persistent_workers' not in val  # torch refuses it without workers
+    assert 'persistent_workers' not in val
     assert val['name'] == 'val_2'
 
 
-def test_given_values_are_kept_and_whole_floats_become_counts():
+def test_given_values_are_kept():
     options = {
         'datasets': {'train': {'num_worker_per_gpu': 0, 'persistent_workers': True}},
-        'train': {'total_iter': 5e3, 'warmup_iter': -1},
         'val': {'val_freq': 1e2, 'suffix': 'x'},
     }
     fill_defaults(options, is_train=True)
-    assert options['train'] == {'total_iter': 5000, 'warmup_iter': -1}
-    assert isinstance(options['train']['total_iter'], int)
     assert options['val'] == {'val_freq': 100, 'suffix': 'x', 'save_img': False}
-    assert options['datasets']['train']['persistent_workers'] is False
+    assert options['datasets']['train']['persistent_workers'] is False  # torch refuses it
 
 
 def test_only_one_rank_reports_the_problems(command, capsys, monkeypatch):

@@ -22,8 +22,8 @@ NETWORK = {
     'dec_blk_nums': [1],
 }
 RESIDENT = """
-import torch
-from unfoldldm_basicsr.training.memory import keep_freed_memory
+import runpy, sys, torch
+keep_freed_memory = runpy.run_path(sys.argv[1])['keep_freed_memory']
 def kept():
     before = resident()
     x = torch.ones(2**26)
@@ -45,7 +45,7 @@ def _undecided(monkeypatch):
 
 @GLIBC
 def test_memory_of_a_freed_tensor_stays_with_the_process_where_asked():
-    result = run_python('-c', RESIDENT)
+    result = run_python('-c', RESIDENT, memory.__file__)
     assert result.stdout.split() == ['False', 'True', 'True'], result.stderr
 
 

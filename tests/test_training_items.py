@@ -70,6 +70,12 @@ def same(first: list[dict], second: list[dict]) -> bool:
     )
 
 
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    """torch waits so many seconds for a loader process that does not end."""
+    monkeypatch.setattr(torch.utils.data._utils, 'MP_STATUS_CHECK_INTERVAL', 0.5)
+
+
 @pytest.fixture
 def photos(tmp_path) -> dict:
     write_photos(tmp_path / 'photos', 3, (24, 32))
@@ -101,6 +107,7 @@ def test_a_resumed_run_gets_the_batches_that_the_uninterrupted_one_would(photos,
     whole = batches(options)
     assert len(whole) == 3 * STEPS
     assert not same(whole[:STEPS], whole[STEPS : 2 * STEPS])
+    assert not same(batches(options | {'manual_seed': 6}, count=STEPS), whole[:STEPS])
     random.random(), np.random.rand(3), torch.rand(5)  # noqa: NPY002  (another history)
     assert same(batches(options, after), whole[after:])
 
