@@ -237,10 +237,8 @@ def test_stock_data_sets_name_the_files_too(stock):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_skipping_takes_the_next_image_with_the_same_draw(broken, workers, caplog, monkeypatch):
-    logger = logging.getLogger('basicsr')
-    monkeypatch.setattr(logger, 'propagate', True)
-    logger.setLevel(logging.ERROR)  # as BasicSR does on every rank above 0
+def test_skipping_takes_the_next_image_with_the_same_draw(broken, workers, log):
+    logging.getLogger('basicsr').setLevel(logging.ERROR)  # as BasicSR does on every rank above 0
     policy = {'on_error': 'skip', 'max_error_share': 0.5, 'num_worker_per_gpu': workers}
     found = batches(run_options(broken | policy))
     names = [Path(path).name for batch in found for path in batch['gt_path']]
@@ -248,8 +246,8 @@ def test_skipping_takes_the_next_image_with_the_same_draw(broken, workers, caplo
     assert same(found, batches(run_options(broken | policy | {'num_worker_per_gpu': 0})))
     assert same(found[5:], batches(run_options(broken | policy), after=5))
     if workers == 0:  # once for each item of the photo, however often it is drawn
-        assert caplog.text.count('left out') <= 3 * 3
-        assert 'img_1.png' in caplog.text
+        assert log.text.count('left out') <= 3 * 3
+        assert 'img_1.png' in log.text
 
 
 def test_too_many_unreadable_images_end_the_run(broken):

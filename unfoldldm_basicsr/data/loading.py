@@ -55,12 +55,6 @@ class SeededIndex(int):
         return int(self), self.seed
 
 
-def draw_seed(seed: int, epoch: int, position: int) -> int:
-    """Seed of the item at a place of an epoch, the places counted over all ranks."""
-    digest = hashlib.blake2b(f'{seed}/{epoch}/{position}'.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, 'big') >> 1
-
-
 class SeededSampler(Sampler):
     """Order of the images of each epoch, a function of seed and epoch only.
 
@@ -87,7 +81,8 @@ class SeededSampler(Sampler):
         order = torch.randperm(self.num_samples * self.num_replicas, generator=generator)
         order %= len(self.dataset)
         for position in range(used * self.num_replicas + self.rank, len(order), self.num_replicas):
-            yield SeededIndex(int(order[position]), draw_seed(self.seed, epoch, position))
+            draw = hashlib.blake2b(f'{self.seed}/{epoch}/{position}'.encode(), digest_size=8)
+            yield SeededIndex(int(order[position]), int.from_bytes(draw.digest(), 'big') >> 1)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -226,7 +221,10 @@ class TrainingItems(ItemReader, Dataset):
         while True:
             self.reading[place] = index
             try:
-                seed_item(seed)
+                if seed is not None:
+                    random.seed(seed)
+                    np.random.seed(seed % 2**32)  # noqa: NPY002  (of BasicSR's augmentations)
+                    torch.default_generator.manual_seed(seed)  # torch's own would seed GPUs too
                 with time_limit(self.timeout, self.timeout_key):
                     return self.dataset[index]
             except self.faults() as error:
@@ -261,15 +259,6 @@ class TrainingItems(ItemReader, Dataset):
             # As an error, because BasicSR lets the other ranks say nothing less.
             text = f'left out, the next image takes its place (number {count} of {len(self)})'
             _log.error('%s: %s: %s', self.name, text, message)
-
-
-def seed_item(seed: int | None) -> None:
-    """Seeds the global generators on the CPU."""
-    if seed is None:
-        return
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  (BasicSR's augmentations use the global generator)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
 
 
 @contextmanager

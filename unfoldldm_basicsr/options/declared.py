@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from basicsr.utils.registry import METRIC_REGISTRY
 from pydantic import AfterValidator, Field, Strict, create_model
 
 from unfoldldm_basicsr.common.declaration import Options
@@ -55,6 +56,13 @@ def options_of(
         # The name of a field is free of what pydantic keeps for itself; the alias is the key.
         fields[f'key_{len(fields)}'] = (annotation, Field(default, alias=name))
     return create_model(f'{owner.__name__}Options', __base__=base, **fields)
+
+
+def needs_truth(metric: object) -> bool:
+    """Whether a metric of that name compares an image with its ground truth."""
+    function = registered(METRIC_REGISTRY, metric)
+    truth = function and inspect.signature(function).parameters.get('img2')
+    return truth is not None and truth.default is _EMPTY
 
 
 def takes_any_key(owner: Callable) -> bool:

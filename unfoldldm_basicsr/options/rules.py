@@ -13,12 +13,12 @@ import torch
 from basicsr.models.hifacegan_model import HiFaceGANModel
 from basicsr.models.srgan_model import SRGANModel
 from basicsr.models.stylegan2_model import StyleGAN2Model
-from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import Problem, keys_of, show
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.options.declared import registered
+from unfoldldm_basicsr.options.declared import needs_truth, registered
 from unfoldldm_basicsr.options.run import Run, is_read, section_values
 
 Found = Iterator[Problem]
@@ -130,9 +130,7 @@ def metrics_have_a_truth(run: Run) -> Found:
     if not sets or any(str(s.get('type')) not in _WITHOUT_GT for s in sets):
         return
     for name, metric in (run.val.metrics or {}).items():
-        function = registered(METRIC_REGISTRY, metric.get('type'))
-        truth = function and inspect.signature(function).parameters.get('img2')
-        if truth is not None and truth.default is inspect.Parameter.empty:
+        if needs_truth(metric.get('type')):
             message = 'compares with a ground truth, but no validation set has one: remove it.'
             yield Problem(f'val.metrics.{name}', message)
 

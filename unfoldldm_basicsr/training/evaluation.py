@@ -8,7 +8,6 @@ loaders do the same), which draws nothing from the global random generators.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from math import inf, log10, nan
 from pathlib import Path
@@ -18,7 +17,6 @@ import cv2
 import numpy as np
 import torch
 from basicsr.utils import get_root_logger, tensor2img
-from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -28,6 +26,7 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.common.ranks import together
 from unfoldldm_basicsr.data.loading import ItemReader, preserved_rng
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
+from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.training import validation_report as tables
 from unfoldldm_basicsr.training.batches import Batch, to_device
 from unfoldldm_basicsr.training.interruption import stop_request
@@ -136,7 +135,7 @@ class Evaluator:
         as_array = _image if rounded else _unrounded
         images = {key: as_array(image) for key, image in tensors.items() if self.metrics}
         for name, options in self.metrics.items():
-            if gt is None and _needs_gt(options['type']):
+            if gt is None and needs_truth(options['type']):
                 continue
             options = {key: value for key, value in options.items() if key != 'better'}
             value = float(calculate_metric(images, options, rounded=rounded)) if finite else nan
@@ -217,11 +216,6 @@ def _image(batch: Tensor):
 def _unrounded(batch: Tensor) -> np.ndarray:
     """The same as floats in 0..255, neither rounded nor clipped."""
     return batch[0].detach().cpu().double().numpy()[::-1].transpose(1, 2, 0) * 255
-
-
-def _needs_gt(metric: str) -> bool:
-    parameter = inspect.signature(METRIC_REGISTRY.get(metric)).parameters.get('img2')
-    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 def _float_psnr(image: Tensor, gt: Tensor) -> float:
