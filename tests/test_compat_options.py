@@ -242,7 +242,10 @@ def test_only_one_rank_reports_the_problems(command, capsys, monkeypatch):
     assert capsys.readouterr().err == ''
 
 
-def test_resuming_from_the_copy_of_the_option_file_leaves_it_alone(tmp_path):
+def test_resuming_from_the_copy_of_the_option_file_leaves_it_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys, 'argv', ['train', '-opt', 'caf\udce9/x.yml']
+    )  # a name that is no UTF-8
     copy = write_options(tmp_path / 'x.yml', {'name': 'x'})
     text = copy.read_text()
     basicsr.train.copy_opt_file(str(copy), str(tmp_path))
@@ -250,3 +253,4 @@ def test_resuming_from_the_copy_of_the_option_file_leaves_it_alone(tmp_path):
     basicsr.train.copy_opt_file(str(copy), str(tmp_path / 'run'))
     assert (tmp_path / 'run' / 'x.yml').read_text().endswith(text)
     assert (tmp_path / 'run' / 'x.yml').read_text().startswith('# GENERATE TIME')
+    assert r'caf\udce9/x.yml' in (tmp_path / 'run' / 'x.yml').read_text()

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from basicsr.data import build_dataset
@@ -16,10 +17,11 @@ from basicsr.utils.logger import initialized_logger
 from dataset_options import NOTHING, epochs, paired, refusals, synthetic
 from helpers import write_photos
 from odd_images import PLAIN, READ, REFUSED, assert_values, pillow
-from tiny_network import TinyConvNet
+from tiny_network import TinyConvNet, save_weights
 from torch import nn
 
 from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.listing import find_images, read_meta_info
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs
@@ -27,7 +29,6 @@ from unfoldldm_basicsr.data.pixels import ImageError
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.training.validation_report import append_rows
-from unfoldldm_basicsr.weights.checkpoint import network_meta
 
 
 def identity(path):
@@ -35,8 +36,7 @@ def identity(path):
     net = TinyConvNet()
     nn.init.zeros_(net.tail.weight)
     nn.init.zeros_(net.tail.bias)
-    torch.save({'params': net.state_dict(), 'arch': network_meta({'type': 'TinyConvNet'})}, path)
-    return path
+    return save_weights(path, net)
 
 
 @pytest.fixture(scope='module')
@@ -179,6 +179,9 @@ def test_names_that_are_no_utf8_are_read_listed_and_told(tmp_path):
     assert dataset.fingerprint()['images'] == 1
     append_rows(tmp_path / 'table.csv', ['image'], [[os.path.basename(dataset[0]['gt_path'])]])
     assert b'caf\xe9.png' in (tmp_path / 'table.csv').read_bytes()
+    write_csv(pd.DataFrame({'image': ['caf\udce9']}), tmp_path / 'images.csv')
+    assert (tmp_path / 'images.csv').read_bytes() == b'image\ncaf\xe9\n'
+    assert list(read_csv(tmp_path / 'images.csv').image) == ['caf\udce9']
     (tmp_path / 'list.txt').write_bytes(b'caf\xe9.png\n')
     listed = synthetic(tmp_path / 'gt', 'val', meta_info_file=str(tmp_path / 'list.txt'))
     photo = build_dataset(listed)[0]['gt']

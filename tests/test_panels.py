@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
 from unfoldldm_basicsr.training.evaluation import Evaluator
 
+ODD_NAME = 'img_1\udce9.png'  # no UTF-8, which TensorBoard's format demands
+
 
 class Writer(dict):
     """Takes the place of TensorBoard's writer."""
@@ -35,7 +37,8 @@ def shown(folder, *, traced=False, size=(24, 32), **changes) -> Writer:
     """What a validation of three photos writes at iteration 7."""
     for part in ('gt', 'lq'):
         if not (folder / part).exists():
-            write_photos(folder / part, 3, size, seed='gt lq'.index(part))
+            photos = write_photos(folder / part, 3, size, seed='gt lq'.index(part))
+            photos[1].rename(photos[1].with_name(ODD_NAME))
     roots = {f'dataroot_{part}': str(folder / part) for part in ('gt', 'lq')}
     section = {'type': 'PairedDegradationDataset', 'name': 'held_out', 'phase': 'val', **roots}
     data = PairedDegradationDataset({**section, 'io_backend': {'type': 'disk'}})
@@ -54,7 +57,8 @@ def shown(folder, *, traced=False, size=(24, 32), **changes) -> Writer:
 @pytest.mark.parametrize('traced', [False, True])
 def test_panels_show_input_stages_output_and_truth(tmp_path, traced):
     writer = shown(tmp_path, traced=traced)
-    assert list(writer)[2:] == [(f'images/held_out/img_{n}', 7) for n in (0, 1)], 'two by default'
+    tags = [tag for tag, iteration in writer if iteration == 7]
+    assert tags == ['images/held_out/img_0', r'images/held_out/img_1\udce9'], 'two by default'
     parts = writer['images/held_out/img_0', 7].split(32, -1)
     lq, gt = parts[0], parts[-1]
     assert lq.shape == (3, 24, 32)

@@ -97,7 +97,7 @@ def build(
     metric = next(iter(metrics))
     _plots(folder, tables, entries, reference, metric)
     _crops(folder, images, entries, metric)
-    write_bytes_atomic(folder / 'report.md', render(folder).encode())
+    write_bytes_atomic(folder / 'report.md', render(folder).encode(errors='backslashreplace'))
 
 
 # ---- tables -----------------------------------------------------------------------------------
@@ -319,5 +319,5 @@ def write_page(page: Path, reports: Sequence[Path], crops: bool = True) -> str:
     command = f'unfoldldm report --page {page}'
     parts = [f'# Results\n\nRendered by `{command}` from the CSV files of real runs.\n\n']
     parts += [f'{render(place, f"{folder.name}/{place.name}/")}\n' for place in places]
-    write_bytes_atomic(page, ''.join(parts).encode())
+    write_bytes_atomic(page, ''.join(parts).encode(errors='backslashreplace'))
     return f'Written: {page}'

@@ -18,13 +18,13 @@ TEXTS = {'set': str, 'image': str, 'input': str, 'side': str, 'run': str, 'optio
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Writes a CSV file with all digits, whole or not at all."""
-    write_bytes_atomic(path, frame.to_csv(index=False).encode())
+    """Writes a CSV file with all digits, whole or not at all; odd file names keep their bytes."""
+    write_bytes_atomic(path, frame.to_csv(index=False).encode('utf-8', 'surrogateescape'))
 
 
 def read_csv(path: Path) -> pd.DataFrame:
     """Reads what :func:`write_csv` wrote."""
-    return pd.read_csv(path, dtype=TEXTS)
+    return pd.read_csv(path, dtype=TEXTS, encoding_errors='surrogateescape')
 
 
 def markdown(frame: pd.DataFrame, note: str) -> str:

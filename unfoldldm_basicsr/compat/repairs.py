@@ -58,7 +58,8 @@ def get_root_logger(
 def copy_opt_file(opt_file: str, experiments_root: str) -> None:
     """Replaces ``basicsr.utils.options.copy_opt_file``, which cannot copy a file onto itself.
 
-    That happens when a run is resumed from the copy in its own folder.
+    That happens when a run is resumed from the copy in its own folder. Names in the command line
+    that are no UTF-8 are escaped.
     """
     from basicsr.utils.dist_util import get_dist_info
 
@@ -68,4 +69,4 @@ def copy_opt_file(opt_file: str, experiments_root: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     text = Path(opt_file).read_text(encoding='utf-8')
     header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {" ".join(sys.argv)}\n\n'
-    target.write_text(header + text, encoding='utf-8')
+    target.write_text(header + text, encoding='utf-8', errors='backslashreplace')

@@ -41,7 +41,8 @@ class Panels:
     def write(self, tb_logger: Any, dataset: str, iteration: int) -> None:
         """Writes and forgets what was kept."""
         for name, panel in self.kept.items() if tb_logger is not None else ():
-            tb_logger.add_image(f'images/{dataset}/{name}', panel, iteration)
+            tag = f'images/{dataset}/{name}'.encode(errors='backslashreplace').decode()  # no UTF-8
+            tb_logger.add_image(tag, panel, iteration)
         self.kept.clear()
 
 
