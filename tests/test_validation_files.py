@@ -21,11 +21,7 @@ from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.training.evaluation import describe
-from unfoldldm_basicsr.training.saved_images import (
-    SavedImages,
-    disambiguated,
-    listed_names,
-)
+from unfoldldm_basicsr.training.saved_images import SavedImages, listed_names
 from unfoldldm_basicsr.training.validation_report import ImageResult, append_rows, write_stage_psnr
 
 
@@ -171,7 +167,7 @@ def test_images_that_differ_only_in_their_ending_go_to_two_files(model, tmp_path
     names = {
         name.split('/')[0].replace('_' + dataset.degradation_name, '') for name in saved(model)
     }
-    assert names == {'a_0', 'a_1', 'img_0'}
+    assert names == {'a_0', 'a_1', 'img_0_2'}
 
 
 @pytest.mark.parametrize('kind', ['folder', 'lmdb'])
@@ -188,14 +184,11 @@ def test_names_are_known_without_reading_and_kept_where_they_differ(tmp_path, ki
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(dataset), '__getitem__', lambda *_: pytest.fail('read'))
         assert listed_names(dataset) == [f'{n}_{dataset.degradation_name}' for n in scenes]
-        assert SavedImages(options, dataset, '5').renamed == {}
+        assert not SavedImages(options, dataset, '5').numbered
     write_photos(tmp_path / 'photos', 1, (24, 32))[0].rename(tmp_path / 'photos' / 'S1_img_1.png')
     if kind == 'folder':
-        dataset = validation_set(paired(root, root))
-        name = f'S1_img_1_{dataset.degradation_name}'
-        clashing = SavedImages(options, dataset, '5').renamed
-        assert sorted(clashing.values()) == sorted(f'{name}_{index}' for index in clashing)
-        assert len(clashing) == 2
+        files = SavedImages(options, validation_set(paired(root, root)), '5')
+        assert len({files.path(index, 'S1_img_1', None) for index in (1, 2)}) == 2
 
 
 @pytest.mark.parametrize('kind', ['stock', 'mixture', 'synthetic'])
@@ -215,11 +208,6 @@ def test_listed_names_are_those_of_the_results(photos, tmp_path, kind):
     results = [describe(i, batch, dataset.opt) for i, batch in enumerate(loader)]
     names = [f'{r.name}_{r.degradation}' if r.degradation else r.name for r in results]
     assert listed_names(dataset) == names
-
-
-def test_a_new_name_is_no_other_images_name():
-    assert disambiguated(['a', 'a', 'a_1', 'b'], 4) == {0: 'a_0', 1: 'a_1_'}
-    assert disambiguated(['a', 'a'], 3) == {}  # the list is not of the items
 
 
 def test_a_test_puts_every_set_into_its_folder(photos):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Annotated, Any
 
 import torch
@@ -66,19 +67,13 @@ class ProgressiveBatches:
     """
 
     def __init__(self, options: ProgressiveOptions, seed: int = 0, rank: int = 0):
-        self.phases = list(
-            zip(options.iters, options.gt_sizes, options.mini_batch_sizes, strict=True)
-        )
+        self.ends = list(accumulate(options.iters))[:-1]  # the last phase goes on for ever
+        self.sizes = list(zip(options.gt_sizes, options.mini_batch_sizes, strict=True))
         self.seed, self.rank = seed, rank
 
     def sizes_at(self, current_iter: int) -> tuple[int, int]:
         """Patch size and batch size of iteration ``current_iter`` (1-based)."""
-        end = 0
-        for length, gt_size, mini_batch_size in self.phases:
-            end += length
-            if current_iter <= end:
-                return gt_size, mini_batch_size
-        return self.phases[-1][1:]
+        return self.sizes[bisect_left(self.ends, current_iter)]
 
     def __call__(self, batch: Batch, current_iter: int) -> Batch:
         """Crops ``lq`` and ``gt`` (B,C,H,W) and keeps the first items.

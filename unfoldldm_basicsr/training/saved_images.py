@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ class SavedImages:
     As in BasicSR, ``visualization/IMAGE/IMAGE_ITERATION.png`` in a training and
     ``visualization/DATASET/IMAGE_SUFFIX.png`` in a test. A training with several validation sets
     puts a folder of the set in between: ``visualization/DATASET/IMAGE/IMAGE_ITERATION.png``.
-    IMAGE ends with the degradation where the set names one; where images of a set would share a
-    name (``a.png`` and ``a.jpg``), each gets its place in the set behind it. ``label`` is the
-    iteration of a training.
+    IMAGE ends with the degradation where the set names one; in a set with two images of one name
+    (``a.png`` and ``a.jpg``) all get their place in it behind that. ``label`` is the iteration of
+    a training.
     """
 
     def __init__(self, opt: Mapping[str, Any], dataset: Dataset, label: str):
@@ -28,11 +27,13 @@ class SavedImages:
         self.folder = folder / name if several or not self.training else folder
         suffix = (opt.get('val') or {}).get('suffix') or opt['name']
         self.ending = label if self.training else suffix
-        self.renamed = disambiguated(listed_names(dataset), len(dataset))
+        names = listed_names(dataset)
+        self.numbered = len(set(names)) < len(names) == len(dataset)
 
     def path(self, index: int, name: str, degradation: str | None) -> Path:
         """File of the image at a place of the set, called ``name`` by :func:`image_name`."""
-        name = self.renamed.get(index, name if degradation is None else f'{name}_{degradation}')
+        parts = (name, degradation, str(index) if self.numbered else None)
+        name = '_'.join(part for part in parts if part is not None)
         file = f'{name}_{self.ending}.png'
         return self.folder / name / file if self.training else self.folder / file
 
@@ -76,17 +77,3 @@ def listed_names(dataset: Dataset) -> list[str]:
     entries = getattr(dataset, 'paths', [])
     paths = [entry.get('lq_path') if isinstance(entry, Mapping) else entry for entry in entries]
     return [image_name(path, options) for path in paths if isinstance(path, str)]
-
-
-def disambiguated(names: Sequence[str], length: int) -> dict[int, str]:
-    """New names of those that occur several times, by their place."""
-    counts, renamed = Counter(names), {}
-    taken = set(counts)
-    for index, name in enumerate(names if len(names) == length else ()):
-        if counts[name] > 1:
-            new = f'{name}_{index}'
-            while new in taken:
-                new += '_'
-            taken.add(new)
-            renamed[index] = new
-    return renamed

@@ -48,16 +48,16 @@ def averages(results: Sequence[ImageResult]) -> dict[str, float]:
 def unusual_values(results: Sequence[ImageResult]) -> list[str]:
     """A sentence for each metric that is infinite or undefined for images, with their names."""
     sentences = []
+    kinds = {
+        'infinite (left out of the mean)': math.isinf,
+        'undefined (so is the mean)': math.isnan,
+    }
     for name in dict.fromkeys(name for result in results for name in result.metrics):
-        found = [(r.name, r.metrics[name]) for r in results if name in r.metrics]
-        for what, is_so in (
-            ('is infinite (left out of the mean)', math.isinf),
-            ('is undefined (so is the mean)', math.isnan),
-        ):
-            images = [image for image, value in found if is_so(value)]
+        for what, is_so in kinds.items():
+            images = [r.name for r in results if is_so(r.metrics.get(name, 0.0))]
             if images:
                 sentences.append(
-                    f'Validation: {name} {what} for {len(images)} of {len(found)} images: '
+                    f'Validation: {name} is {what} for {len(images)} of {len(results)} images: '
                     f'{", ".join(images[:5])}{" ..." if len(images) > 5 else ""}.'
                 )
     return sentences
