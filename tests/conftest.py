@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -88,3 +90,18 @@ def make(tmp_path):
         return RestorationModel(model_options(tmp_path, network, **train))
 
     return build
+
+
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, log):
+    """Trains, or tests, an option file in ``tmp_path`` as its user would; gives what was logged."""
+
+    def run(options: dict, program: str = 'train') -> str:
+        log.clear()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, 'argv', [program])
+        file = write_options(tmp_path / 'x.yml', options)
+        importlib.import_module(f'unfoldldm_basicsr.{program}').main(['-opt', str(file)])
+        return log.text
+
+    return run

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from helpers import put, run_python, write_options
+from helpers import put
 from published_data import build_datasets, load_options
 from vlunet_runs import EMBED_DIM, TINY_CLIP
 
@@ -62,28 +62,25 @@ RATES = {
 
 
 @pytest.mark.parametrize('name', RUNS)
-def test_option_file_trains_validates_and_saves(name, tmp_path):
+def test_option_file_trains_validates_and_saves(name, tmp_path, run_here):
     options = load_options(f'train/{name}')
     for path, value in {**NO_WORKERS, **RUNS[name]}.items():
         options = put(options, path, value)
     build_datasets(tmp_path, options)
-    write_options(tmp_path / 'x.yml', options)
-    result = run_python('-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml', cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-
-    losses = [float(value) for value in re.findall(r' l_pix: (\S+)', result.stderr)]
+    text = run_here(options)
+    losses = [float(value) for value in re.findall(r' l_pix: (\S+)', text)]
     assert len(losses) == 3
     assert all(math.isfinite(loss) and loss != 0 for loss in losses)
     assert ('PSNRLoss' in str(options['train'])) == all(loss < 0 for loss in losses)
-    rates = [float(value) for value in re.findall(r'lr:\(([\d.e+-]+),', result.stderr)]
+    rates = [float(value) for value in re.findall(r'lr:\(([\d.e+-]+),', text)]
     assert rates == pytest.approx(RATES[name], rel=1e-3)
     for metric in options['val']['metrics']:
-        values = re.findall(rf'# {metric}: (\S+)', result.stderr)
+        values = re.findall(rf'# {metric}: (\S+)', text)
         assert values
         assert all(math.isfinite(float(value)) for value in values)
     if name.startswith('VLUNet'):
         for degradation in options['datasets']['train']['degradation_names']:
-            assert re.search(rf'^\s+{degradation}\s.*\d\.\d', result.stderr, re.M)
+            assert re.search(rf'^\s+{degradation}\s.*\d\.\d', text, re.M)
 
     models = tmp_path / 'experiments' / options['name'] / 'models'
     first, last = (

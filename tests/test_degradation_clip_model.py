@@ -5,20 +5,17 @@ from __future__ import annotations
 import copy
 import csv
 import math
-import sys
 
 import numpy as np
 import open_clip
 import pytest
 import torch
-from helpers import DELETE, model_options, network_of, problems_at, put, write_options, write_photos
+from helpers import DELETE, model_options, network_of, problems_at, put, write_photos
 from model_runs import Board, batch, file_of, resumed, same_networks, state_of, steps, validate
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from vlunet_runs import NAMES, TINY_CLIP, mixture
 
-from unfoldldm_basicsr import test as testing
-from unfoldldm_basicsr import train
 from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbedding
 from unfoldldm_basicsr.models import DegradationCLIPModel
 from unfoldldm_basicsr.training.interruption import stop_request
@@ -298,15 +295,13 @@ def test_the_preflight_of_a_tag_loads_no_weights(options, monkeypatch):
     assert problems_at(put(options, 'network_g', network), 'network_g') == ''
 
 
-def test_training_and_test_run_from_option_files(options, tmp_path, monkeypatch):
+def test_training_and_test_run_from_option_files(options, tmp_path, run_here):
     test = {key: options[key] for key in ('name', 'model_type', 'num_gpu', 'network_g')}
     test |= {'name': 'clip_test', 'datasets': {'test': options['datasets']['val']}}
     test['path'] = {'pretrain_network_g': 'experiments/clip/models/net_g_latest.pth'}
     test['val'] = {'suffix': 'final'}
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['train'])
-    for program, content in ((train, options), (testing, test)):
-        program.main(['-opt', str(write_options(tmp_path / 'x.yml', content))])
+    run_here(options)
+    run_here(test, 'test')
     pictures = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob('confusion_*.png'))
     assert pictures == [
         'experiments/clip/visualization/held_out/confusion_2.png',

@@ -9,11 +9,15 @@ import pytest
 import torch
 from helpers import model_options, plugin_options, problems_at, put, rule_problems
 from model_runs import batch, spoilt, steps, weights
-from tiny_network import NORMED, TWO_GROUPS
+from tiny_network import NORMED, TWO_GROUPS, TwoGroupTestNet
 
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.training.guards import NonFiniteTrainingError
-from unfoldldm_basicsr.training.optimisation import check_optimizer, optimizer_names
+from unfoldldm_basicsr.training.optimisation import (
+    check_optimizer,
+    optimizer_names,
+    parameter_groups,
+)
 from unfoldldm_basicsr.training.randomness import step_rng
 
 ADAM = {'type': 'Adam', 'lr': 1e-3}
@@ -35,6 +39,15 @@ def test_a_network_without_groups_trains_everything_in_one(make):
     assert {k: len(v) for k, v in model.groups.items()} == {
         'restoration': len(list(model.net_g.parameters()))
     }
+
+
+def test_groups_of_a_network_hold_every_trained_parameter_once():
+    net = TwoGroupTestNet()
+    named = [item for members in net.parameter_groups().values() for item in members]
+    net.parameter_groups = lambda: {'first': named[1:], 'second': named[2:3]}
+    words = r'once, but lists step 0 times, restore\.bias 2 times'
+    with pytest.raises(ValueError, match=words):
+        parameter_groups(net)
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import pytest
 import torch
 import yaml
-from helpers import ROOT, put, rule_problems, write_options, write_photos
+from helpers import ROOT, put, rule_problems, write_photos
 from model_runs import Pictures, batch, changed, file_of, state_of, steps, validate
 from tiny_vlunet_prior import TINY_PRIOR
 from torch.utils.data import DataLoader
 from vlunet_runs import NAMES, NETWORK, vlunet_options
 
-from unfoldldm_basicsr import train
 from unfoldldm_basicsr.models import VLUNetModel, VLUNetPriorPhase1Model, VLUNetPriorPhase2Model
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.restoring.restorer import Restorer
@@ -267,18 +265,15 @@ def smoke_options(phase: int, photos) -> dict:
     return options
 
 
-def test_smoke_option_files_train_one_phase_after_the_other(tmp_path, log, monkeypatch):
+def test_smoke_option_files_train_one_phase_after_the_other(tmp_path, run_here):
     write_photos(tmp_path / 'photos', 2, (32, 32))
     options = {phase: smoke_options(phase, tmp_path / 'photos') for phase in (1, 2)}
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['train'])
     for phase in (1, 2):
-        log.clear()
-        train.main(['-opt', str(write_options(tmp_path / f'{phase}.yml', options[phase]))])
-        assert 'iter:       2' in log.text
-        assert ('ORACLE' in log.text) == (phase == 1)
+        text = run_here(options[phase])
+        assert 'iter:       2' in text
+        assert ('ORACLE' in text) == (phase == 1)
         for name in options[phase]['datasets']['val']['degradation_names']:
-            assert re.search(rf'^\s+{name}\s.*\d\.\d', log.text, re.M)
+            assert re.search(rf'^\s+{name}\s.*\d\.\d', text, re.M)
     models = tmp_path / 'experiments' / options[2]['name'] / 'models'
     content = torch.load(models / 'net_g_latest.pth', weights_only=True)
     assert content['arch']['type'] == 'VLUNetPrior'
