@@ -6,12 +6,16 @@ import importlib
 import logging
 import os
 import random
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from checkpoint_runs import begin
 from helpers import model_options, plugin_options, stock_options, write_options
+from model_runs import steps
 from tiny_network import TWO_GROUPS
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
@@ -105,3 +109,22 @@ def run_here(tmp_path, monkeypatch, log):
         return log.text
 
     return run
+
+
+@pytest.fixture(scope='session')
+def _two_checkpoints(tmp_path_factory) -> Path:
+    """Only to be copied: see ``two``."""
+    folder = tmp_path_factory.mktemp('written')
+    model = begin(folder)
+    for iteration in range(1, 5):
+        steps(model, iteration)
+        if iteration % 2 == 0:
+            model.save(0, iteration)
+    stop_request.remove()
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path, _two_checkpoints) -> Path:
+    """A folder with the checkpoints 2 and 4."""
+    return Path(shutil.copytree(_two_checkpoints, tmp_path, dirs_exist_ok=True))

@@ -1,13 +1,11 @@
-"""Checkpoints: whole or passed over, never half written; what changed since is said on resuming."""
+"""Checkpoints: whole or passed over, never half written, never those of another run."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pickle
 import shutil
-import signal
 import struct
 import zipfile
 from collections.abc import Callable
@@ -16,83 +14,17 @@ from pathlib import Path
 import basicsr.train
 import pytest
 import torch
-from helpers import Attack, model_options
-from model_runs import Pictures, changed, spoilt, steps, validate
+from checkpoint_runs import begin, files_of, found_in, go_on, names, options_of, state_file
+from helpers import Attack
+from model_runs import Pictures, changed, steps, validate
 from torch.utils.data import DataLoader
 
-from unfoldldm_basicsr.common import errors as failures
 from unfoldldm_basicsr.common import files
 from unfoldldm_basicsr.common.errors import CheckpointWriteError, ResumeError
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.options.parse import Start
 from unfoldldm_basicsr.training import checkpointer
-from unfoldldm_basicsr.training import resume as resume_state
-from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
-from unfoldldm_basicsr.training.resume import report_changes, run_options, set_newer_aside
-
-NET = {'type': 'TinyConvNet'}
-ADAMW = {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.0}
-
-
-def options_of(folder: Path, network: dict = NET, state: Path | None = None, **train) -> dict:
-    """Options of a run that goes on from its newest checkpoint, or from a named state."""
-    options = model_options(folder, dict(network), **train)
-    options['auto_resume'] = state is None
-    options['path'] |= {'experiments_root': str(folder), 'resume_state': state and str(state)}
-    return options
-
-
-def begin(folder: Path, **train) -> RestorationModel:
-    torch.manual_seed(0)
-    return RestorationModel(options_of(folder, **train))
-
-
-def go_on(options: dict) -> RestorationModel:
-    """A model that goes on as the trainer does it; ``model.state``: from where."""
-    state = basicsr.train.load_resume_state(options)
-    set_newer_aside(options, state['iter'])
-    model = RestorationModel(options)
-    model.resume_training(state)
-    model.state = state
-    return model
-
-
-def found_in(folder: Path) -> int:
-    """Iteration from which a run in the folder would go on."""
-    return basicsr.train.load_resume_state(options_of(folder))['iter']
-
-
-def state_file(folder: Path, iteration: int) -> Path:
-    return folder / 'states' / f'{iteration}.state'
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for part in ('models', 'states') for path in (folder / part).iterdir())
-
-
-def files_of(*iterations: int) -> list[str]:
-    kinds = ('{}.state', '{}.state.json', 'net_g_{}.pth')
-    return sorted(kind.format(i) for i in iterations for kind in kinds)
-
-
-@pytest.fixture(scope='module')
-def written(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp('written')
-    model = begin(folder)
-    for iteration in range(1, 5):
-        steps(model, iteration)
-        if iteration % 2 == 0:
-            model.save(0, iteration)
-    stop_request.remove()
-    return folder
-
-
-@pytest.fixture
-def two(tmp_path, written) -> Path:
-    """A folder with the checkpoints 2 and 4."""
-    return Path(shutil.copytree(written, tmp_path, dirs_exist_ok=True))
-
+from unfoldldm_basicsr.training.resume import set_newer_aside
 
 # ---- whole or passed over -----------------------------------------------------------------------
 
@@ -373,170 +305,3 @@ def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, cut_off, monkeyp
     assert json.loads((tmp_path / 'states' / '2.state.json').read_text())['validated'] == [
         'held_out'
     ]
-
-
-# ---- changed options ----------------------------------------------------------------------------
-
-
-def rates(model: RestorationModel, iterations) -> list[float]:
-    found = []
-    for iteration in iterations:
-        model.update_learning_rate(iteration)
-        model.optimizer_g.step()
-        found.append(model.get_current_learning_rate()[0])
-    return found
-
-
-CHANGES = {
-    'lr': {'optim_g': {**ADAMW, 'lr': 5e-4}},
-    'milestones': {'scheduler': {'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0.1}},
-    'schedule': {'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': 20}},
-    'warm-up': {'warmup_iter': 8},
-}
-
-
-@pytest.mark.parametrize('change', CHANGES)
-def test_a_new_schedule_is_reported_and_applied_only_when_asked(two, tmp_path, log, change):
-    changes = CHANGES[change]
-    old = rates(begin(tmp_path / 'old'), range(1, 9))
-    new = rates(begin(tmp_path / 'new', **changes), range(1, 9))
-    assert old[4:] != new[4:]
-    kept = go_on(options_of(two, **changes))
-    assert rates(kept, range(5, 8)) == old[4:7]
-    assert 'in the option file, but the resumed state was made with' in log.text
-    assert 'Set train.apply_new_schedule: true to apply the new value.' in log.text
-    kept.save(2, 7)  # what is kept now is kept at the next start too
-    assert rates(go_on(options_of(two, **changes)), [8]) == old[7:]
-    log.clear()
-    asked = options_of(two, state=two / STATE, apply_new_schedule=True, **changes)
-    assert rates(go_on(asked), range(5, 9)) == new[4:]
-    assert 'the new value applies from here on.' in log.text
-
-
-def test_another_optimiser_or_network_is_refused(two):
-    sgd = {'type': 'SGD', 'lr': 1e-3}
-    with pytest.raises(ResumeError, match=r'train\.optim_g\.type is SGD .* made with AdamW'):
-        go_on(options_of(two, optim_g=sgd, apply_new_schedule=True))
-    with pytest.raises(ResumeError, match=r'network_g\.dim is 6 in the option file and not set'):
-        basicsr.train.load_resume_state(options_of(two, {**NET, 'dim': 6}))
-    options = options_of(two, {**NET, 'use_checkpoint': True})  # saves memory, changes nothing
-    assert basicsr.train.load_resume_state(options)['iter'] == 4
-
-
-def test_a_kept_schedule_must_reach_the_new_end(tmp_path):
-    periods = {'type': 'CosineAnnealingRestartLR', 'periods': [100], 'restart_weights': [1]}
-    model = begin(tmp_path, scheduler=periods)
-    steps(model, 1)
-    model.save(0, 1)
-    longer = {'total_iter': 200, 'scheduler': {**periods, 'periods': [200]}}
-    with pytest.raises(ResumeError, match=r'total_iter is 200 now.*apply_new_schedule: true'):
-        go_on(options_of(tmp_path, **longer))
-    model = go_on(options_of(tmp_path, **longer, apply_new_schedule=True))
-    assert rates(model, [2]) == rates(begin(tmp_path / 'new', **longer), [1, 2])[1:]
-
-
-def test_other_options_are_named_in_one_sentence_each(two, log):
-    options = options_of(two, ema_decay=0.99, total_iter=120)
-    options['manual_seed'] = 9
-    basicsr.train.load_resume_state(options)
-    messages = report_changes(options, progress.resumed.state)
-    keys = ['manual_seed', 'train.total_iter', 'train.ema_decay']
-    assert [message.split()[0] for message in messages] == keys
-    assert 'train.ema_decay is 0.99 now, but the resumed state was made with 0.9' in log.text
-    assert 'the new value is used from iteration 5 on.' in messages[0]
-
-
-def test_where_data_lie_and_how_they_are_loaded_is_no_change(tmp_path):
-    def found(**data) -> dict:
-        options = options_of(tmp_path)
-        options['datasets'] = {'train': {'gt_size': 16, 'dataroot_gt': 'a', **data}}
-        return run_options(options)
-
-    assert found() == found(dataroot_gt='b') == found(num_worker_per_gpu=3, timeout=5)
-    assert found() != found(gt_size=17)
-    sets = [{'dataroot_gt': 'a', 'repeat': 1}]
-    assert found(sets=sets) == found(sets=[{'dataroot_gt': 'b', 'repeat': 1}])
-    assert found(sets=sets) != found(sets=[{'dataroot_gt': 'a', 'repeat': 2}])
-
-
-@pytest.mark.parametrize(('drawn', 'seed'), [(True, 3), (False, 77)])
-def test_a_run_without_a_seed_of_its_own_keeps_the_one_it_drew(two, monkeypatch, drawn, seed):
-    monkeypatch.setattr(resume_state, 'start', lambda: Start(seed_drawn=drawn))
-    options = options_of(two) | {'manual_seed': 77}
-    basicsr.train.load_resume_state(options)
-    assert options['manual_seed'] == seed
-
-
-# ---- ends of a run ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(('iteration', 'epoch'), [(1, 0), (3, 0), (4, 1)])
-def test_a_stop_in_the_middle_of_an_epoch_saves_the_epoch(tmp_path, iteration, epoch):
-    model = begin(tmp_path)
-    progress.steps_per_epoch = 3
-    with pytest.raises(SystemExit):
-        model.checkpointer.save_and_stop(iteration)
-    state = torch.load(state_file(tmp_path, iteration), weights_only=True)
-    assert (state['epoch'], state['iter']) == (epoch, iteration)
-
-
-class Interrupting(Pictures):
-    """Somebody stops the run while the first picture is read."""
-
-    def __getitem__(self, index):
-        self.read = [*getattr(self, 'read', []), index]
-        os.kill(os.getpid(), signal.SIGTERM)
-        return super().__getitem__(index)
-
-
-def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path):
-    model, pictures = begin(tmp_path), Interrupting()
-    with pytest.raises(SystemExit) as stop:
-        validate(model, pictures, 2)
-    assert stop.value.code == 128 + signal.SIGTERM
-    assert pictures.read == [0]
-    manifest = json.loads((tmp_path / 'states' / '2.state.json').read_text())
-    assert manifest['validated'] == []  # so that resuming makes up for it
-    assert not list(tmp_path.rglob('validation_*.csv')), 'part of a set has no averages'
-    assert not model.best_metric_results
-    assert found_in(tmp_path) == 2
-
-
-def test_the_guard_goes_on_counting_where_it_stopped(tmp_path):
-    model = begin(tmp_path, max_nonfinite=3)
-    model.step.guard.total, model.step.guard.in_a_row = 7, 2
-    model.save(0, 1)
-    again = go_on(options_of(tmp_path, max_nonfinite=3))
-    assert (again.step.guard.total, again.step.guard.in_a_row) == (7, 2)
-    with pytest.raises(failures.RunFailure, match='3 iterations in a row'):
-        steps(again, 2, data=spoilt())
-
-
-@pytest.mark.parametrize('world', [1, 2])
-def test_the_loss_of_another_process_is_explained_and_nothing_else(monkeypatch, world):
-    distributed = torch.distributed
-    monkeypatch.setattr(distributed, 'is_initialized', lambda: world > 1)
-    monkeypatch.setattr(distributed, 'get_rank', lambda: 1)
-    message = failures.explain(RuntimeError('[pair.cc:534] Connection closed by peer [127.0.0.1]'))
-    start = 'rank 1: another process of this run is gone ([pair.cc:534]'
-    assert message is None if world == 1 else message.startswith(start)
-    assert failures.explain(RuntimeError('shape mismatch')) is None
-    assert failures.explain(FileNotFoundError(2, 'No such file', 'x.py')) is None
-    full = failures.explain(OSError(28, 'No space left on device', 'events.out'))
-    assert full.startswith('cannot write (events.out): No space left on device.')
-    killed = 'DataLoader worker (pid 7) is killed by signal: Killed. '
-    assert 'num_worker_per_gpu' in failures.explain(RuntimeError(killed))
-
-
-@pytest.mark.parametrize('program', ['train', 'test'])
-def test_the_program_ends_with_the_message_alone(monkeypatch, log, program):
-    def fail(root):
-        raise CheckpointWriteError('cannot write x: disk full.')
-
-    entry = importlib.import_module(f'unfoldldm_basicsr.{program}')
-    stock = importlib.import_module(f'basicsr.{program}')
-    monkeypatch.setattr(stock, f'{program}_pipeline', fail)
-    with pytest.raises(SystemExit) as stop:
-        entry.main(['-opt', 'x.yml'])
-    assert stop.value.code == 1
-    assert log.text.strip().endswith('The run has ended: cannot write x: disk full.')

@@ -13,6 +13,7 @@ from basicsr.data.data_sampler import EnlargedSampler
 from dataset_options import refusals
 from helpers import write_photos
 
+from unfoldldm_basicsr.common.declaration import read
 from unfoldldm_basicsr.data.mixed_degradation_dataset import weighted_counts
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
@@ -168,6 +169,8 @@ def test_sets_inherit_common_keys_and_may_override_them(mixture):
     dataset = build_dataset(mixture)
     assert [part.options.use_hflip for part in dataset.sets] == [False, True, True]
     assert [part.options.seed for part in dataset.sets] == [7, 7, 7]
+    typed = read(type(dataset).Options, mixture | {'io_backend': {'type': 'lmdb'}})
+    assert [part.io_backend.type for part in typed.sets] == ['lmdb'] * 3
 
 
 def test_index_beyond_the_end_is_an_index_error(mixture):

@@ -92,10 +92,11 @@ def test_validation_without_truth_saves_images_and_computes_nothing(make, tmp_pa
     assert saved == {'p0_noise_3.png', 'p1_blur_3.png'}
 
 
-def test_an_undefined_score_is_never_the_best(make):
+def test_an_undefined_score_is_named_and_never_the_best(make, log):
     model = make()
     model.net_g_ema.restore.weight.data.fill_(math.nan)
     assert math.isnan(validate(model, iteration=3)['psnr'])
+    assert 'psnr is undefined (so is the mean) for 2 of 2 images: p0, p1.' in log.text
     best = {'better': 'higher', 'val': -math.inf, 'iter': -1}
     assert model.best_metric_results['held_out']['psnr'] == best
 
