@@ -17,7 +17,6 @@ from tiny_vlunet import (
     build_vlunet,
     embedding_of,
     save_vlunet,
-    vlunet_kwargs,
 )
 from tiny_vlunet_prior import TINY_PRIOR
 
@@ -31,7 +30,6 @@ from unfoldldm_basicsr.restoring import (
     read_picture,
 )
 from unfoldldm_basicsr.weights.checkpoint import network_meta, read_checkpoint
-from unfoldldm_basicsr.weights.conditioning import degradation_meta
 
 SOURCES = ('clip', 'label', 'learned')
 
@@ -114,36 +112,28 @@ def test_choices_that_the_weights_do_not_have_are_refused(files, source, choice,
 def test_averaged_weights_are_taken_for_both_or_for_none(tmp_path):
     nets = [build_vlunet() for _ in range(2)]
     embeddings = [embedding_of('learned') for _ in range(2)]
-    states = [e.state_dict() for e in embeddings]
-    content = {
-        'params': nets[0].state_dict(),
-        'params_ema': nets[1].state_dict(),
-        'arch': network_meta({'type': 'VLUNet', **vlunet_kwargs()}),
-        'degradation': degradation_meta(CLASSES, OPTIONS['learned'], *states),
-    }
-    torch.save(content, tmp_path / 'a.pth')
+    averages = nets[1], embeddings[1]
+    path = save_vlunet(tmp_path / 'a.pth', nets[0], 'learned', embeddings[0], averages=averages)
     x = torch.rand(1, 3, 16, 24)
     plain, ema = (n(x, e(x)) for n, e in zip(nets, embeddings, strict=True))
     assert not torch.allclose(plain, ema)
-    assert torch.equal(Restorer(tmp_path / 'a.pth').restore_tensor(x), ema)
-    assert torch.equal(Restorer(tmp_path / 'a.pth', param_key='params').restore_tensor(x), plain)
-    done = export_checkpoint(tmp_path / 'a.pth', tmp_path / 'b.pth')
+    assert torch.equal(Restorer(path).restore_tensor(x), ema)
+    assert torch.equal(Restorer(path, param_key='params').restore_tensor(x), plain)
+    done = export_checkpoint(path, tmp_path / 'b.pth')
     assert torch.equal(Restorer(tmp_path / 'b.pth').restore_tensor(x), ema)
     stored = read_checkpoint(tmp_path / 'b.pth').degradation
     assert set(stored['embedding']) == {'type', 'kwargs', 'params'}
-    weights = [*nets[0].state_dict().values(), *states[0].values()]
+    weights = [*nets[0].state_dict().values(), *embeddings[0].state_dict().values()]
     assert done.values == sum(w.numel() for w in weights)
 
 
 def test_frozen_embeddings_without_an_average_go_with_the_averaged_network(tmp_path, files):
     _, net, embedding = files['label']
-    meta = degradation_meta(CLASSES, OPTIONS['label'], embedding.state_dict())
-    arch = network_meta({'type': 'VLUNet', **vlunet_kwargs()})
-    content = {'params': build_vlunet().state_dict(), 'params_ema': net.state_dict()}
-    torch.save({**content, 'arch': arch, 'degradation': meta}, tmp_path / 'a.pth')
+    averages = net, None
+    path = save_vlunet(tmp_path / 'a.pth', build_vlunet(), 'label', embedding, averages=averages)
     x = torch.rand(1, 3, 16, 16)
     expected = net(x, embedding(x, torch.tensor([2])))
-    assert torch.equal(Restorer(tmp_path / 'a.pth', degradation='haze').restore_tensor(x), expected)
+    assert torch.equal(Restorer(path, degradation='haze').restore_tensor(x), expected)
 
 
 def test_clip_that_is_not_in_the_file_is_had_from_where_the_user_says(tmp_path):
@@ -269,11 +259,8 @@ def test_the_command_restores_photos_with_a_named_degradation(files, tmp_path, c
 def test_a_host_of_the_latent_prior_restores_from_its_file_and_from_the_exported_one(tmp_path):
     kwargs = {**TINY_PRIOR, 'phase': 2, 'embed_dim': 64}
     net, embedding = randomise(VLUNetPrior(**kwargs)), embedding_of('learned')
-    meta = network_meta({'type': 'VLUNetPrior', **kwargs})
-    record = degradation_meta(CLASSES, OPTIONS['learned'], embedding.state_dict())
-    content = {'params': net.state_dict(), 'arch': meta, 'degradation': record}
-    torch.save(content, tmp_path / 'a.pth')
-    assert 'prior_encoder' in export_checkpoint(tmp_path / 'a.pth', tmp_path / 'b.pth').dropped
+    path = save_vlunet(tmp_path / 'a.pth', net, 'learned', embedding, kwargs=kwargs)
+    assert 'prior_encoder' in export_checkpoint(path, tmp_path / 'b.pth').dropped
     x = torch.rand(1, 3, 24, 17)
     with torch.no_grad():
         expected = net(x, degradation=embedding(x))

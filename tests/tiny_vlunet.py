@@ -71,15 +71,25 @@ def embedding_of(source: str, **changes) -> nn.Module:
 
 
 def save_vlunet(
-    path: Path, net: nn.Module, source: str, embedding: nn.Module, option: dict | None = None
+    path: Path,
+    net: nn.Module,
+    source: str,
+    embedding: nn.Module,
+    option: dict | None = None,
+    *,
+    kwargs: dict | None = None,
+    averages: tuple[nn.Module, nn.Module | None] = (None, None),
 ) -> Path:
-    """A file as training writes it."""
-    option = OPTIONS[source] if option is None else option
+    """A file as training writes it; ``averages`` are those of network and embedding."""
+    option, (average, other) = option or OPTIONS[source], averages
+    states = [e.state_dict() for e in (embedding, other) if e is not None]
     content = {
         'params': net.state_dict(),
-        'arch': network_meta({'type': 'VLUNet', **vlunet_kwargs()}),
-        'degradation': degradation_meta(CLASSES, option, embedding.state_dict()),
+        'arch': network_meta({'type': type(net).__name__, **(kwargs or vlunet_kwargs())}),
+        'degradation': degradation_meta(CLASSES, option, *states),
     }
+    if average is not None:
+        content['params_ema'] = average.state_dict()
     torch.save(content, path)
     return path
 
