@@ -247,20 +247,6 @@ def test_export_then_restore_equals_the_averaged_network_bit_for_bit(unfoldldm, 
     assert not torch.equal(Restorer(path, param_key='params').restore_tensor(lq), expected)
 
 
-def test_export_never_replaces_a_file_unasked(unfoldldm, tmp_path):
-    path, target = unfoldldm[0], tmp_path / 'b.pth'
-    before = path.read_bytes()
-    for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match='is the file that is read'):
-            export_checkpoint(path, path, overwrite=overwrite)
-    target.write_bytes(b'mine')
-    with pytest.raises(FileExistsError, match='--overwrite'):
-        export_checkpoint(path, target)
-    assert (target.read_bytes(), path.read_bytes()) == (b'mine', before)
-    export_checkpoint(path, target, overwrite=True)
-    assert read_checkpoint(target).arch is not None
-
-
 def test_what_bare_weights_were_taken_for_is_said(tmp_path):
     path = tmp_path / 'released.pth'
     torch.save({'params': nafnet().state_dict()}, path)
