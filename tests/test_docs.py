@@ -18,30 +18,31 @@ from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.cli import COMMANDS, build_parser
 from unfoldldm_basicsr.weights.checkpoint import network_meta
 
-PAGES = sorted(
-    page
-    for pattern in ('*.md', 'docs/*.md', 'options/**/*.md', 'scripts/**/*.md')
-    for page in ROOT.glob(pattern)
-)
+FOLDERS = '*.md', 'docs/*.md', 'options/**/*.md', 'scripts/**/*.md'
+PAGES = sorted(page for pattern in FOLDERS for page in ROOT.glob(pattern))
 EACH = pytest.mark.parametrize('page', PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 OURS = ('options/', 'scripts/', 'docs/', 'tests/', 'unfoldldm_basicsr/')
 
 
-def without_code(text: str) -> str:
-    return re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
+def blocks(page: Path, kind: str) -> list[str]:
+    """Code of a page in the languages that match ``kind``."""
+    return re.findall(rf'^```(?:{kind})\n(.*?)^```', page.read_text('utf-8'), re.M | re.S)
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r'^```.*?^```', '', page.read_text('utf-8'), flags=re.M | re.S)
 
 
 def anchors(page: Path) -> set[str]:
     """Anchors of headings as GitHub makes them."""
-    heads = re.findall(r'^#+ (.+)$', without_code(page.read_text(encoding='utf-8')), re.M)
+    heads = re.findall(r'^#+ (.+)$', without_code(page), re.M)
     return {re.sub(r'[^\w\- ]', '', head.lower()).strip().replace(' ', '-') for head in heads}
 
 
 def commands(page: Path) -> list[list[str]]:
     """Commands of the shell blocks, continued lines joined, comments and variables left out."""
     found = []
-    text = page.read_text(encoding='utf-8')
-    for block in re.findall(r'^```(?:bash|sh)?\n(.*?)^```', text, re.M | re.S):
+    for block in blocks(page, 'bash|sh|'):
         for line in block.replace('\\\n', ' ').splitlines():
             try:
                 words = shlex.split(line, comments=True)
@@ -67,7 +68,7 @@ def expanded(name: str) -> list[str]:
 
 @EACH
 def test_links_lead_to_files_and_headings(page):
-    for target in re.findall(r'\]\(([^)\s]+)\)', without_code(page.read_text(encoding='utf-8'))):
+    for target in re.findall(r'\]\(([^)\s]+)\)', without_code(page)):
         if re.match(r'https?://|mailto:', target):
             continue
         name, _, anchor = target.partition('#')
@@ -98,8 +99,7 @@ def test_commands_are_understood(page):
 
 @EACH
 def test_files_and_commands_in_the_text_exist(page):
-    text = without_code(page.read_text(encoding='utf-8'))
-    for quoted in re.findall(r'`([^`\n]+)`', text):
+    for quoted in re.findall(r'`([^`\n]+)`', without_code(page)):
         words = quoted.split()
         if words[0] == 'unfoldldm' and len(words) > 1 and re.fullmatch('[a-z]+', words[1]):
             assert words[1] in COMMANDS, quoted
@@ -112,8 +112,7 @@ def test_files_and_commands_in_the_text_exist(page):
 
 @EACH
 def test_python_examples_compile_and_import_what_exists(page):
-    text = page.read_text(encoding='utf-8')
-    for block in re.findall(r'^```python\n(.*?)^```', text, re.M | re.S):
+    for block in blocks(page, 'python'):
         compile(block, str(page), 'exec')
         for module, names in re.findall(r'^from (unfoldldm[\w.]*) import (.+)$', block, re.M):
             loaded = __import__(module, fromlist=['x'])
@@ -122,19 +121,13 @@ def test_python_examples_compile_and_import_what_exists(page):
 
 
 def test_the_example_of_the_readme_loads_restores_and_shows(tmp_path, monkeypatch):
-    (block,) = (
-        block
-        for block in re.findall(
-            r'^```python\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S
-        )
-        if 'Restorer' in block
-    )
+    (block,) = (block for block in blocks(ROOT / 'README.md', 'python') if 'Restorer' in block)
     assert len(block.splitlines()) <= 15
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('MPLBACKEND', 'Agg')
-    kwargs = unfoldldm_kwargs()
-    meta = network_meta({'type': 'UnfoldLDM', **kwargs})
-    torch.save({'params': shake(UnfoldLDM(**kwargs)).state_dict(), 'arch': meta}, 'net_g.pth')
+    params = shake(UnfoldLDM(**unfoldldm_kwargs())).state_dict()
+    meta = network_meta({'type': 'UnfoldLDM', **unfoldldm_kwargs()})
+    torch.save({'params': params, 'arch': meta}, 'net_g.pth')
     write_photos(tmp_path, 1)[0].rename('photo.png')
     names: dict = {}
     exec(block, names)

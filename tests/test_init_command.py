@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -91,10 +92,7 @@ def test_nothing_is_written_where_something_is_wrong(folder, capsys):
         (['my: photos #1', '--degraded', 'others', '--val', 'others'], '--val-degraded'),
         (['single'], 'single: at least one image to train on and one'),
         (['nowhere'], 'nowhere: no such folder'),
-        (
-            ['my: photos #1', '--memory', 'lots'],
-            "--memory lots: give GiB, for example 24, or 'cpu'",
-        ),
+        (['my: photos #1', '--memory', 'lots'], "lots: give GiB, for example 24, or 'cpu'"),
         (['my: photos #1', '--memory', '0.1'], 'no training step fits into 0.1 GiB'),
     ):
         assert main(['init', *words]) == 2
@@ -117,50 +115,39 @@ def training(**changes) -> NewTraining:
     return NewTraining('x', 'unfoldldm-tiny', {}, {}, 'blind', 20, patch=128, **changes)
 
 
-def law(steps: list, *, base: float = 0.5, most: float = 1e9):
-    """Memory that grows with the pixels: 1 GiB for 128 x 128 beside ``base``."""
+def law(steps: list, most: float):
+    """Memory that grows with the pixels: 1 GiB for 128 x 128 beside half a GiB."""
 
     def measure(sized: NewTraining) -> Trial | None:
         steps.append((sized.patch, sized.part))
-        gib = base + sized.part * (sized.patch / 128) ** 2
+        gib = 0.5 + sized.part * (sized.patch / 128) ** 2
         return Trial(gib, 1.0) if gib <= most else None
 
     return measure
 
 
 @pytest.mark.parametrize(
-    ('limit', 'patch', 'part'),
-    [(9.0, 128, 8), (8.4, 128, 4), (1.5, 128, 1), (1.4, 96, 1), (0.6, 32, 1)],
-)
-def test_the_largest_sizes_that_fit_are_taken(monkeypatch, limit, patch, part):
-    monkeypatch.setattr(init_command, 'free_memory', lambda device: 2**40)
+    ('limit', 'most', 'free', 'patch', 'parts'),
+    [
+        (9.0, 99, 1024, 128, [8]), (8.4, 99, 1024, 128, [4]), (1.5, 99, 1024, 128, [1]),
+        (1.4, 99, 1024, 96, [1]), (0.6, 99, 1024, 32, [1]),  # found without trying larger ones
+        (100, 3, 1024, 128, [8, 4, 2]),  # a step that fails halves the part
+        (24, 99, 4, 128, []),  # a step that this machine cannot make is foretold
+    ],
+)  # fmt: skip
+def test_the_largest_sizes_that_fit_are_taken(monkeypatch, limit, most, free, patch, parts):
+    monkeypatch.setattr(init_command, 'free_memory', lambda device: free * 2**30)
     steps: list = []
-    sized, trial = fitted(training(), limit, law(steps))
-    assert (sized.patch, sized.part, sized.batch) == (patch, part, 8)
-    assert trial.gib <= limit
-    assert steps[-1] == (patch, part), 'confirmed by a step'
-    assert len(steps) == 3, 'and found without trying larger ones'
-
-
-def test_a_step_that_fails_halves_the_part(monkeypatch):
-    monkeypatch.setattr(init_command, 'free_memory', lambda device: 2**40)
-    steps: list = []
-    sized, _ = fitted(training(), 100, law(steps, most=3))
-    assert sized.part == 2
-    assert steps[2:] == [(128, 8), (128, 4), (128, 2)]
-
-
-def test_a_step_that_this_machine_cannot_make_is_foretold(monkeypatch):
-    monkeypatch.setattr(init_command, 'free_memory', lambda device: 4 * 2**30)
-    steps: list = []
-    sized, trial = fitted(training(), 24, law(steps))
-    assert (sized.part, trial, len(steps)) == (8, None, 2)
+    sized, trial = fitted(training(), limit, law(steps, most=most))
+    assert (sized.patch, sized.part, sized.batch) == (patch, parts[-1] if parts else 8, 8)
+    assert (trial is None) == (not parts)
+    assert trial is None or trial.gib <= limit
+    assert steps[2:] == [(patch, part) for part in parts], 'after two small ones'
 
 
 def test_a_trial_makes_steps_of_the_training_itself():
     small = replace(training(num_gpu=0), patch=32, part=2)
-    options = yaml.safe_load(small.text(Path(), 1))
-    trial = trial_step(options, small.part)
+    trial = trial_step(yaml.safe_load(small.text(Path(), 1)), small.part)
     assert 0.1 < trial.gib < 100
     assert trial.seconds > 0
 
@@ -168,20 +155,14 @@ def test_a_trial_makes_steps_of_the_training_itself():
 def test_a_trial_without_memory_is_none_and_other_errors_are_not_hidden(monkeypatch):
     from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
-    options = yaml.safe_load(
-        NewTraining('x', 'nafnet-small', {}, {}, 'blind', 20, 32, num_gpu=0).text(Path())
-    )
-    for message in ("can't allocate memory: 9 bytes", 'shapes differ'):
-
-        def fails(*_, message=message):
-            raise RuntimeError(message)
-
-        monkeypatch.setattr(RestorationModel, 'optimize_parameters', fails)
-        if 'memory' in message:
-            assert trial_step(options, 1) is None
-        else:
-            with pytest.raises(RuntimeError, match=message):
-                trial_step(options, 1)
+    small = replace(training(num_gpu=0), network='nafnet-small', patch=32)
+    options = yaml.safe_load(small.text(Path()))
+    fails = Mock(side_effect=RuntimeError("can't allocate memory: 9 bytes"))
+    monkeypatch.setattr(RestorationModel, 'optimize_parameters', fails)
+    assert trial_step(options, 1) is None
+    fails.side_effect = RuntimeError('shapes differ')
+    with pytest.raises(RuntimeError, match='shapes differ'):
+        trial_step(options, 1)
 
 
 def test_the_schedule_grows_with_the_number_of_images():
