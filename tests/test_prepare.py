@@ -53,21 +53,18 @@ def test_every_layout_gives_its_pairs(name, number, miniature, tmp_path, capsys)
         layouts = [s.layouts[min(number, len(s.layouts) - 1)] for s in declared.sources]
         expected = sum(source.count or 3 for source in declared.sources)
         assert f'{name} {part}: {expected} images in ' in said
-        clean, noisy = ({}, {})
-        if layouts[0].gt:
-            clean = values(tmp_path / 'out' / f'{part}_gt.lmdb')
-        if layouts[0].lq:
-            noisy = values(tmp_path / 'out' / f'{part}_lq.lmdb')
-            assert len(noisy) == expected
+        out = tmp_path / 'out'
+        clean = values(out / f'{part}_gt.lmdb') if layouts[0].gt else {}
+        noisy = values(out / f'{part}_lq.lmdb') if layouts[0].lq else {}
+        assert len(noisy or clean) == expected
         pairs = {key: key for key in noisy} if clean else {}
         if any(map(own_fields, layouts)):
-            listed = read_meta_info(tmp_path / 'out' / f'{part}.txt')
+            listed = read_meta_info(out / f'{part}.txt')
             pairs = {lq.removesuffix('.png'): gt.removesuffix('.png') for gt, lq in listed}
             assert len(pairs) == 2 * len(clean)
         for lq, gt in pairs.items():
             assert {value + 100 for value in clean[gt]} == noisy[lq]
-        if clean:
-            assert len(set().union(*clean.values())) == len(clean) // len(layouts)
+        assert len(set().union(*clean.values())) == len(clean) // len(layouts)
     assert 'MiB, verified' in said
 
 
@@ -174,13 +171,10 @@ def test_both_versions_of_matlab_files_give_the_same_blocks(tmp_path):
     from scipy.io import savemat
 
     blocks = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 9, 3), dtype=np.uint8)
-    for folder in ('5', '73'):
-        (tmp_path / folder).mkdir()
-    path = 'ValidationNoisyBlocksSrgb.mat'
-    savemat(tmp_path / '5' / path, {'ValidationNoisyBlocksSrgb': blocks})
-    write_hdf5(tmp_path / '73' / path, {'ValidationNoisyBlocksSrgb': blocks})
-    for folder in ('5', '73'):
-        found = sidd_blocks(tmp_path / folder / path)
+    path = tmp_path / 'ValidationNoisyBlocksSrgb.mat'
+    for write in (savemat, write_hdf5):
+        write(path, {path.stem: blocks})
+        found = sidd_blocks(path)
         assert list(found) == [f'{s:04d}_{b:02d}' for s in (1, 2) for b in (1, 2, 3)]
         np.testing.assert_array_equal(found['0002_03'](), blocks[1, 2])
 
