@@ -183,7 +183,7 @@ def test_changed_data_are_reported(photos):
     before = progress.data
     assert reported(photos, before) == []
     (moved / 'img_0.png').write_bytes((moved / 'img_0.png').read_bytes() + b' ')
-    assert 'other names or sizes' in reported(photos, before)[0]
+    assert 'made with 3 of other names or sizes' in reported(photos, before)[0]
     write_photos(moved, 4)
     message = reported(photos, before)[0]
     assert 'holds 4 images now, but the resumed state was made with 3' in message

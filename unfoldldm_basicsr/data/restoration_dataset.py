@@ -17,15 +17,8 @@ import torch
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read
+from unfoldldm_basicsr.data import patches as geometry
 from unfoldldm_basicsr.data.options import DatasetOptions, at_key, title
-from unfoldldm_basicsr.data.patches import (
-    Window,
-    center_crop,
-    pad_to_size,
-    random_flips,
-    random_window,
-    to_tensor,
-)
 from unfoldldm_basicsr.data.pixels import one_channel, to_float, with_three_channels
 from unfoldldm_basicsr.data.sources import ImageSource, open_source
 
@@ -79,13 +72,13 @@ class RestorationDataset(Dataset):
             images, window = self._training_patch(images, rng)
         else:
             images = [self._validation_crop(image) for image in images]
-            window = Window(0, 0, *images[0].shape[:2])
+            window = geometry.Window(0, 0, *images[0].shape[:2])
         gt, *views = map(self._float, images)
         lq = self.degraded(gt, views, rng)
         paths = [source.path(name) for source, name in zip(self.images, names, strict=True)]
         return {
-            'lq': to_tensor(window.trim(lq)),
-            'gt': to_tensor(window.trim(gt)),
+            'lq': geometry.to_tensor(window.trim(lq)),
+            'gt': geometry.to_tensor(window.trim(gt)),
             'lq_path': paths[min(1, len(paths) - 1)],
             'gt_path': paths[0],
             'degradation': self.degradation,
@@ -176,24 +169,24 @@ class RestorationDataset(Dataset):
 
     def _training_patch(
         self, images: list[np.ndarray], rng: np.random.Generator
-    ) -> tuple[list[np.ndarray], Window]:
+    ) -> tuple[list[np.ndarray], geometry.Window]:
         """The same random crop and flip of every image, still in its integer type.
 
         Returns:
             The patches with up to ``reach`` pixels around them, and the window that trims them.
         """
         size = self.options.gt_size
-        images = [pad_to_size(image, size) for image in images]
-        window = random_window(*images[0].shape[:2], size, rng, self.reach)
-        flips = random_flips(rng, hflip=self.options.use_hflip, rot=self.options.use_rot)
+        images = [geometry.pad_to_size(image, size) for image in images]
+        window = geometry.random_window(*images[0].shape[:2], size, rng, self.reach)
+        flips = geometry.random_flips(rng, hflip=self.options.use_hflip, rot=self.options.use_rot)
         patches = [np.ascontiguousarray(flips.apply(window.cut(image))) for image in images]
         return patches, flips.apply_to_margins(window)
 
     def _validation_crop(self, image: np.ndarray) -> np.ndarray:
         side, multiple = self.options.center_crop, self.options.crop_multiple
         if side:
-            image = center_crop(image, side, side)
+            image = geometry.center_crop(image, side, side)
         if multiple:
             height, width = (s - s % multiple or s for s in image.shape[:2])
-            image = center_crop(image, height, width)
+            image = geometry.center_crop(image, height, width)
         return np.ascontiguousarray(image)

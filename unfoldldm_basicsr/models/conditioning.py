@@ -29,13 +29,7 @@ from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.networks import TrainedNetwork
 from unfoldldm_basicsr.training.optimisation import Groups
 from unfoldldm_basicsr.training.options import PathOptions, TopOptions, ValOptions
-from unfoldldm_basicsr.weights.checkpoint import (
-    ARCH_KEY,
-    DEGRADATION_KEY,
-    CheckpointError,
-    network_meta,
-    read_checkpoint,
-)
+from unfoldldm_basicsr.weights import checkpoint as checkpoints
 from unfoldldm_basicsr.weights.conditioning import (
     DegradationRecord,
     degradation_meta,
@@ -153,8 +147,8 @@ def tested_embedding_is_known(run: Run) -> Iterator[Problem]:
     if run.is_train or run.path.pretrain_network_e or not weights:
         return
     try:
-        known = read_checkpoint(weights).degradation is not None
-    except (CheckpointError, OSError):
+        known = checkpoints.read_checkpoint(weights).degradation is not None
+    except (checkpoints.CheckpointError, OSError):
         return
     if not known:
         yield Problem(
@@ -284,17 +278,17 @@ class Conditioning:
             key = self.path.param_key_g or kind
         elif not self.path.pretrain_network_g:
             key = 'params_ema'  # what a second phase takes of the first
-        return read_record(read_checkpoint(file, key, fallback=True))
+        return read_record(checkpoints.read_checkpoint(file, key, fallback=True))
 
     def _check_record(self, net: nn.Module, record: DegradationRecord) -> None:
         file, kind = self._start_file(), type(net).__name__
         if record.arch['type'] != kind:
-            raise CheckpointError(
+            raise checkpoints.CheckpointError(
                 f'{file}: was trained with network_e.type: {record.arch["type"]}, not {kind}.'
             )
         fault = class_order_fault(record.classes, self.names, self.needs_label)
         if fault:
-            raise CheckpointError(f'{file}: {fault}')
+            raise checkpoints.CheckpointError(f'{file}: {fault}')
 
     def start_average(self) -> None:
         """Averages a trained embedding from here on."""
@@ -310,12 +304,15 @@ class Conditioning:
 
     def weight_file(self) -> dict[str, Any]:
         """Content of ``net_e_*.pth``."""
-        return {**self.network.states(), ARCH_KEY: network_meta(self.run.opt['network_e'])}
+        return {
+            **self.network.states(),
+            checkpoints.ARCH_KEY: checkpoints.network_meta(self.run.opt['network_e']),
+        }
 
     def record(self) -> dict[str, Any]:
         """What ``net_g_*.pth`` says about its vectors."""
         meta = degradation_meta(self.names, self.run.opt['network_e'], **self.network.states())
-        return {DEGRADATION_KEY: meta}
+        return {checkpoints.DEGRADATION_KEY: meta}
 
     # ---- vectors ------------------------------------------------------------------------------
 

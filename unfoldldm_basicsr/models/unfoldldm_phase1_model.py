@@ -21,15 +21,9 @@ from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models.unfolding_losses import StepWatch, restoration_losses, step_figures
 from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.run import Run
+from unfoldldm_basicsr.training import options as base
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.evaluation import Evaluator
-from unfoldldm_basicsr.training.options import (
-    RULES,
-    SECTIONS,
-    TrainOptions,
-    ValOptions,
-    forward_inputs,
-)
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 from unfoldldm_basicsr.training.step import Losses
 
@@ -40,7 +34,7 @@ SOURCE_NOTES = {
 }
 
 
-class UnfoldingTrain(TrainOptions):
+class UnfoldingTrain(base.TrainOptions):
     """``train`` of both phases."""
 
     pixel_opt: dict[str, Any]
@@ -53,7 +47,7 @@ class UnfoldingTrain(TrainOptions):
     """Weight of the pixel loss of the stages before the last."""
 
 
-class Phase1Val(ValOptions):
+class Phase1Val(base.ValOptions):
     """``val``."""
 
     prior_source: Literal['oracle', 'null'] | None = None
@@ -78,7 +72,7 @@ def validation_prior(run: Run) -> str:
 
 def network_has_phases(run: Run) -> Iterator[Problem]:
     """Both phases need a network with a prior."""
-    section, inputs = run.network_sections['network_g'], forward_inputs(run)
+    section, inputs = run.network_sections['network_g'], base.forward_inputs(run)
     if inputs and 'gt' not in inputs:
         message = f'{section["type"]} has no phases: UnfoldLDM and VLUNetPrior do.'
         yield Problem('network_g.type', message)
@@ -131,7 +125,7 @@ def is_phase1(run: Run) -> Iterator[Problem]:
         yield Problem('val.tile', message)
 
 
-UNFOLDING_RULES = (*RULES, network_has_phases, isda_acts)
+UNFOLDING_RULES = (*base.RULES, network_has_phases, isda_acts)
 
 
 # ---- the model ----------------------------------------------------------------------------------
@@ -147,7 +141,7 @@ class UnfoldLDMPhase1Model(RestorationModel):
     results.
     """
 
-    sections = {**SECTIONS, 'train': UnfoldingTrain, 'val': Phase1Val}
+    sections = {**base.SECTIONS, 'train': UnfoldingTrain, 'val': Phase1Val}
     rules = (*UNFOLDING_RULES, is_phase1)
     default_prior_source = 'oracle'
     figures = staticmethod(step_figures)

@@ -17,13 +17,9 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models import conditioning
+from unfoldldm_basicsr.models import unfoldldm_phase2_model as phase2
 from unfoldldm_basicsr.models.unfolding_losses import correction_figures
 from unfoldldm_basicsr.models.unfoldldm_phase1_model import Phase1Val, UnfoldLDMPhase1Model
-from unfoldldm_basicsr.models.unfoldldm_phase2_model import (
-    Phase2Path,
-    Phase2Val,
-    UnfoldLDMPhase2Model,
-)
 from unfoldldm_basicsr.options.run import Run
 
 
@@ -31,11 +27,11 @@ class PriorPhase1Val(Phase1Val, conditioning.ConditionedVal):
     """``val``."""
 
 
-class PriorPhase2Val(Phase2Val, conditioning.ConditionedVal):
+class PriorPhase2Val(phase2.Phase2Val, conditioning.ConditionedVal):
     """``val``."""
 
 
-class PriorPhase2Path(Phase2Path, conditioning.ConditionedPath):
+class PriorPhase2Path(phase2.Phase2Path, conditioning.ConditionedPath):
     """``path``."""
 
 
@@ -82,7 +78,7 @@ class VLUNetPriorPhase1Model(UnfoldLDMPhase1Model):
 
 
 @register(MODEL_REGISTRY)
-class VLUNetPriorPhase2Model(UnfoldLDMPhase2Model):
+class VLUNetPriorPhase2Model(phase2.UnfoldLDMPhase2Model):
     """Trains ``VLUNetPrior(phase=2)`` from Phase I's weights (``path.pretrain_network_phase1``).
 
     The degradation embedding comes with that file and stays as it is, whichever it is: in II-a no
@@ -90,14 +86,14 @@ class VLUNetPriorPhase2Model(UnfoldLDMPhase2Model):
     """
 
     sections = {
-        **UnfoldLDMPhase2Model.sections,
+        **phase2.UnfoldLDMPhase2Model.sections,
         **conditioning.SECTIONS,
         'path': PriorPhase2Path,
         'val': PriorPhase2Val,
     }
     rules = (
         embedding_has_no_limit,
-        *UnfoldLDMPhase2Model.rules,
+        *phase2.UnfoldLDMPhase2Model.rules,
         *conditioning.RULES,
         one_stage_is_used,
     )

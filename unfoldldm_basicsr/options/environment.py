@@ -217,10 +217,11 @@ def _lmdb_fault(folder: str) -> str:
         return str(error)
     finally:
         close_lmdbs()
-    lacking, extra = listed - stored, stored - listed
-    if not lacking and not extra:
+    if listed == stored:
         return ''
-    kind, keys = ('lacks', lacking) if lacking else ('holds, but does not list,', extra)
+    kind, keys = (
+        ('lacks', listed - stored) if listed - stored else ('does not list', stored - listed)
+    )
     return (
         f'{folder} {kind} {len(keys)} of {len(listed | stored)} images, the first is '
         f"'{min(keys)}': data.mdb and meta_info.txt do not belong together. Make it again with "

@@ -10,15 +10,9 @@ from typing import Annotated, Literal
 from basicsr.utils.registry import ARCH_REGISTRY
 from pydantic import Field
 
+from unfoldldm_basicsr.common import sections
 from unfoldldm_basicsr.common.contract import check_tile, contract_of
 from unfoldldm_basicsr.common.declaration import Problem, count
-from unfoldldm_basicsr.common.sections import (
-    BasicLogger,
-    BasicPath,
-    BasicTop,
-    BasicTrain,
-    BasicVal,
-)
 from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.training.batches import MixingOptions, ProgressiveOptions
@@ -30,14 +24,14 @@ Limit = Annotated[float, Field(gt=0)]
 Problems = Iterator[Problem]
 
 
-class TopOptions(BasicTop):
+class TopOptions(sections.BasicTop):
     """The top level of an option file."""
 
     scan_backend: Literal['auto', 'torch', 'triton', 'mamba'] | None = None
     """Selective scan on GPUs; goes before the variable UNFOLDLDM_SCAN."""
 
 
-class TrainOptions(BasicTrain):
+class TrainOptions(sections.BasicTrain):
     """``train``."""
 
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -66,7 +60,7 @@ class TrainOptions(BasicTrain):
     """Channels-last memory format."""
 
 
-class ValOptions(BasicVal):
+class ValOptions(sections.BasicVal):
     """``val``."""
 
     tile: Positive | None = None
@@ -79,11 +73,11 @@ class ValOptions(BasicVal):
     """Write the PSNR of every stage to stage_psnr_DATASET.csv."""
 
 
-class PathOptions(BasicPath):
+class PathOptions(sections.BasicPath):
     """``path``."""
 
 
-class LoggerOptions(BasicLogger):
+class LoggerOptions(sections.BasicLogger):
     """``logger``."""
 
     keep_checkpoints: Positive | None = None

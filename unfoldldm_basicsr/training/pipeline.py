@@ -16,21 +16,12 @@ from basicsr.data import build_dataloader
 from basicsr.models.base_model import BaseModel
 
 from unfoldldm_basicsr.compat.patching import replace
-from unfoldldm_basicsr.data.loading import (
-    SeededSampler,
-    TrainingItems,
-    TrainLoader,
-    fingerprint,
-)
+from unfoldldm_basicsr.data import loading
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.options.parse import build_dataset, dict2str, parse_options
 from unfoldldm_basicsr.options.read import ordered_yaml, parse_value
+from unfoldldm_basicsr.training import resume
 from unfoldldm_basicsr.training.progress import progress
-from unfoldldm_basicsr.training.resume import (
-    load_resume_state,
-    report_changes,
-    set_newer_aside,
-)
 from unfoldldm_basicsr.weights.loading import load_network
 
 
@@ -42,7 +33,7 @@ def install() -> None:
         (basicsr.utils.options, 'parse_options', parse_options),
         (basicsr.utils.options, 'dict2str', dict2str),
         (basicsr.data, 'build_dataset', build_dataset),
-        (basicsr.train, 'load_resume_state', load_resume_state),
+        (basicsr.train, 'load_resume_state', resume.load_resume_state),
         (basicsr.train, 'create_train_val_dataloader', create_train_val_dataloader),
         (basicsr.metrics, 'calculate_metric', calculate_metric),
         (BaseModel, 'load_network', load_network),
@@ -66,12 +57,14 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
     sections, val_loaders = dict(opt['datasets']), []
     train = sections.pop('train')
     dataset, ratio = build_dataset(train), train.get('dataset_enlarge_ratio', 1)
-    sampler = SeededSampler(dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed'])
+    sampler = loading.SeededSampler(
+        dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed']
+    )
     # as many loader processes as BasicSR counts
     workers = train['num_worker_per_gpu'] * (1 if opt['dist'] else max(opt['num_gpu'], 1))
-    items = TrainingItems(dataset, train, workers)
-    loader = TrainLoader(build_dataloader(items, train, sampler=sampler, **settings))
-    progress.data = fingerprint(dataset)
+    items = loading.TrainingItems(dataset, train, workers)
+    loader = loading.TrainLoader(build_dataloader(items, train, sampler=sampler, **settings))
+    progress.data = loading.fingerprint(dataset)
     for section in sections.values():  # val, val_2, ...
         dataset = build_dataset(section)
         val_loaders.append(build_dataloader(dataset, section, sampler=None, **settings))
@@ -85,8 +78,8 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
         first_epoch, used = divmod(resumed.state['iter'], steps)
         sampler.start_at(first_epoch, used * loader.batch_size)
         resumed.state['epoch'] = first_epoch
-        report_changes(opt, resumed.state)
-        set_newer_aside(opt, resumed.state['iter'])
+        resume.report_changes(opt, resumed.state)
+        resume.set_newer_aside(opt, resumed.state['iter'])
     logger.info(
         'Training statistics:'
         f'\n\tNumber of train images: {len(loader.dataset)}'

@@ -17,12 +17,7 @@ from unfoldldm_basicsr.common.errors import ResumeError, writing
 from unfoldldm_basicsr.common.ranks import on_rank_0, together
 from unfoldldm_basicsr.options.parse import refuse, start
 from unfoldldm_basicsr.training.progress import progress
-from unfoldldm_basicsr.weights.training_state import (
-    Checkpoint,
-    iterations_of,
-    manifest_path,
-    weights_of,
-)
+from unfoldldm_basicsr.weights import training_state as files
 
 # Where data lie and how they are loaded; what they are is in the fingerprint of the data.
 _OF_LOADING = {
@@ -128,7 +123,7 @@ def load_resume_state(opt: dict) -> dict | None:
     return state
 
 
-def _agreed_choice(opt: dict) -> Checkpoint | None:
+def _agreed_choice(opt: dict) -> files.Checkpoint | None:
     """The checkpoint that rank 0 chose, read by every rank."""
     chosen = None
 
@@ -141,7 +136,7 @@ def _agreed_choice(opt: dict) -> Checkpoint | None:
     def read() -> None:
         nonlocal chosen
         if path is not None and chosen is None:
-            chosen = Checkpoint.read(Path(path), _networks(opt))
+            chosen = files.Checkpoint.read(Path(path), _networks(opt))
 
     path = together(opt, choose)[0]
     together(opt, read)
@@ -155,18 +150,18 @@ def _networks(opt: Mapping[str, Any]) -> list[str]:
     return [name.replace('network_', 'net_') for name in names]
 
 
-def _choose(opt: dict) -> Checkpoint | None:
+def _choose(opt: dict) -> files.Checkpoint | None:
     """The named checkpoint, or the newest whole one of the experiment."""
     named, folder = opt['path'].get('resume_state'), Path(opt['path']['training_states'])
     if not opt['auto_resume']:
         try:
-            return Checkpoint.read(Path(named), _networks(opt)) if named else None
+            return files.Checkpoint.read(Path(named), _networks(opt)) if named else None
         except ResumeError as error:
             raise ResumeError(f'path.resume_state: {error}. Name an older state.') from error
     skipped = []
-    for iteration in reversed(iterations_of(folder)):
+    for iteration in reversed(files.iterations_of(folder)):
         try:
-            found = Checkpoint.read(folder / f'{iteration}.state', _networks(opt))
+            found = files.Checkpoint.read(folder / f'{iteration}.state', _networks(opt))
         except ResumeError as error:
             skipped.append(str(error))
             continue
@@ -184,7 +179,7 @@ def _choose(opt: dict) -> Checkpoint | None:
     return None
 
 
-def _refuse_other_networks(opt: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+def _refuse_other_networks(opt: Mapping[str, Any], checkpoint: files.Checkpoint) -> None:
     """A run cannot change its network.
 
     Raises:
@@ -219,12 +214,10 @@ def report_changes(opt: Mapping[str, Any], state: Mapping[str, Any]) -> list[str
     ]
     then, now = state.get('data'), progress.data
     if then and now and then != now:
-        what = (
-            'images of other names or sizes than those that the resumed state was made with'
-            if then['images'] == now['images']
-            else f'{now["images"]} images now, but the resumed state was made with {then["images"]}'
+        messages.append(
+            f'datasets.train holds {now["images"]} images now, but the resumed state was made with '
+            f'{then["images"]} of other names or sizes: the run goes on with other data.'
         )
-        messages.append(f'datasets.train holds {what}: the run goes on with other data.')
     if opt['rank'] == 0:
         for message in messages:
             logging.getLogger('basicsr').warning(message)
@@ -245,7 +238,7 @@ def set_newer_aside(opt: Mapping[str, Any], iteration: int) -> None:
     states, models = Path(opt['path']['training_states']), Path(opt['path']['models'])
 
     def move() -> None:
-        newer = [number for number in iterations_of(states) if number > iteration]
+        newer = [number for number in files.iterations_of(states) if number > iteration]
         if not newer:
             return
         time_of_day = time.strftime('%Y%m%d_%H%M%S')
@@ -253,7 +246,7 @@ def set_newer_aside(opt: Mapping[str, Any], iteration: int) -> None:
         with writing(folder):
             for number in newer:
                 state = states / f'{number}.state'
-                for path in (*weights_of(models, number), manifest_path(state), state):
+                for path in (*files.weights_of(models, number), files.manifest_path(state), state):
                     target = folder / path.parent.name / path.name
                     target.parent.mkdir(parents=True, exist_ok=True)
                     if path.exists():
