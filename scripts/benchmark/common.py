@@ -263,7 +263,9 @@ def _answer(connection: Any, function: Callable, arguments: tuple) -> None:
 
 
 def peak_memory(prepare: Callable, *arguments: Any, device: str, threads: int) -> float | None:
-    """Peak of a call in a process of its own, in MiB; None where the system does not tell it.
+    """Peak of a call in MiB; None where the system does not tell it.
+
+    On a CPU it runs in a process of its own; on a GPU the allocator counts, whatever ran before.
 
     Args:
         prepare: function of a module; gets ``arguments`` and returns two calls, a small one that
@@ -274,7 +276,16 @@ def peak_memory(prepare: Callable, *arguments: Any, device: str, threads: int) -
     """
     if device == 'cpu' and not Path('/proc/self/status').exists():
         return None
-    return in_own_process(_grow, prepare, arguments, device, threads)
+    if device == 'cpu':
+        return in_own_process(_grow, prepare, arguments, device, threads)
+    try:
+        return _grow(prepare, arguments, device, threads)
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(first_line(error)) from None  # frees what the frames hold
+    finally:
+        torch.cuda.empty_cache()
 
 
 def _grow(prepare: Callable, arguments: tuple, device: str, threads: int) -> float:

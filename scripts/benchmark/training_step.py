@@ -7,7 +7,8 @@
 Networks: VLU-Net and its plain PyTorch implementation (``vlunet-plain``), Restormer, NAFNet, and
 UnfoldLDM in both training phases with the losses of its option files. Variants, joined by ``+``:
 ``plain`` (float32), ``checkpoint`` (the blocks of UnfoldLDM, VLU-Net and Restormer are computed
-again in the backward pass), ``bf16`` (autocast), ``channels_last``, ``compile``.
+again in the backward pass), ``bf16`` (autocast), ``channels_last``, ``compile``, and on a GPU
+``graphs`` (``train.use_cuda_graphs``).
 
 All sides run in turn in one process. Times are medians in milliseconds of wall time (on a GPU of
 CUDA events); ratios are medians over the rounds: to Restormer in the first variant, and to the same
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import torch
 from common import (
@@ -52,13 +54,14 @@ from vlunet_plain import plain_vlunet
 from unfoldldm_basicsr import archs
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
+from unfoldldm_basicsr.training.cuda_graphs import GradientGraphs
 from unfoldldm_basicsr.training.memory import keep_freed_memory
 
 NETWORKS = (
     'vlunet-plain', 'vlunet', 'unfoldldm-base-phase1', 'unfoldldm-base-phase2', 'restormer',
     'nafnet',
 )  # fmt: skip
-VARIANTS = ('plain', 'checkpoint', 'bf16', 'channels_last', 'compile')
+VARIANTS = ('plain', 'checkpoint', 'bf16', 'channels_last', 'compile', 'graphs')
 
 
 def unfolding_loss(name: str) -> Callable:
@@ -125,16 +128,24 @@ def make_steps(
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     loss = loss_of(name)
     called = torch.compile(net) if 'compile' in parts else net
+    graphs = GradientGraphs(trained, []) if 'graphs' in parts else None
 
     def step(shape: tuple) -> Callable[[], None]:
         inputs = make_inputs(net, shape, device)
         gt, inputs[0] = (torch.rand(shape, device=device).to(memory_format=layout) for _ in 'ab')
 
-        def call() -> None:
+        def gradients(_batch: dict[str, Tensor]) -> dict[str, Tensor]:
             with torch.autocast(device, torch.bfloat16, enabled='bf16' in parts):
                 value = loss(called, inputs, gt)
-            optimizer.zero_grad(set_to_none=True)
             value.backward()
+            return {}
+
+        def call() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            if graphs is None:
+                gradients({})
+            else:
+                graphs({'lq': inputs[0]}, gradients, nullcontext, kind=False)
             optimizer.step()
 
         return call
@@ -242,6 +253,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         for part in variant.split('+'):
             if part not in VARIANTS:
                 parser.error(f"variant '{part}' is unknown; known: {', '.join(VARIANTS)}")
+        if 'graphs' in variant and args.device == 'cpu':
+            parser.error('graphs: needs --device cuda')
     for name in args.networks:
         try:
             check_network(name)
