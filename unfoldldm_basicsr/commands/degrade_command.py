@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,16 +21,7 @@ from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.patches import center_crop
 from unfoldldm_basicsr.data.pixels import to_float, with_three_channels
 from unfoldldm_basicsr.options.read import read_option_file
-from unfoldldm_basicsr.pictures.drawing import (
-    GREY,
-    LABEL,
-    SMALL,
-    new_page,
-    printable,
-    save_picture,
-    show,
-    to_rgb8,
-)
+from unfoldldm_basicsr.pictures.drawing import comparison_grid, save_picture, to_rgb8
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,10 +114,16 @@ def contact_sheet(
     Args:
         image: float32 H W 3, RGB, [0, 1].
         chains: by name.
-        title: above everything.
+        title: below everything.
         seed: of the random numbers; strengths of one row have the same.
     """
-    rows: list[tuple[list[str], dict[str, np.ndarray]]] = []
+    rows, captions = [], []
+
+    def add(heading: str, cells: Mapping[str, np.ndarray]) -> None:
+        scores = [f'{caption}, {_decibels(cell, image)}' for caption, cell in cells.items()]
+        rows.append([image, *cells.values()])
+        captions.append([textwrap.fill(heading, 40), *scores])
+
     draws = {f'draw {n}': [seed, n] for n in (1, 2, 3)}
     for name, chain in chains.items():
         for step in chain.steps:
@@ -137,39 +135,24 @@ def contact_sheet(
                 caption: step.apply(image, np.random.default_rng(start), **parameters)
                 for caption, (start, parameters) in drawn.items()
             }
-            rows.append((_describe(step, name), cells))
+            add(_describe(step, name), cells)
         if len(chain.steps) > 1:
-            heading = [name, 'the whole chain:', *(f'- {step.type}' for step in chain.steps)]
             cells = {k: chain(image, np.random.default_rng(s)) for k, s in draws.items()}
-            rows.append((heading, cells))
-
-    tall = max(100, min(_CELL_WIDTH * image.shape[0] / image.shape[1], _CELL_HEIGHT))
-    fig, places = new_page([tall] * len(rows), 5 * _CELL_WIDTH, 5, title=title)
-    for number, (text, cells) in enumerate(rows):
-        heading = fig.add_subplot(places[number, 0])
-        heading.set_axis_off()
-        heading.text(0, 1, printable(text[0]), fontsize=LABEL, va='top')
-        lines = printable('\n'.join(text[1:]))
-        heading.text(0, 0.86, lines, fontsize=SMALL, color=GREY, va='top', linespacing=1.4)
-        show(fig.add_subplot(places[number, 1]), image, 'clean')
-        for column, (caption, cell) in enumerate(cells.items(), 2):
-            caption = f'{caption}, {_decibels(cell, image)}'
-            show(fig.add_subplot(places[number, column]), cell, caption)
-    return fig
+            add(f'{name}: the whole chain', cells)
+    return comparison_grid(
+        rows, [''] * 4, captions, cell_width=_CELL_WIDTH, footer=f'{title}. Left: the photo.'
+    )
 
 
-def _describe(step: Degradation, chain_name: str) -> list[str]:
-    """Heading of a row and one line per parameter that does something at these settings."""
-    lines = [step.type]
-    if chain_name != step.type:
-        lines.append(f'of {chain_name}'[:34])
-    if step.prob < 1:
-        lines.append(f'in {100 * step.prob:g} % of the images')
+def _describe(step: Degradation, chain_name: str) -> str:
+    """Name of a step and the parameters that do something at these settings."""
+    of = '' if chain_name == step.type else f' of {chain_name[:22]}'
+    words = [f'in {100 * step.prob:g} % of the images'] if step.prob < 1 else []
     for name, (low, high) in step.ranges.items():
         if step.parameters()[name].stronger == 'down':
             low, high = high, low  # as the columns go, from weak to strong
-        lines.append(f'{name} {low:g}' if low == high else f'{name} {low:g} ... {high:g}')
-    return lines
+        words.append(f'{name} {low:g}' if low == high else f'{name} {low:g} ... {high:g}')
+    return f'{step.type}{of}: {", ".join(words)}'
 
 
 def _decibels(image: np.ndarray, clean: np.ndarray) -> str:
