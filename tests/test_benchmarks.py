@@ -174,7 +174,7 @@ def test_sides_that_run_out_of_memory_have_no_peak(script, monkeypatch, capsys):
 
     monkeypatch.setattr(common, 'in_own_process', in_own_process)
     sides = {'a': (1,), 'b': (2,), 'c': (3,)}
-    assert common.peak_memories(None, sides, device='cuda', threads=1) == {'a': 10, 'c': 30}
+    assert common.peak_memories(None, sides, device='cpu', threads=1) == {'a': 10, 'c': 30}
     assert 'b is left out: killed' in capsys.readouterr().out
 
 
