@@ -19,9 +19,14 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
 
 def nearest(name: object, known: Iterable[object]) -> str:
     """The first half of :func:`did_you_mean`, '' without a near match."""
-    folded = {str(k).lower(): k for k in known}
-    near = difflib.get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.6)
-    return f" Did you mean '{folded[near[0]]}'?" if near else ''
+    near = _near(name, known)
+    return f" Did you mean '{near}'?" if near else ''
+
+
+def _near(name: object, known: Iterable[object]) -> str:
+    folded = {str(k).lower(): str(k) for k in known}
+    found = difflib.get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.6)
+    return folded[found[0]] if found else ''
 
 
 def one_slip(name: str, known: str) -> bool:
@@ -41,9 +46,9 @@ def written_as(name: str, keys: Iterable[object]) -> str:
         For example ``" Is 'tpye' meant to be it?"``, with nothing like it the keys that are there.
     """
     keys = [str(k) for k in keys]
-    near = difflib.get_close_matches(name, [k.lower() for k in keys], n=1, cutoff=0.6)
+    near = _near(name, keys)
     if near:
-        return f" Is '{next(k for k in keys if k.lower() == near[0])}' meant to be it?"
+        return f" Is '{near}' meant to be it?"
     return f' There are: {", ".join(keys)}.' if keys else ''
 
 

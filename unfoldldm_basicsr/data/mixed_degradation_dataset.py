@@ -16,7 +16,7 @@ from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, 
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.sections import LoaderOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
-from unfoldldm_basicsr.data.options import DatasetOptions, title, within
+from unfoldldm_basicsr.data.options import DatasetOptions, at_key, title
 from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
 from unfoldldm_basicsr.data.restoration_dataset import RestorationDataset
 from unfoldldm_basicsr.data.synthetic_degradation_dataset import SyntheticDegradationDataset
@@ -51,11 +51,6 @@ class MixedOptions(DatasetOptions):
     """All classes of the run, in order of their index."""
     sets: Annotated[list[Any], Field(min_length=1)]
     """The sets: {type, degradation_name, repeat or weight, ...}."""
-
-    @field_validator('gt_size')
-    @classmethod
-    def _patches(cls, size: int | None, info: ValidationInfo) -> int | None:
-        return size  # the sets may have it
 
     @field_validator(*_OF_ONE_SET)
     @classmethod
@@ -139,7 +134,7 @@ class MixedDegradationDataset(Dataset):
         self.degradation_names = list(self.options.degradation_names)
         self.sets: list[RestorationDataset] = []
         for index, entry in enumerate(self.options.sets):
-            with within(owner, f'sets.{index}'):
+            with at_key(owner, f'sets.{index}'):
                 self.sets.append(_SET_CLASSES[entry.type](entry))
         lengths = [len(part) for part in self.sets]
         weights = [entry.weight for entry in self.options.sets]

@@ -55,7 +55,8 @@ class DatasetOptions(LoaderOptions):
     @field_validator('gt_size')
     @classmethod
     def _patches(cls, size: int | None, info: ValidationInfo) -> int | None:
-        if size is None and info.data.get('phase') == 'train':
+        in_parts = 'sets' in cls.model_fields  # which may have it, each
+        if size is None and info.data.get('phase') == 'train' and not in_parts:
             raise ValueError('is missing: the side of the training patches in pixels.')
         return size
 
@@ -98,25 +99,16 @@ def title(values: Any, cls: type) -> str:
 
 
 @contextmanager
-def within(owner: str, place: str) -> Iterator[None]:
-    """Puts a section of the data set ``owner`` before the keys of what goes wrong in the block."""
-    try:
-        yield
-    except OptionError as error:
-        problems = [Problem(f'{place}.{path}', text) for path, text, *_ in error.problems]
-        raise OptionError(owner, problems) from error
-
-
-@contextmanager
 def at_key(owner: str, key: str) -> Iterator[None]:
-    """Puts ``key`` of the data set ``owner`` before what goes wrong with files in the block.
+    """Puts ``key`` of the data set ``owner`` before what goes wrong in the block.
 
     Raises:
         OptionError: with the key.
     """
     try:
         yield
-    except OptionError:
-        raise
+    except OptionError as error:
+        problems = [Problem(f'{key}.{path}', text) for path, text, *_ in error.problems]
+        raise OptionError(owner, problems) from error
     except (OSError, ValueError) as error:
         raise OptionError(owner, [Problem(key, str(error))]) from error
