@@ -5,32 +5,21 @@ from __future__ import annotations
 import copy
 import logging
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
-import torch
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.logger import get_root_logger, initialized_logger
-from basicsr.utils.options import parse_options
-from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
+from basicsr.utils.registry import DATASET_REGISTRY
 from helpers import (
     DELETE,
     problems_at,
     put,
     tiny_unfoldldm,
-    warnings_at,
-    write_options,
 )
 from tiny_vlunet import vlunet_kwargs
-from torch import nn
-from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.declaration import OptionError, read
-from unfoldldm_basicsr.options.declared import options_of
 from unfoldldm_basicsr.options.preflight import preflight
 
 
@@ -350,70 +339,6 @@ def test_both_phases_name_their_groups(plugin):
     assert 'no limit' in problems_at(put(plugin, place, {'restoration': 0.01}), place)
 
 
-# ---- values -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ('value', 'hint', 'ok'),
-    [
-        (1, float, True),
-        (1.5, int, False),
-        ('1', int, False),
-        (True, int, False),
-        (float('nan'), float, False),
-        ([1, 2], Sequence[int], True),
-        ([1, 'a'], Sequence[int], False),
-        ('ab', Sequence[str], False),
-        ([1, 2, 3], tuple[int, int], False),
-        ([1, 2, 3], tuple[int, ...], True),
-        (None, int | None, True),
-        ('x', int | None, False),
-        ('1e-4', float | torch.Tensor, False),
-        ([1, 'a'], int | list[int], False),
-        ('l1', Literal['l1', 'l2'], True),
-        ('l3', Literal['l1', 'l2'], False),
-        ({}, dict[str, int], True),
-        (3, Any, True),
-        (3, Callable, True),
-    ],
-)
-def test_values_are_compared_with_annotations(value, hint, ok):
-    def build(*, x: hint): ...
-
-    build.__annotations__['x'] = hint
-    with nullcontext() if ok else pytest.raises(OptionError, match='build: x'):
-        read(options_of(build), {'x': value}, 'build')
-
-
-# ---- classes that declare nothing ---------------------------------------------------------------
-
-
-class UndeclaredDataset(Dataset):
-    """A data set of somebody else."""
-
-    def __init__(self, opt):
-        self.opt, self.crop = opt, opt.get('crop_mode', 'centre')
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        return {}
-
-
-def test_what_an_undeclared_class_reads_is_not_guessed(stock, monkeypatch):
-    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'UndeclaredDataset', UndeclaredDataset)
-    data = {'type': 'UndeclaredDataset', 'crop_mode': 'x', 'batch_size_per_gpu': 2}
-    stock = put(stock, 'datasets.train', data)
-    assert preflight(stock, 'x.yml', True) == []
-    assert 'left as it is' in warnings_at(stock, 'datasets.train.crop_mode')
-    misspelt = put(stock, 'datasets.train.pin_memry', True)
-    assert "Did you mean 'pin_memory'" in problems_at(misspelt, 'datasets.train.pin_memry')
-    assert "Did you mean 'pin_memory'" in warnings_at(
-        misspelt, 'datasets.train.pin_memry', strict=False
-    )
-
-
 # ---- every key, systematically ------------------------------------------------------------------
 
 
@@ -443,98 +368,3 @@ def test_every_misspelt_key_is_refused(plugin):
         *sections, key = path.split('.')
         wrong = '.'.join([*sections, f'{key}_x'])
         assert preflight(put(options, wrong, 1), 'x.yml', True), wrong
-
-
-class Refuses(nn.Module):
-    def __init__(self, *, width: int = 3):
-        super().__init__()
-        raise ValueError(f'width: {width} is odd.')
-
-
-def test_what_a_network_refuses_is_passed_on(stock, monkeypatch):
-    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Refuses', Refuses)
-    found = problems_at(put(stock, 'network_g', {'type': 'Refuses'}), 'network_g')
-    assert found == 'Refuses cannot be built with these values: width: 3 is odd.'
-
-
-# ---- weights ------------------------------------------------------------------------------------
-
-
-def weights_of(options: dict, file: Path, drop: str = '#') -> Path:
-    network = dict(options['network_g'])
-    net = dict(iter(ARCH_REGISTRY))[network.pop('type')](**network)
-    state = {k: v for k, v in net.state_dict().items() if not k.startswith(drop)}
-    torch.save({'params': state}, file)
-    return file
-
-
-def test_weights_that_fit_are_accepted_and_others_explained(stock, tmp_path):
-    file = weights_of(stock, tmp_path / 'net_g.pth')
-    stock = put(stock, 'path.pretrain_network_g', str(file))
-    assert preflight(stock, 'x.yml', True) == []
-    wider = put(stock, 'network_g.num_feat', 8)
-    assert 'does not fit network_g (MSRResNet)' in problems_at(wider, 'path.pretrain_network_g')
-    loose = put(wider, 'path.strict_load_g', False)
-    assert 'another network' in problems_at(loose, 'path.pretrain_network_g')
-    deeper = put(put(stock, 'network_g.num_block', 2), 'path.strict_load_g', False)
-    assert problems_at(deeper, 'path.pretrain_network_g') == ''
-    assert problems_at(put(stock, 'path.param_key_g', 'params_emma'), 'path.pretrain_network_g')
-    misnamed = put(stock, 'path.pretrain_network_g', str(tmp_path / 'net_q.pth'))
-    assert "Did you mean 'net_g.pth'" in problems_at(misnamed, 'path.pretrain_network_g')
-    file.write_bytes(file.read_bytes()[:-30])
-    assert 'damaged' in problems_at(stock, 'path.pretrain_network_g')
-
-
-@pytest.fixture
-def phase2(plugin):
-    plugin = put(plugin, 'model_type', 'UnfoldLDMPhase2Model')
-    plugin = put(plugin, 'network_g.phase', 2)
-    return put(plugin, 'train.diffusion_opt', {'type': 'LatentDiffusionLoss'})
-
-
-def test_phase_two_starts_from_the_weights_of_its_phase_one(plugin, phase2, tmp_path):
-    place = 'path.pretrain_network_phase1'
-    file = str(weights_of(plugin, tmp_path / 'phase1.pth'))
-    assert preflight(put(phase2, place, file), 'x.yml', True) == []
-    missing = problems_at(put(phase2, place, '/no.pth'), place)
-    assert 'no such file' in missing
-    assert 'Phase I' in missing
-    wider = put(put(phase2, place, file), 'network_g.prior_dim', 16)
-    assert problems_at(wider, place)
-    partial = str(weights_of(plugin, tmp_path / 'part.pth', drop='ocformer.latent'))
-    assert problems_at(put(phase2, place, partial), place)
-    second = str(weights_of(phase2, tmp_path / 'phase2.pth'))
-    assert 'pretrain_network_g' in problems_at(put(phase2, place, second), place)
-
-
-def test_a_resumed_run_needs_no_weights_to_start_from(
-    phase2, plugin, tmp_path, monkeypatch, capsys
-):
-    """Its checkpoint replaces them; a fresh start needs them, and so does an ignored network."""
-    place = 'path.pretrain_network_phase1'
-    options = put(phase2, place, '/moved/away.pth')
-    assert preflight(options, 'x.yml', True, resuming=True) == []
-    assert 'no such file' in problems_at(options, place)
-    (tmp_path / '5.state').write_bytes(b'')
-    named = put(options, 'path.resume_state', str(tmp_path / '5.state'))
-    assert problems_at(named, place) == ''
-    assert 'no such file' in problems_at(named, place, resuming=False)
-    ignored = put(options, 'path.ignore_resume_networks', ['network_g'])
-    assert 'no such file' in problems_at(ignored, place, resuming=True)
-    assert 'no such file' in problems_at(
-        put(plugin, 'path.pretrain_network_g', '/no.pth'), 'path.pretrain_network_g'
-    )
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['x', '-opt', str(write_options(tmp_path / 'x.yml', options))])
-    sys.argv.append('--auto_resume')
-    with pytest.raises(SystemExit):
-        parse_options(str(tmp_path), is_train=True)
-    assert '/moved/away.pth: no such file' in capsys.readouterr().err
-    states = tmp_path / 'experiments' / options['name'] / 'training_states'
-    states.mkdir(parents=True)
-    (states / '5.state').write_bytes(b'')
-    assert parse_options(str(tmp_path), is_train=True)[0]['auto_resume']
-    sys.argv.pop()
-    with pytest.raises(SystemExit):
-        parse_options(str(tmp_path), is_train=True)
