@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tabulate import tabulate
+
 from unfoldldm_basicsr.common.errors import writing
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 
@@ -89,15 +91,12 @@ def table_lines(rows: Rows) -> list[str]:
     if not rows:
         return []
     metrics = list(rows[AVERAGE][1])
-    cells = [['degradation', 'images', *metrics]]
-    for name, (count, means) in rows.items():
-        figures = [f'{means[m]:.4f}' if m in means else '-' for m in metrics]
-        cells.append([name, str(count), *figures])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return [
-        '  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in cells
+    cells = [
+        [name, str(count), *(f'{means[m]:.4f}' if m in means else '-' for m in metrics)]
+        for name, (count, means) in rows.items()
     ]
+    head, sides = ['degradation', 'images', *metrics], ['left', *['right'] * (len(metrics) + 1)]
+    return tabulate(cells, head, 'plain', colalign=sides, disable_numparse=True).splitlines()
 
 
 def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str) -> Path | None:
