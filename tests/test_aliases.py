@@ -32,6 +32,8 @@ SMALL_NET = {
     'NAFNet': {'width': 4, 'enc_blk_nums': [1], 'middle_blk_num': 1, 'dec_blk_nums': [1]},
 }
 
+SMALL_NAFNET = {'type': 'NAFNet', **SMALL_NET['NAFNet']}
+
 
 def test_there_are_all_files_whose_networks_the_package_has():
     assert (len(restormer_files()), len(nafnet_files())) == (13, 10)
@@ -74,6 +76,33 @@ def test_nafnet_clips_unless_told_otherwise():
     assert translate(own) == []
 
 
+def test_a_gradient_is_cut_to_the_norm_that_nafnet_allows(tmp_path):
+    """A gradient of (3, 4) has the norm 5; of the norm 0.01 it is (0.006, 0.008)."""
+    options = model_options(tmp_path, SMALL_NAFNET, optim_g={'type': 'SGD', 'lr': 1.0})
+    translate(options | {'model_type': 'ImageRestorationModel'})
+    model = RestorationModel(options)
+    weight = model.net_g.intro.weight
+    before = weight.detach().clone()
+    model.cri_pix.register_forward_hook(
+        lambda loss, images, value: 0 * value + 3 * weight[0, 0, 0, 0] + 4 * weight[1, 0, 0, 0]
+    )
+    model.feed_data({'lq': torch.rand(1, 3, 8, 8), 'gt': torch.rand(1, 3, 8, 8)})
+    model.optimize_parameters(1)
+    moved = (before - weight.detach())[:2, 0, 0, 0]
+    assert moved.tolist() == pytest.approx([0.006, 0.008], rel=1e-4)
+
+
+def test_pairs_that_are_shifted_are_pairs_of_basicsr():
+    shift = {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}
+    options = copy.deepcopy(FILES['Deraining'])
+    options['datasets']['train'] |= shift
+    translate(options)
+    train = options['datasets']['train']
+    assert (train['type'], train['use_rot']) == ('PairedImageDataset', True)
+    assert shift.items() <= train.items()
+    assert examine(options, 'x.yml', True, here=False).problems == []
+
+
 def test_noise_levels_and_flips_keep_their_meaning():
     options = copy.deepcopy(FILES['GaussianGrayDenoising_Sigma'])
     translate(options)
@@ -97,10 +126,9 @@ def test_what_is_not_understood_is_left_to_the_check():
 
 def test_floats_are_measured_where_the_file_says_so(tmp_path):
     """An error of 0.001 vanishes in 8 bits and is 60 dB without them."""
-    network = {'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}
     found = {}
     for use_image in (True, False):
-        options = model_options(tmp_path, network)
+        options = model_options(tmp_path, SMALL_NAFNET)
         options['val']['use_image'] = use_image
         model = RestorationModel(options)
         gt = torch.full((1, 3, 8, 8), 100 / 255)

@@ -15,7 +15,7 @@ DATASETS = {
     'Dataset_GaussianDenoising': 'SyntheticDegradationDataset',
     'Dataset_DefocusDeblur_DualPixel_16bit': 'DualPixelDataset',
 }
-_NOISE, _DUAL = 'Dataset_GaussianDenoising', 'Dataset_DefocusDeblur_DualPixel_16bit'
+_PAIRS, _NOISE, _DUAL = DATASETS
 _STOCK = 'PairedImageDataset'  # NAFNet's, with one key named otherwise than BasicSR's
 _PROGRESSIVE = ('iters', 'gt_sizes', 'mini_batch_sizes')
 New = dict[str, Any] | None  # what replaces a key: keys of the same section; None: not understood
@@ -140,8 +140,11 @@ def translate(options: dict) -> list[Note]:
         path, kind = f'datasets.{phase}', section.get('type') if isinstance(section, dict) else None
         notes += _rows(section, 'datasets', path, kind)
         if isinstance(kind, str) and kind in DATASETS:
-            section['type'] = DATASETS[kind]
-            notes.append(_note(path, 'type', {'type': DATASETS[kind]}, kind))
+            new = DATASETS[kind]
+            if kind == _PAIRS and {'mean', 'std'} & section.keys():
+                new = _STOCK  # which shifts both images by them
+            section['type'] = new
+            notes.append(_note(path, 'type', {'type': new}, kind))
     return notes
 
 

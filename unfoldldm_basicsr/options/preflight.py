@@ -25,7 +25,7 @@ from unfoldldm_basicsr.common.declaration import Options, show
 from unfoldldm_basicsr.common.sections import BasicDataset, MetricOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.options import environment, networks, rules
-from unfoldldm_basicsr.options.aliases import Note, translate
+from unfoldldm_basicsr.options.aliases import MODELS, Note, translate
 from unfoldldm_basicsr.options.declared import options_of, registered, takes_any_key
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.problems import Problems
@@ -103,9 +103,8 @@ def examine(
         run = typed(model, options, problems)
         run.machine = Machine(here, launcher, resuming, options['num_gpu'])
         if model is None and isinstance(options.get('model_type'), str):
-            hint = did_you_mean(
-                options['model_type'], [name for name, _ in registries.MODEL_REGISTRY]
-            )
+            names = [*MODELS, *(name for name, _ in registries.MODEL_REGISTRY)]
+            hint = did_you_mean(options['model_type'], names)
             message = f'no model {show(options["model_type"])} is registered.{hint}'
             problems.add('model_type', message)
         _check_classes(problems, run)
