@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 from basicsr.utils.registry import ARCH_REGISTRY, Registry
 from helpers import (
+    ROOT,
     problems_at,
     put,
     run_python,
@@ -44,7 +46,10 @@ def margin_of(opt):
 
 @DATASET_REGISTRY.register()
 class PairsWithMargin(PairedImageDataset):
+    built = 0
+
     def __init__(self, opt):
+        PairsWithMargin.built += 1
         super().__init__(opt)
         self.margin = margin_of(opt)
 
@@ -98,6 +103,7 @@ if __name__ == '__main__':
     assert LOSS_REGISTRY.get('PSNRLoss') is mine.PSNRLoss
     sys.argv[1:] = ['-opt', 'x.yml']
     train_pipeline('.')
+    assert mine.PairsWithMargin.built == 1  # the check builds none beside
 """
 PLUGIN = 'import unfoldldm_basicsr'
 
@@ -177,6 +183,24 @@ def test_the_class_of_a_project_has_the_name_in_either_order(registry, caplog, f
         registry.register(of('another.net'))
 
 
+@pytest.mark.faults
+def test_option_files_of_basicsr_are_run_without_and_with_the_plugin(tmp_path):
+    options = stock_options(tmp_path)
+    for phase, section in options['datasets'].items():
+        section |= {'name': phase, 'dataroot_gt': f'{phase}/gt', 'dataroot_lq': f'{phase}/lq'}
+    options['datasets']['train'] |= {'dataset_enlarge_ratio': 1}
+    options['val'] |= {'save_img': False, 'suffix': None}
+    (tmp_path / 'options').mkdir()
+    write_options(tmp_path / 'options' / 'a.yml', options)
+    write_options(tmp_path / 'options' / 'b.yml', put(options, 'network_g.num_fet', 4))
+    script = str(ROOT / 'scripts' / 'faults' / 'stock_option_files.py')
+    result = run_python(script, 'options', '--work', 'work', cwd=tmp_path)
+    first, second, last = result.stdout.splitlines()
+    assert first == '| a.yml | runs | accepted | runs |', result.stderr
+    assert re.match(r"\| b.yml \| TypeError: .* 'num_fet' \| b.yml: network_g.num_fet: .*", second)
+    assert last == '2 files; run by BasicSR alone and not with the plugin: 0 []'
+
+
 # ---- networks of this package in models of others -----------------------------------------------
 
 
@@ -205,8 +229,9 @@ def test_a_model_that_trains_a_discriminator_needs_one(stock):
 
 def test_with_an_unknown_model_there_is_no_verdict_on_its_keys(stock):
     stock['train'] |= {'use_grad_clip': True, 'my_key': 1}
-    options = put(stock, 'model_type', 'MyModel')
-    assert 'no model' in problems_at(options, 'model_type')
+    options = put(stock, 'model_type', 'ImageClenModel')
+    assert "no model 'ImageClenModel'" in problems_at(options, 'model_type')
+    assert "Did you mean 'ImageCleanModel'?" in problems_at(options, 'model_type')
     for key in ('train.use_grad_clip', 'train.my_key'):
         assert problems_at(options, key) == ''
 
