@@ -12,7 +12,9 @@ import torch
 from basicsr.metrics import calculate_metric
 from skimage.color import rgb2lab
 
+from unfoldldm_basicsr.common.declaration import OptionError, read
 from unfoldldm_basicsr.metrics import perceptual
+from unfoldldm_basicsr.options.declared import options_of
 
 
 def photo(*shape: int, seed: int = 0) -> np.ndarray:
@@ -103,8 +105,8 @@ def test_what_cannot_be_measured_is_refused():
     for other in (image[:7], image[..., 0], image.astype(np.int32)):
         with pytest.raises(ValueError, match='calculate_lpips'):
             measured('lpips', image, other)
-    with pytest.raises(ValueError, match='alexnet'):
-        measured('lpips', image, image, net='alexnet')
+    with pytest.raises(OptionError, match="Did you mean 'alex'"):
+        read(options_of(perceptual.calculate_lpips, ('img', 'img2')), {'net': 'alexnet'})
     with pytest.raises(ValueError, match=r"no metric 'pai'.*'pair'"):
         measured('pyiqa', image, image, metric='pai')
     with pytest.raises(ValueError, match='pyiqa fid --target'):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,8 +11,6 @@ from basicsr.utils.registry import METRIC_REGISTRY
 
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.suggest import did_you_mean
-
-NETWORKS = ('alex', 'vgg', 'squeeze')
 
 
 @lru_cache(maxsize=3)
@@ -45,7 +44,12 @@ def _pyiqa(metric: str) -> torch.nn.Module:
 
 
 @register(METRIC_REGISTRY)
-def calculate_lpips(img: np.ndarray, img2: np.ndarray, crop_border: int = 0, net: str = 'alex'):
+def calculate_lpips(
+    img: np.ndarray,
+    img2: np.ndarray,
+    crop_border: int = 0,
+    net: Literal['alex', 'vgg', 'squeeze'] = 'alex',
+):
     """Perceptual distance (Zhang et al., CVPR 2018), lower is better: ``better: lower``.
 
     The first use downloads the features of torchvision's ``net``.
@@ -61,10 +65,8 @@ def calculate_lpips(img: np.ndarray, img2: np.ndarray, crop_border: int = 0, net
 
     Raises:
         ImportError: without the package lpips.
-        ValueError: shapes differ, other images than described, or an unknown ``net``.
+        ValueError: shapes differ, or other images than described.
     """
-    if net not in NETWORKS:
-        raise ValueError(f"calculate_lpips net: unknown value '{net}'. Known: {NETWORKS}.")
     if img.shape != img2.shape:
         raise ValueError(
             f'calculate_lpips: the images differ in size: {img.shape} and {img2.shape}.'
