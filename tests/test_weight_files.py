@@ -246,6 +246,9 @@ def test_missing_files_and_keys_suggest_the_nearest_name(tmp_path):
         read_checkpoint(tmp_path / 'net_g_500.pth')
     with pytest.raises(CheckpointError, match="Did you mean 'params_ema'"):
         read_checkpoint(tmp_path / 'net_g_5000.pth', param_key='param_ema')
+    torch.save(TinyConvNet().state_dict(), tmp_path / 'bare.pth')
+    with pytest.raises(CheckpointError, match='holds the weights as they are'):
+        read_checkpoint(tmp_path / 'bare.pth', 'params_ema')
     with pytest.raises(CheckpointError, match='is a folder'):
         read_checkpoint(tmp_path)
 

@@ -109,7 +109,9 @@ def read_checkpoint(
         raise CheckpointError(_no_weights(path, content))
     if param_key is not None and param_key not in present:
         if not fallback:
-            raise CheckpointError(f'{path}: no {param_key!r}.{did_you_mean(param_key, present)}')
+            hint = ' It holds the weights as they are: name no key (~).'
+            hint = hint if None in present else did_you_mean(param_key, present)
+            raise CheckpointError(f'{path}: no {param_key!r}.{hint}')
         param_key = None
     chosen = param_key if param_key is not None else next(iter(present))
     state_dict = plain_names(present[chosen])
