@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.pictures.drawing import new_page, table
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ def write_confusion_csv(counts: np.ndarray, names: Sequence[str], path: str | Pa
     rows = pd.DataFrame(counts, names, names)
     rows['items'] = counts.sum(1)
     rows['accuracy'] = counts.diagonal() / rows['items'].where(rows['items'] > 0)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(path, index_label='true class', float_format='%.4f', lineterminator='\n')
+    text = rows.to_csv(index_label='true class', float_format='%.4f', lineterminator='\n')
+    write_bytes_atomic(path, text.encode())
 
 
 def confusion_picture(

@@ -88,8 +88,7 @@ def show(
         axes.imshow(to_rgb8(image))
     else:
         axes.imshow(image, cmap='inferno', vmin=0, vmax=limit or 1)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color(RULE)
     axes.set_xlabel(printable(caption), fontsize=SMALL, color=INK)
     axes.set_title(printable(title), fontsize=LABEL, color=INK)
@@ -204,8 +203,9 @@ def save_picture(path: str | Path, picture: np.ndarray | Figure) -> None:
         OSError: it cannot be written.
     """
     path = Path(path)
-    options = {'.png': {}, '.jpg': {'quality': 92, 'subsampling': 0}}
-    if path.suffix.lower() not in options:
+    jpeg = {'format': 'JPEG', 'quality': 92, 'subsampling': 0}
+    options = {'.png': {'format': 'PNG'}, '.jpg': jpeg}.get(path.suffix.lower())
+    if options is None:
         raise ValueError(f'{path}: pictures are saved as .png or .jpg.')
     if not isinstance(picture, np.ndarray):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -215,6 +215,5 @@ def save_picture(path: str | Path, picture: np.ndarray | Figure) -> None:
             warnings.filterwarnings('ignore', 'Glyph .* missing')  # of a file's name
             canvas.draw()
         picture = np.asarray(canvas.buffer_rgba())
-    kind = Image.registered_extensions()[path.suffix.lower()]
     with atomic_file(path) as file:
-        Image.fromarray(to_rgb8(picture)).save(file, kind, **options[path.suffix.lower()])
+        Image.fromarray(to_rgb8(picture)).save(file, **options)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,9 +102,8 @@ def points(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> N
 
     for _, own in table.iterrows():
         place, name = (own[x], own['value']), own['side']
-        bar = None if isnan(own['spread']) else own['spread']
         look = style[name] | {'linestyle': '', 'markersize': 8}
-        axes.errorbar(*place, bar, **look, capsize=4, label=name)
+        axes.errorbar(*place, own['spread'], **look, capsize=4, label=name)
         if len(table) <= _CROWD:
             axes.annotate(name, place, textcoords='offset points', xytext=(9, 5), fontsize=9)
     axes.set_xscale('log')
