@@ -82,8 +82,7 @@ def network_has_phases(run: Run) -> Iterator[Problem]:
             ('val', run.val.prior_source),
         ):
             if source not in (None, 'auto', 'null'):
-                message = 'has no effect with network_g.use_ldm: false.'
-                yield Problem(f'{key}.prior_source', message)
+                yield Problem(f'{key}.prior_source', 'has no effect with network_g.use_ldm: false.')
 
 
 def loss_is(run: Run, key: str, kind: str) -> Iterator[Problem]:
@@ -91,8 +90,7 @@ def loss_is(run: Run, key: str, kind: str) -> Iterator[Problem]:
     section = getattr(run.train, key) or {}
     cls = registered(LOSS_REGISTRY, section.get('type'))
     if cls is not None and kind not in (base.__name__ for base in cls.__mro__):
-        message = f'{section["type"]} is no {kind}, which belongs here.'
-        yield Problem(f'train.{key}.type', message)
+        yield Problem(f'train.{key}.type', f'{section["type"]} is no {kind}, which belongs here.')
 
 
 def isda_acts(run: Run) -> Iterator[Problem]:
@@ -121,8 +119,7 @@ def is_phase1(run: Run) -> Iterator[Problem]:
         message = f"'{source}' is not known in Phase I: oracle or null."
         yield Problem('val.prior_source', message)
     if run.val.tile and source != 'null':
-        message = 'the oracle prior belongs to the whole image; remove val.tile.'
-        yield Problem('val.tile', message)
+        yield Problem('val.tile', 'the oracle prior belongs to the whole image; remove val.tile.')
 
 
 UNFOLDING_RULES = (*base.RULES, network_has_phases, isda_acts)

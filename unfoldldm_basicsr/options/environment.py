@@ -251,8 +251,7 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
             continue
         except (*VALUE_ERRORS, lmdb.Error, cv2.error) as error:
             kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
-            message = f'{cls.__name__} does not work with these values: {kind}{error}'
-            problems.add(path, message)
+            problems.add(path, f'{cls.__name__} does not work with these values: {kind}{error}')
             continue
         if images == 0:
             problems.add(path, 'holds no images. Look at its dataroot keys.')
@@ -261,8 +260,7 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
             ratio = section.get('dataset_enlarge_ratio', 1)
             samples = math.ceil(images * ratio / machine.processes)
             if samples < batch:
-                message = no_full_batch(images, samples, batch)
-                problems.add(f'{path}.batch_size_per_gpu', message)
+                problems.add(f'{path}.batch_size_per_gpu', no_full_batch(images, samples, batch))
         built.append((copy.deepcopy(dict(section)), dataset))
     return built
 

@@ -104,8 +104,7 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
 
 def a_test_has_weights(run: Run) -> Found:
     if not run.is_train and 'network_g' in run.opt and not run.path.pretrain_network_g:
-        message = 'is empty: the test would score a random network.'
-        yield Problem('path.pretrain_network_g', message)
+        yield Problem('path.pretrain_network_g', 'is empty: the test would score a random network.')
 
 
 def ignored_networks_exist(run: Run) -> Found:

@@ -242,8 +242,7 @@ def best_can_be_told(run: Run) -> Problems:
     if not run.val.metrics:
         yield Problem('logger.keep_best', 'needs val.metrics to tell what is best.')
     elif not any(str(name).startswith('val') for name in section_values(run.opt, 'datasets')):
-        message = 'needs datasets.val: without it nothing is validated.'
-        yield Problem('logger.keep_best', message)
+        yield Problem('logger.keep_best', 'needs datasets.val: without it nothing is validated.')
 
 
 RULES = (
