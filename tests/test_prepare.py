@@ -152,7 +152,9 @@ def test_larger_clean_images_lose_their_border(miniature, tmp_path):
 
 def write_hdf5(path, variables: dict) -> None:
     """As MATLAB 7.3 does: axes reversed, cells as references."""
-    h5py = pytest.importorskip('h5py')
+    pytest.importorskip('pymatreader')  # reads with h5py
+    import h5py
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, 'w', userblock_size=512) as file:
         for name, value in variables.items():
