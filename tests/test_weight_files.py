@@ -128,6 +128,18 @@ def test_exported_files_hold_the_same_network_in_either_format(tmp_path, suffix)
     assert read_checkpoint(exported).arch == read_checkpoint(tmp_path / 'x.pth').arch
 
 
+def test_half_an_export_is_half_the_size_and_nearly_the_same_network(tmp_path):
+    ema = save_tiny(tmp_path / 'x.pth')
+    whole = export_checkpoint(tmp_path / 'x.pth', tmp_path / 'whole.safetensors')
+    half = export_checkpoint(tmp_path / 'x.pth', tmp_path / 'half.safetensors', half=True)
+    assert half.values == whole.values
+    stored = safetensors.torch.load_file(tmp_path / 'half.safetensors')
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    image, net = torch.rand(1, 3, 9, 7), network_of(tmp_path / 'half.safetensors')
+    assert {value.dtype for value in net.state_dict().values()} == {torch.float32}
+    torch.testing.assert_close(net(image), ema(image), rtol=2e-3, atol=2e-3)
+
+
 def test_safetensors_keep_the_degradation_vectors_and_foreign_ones_are_read(tmp_path):
     net, embedding = build_vlunet(), embedding_of('label')
     path = save_vlunet(tmp_path / 'a.pth', net, 'label', embedding)

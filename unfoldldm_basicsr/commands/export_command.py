@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--param-key', help='weights to take: params_ema (default where present) or params'
     )
+    parser.add_argument('--half', action='store_true', help='float16 values: half the size')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
 
 
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Writes the file and prints what it holds."""
     done = export_checkpoint(
         args.weights, args.output, opt_file=args.opt, param_key=args.param_key,
-        overwrite=args.overwrite,
+        half=args.half, overwrite=args.overwrite,
     )  # fmt: skip
     left_out = f', without {", ".join(done.dropped)}' if done.dropped else ''
     print(f'{done.network}: {done.param_key} of {args.weights}{left_out}')

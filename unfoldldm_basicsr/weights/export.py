@@ -39,6 +39,7 @@ def export_checkpoint(
     *,
     opt_file: str | Path | None = None,
     param_key: str | None = None,
+    half: bool = False,
     overwrite: bool = False,
 ) -> Exported:
     """Writes the averaged weights of a checkpoint under ``params``, with the metadata.
@@ -52,6 +53,7 @@ def export_checkpoint(
         target: file to write, ``.pth`` or ``.safetensors``; it appears complete or not at all.
         opt_file: option file, for a source without metadata.
         param_key: which weights; default ``params_ema`` where present.
+        half: keep float16 values, in half the size; networks are built in float32 again.
         overwrite: replace an existing target.
 
     Raises:
@@ -75,6 +77,8 @@ def export_checkpoint(
         network, meta = build_network(checkpoint, drop_unexpected=True)
 
     params, embedding = network.state_dict(), {}
+    if half:
+        params = {k: v.half() if v.is_floating_point() else v for k, v in params.items()}
     content = {'params': params, ARCH_KEY: meta}
     record = read_record(checkpoint)
     if record is not None:
