@@ -14,6 +14,9 @@ GAINS = {  # degradation of a photo that no training saw, and the decibels gaine
     'denoise_deblur': (
         [{'type': 'gaussian_blur', 'sigma': 0.8}, {'type': 'gaussian_noise', 'sigma': 25}], 5,
     ),
+    'denoise_deblur_nafnet': (
+        [{'type': 'gaussian_blur', 'sigma': 0.8}, {'type': 'gaussian_noise', 'sigma': 25}], 5,
+    ),
     'lowlight': ([{'type': 'low_light', 'gamma': 2.2, 'gain': 0.65}], 6),
 }  # fmt: skip
 
