@@ -60,7 +60,7 @@ def test_list_shows_what_the_import_registered(capsys, monkeypatch, tmp_path):
     assert cli.main(['list']) == 0
     out = capsys.readouterr().out
     for name in ('UnfoldLDM', 'RestorationModel', 'ISDALoss', 'SyntheticDegradationDataset'):
-        assert f'\n  {name} ' in out
+        assert f'\n{name} ' in out
     assert 'MSRResNet' not in out
     assert 'No folder ./options here' in out
 

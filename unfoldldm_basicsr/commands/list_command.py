@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tabulate import tabulate
+
 from unfoldldm_basicsr.common.cost import Cost, network_cost
 from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.weights.packaged import packaged_weights
@@ -55,11 +57,7 @@ def run(args: argparse.Namespace) -> int:
     groups['Weights of the package, the default first (restore --pretrained NAME)'] = packaged
     for title, entries in groups.items():
         if entries:
-            print(title)
-            width = max(len(name) for name, _ in entries)
-            for name, summary in entries:
-                print(f'  {name:<{width}}  {summary}')
-            print()
+            print(f'{title}\n{tabulate(entries, tablefmt="plain", disable_numparse=True)}\n')
     folder = Path(args.options or 'options')
     if not folder.is_dir():
         if args.options:
@@ -120,15 +118,13 @@ def _row(network: dict[str, Any], files: list[str]) -> Row:
 def print_networks(folder: Path, rows: list[Row]) -> None:
     """Prints a table of networks."""
     print(f'Networks in {folder} (GMACs for one {SIZE} x {SIZE} image)')
-    if not rows:
-        print('  none')
-        return
-    width = max(len(row.network) for row in rows)
-    print(f'  {"network":<{width}}  {"parameters":>10}  {"GMACs":>8}  option files')
-    for row in rows:
-        figures = f'{"-":>10}  {"-":>8}'
-        if row.cost is not None:
-            figures = f'{row.cost.params / 1e6:>8.2f} M  {row.cost.macs / 1e9:>8.1f}'
-        print(f'  {row.network:<{width}}  {figures}  {", ".join(row.files)}')
-        if row.fault:
-            print(f'  {"":<{width}}  {row.fault}')
+    head, cells = ['network', 'parameters', 'GMACs', 'option files'], []
+    for name, files, cost, fault in rows:
+        figures = ('-', '-')
+        if cost is not None:
+            figures = (f'{cost.params / 1e6:.2f} M', f'{cost.macs / 1e9:.1f}')
+        cells.append([name, *figures, ', '.join(files)])
+        if fault:
+            cells.append(['', '', '', fault])
+    sides = ('left', 'right', 'right', 'left')
+    print(tabulate(cells, head, 'plain', colalign=sides, disable_numparse=True))

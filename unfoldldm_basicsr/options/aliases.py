@@ -47,27 +47,20 @@ class Row(NamedTuple):
         section: ``train``, ``val``, ``path``, or ``datasets`` for any data set.
         key: the key.
         owners: types of the models, or data sets, that have it so.
-        new: gives what replaces it, from the value and its section.
+        new: its new name, '' where nothing is needed in its place, or what gives the new keys
+            from the value and its section.
         why: reason, for users.
     """
 
     section: str
     key: str
     owners: tuple[str, ...]
-    new: Callable[[Any, Mapping[str, Any]], New]
+    new: str | Callable[[Any, Mapping[str, Any]], New]
     why: str = ''
 
 
-def _named(key: str) -> Callable[[Any, Mapping], New]:
-    return lambda value, section: {key: value}
-
-
-def _dropped(value: Any, section: Mapping) -> New:
-    return {}
-
-
-def _dropped_if(unneeded: Any) -> Callable[[Any, Mapping], New]:
-    return lambda value, section: {} if value == unneeded else None
+def _not_mixed(value: Any, section: Mapping) -> New:
+    return {} if value is False else None
 
 
 def _flips(value: Any, section: Mapping) -> New:
@@ -103,24 +96,24 @@ _FORKS, _RESTORMER, _SETS = tuple(MODELS), ('ImageCleanModel',), tuple(DATASETS)
 _ONE_BY_ONE = 'images are restored one by one'
 _OF_NOISE = 'the noise is one of the degradations'
 TABLE = (
-    Row('path', 'param_key', _FORKS, _named('param_key_g')),
-    Row('train', 'mixup', _FORKS, _dropped_if(False), 'nothing is mixed without mixing_augs'),
-    Row('val', 'window_size', _FORKS, _dropped, 'the networks pad images by themselves'),
-    Row('val', 'max_minibatch', _FORKS, _dropped, _ONE_BY_ONE),
-    Row('val', 'rgb2bgr', _FORKS, _dropped, 'images are saved in their colours'),
+    Row('path', 'param_key', _FORKS, 'param_key_g'),
+    Row('train', 'mixup', _FORKS, _not_mixed, 'nothing is mixed without mixing_augs'),
+    Row('val', 'window_size', _FORKS, '', 'the networks pad images by themselves'),
+    Row('val', 'max_minibatch', _FORKS, '', _ONE_BY_ONE),
+    Row('val', 'rgb2bgr', _FORKS, '', 'images are saved in their colours'),
     Row('val', 'grids', _FORKS, _tiles, 'tiles overlap and are blended'),
-    Row('val', 'crop_size_h', _FORKS, _dropped, 'tiles are square'),
-    Row('val', 'crop_size_w', _FORKS, _dropped, 'tiles are square'),
-    Row('datasets', 'use_flip', (_STOCK, *_SETS), _named('use_hflip')),
+    Row('val', 'crop_size_h', _FORKS, '', 'tiles are square'),
+    Row('val', 'crop_size_w', _FORKS, '', 'tiles are square'),
+    Row('datasets', 'use_flip', (_STOCK, *_SETS), 'use_hflip'),
     Row('datasets', 'geometric_augs', _SETS, _flips, 'the eight turns and mirrorings'),
     Row('datasets', 'sigma_type', (_NOISE,), _noise, 'levels of 255, not clipped to [0, 1]'),
     Row('datasets', 'sigma_test', (_NOISE,), _noise, 'levels of 255, not clipped to [0, 1]'),
-    Row('datasets', 'sigma_range', (_NOISE,), _dropped, _OF_NOISE),
+    Row('datasets', 'sigma_range', (_NOISE,), '', _OF_NOISE),
     Row('datasets', 'in_ch', (_NOISE,), _channels, 'channels of the images'),
-    Row('datasets', 'dataroot_lq', (_NOISE,), _dropped, _OF_NOISE),
-    Row('datasets', 'filename_tmpl', (_NOISE,), _dropped, _OF_NOISE),
-    Row('datasets', 'dataroot_lqL', (_DUAL,), _named('dataroot_lq')),
-    Row('datasets', 'dataroot_lqR', (_DUAL,), _named('dataroot_lq_right')),
+    Row('datasets', 'dataroot_lq', (_NOISE,), '', _OF_NOISE),
+    Row('datasets', 'filename_tmpl', (_NOISE,), '', _OF_NOISE),
+    Row('datasets', 'dataroot_lqL', (_DUAL,), 'dataroot_lq'),
+    Row('datasets', 'dataroot_lqR', (_DUAL,), 'dataroot_lq_right'),
 )
 
 
@@ -156,7 +149,11 @@ def _rows(section: Any, name: str, path: str, owner: Any) -> list[Note]:
     for row in TABLE:
         if row.section != name or owner not in row.owners or row.key not in section:
             continue
-        new = row.new(before[row.key], before)
+        value = before[row.key]
+        if isinstance(row.new, str):
+            new = {row.new: value} if row.new else {}
+        else:
+            new = row.new(value, before)
         if new is None or any(key in before and key != row.key for key in new):
             continue  # not understood, or said twice: for the check to judge
         place = list(section).index(row.key)
@@ -164,7 +161,7 @@ def _rows(section: Any, name: str, path: str, owner: Any) -> list[Note]:
         items[place : place + 1] = new.items()
         section.clear()
         section.update(items)
-        notes.append(_note(path, row.key, new, before[row.key], row.why))
+        notes.append(_note(path, row.key, new, value, row.why))
     return notes
 
 
