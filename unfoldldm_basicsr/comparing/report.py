@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -271,7 +272,8 @@ def render(folder: Path, place: str = '') -> str:
     tables = {name: read_csv(file) for name, file in files.items() if file.exists()}
     protocol = tables['protocol'].fillna('').set_index('topic')['text'].to_dict()
     unseen, cost = protocol.get('unseen', '').split(', '), protocol.pop('cost', 'Cost.')
-    parts = [f'## {protocol.pop("title")}\n\n']
+    budget = re.split(r' \(| for each', protocol.get('budget', ''))[0]  # tells tasks apart
+    parts = [f'## {", ".join(filter(None, [protocol.pop("title"), budget]))}\n\n']
     parts += [f'- {topic}: {text}\n' for topic, text in protocol.items() if text]
     for name, table in tables['quality'].groupby('set', sort=False):
         parts.append(f'\n### {name}{", not seen in training" * (name in unseen)}\n\n')
