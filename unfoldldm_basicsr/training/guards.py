@@ -18,13 +18,14 @@ from unfoldldm_basicsr.common.errors import CheckpointWriteError, RunFailure
 from unfoldldm_basicsr.options.parse import start
 from unfoldldm_basicsr.training.checkpointer import save_atomic
 
-CHECKPOINT_ADVICE = (
-    'Set network_g.use_checkpoint: true, which saves the most memory, for about a quarter more '
-    'time and the same result. '
-)
+# From the cheapest remedy to the dearest, as in docs/training.md.
 TRAINING_ADVICE = (
-    'Lower datasets.train.gt_size or batch_size_per_gpu, raise train.accum_iter, or set train.amp: '
-    'bf16.'
+    'In this order: raise train.accum_iter, up to the batch size;{} set train.amp: bf16; lower '
+    'datasets.train.gt_size.'
+)
+CHECKPOINT_ADVICE = (
+    ' set network_g.use_checkpoint: true, which saves the most memory, for about a quarter more '
+    'time and the same result;'
 )
 VALIDATION_ADVICE = 'Set val.tile (for example 512) to restore large images in parts.'
 
@@ -109,7 +110,7 @@ def training_memory(opt: Mapping[str, Any]) -> Iterator[None]:
     network = opt['network_g']
     option = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters.get('use_checkpoint')
     off = option is not None and not network.get('use_checkpoint', option.default)
-    with memory_advice((CHECKPOINT_ADVICE if off else '') + TRAINING_ADVICE):
+    with memory_advice(TRAINING_ADVICE.format(CHECKPOINT_ADVICE if off else '')):
         yield
 
 
