@@ -40,8 +40,8 @@ class RestormerOptions(UShapeOptions):
     out_channels: PositiveInt = 3
     """Channels of the output."""
     dual_pixel_task: bool = False
-    """Defocus deblurring from two views: the embedding is added before the output and the input is
-    not added after it."""
+    """Defocus deblurring from two views (inp_channels: 6): the embedding is added before the
+    output and the input is not added after it."""
 
     @model_validator(mode='after')
     def _channels(self) -> RestormerOptions:

@@ -133,7 +133,8 @@ def _rows(
     schema, helps = declared.model_json_schema(), {**(texts or {}), **help_of(declared)}
     needed = schema.get('required', ())
     for key, about in schema.get('properties', {}).items():
-        default = '' if key in needed else f'`{_value(about.get("default"))}`'
+        default = f'`{_value(about.get("default"))}`'
+        default = '' if key in needed and 'default' not in about else default
         text = ' '.join(helps.get(key, '').split()).replace('|', '\\|').replace('``', '`')
         value = _words(about)
         for limits in declared.model_fields[key].metadata if key in declared.model_fields else ():

@@ -27,7 +27,7 @@ class ISDALoss(nn.Module):
     """Consistency of the holistic and the decomposed estimate.
 
     Args:
-        loss_weight: factor of the loss.
+        loss_weight: factor of the loss; the option files of UnfoldLDM take 0.01.
         start: first stage that counts, from 1.
         norm: 'l1' (mean absolute) or 'l2' (mean squared difference).
         weighting: 'uniform' (w_k = 1) or 'linear' (w_k = k / K).

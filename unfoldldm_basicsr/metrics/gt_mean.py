@@ -29,7 +29,13 @@ def match_mean(img: np.ndarray, img2: np.ndarray) -> np.ndarray:
 def calculate_psnr_gt_mean(
     img: np.ndarray, img2: np.ndarray, crop_border: int = 0, test_y_channel: bool = False
 ) -> float:
-    """BasicSR's PSNR in dB after :func:`match_mean`, whose arguments these are."""
+    """PSNR in dB of the output at the truth's mean luminance; not comparable with plain PSNR.
+
+    Args:
+        img, img2: see :func:`match_mean`.
+        crop_border: pixels left out at every side.
+        test_y_channel: compares the luma only.
+    """
     return calculate_psnr(match_mean(img, img2), img2, crop_border, test_y_channel=test_y_channel)
 
 
@@ -37,5 +43,11 @@ def calculate_psnr_gt_mean(
 def calculate_ssim_gt_mean(
     img: np.ndarray, img2: np.ndarray, crop_border: int = 0, test_y_channel: bool = False
 ) -> float:
-    """BasicSR's SSIM after :func:`match_mean`, whose arguments these are."""
+    """SSIM of the output at the truth's mean luminance; not comparable with plain SSIM.
+
+    Args:
+        img, img2: see :func:`match_mean`.
+        crop_border: pixels left out at every side.
+        test_y_channel: compares the luma only.
+    """
     return calculate_ssim(match_mean(img, img2), img2, crop_border, test_y_channel=test_y_channel)

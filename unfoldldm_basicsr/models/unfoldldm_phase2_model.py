@@ -59,7 +59,8 @@ class Phase2Val(ValOptions):
     """``val``."""
 
     prior_source: Literal['generated', 'oracle', 'null', 'shuffled'] | None = None
-    """Prior that guides the restoration, for ablations."""
+    """Prior that guides the restoration, for ablations: shuffled is another photo's, oracle that of
+    the truth (an upper bound, not a result)."""
 
 
 # ---- what must fit together ---------------------------------------------------------------------

@@ -75,8 +75,8 @@ class ConstantCosineLR(Schedule):
 
     constant_iter: NotNegative
     """Iterations at the base learning rate."""
-    total_iter: Positive
-    """Iteration at which ``eta_min`` is reached; ``train.total_iter`` by default."""
+    total_iter: Positive = Field(json_schema_extra={'default': 'train.total_iter'})
+    """Iteration at which ``eta_min`` is reached."""
     eta_min: NotNegative = 0.0
     """Final learning rate."""
 

@@ -14,10 +14,10 @@ class NetworkOptions(Options):
     """What every network made of :class:`Blocks` can be told."""
 
     inp_channels: PositiveInt = 3
-    """Channels of the input (Restormer: 6 for dual-pixel pairs)."""
+    """Channels of the input."""
     use_checkpoint: bool = False
-    """Recompute every block (VLU-Net: also every gradient step) for its gradients instead of
-    keeping its activations: far less memory in training, the same result."""
+    """Recompute activations block by block for the gradients instead of keeping them: far less
+    memory in training, the same result."""
 
 
 class Blocks(nn.Sequential):
