@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 
 import pytest
 from basicsr.utils.registry import ARCH_REGISTRY, Registry
@@ -159,6 +160,20 @@ def test_check_imports_the_project_first(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(command[2:]) == 2
     assert 'no model' in capsys.readouterr().err
+
+
+def test_processes_that_a_command_starts_import_the_project_too(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'mine_too.py').write_text('print("mine_too")')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    monkeypatch.setenv('UNFOLDLDM_IMPORT', '')
+    command = ['check', '-opt', 'gone.yml', '--import']
+    assert cli.main([*command, 'not_there']) == 2
+    assert "No module named 'not_there'" in capsys.readouterr().err
+    monkeypatch.setenv('UNFOLDLDM_IMPORT', '')
+    cli.main([*command, 'mine_too'])
+    assert capsys.readouterr().out == 'mine_too\n'
+    assert run_python('-c', 'import unfoldldm_basicsr', cwd=tmp_path).stdout == 'mine_too\n'
 
 
 @pytest.fixture

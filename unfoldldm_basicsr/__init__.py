@@ -18,3 +18,4 @@ else:
     from unfoldldm_basicsr.training.pipeline import install as _install
 
     _install()
+    _process.import_packages()

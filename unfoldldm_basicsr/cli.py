@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import unfoldldm_basicsr
+from unfoldldm_basicsr.common.process import import_packages
 from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 # Each is a module commands/NAME_command.py: NAME, HELP, add_arguments(parser), run(args) -> int.
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv).parse_args(argv)
     try:
+        import_packages(args.packages)
         return args.run(args)
     except BrokenPipeError:  # the reader of the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,6 +64,10 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         module = load_command(name)
         subparser = subparsers.add_parser(module.NAME, help=module.HELP, description=module.HELP)
         module.add_arguments(subparser)
+        subparser.add_argument(
+            '--import', dest='packages', action='append', default=[], metavar='PACKAGE',
+            help='import your package first, for the classes that it registers; repeatable',
+        )  # fmt: skip
         subparser.add_argument('--debug', action='store_true', help='show the traceback of errors')
         subparser.set_defaults(run=module.run)
     return parser

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 
 from unfoldldm_basicsr.common.cost import network_cost
@@ -30,10 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--no-strict', action='store_true', help='warn about unknown keys instead of refusing them'
     )
     parser.add_argument(
-        '--import', dest='packages', action='append', default=[], metavar='PACKAGE',
-        help='import your package first, for the classes that it registers; repeatable',
-    )  # fmt: skip
-    parser.add_argument(
         '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='as in training'
     )
 
@@ -44,9 +39,6 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0, or 2 if a file has problems.
     """
-    sys.path.insert(0, '')  # packages of the current folder, as a script there would find them
-    for package in args.packages:
-        importlib.import_module(package)
     load_data_only()
     here, strict, failed = not args.no_data, not args.no_strict, False
     for file in args.opt:

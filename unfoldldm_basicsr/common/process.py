@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+from collections.abc import Iterable
 
 PROGRAMS = (
     'unfoldldm',
@@ -13,6 +15,7 @@ PROGRAMS = (
 )
 # Each says that the user has decided how OpenMP's threads wait.
 WAITING = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')
+IMPORT = 'UNFOLDLDM_IMPORT'
 
 
 def is_program(*names: str) -> bool:
@@ -36,3 +39,21 @@ def let_threads_sleep() -> None:
     """
     if is_program() and not any(name in os.environ for name in WAITING):
         os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
+
+
+def import_packages(more: Iterable[str] = ()) -> None:
+    """Imports the user's packages of UNFOLDLDM_IMPORT, for the classes that they register.
+
+    Args:
+        more: packages to add to the variable, which processes started from this one inherit.
+
+    Raises:
+        ImportError: there is no such package here or in the current folder.
+    """
+    packages = [name for name in os.environ.get(IMPORT, '').split(',') if name] + list(more)
+    if not packages:
+        return
+    os.environ[IMPORT] = ','.join(dict.fromkeys(packages))
+    sys.path.insert(0, '')  # packages of the current folder, as a script there would find them
+    for package in packages:
+        importlib.import_module(package)
