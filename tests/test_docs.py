@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import ROOT, write_photos
 from tiny_network import shake, unfoldldm_kwargs
 
@@ -135,3 +136,16 @@ def test_the_example_of_the_readme_loads_restores_and_shows(tmp_path, monkeypatc
     assert np.array_equal(left, names['photo'])
     assert left.shape == right.shape
     assert (left != right).any()
+
+
+def test_the_gradient_step_of_the_guide_for_changes_restores(monkeypatch):
+    monkeypatch.setattr(ARCH_REGISTRY, '_obj_map', dict(ARCH_REGISTRY._obj_map))
+    (block,) = (b for b in blocks(ROOT / 'docs/contributing.md', 'python') if 'KnownBlur' in b)
+    exec(block, {'__name__': 'example'})
+    net = ARCH_REGISTRY.get('KnownBlur')(**unfoldldm_kwargs(mgda_mode='none')).eval()
+    x, r = torch.rand(2, 1, 3, 16, 16)
+    assert torch.allclose((net.blur(x) * r).sum(), (x * net.blur(r)).sum())
+    once, twice = (net.blur(net.gradient_step(z, net.blur(x), 0, None).x_hat) for z in (r, x))
+    assert (once - net.blur(x)).norm() < (net.blur(r) - net.blur(x)).norm()
+    assert torch.allclose(twice, net.blur(x))
+    assert net(x, prior_source='null').shape == x.shape
