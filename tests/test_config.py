@@ -13,6 +13,7 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from helpers import (
+    warnings_at,
     DELETE,
     problems_at,
     put,
@@ -358,6 +359,13 @@ def test_no_mutation_of_any_key_escapes_as_an_exception(stock):
         for mutation in (MUTATIONS * 2)[number % 5 :][:2]:
             refused += bool(preflight(put(stock, path, mutation), 'x.yml', True))
     assert refused > 60
+
+
+@pytest.mark.parametrize('kind', ['stock', 'plugin'])
+def test_a_note_at_the_top_is_left_alone(kind, request):
+    options = put(request.getfixturevalue(kind), 'note', 'first try')
+    assert not problems_at(options, 'note')
+    assert 'left as it is' in warnings_at(options, 'note')
 
 
 def test_every_misspelt_key_is_refused(plugin):

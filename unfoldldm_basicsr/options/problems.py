@@ -78,8 +78,11 @@ class Problems:
         for path, message, kind in found:
             if kind == 'unknown' and (any_key or (also and also.fullmatch(path))):
                 continue
-            if kind == 'unknown' and foreign and '.' not in path:
-                message, kind = _of_somebody_else(path, keys_of(declared), values)
+            if kind == 'unknown' and '.' not in path:
+                if foreign:
+                    message, kind = _of_somebody_else(path, keys_of(declared), values)
+                elif not prefix and not nearest(path, keys_of(declared)):  # a note: at the top
+                    message, kind = 'is nothing that is known here; left as it is.', 'warning'
             self.add(f'{prefix}.{path}'.strip('.'), message, kind)
         faulty = {problem.path.partition('.')[0] for problem in found}
         right = {k: v for k, v in values.items() if k in keys_of(declared) and k not in faulty}
