@@ -13,11 +13,11 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from helpers import (
-    warnings_at,
     DELETE,
     problems_at,
     put,
     tiny_unfoldldm,
+    warnings_at,
 )
 from tiny_vlunet import vlunet_kwargs
 
