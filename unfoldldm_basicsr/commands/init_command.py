@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'  (large images are decoded for every patch: faster after {cut})')
     weights = f'experiments/{training.experiment(max(training.phases, default=None))}'
     print(
-        f'  unfoldldm restore -i PHOTOS -o restored -w {weights}/models/net_g_latest.pth --tile 512'
+        f'  unfoldldm restore -i PHOTOS -o restored_mine -w {weights}/models/net_g_latest.pth --tile 512'
     )
     return 0
 
@@ -236,6 +236,7 @@ def fitted(
 
 def measure(training: NewTraining) -> Trial | None:
     """Trial steps in a process of their own; None where the memory does not suffice."""
+    print(f'Trying a step on {training.part} patches of {training.patch} ...', flush=True)
     phase = min(training.phases, default=None)
     options = yaml.safe_load(training.text(Path(), phase))
     context = multiprocessing.get_context('spawn')
