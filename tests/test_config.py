@@ -82,6 +82,7 @@ STOCK_FAULTS = [
     ('train.optim_g.lr', '1e-3', 'must be'),
     ('train.optim_g.lr', float('nan'), 'must be a finite number|Invalid learning rate: nan'),
     ('train.optim_g.wd', 0.1, 'is not an option of Adam'),
+    ('train.pixel_opt.loss_weight', {}, 'must be a number, got a section'),
     ('train.scheduler.type', 'CosineAnnealingLR', 'no schedule'),
     ('train.scheduler.milestones', 5, 'look at milestones: 5'),
     ('train.scheduler.gama', 0.5, "Did you mean 'gamma'"),

@@ -101,6 +101,8 @@ def _like(default: Any) -> Any:
 def _unquoted(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError('must be a finite number')
+    if isinstance(value, Mapping):
+        raise ValueError('must be a number, got a section')
     try:
         quoted = isinstance(value, str) and float(value) is not None
     except ValueError:
