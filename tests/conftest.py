@@ -20,6 +20,7 @@ from tiny_network import TWO_GROUPS
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
 from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.options import parse
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
 
@@ -51,7 +52,8 @@ def _leave_no_trace():
 
 
 @pytest.fixture(autouse=True)
-def _no_run_yet():
+def _no_run_yet(monkeypatch):
+    monkeypatch.setattr(parse, '_start', parse.Start())
     progress.begin()
     yield
     stop_request.remove()

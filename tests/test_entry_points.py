@@ -47,6 +47,7 @@ def test_train_resume_and_test_run_through_basicsr(project, monkeypatch):
     write_options(project / 'test.yml', options)
     monkeypatch.chdir(project)
     monkeypatch.setattr(sys, 'argv', ['test'])
+    monkeypatch.setattr('basicsr.utils.logger.initialized_logger', {})  # as in a new process
     unfoldldm_basicsr.test.main(['-opt', 'test.yml'])
     (written,) = (project / 'results' / 'stock').glob('*.log')
     assert '# psnr' in written.read_text()
