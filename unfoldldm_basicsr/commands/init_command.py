@@ -104,9 +104,8 @@ def run(args: argparse.Namespace) -> int:
         cut = 'unfoldldm prepare folder -i IMAGES -o images.lmdb --crop-size 512 --payload bmp'
         print(f'  (large images are decoded for every patch: faster after {cut})')
     weights = f'experiments/{training.experiment(max(training.phases, default=None))}'
-    print(
-        f'  unfoldldm restore -i PHOTOS -o restored_mine -w {weights}/models/net_g_latest.pth --tile 512'
-    )
+    weights += '/models/net_g_latest.pth'
+    print(f'  unfoldldm restore -i PHOTOS -o restored_mine -w {weights} --tile 512')
     return 0
 
 
