@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.common.cost import build_on_meta, module_cost, network_cost
 from unfoldldm_basicsr.comparing import curves
-from unfoldldm_basicsr.comparing.measuring import convolution_backward_flops
+from unfoldldm_basicsr.comparing.comparison import machines
+from unfoldldm_basicsr.comparing.measuring import Training, convolution_backward_flops
 from unfoldldm_basicsr.comparing.report import (
     Entry,
     build,
@@ -34,6 +35,7 @@ from unfoldldm_basicsr.comparing.report import (
 from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.testing import lpips_works, metrics_of, scores
+from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.pictures import plots
 from unfoldldm_basicsr.pictures.drawing import save_picture
 
@@ -272,3 +274,19 @@ def test_every_side_of_a_curve_is_named_where_all_end_alike(tmp_path):
         plots.curves(axes, table, 'seconds', plots.looks(names))
     texts = [text for text in axes.texts if text.get_text() in names]
     assert [text.get_tightbbox().width > 0 for text in texts] == [True] * 4
+
+
+def test_a_report_says_where_its_trainings_ran_if_that_was_elsewhere(tmp_path):
+    place = Workspace(tmp_path, tmp_path, threads=1)
+    here = machines(place)
+    steps = pd.DataFrame({'run': ['a', 'b'], 'machine': [here, 'NVIDIA H200']})
+    steps.to_csv(tmp_path / 'steps.csv', index=False)
+    assert machines(place) == f'{here}; trained on NVIDIA H200'
+
+
+def test_steps_are_counted_without_graphs_and_get_them_back():
+    training = object.__new__(Training)
+    training.model = types.SimpleNamespace(step=types.SimpleNamespace(graphs='captured'))
+    with training.launched():
+        assert training.model.step.graphs is None
+    assert training.model.step.graphs == 'captured'
