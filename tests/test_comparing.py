@@ -16,6 +16,7 @@ import yaml
 from helpers import ROOT, write_options, write_photos
 
 from unfoldldm_basicsr.cli import main
+from unfoldldm_basicsr.comparing.comparison import words_of_task
 from unfoldldm_basicsr.comparing.runs import check_equal
 from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import read_task
@@ -122,6 +123,16 @@ def test_rows_of_an_ablation_that_change_the_test_alone_are_not_trained_again(na
     assert options['val'] == {**base['val'], 'prior_source': 'null'}
     assert options['path'] == base['path']
     assert options['name'] != base['name']
+
+
+@pytest.mark.parametrize(
+    ('place', 'begin'), [('ablate/dark', 'UnfoldLDM: '), ('compare/dark', 'UnfoldLDM, UnfoldLDM, ')]
+)
+def test_a_report_names_own_options_once(place, begin):
+    words = words_of_task(read_task(ROOT / 'options' / place), [])['own options']
+    assert words.startswith(begin)
+    assert words.count('train.stage_loss_weight') == 1
+    assert 'train.stage_loss_weight 0.3 then 0.05' in words  # of Phase I and II
 
 
 SHIPPED = sorted(p for kind in ('compare', 'ablate') for p in (ROOT / 'options' / kind).iterdir())

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from unfoldldm_basicsr.comparing.task import (
     COMMON,
     ROWS,
     CompareOptions,
+    Side,
     Task,
     TestOptions,
     options_of_test,
@@ -189,14 +190,11 @@ def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
     """How the numbers of a comparison were made, topic by topic."""
     settings, train_set = task.settings, task.common['datasets']['train']
     command = 'ablate' if (task.folder / ROWS).is_file() else 'compare'
+    # a row of an ablation is named after what it changes, and has the rest from the base
+    first = settings.reference if command == 'ablate' else None
+    trained = [side for side in task.sides if side.name == (first or side.trained_as)]
     place = task.folder  # of an absolute path options/compare/TASK, wherever it is
     place = Path(*place.parts[-3:]) if place.is_absolute() else place
-    not_said = ('name', 'model_type', 'network_', 'path')
-    own = {
-        f'{side.title}: {key} {value}'
-        for side in task.sides for phase in side.phases
-        for key, (_, value) in differences(task.common, phase, not_said).items()
-    }  # fmt: skip
     choices = {s.title: s.file.test.model_dump(exclude_defaults=True) for s in task.sides}
     return {
         'title': task.name,
@@ -208,10 +206,25 @@ def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
         'test data': '; '.join(map(data_words, test_sets(task.common).values())),
         DIFFERING: ', '.join(settings.allow),
         'choices of the test': '; '.join(f'{t}: {json.dumps(c)}' for t, c in choices.items() if c),
-        'own options': '; '.join(sorted(own)),
+        'own options': own_options(trained, task.common),
         'unseen': ', '.join(settings.out_of_distribution),
         'made by': shlex.join(['unfoldldm', command, '-opt', str(place), *arguments]),
     }
+
+
+def own_options(sides: Iterable[Side], common: Mapping[str, Any]) -> str:
+    """What these trainings have for themselves besides networks; equal ones are named together."""
+    not_said, found = ('name', 'model_type', 'network_', 'path'), {}
+    for side in sides:
+        own: dict[str, list] = {}  # key -> its value in each phase, repetitions left out
+        for phase in side.phases:
+            for key, (_, value) in differences(common, phase, not_said).items():
+                if value not in own.setdefault(key, []):
+                    own[key].append(value)
+        if own:
+            words = (f'{key} {" then ".join(map(str, v))}' for key, v in sorted(own.items()))
+            found.setdefault(', '.join(words), []).append(side.title)
+    return '; '.join(f'{", ".join(titles)}: {words}' for words, titles in found.items())
 
 
 def score_words(metrics: Mapping[str, Mapping[str, Any]]) -> str:
