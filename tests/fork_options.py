@@ -151,15 +151,16 @@ def nafnet_files() -> dict[str, dict]:
 
 def _nafnet(data: str, width: int) -> dict[str, Any]:
     flips, total = data != 'SIDD', 400000 if width == 64 else 200000
+    decay, size = 1e-3 if flips else 0.0, 8 if width == 64 else 4
     train = {'filename_tmpl': '{}', **_nafnet_data(data, 'train'), 'gt_size': 256}
-    train |= {'use_flip': flips, 'use_rot': flips, 'use_shuffle': True, 'num_worker_per_gpu': 8}
-    train |= {'batch_size_per_gpu': 8, 'dataset_enlarge_ratio': 1, 'prefetch_mode': None}
+    train |= {'use_flip': flips, 'use_rot': flips, 'use_shuffle': True, 'num_worker_per_gpu': size}
+    train |= {'batch_size_per_gpu': size, 'dataset_enlarge_ratio': 1, 'prefetch_mode': None}
     return {
         **_nafnet_top(data, width, 8),
         'datasets': {'train': train, 'val': _nafnet_data(data, 'val')},
         'path': dict(_PATH),
         'train': {
-            'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.0, 'betas': [0.9, 0.9]},
+            'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': decay, 'betas': [0.9, 0.9]},
             'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': total, 'eta_min': 1e-7},
             'total_iter': total,
             'warmup_iter': -1,

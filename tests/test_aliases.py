@@ -17,14 +17,18 @@ import yaml
 from basicsr.utils.logger import initialized_logger
 from fork_options import nafnet_files, restormer_files
 from helpers import model_options, put, write_options, write_photos
+from torch import nn
 
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.common.sections import SECTIONS
+from unfoldldm_basicsr.data.degradations import DegradationChain
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.aliases import TABLE, translate
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.read import OptionLoader
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
+from unfoldldm_basicsr.training.networks import restore_image
+from unfoldldm_basicsr.training.options import ValOptions
 
 FILES = {**restormer_files(), **nafnet_files()}
 SMALL_NET = {
@@ -115,13 +119,83 @@ def test_noise_levels_and_flips_keep_their_meaning():
     assert options['train']['progressive']['mini_batch_sizes'] == [8, 5, 4, 2, 1, 1]
 
 
-def test_what_is_not_understood_is_left_to_the_check():
-    options = put(FILES['GaussianColorDenoising_Sigma15'], 'datasets.train.sigma_type', 'choice')
-    report = examine(options, 'x.yml', True, here=False)
-    assert any('datasets.train.sigma_type: is not an option' in line for line in report.problems)
-    both = put(FILES['GoPro32'], 'datasets.train.use_hflip', False)
-    translate(both)
-    assert both['datasets']['train']['use_flip'] is True
+def test_of_several_noise_levels_each_is_drawn_as_often():
+    options = copy.deepcopy(FILES['GaussianColorDenoising_Sigma15'])
+    unused = {'mean': [0.5] * 3, 'std': [0.5] * 3, 'sigma_test': 10}
+    options['datasets']['train'] |= {'sigma_type': 'choice', 'sigma_range': [15, 50], **unused}
+    options['datasets']['val'] |= {'sigma_type': 'random', 'sigma_range': [0, 50]}
+    translate(options)
+    assert examine(options, 'x.yml', True, here=False).problems == []
+    train, val = options['datasets']['train'], options['datasets']['val']
+    assert val['degradations'] == [{'type': 'gaussian_noise', 'sigma': 15}]
+    chain, rng = DegradationChain(degradations=train['degradations']), np.random.default_rng(0)
+    drawn = [parameters['sigma'] for _ in range(200) for _, parameters in chain.sample(rng)]
+    assert set(drawn) == {15, 50}
+    assert 70 < drawn.count(15) < 130
+
+
+@pytest.mark.parametrize(
+    ('crops', 'tile'),
+    [
+        ({'crop_size_h': 256, 'crop_size_w': 128}, 256),
+        ({'crop_size_h_ratio': 0.5, 'crop_size_w_ratio': 0.25}, 0.5),
+        ({'crop_size_h_ratio': 1.0, 'crop_size_w_ratio': 1.0}, None),
+    ],
+)
+def test_grids_are_tiles(crops, tile):
+    options = copy.deepcopy(FILES['GoPro32_test'])
+    options['val'] |= {'grids': True, **crops}
+    translate(options)
+    assert options['val'].get('tile') == tile
+    assert examine(options, 'x.yml', False, here=False).problems == []
+
+
+def test_a_tile_may_be_a_share_of_the_image():
+    seen = []
+    net = nn.Conv2d(3, 3, 1)
+    net.register_forward_pre_hook(lambda net, images: seen.append(tuple(images[0].shape[-2:])))
+    restore_image(net, torch.rand(1, 3, 24, 64), {}, ValOptions(tile=0.5))
+    assert len(seen) > 1
+    assert set(seen) == {(24, 32)}
+
+
+@pytest.mark.parametrize(
+    ('name', 'key', 'value', 'says'),
+    [
+        (
+            'GaussianColorDenoising_Sigma15',
+            'datasets.train.sigma_type',
+            'choose',
+            'constant, random',
+        ),
+        ('GaussianColorDenoising_Sigma15', 'datasets.train.sigma_type', 'choice', 'must be a list'),
+        ('GoPro32_test', 'val.grids', True, 'needs crop_size_h'),
+        ('SIDD32', 'train.mixup', True, 'write mixing_augs'),
+        ('GoPro32', 'datasets.train.use_hflip', False, 'use_hflip is there too'),
+    ],
+)
+def test_what_is_not_understood_is_left_to_the_check_and_said(name, key, value, says):
+    options = put(FILES[name], key, value)
+    report = examine(options, 'x.yml', 'train' in options, here=False)
+    assert report.problems != []
+    assert says in ' '.join(map(str, report.notes))
+
+
+def test_biases_decay_where_they_do_in_the_forks(tmp_path):
+    """A rate of 1 and a decay of 0.1 make 0.9 of a bias of 1, with no gradient."""
+    optimizer = {'type': 'SGD', 'lr': 1.0, 'weight_decay': 0.1}
+    for model_type, bias in (('ImageCleanModel', 0.9), ('RestorationModel', 1.0)):
+        options = model_options(tmp_path, SMALL_NAFNET, optim_g=optimizer)
+        translate(options | {'model_type': model_type})
+        model = RestorationModel(options)
+        nn.init.ones_(model.net_g.intro.bias)
+        model.cri_pix.register_forward_hook(lambda loss, images, value: 0 * value)
+        model.feed_data({'lq': torch.rand(1, 3, 8, 8), 'gt': torch.rand(1, 3, 8, 8)})
+        model.optimize_parameters(1)
+        assert model.net_g.intro.bias.detach().unique().tolist() == pytest.approx([bias])
+    without = put(FILES['SIDD32'], 'train.optim_g.weight_decay', 0)
+    translate(without)
+    assert 'decay_all' not in without['train']
 
 
 def test_floats_are_measured_where_the_file_says_so(tmp_path):

@@ -338,6 +338,11 @@ def test_more_strength_degrades_more(entry):
         ([{'type': 'jpeg', 'quality': [1, 2, 3]}], 'degradations.0.quality', '[low, high]'),
         ([{'type': 'jpeg', 'quality': True}], 'degradations.0.quality', '[low, high]'),
         ([{'type': 'gaussian_noise', 'sigma': '1e-3'}], 'degradations.0.sigma', '1.0e-3'),
+        (
+            [{'type': 'gaussian_noise', 'sigma': 9, 'levels': [15]}],
+            'degradations.0.levels',
+            'instead of sigma',
+        ),
         ([{'type': 'gaussian_noise', 'sigma': float('nan')}], 'degradations.0.sigma', 'nan'),
         ([{'type': 'gaussian_noise', 'prob': 2}], 'degradations.0.prob', 'at most 1'),
         (['gaussian_noise'], 'degradations.0', 'mapping with a type'),

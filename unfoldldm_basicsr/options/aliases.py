@@ -18,7 +18,7 @@ DATASETS = {
 _PAIRS, _NOISE, _DUAL = DATASETS
 _STOCK = 'PairedImageDataset'  # NAFNet's, with one key named otherwise than BasicSR's
 _PROGRESSIVE = ('iters', 'gt_sizes', 'mini_batch_sizes')
-New = dict[str, Any] | None  # what replaces a key: keys of the same section; None: not understood
+New = dict[str, Any] | str  # what replaces a key in its section; a text: why it stays as it is
 
 
 class Note(NamedTuple):
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     """One key of a fork.
 
     Attributes:
-        section: ``train``, ``val``, ``path``, or ``datasets`` for any data set.
+        section: ``train``, ``val``, ``path``, ``datasets.train``, or ``datasets`` for any set.
         key: the key.
         owners: types of the models, or data sets, that have it so.
         new: its new name, '' where nothing is needed in its place, or what gives the new keys
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 
 def _not_mixed(value: Any, section: Mapping) -> New:
-    return {} if value is False else None
+    return {} if value is False else 'NAFNet has no mixup; write mixing_augs: {mixup: true}'
 
 
 def _flips(value: Any, section: Mapping) -> New:
@@ -69,30 +69,32 @@ def _flips(value: Any, section: Mapping) -> New:
 
 def _noise(value: Any, section: Mapping) -> New:
     """``sigma_type`` with ``sigma_range``, or ``sigma_test``: noise as it comes, not clipped."""
-    if value == 'constant' or isinstance(value, int | float):
-        sigma = section.get('sigma_range') if value == 'constant' else value
-    elif value == 'random' and isinstance(section.get('sigma_range'), list):
-        sigma = section['sigma_range']
-    else:
-        return None
-    return {
-        'degradations': [{'type': 'gaussian_noise', 'sigma': sigma}],
-        'lq_output': 'unclipped',
-    }
+    key, levels = 'sigma', value
+    if isinstance(value, str):
+        key, levels = 'levels' if value == 'choice' else 'sigma', section.get('sigma_range')
+        if value not in ('constant', 'random', 'choice'):
+            return 'Restormer knows constant, random and choice'
+        if isinstance(levels, list) != (value != 'constant'):
+            return f'sigma_range must {"not " * (value == "constant")}be a list with it'
+    return {'degradations': [{'type': 'gaussian_noise', key: levels}], 'lq_output': 'unclipped'}
 
 
 def _channels(value: Any, section: Mapping) -> New:
-    return {1: {'color': 'grey'}, 3: {}}.get(value)
+    return {} if value == 3 else {'color': 'grey'}
 
 
 def _tiles(value: Any, section: Mapping) -> New:
-    sides = [section.get(key) for key in ('crop_size_h', 'crop_size_w')]
-    if value is True and all(isinstance(side, int) for side in sides):
-        return {'tile': max(sides)}
-    return {} if value is False else None
+    if not value:
+        return {}
+    for keys in (('crop_size_h', 'crop_size_w'), ('crop_size_h_ratio', 'crop_size_w_ratio')):
+        sides = [section.get(key) for key in keys]
+        if all(isinstance(side, int | float) for side in sides):
+            return {'tile': max(sides)} if max(sides) != 1 else {}
+    return 'NAFNet needs crop_size_h and crop_size_w with it, or crop_size_h_ratio and _w_ratio'
 
 
 _FORKS, _RESTORMER, _SETS = tuple(MODELS), ('ImageCleanModel',), tuple(DATASETS)
+_CROPS = ('crop_size_h', 'crop_size_w', 'crop_size_h_ratio', 'crop_size_w_ratio')
 _ONE_BY_ONE = 'images are restored one by one'
 _OF_NOISE = 'the noise is one of the degradations'
 TABLE = (
@@ -102,16 +104,19 @@ TABLE = (
     Row('val', 'max_minibatch', _FORKS, '', _ONE_BY_ONE),
     Row('val', 'rgb2bgr', _FORKS, '', 'images are saved in their colours'),
     Row('val', 'grids', _FORKS, _tiles, 'tiles overlap and are blended'),
-    Row('val', 'crop_size_h', _FORKS, '', 'tiles are square'),
-    Row('val', 'crop_size_w', _FORKS, '', 'tiles are square'),
+    *(Row('val', key, _FORKS, '', 'tiles are square') for key in _CROPS),
     Row('datasets', 'use_flip', (_STOCK, *_SETS), 'use_hflip'),
     Row('datasets', 'geometric_augs', _SETS, _flips, 'the eight turns and mirrorings'),
-    Row('datasets', 'sigma_type', (_NOISE,), _noise, 'levels of 255, not clipped to [0, 1]'),
+    Row('datasets.train', 'sigma_type', (_NOISE,), _noise, 'levels of 255, not clipped to [0, 1]'),
+    Row('datasets.train', 'sigma_test', (_NOISE,), '', 'it is of validations'),
     Row('datasets', 'sigma_test', (_NOISE,), _noise, 'levels of 255, not clipped to [0, 1]'),
+    Row('datasets', 'sigma_type', (_NOISE,), '', 'it is of trainings'),
     Row('datasets', 'sigma_range', (_NOISE,), '', _OF_NOISE),
     Row('datasets', 'in_ch', (_NOISE,), _channels, 'channels of the images'),
     Row('datasets', 'dataroot_lq', (_NOISE,), '', _OF_NOISE),
     Row('datasets', 'filename_tmpl', (_NOISE,), '', _OF_NOISE),
+    Row('datasets', 'mean', (_NOISE,), '', 'Restormer shifts pairs by it, not noise'),
+    Row('datasets', 'std', (_NOISE,), '', 'Restormer divides pairs by it, not noise'),
     Row('datasets', 'dataroot_lqL', (_DUAL,), 'dataroot_lq'),
     Row('datasets', 'dataroot_lqR', (_DUAL,), 'dataroot_lq_right'),
 )
@@ -126,12 +131,12 @@ def translate(options: dict) -> list[Note]:
         options['model_type'] = MODELS[model]
         notes.append(_note('', 'model_type', {'model_type': MODELS[model]}, model))
         for name in ('path', 'train', 'val'):
-            notes += _rows(options.get(name), name, name, model)
+            notes += _rows(options.get(name), name, model)
         notes += _progressive(options, datasets.get('train'))
-        notes += _clipping(options.get('train'), model)
+        notes += _added(options.get('train'), model)
     for phase, section in datasets.items():
         path, kind = f'datasets.{phase}', section.get('type') if isinstance(section, dict) else None
-        notes += _rows(section, 'datasets', path, kind)
+        notes += _rows(section, path, kind)
         if isinstance(kind, str) and kind in DATASETS:
             new = DATASETS[kind]
             if kind == _PAIRS and {'mean', 'std'} & section.keys():
@@ -141,21 +146,25 @@ def translate(options: dict) -> list[Note]:
     return notes
 
 
-def _rows(section: Any, name: str, path: str, owner: Any) -> list[Note]:
+def _rows(section: Any, path: str, owner: Any) -> list[Note]:
     notes = []
     if not isinstance(section, dict):
         return notes
     before = dict(section)
     for row in TABLE:
-        if row.section != name or owner not in row.owners or row.key not in section:
+        if owner not in row.owners or row.key not in section or not path.startswith(row.section):
             continue
         value = before[row.key]
         if isinstance(row.new, str):
             new = {row.new: value} if row.new else {}
         else:
             new = row.new(value, before)
-        if new is None or any(key in before and key != row.key for key in new):
-            continue  # not understood, or said twice: for the check to judge
+        twice = [key for key in new if key in before] if isinstance(new, dict) else ()
+        if twice or isinstance(new, str):  # for the check to judge
+            reason = new if isinstance(new, str) else f'{twice[0]} is there too'
+            text = f'{value} is left as it is: {reason}.'
+            notes.append(Note(f'{path}.{row.key}', path, (row.key,), text))
+            continue
         place = list(section).index(row.key)
         items = list(section.items())
         items[place : place + 1] = new.items()
@@ -168,7 +177,7 @@ def _rows(section: Any, name: str, path: str, owner: Any) -> list[Note]:
 def _note(path: str, key: str, new: Mapping[str, Any], old: Any, why: str = '') -> Note:
     reason = f' ({why})' if why else ''
     now = ', '.join(f'{k}: {v}' for k, v in new.items())
-    text = f'{key}: {old} is read as {now}{reason}.' if new else f'{old} is not needed{reason}.'
+    text = f'{old} is {f"read as {now}" if new else "not needed"}{reason}.'
     place = f'{path}.{key}' if path else key
     return Note(place, path, tuple(new), text)
 
@@ -185,12 +194,15 @@ def _progressive(options: dict, section: Any) -> list[Note]:
     return [Note(f'datasets.train.{key}', 'train', ('progressive',), text) for key in _PROGRESSIVE]
 
 
-def _clipping(train: Any, model: str) -> list[Note]:
-    """NAFNet's trainer limits the gradient norm to 0.01 unless told otherwise."""
-    if model != 'ImageRestorationModel' or not isinstance(train, dict):
+def _added(train: Any, model: str) -> list[Note]:
+    """What the trainers of the forks do unless told otherwise."""
+    if not isinstance(train, dict):
         return []
-    if 'use_grad_clip' in train:
-        return []
-    train['use_grad_clip'] = True
-    text = "added: NAFNet's trainer limits the gradient norm to 0.01 unless told otherwise."
-    return [Note('train.use_grad_clip', 'train', ('use_grad_clip',), text)]
+    adds = {}
+    if model == 'ImageRestorationModel' and 'use_grad_clip' not in train:
+        adds['use_grad_clip'] = "NAFNet's trainer limits the gradient norm to 0.01 unless told so"
+    optimizer = train.get('optim_g')
+    if isinstance(optimizer, dict) and optimizer.get('weight_decay') != 0:
+        adds['decay_all'] = 'the trainers of the forks let biases and gains decay too'
+    train.update(dict.fromkeys(adds, True))
+    return [Note(f'train.{k}', 'train', (k,), f'added: {text}.') for k, text in adds.items()]

@@ -104,7 +104,7 @@ class MixingOptions(Options):
     """Blend every pair of a batch with another one."""
     mixup_beta: Annotated[float, Field(gt=0)] = 1.2
     """Both parameters of the Beta distribution that the share is drawn from."""
-    use_identity: bool = True
+    use_identity: bool = False
     """Leave every second batch, on average, as it is."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache, partial
+from math import ceil
 from typing import Any, NamedTuple
 
 import torch
@@ -116,8 +117,13 @@ def restore_image(
     net: nn.Module, lq: Tensor, arguments: Mapping[str, Any], val: ValOptions
 ) -> Restored:
     """Runs a bare network on (B, C, H, W); in tiles as ``unfoldldm restore --tile`` does."""
-    if val.tile and max(lq.shape[-2:]) > val.tile:
-        run, sizes = partial(net, **arguments), {'tile': val.tile, 'overlap': val.tile_overlap}
+    tile, overlap, side = val.tile, val.tile_overlap, max(lq.shape[-2:])
+    if tile and tile < 1:  # a share, of images that may be small
+        step = contract_of(net).size_multiple
+        tile = max(step, ceil(tile * side))
+        overlap = min(overlap, max(0, tile // 2 - step))
+    if tile and side > tile:
+        run, sizes = partial(net, **arguments), {'tile': tile, 'overlap': overlap}
         output, note = restore_in_tiles(run, lq, contract_of(net), **sizes)
         if note:
             _warn_once(f'val.tile changes the results: {type(net).__name__} {note}')

@@ -105,18 +105,21 @@ def _trial_problems(kind: str, section: Mapping[str, Any], on_cpu: bool) -> Iter
         yield Problem(names[0] if names else 'type', f'torch.optim.{kind} {fault}: {cause}.')
 
 
-def build_optimizer(groups: Groups, section: Mapping[str, Any]) -> Optimizer:
+def build_optimizer(
+    groups: Groups, section: Mapping[str, Any], *, decay_all: bool = False
+) -> Optimizer:
     """Builds the optimiser of a ``train.optim_g`` section.
 
     Each named group becomes up to two groups of the optimiser: parameters with weight decay, and
-    parameters without (fewer than two dimensions, or marked ``_no_weight_decay``). Both carry
-    their name under ``group``.
+    parameters without (fewer than two dimensions, or marked ``_no_weight_decay``; with
+    ``decay_all`` none). Both carry their name under ``group``.
     """
     param_groups: list[dict[str, Any]] = []
     for name, members in groups.items():
         parts: tuple[list, list] = [], []
         for _, p in members:
-            parts[p.ndim < 2 or getattr(p, '_no_weight_decay', False)].append(p)
+            spared = p.ndim < 2 or getattr(p, '_no_weight_decay', False)
+            parts[spared and not decay_all].append(p)
         for part, settings in zip(parts, ({}, {'weight_decay': 0.0}), strict=True):
             if part:
                 param_groups.append({'params': part, 'group': name, **settings})

@@ -21,6 +21,7 @@ from unfoldldm_basicsr.training.schedules import check_schedule
 
 Positive = count(ge=1)
 Limit = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Problems = Iterator[Problem]
 
 
@@ -40,6 +41,8 @@ class TrainOptions(sections.BasicTrain):
     """Limit the gradient norm of each parameter group."""
     grad_clip_norm: Limit | dict[str, Limit] | None = None
     """The limit: one for all groups, or one per group."""
+    decay_all: bool = False
+    """Weight decay on biases and gains too, as in BasicSR and its forks."""
     accum_iter: Positive = 1
     """Slices of the batch whose gradients are added up in one step."""
     amp: Literal['bf16'] | None = None
@@ -63,8 +66,8 @@ class TrainOptions(sections.BasicTrain):
 class ValOptions(sections.BasicVal):
     """``val``."""
 
-    tile: Positive | None = None
-    """Restore in overlapping tiles of this size."""
+    tile: Positive | Share | None = None
+    """Restore in overlapping tiles of this size; below 1: of this share of the longer side."""
     tile_overlap: count(ge=0) = 32
     """Overlap of the tiles in pixels."""
     use_image: bool = True
@@ -115,15 +118,15 @@ def evaluation_fits(run: Run) -> Problems:
     val = run.val
     if val.tile is None and 'tile_overlap' in val.model_fields_set:
         yield Problem('val.tile_overlap', 'has no effect without val.tile.')
-    if val.tile is not None:
+    if val.tile is not None and val.trace:
+        yield Problem('val.trace', 'stages are traced on whole images: remove val.tile.')
+    if val.tile is not None and val.tile >= 1:
         net = run.networks.get('network_g')
         multiple = 1 if net is None else contract_of(net).size_multiple
         try:
             check_tile(val.tile, val.tile_overlap, multiple)
         except ValueError as error:
             yield Problem('val.tile', str(error))
-        if val.trace:
-            yield Problem('val.trace', 'stages are traced on whole images: remove val.tile.')
 
 
 def forward_inputs(run: Run) -> dict[str, inspect.Parameter]:

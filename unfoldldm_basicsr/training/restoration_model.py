@@ -144,7 +144,9 @@ class RestorationModel(SRModel):
                 file, strict = path.pretrain_network_g, path.strict_load_g
                 load_weights(self.network.average, file, strict=strict)
         self.init_losses()
-        self.optimizer_g = optimisation.build_optimizer(self.groups, train.optim_g)
+        self.optimizer_g = optimisation.build_optimizer(
+            self.groups, train.optim_g, decay_all=train.decay_all
+        )
         self.optimizers = [self.optimizer_g]
         self.learning_rate = LearningRate(self.optimizer_g, self.opt['train'])
         self.schedulers = [self.learning_rate]

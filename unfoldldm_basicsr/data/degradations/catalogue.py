@@ -19,9 +19,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read, takes
+from unfoldldm_basicsr.common.declaration import (
+    OptionError,
+    Options,
+    Problem,
+    Tuple,
+    read,
+    takes,
+)
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.degradations import blur, sensor, weather
 
@@ -79,6 +86,7 @@ def _within(minimum: float, maximum: float, stronger: str = 'up', *, integer: bo
 
 Share = _within(0.0, 1.0)
 Deviation = _within(0.0, 255.0)  # 8-bit units, as denoising papers state it
+Level = Annotated[float, Field(ge=0, le=255)]  # the same, one of several
 Angle = _within(-360.0, 360.0, 'neither')  # degrees
 
 
@@ -117,7 +125,7 @@ class Degradation(Options):
         """Draws every parameter; fixed ones use no random number."""
         values: dict[str, float] = {}
         for name, parameter in self.parameters().items():
-            low, high = getattr(self, name)
+            low, high = self.ranges[name]
             if low == high:
                 values[name] = low
             elif parameter.integer:
@@ -130,7 +138,7 @@ class Degradation(Options):
         """Parameters at ``strength`` in [0, 1] of their ranges, 1 degrading most."""
         values: dict[str, float] = {}
         for name, parameter in self.parameters().items():
-            low, high = getattr(self, name)
+            low, high = self.ranges[name]
             share = 1 - strength if parameter.stronger == 'down' else strength
             value = low + (high - low) * share
             values[name] = round(value) if parameter.integer else value
@@ -153,6 +161,23 @@ class GaussianNoise(Degradation):
     type: Literal['gaussian_noise'] = 'gaussian_noise'
     sigma: Deviation = (0.0, 50.0)
     """Standard deviation, 8-bit units."""
+    levels: Annotated[Tuple[Level], Field(min_length=1)] | None = None
+    """Draw one of these standard deviations, each as often, instead of one from a range."""
+
+    @field_validator('levels')
+    @classmethod
+    def _instead_of_sigma(cls, levels: tuple | None, info: ValidationInfo) -> tuple | None:
+        if levels and info.data.get('sigma', ()) != cls.model_fields['sigma'].default:
+            raise ValueError('stands instead of sigma: remove one of them.')
+        return levels
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        levels = self.levels or self.sigma
+        return {'sigma': (min(levels), max(levels))}
+
+    def sample(self, rng: np.random.Generator) -> dict[str, float]:
+        return {'sigma': float(rng.choice(self.levels))} if self.levels else super().sample(rng)
 
 
 class PoissonNoise(Degradation):
