@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import cv2
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image, ImageCms
@@ -78,6 +79,12 @@ def _jpeg() -> tuple[bytes, np.ndarray]:
     return content, np.asarray(Image.open(io.BytesIO(content))) / 255
 
 
+def _deep_jpeg(samples: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """12 bits per sample."""
+    content = imagecodecs.jpeg8_encode(samples >> 4, level=100, bitspersample=12, subsampling='444')
+    return content, (samples >> 4) / 4095
+
+
 _palette = Image.fromarray(PLAIN).quantize(16)
 _colours = np.asarray(_palette.convert('RGB')) / 255
 
@@ -111,6 +118,8 @@ READ: dict[str, tuple[bytes, np.ndarray, float]] = {
     'alpha.png': (pillow(ALPHA, 'PNG'), ALPHA / 255, 0.001),
     'grey_alpha.png': (pillow(ALPHA[..., 2:], 'PNG'), ALPHA[..., 2:] / 255, 0.001),
     'deep_grey.png': (pillow(GREY, 'PNG'), GREY / 65535, 1e-5),
+    'deep.jpg': (*_deep_jpeg(DEEP), 0.005),
+    'deep_grey.jpg': (*_deep_jpeg(GREY), 0.005),
     'phone.jfif': (*_jpeg(), 3 / 255),
     'n\u00e4me \u56fe %.jpe': (*_jpeg(), 3 / 255),
     'lossless.webp': (pillow(PLAIN, 'WEBP', lossless=True), PLAIN / 255, 0.001),
@@ -135,6 +144,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     'float.tif': (tiff(np.zeros((8, 8, 3), np.float32), photometric='rgb'), 'floating-point'),
     'wide.tif': (tiff(np.zeros((8, 8), np.uint32), photometric='minisblack'), '32-bit'),
     'lab.tif': (tiff(PLAIN, photometric='cielab'), 'CIELAB'),
+    'shallow.jp2': (imagecodecs.jpeg2k_encode(PLAIN >> 4, bitspersample=4), 'fewer than 8 bits'),
     'beyond.pgm': (netpbm('P5', np.full((4, 4), 200), 100), 'beyond the maximum'),
 }  # fmt: skip
 

@@ -15,8 +15,9 @@ All go through BasicSR's build_dataset and build_dataloader with a crop, flips a
 round by round. Timed (wall) is an epoch from its first batch to its last, with a warm file cache;
 every round has new workers. Ratios are medians over the rounds.
 
-Files are compared as well: seconds to load PNG, JPEG and BMP of 8 bits, small and large, by this
-package and by one call of OpenCV as the package had it before, in turn; ratios are medians.
+Files are compared as well: processor time to load PNG, JPEG and BMP of 8 bits, small and large, by
+the first version of this package (``Path.read_bytes`` and OpenCV), by OpenCV with the quickest way
+to read a file, and by this package, in turn; ratios are medians.
 
 Before that it is checked that our modes give bit-identical batches for one seed (those on whole
 images, and those on sub-images), and that whole images equal those of BasicSR.
@@ -36,7 +37,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from common import median_ratio, plot_bars, prepare_machine, print_row, write_table
+from common import (
+    alternate,
+    median_ms,
+    median_ratio,
+    plot_bars,
+    prepare_machine,
+    print_row,
+    write_table,
+)
 
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs
@@ -81,36 +90,45 @@ def make_pairs(folder: Path, count: int, width: int, height: int) -> None:
             cv2.imwrite(str(folder / side / f'{index:04d}.png'), picture)
 
 
-def read_with_opencv(path: Path) -> np.ndarray:
-    """H W 3, RGB: the fastest there was, without metadata, other formats and refusals."""
+def decode_with_opencv(payload: bytes) -> np.ndarray:
+    """H W 3, RGB."""
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR
-    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)[..., ::-1]
+    return cv2.imdecode(np.frombuffer(payload, np.uint8), flags)[..., ::-1]
+
+
+def read_quickly(path: Path) -> bytes:
+    with open(path, 'rb', buffering=0) as file:
+        return file.read()
+
+
+READERS = {
+    'before': lambda path: decode_with_opencv(path.read_bytes()),  # as the first version had it
+    'opencv': lambda path: decode_with_opencv(read_quickly(path)),
+    'ours': lambda path: read_picture(path).opaque,
+}
 
 
 def compare_decoders(folder: Path, args: argparse.Namespace) -> list[dict]:
-    """A row for each format and size: processor time of both, and how much faster ours is."""
-    rows, readers = [], (read_with_opencv, lambda path: read_picture(path).opaque)
-    for width, height in ((128, 128), args.picture):
+    """A row for each format and size: processor time of each reader, how much faster ours is."""
+    rows, rounds = [], 20 * args.repeats
+    for width, height in (*((side, side) for side in (64, 128, 256, 512)), args.picture):
         picture = make_picture(np.random.default_rng(0), width, height).astype(np.uint8)
         for ending in ('png', 'jpg', 'bmp'):
             path = folder / f'{width}.{ending}'
             cv2.imwrite(str(path), picture)
-            assert np.array_equal(*(read(path) for read in readers)), ending
-            count = max(1, 4_000_000 // (width * height))
-            times: tuple[list[float], ...] = ([], [])
-            for _ in range(3 * args.repeats):
-                for read, seconds in zip(readers, times, strict=True):
-                    begin = time.process_time()
-                    for _ in range(count):
-                        read(path)
-                    seconds.append((time.process_time() - begin) / count)
-            ratio = median_ratio(*times)
-            row = {
-                'format': ending, 'width': width, 'height': height, 'rounds': 3 * args.repeats,
-                'opencv_ms': f'{1e3 * statistics.median(times[0]):.4f}',
-                'ours_ms': f'{1e3 * statistics.median(times[1]):.4f}', 'speed': f'{ratio:.2f}',
-                'promise': 'kept' if ratio >= 1 else 'MISSED',
-            }  # fmt: skip
+            first, *others = (read(path) for read in READERS.values())
+            assert all(np.array_equal(first, other) for other in others), ending
+            count = max(1, 500_000 // (width * height))
+            calls = {
+                name: lambda read=read, path=path, count=count: [read(path) for _ in range(count)]
+                for name, read in READERS.items()
+            }
+            times = alternate(calls, rounds, clock='cpu')
+            row = {'format': ending, 'width': width, 'height': height, 'rounds': rounds}
+            row |= {f'{name}_ms': f'{median_ms(times[name]) / count:.4f}' for name in READERS}
+            ratios = [median_ratio(times[name], times['ours']) for name in ('before', 'opencv')]
+            row |= {'over_before': f'{ratios[0]:.2f}', 'over_opencv': f'{ratios[1]:.2f}'}
+            row['promise'] = 'kept' if ratios[0] >= 1 else 'MISSED'
             print_row(row)
             rows.append(row)
     return rows

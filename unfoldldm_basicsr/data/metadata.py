@@ -116,14 +116,14 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
 
 
-def of_jpeg(payload: bytes) -> Metadata:
-    """Metadata of a JPEG file.
+def of_jpeg(payload: bytes) -> tuple[Metadata, tuple[int, int, int, int]]:
+    """Metadata of a JPEG file; bits per sample, height, width and channels.
 
     Raises:
         ImageError: it names a size that only damaged files have.
         EOFError: its end is missing, which decoders fill with grey.
     """
-    exif, xmp, profile, place = None, None, {}, 2
+    exif, xmp, profile, place, frame = None, None, {}, 2, (8, 0, 0, 0)
     while payload[place] == 0xFF:
         marker, start = payload[place + 1], place + 4
         if marker == 0xFF:  # a fill byte
@@ -138,7 +138,8 @@ def of_jpeg(payload: bytes) -> Metadata:
             elif marker == 0xE2 and payload.startswith(b'ICC_PROFILE\0', start):
                 profile[payload[start + 12]] = payload[start + 14 : end]
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            check_size(*struct.unpack_from('>HH', payload, start + 1))
+            frame = struct.unpack_from('>BHHB', payload, start)
+            check_size(*frame[1:3])
             break  # metadata come before it
         elif marker == 0xDA:
             break
@@ -146,4 +147,4 @@ def of_jpeg(payload: bytes) -> Metadata:
     if payload.rfind(b'\xff\xd9', place) < 0:
         raise EOFError('its end is missing')
     icc = b''.join(profile[number] for number in sorted(profile)) or None
-    return Metadata(icc, exif, xmp)
+    return Metadata(icc, exif, xmp), frame
