@@ -105,6 +105,7 @@ class Watch:
             print('policy', os.environ.get('OMP_WAIT_POLICY'))
 sys.meta_path.insert(0, Watch())
 sys.orig_argv = ['python', 'unfoldldm', 'doctor']
+sys.argv = sys.orig_argv[1:]
 sys.modules['basicsr'] = None
 from unfoldldm_basicsr.cli import main
 print('status', main(['doctor']))
@@ -215,7 +216,7 @@ def test_no_command_is_left_out():
 
 def test_every_command_explains_itself(capsys):
     for name in cli.COMMANDS:
-        assert name == cli.load_command(name).NAME
+        assert callable(cli.load_command(name).run)
         with pytest.raises(SystemExit) as caught:
             cli.main([name, '--help'])
         assert caught.value.code == 0
@@ -224,6 +225,17 @@ def test_every_command_explains_itself(capsys):
         cli.main(['--help'])
     out = capsys.readouterr().out
     assert all(f'\n    {name} ' in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ('words', 'status'), [('--help', 0), ('restore --help', 0), ('--version', 0), ('list -x', 2)]
+)
+def test_what_needs_no_torch_is_answered_without_it(words, status):
+    told = run_python('-X', 'importtime', '-m', 'unfoldldm_basicsr.cli', *words.split())
+    assert told.returncode == status
+    loaded = {line.rpartition('|')[2].strip() for line in told.stderr.splitlines()}
+    assert 'unfoldldm_basicsr.commands.arguments' in loaded
+    assert loaded.isdisjoint({'torch', 'basicsr', 'numpy', 'pydantic'})
 
 
 def test_user_errors_are_one_line_and_status_2(capsys):
@@ -265,23 +277,25 @@ def test_versions_agree_with_the_metadata_of_basicsr():
 
 
 @pytest.mark.parametrize(
-    ('words', 'variables', 'policy'),
+    ('script', 'words', 'variables', 'policy'),
     [
-        (['python', '-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml'], {}, 'PASSIVE'),
-        (['/env/bin/python', '/env/bin/unfoldldm', 'restore'], {}, 'PASSIVE'),
-        (['python', '-m', 'unfoldldm_basicsr.train'], {'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE'),
-        (['python', '-m', 'unfoldldm_basicsr.train'], {'GOMP_SPINCOUNT': '100'}, None),
-        (['python', 'notebook.py'], {}, None),
+        ('-m', ['-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml'], {}, 'PASSIVE'),
+        ('/env/bin/unfoldldm', ['/env/bin/unfoldldm', 'restore'], {}, 'PASSIVE'),
+        ('-m', ['-m', 'unfoldldm_basicsr.train'], {'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE'),
+        ('-m', ['-m', 'unfoldldm_basicsr.train'], {'GOMP_SPINCOUNT': '100'}, None),
+        ('notebook.py', ['notebook.py', 'unfoldldm'], {}, None),
+        ('/env/bin/unfoldldm', ['-c', 'from multiprocessing.spawn import spawn_main'], {}, None),
     ],
 )
 def test_threads_of_programs_sleep_while_they_wait_unless_the_user_decided(
-    monkeypatch, words, variables, policy
+    monkeypatch, script, words, variables, policy
 ):
     for name in process.WAITING:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, 'orig_argv', words)
+    monkeypatch.setattr(sys, 'argv', [script])
+    monkeypatch.setattr(sys, 'orig_argv', ['python', *words])
     process.let_threads_sleep()
     assert os.environ.get('OMP_WAIT_POLICY') == policy
 

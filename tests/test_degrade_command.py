@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import write_options, write_photos
 
+from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.commands import degrade_command
 from unfoldldm_basicsr.data.degradations import DegradationChain
 
@@ -20,9 +20,7 @@ BLUR_AND_NOISE = [
 
 
 def run(*words: object) -> int:
-    parser = argparse.ArgumentParser()
-    degrade_command.add_arguments(parser)
-    return degrade_command.run(parser.parse_args([*map(str, words)]))
+    return cli.main(['degrade', '--debug', *map(str, words)])
 
 
 @pytest.fixture

@@ -1,21 +1,31 @@
 """UnfoldLDM and VLU-Net for BasicSR. Importing this package registers everything it offers."""
 
+from functools import cache as _cache
+
 from unfoldldm_basicsr.common import process as _process
 
-_process.let_threads_sleep()  # before the next line loads torch
-
-from unfoldldm_basicsr import compat as _compat  # noqa: E402
+_process.let_threads_sleep()  # before register() loads torch
 
 __version__ = '0.1.0'
 
-try:
-    _compat.apply()
-except ImportError:
-    if not _process.asked_for_doctor():
-        raise
-else:
-    from unfoldldm_basicsr import archs, data, losses, metrics, models  # noqa: F401
-    from unfoldldm_basicsr.training.pipeline import install as _install
 
-    _install()
+@_cache
+def register() -> None:
+    """Repairs BasicSR and registers everything; again changes nothing.
+
+    Raises:
+        ImportError: torch, torchvision or BasicSR is missing or another release, or a package of
+            UNFOLDLDM_IMPORT is.
+    """
+    from unfoldldm_basicsr import compat
+
+    compat.apply()
+    from unfoldldm_basicsr import archs, data, losses, metrics, models  # noqa: F401
+    from unfoldldm_basicsr.training.pipeline import install
+
+    install()
     _process.import_packages()
+
+
+if not _process.is_command():  # which does it after a look at its options
+    register()

@@ -11,14 +11,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import unfoldldm_basicsr
+from unfoldldm_basicsr.commands.arguments import COMMANDS
 from unfoldldm_basicsr.common.process import import_packages
 from unfoldldm_basicsr.training.memory import prefer_huge_pages
-
-# Each is a module commands/NAME_command.py: NAME, HELP, add_arguments(parser), run(args) -> int.
-COMMANDS = (
-    'init', 'list', 'check', 'migrate', 'doctor', 'prepare', 'restore', 'export', 'convert',
-    'explain', 'degrade', 'compare', 'ablate', 'report',
-)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,11 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # names that its encoding lacks must not end a command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
-    argv = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser(argv).parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
+        try:
+            unfoldldm_basicsr.register()
+        except ImportError:
+            if args.command != 'doctor':  # which says how to mend it
+                raise
         import_packages(args.packages)
-        return args.run(args)
+        return load_command(args.command).run(args)
     except BrokenPipeError:  # the reader of the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -52,29 +51,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """Command line with the command that ``argv`` names, or with all of them."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; without torch, so that help and mistyped options are answered at once."""
     parser = argparse.ArgumentParser(
         prog='unfoldldm', description='Tools around UnfoldLDM and VLU-Net for BasicSR.'
     )
     parser.add_argument('--version', action='version', version=unfoldldm_basicsr.__version__)
     subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    wanted = [name for name in COMMANDS if argv and argv[0] == name]
-    for name in wanted or COMMANDS:
-        module = load_command(name)
-        subparser = subparsers.add_parser(module.NAME, help=module.HELP, description=module.HELP)
-        module.add_arguments(subparser)
+    for name, add_arguments in COMMANDS.items():
+        text = add_arguments.__doc__
+        subparser = subparsers.add_parser(name, help=text, description=text)
+        add_arguments(subparser)
         subparser.add_argument(
             '--import', dest='packages', action='append', default=[], metavar='PACKAGE',
             help='import your package first, for the classes that it registers; repeatable',
         )  # fmt: skip
         subparser.add_argument('--debug', action='store_true', help='show the traceback of errors')
-        subparser.set_defaults(run=module.run)
     return parser
 
 
 def load_command(name: str) -> ModuleType:
-    """The module of a command."""
+    """Module of a command: ``run(args)`` gives the exit status."""
     return importlib.import_module(f'unfoldldm_basicsr.commands.{name}_command')
 
 

@@ -11,26 +11,7 @@ from unfoldldm_basicsr.options.preflight import Report, examine
 from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
 from unfoldldm_basicsr.options.run import is_training
 
-NAME = 'check'
-HELP = 'find all mistakes in option files before a run is started'
 SIZE = 256  # of the image that the operations are counted for
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the options of the command."""
-    parser.add_argument(
-        '-opt', '--opt', required=True, nargs='+', metavar='FILE', help='option files'
-    )
-    parser.add_argument(
-        '--no-data', action='store_true',
-        help='leave out what belongs to one machine: data, weights, GPUs',
-    )  # fmt: skip
-    parser.add_argument(
-        '--no-strict', action='store_true', help='warn about unknown keys instead of refusing them'
-    )
-    parser.add_argument(
-        '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='as in training'
-    )
 
 
 def run(args: argparse.Namespace) -> int:

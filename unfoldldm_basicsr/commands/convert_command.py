@@ -3,30 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import re
 
 from unfoldldm_basicsr.weights.convert import convert_checkpoint
-
-NAME = 'convert'
-HELP = 'turn released VLU-Net files (Lightning checkpoints, clip_tuned.pth) into BasicSR files'
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the options of the command."""
-    parser.add_argument('file', help='Lightning checkpoint, or clip_tuned.pth')
-    parser.add_argument(
-        '-o', '--output', help='file to write (default: NAME_basicsr.pth beside the input)'
-    )
-    parser.add_argument(
-        '--classes', type=re.compile(r'\s*,\s*').split, metavar='A,B,...',
-        help='names of the degradations in the order of their indices (default: the released'
-        ' order: noise15, noise25, noise50, rain, haze, blur, lowlight)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--unsafe-pickle', action='store_true',
-        help='also read files that run code while they are read; only from a source you trust',
-    )  # fmt: skip
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
 
 
 def run(args: argparse.Namespace) -> int:

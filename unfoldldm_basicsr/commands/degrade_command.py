@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,25 +25,9 @@ from unfoldldm_basicsr.pictures.drawing import comparison_grid, save_picture, to
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAME = 'degrade'
-HELP = 'preview the degradations of an option file on a photo'
 
 _STRENGTHS = {'low': 0.0, 'middle': 0.5, 'high': 1.0}
 _CELL_WIDTH, _CELL_HEIGHT = 320, 240
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the options of the command."""
-    parser.add_argument('image', type=Path, help='a clean photo')
-    parser.add_argument('-o', '--output', type=Path, required=True, help='the sheet, .png or .jpg')
-    parser.add_argument(
-        '-opt', '--opt', type=Path,
-        help='option file whose degradations to show (default: all there are, at their defaults)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--dataset', help='section of datasets in the option file (default: the first that fits)'
-    )
-    parser.add_argument('--seed', type=int, default=0, help='seed of the random numbers (0)')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,9 +14,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-NAME = 'doctor'
-HELP = 'versions, scan backends and GPU of this installation, and the fix for every fault'
-
 # What is needed, and which versions, is in the metadata of the installed package (setup.py).
 PACKAGE = 'unfoldldm_basicsr'
 COMPILED = {
@@ -40,10 +37,6 @@ class Line(NamedTuple):
     state: str
     fix: str = ''
     mark: str = 'ok'
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command has no options."""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unfoldldm_basicsr.commands.weights_options import add_weights_options, restorer_of
+from unfoldldm_basicsr.commands.weights_options import restorer_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures.drawing import save_picture
@@ -28,24 +28,6 @@ from unfoldldm_basicsr.weights.conditioning import AUTO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-NAME = 'explain'
-HELP = 'show what the stages of UnfoldLDM or VLU-Net do to an image'
-MAX_SIZE = 512
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the options of the command."""
-    parser.add_argument('image', type=Path, help='the image, as the network would get it')
-    add_weights_options(parser)
-    parser.add_argument(
-        '-o', '--output', type=Path, default=Path(), help='folder for the results (default: here)'
-    )
-    parser.add_argument(
-        '--max-size', type=int, default=MAX_SIZE,
-        help=f'images with a longer side are reduced to this many pixels first ({MAX_SIZE})',
-    )  # fmt: skip
-    parser.add_argument('--overwrite', action='store_true', help='replace existing results')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,15 +23,11 @@ from unfoldldm_basicsr.data.sources import open_source
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.preparing.new_training import (
-    NETWORKS,
-    TASKS,
     NewTraining,
     held_back,
 )
 from unfoldldm_basicsr.training.guards import peak_memory
 
-NAME = 'init'
-HELP = 'write the option files of a training on your own images, sized for this machine'
 LARGE = 4_000_000  # pixels; decoding them takes longer than a step of a small network
 SHARE = 0.8  # of the memory; the rest is for loaders, validation and Phase II
 SIDES = (128, 96, 64, 48, 32)  # of patches, in pixels; CPUs get at most 48
@@ -42,31 +38,6 @@ class Trial(NamedTuple):
 
     gib: float
     seconds: float
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the options of the command."""
-    parser.add_argument(
-        'clean', help='folder or LMDB of clean images, or a set that unfoldldm prepare wrote'
-    )
-    parser.add_argument('--degraded', help='their degraded partners of equal names; else --task')
-    parser.add_argument('--val', help='clean images to validate on (default: a tenth is held back)')
-    parser.add_argument('--val-degraded', help='their degraded partners')
-    parser.add_argument(
-        '--task', choices=TASKS, help='how clean images are degraded (default: blind, blur + noise)'
-    )
-    parser.add_argument(
-        '--network', choices=NETWORKS, metavar='NAME',
-        help=f'{", ".join(NETWORKS)} (default: unfoldldm-tiny on a CPU, -small on a GPU)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--memory', metavar='GIB', help='GiB of the GPU to train on, or cpu (default: what is here)'
-    )
-    parser.add_argument('--name', default='mine', help='of the experiment and the files (mine)')
-    parser.add_argument(
-        '-o', '--output', type=Path, default=Path(), help='folder for the files (default: here)'
-    )
-    parser.add_argument('--overwrite', action='store_true', help='replace existing files')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,8 +14,6 @@ from unfoldldm_basicsr.common.cost import Cost, network_cost
 from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.weights.packaged import packaged_weights
 
-NAME = 'list'
-HELP = 'registered networks, models, losses, data sets and metrics, and the sizes of the networks'
 SIZE = 256  # of the image that the operations are counted for
 
 
@@ -26,16 +24,6 @@ class Row(NamedTuple):
     files: tuple[str, ...]
     cost: Cost | None
     fault: str
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the options of the command."""
-    parser.add_argument(
-        '--options', metavar='FOLDER', help='folder with option files (default: ./options)'
-    )
-    parser.add_argument(
-        '--keys', action='store_true', help='every key of option files instead (docs/options.md)'
-    )
 
 
 def run(args: argparse.Namespace) -> int:

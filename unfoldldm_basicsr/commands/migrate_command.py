@@ -12,15 +12,6 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.options.aliases import Note, translate
 from unfoldldm_basicsr.options.read import OptionDumper, OptionLoader, read_option_file
 
-NAME = 'migrate'
-HELP = 'translate an option file of Restormer or NAFNet, with one comment per replaced key'
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the options of the command."""
-    parser.add_argument('file', help='option file')
-    parser.add_argument('-o', '--output', help='new option file (default: standard output)')
-
 
 def run(args: argparse.Namespace) -> int:
     """Writes the translated file.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -12,56 +11,11 @@ from tqdm import tqdm
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.listing import find_images, left_out
 from unfoldldm_basicsr.preparing.layouts import Layout
-from unfoldldm_basicsr.preparing.lmdb_writer import PAYLOADS, SubImages, check_destination
+from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, check_destination
 from unfoldldm_basicsr.preparing.prepare import destinations, plan, refusal, tree, write
 from unfoldldm_basicsr.preparing.sets import SETS, DataSet, Part, Source
 
-NAME = 'prepare'
-HELP = 'check an unpacked data set, pair its images, write LMDBs'
-
 _OWN = ('gt', 'lq', 'part', 'crop_size', 'step', 'thresh_size', 'payload')
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the options of the command."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = f'{HELP}.\n\nsets: {", ".join(SETS)}, or folder (your own images)'
-    parser.add_argument('set', metavar='SET', help='name of a set, or folder')
-    parser.add_argument(
-        '-i', '--input', type=Path, help='where it is unpacked; without it: what is expected there'
-    )
-    parser.add_argument(
-        '-o', '--output', type=Path,
-        help='folder of the LMDBs (default: datasets/SET); for a folder of clean images NAME.lmdb',
-    )  # fmt: skip
-    parser.add_argument(
-        '--incomplete', action='store_true', help='take what there is of a set, with a note'
-    )
-    parser.add_argument('--force', action='store_true', help='replace existing LMDBs')
-    parser.add_argument(
-        '--threads', type=int, default=min(8, os.cpu_count() or 1), help='default: %(default)s'
-    )
-    own = parser.add_argument_group('for a folder')
-    own.add_argument(
-        '--gt', metavar='PATHS',
-        help="where the clean images lie, such as 'sharp/{name}' (default: everywhere)",
-    )  # fmt: skip
-    own.add_argument(
-        '--lq', metavar='PATHS',
-        help="where their degraded ones lie, such as 'blur/{name}' or 'hazy/{name}_{haze}': "
-        'what has one name in braces must agree',
-    )  # fmt: skip
-    own.add_argument('--part', help='name of the LMDBs: PART_gt.lmdb (default: train)')
-    own.add_argument('--crop-size', type=int, help='cut into overlapping squares of this side')
-    own.add_argument('--step', type=int, help='distance of the squares (default: half a side)')
-    own.add_argument(
-        '--thresh-size', type=int,
-        help='no further square for a rest of at most this many pixels (default: 0)',
-    )  # fmt: skip
-    own.add_argument(
-        '--payload', choices=PAYLOADS,
-        help='png (default); bmp: larger but decodes much faster; source: the files as they are',
-    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,6 +25,9 @@ def run(args: argparse.Namespace) -> int:
         ValueError: no such set, options of another case, or the folder is not the whole set.
         OSError: reading or writing failed.
     """
+    if args.set is None:
+        print('\n'.join(f'{name}: {dataset.where}' for name, dataset in SETS.items()))
+        return 0
     dataset = _own_set(args) if args.set == 'folder' else _published(args)
     if args.input is None:
         print(f'expected below the folder, one line of each group:\n{tree(dataset)}')

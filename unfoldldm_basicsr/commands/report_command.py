@@ -3,30 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-
-NAME = 'report'
-HELP = 'draw the curves of a training and say what its prior is worth'
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the options of the command."""
-    parser.add_argument(
-        'folders', type=Path, nargs='*', metavar='RUN',
-        help='a name below experiments/, or its folder; with --page: folders of reports',
-    )  # fmt: skip
-    parser.add_argument('-o', '--output', type=Path, help='folder (results/report_RUN)')
-    parser.add_argument(
-        '--root', type=Path, default=Path(), help='where experiments/ and results/ are'
-    )
-    parser.add_argument(
-        '--page', type=Path, metavar='FILE.md',
-        help='copy the tables and pictures of reports beside this page, and write it anew',
-    )  # fmt: skip
-    parser.add_argument(
-        '--no-crops', action='store_true',
-        help='with --page: leave out crops of photos that may not be published',
-    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from unfoldldm_basicsr.commands.weights_options import add_weights_options, restorer_of
+from unfoldldm_basicsr.commands.weights_options import restorer_of
 from unfoldldm_basicsr.data.images import (
     EXTENSIONS,
     LOSSLESS,
@@ -29,8 +29,6 @@ from unfoldldm_basicsr.data.listing import find_images, left_out
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.restoring.tiling import TileError
 
-NAME = 'restore'
-HELP = 'restore photos with trained weights'
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -39,44 +37,6 @@ class Job(NamedTuple):
 
     source: Path
     outputs: tuple[Path, ...]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the options of the command."""
-    parser.add_argument(
-        '-i', '--input', required=True, nargs='+', type=Path, help='images, or folders with images'
-    )
-    parser.add_argument(
-        '-o', '--output', required=True, type=Path,
-        help='folder for the results, or for one image the name of its result: x.png',
-    )  # fmt: skip
-    add_weights_options(parser)
-    parser.add_argument(
-        '--tile', type=int, help='restore in tiles of this many pixels (default: in one piece)'
-    )
-    parser.add_argument(
-        '--tile-overlap', type=int, default=32, help='pixels shared by neighbouring tiles (32)'
-    )
-    parser.add_argument(
-        '--global-statistics', action=argparse.BooleanOptionalAction,
-        help='the same statistics of the image for all its tiles, which is closer to the result'
-        ' without tiles, or those of each tile (default: the same, where the network has any)',
-    )  # fmt: skip
-    parser.add_argument('--suffix', default='', help='added to the names of the results')
-    parser.add_argument('--recursive', action='store_true', help='also the folders inside')
-    parser.add_argument(
-        '--keep-metadata', action=argparse.BooleanOptionalAction, default=True,
-        help='results keep EXIF and XMP of their images, with the orientation set to normal (yes)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--save-trace', action='store_true',
-        help='also a picture of every stage (UnfoldLDM, VLUNetPrior)',
-    )  # fmt: skip
-    existing = parser.add_mutually_exclusive_group()
-    existing.add_argument('--overwrite', action='store_true', help='replace existing results')
-    existing.add_argument(
-        '--skip-existing', action='store_true', help='leave out images whose results exist'
-    )
 
 
 def run(args: argparse.Namespace) -> int:

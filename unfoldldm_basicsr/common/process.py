@@ -7,27 +7,27 @@ import os
 import sys
 from collections.abc import Iterable
 
-PROGRAMS = (
-    'unfoldldm',
-    'unfoldldm_basicsr.cli',
-    'unfoldldm_basicsr.train',
-    'unfoldldm_basicsr.test',
-)
+COMMAND = ('unfoldldm', 'unfoldldm_basicsr.cli')
+PROGRAMS = (*COMMAND, 'unfoldldm_basicsr.train', 'unfoldldm_basicsr.test')
 # Each says that the user has decided how OpenMP's threads wait.
 WAITING = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')
 IMPORT = 'UNFOLDLDM_IMPORT'
 
 
-def is_program(*names: str) -> bool:
-    """Whether this process is one of these programs (default: any of this package)."""
-    known = names or PROGRAMS
-    words = (word.removesuffix('.exe') for word in sys.orig_argv[1:])
-    return any(os.path.basename(word) in known for word in words)
+def program() -> str:
+    """The script or module that this process runs; '' where another process started it as a copy.
+
+    Such a process has the arguments of its parent, which are not those that it was started with.
+    """
+    started, name = sys.orig_argv[1:], (sys.argv or [''])[0]
+    if name == '-m':  # the module is being looked for
+        return started[started.index('-m') + 1] if '-m' in started else ''
+    return os.path.basename(name).removesuffix('.exe') if name in started else ''
 
 
-def asked_for_doctor() -> bool:
-    """Whether this process is ``unfoldldm doctor``, which must start on a broken installation."""
-    return is_program('unfoldldm', 'unfoldldm_basicsr.cli') and 'doctor' in sys.orig_argv
+def is_command() -> bool:
+    """Whether this process is the command ``unfoldldm``."""
+    return program() in COMMAND
 
 
 def let_threads_sleep() -> None:
@@ -37,7 +37,7 @@ def let_threads_sleep() -> None:
     cores a training step becomes many times slower (docs/speed.md). OpenMP reads the variable when
     torch loads it; processes started from this one inherit it.
     """
-    if is_program() and not any(name in os.environ for name in WAITING):
+    if program() in PROGRAMS and not any(name in os.environ for name in WAITING):
         os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
 
 

@@ -20,7 +20,6 @@ from unfoldldm_basicsr.data.images import Picture, decode, encode_bmp, encode_pn
 from unfoldldm_basicsr.data.listing import list_images
 from unfoldldm_basicsr.data.lmdbs import key_of
 
-PAYLOADS = ('png', 'bmp', 'source')
 _MAX_KEY_BYTES = 511
 _FIRST_MAP_SIZE = 64 * 2**20
 _AHEAD = 8  # images of each thread that are decoded before the first is written

@@ -9,8 +9,6 @@ from typing import Any
 
 import yaml
 
-from unfoldldm_basicsr.data.degradations.catalogue import DEGRADATIONS
-
 # --task: what a clean image goes through
 TASKS = {
     'blind': ('gaussian_blur', 'gaussian_noise'),
@@ -198,6 +196,8 @@ logger:
         """Lines of ``degradations``: the ranges of the catalogue, or the middle of each."""
         if self.task is None:
             return ''
+        from unfoldldm_basicsr.data.degradations.catalogue import DEGRADATIONS
+
         text = '    degradations: # seen by: unfoldldm degrade PHOTO -opt FILE -o sheet.png\n'
         for name in TASKS[self.task]:
             step = DEGRADATIONS[name]()
