@@ -234,7 +234,8 @@ def rule_problems(model: type, options: dict) -> list[str]:
         run = typed(model, options)
     except OptionError as error:
         return [problem.path for problem in error.problems]
-    return list(dict.fromkeys(problem.path for rule in model.rules for problem in rule(run)))
+    found = (problem for rule in model.rules for problem in rule(run))
+    return list(dict.fromkeys(problem.path for problem in found if problem.kind == 'fault'))
 
 
 def problems_at(options: dict, path: str, **settings) -> str:

@@ -50,9 +50,9 @@ def test_phase_two_starts_from_the_weights_of_its_phase_one(plugin, phase2, tmp_
     place = 'path.pretrain_network_phase1'
     file = str(weights_of(plugin, tmp_path / 'phase1.pth'))
     assert preflight(put(phase2, place, file), 'x.yml', True) == []
-    missing = problems_at(put(phase2, place, '/no.pth'), place)
+    missing = problems_at(put(phase2, place, 'experiments/my1/models/net_g_latest.pth'), place)
     assert 'no such file' in missing
-    assert 'Phase I' in missing
+    assert 'unfoldldm_basicsr.train -opt YOUR_PHASE1.yml, the option file with name: my1' in missing
     wider = put(put(phase2, place, file), 'network_g.prior_dim', 16)
     assert problems_at(wider, place)
     partial = str(weights_of(plugin, tmp_path / 'part.pth', drop='ocformer.latent'))

@@ -84,11 +84,18 @@ def parts_that_differ(first: dict, second: dict) -> set[str]:
 # ---- Phase I --------------------------------------------------------------------------------
 
 
+def test_a_network_is_logged_by_its_size(phase1, log):
+    phase1.print_network(phase1.net_g)
+    count = sum(parameter.numel() for parameter in phase1.net_g.parameters())
+    assert log.messages == [f'Network: UnfoldLDM, with parameters: {count:,d}']
+
+
 def test_phase1_trains_everything_it_builds(phase1):
     parts = {name for name, _ in phase1.net_g.named_children()} | {'null_prior', 'stage_code'}
     assert changed(phase1.net_g, phase1.start) == parts
     assert set(phase1.log_dict) >= {'l_pix', 'l_isda', 'step_size', 'isda_ratio'}
     assert phase1.log_dict['l_isda'] > 0
+    assert 'grad_norm_prior' not in phase1.log_dict  # a group of Phase II
 
 
 def test_phase1_validation_is_named_an_oracle_everywhere(phase1, log):

@@ -125,7 +125,7 @@ TRUE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20}
         ({'type': 'MultiStepLR', 'milestones': ['3']}, 'milestones.0', "a number, got '3'"),
         ({'type': 'ConstantCosineLR'}, 'constant_iter', 'is missing'),
         ({**CONSTANT, 'constant_iter': 20}, 'constant_iter', 'total_iter'),
-        ({**RESTARTS, 'periods': [10]}, 'periods', 'sum to 10'),
+        ({**RESTARTS, 'periods': [10]}, 'periods', 'ends at 10, the training at 20'),
         ({**RESTARTS, 'restart_weights': [1, 1]}, 'restart_weights', '2 values for 1 periods'),
         ({**RESTARTS, 'periods': 20}, 'periods', 'must be a list'),
         ({**TRUE, 'T_max': 0}, 'T_max', 'greater than 0'),
@@ -135,3 +135,20 @@ TRUE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20}
 def test_wrong_options_are_named(options, key, words):
     problems = {p.path: p.message for p in check_schedule(options, TOTAL, LR)}
     assert words in problems[key]
+
+
+@pytest.mark.parametrize(
+    ('options', 'key', 'words'),
+    [
+        ({**TRUE, 'T_max': 15}, 'T_max', 'ends at 15, the training at 20'),
+        ({**TRUE, 'T_max': 30}, 'T_max', 'ends at 30'),
+        ({**CONSTANT, 'total_iter': 19}, 'total_iter', 'ends at 19'),
+        ({**RESTARTS, 'periods': [21]}, 'periods', 'ends at 21'),
+        ({'type': 'MultiStepLR', 'milestones': [9, 20, 25]}, 'milestones', '[25] are never'),
+        (TRUE, None, None), (CONSTANT, None, None), (RESTARTS, None, None),
+    ],
+)  # fmt: skip
+def test_an_end_beside_that_of_the_training_is_worth_a_warning(options, key, words):
+    (problem,) = [*check_schedule(options, TOTAL, LR)] or [None]
+    assert (problem and (problem.path, problem.kind)) == (key and (key, 'warning'))
+    assert problem is None or words in problem.message

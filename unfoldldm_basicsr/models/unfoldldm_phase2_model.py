@@ -33,11 +33,6 @@ from unfoldldm_basicsr.training.options import SECTIONS, PathOptions, ValOptions
 from unfoldldm_basicsr.training.step import Losses
 from unfoldldm_basicsr.weights.loading import load_phase1_weights
 
-FIRST_PHASE1 = (
-    'Phase II starts from the weights of Phase I: run python -m unfoldldm_basicsr.train -opt '
-    'YOUR_PHASE1.yml first and name its experiments/NAME/models/net_g_latest.pth.'
-)
-
 
 class Phase2Train(phase1.UnfoldingTrain):
     """``train``."""
@@ -80,6 +75,15 @@ def is_phase2(run: Run) -> Iterator[Problem]:
         yield Problem('network_g.phase', f'must be 2 or inference, got {phase!r}.')
 
 
+def train_phase1(name: str = '') -> str:
+    """What to do where the weights of Phase I are not there."""
+    return (
+        'Phase II starts from the weights of Phase I. First run python -m unfoldldm_basicsr.train '
+        f'-opt YOUR_PHASE1.yml, the option file with name: {name or "NAME"}; its result is '
+        f'experiments/{name or "NAME"}/models/net_g_latest.pth.'
+    )
+
+
 def starts_from_phase1(run: Run) -> Iterator[Problem]:
     """Where the trained parts come from."""
     if not run.is_train:
@@ -96,9 +100,11 @@ def starts_from_phase1(run: Run) -> Iterator[Problem]:
             message = 'phase: joint has no trained PI to warm up against.'
             yield Problem('train.prior_warmup_iter', message)
     elif not path.pretrain_network_phase1 and not path.pretrain_network_g:
-        yield Problem(place, FIRST_PHASE1)
+        yield Problem(place, f'is missing. {train_phase1()}')
     elif path.pretrain_network_phase1 and not Path(path.pretrain_network_phase1).is_file():
-        yield Problem(place, f'{path.pretrain_network_phase1}: no such file. {FIRST_PHASE1}')
+        file = Path(path.pretrain_network_phase1)
+        name = file.parents[1].name if file.parent.name == 'models' else ''
+        yield Problem(place, f'{file}: no such file. {train_phase1(name)}')
 
 
 PHASE2_RULES = (*phase1.UNFOLDING_RULES, is_phase2, starts_from_phase1)

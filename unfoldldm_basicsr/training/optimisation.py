@@ -141,7 +141,8 @@ class GradientClipper:
     """
 
     def __init__(self, groups: Groups, max_norm: float | Mapping[str, float] | None):
-        self.groups = {name: [p for _, p in members] for name, members in groups.items()}
+        # Phase I has the prior's group, but nothing in it.
+        self.groups = {name: [p for _, p in members] for name, members in groups.items() if members}
         if not isinstance(max_norm, Mapping):
             max_norm = dict.fromkeys(groups, float('inf' if max_norm is None else max_norm))
         for name in sorted(max_norm.keys() - groups.keys()):

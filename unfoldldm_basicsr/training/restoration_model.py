@@ -12,6 +12,7 @@ from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -88,6 +89,13 @@ class RestorationModel(SRModel):
         self.evaluator = self.build_evaluator()
         if self.is_train:
             self.init_training_settings()
+
+    def print_network(self, net: nn.Module) -> None:
+        """Logs name and size; BasicSR would fill the screen with every layer, as debugging does."""
+        count = sum(parameter.numel() for parameter in net.parameters())
+        log = get_root_logger()
+        log.info(f'Network: {type(net).__name__}, with parameters: {count:,d}')
+        log.debug(net)
 
     @classmethod
     def trained_groups(cls, networks: Mapping[str, nn.Module]) -> optimisation.Groups:

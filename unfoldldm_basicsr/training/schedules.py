@@ -187,14 +187,17 @@ def check_schedule(
     except OptionError as error:
         yield from error.problems
         return
-    periods = typed.get('periods')
-    if periods is not None and sum(periods) < total_iter:
-        yield Problem(
-            'periods',
-            f'sum to {sum(periods)}, which is less than total_iter ({total_iter}): the schedule '
-            'would end before the training does.',
-        )
-    first = 'restarts' if periods is None else 'periods'
+    key = next((key for key in ('T_max', 'total_iter', 'periods') if key in typed), '')
+    end = sum(typed[key]) if key == 'periods' else typed.get(key, total_iter)
+    if end != total_iter:  # after the last of its cosines another would begin
+        kind = 'fault' if key == 'periods' and end < total_iter else 'warning'
+        message = f'the schedule ends at {end}, the training at {total_iter} (total_iter).'
+        yield Problem(key, message, kind)
+    late = [m for m in typed.get('milestones', ()) if m > total_iter]
+    if late:
+        message = f'{late} are never reached: the training ends at {total_iter} (total_iter).'
+        yield Problem('milestones', message, 'warning')
+    first = 'periods' if 'periods' in typed else 'restarts'
     for second in ('restart_weights', 'eta_mins'):
         if second in typed and len(typed[first]) != len(typed[second]):
             message = f'has {len(typed[second])} values for {len(typed[first])} {first}.'
@@ -281,7 +284,9 @@ class LearningRate(LRScheduler):
         self.load_state_dict({'last_epoch': state['iter'] - 1, '_step_count': state['iter'] + 1})
 
     def _take_stored(self, section: Mapping[str, Any]) -> None:
-        for key, message, *_ in check_schedule(section, self.total_iter):
+        for key, message, kind in check_schedule(section, self.total_iter):
+            if kind == 'warning':
+                continue
             raise ResumeError(
                 f'train.total_iter is {self.total_iter} now, but the schedule of the resumed state '
                 f'does not go so far ({key}: {message.rstrip(".")}). Set train.apply_new_schedule: '
