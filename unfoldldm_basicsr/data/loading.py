@@ -10,12 +10,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import multiprocessing
 import os
 import random
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.popen_fork import Popen
 
 import cv2
 import lmdb
@@ -24,9 +28,8 @@ import torch
 from basicsr.data.prefetch_dataloader import PrefetchGenerator
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from unfoldldm_basicsr.common.errors import DEAD_WORKER, LOADER_ADVICE, DataFault
+from unfoldldm_basicsr.common.errors import DEAD_WORKER, LOADER_ADVICE, DataFault, first_line
 from unfoldldm_basicsr.data.images import read_picture
-from unfoldldm_basicsr.data.loader_processes import WorkerStart, signals_held, tame
 from unfoldldm_basicsr.data.pixels import ImageError
 
 _log = logging.getLogger('basicsr')
@@ -37,8 +40,7 @@ _FAULTS = (OSError, ValueError, cv2.error, lmdb.Error)
 _STOCK_FAULTS = (*_FAULTS, AttributeError, TypeError, AssertionError)
 # How the loss of a loader process shows: torch's own words, or a hand-over that broke off.
 _DEAD_LOADER = ('DataLoader timed out', DEAD_WORKER)
-_BROKEN_OFF = (ConnectionError, EOFError, FileNotFoundError, TimeoutError)
-_HAND_OVER = 10.0  # seconds beyond torch's own limit, which does not count them
+_BROKEN_OFF = (ConnectionError, EOFError, FileNotFoundError)
 
 
 class SeededIndex(int):
@@ -234,8 +236,8 @@ class TrainingItems(ItemReader, Dataset):
             index = (index + 1) % len(self)
 
     def being_read(self) -> str:
-        """Names of the files that are open at this moment, '' if none."""
-        return ', '.join(self.paths(index) for index in self.reading.tolist() if index >= 0)
+        """Names of the files that are open at this moment."""
+        return ', '.join(self.paths(i) for i in self.reading.tolist() if i >= 0) or 'none'
 
     def _deal_with(self, index: int, error: Exception) -> None:
         """Counts an unreadable item, or ends the run for it.
@@ -299,11 +301,10 @@ def time_limit(seconds: float, key: str) -> Iterator[None]:
 
 
 class TrainLoader:
-    """The training loader, with an end to every wait.
+    """The training loader: no wait without an end, and no loss of a process without a reason.
 
     A loader process that hangs where :func:`time_limit` cannot reach it, or that was killed, ends
-    the run with a message that names the files being read. Signals that ask the trainer to stop do
-    not end its loader processes, see :mod:`.loader_processes`.
+    the run with a message that names the files being read.
 
     Args:
         loader: what ``basicsr.data.build_dataloader`` made of :class:`TrainingItems`.
@@ -316,7 +317,6 @@ class TrainLoader:
         self.patience = self.items.timeout * (loader.batch_size + 1)
         if loader.num_workers:
             loader.timeout = self.patience
-            loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -327,55 +327,63 @@ class TrainLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator:
-        with signals_held(self.loader):
+        with signals_blocked(self.loader):
             batches = iter(self.loader)
         source = batches
         if isinstance(batches, PrefetchGenerator):
             batches.timeout, source = self.patience or None, batches.generator
-        tame(source)
-        # A process that never gives the interpreter back hands over no finished batch either.
-        limit = self.patience + _HAND_OVER if self.loader.num_workers and self.patience else 0
+        for process in getattr(source, '_workers', ()):  # which SIGTERM does not reach
+            process._popen.terminate = partial(_end, source, process._popen)
         while True:
             try:
-                with time_limit(limit, 'datasets.train.timeout'):
-                    batch = next(batches)
+                batch = next(batches)
             except StopIteration:
                 return
-            except DataFault:
-                raise
             except (RuntimeError, *_BROKEN_OFF) as error:
-                if not _means_dead_loader(error):
+                text = first_line(error)
+                own = isinstance(error, RuntimeError) and not text.startswith(_DEAD_LOADER)
+                if own or text.startswith('Caught '):  # what the data set raised, in torch's words
                     raise
-                message = self._dead_loader(error)
+                message = (
+                    f'{self.items.name}: {text}. Files being read: {self.items.being_read()}. A '
+                    'hanging disk: see whether it answers, or raise datasets.train.timeout. '
+                    + LOADER_ADVICE
+                )
                 _shut_down(batches)
                 raise DataFault(message) from error
             yield batch
 
-    def _dead_loader(self, error: Exception) -> str:
-        files = self.items.being_read() or 'none'
-        if isinstance(error, RuntimeError):
-            cause = str(error).strip().splitlines()[0].rstrip('.')
-        else:
-            what = 'gave no answer' if isinstance(error, TimeoutError) else 'ended'
-            cause = f'{DEAD_WORKER} {what} while it handed over a batch ({type(error).__name__})'
-        return (
-            f'{self.items.name}: {cause}. Files being read: {files}. A hanging disk: see whether '
-            f'it answers, or raise datasets.train.timeout. {LOADER_ADVICE}'
-        )
 
-
-def _means_dead_loader(error: Exception) -> bool:
-    if isinstance(error, RuntimeError):
-        return str(error).startswith(_DEAD_LOADER)
-    return not str(error).startswith('Caught ')  # torch's word for what the data set raised
+def _end(batches: Iterator, process: Popen) -> None:
+    """Ends a loader process, in peace if it can be: torch takes a killed one for a fault."""
+    batches._shutdown_workers()
+    process.kill()
 
 
 def _shut_down(batches: Iterator) -> None:
     """Ends the loader processes at once: torch complains of a dead one as long as it knows it."""
-    shut_down = getattr(batches, '_shutdown_workers', None)
-    if shut_down is None:
-        return
     try:
-        shut_down()
+        getattr(batches, '_shutdown_workers', lambda: None)()
     except RuntimeError as error:  # once more the complaint; its list is empty afterwards
         _log.debug('%s', error)
+
+
+@contextmanager
+def signals_blocked(loader: DataLoader) -> Iterator[None]:
+    """Loader processes that are started in the block never get SIGTERM and SIGINT.
+
+    To a process group, or of a job system to every process, these ask the trainer to save and
+    stop. It needs its loader processes until then: torch raises an error in the middle of a step
+    when one of them dies.
+    """
+    if not loader.num_workers or not hasattr(signal, 'pthread_sigmask'):
+        yield
+        return
+    context = loader.multiprocessing_context or multiprocessing.get_context()
+    if context.get_start_method() != 'fork':
+        resource_tracker.ensure_running()  # its start unblocks the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
