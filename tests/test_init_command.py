@@ -24,7 +24,7 @@ from unfoldldm_basicsr.preparing.new_training import NETWORKS, TASKS, NewTrainin
 def folder(tmp_path, monkeypatch):
     """A current folder with photos, on a machine where every step takes little."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(init_command, 'measure', lambda training: Trial(0.5, 0.25))
+    monkeypatch.setattr(init_command, 'measure', lambda *_: Trial(0.5, 0.25))
     write_photos(tmp_path / 'my: photos #1', 12)
     return tmp_path
 
@@ -94,10 +94,26 @@ def test_nothing_is_written_where_something_is_wrong(folder, capsys):
         (['nowhere'], 'nowhere: no such folder'),
         (['my: photos #1', '--memory', 'lots'], "lots: give GiB, for example 24, or 'cpu'"),
         (['my: photos #1', '--memory', '0.1'], 'no training step fits into 0.1 GiB'),
+        (['my: photos #1', '--memory', '24', '--hours', '1'], 'on the machine that will train'),
+        (['my: photos #1', '--hours', '0.005'], '60 steps; 100 at least are 0.0077 hours'),
     ):
         assert main(['init', *words]) == 2
         assert message in capsys.readouterr().err
         assert sorted(folder.rglob('*')) == before
+
+
+def test_a_training_lasts_as_long_as_it_may(folder, monkeypatch, capsys):
+    seconds = {1: 0.5, 2: 0.25, None: 0.25}
+    monkeypatch.setattr(init_command, 'measure', lambda _, phase=2: Trial(0.5, seconds[phase]))
+    assert main(['init', 'my: photos #1', '--memory', 'cpu', '--hours', '1']) == 0
+    files = [yaml.safe_load((folder / f'mine_phase{phase}.yml').read_text()) for phase in (1, 2)]
+    counts = [file['train']['total_iter'] for file in files]
+    assert [file['train']['scheduler']['T_max'] for file in files] == counts
+    assert 0.5 * counts[0] + 0.25 * counts[1] == pytest.approx(0.9 * 3600, rel=0.01)
+    assert counts[0] == pytest.approx(0.15 * sum(counts), abs=10)
+    said = capsys.readouterr().out
+    for count, each, minutes in zip(counts, ('0.5', '0.25'), (14, 40), strict=True):
+        assert f'# {count} steps of {each} s: {minutes} min' in said
 
 
 def test_files_are_replaced_only_when_asked(folder, capsys):
@@ -147,9 +163,10 @@ def test_the_largest_sizes_that_fit_are_taken(monkeypatch, limit, most, free, pa
 
 def test_a_trial_makes_steps_of_the_training_itself():
     small = replace(training(num_gpu=0), patch=32, part=2)
-    trial = trial_step(yaml.safe_load(small.text(Path(), 1)), small.part)
-    assert 0.1 < trial.gib < 100
-    assert trial.seconds > 0
+    for phase in (1, 2):
+        trial = trial_step(yaml.safe_load(small.text(Path(), phase)), small.part)
+        assert 0.1 < trial.gib < 100
+        assert trial.seconds > 0
 
 
 def test_a_trial_without_memory_is_none_and_other_errors_are_not_hidden(monkeypatch):
@@ -166,7 +183,7 @@ def test_a_trial_without_memory_is_none_and_other_errors_are_not_hidden(monkeypa
 
 
 def test_the_schedule_grows_with_the_number_of_images():
-    counts = [replace(training(), images=images).iterations for images in (5, 200, 10**6)]
+    counts = [replace(training(), images=n, iterations=0).iterations for n in (5, 200, 10**6)]
     assert counts == [2000, 12000, 300_000]
     few = training()
     assert few.iterations_of(1) + few.iterations_of(2) == few.iterations

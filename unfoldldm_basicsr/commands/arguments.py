@@ -33,6 +33,10 @@ def _init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--memory', metavar='GIB', help='GiB of the GPU to train on, or cpu (default: what is here)'
     )
+    parser.add_argument(
+        '--hours', type=float,
+        help='how long the training may take on this machine (default: by the number of images)',
+    )  # fmt: skip
     parser.add_argument('--name', default='mine', help='of the experiment and the files (mine)')
     parser.add_argument(
         '-o', '--output', type=Path, default=Path(), help='folder for the files (default: here)'

@@ -6,8 +6,9 @@ import argparse
 import logging
 import math
 import multiprocessing
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -22,14 +23,14 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.data.sources import open_source
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.preflight import examine
-from unfoldldm_basicsr.preparing.new_training import (
-    NewTraining,
-    held_back,
-)
+from unfoldldm_basicsr.preparing.new_training import NewTraining, held_back
 from unfoldldm_basicsr.training.guards import peak_memory
 
 LARGE = 4_000_000  # pixels; decoding them takes longer than a step of a small network
-SHARE = 0.8  # of the memory; the rest is for loaders, validation and Phase II
+SHARE = 0.8  # of the memory; the rest is for loaders and validation
+ENOUGH = 20  # seconds of trial steps
+STEPS_SHARE = 0.9  # of the time; the rest is for validation
+FEWEST_STEPS = 100  # with which --hours is a training at all
 SIDES = (128, 96, 64, 48, 32)  # of patches, in pixels; CPUs get at most 48
 
 
@@ -47,15 +48,18 @@ def run(args: argparse.Namespace) -> int:
         ValueError, OSError: the images, the memory or the output; the message says what is wrong.
     """
     on_cpu, limit = memory_of(args.memory)
+    elsewhere = not on_cpu and not torch.cuda.is_available()
+    if args.hours is not None and (elsewhere or not args.hours > 0):
+        raise ValueError(
+            f'--hours {args.hours}: more than 0, on the machine that will train: steps are timed.'
+        )
     take_prepared_set(args)
     largest, lists = plan(args, on_cpu=on_cpu)
-    files = {args.output / largest.file(phase): phase for phase in largest.phases or (None,)}
+    files = {args.output / largest.file(phase): phase for phase in largest.phases}
     for path, phase in files.items():
         options = yaml.safe_load(largest.text(args.output, phase))
         for section in options['datasets'].values() if lists else ():
-            del section[
-                'meta_info_file'
-            ]  # not there yet, nor the weights that Phase II starts from
+            del section['meta_info_file']  # not there yet, nor the weights of Phase I
         problems = examine(options, str(path), True, here=phase != 2).problems
         if problems:
             raise ValueError('\n'.join(problems))
@@ -64,18 +68,29 @@ def run(args: argparse.Namespace) -> int:
         raise FileExistsError(f'{taken[0]}: exists; choose another --name or pass --overwrite.')
     print(f'{largest.network} on {largest.images} images; trying training steps ...', flush=True)
     training, trial = fitted(largest, limit, measure)
+    seconds: dict[int | None, float] = {}
+    if trial is not None and not elsewhere:
+        *others, last = training.phases
+        trials = {**{phase: measure(training, phase) for phase in others}, last: trial}
+        share = training.part / training.batch
+        seconds = {phase: t.seconds / share for phase, t in trials.items() if t is not None}
+    training = lasting(training, seconds, args.hours)
     for path, names in lists.items():
         write_bytes_atomic(path, ('\n'.join(names) + '\n').encode('utf-8', 'surrogateescape'))
     for path, phase in files.items():
         write_bytes_atomic(path, training.text(args.output, phase).encode())
     print(summary(training, trial, limit))
-    for path in files:
-        print(f'  python -m unfoldldm_basicsr.train -opt {path} --auto_resume')
+    for path, phase in files.items():
+        count = training.iterations_of(phase)
+        minutes = count * seconds.get(phase, 0) / 60
+        long = f'{minutes:.0f} min' if minutes < 120 else f'{minutes / 60:.0f} hours'
+        took = f' of {seconds[phase]:.2g} s: {long}' if phase in seconds else ''
+        command = f'python -m unfoldldm_basicsr.train -opt {path} --auto_resume'
+        print(f'  {command}  # {count} steps{took}')
     if max_pixels(args.clean) > LARGE:
         cut = 'unfoldldm prepare folder -i IMAGES -o images.lmdb --crop-size 512 --payload bmp'
         print(f'  (large images are decoded for every patch: faster after {cut})')
-    weights = f'experiments/{training.experiment(max(training.phases, default=None))}'
-    weights += '/models/net_g_latest.pth'
+    weights = f'experiments/{training.experiment(training.phases[-1])}/models/net_g_latest.pth'
     print(f'  unfoldldm restore -i PHOTOS -o restored_mine -w {weights} --tile 512')
     return 0
 
@@ -204,11 +219,10 @@ def fitted(
     )
 
 
-def measure(training: NewTraining) -> Trial | None:
-    """Trial steps in a process of their own; None where the memory does not suffice."""
+def measure(training: NewTraining, phase: int | None = None) -> Trial | None:
+    """Trial steps (of the last phase) in a process of their own; None where memory is too small."""
     print(f'Trying a step on {training.part} patches of {training.patch} ...', flush=True)
-    phase = min(training.phases, default=None)
-    options = yaml.safe_load(training.text(Path(), phase))
+    options = yaml.safe_load(training.text(Path(), phase or training.phases[-1]))
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(1, context, logging.disable, (logging.WARNING,)) as pool:
         try:
@@ -218,7 +232,7 @@ def measure(training: NewTraining) -> Trial | None:
 
 
 def trial_step(options: dict[str, Any], part: int) -> Trial | None:
-    """Makes two training steps of an option file on noise, and measures the second.
+    """Makes training steps of an option file on noise: two to four, as long as they take.
 
     Args:
         options: content of the option file.
@@ -227,35 +241,62 @@ def trial_step(options: dict[str, Any], part: int) -> Trial | None:
     from basicsr.models import build_model
 
     fill_defaults(options, True)
-    options['train']['accum_iter'] = 1
+    options['train'] |= {'accum_iter': 1}
     options['path'] |= dict.fromkeys(('log', 'models', 'training_states'), '.')
+    if 'diffusion_opt' in options['train']:  # what most of Phase II does, from no weights
+        options['train']['prior_warmup_iter'] = 0
+        options['path']['pretrain_network_phase1'] = None
     options |= {'is_train': True, 'num_gpu': int(options['num_gpu'] and torch.cuda.is_available())}
     side = options['datasets']['train']['gt_size']
     try:
         model = build_model(options)
         batch = {'lq': torch.rand(part, 3, side, side), 'gt': torch.rand(part, 3, side, side)}
-        for iteration in (1, 2):
+        taken: list[float] = []
+        while len(taken) < 2 or (len(taken) < 4 and sum(taken) < ENOUGH):
             start = time.perf_counter()
             model.feed_data(batch)
-            model.optimize_parameters(iteration)  # waits for the device: it reads the losses
+            model.optimize_parameters(len(taken) + 1)  # waits for the device: it reads the losses
+            taken.append(time.perf_counter() - start)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or 'memory' in str(error):
             return None
         raise
-    return Trial(peak_memory(model.device)['peak_memory_gib'], time.perf_counter() - start)
+    return Trial(peak_memory(model.device)['peak_memory_gib'], statistics.median(taken[1:]))
+
+
+def lasting(
+    training: NewTraining, seconds: Mapping[int | None, float], hours: float | None
+) -> NewTraining:
+    """The training with as many iterations as fit into ``hours``, where these are given.
+
+    Args:
+        training: with some number of iterations.
+        seconds: phase -> duration of a step.
+        hours: of all phases, with validation.
+
+    Raises:
+        ValueError: that is too short for a training, or steps could not be timed.
+    """
+    if hours is None:
+        return training
+    if not seconds:
+        raise ValueError(f'--hours {hours}: no step could be timed; leave it out.')
+    total = sum(seconds[phase] * training.iterations_of(phase) for phase in training.phases)
+    mean = total / training.iterations / STEPS_SHARE
+    count = int(round(3600 * hours / mean, -1))
+    if count < FEWEST_STEPS:
+        raise ValueError(
+            f'--hours {hours}: {count} steps; {FEWEST_STEPS} at least are '
+            f'{FEWEST_STEPS * mean / 3600:.2g} hours. A smaller --network takes less.'
+        )
+    return replace(training, iterations=count)
 
 
 def summary(training: NewTraining, trial: Trial | None, limit: float) -> str:
-    """What was chosen, and what it will take."""
+    """The sizes that were chosen, and what they take."""
     sizes = f'patches of {training.patch}, batches of {training.batch}'
     if training.part < training.batch:
         sizes += f' computed {training.part} at a time'
     if trial is None:
-        return f'{sizes}: foretold to fit; a step is too large to try here. Then:'
-    seconds = trial.seconds * training.batch / training.part
-    hours = seconds * training.iterations / 3600
-    duration = f'{60 * hours:.0f} minutes' if hours < 2 else f'{hours:.0f} hours'
-    return (
-        f'{sizes}: a step takes {trial.gib:.1f} of {limit:.1f} GiB and {seconds:.2g} s, '
-        f'{training.iterations} of them about {duration} beside loading and validation. Next:'
-    )
+        return f'{sizes}: foretold to fit; a step is too large to try here. Next:'
+    return f'{sizes}: a step takes {trial.gib:.1f} of {limit:.1f} GiB. Next, beside validation:'

@@ -73,6 +73,8 @@ class NewTraining:
         patch, part: side of the patches, and how many are computed at once.
         batch: patches of a step.
         num_gpu: ``'auto'`` or 0.
+        iterations: of all phases; default: so many that every image is seen 500 times, within sane
+            limits.
     """
 
     name: str
@@ -85,21 +87,20 @@ class NewTraining:
     batch: int = 8
     part: int = 8
     num_gpu: str | int = 'auto'
+    iterations: int = 0
 
-    @property
-    def phases(self) -> tuple[int, ...]:
-        """(1, 2) for UnfoldLDM, else ()."""
-        return (1, 2) if self.network.startswith('unfoldldm') else ()
-
-    @property
-    def iterations(self) -> int:
-        """Of all phases: so many that every image is seen 500 times, within sane limits."""
+    def __post_init__(self) -> None:
         wanted = PATCHES_PER_IMAGE * self.images / self.batch
-        return int(min(max(round(wanted, -3), FEWEST), MOST))
+        self.iterations = self.iterations or int(min(max(round(wanted, -3), FEWEST), MOST))
+
+    @property
+    def phases(self) -> tuple[int | None, ...]:
+        """(1, 2) for UnfoldLDM, else (None,)."""
+        return (1, 2) if self.network.startswith('unfoldldm') else (None,)
 
     def iterations_of(self, phase: int | None) -> int:
         """Of a phase."""
-        first = round(PHASE1_SHARE * self.iterations, -2)
+        first = round(PHASE1_SHARE * self.iterations, -1)
         return int({1: first, 2: self.iterations - first}.get(phase, self.iterations))
 
     def file(self, phase: int | None = None) -> str:
