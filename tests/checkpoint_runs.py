@@ -8,7 +8,7 @@ import torch
 from helpers import model_options
 
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.training.resume import load_resume_state, set_newer_aside
+from unfoldldm_basicsr.training.resume import load_resume_state
 
 NET = {'type': 'TinyConvNet'}
 
@@ -29,7 +29,6 @@ def begin(folder: Path, **train) -> RestorationModel:
 def go_on(options: dict) -> RestorationModel:
     """A model that goes on as the trainer does it; ``model.state``: from where."""
     state = load_resume_state(options)
-    set_newer_aside(options, state['iter'])
     model = RestorationModel(options)
     model.resume_training(state)
     model.state = state

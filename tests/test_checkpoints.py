@@ -24,7 +24,6 @@ from unfoldldm_basicsr.common.errors import CheckpointWriteError, ResumeError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.training import checkpointer
 from unfoldldm_basicsr.training.progress import progress
-from unfoldldm_basicsr.training.resume import set_newer_aside
 
 # ---- whole or passed over -----------------------------------------------------------------------
 
@@ -91,7 +90,6 @@ def test_a_named_state_is_verified_as_well(two, listed):
     fault = r'^path\.resume_state: .*4\.state is damaged: .*models/net_g_4\.pth is not what was'
     with pytest.raises(ResumeError, match=rf'{fault}.* Name an older state\.$'):
         go_on(options_of(two, state=two / STATE))
-    assert go_on(options_of(two, state=state_file(two, 2))).state['iter'] == 2
     with pytest.raises(ResumeError, match=r'path\.resume_state: .*30\.state does not exist'):
         go_on(options_of(two, state=state_file(two, 30)))
 
@@ -203,45 +201,17 @@ def test_a_state_beside_the_weights_of_another_run_is_refused_with_both_names(tw
 # ---- another continuation ------------------------------------------------------------------------
 
 
-def test_newer_checkpoints_of_another_continuation_are_set_aside(two, log):
-    go_on(options_of(two, state=two / STATE))
-    assert not list(two.glob('set_aside_*')), 'it is the newest'
-    model = go_on(options_of(two, state=state_file(two, 2)))
-    steps(model, 3)
-    model.save(0, 3)
-    assert found_in(two) == 3
-    assert names(two) == files_of(2, 3)
-    (aside,) = two.glob('set_aside_*')
-    assert sorted(p.name for p in aside.rglob('*') if p.is_file()) == files_of(4)
-    messages = {r.getMessage() for r in log.records if 'another continuation' in r.getMessage()}
-    assert len(messages) == 1
-    assert 'checkpoints 4 are' in (message := messages.pop())
-    assert str(aside) in message
-    for path in aside.rglob('*.*'):  # moved back, it is whole again
-        path.rename(two / path.parent.name / path.name)
-    assert found_in(two) == 4
-
-
-@pytest.mark.parametrize('moved', range(1, 6))
-def test_killed_while_setting_aside_no_checkpoint_is_half(two, moved, monkeypatch):
-    go_on(options_of(two)).save(1, 5)
-    replace, left = os.replace, [moved]
-
-    def replace_or_die(*paths):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        replace(*paths)
-
-    options = options_of(two, state=state_file(two, 2))
-    monkeypatch.setattr(os, 'replace', replace_or_die)
-    with pytest.raises(KeyboardInterrupt):
-        set_newer_aside(options, 2)
-    left[0] = 99
-    assert found_in(two) in (2, 5)
-    set_newer_aside(options, 2)
-    assert found_in(two) == 2
-    assert len([p for f in two.glob('set_aside_*') for p in f.rglob('*.*')]) == 6
+def test_an_older_state_than_the_newest_of_the_run_is_refused(two, other):
+    assert go_on(options_of(two, state=two / STATE)).state['iter'] == 4, 'it is the newest'
+    older, before = state_file(two, 2), names(two)
+    with pytest.raises(ResumeError, match=r'2\.state is older than the checkpoints 4 in .*states'):
+        go_on(options_of(two, state=older))
+    assert names(two) == before
+    with pytest.raises(ResumeError, match=f'checkpoints 4 in {other}'):  # of a run elsewhere
+        go_on(options_of(other, state=older))
+    for path in [two / 'states' / '4.state', two / 'states' / '4.state.json']:
+        path.unlink()
+    assert go_on(options_of(two, state=older)).state['iter'] == 2
 
 
 def test_the_newest_checkpoints_are_kept_and_never_the_one_just_written_removed(two):

@@ -157,7 +157,7 @@ def test_shipped_comparisons_are_comparable_and_pass_the_check_of_option_files(p
     [
         ('datasets.train.gt_size', 24, 'datasets.train.gt_size is 24, in common.yml 32'),
         ('datasets.test.dataroot_gt', '/x', "datasets.test.dataroot_gt is '/x'"),
-        ('datasets.train.use_rot', True, "datasets.train.use_rot is True, in common.yml 'absent'"),
+        ('datasets.train.use_rot', True, "datasets.train.use_rot is True, in common.yml 'not set'"),
         ('train.mixing_augs', {'mixup': True}, 'train.mixing_augs.mixup is True'),
         ('val.metrics', {'psnr': {'crop_border': 4}}, 'val.metrics.psnr.crop_border is 4'),
     ],

@@ -62,7 +62,6 @@ FAULTY_FILES = {
     'a: b: c\n': 'line 1',
     '- 1\n': 'not an option file',
     '': 'not an option file',
-    'a: &a {b: *a}\n': 'aliases',
     '{[1]: 2}\n': 'key must be a plain word',
     'a: 2024-13-45\n': 'month',
     'a: !!int x\n': 'x.yml',
@@ -78,14 +77,6 @@ def test_a_faulty_file_is_one_sentence_with_its_place(tmp_path, text, says):
         read_option_file(path)
     assert str(caught.value).startswith(str(path))
     assert '\n' not in str(caught.value)
-
-
-def test_aliases_that_explode_are_refused(tmp_path):
-    levels = ['a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]']
-    levels += [f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]' for i in range(1, 9)]
-    (tmp_path / 'x.yml').write_text('\n'.join(levels))
-    with pytest.raises(ValueError, match='aliases expand'):
-        read_option_file(tmp_path / 'x.yml')
 
 
 def test_files_are_read_as_utf8_wherever_python_runs(tmp_path):

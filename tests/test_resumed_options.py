@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import basicsr.train
 import pytest
-from checkpoint_runs import NET, begin, go_on, options_of
+from checkpoint_runs import NET, begin, go_on, options_of, state_file
 from model_runs import steps
 
 from unfoldldm_basicsr.common.errors import ResumeError
@@ -48,6 +48,7 @@ def test_a_new_schedule_is_reported_and_applied_only_when_asked(two, tmp_path, l
     kept.save(2, 7)  # what is kept now is kept at the next start too
     assert rates(go_on(options_of(two, **changes)), [8]) == old[7:]
     log.clear()
+    state_file(two, 7).unlink()
     asked = options_of(two, state=two / STATE, apply_new_schedule=True, **changes)
     assert rates(go_on(asked), range(5, 9)) == new[4:]
     assert 'the new value applies from here on.' in log.text

@@ -117,22 +117,6 @@ def test_loader_processes_and_their_number_make_no_difference(request, kind):
         assert same(batches(run_options(train | changes), after), alone[after:])
 
 
-def test_newer_checkpoints_are_out_of_the_way_before_the_first_batch(photos, tmp_path):
-    folders = {'training_states': tmp_path / 'states', 'models': tmp_path / 'models'}
-    for key, name in (('training_states', '{}.state'), ('models', 'net_g_{}.pth')):
-        folders[key].mkdir()
-        for iteration in (2, 7):
-            (folders[key] / name.format(iteration)).touch()
-    options = run_options(photos)
-    options['path'] = {key: str(folder) for key, folder in folders.items()}
-    options['path']['experiments_root'] = str(tmp_path)
-    batches(options, after=2, count=3)
-    left = sorted(path.name for folder in folders.values() for path in folder.iterdir())
-    assert left == ['2.state', 'net_g_2.pth']
-    moved = sorted(path.name for path in tmp_path.glob('set_aside_*/*/*'))
-    assert moved == ['7.state', 'net_g_7.pth']
-
-
 def test_images_before_the_position_are_not_read(photos, monkeypatch):
     names = read_names(monkeypatch)
     batches(run_options(photos), after=STEPS + 3, count=2 * STEPS)

@@ -218,7 +218,7 @@ def own_options(sides: Iterable[Side], common: Mapping[str, Any]) -> str:
     for side in sides:
         own: dict[str, list] = {}  # key -> its value in each phase, repetitions left out
         for phase in side.phases:
-            for key, (_, value) in differences(common, phase, not_said).items():
+            for key, _, value in differences(common, phase, not_said):
                 if value not in own.setdefault(key, []):
                     own[key].append(value)
         if own:

@@ -14,6 +14,7 @@ from unfoldldm_basicsr.comparing.task import COMMON, Task, weights_of
 from unfoldldm_basicsr.comparing.workspace import Workspace, plain
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.options.read import read_option_file
+from unfoldldm_basicsr.training import resume
 
 # What a side may have of its own: the network, how it is optimised, the parts of its loss that
 # other networks lack, and what leaves the result as it is.
@@ -103,30 +104,18 @@ def _earlier(run: Run) -> Iterator[Run]:
 # ---- what is equal --------------------------------------------------------------------------
 
 
-def flat(value: Any, path: str = '') -> dict[str, Any]:
-    """Key paths of all single values, places in lists counted from 0."""
-    if isinstance(value, Mapping):
-        items: Any = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        return {path: value}
-    return {k: v for key, item in items for k, v in flat(item, f'{path}.{key}'.lstrip('.')).items()}
-
-
 def differences(
     first: Mapping[str, Any], second: Mapping[str, Any], allowed: Sequence[str] = ()
-) -> dict[str, tuple[Any, Any]]:
-    """Where two option files differ: key path -> both values, 'absent' for a missing key.
+) -> list[tuple[str, Any, Any]]:
+    """Where two option files differ: key path and both values, 'not set' for a missing key.
 
     Args:
         first: options.
         second: options.
         allowed: beginnings of key paths that may differ.
     """
-    one, other = flat(first), flat(second)
-    pairs = {key: (one.get(key, 'absent'), other.get(key, 'absent')) for key in {**one, **other}}
-    return {k: p for k, p in pairs.items() if p[0] != p[1] and not k.startswith(tuple(allowed))}
+    found = resume.differences(resume.flatten(first, ''), resume.flatten(second, ''))
+    return [item for item in found if not item[0].startswith(tuple(allowed))]
 
 
 def check_equal(task: Task) -> None:
@@ -166,8 +155,8 @@ def check_runs(runs: Sequence[Run], allow: Sequence[str]) -> None:
 def _differing(
     name: str, own: Mapping, other_name: str, other: Mapping, allowed: Sequence[str]
 ) -> list[str]:
-    found = differences(other, own, allowed).items()
-    return [f'{name}: {key} is {mine!r}, in {other_name} {its!r}' for key, (its, mine) in found]
+    found = differences(other, own, allowed)
+    return [f'{name}: {key} is {mine!r}, in {other_name} {its!r}' for key, its, mine in found]
 
 
 def refuse(problems: Iterable[str], before: str = '', after: str = '') -> None:
@@ -234,7 +223,7 @@ def _problems(run: Run, place: Workspace) -> list[str]:
     return [
         f'{run.folder}: was trained with {key} {before!r}, now {now!r}: give the comparison '
         'another name, or remove that folder.'
-        for key, (before, now) in differences(read_option_file(file), plain(run.options)).items()
+        for key, before, now in differences(read_option_file(file), plain(run.options))
     ]
 
 

@@ -30,7 +30,6 @@ _OF_THE_MIXTURE = {*LoaderOptions.model_fields} - {'type', 'io_backend'} | {'deg
 _HANDED_DOWN = {*DatasetOptions.model_fields} - {*LoaderOptions.model_fields, *_OF_ONE_SET} | {
     'phase', 'scale', 'io_backend', 'on_error',
 }  # fmt: skip
-_LARGEST_EPOCH = 5_000_000
 
 
 class _Share(Options):
@@ -139,11 +138,6 @@ class MixedDegradationDataset(Dataset):
         lengths = [len(part) for part in self.sets]
         weights = [entry.weight for entry in self.options.sets]
         counts = lengths if weights[0] is None else weighted_counts(lengths, weights)
-        if sum(counts) > _LARGEST_EPOCH:
-            raise ValueError(
-                f'{owner}: the weights make an epoch of {sum(counts)} images, because a set of '
-                f'many images has a small weight: raise it, or use repeat factors.'
-            )
         self._ends = np.cumsum(counts)
         for part, length, count in zip(self.sets, lengths, counts, strict=True):
             get_root_logger().info(

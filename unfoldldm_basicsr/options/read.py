@@ -23,7 +23,6 @@ _FLOAT = re.compile(
     |\.(?:nan|NaN|NAN))$""",
     re.VERBOSE,
 )
-_MAX_VALUES = 100_000  # of an option file with all aliases written out
 _MERGE = 'tag:yaml.org,2002:merge'
 
 
@@ -90,10 +89,6 @@ def read_option_file(path: str | Path) -> dict:
         raise ValueError(f'{path}: {error}') from error
     if not isinstance(options, dict):
         raise ValueError(f'{path}: not an option file: the top level must be "key: value" lines.')
-    if _expanded_size(options) > _MAX_VALUES:
-        raise ValueError(
-            f'{path}: its aliases expand to more than {_MAX_VALUES} values, or contain themselves.'
-        )
     return options
 
 
@@ -166,19 +161,6 @@ def _assign(place: object, names: list[str], value: object) -> None:
             place[key] = value
         else:
             place = place[key]
-
-
-def _expanded_size(value: object) -> int:
-    """Number of values with aliases counted wherever they stand, up to just above the limit."""
-    count, open_values = 0, [value]
-    while open_values and count <= _MAX_VALUES:
-        item = open_values.pop()
-        count += 1
-        if isinstance(item, dict):
-            open_values.extend(item.values())
-        elif isinstance(item, (list, tuple, set)):
-            open_values.extend(item)
-    return count
 
 
 def _one_line(error: Exception) -> str:

@@ -23,7 +23,6 @@ class StopRequest:
     def __init__(self):
         self.signum = 0
         self._since = 0.0
-        self._pid = os.getpid()
         self._previous: dict[int, object] = {}
 
     def install(self) -> None:
@@ -33,7 +32,6 @@ class StopRequest:
         """
         if threading.current_thread() is not threading.main_thread() or self._previous:
             return
-        self._pid = os.getpid()
         for signum in SIGNALS:
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 self._previous[signum] = signal.signal(signum, self._handle)
@@ -46,11 +44,6 @@ class StopRequest:
         self.signum = 0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a forked process inherits the handler
-            if signum == signal.SIGTERM:
-                signal.signal(signum, signal.SIG_DFL)
-                os.kill(os.getpid(), signum)
-            return
         if self.signum:
             if time.monotonic() - self._since >= REPEATED_AFTER:
                 self.remove()

@@ -79,7 +79,6 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
         sampler.start_at(first_epoch, used * loader.batch_size)
         resumed.state['epoch'] = first_epoch
         resume.report_changes(opt, resumed.state)
-        resume.set_newer_aside(opt, resumed.state['iter'])
     logger.info(
         'Training statistics:'
         f'\n\tNumber of train images: {len(loader.dataset)}'

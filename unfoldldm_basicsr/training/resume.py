@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,8 @@ from typing import Any
 from basicsr.utils import check_resume, set_random_seed
 
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY
-from unfoldldm_basicsr.common.errors import ResumeError, writing
-from unfoldldm_basicsr.common.ranks import on_rank_0, together
+from unfoldldm_basicsr.common.errors import ResumeError
+from unfoldldm_basicsr.common.ranks import together
 from unfoldldm_basicsr.options.parse import refuse, start
 from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.weights import training_state as files
@@ -64,7 +62,7 @@ def flatten(value: Any, prefix: str) -> dict[str, Any]:
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):
         return {prefix: plain(value)}
-    parts = [flatten(inner, f'{prefix}.{key}') for key, inner in value.items()]
+    parts = [flatten(inner, f'{prefix}.{key}'.lstrip('.')) for key, inner in value.items()]
     return {path: item for part in parts for path, item in part.items()}
 
 
@@ -154,10 +152,7 @@ def _choose(opt: dict) -> files.Checkpoint | None:
     """The named checkpoint, or the newest whole one of the experiment."""
     named, folder = opt['path'].get('resume_state'), Path(opt['path']['training_states'])
     if not opt['auto_resume']:
-        try:
-            return files.Checkpoint.read(Path(named), _networks(opt)) if named else None
-        except ResumeError as error:
-            raise ResumeError(f'path.resume_state: {error}. Name an older state.') from error
+        return _named(opt, Path(named), folder) if named else None
     skipped = []
     for iteration in reversed(files.iterations_of(folder)):
         try:
@@ -177,6 +172,22 @@ def _choose(opt: dict) -> files.Checkpoint | None:
             f'{opt["path"]["experiments_root"]} away or leave out --auto_resume.'
         )
     return None
+
+
+def _named(opt: dict, path: Path, folder: Path) -> files.Checkpoint:
+    """The checkpoint of ``path.resume_state``; newer ones in the run's folder are in its way."""
+    try:
+        found = files.Checkpoint.read(path, _networks(opt))
+    except ResumeError as error:
+        raise ResumeError(f'path.resume_state: {error}. Name an older state.') from error
+    newer = [str(n) for n in files.iterations_of(folder) if n > found.state['iter']]
+    if newer:
+        raise ResumeError(
+            f'path.resume_state: {path} is older than the checkpoints {", ".join(newer)} in '
+            f'{folder}, which --auto_resume takes. To go on from the older one, give the run '
+            'another name, or move these away.'
+        )
+    return found
 
 
 def _refuse_other_networks(opt: Mapping[str, Any], checkpoint: files.Checkpoint) -> None:
@@ -222,42 +233,3 @@ def report_changes(opt: Mapping[str, Any], state: Mapping[str, Any]) -> list[str
         for message in messages:
             logging.getLogger('basicsr').warning(message)
     return messages
-
-
-def set_newer_aside(opt: Mapping[str, Any], iteration: int) -> None:
-    """Moves the run's checkpoints above ``iteration`` to ``set_aside_TIME`` of the experiment.
-
-    They belong to another continuation of the run, or are damaged. Rank 0 does it for all. The
-    folders inside keep their names, so that a checkpoint there is whole and can be moved back. A
-    state moves after its weights: when a run is killed here, ``--auto_resume`` passes over the
-    checkpoint that was being moved, and the next start moves the rest.
-
-    Raises:
-        OutputWriteError: they cannot be moved.
-    """
-    states, models = Path(opt['path']['training_states']), Path(opt['path']['models'])
-
-    def move() -> None:
-        newer = [number for number in files.iterations_of(states) if number > iteration]
-        if not newer:
-            return
-        time_of_day = time.strftime('%Y%m%d_%H%M%S')
-        folder = Path(opt['path']['experiments_root']) / f'set_aside_{time_of_day}'
-        with writing(folder):
-            for number in newer:
-                state = states / f'{number}.state'
-                for path in (*files.weights_of(models, number), files.manifest_path(state), state):
-                    target = folder / path.parent.name / path.name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    if path.exists():
-                        os.replace(path, target)
-        logging.getLogger('basicsr').warning(
-            'The run goes on from iteration %d. The newer checkpoints %s are of another '
-            'continuation of it, or damaged: they were moved to %s, so that --auto_resume does not '
-            'take them.',
-            iteration,
-            ', '.join(map(str, newer)),
-            folder,
-        )
-
-    on_rank_0(opt, move)
