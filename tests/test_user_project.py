@@ -159,7 +159,9 @@ def test_check_imports_the_project_first(tmp_path, monkeypatch, capsys):
     assert 'x.yml: OK (training, Restormer' in found.stdout
     monkeypatch.chdir(tmp_path)
     assert cli.main(command[2:]) == 2
-    assert 'no model' in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert 'no model' in errors
+    assert errors.count('--import PACKAGE') == 1
 
 
 def test_processes_that_a_command_starts_import_the_project_too(tmp_path, monkeypatch, capsys):
@@ -254,7 +256,10 @@ def test_with_an_unknown_model_there_is_no_verdict_on_its_keys(stock):
 def test_no_strict_warns_of_what_it_would_refuse(plugin):
     options = put(plugin, 'train.grad_clip_nrm', 1)
     assert "Did you mean 'grad_clip_norm'" in problems_at(options, 'train.grad_clip_nrm')
-    assert 'is not an option' in warnings_at(options, 'train.grad_clip_nrm', strict=False)
+    for section in ('train', 'network_g', 'datasets.train', 'train.pixel_opt', 'train.optim_g'):
+        options = put(plugin, f'{section}.bogus', 1)
+        assert problems_at(options, f'{section}.bogus')
+        assert warnings_at(options, f'{section}.bogus', strict=False)
 
 
 def test_a_network_that_needs_real_tensors_is_built_with_them():

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
         0, or 2 if a file has problems.
     """
     load_data_only()
-    here, strict, failed = not args.no_data, not args.no_strict, False
+    here, strict, failed, unknown = not args.no_data, not args.no_strict, False, False
     for file in args.opt:
         try:
             report = check_file(file, args.force_yml, here=here, strict=strict)
@@ -36,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
         if not report.problems:
             print(f'{file}: OK ({describe(report)})')
         failed = failed or bool(report.problems)
+        unknown = unknown or any(' is registered.' in line for line in report.problems)
+    if unknown and not args.packages:
+        print('Classes of a project of yours are seen with --import PACKAGE.', file=sys.stderr)
     return 2 if failed else 0
 
 

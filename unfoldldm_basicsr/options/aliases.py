@@ -6,6 +6,7 @@ Read by the check, by the start of a run, and by ``unfoldldm migrate``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -162,7 +163,7 @@ def _rows(section: Any, path: str, owner: Any) -> list[Note]:
         twice = [key for key in new if key in before] if isinstance(new, dict) else ()
         if twice or isinstance(new, str):  # for the check to judge
             reason = new if isinstance(new, str) else f'{twice[0]} is there too'
-            text = f'{value} is left as it is: {reason}.'
+            text = f'{_yaml(value)} is left as it is: {reason}.'
             notes.append(Note(f'{path}.{row.key}', path, (row.key,), text))
             continue
         place = list(section).index(row.key)
@@ -176,10 +177,14 @@ def _rows(section: Any, path: str, owner: Any) -> list[Note]:
 
 def _note(path: str, key: str, new: Mapping[str, Any], old: Any, why: str = '') -> Note:
     reason = f' ({why})' if why else ''
-    now = ', '.join(f'{k}: {v}' for k, v in new.items())
-    text = f'{old} is {f"read as {now}" if new else "not needed"}{reason}.'
+    now = ', '.join(f'{k}: {_yaml(v)}' for k, v in new.items())
+    text = f'{_yaml(old)} is {f"read as {now}" if new else "not needed"}{reason}.'
     place = f'{path}.{key}' if path else key
     return Note(place, path, tuple(new), text)
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _progressive(options: dict, section: Any) -> list[Note]:
@@ -200,7 +205,7 @@ def _added(train: Any, model: str) -> list[Note]:
         return []
     adds = {}
     if model == 'ImageRestorationModel' and 'use_grad_clip' not in train:
-        adds['use_grad_clip'] = "NAFNet's trainer limits the gradient norm to 0.01 unless told so"
+        adds['use_grad_clip'] = 'NAFNet limits the gradient norm to 0.01 unless told otherwise'
     optimizer = train.get('optim_g')
     if isinstance(optimizer, dict) and optimizer.get('weight_decay') != 0:
         adds['decay_all'] = 'the trainers of the forks let biases and gains decay too'

@@ -116,8 +116,6 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     if report.problems:
         refuse(report.problems)
     asked, options = options.get('num_gpu', 'auto'), report.run.opt  # translated and completed
-    for path in report.found.ignored:
-        remove(options, path)
     options['num_gpu'] = gpu_count(options, report.run.model, args.launcher)
     idle_gpus = torch.cuda.device_count() - options['num_gpu'] if asked == 'auto' else 0
     try:
@@ -216,14 +214,6 @@ def build_dataset(dataset_opt: dict) -> Dataset:
             get_root_logger().info(f'Dataset [{name}] - {dataset_opt["name"]} is built.')
             return dataset
     return build_dataset.replaces(dataset_opt)
-
-
-def remove(options: dict, path: str) -> None:
-    """Takes a key out of an option dict."""
-    *sections, key = path.split('.')
-    for section in sections:
-        options = options[int(section) if isinstance(options, list) else section]
-    del options[key]
 
 
 def _complete_paths(options: dict, root_path: str, is_train: bool) -> None:

@@ -108,8 +108,10 @@ def examine(
             message = f'no model {show(options["model_type"])} is registered.{hint}'
             problems.add('model_type', message)
         _check_classes(problems, run)
+        _remove(options, problems.ignored)  # before rules and data sets look at them
         own = environment.RULES if here else ()
         _apply(problems, (*rules.RULES, *getattr(model, 'rules', ()), *own), run)
+        _remove(options, problems.ignored)
         if here and (problems.refused or not later):
             environment.open_datasets(problems, run)
     return Report(file, problems, run, notes)
@@ -126,6 +128,16 @@ def _apply(problems: Problems, rules_: Iterable[Callable], run: Run) -> None:
         except networks.VALUE_ERRORS:
             if not problems.refused:
                 raise
+
+
+def _remove(options: dict, paths: Iterable[str]) -> None:
+    """Takes keys out of an option dict."""
+    for path in paths:
+        *sections, key = path.split('.')
+        inner = options
+        for section in sections:
+            inner = inner[int(section) if isinstance(inner, list) else section]
+        inner.pop(key, None)
 
 
 # ---- sections that name a class -----------------------------------------------------------------
@@ -223,6 +235,8 @@ def _check_class(
     problems.read(path, declared, arguments, owner.__name__, foreign=foreign)
     if build is None or problems.at(path):
         return None
+    for ignored in problems.ignored:
+        arguments.pop(ignored.removeprefix(f'{path}.'), None)
     try:
         return build(owner, **arguments)
     except networks.VALUE_ERRORS as error:

@@ -69,7 +69,9 @@ def check_optimizer(section: Mapping[str, Any], *, on_cpu: bool = False) -> Iter
     parameters = inspect.signature(getattr(torch.optim, kind)).parameters
     known = [key for key in parameters if key not in ('self', 'params')]
     problems = [
-        Problem(key, f'torch.optim.{kind} has no argument {key}.{did_you_mean(key, known)}')
+        Problem(
+            key, f'torch.optim.{kind} has no argument {key}.{did_you_mean(key, known)}', 'unknown'
+        )
         for key in section
         if key not in (*known, 'type')
     ]
