@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,33 +72,6 @@ def test_networks_side_by_side(script, tmp_path):
     assert all(float(row['ms']) > float(row['floor_ms']) > 0 for row in rows)
 
 
-def test_networks_that_run_out_of_memory_leave_the_others_their_rows(
-    script, tmp_path, monkeypatch, capsys
-):
-    networks = script('networks')
-    make = networks.forward_call
-
-    def lacking(*_):
-        raise RuntimeError(NO_MEMORY)
-
-    monkeypatch.setattr(
-        networks, 'forward_call',
-        lambda net, *rest: lacking if isinstance(net, UnfoldLDM) else make(net, *rest),
-    )  # fmt: skip
-    monkeypatch.setattr(networks, 'plain_vlunet', lacking)
-    words = ['--sizes', '16', '--repeats', '1', '--no-memory', '--threads', '1']
-    networks.main([
-        *words, '--networks', 'unfoldldm-tiny', 'nafnet', '--out', str(tmp_path / 'n'),
-    ])  # fmt: skip
-    ours, nafnet = read(tmp_path / 'n')
-    assert (ours['network'], ours['ms'], ours['rounds']) == ('unfoldldm-tiny', '', '')
-    assert float(nafnet['ms']) > 0
-    assert 'unfoldldm-tiny is left out: CUDA out of memory' in capsys.readouterr().out
-    (row,) = networks.compare_vlunet(networks.parse_arguments(words), dim=16)
-    assert float(row['package_ms']) > 0
-    assert not {'plain_ms', 'speedup', 'max_difference'} & row.keys()
-
-
 def watch_training(monkeypatch) -> tuple[dict[bool, set[str]], dict[str, torch.Tensor]]:
     """What the forward passes are seen to use, by whether they are in bf16, and the losses."""
     used: dict[bool, set[str]] = {}
@@ -167,26 +139,6 @@ def test_a_training_step_computes_gradients_and_moves_the_weights(script):
     assert trained == {name for name, p in net.named_parameters() if p.grad is not None}
     assert trained == {name for name, p in net.named_parameters() if (p != before[name]).any()}
     assert len(trained) < len(before), 'the teacher is frozen'
-
-
-def test_a_compiled_step_warms_up_at_the_measured_size(script, monkeypatch):
-    """Else its peak would be that of the compiler."""
-    module = script('training_step')
-    shapes = []
-
-    def compiled(net):
-        def call(image, *args, **kwargs):
-            shapes.append(tuple(image.shape))
-            return net(image, *args, **kwargs)
-
-        return call
-
-    monkeypatch.setattr(torch, 'compile', compiled)
-    for variant, expected in (('compile', [(1, 3, 16, 16)] * 2), ('plain', [])):
-        shapes.clear()
-        for step in module.prepare_step('unfoldldm-tiny-phase1', variant, (1, 3, 16, 16), 'cpu'):
-            step()
-        assert shapes == expected
 
 
 @pytest.mark.parametrize(
@@ -315,48 +267,3 @@ def test_profile_of_a_training_step(profiling, tmp_path):
     (parts,) = read_table(tmp_path / 'p_parts')
     assert float(parts['mgda']) + float(parts['ocformer']) > 60
     assert float(parts['outside']) < float(row['optimiser']) + 15
-
-
-def test_the_share_of_the_system_in_a_call(script, monkeypatch):
-    module = script('profile_network')
-    used = [SimpleNamespace(ru_stime=s, ru_utime=u) for s, u in ((1, 2), (1.5, 3.5))]
-    asked = []
-
-    def getrusage(who):
-        asked.append(who)
-        return used[len(called)]
-
-    called = []
-    monkeypatch.setattr(module.resource, 'getrusage', getrusage)
-    assert module.system_percent(lambda: called.append(True)) == 25
-    assert asked == [module.resource.RUSAGE_SELF] * 2
-
-
-def test_backward_operations_count_as_those_of_the_forward_pass(script):
-    module = script('profile_network')
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(8, 8, 1), torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Conv2d(8, 8, 3),
-        torch.nn.GELU(), torch.nn.LayerNorm(5), torch.nn.Unflatten(1, (2, 4)),
-    )  # fmt: skip
-    matrix = torch.rand(5, 2, 2, requires_grad=True)
-    image = torch.rand(5, 8, 9, 9, requires_grad=True)
-    module.mark_parts(net)
-    with torch.profiler.profile(record_shapes=True) as profiler:
-        (matrix @ net(image).flatten(2)).sum().backward()
-    events = list(profiler.events())
-    forward = module.originals(events)
-    found = {}
-    for event in events:
-        name = event.name.removeprefix(module._BACKWARD)
-        if name != event.name and 'AccumulateGrad' not in name:
-            source = forward[event.sequence_nr]
-            part = module.within(source, 'part ')
-            found[part.name if part else 'outside', name] = module.kind_of(source)
-        elif name != event.name:
-            assert event.sequence_nr not in forward, 'has no operation, hence no part'
-    assert found['part 0', 'ConvolutionBackward0'] == '1x1 convolution'
-    assert found['part 1', 'ConvolutionBackward0'] == 'depthwise convolution'
-    assert found['part 2', 'ConvolutionBackward0'] == 'other convolution'
-    assert found['part 3', 'GeluBackward0'] == 'elementwise and copies'
-    assert found['part 4', 'NativeLayerNormBackward0'] == 'layer norm'
-    assert found['outside', 'BmmBackward0'] == 'matrix product'

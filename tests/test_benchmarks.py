@@ -121,63 +121,11 @@ def test_restoring_in_tiles(script, tmp_path):
         assert seconds > 0
 
 
-def test_what_was_measured_outlasts_a_task_that_fails(script, tmp_path, monkeypatch):
-    tiled = script('restore_tiled')
-
-    def lacking(*_, **__):
-        raise RuntimeError('CUDA out of memory')
-
-    monkeypatch.setattr(tiled, 'in_own_process', lambda *_: (1234.0, 5.0))
-    monkeypatch.setattr(tiled, 'make_restorer', lacking)
-    words = ['--small', '48', '40', '--small-tile', '40', '--threads', '1']
-    with pytest.raises(RuntimeError, match='out of memory'):
-        tiled.main([*words, '--out', str(tmp_path / 'results' / 'r')])
-    (row,) = read_table(tmp_path / 'results' / 'r')
-    assert (row['task'], row['peak_MB'], row['seconds']) == ('memory', '1234', '5.0')
-
-
-def test_a_seam_is_told_from_texture(script):
-    tiled = script('restore_tiled')
-    texture = 20 * torch.randn(1, 3, 80, 90, generator=torch.Generator().manual_seed(0))
-    seamed = texture.clone()
-    seamed[..., 40:] += 20
-    assert tiled.seam(torch.full((1, 3, 80, 90), 5.0), 40) == 0
-    assert tiled.seam(texture, 40) < 10
-    assert 15 < tiled.seam(seamed, 40) < 30
-    assert 15 < tiled.seam(seamed.mT, 40) < 30
-
-
-@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-def test_memory_that_was_freed_before_a_call_counts_when_it_is_taken_again(script):
-    """48 MiB in pieces that the allocator keeps for later."""
-    common = script('common')
-    pieces = [torch.ones(2**14) for _ in range(768)]
-    last = torch.ones(2**14)  # above them, so that the allocator cannot shrink its memory
-    del pieces
-    peak = common.growth_of(lambda: [torch.ones(2**14) for _ in range(768)], 'cpu')
-    assert 40 < peak < 60
-    assert last.sum() == 2**14
-
-
 def test_a_process_that_is_ended_by_the_system_has_no_memory(script):
     common = script('common')
     with pytest.raises(common.OutOfMemoryError, match='code -6, probably for lack of memory'):
         common.in_own_process(os.abort)
     assert common.in_own_process(os.getpid) != os.getpid()
-
-
-def test_sides_that_run_out_of_memory_have_no_peak(script, monkeypatch, capsys):
-    common = script('common')
-
-    def in_own_process(function, prepare, arguments, *_):
-        if arguments == (2,):
-            raise common.OutOfMemoryError('killed')
-        return 10.0 * arguments[0]
-
-    monkeypatch.setattr(common, 'in_own_process', in_own_process)
-    sides = {'a': (1,), 'b': (2,), 'c': (3,)}
-    assert common.peak_memories(None, sides, device='cpu', threads=1) == {'a': 10, 'c': 30}
-    assert 'b is left out: killed' in capsys.readouterr().out
 
 
 def test_calls_that_run_out_of_memory_are_left_out_only_where_that_is_wanted(script):
