@@ -8,36 +8,25 @@ import torch
 from unfoldldm_basicsr.archs.unfolding.degradation import (
     Factor,
     affinity_core,
-    banded_core,
     decomposed_step,
     kronecker_adjoint,
     kronecker_apply,
-    lowrank_core,
 )
 from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import FactorHead, MGDAOptions
 
-MODES = ('affinity', 'lowrank', 'banded')
 
-
-def random_factor(n: int, mode: str, scale: float = 1.0, channels: int = 2) -> Factor:
+def random_factor(n: int, scale: float = 1.0, channels: int = 2) -> Factor:
     q, k = (scale * torch.randn(2, 1, channels, n, 4, dtype=torch.float64)).unbind(0)
-    decay = torch.full((channels,), 0.1, dtype=torch.float64)
-    core = {
-        'affinity': lambda: affinity_core(q, k, decay),
-        'lowrank': lambda: lowrank_core(q, k),
-        'banded': lambda: banded_core(q, k, decay, 5),
-    }[mode]()
     gain, mix = torch.randn(2, 1, channels, n, dtype=torch.float64).unbind(0)
-    return Factor(gain, mix, core)
+    return Factor(gain, mix, affinity_core(q, k, torch.full((channels,), 0.1).double()))
 
 
 def matrices(W: Factor, M: Factor) -> tuple[torch.Tensor, torch.Tensor]:
     return W.dense()[0, 0], M.dense().mT[0, 0]
 
 
-@pytest.mark.parametrize('mode', MODES)
-def test_kronecker_identity_of_stacked_columns(mode):
-    W, M = random_factor(7, mode), random_factor(11, mode)
+def test_kronecker_identity_of_stacked_columns():
+    W, M = random_factor(7), random_factor(11)
     x = torch.randn(1, 2, 7, 11, dtype=torch.float64)
     w, m = matrices(W, M)
     stacked = torch.kron(m.T.contiguous(), w) @ x[0, 0].T.reshape(-1)  # columns stacked
@@ -45,9 +34,8 @@ def test_kronecker_identity_of_stacked_columns(mode):
     torch.testing.assert_close(ours, stacked, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize('mode', MODES)
-def test_adjoint_equals_autograd_and_inner_products(mode):
-    W, M = random_factor(13, mode), random_factor(6, mode)
+def test_adjoint_equals_autograd_and_inner_products():
+    W, M = random_factor(13), random_factor(6)
     x = torch.randn(1, 2, 13, 6, dtype=torch.float64, requires_grad=True)
     y = torch.randn_like(x)
     residual = kronecker_apply(W, M, x) - y
@@ -59,10 +47,9 @@ def test_adjoint_equals_autograd_and_inner_products(mode):
 
 
 @pytest.mark.parametrize('n', [7, 64, 250])
-@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('scale', [0.1, 3.0, 30.0])
-def test_norm_bound_holds_for_every_size(n, mode, scale):
-    factor = random_factor(n, mode, scale)
+def test_norm_bound_holds_for_every_size(n, scale):
+    factor = random_factor(n, scale)
     norms = torch.linalg.matrix_norm(factor.dense(), 2)
     assert (norms <= factor.norm_bound * (1 + 1e-9)).all()
 
@@ -78,25 +65,10 @@ def test_affinity_norm_is_one_where_a_row_softmax_is_not():
     assert torch.linalg.matrix_norm(softmax, 2) > 10
 
 
-def test_banded_equals_affinity_masked_to_the_band():
-    n, radius = 23, 5
-    q, k = torch.randn(2, 1, 2, n, 4, dtype=torch.float64).unbind(0)
-    decay = torch.tensor([0.1, 0.4], dtype=torch.float64)
-    position = torch.arange(n)
-    distance = (position[:, None] - position).abs()
-    scores = (q @ k.mT) / 2 - decay[:, None, None] * distance
-    scores = scores.masked_fill(distance > radius, -torch.inf)
-    expected = scores - 0.5 * (scores.logsumexp(-1, True) + scores.logsumexp(-2, True))
-    ones = torch.ones(1, 2, n, dtype=torch.float64)
-    banded = Factor(0 * ones, ones, banded_core(q, k, decay, radius))
-    torch.testing.assert_close(banded.dense(), expected.exp(), rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize('factor', [0.2, 1.0, 1.8])
-@pytest.mark.parametrize('mode', MODES)
-def test_decomposed_step_never_raises_the_data_term(mode, factor):
+def test_decomposed_step_never_raises_the_data_term(factor):
     for _ in range(30):
-        W, M = random_factor(9, mode), random_factor(14, mode)
+        W, M = random_factor(9), random_factor(14)
         x, y = torch.randn(2, 1, 2, 9, 14, dtype=torch.float64).unbind(0)
         after = decomposed_step(x, y, W, M, torch.tensor(factor, dtype=torch.float64))
         before_loss = (kronecker_apply(W, M, x) - y).square().sum((2, 3))
@@ -124,9 +96,8 @@ def test_amplification_of_noise_is_capped_at_ten():
     assert step.abs().max() <= 10
 
 
-@pytest.mark.parametrize('mode', MODES)
-def test_head_starts_at_the_identity_and_fixes_the_scale(mode):
-    head = FactorHead(MGDAOptions(mgda_dim=8, wm_rank=4, wm_mode=mode, wm_radius=6), unit_gain=True)
+def test_head_starts_at_the_identity_and_fixes_the_scale():
+    head = FactorHead(MGDAOptions(mgda_dim=8, wm_rank=4), unit_gain=True)
     factor = head(torch.randn(2, 16, 20), 40)
     eye = torch.eye(40).expand(2, 3, 40, 40)
     torch.testing.assert_close(factor.dense(), eye, rtol=0, atol=1e-6)
@@ -134,11 +105,3 @@ def test_head_starts_at_the_identity_and_fixes_the_scale(mode):
     gain = head(torch.randn(2, 16, 20), 40).gain
     assert gain.std() > 0.05
     torch.testing.assert_close(gain.log().mean(-1), torch.zeros(2, 3), rtol=0, atol=1e-5)
-
-
-def test_banded_memory_grows_linearly():
-    def floats(n: int) -> int:
-        q, k = torch.randn(2, 1, 1, n, 2).unbind(0)
-        return banded_core(q, k, torch.tensor([0.1]), 8).numel()
-
-    assert floats(512) == 2 * floats(256)

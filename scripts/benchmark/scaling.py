@@ -12,7 +12,7 @@ CUDA events) and the peak memory of the first.
 before; at small sizes fixed costs hide the growth, so the last one tells. Above 1.1 growth counts
 as super-linear. ``macs_exponent`` is the same for the counted operations and free of noise. One
 source of growth is known: UnfoldLDM's decomposed gradient step multiplies the image with dense
-H x H and W x W factors, which costs H W (H + W); tiles, or ``wm_mode: banded``, bound it.
+H x H and W x W factors, which costs H W (H + W); tiles bound it.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ Kronecker-structured degradation of UnfoldLDM (arXiv 2511.18152). Both are held 
 
     F = diag(gain) + diag(mix) A,        ||A||_2 <= 1,        ||F||_2 <= max|gain| + max|mix|,
 
-with W = F_rows and M = F_cols^T. How the paper produces W and M is not known; A comes in three
-variants that share this bound: a dense affinity, a low-rank product and a banded affinity.
+with W = F_rows and M = F_cols^T. How the paper produces W and M is not known; here A is an
+affinity of rows with rows, or of columns with columns.
 
-Shapes: B batch, c colour channels, n = h or w, r rank.
+Shapes: B batch, c colour channels, n = h or w, r rank of the affinity.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
 
 class Factor(NamedTuple):
@@ -29,13 +27,12 @@ class Factor(NamedTuple):
     Attributes:
         gain: (B, c, n).
         mix: (B, c, n).
-        core: what represents A: (B, c, n, n) dense; two (B, c, n, r) tensors for A = U V^T; or
-            (B, c, blocks, R, 3R) for a band of half-width R.
+        core: A, (B, c, n, n).
     """
 
     gain: Tensor
     mix: Tensor
-    core: Tensor | tuple[Tensor, Tensor]
+    core: Tensor
 
     @property
     def norm_bound(self) -> Tensor:
@@ -44,47 +41,25 @@ class Factor(NamedTuple):
 
     def left(self, x: Tensor) -> Tensor:
         """F x for x (B, c, n, m)."""
-        return self.gain[..., None] * x + self.mix[..., None] * self._core(x)
+        return self.gain[..., None] * x + self.mix[..., None] * (self.core @ x)
 
     def left_adjoint(self, x: Tensor) -> Tensor:
         """F^T x for x (B, c, n, m)."""
-        return self.gain[..., None] * x + self._core_adjoint(self.mix[..., None] * x)
+        return self.gain[..., None] * x + self.core.mT @ (self.mix[..., None] * x)
 
     def right(self, x: Tensor) -> Tensor:
         """x F^T for x (B, c, m, n), that is x M for the right factor M = F^T."""
-        if self._is_dense:
-            gain, mix = self.gain[..., None, :], self.mix[..., None, :]
-            return gain * x + mix * (x @ self.core.mT)
-        return self.left(x.mT).mT
+        return self.gain[..., None, :] * x + self.mix[..., None, :] * (x @ self.core.mT)
 
     def right_adjoint(self, x: Tensor) -> Tensor:
         """x F for x (B, c, m, n), that is x M^T for the right factor M = F^T."""
-        if self._is_dense:
-            gain, mix = self.gain[..., None, :], self.mix[..., None, :]
-            return gain * x + (mix * x) @ self.core
-        return self.left_adjoint(x.mT).mT
+        return self.gain[..., None, :] * x + (self.mix[..., None, :] * x) @ self.core
 
     def dense(self) -> Tensor:
         """F as a matrix (B, c, n, n)."""
         n = self.gain.shape[-1]
         eye = torch.eye(n, device=self.gain.device, dtype=self.gain.dtype)
         return self.left(eye.expand(*self.gain.shape[:2], n, n))
-
-    @property
-    def _is_dense(self) -> bool:
-        return isinstance(self.core, Tensor) and self.core.ndim == 4
-
-    def _core(self, x: Tensor) -> Tensor:
-        if isinstance(self.core, tuple):
-            u, v = self.core
-            return u @ (v.mT @ x)
-        return self.core @ x if self.core.ndim == 4 else band_matmul(self.core, x)
-
-    def _core_adjoint(self, x: Tensor) -> Tensor:
-        if isinstance(self.core, tuple):
-            u, v = self.core
-            return v @ (u.mT @ x)
-        return self.core.mT @ x if self.core.ndim == 4 else band_matmul_adjoint(self.core, x)
 
 
 def kronecker_apply(W: Factor, M: Factor, x: Tensor) -> Tensor:
@@ -131,70 +106,3 @@ def affinity_core(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:
     scores = (q @ k.mT) / math.sqrt(r) - decay[:, None, None] * distance
     rows, cols = scores.logsumexp(-1, keepdim=True), scores.logsumexp(-2, keepdim=True)
     return (scores - 0.5 * (rows + cols)).exp()
-
-
-def lowrank_core(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """A = U V^T with ||U||_F = ||V||_F = 1, hence ||A||_2 <= 1; q, k (B, c, n, r)."""
-
-    def unit(t: Tensor) -> Tensor:
-        return t * t.square().sum((-2, -1), keepdim=True).add(1e-12).rsqrt()
-
-    return unit(q), unit(k)
-
-
-def banded_core(q: Tensor, k: Tensor, decay: Tensor, radius: int) -> Tensor:
-    """The affinity restricted to |i - j| <= radius, in O(n radius) memory.
-
-    Rows are cut into blocks of ``radius``; each sees its own and both neighbouring column blocks.
-
-    Returns:
-        (B, c, blocks, radius, 3 radius), zero outside the band and the image.
-    """
-    n, r = q.shape[-2:]
-    blocks = -(-n // radius)
-    q = _to_blocks(q, blocks, radius)
-    k = _with_neighbours(_to_blocks(k, blocks, radius))
-    row = torch.arange(blocks * radius, device=q.device).view(blocks, radius, 1)
-    col = torch.arange(3 * radius, device=q.device) - radius
-    col = col + radius * torch.arange(blocks, device=q.device)[:, None]
-    col = col[:, None, :]
-    inside = ((row - col).abs() <= radius) & (col >= 0) & (col < n) & (row < n)
-    scores = (q @ k.mT) / math.sqrt(r) - decay[:, None, None, None] * (row - col).abs().to(q.dtype)
-    # A finite floor keeps logsumexp and its gradient defined in the rows beyond the image.
-    scores = scores.masked_fill(~inside, -1e4)
-    rows = scores.logsumexp(-1, keepdim=True)
-    parts = scores.logsumexp(-2).unflatten(-1, (3, radius))  # per block: columns of 3 blocks
-    before = F.pad(parts[..., :-1, 2, :], (0, 0, 1, 0), value=-1e4)  # rows of the previous block
-    after = F.pad(parts[..., 1:, 0, :], (0, 0, 0, 1), value=-1e4)  # rows of the next block
-    cols = torch.stack([before, parts[..., 1, :], after], -1).logsumexp(-1)[..., None]
-    cols = _with_neighbours(cols).mT
-    return (scores - 0.5 * (rows + cols)).exp() * inside
-
-
-def band_matmul(band: Tensor, x: Tensor) -> Tensor:
-    """A x for a band (B, c, blocks, R, 3R) and x (B, c, n, m)."""
-    blocks, radius = band.shape[2:4]
-    y = band @ _with_neighbours(_to_blocks(x, blocks, radius))
-    return rearrange(y, 'b c blocks r m -> b c (blocks r) m')[:, :, : x.shape[2]]
-
-
-def band_matmul_adjoint(band: Tensor, x: Tensor) -> Tensor:
-    """A^T x for a band (B, c, blocks, R, 3R) and x (B, c, n, m)."""
-    blocks, radius = band.shape[2:4]
-    parts = (band.mT @ _to_blocks(x, blocks, radius)).unflatten(3, (3, radius))
-    y = parts[:, :, :, 1]
-    y = y + F.pad(parts[:, :, 1:, 0], (0, 0, 0, 0, 0, 1))  # goes to the previous block
-    y = y + F.pad(parts[:, :, :-1, 2], (0, 0, 0, 0, 1, 0))  # goes to the next block
-    return rearrange(y, 'b c blocks r m -> b c (blocks r) m')[:, :, : x.shape[2]]
-
-
-def _to_blocks(x: Tensor, blocks: int, radius: int) -> Tensor:
-    """(B, c, n, m) -> (B, c, blocks, radius, m), zero-padded at the end."""
-    x = F.pad(x, (0, 0, 0, blocks * radius - x.shape[2]))
-    return rearrange(x, 'b c (blocks r) m -> b c blocks r m', blocks=blocks)
-
-
-def _with_neighbours(x: Tensor) -> Tensor:
-    """(B, c, blocks, R, m) -> (B, c, blocks, 3R, m): previous, own and next block."""
-    padded = F.pad(x, (0, 0, 0, 0, 1, 1))
-    return torch.cat([padded[:, :, :-2], x, padded[:, :, 2:]], 3)

@@ -32,9 +32,7 @@ from unfoldldm_basicsr.archs.layers.vss import VSSBlock
 from unfoldldm_basicsr.archs.unfolding.degradation import (
     Factor,
     affinity_core,
-    banded_core,
     decomposed_step,
-    lowrank_core,
 )
 from unfoldldm_basicsr.archs.unfolding.stage import Estimates
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
@@ -60,12 +58,8 @@ class MGDAOptions(NetworkOptions):
     (x_hat = x, x_tilde = y)."""
     embed_dim: PositiveInt = 32
     """Length d_e of the degradation embedding."""
-    wm_mode: Literal['affinity', 'lowrank', 'banded'] = 'affinity'
-    """Factors W, M: affinity (dense), lowrank or banded."""
     wm_rank: PositiveInt = 8
-    """Rank r of the scores q_i . k_j, and of lowrank."""
-    wm_radius: PositiveInt = 32
-    """Half-width of banded, in pixels."""
+    """Rank r of the scores q_i . k_j of the factors W, M."""
 
 
 class Degradation(NamedTuple):
@@ -118,16 +112,15 @@ class FactorHead(nn.Module):
 
     def __init__(self, options: MGDAOptions, *, unit_gain: bool):
         super().__init__()
-        self.mode, self.rank, self.radius = options.wm_mode, options.wm_rank, options.wm_radius
         self.channels, dim = options.inp_channels, options.mgda_dim
         self.unit_gain = unit_gain
         self.conv = nn.Conv1d(2 * dim, dim, 7, padding=3, padding_mode='replicate')
-        self.query_key = nn.Conv1d(dim, 2 * self.channels * self.rank, 1)
+        self.query_key = nn.Conv1d(dim, 2 * self.channels * options.wm_rank, 1)
         self.gain_mix = nn.Conv1d(dim, 2 * self.channels, 1)
         nn.init.zeros_(self.gain_mix.weight)
         nn.init.zeros_(self.gain_mix.bias)
-        if self.mode != 'lowrank':  # softplus^-1 of 0.1 per pixel
-            self.decay = nn.Parameter(torch.full((self.channels,), math.log(math.expm1(0.1))))
+        # softplus^-1 of 0.1 per pixel
+        self.decay = nn.Parameter(torch.full((self.channels,), math.log(math.expm1(0.1))))
 
     def forward(self, descriptor: Tensor, size: int) -> Factor:
         """descriptor (B, 2 d_m, n / 2s), size n -> factor of size n x n per channel."""
@@ -143,12 +136,7 @@ class FactorHead(nn.Module):
             mix = 0.5 * torch.tanh(mix)
         else:
             gain, mix = 1 + 0.95 * torch.tanh(gain), 0.95 * torch.tanh(mix)
-        if self.mode == 'lowrank':
-            return Factor(gain, mix, lowrank_core(q, k))
-        decay = F.softplus(self.decay.float())
-        if self.mode == 'banded':
-            return Factor(gain, mix, banded_core(q, k, decay, self.radius))
-        return Factor(gain, mix, affinity_core(q, k, decay))
+        return Factor(gain, mix, affinity_core(q, k, F.softplus(self.decay.float())))
 
 
 class MGDA(nn.Module):
