@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         cut = 'unfoldldm prepare folder -i IMAGES -o images.lmdb --crop-size 512 --payload bmp'
         print(f'  (large images are decoded for every patch: faster after {cut})')
     weights = f'experiments/{training.experiment(training.phases[-1])}/models/net_g_latest.pth'
-    print(f'  unfoldldm restore -i PHOTOS -o restored_mine -w {weights} --tile 512')
+    print(f'  unfoldldm restore -i PHOTOS -o restored_{args.name} -w {weights} --tile 512')
     return 0
 
 

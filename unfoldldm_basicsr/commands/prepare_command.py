@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
         for problem in part.problems:
             print(f'note: {args.set} {name}: {problem}')
     for name, part in found.items():
-        print(f'{args.set} {name}: {len(part.pairs)} images in {", ".join(part.layouts)}')
+        where = args.input if args.set == 'folder' else ', '.join(part.layouts)
+        print(f'{args.set} {name}: {len(part.pairs)} images in {where}')
         for rest in sorted(targets[name].parent.glob('.*.lmdb.*')):
             print(f'note: {rest} is of a run that was interrupted (remove it) or goes on')
         written = write(
