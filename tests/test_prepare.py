@@ -275,6 +275,11 @@ def test_bad_arguments_are_explained(arguments, words, tmp_path, monkeypatch, ca
     assert words.lower() in capsys.readouterr().err.lower()
 
 
+def test_without_a_name_the_sets_are_listed(capsys):
+    assert prepare() == 0
+    assert [line.partition(':')[0] for line in capsys.readouterr().out.splitlines()] == [*SETS]
+
+
 def test_two_files_for_one_place_are_named(tmp_path, capsys):
     write_named(tmp_path / 'in', 'gt/1.png', 'gt/1.tif', 'lq/1.png')
     rule = ['--gt', 'gt/{n}', '--lq', 'lq/{n}']

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unfoldldm_basicsr.commands.weights_options import restorer_of
+from unfoldldm_basicsr.commands.restore_command import restorer_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures.drawing import save_picture

@@ -12,12 +12,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from unfoldldm_basicsr.commands.weights_options import restorer_of
 from unfoldldm_basicsr.data.images import (
     EXTENSIONS,
     LOSSLESS,
@@ -28,6 +27,7 @@ from unfoldldm_basicsr.data.images import (
 from unfoldldm_basicsr.data.listing import find_images, left_out
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.restoring.tiling import TileError
+from unfoldldm_basicsr.weights.packaged import packaged_file
 
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -102,6 +102,23 @@ def run(args: argparse.Namespace) -> int:
             f'{job.source.name} on are not restored; --skip-existing goes on with them.'
         ) from stopped
     return 1 if failures else 0
+
+
+def restorer_of(args: argparse.Namespace, **more: Any) -> Restorer:
+    """The network of these options; ``more`` are further arguments of :class:`Restorer`.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: see :class:`Restorer`.
+    """
+    return Restorer(
+        args.weights or packaged_file(args.pretrained),
+        device=args.device,
+        opt_file=args.opt,
+        param_key=args.param_key,
+        degradation=args.degradation,
+        clip_weights=args.clip_weights,
+        **more,
+    )
 
 
 def plan_jobs(
