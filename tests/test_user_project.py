@@ -24,6 +24,8 @@ from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.options.networks import build
 from unfoldldm_basicsr.options.preflight import examine
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError
+from unfoldldm_basicsr.weights.networks import construct
 
 # BasicSR alone runs once its import of torchvision is repaired, which a project does by itself.
 REPAIR = """
@@ -198,6 +200,13 @@ def test_the_class_of_a_project_has_the_name_in_either_order(registry, caplog, f
     assert caplog.text.count('is that of mine.net') == 1
     with pytest.raises(AssertionError, match='already registered'):
         registry.register(of('another.net'))
+
+
+def test_weights_of_the_second_name_are_restored_without_the_project():
+    meta = {'type': 'NAFNet_unfoldldm', 'kwargs': {'width': 4}, 'version': '0'}
+    assert type(construct(meta, 'x.pth')).__name__ == 'NAFNet'
+    with pytest.raises(CheckpointError, match='--import PACKAGE'):
+        construct({**meta, 'type': 'Net'}, 'x.pth')
 
 
 @pytest.mark.faults

@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import nn
 
+from unfoldldm_basicsr.common.registration import SECOND_NAME
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.weights.checkpoint import (
     ARCH_KEY,
@@ -70,10 +71,12 @@ def registered_networks() -> dict[str, type[nn.Module]]:
 def construct(meta: Mapping[str, Any], where: str) -> nn.Module:
     """A registered network with the arguments of ``meta``; ``where`` they stand, for errors."""
     networks, kind = registered_networks(), meta['type']
+    if kind not in networks:  # the second name that it has beside a class of a project
+        kind = kind.removesuffix(SECOND_NAME.format(''))
     if kind not in networks:
         raise CheckpointError(
             f'{where}: the network {kind!r} is not registered; import the package that defines it'
-            f' first.{did_you_mean(kind, networks)}'
+            f' first (--import PACKAGE).{did_you_mean(kind, networks)}'
         )
     signature = inspect.signature(networks[kind])
     try:
