@@ -167,7 +167,6 @@ def test_doctor_tells_what_becomes_of_large_pages(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ('gpu', 'usable', 'named', 'expected'),
     [
-        (False, (), '', 'torch (on the CPU)'),
         (False, (), 'triton', 'torch (on the CPU, UNFOLDLDM_SCAN=triton only counts on a GPU)'),
         (
             False,
@@ -176,8 +175,6 @@ def test_doctor_tells_what_becomes_of_large_pages(monkeypatch, capsys):
             "UNFOLDLDM_SCAN: unknown scan backend 'tritn'. Did you mean 'triton'?",
         ),
         (True, ('triton',), '', 'triton (on the GPU)'),
-        (True, ('triton',), 'torch', 'torch (on the GPU)'),
-        (True, (), '', 'torch (on the GPU)'),
         (True, ('triton',), 'mamba', "UNFOLDLDM_SCAN: scan backend 'mamba' is not usable here: no"),
     ],
 )

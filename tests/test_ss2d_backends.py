@@ -126,15 +126,8 @@ def test_a_broken_extension_leaves_the_other_backends(monkeypatch):
     [
         subprocess.CalledProcessError(1, ['gcc', 'main.c']),  # no Python.h
         FileNotFoundError(2, 'No such file or directory', 'gcc'),
-        PermissionError(13, 'Permission denied', '/home/me/.triton'),
         AssertionError('libcuda.so cannot found!\nPlease run ldconfig'),
         AssertionError(),
-        KeyError('cuda'),
-        IndexError('list index out of range'),
-        RuntimeError('0 active drivers'),
-        ZeroDivisionError('division by zero'),
-        NameError('tl is not defined'),
-        SyntaxError('invalid syntax'),
     ],
     ids=lambda failure: type(failure).__name__,
 )
@@ -266,42 +259,28 @@ def test_mamba_receives_valid_sequences_and_agrees(mamba, size, dtype, tolerance
 # --- triton ---------------------------------------------------------------------------------
 
 PARITY = """
-import json, torch
+import json, sys, torch
 from unfoldldm_basicsr.ops.ss2d import _torch, _triton
+
+def compare(gy, *inputs):
+    got = (_triton.forward(*inputs), *_triton.backward(gy, *inputs))
+    inputs = [t.double().contiguous() for t in inputs]
+    expected = (_torch.forward(*inputs), *_torch.backward(gy.double(), *inputs))
+    errors = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, expected)]
+    print('RESULT', json.dumps([errors, [a.shape == b.shape for a, b in zip(got, expected)]]))
+
 for height, width, batch, channels, d_state in ((3, 5, 1, 8, 2), (4, 3, 2, 37, 3)):
     torch.manual_seed(0)
     grid = (batch, height, width)
     x, gy = torch.randn(*grid, channels), torch.randn(*grid, channels)
-    inputs = [
-        x, torch.randn(4, *grid, channels).permute(1, 2, 3, 0, 4),
+    compare(
+        gy, x, torch.randn(4, *grid, channels).permute(1, 2, 3, 0, 4),
         -torch.rand(4, channels, d_state) * 4, torch.randn(*grid, 4, 2 * d_state)[..., d_state:],
         torch.randn(*grid, 4, d_state), torch.randn(4, channels), torch.randn(4, channels),
-    ]
-    got = (_triton.forward(*inputs), *_triton.backward(gy, *inputs))
-    inputs = [t.double() for t in inputs]
-    expected = (_torch.forward(*inputs), *_torch.backward(gy.double(), *inputs))
-    errors = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, expected)]
-    print('RESULT', json.dumps([errors, [a.shape == b.shape for a, b in zip(got, expected)]]))
-"""
-
-
-@needs_triton
-def test_triton_agrees_in_the_interpreter_forward_and_all_gradients():
-    done = run_python('-c', PARITY, TRITON_INTERPRET='1')
-    results = re.findall(r'RESULT (.*)', done.stdout)
-    assert len(results) == 2, done.stderr[-2000:]
-    for line in results:
-        errors, same_shape = json.loads(line)
-        assert all(same_shape)
-        assert max(errors) <= 2e-6, dict(zip(('y', *NAMES), errors, strict=True))
-
+    )
 
 # One sparse file: three times the stride of a direction is beyond 32 bits.
-FAR_APART = """
-import sys, torch
-from unfoldldm_basicsr.ops.ss2d import _torch, _triton
 far, channels, d_state = 2**31 // 3 + 2**10, 4, 2
-torch.manual_seed(0)
 space = torch.from_file(sys.argv[1], shared=True, size=3 * far + 2**10, dtype=torch.bfloat16)
 
 def spread(start, width):
@@ -310,21 +289,19 @@ def spread(start, width):
 
 x, gy = torch.randn(1, 2, 3, channels), torch.randn(1, 2, 3, channels)
 A, D, bias = -torch.rand(4, channels, d_state), torch.randn(4, channels), torch.randn(4, channels)
-dt, b, c = spread(0, channels), spread(100, d_state), spread(200, d_state)
-got = _triton.forward(x, dt, A, b, c, D, bias), *_triton.backward(gy, x, dt, A, b, c, D, bias)
-inputs = [t.double() for t in (x, dt.contiguous(), A, b.contiguous(), c.contiguous(), D, bias)]
-expected = _torch.forward(*inputs), *_torch.backward(gy.double(), *inputs)
-print('ERROR', max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, expected)))
+compare(gy, x, spread(0, channels), A, spread(100, d_state), spread(200, d_state), D, bias)
 """
 
 
 @needs_triton
-def test_triton_reads_directions_that_lie_far_apart(tmp_path):
-    done = run_python('-c', FAR_APART, str(tmp_path / 'space'), TRITON_INTERPRET='1')
+def test_triton_agrees_in_the_interpreter_also_where_directions_lie_far_apart(tmp_path):
+    done = run_python('-c', PARITY, str(tmp_path / 'space'), TRITON_INTERPRET='1')
     (tmp_path / 'space').unlink()
-    error = re.search(r'ERROR (.*)', done.stdout)
-    assert error, f'exit status {done.returncode}: {done.stderr[-2000:]}'
-    assert float(error[1]) <= 1e-2  # gradients in bfloat16
+    results = [json.loads(line) for line in re.findall(r'RESULT (.*)', done.stdout)]
+    assert len(results) == 3, f'exit status {done.returncode}: {done.stderr[-2000:]}'
+    for (errors, same_shape), most in zip(results, (2e-6, 2e-6, 1e-2), strict=True):
+        assert all(same_shape)  # the last one has gradients in bfloat16
+        assert max(errors) <= most, dict(zip(('y', *NAMES), errors, strict=True))
 
 
 @needs_triton

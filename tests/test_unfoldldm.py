@@ -365,7 +365,7 @@ SWITCHES = [
 
 @pytest.mark.parametrize(
     'switch',
-    [*({'phase': phase, **switch} for phase in (1, 2) for switch in SWITCHES), {'phase': 'joint'}],
+    [*({'phase': 2, **switch} for switch in SWITCHES), {'phase': 1}, {'phase': 'joint'}],
     ids=str,
 )
 def test_every_switch_trains_a_step_and_reloads(switch):

@@ -15,8 +15,6 @@ from vlunet_runs import NAMES, NETWORK, vlunet_options
 
 from unfoldldm_basicsr.models import VLUNetModel, VLUNetPriorPhase1Model, VLUNetPriorPhase2Model
 from unfoldldm_basicsr.options.preflight import preflight
-from unfoldldm_basicsr.restoring.restorer import Restorer
-from unfoldldm_basicsr.weights.export import export_checkpoint
 
 MODELS = {1: VLUNetPriorPhase1Model, 2: VLUNetPriorPhase2Model}
 DIFFUSION = {'diffusion_opt': {'type': 'LatentDiffusionLoss'}, 'prior_warmup_iter': 2}
@@ -90,10 +88,6 @@ def test_phase1_trains_host_prior_encoder_corrector_and_the_learned_embedding(ph
     assert {'l_pix', 'correction', 'grad_norm_embedding'} <= set(phase1.log_dict)
     assert 'l_isda' not in phase1.log_dict
     assert phase1.log_dict['correction'] > 0
-
-
-def test_phase1_validation_is_named_an_oracle(phase1):
-    assert list(validate(phase1)) == ['oracle_psnr']
 
 
 def test_phase1_starts_from_a_plain_vlunet_and_restores_like_it(tmp_path):
@@ -179,24 +173,6 @@ def test_a_shuffled_prior_is_generated_under_the_label_of_its_own_image(tmp_path
     bare_e(second).register_forward_pre_hook(lambda _, args: labels.append(args[1].tolist()))
     validate(second, Pictures(3))
     assert labels == [[0, 1], [1, 2], [2, 0]]
-
-
-# ---- files ------------------------------------------------------------------------------------
-
-
-def test_exported_file_restores_alone_what_phase2_restores(tmp_path, phase2):
-    done = export_checkpoint(file_of(phase2, 'g_4'), tmp_path / 'x.pth')
-    assert done.dropped == ('prior_encoder',)
-    restorer = Restorer(tmp_path / 'x.pth', device='cpu')
-    assert restorer.net.phase == 'inference'
-    restored = restorer.restore_tensor(batch(9, size=1)['lq'])
-    expected = phase2.restore(batch(9, size=1)).output.clamp(0, 1)
-    torch.testing.assert_close(restored.clamp(0, 1), expected, atol=1e-6, rtol=0)
-
-
-def test_phase1_weights_are_not_exported(tmp_path, phase1):
-    with pytest.raises(ValueError, match='Phase I weights'):
-        export_checkpoint(file_of(phase1, 'g_3'), tmp_path / 'x.pth')
 
 
 # ---- options ----------------------------------------------------------------------------------
