@@ -49,9 +49,6 @@ def _list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--options', metavar='FOLDER', help='folder with option files (default: ./options)'
     )
-    parser.add_argument(
-        '--keys', action='store_true', help='every key of option files instead (docs/options.md)'
-    )
 
 
 def _check(parser: argparse.ArgumentParser) -> None:

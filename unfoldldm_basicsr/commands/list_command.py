@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints both lists, or the reference of all keys.
+    """Prints both lists.
 
     Returns:
         0, or 1 if an option file or its network is faulty.
@@ -35,11 +35,6 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError: the folder of ``--options`` does not exist.
     """
-    if args.keys:
-        from unfoldldm_basicsr.commands.option_reference import reference
-
-        print(reference(), end='')
-        return 0
     packaged = [(name, weights.summary) for name, weights in packaged_weights().items()]
     groups = registered_classes()
     groups['Weights of the package, the default first (restore --pretrained NAME)'] = packaged

@@ -1,4 +1,7 @@
-"""docs/options.md: every option, from the declarations beside the classes that use it."""
+"""Prints docs/options.md: every option, from the declarations beside the classes that use it.
+
+python scripts/option_files/reference.py > docs/options.md
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work)
+
+# isort: split
 from basicsr.utils import registry
 
 from unfoldldm_basicsr.common.declaration import Options, declared_at, help_of
@@ -22,9 +28,9 @@ INTRODUCTION = """\
 # Options
 
 Every key of an option file that this package declares, made from those declarations by
-`unfoldldm list --keys > docs/options.md`. Keys without a default are needed; `~` is nothing. A key
-that is not here belongs to BasicSR or to a class of your own: `unfoldldm check` names keys that
-nothing reads. What the option files of this repository choose is in
+`python scripts/option_files/reference.py > docs/options.md`. Keys without a default are needed; `~`
+is nothing. A key that is not here belongs to BasicSR or to a class of your own: `unfoldldm check`
+names keys that nothing reads. What the option files of this repository choose is in
 [options/README.md](../options/README.md).
 """
 _PLAIN = {'integer': 'whole number', 'string': 'text', 'boolean': 'true or false', 'null': '~'}
@@ -168,3 +174,7 @@ def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return '~' if value is None else str(value).lower()
     return "''" if value == '' else str(value).replace("'", '')
+
+
+if __name__ == '__main__':
+    print(reference(), end='')
