@@ -62,6 +62,8 @@ def test_list_shows_what_the_import_registered(capsys, monkeypatch, tmp_path):
     for name in ('UnfoldLDM', 'RestorationModel', 'ISDALoss', 'SyntheticDegradationDataset'):
         assert f'\n{name} ' in out
     assert 'MSRResNet' not in out
+    monkeypatch.setenv('UNFOLDLDM_IMPORT', 'basicsr')
+    assert 'MSRResNet' in dict(list_command.registered_classes()['Networks (network_g: type)'])
     assert 'No folder ./options here' in out
 
 

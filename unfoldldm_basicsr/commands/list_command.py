@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
 from unfoldldm_basicsr.common.cost import Cost, network_cost
+from unfoldldm_basicsr.common.process import IMPORT
 from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.weights.packaged import packaged_weights
 
@@ -53,9 +55,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def registered_classes() -> dict[str, list[tuple[str, str]]]:
-    """Name and first line of documentation of what this package registers, by kind."""
+    """Name and first line of documentation of what this package and ``--import`` register."""
     from basicsr.utils import registry
 
+    packages = ('unfoldldm_basicsr', *os.environ.get(IMPORT, '').split(','))
+    ours = tuple(f'{package}.' for package in packages if package)
     registries = {
         'Networks (network_g: type)': registry.ARCH_REGISTRY,
         'Models (model_type)': registry.MODEL_REGISTRY,
@@ -67,7 +71,7 @@ def registered_classes() -> dict[str, list[tuple[str, str]]]:
         title: sorted(
             (name, (inspect.getdoc(obj) or '').partition('\n')[0])
             for name, obj in entries
-            if obj.__module__.startswith('unfoldldm_basicsr.')
+            if f'{obj.__module__}.'.startswith(ours)
         )
         for title, entries in registries.items()
     }
