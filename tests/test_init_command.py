@@ -95,6 +95,7 @@ def test_nothing_is_written_where_something_is_wrong(folder, capsys):
         (['my: photos #1', '--memory', 'lots'], "lots: give GiB, for example 24, or 'cpu'"),
         (['my: photos #1', '--memory', '0.1'], 'no training step fits into 0.1 GiB'),
         (['my: photos #1', '--memory', '24', '--hours', '1'], 'on the machine that will train'),
+        (['my: photos #1', '--hours', 'inf'], 'inf: more than 0'),
         (['my: photos #1', '--hours', '0.005'], '60 steps; 100 at least are 0.0077 hours'),
     ):
         assert main(['init', *words]) == 2

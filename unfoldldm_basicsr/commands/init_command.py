@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """
     on_cpu, limit = memory_of(args.memory)
     elsewhere = not on_cpu and not torch.cuda.is_available()
-    if args.hours is not None and (elsewhere or not args.hours > 0):
+    if args.hours is not None and (elsewhere or not 0 < args.hours < 10_000):
         raise ValueError(
             f'--hours {args.hours}: more than 0, on the machine that will train: steps are timed.'
         )
@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
         *others, last = training.phases
         trials = {**{phase: measure(training, phase) for phase in others}, last: trial}
         share = training.part / training.batch
-        seconds = {phase: t.seconds / share for phase, t in trials.items() if t is not None}
+        if None not in trials.values():
+            seconds = {phase: t.seconds / share for phase, t in trials.items()}
     training = lasting(training, seconds, args.hours)
     for path, names in lists.items():
         write_bytes_atomic(path, ('\n'.join(names) + '\n').encode('utf-8', 'surrogateescape'))
@@ -241,7 +242,7 @@ def trial_step(options: dict[str, Any], part: int) -> Trial | None:
     from basicsr.models import build_model
 
     fill_defaults(options, True)
-    options['train'] |= {'accum_iter': 1}
+    options['train']['accum_iter'] = 1
     options['path'] |= dict.fromkeys(('log', 'models', 'training_states'), '.')
     if 'diffusion_opt' in options['train']:  # what most of Phase II does, from no weights
         options['train']['prior_warmup_iter'] = 0
