@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
         args.input, args.output, suffix=args.suffix, recursive=args.recursive,
         save_trace=args.save_trace, go_on=args.skip_existing,
     )  # fmt: skip
-    done = {job for job in jobs if all(path.is_file() for path in job.outputs)}
-    begun = [job for job in jobs if any(path.is_file() for path in job.outputs)]
+    done = {job for job in jobs if all(map(os.path.isfile, job.outputs))}
+    begun = [job for job in jobs if any(map(os.path.isfile, job.outputs))]
     if args.skip_existing:  # a result without its trace is of an interrupted run
         print(f'{len(done)} of {len(jobs)} results exist already.')
         jobs = [job for job in jobs if job not in done]
@@ -258,9 +258,7 @@ def _result_file(output: Path, one: bool) -> Path | None:
             raise ValueError(f'--output {output}: is a file; give a folder.')
         return None
     if not one:
-        raise ValueError(
-            f'--output {output}: names one image; give a folder for those of a folder.'
-        )
+        raise ValueError(f'--output {output}: names one image; give a folder for several.')
     if output.suffix.lower() not in LOSSLESS:
         raise ValueError(
             f'--output {output}: results are stored without loss, as {", ".join(LOSSLESS)}.'
@@ -274,7 +272,7 @@ def _key(path: Path) -> str:
 
 def _identity(path: Path) -> object:
     """The same value for two names of one file: links, case-insensitive disks, ``..``."""
-    if path.exists():
+    if os.path.exists(path):  # Path.exists() fails on names that are too long
         status = path.stat()
         if status.st_ino:
             return status.st_dev, status.st_ino

@@ -24,7 +24,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}')
+    temporary = path.with_name(f'.{path.name[-40:]}.{os.getpid()}{TEMPORARY_SUFFIX}')
     try:
         with open(temporary, 'wb') as file:
             yield file
