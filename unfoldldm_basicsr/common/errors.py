@@ -135,7 +135,7 @@ def end_run(failure: RunFailure | str) -> None:
     raise SystemExit(1)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: Exception | str) -> str:
     """The message of an error in one line."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip('.') if lines else type(error).__name__

@@ -135,7 +135,8 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
     if path.is_dir():
         raise CheckpointError(f'{path}: is a folder; give the .pth file inside it.')
     if not path.is_file():
-        near = [p.name for p in path.parent.glob('*.*')] if path.parent.is_dir() else []
+        endings = ('.pth', '.pt', '.ckpt', '.bin', SAFETENSORS)
+        near = [p.name for p in path.parent.glob('*.*') if p.suffix in endings]
         raise FileNotFoundError(f'{path}: no such weight file.{did_you_mean(path.name, near)}')
     with open(path, 'rb') as file:
         start = file.read(200)
@@ -159,9 +160,10 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
     except _DAMAGE as error:
         code = re.search(r'(?:GLOBAL|class|global:?) ([\w.]+\.[\w.]+)', str(error))
         if code is None or not isinstance(error, pickle.UnpicklingError):
+            cause = str(error).rpartition('WeightsUnpickler error: ')[2]  # before: unsafe advice
             raise CheckpointError(
-                f'{path}: truncated or damaged, or no PyTorch file ({first_line(error)}). Copy or'
-                f' download it again.'
+                f'{path}: truncated or damaged, or no PyTorch file ({first_line(cause or error)}).'
+                f' Copy or download it again.'
             ) from error
         raise UnsafePickleError(
             f'{path}: refused, it holds more than weights ({code.group(1)}), and loading such a'
