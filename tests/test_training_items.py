@@ -348,7 +348,8 @@ class Suicidal(Stubborn):
 def test_a_killed_loader_process_is_explained():
     items = TrainingItems(Suicidal(), {'name': 'x'}, workers=1)
     loader = TrainLoader(torch.utils.data.DataLoader(items, num_workers=1))
-    with pytest.raises(DataFault, match=r'x: .*picture_2\.png.*num_worker_per_gpu'):
+    match = r'x: .*picture_2\.png.*said why above.*num_worker_per_gpu'
+    with pytest.raises(DataFault, match=match):
         list(loader)
 
 

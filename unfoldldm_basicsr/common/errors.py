@@ -19,8 +19,9 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 DEAD_WORKER = 'DataLoader worker'  # so torch's messages begin
 LOADER_ADVICE = (
-    'A killed loader process: often memory ran out; lower datasets.train.num_worker_per_gpu. Then '
-    'start the same command with --auto_resume.'
+    'A loader process that ended: it may have said why above; where it was killed, often memory '
+    'ran out: lower datasets.train.num_worker_per_gpu. Then start the same command with '
+    '--auto_resume.'
 )
 
 
