@@ -133,10 +133,10 @@ def _apply(problems: Problems, rules_: Iterable[Callable], run: Run) -> None:
 def _remove(options: dict, paths: Iterable[str]) -> None:
     """Takes keys out of an option dict."""
     for path in paths:
-        *sections, key = path.split('.')
-        inner = options
-        for section in sections:
-            inner = inner[int(section) if isinstance(inner, list) else section]
+        inner, key = options, path
+        while key and (isinstance(inner, list) or key not in inner):  # a key may hold dots itself
+            section, _, key = key.partition('.')
+            inner = inner[int(section)] if isinstance(inner, list) else inner.get(section, {})
         inner.pop(key, None)
 
 
