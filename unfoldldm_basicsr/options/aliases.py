@@ -139,6 +139,7 @@ def translate(options: dict) -> list[Note]:
         path, kind = f'datasets.{phase}', section.get('type') if isinstance(section, dict) else None
         notes += _rows(section, path, kind)
         if isinstance(kind, str) and kind in DATASETS:
+            notes += _progressive(options, section) if phase == 'train' else []
             new = DATASETS[kind]
             if kind == _PAIRS and {'mean', 'std'} & section.keys():
                 new = _STOCK  # which shifts both images by them
