@@ -286,11 +286,6 @@ OTHER_VALUES = {
     'prior_source': 'null',
     'null_prior_prob': (0.9, {'phase': 1}),
     'num_timesteps': 4,
-    'beta_start': 0.2,
-    'beta_end': 0.9,
-    'diffusion_param': 'eps',
-    'train_start': 'noise',
-    'infer_noise': 'zero',
     'denoiser_dim': 32,
     'denoiser_layers': 3,
     'dra': 'tilde_q',
@@ -358,7 +353,6 @@ SWITCHES = [
     {'prior_stages': 'all'},
     {'prior_input': 'gt'},
     {'coarse_stages': 0},
-    {'diffusion_param': 'eps'},
     {'cond_detach': False},
 ]
 

@@ -17,8 +17,7 @@ from unfoldldm_basicsr.weights.diff import StateDictDiff, module_of
 # Arguments that may change from Phase I to Phase II.
 PHASE2_ARGUMENTS = (
     'phase', 'cond_input', 'cond_detach', 'prior_stages', 'prior_source', 'null_prior_prob',
-    'num_timesteps', 'beta_start', 'beta_end', 'diffusion_param', 'train_start', 'infer_noise',
-    'denoiser_dim', 'denoiser_layers', *MEMORY_ONLY,
+    'num_timesteps', 'denoiser_dim', 'denoiser_layers', *MEMORY_ONLY,
 )  # fmt: skip
 
 

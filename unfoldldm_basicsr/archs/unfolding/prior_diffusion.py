@@ -11,14 +11,14 @@ DiffIR: with T = 3 this is a short conditional regression, not a sampler of dive
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
+
+BETAS = (0.1, 0.99)  # first and last of the noise schedule, as in DiffIR
 
 
 class DiffusionOptions(PriorVectorOptions):
@@ -26,44 +26,23 @@ class DiffusionOptions(PriorVectorOptions):
 
     num_timesteps: PositiveInt = 3
     """Steps T of the chain."""
-    beta_start: float = Field(0.1, gt=0, lt=1)
-    """Begin of the noise schedule."""
-    beta_end: float = Field(0.99, gt=0, lt=1)
-    """End of the noise schedule."""
-    diffusion_param: Literal['x0', 'eps'] = 'x0'
-    """What f_theta predicts."""
-    train_start: Literal['qsample', 'noise'] = 'qsample'
-    """Start of the chain in training: the noised target, or noise as at inference."""
-    infer_noise: Literal['fixed', 'random', 'zero'] = 'fixed'
-    """Start at inference: fixed (stored with the weights, the same for every item of every batch),
-    random (drawn from torch's generator) or zero."""
     denoiser_dim: PositiveInt = 128
     """Hidden width of f_theta."""
     denoiser_layers: NonNegativeInt = 2
     """Residual layers of f_theta."""
 
-    @model_validator(mode='after')
-    def _schedule(self) -> DiffusionOptions:
-        if self.beta_start > self.beta_end:
-            raise ValueError(
-                f'beta_start must not exceed beta_end, got {self.beta_start} and {self.beta_end}.'
-            )
-        return self
 
-
-def diffusion_schedule(
-    num_timesteps: int, beta_start: float = 0.1, beta_end: float = 0.99
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def diffusion_schedule(num_timesteps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """beta (linear in its square root), abar, c1 and c2, each (T,), index 0 is t = 1.
 
-    One step alone takes ``beta_end``: with ``beta_start`` it would be trained on a nearly clean
+    One step alone takes the last beta: with the first one it would be trained on a nearly clean
     vector and started from pure noise.
     """
     options = {'dtype': torch.float64, 'device': 'cpu'}  # values, also under a meta device
     if num_timesteps == 1:
-        beta = torch.tensor([beta_end], **options)
+        beta = torch.tensor(BETAS[1:], **options)
     else:
-        ends = beta_start**0.5, beta_end**0.5
+        ends = (value**0.5 for value in BETAS)
         beta = torch.linspace(*ends, num_timesteps, **options).square()
     abar = torch.cumprod(1 - beta, 0)
     before = torch.cat([abar.new_ones(1), abar[:-1]])
@@ -97,16 +76,13 @@ class PriorDiffusion(nn.Module):
 
     Args:
         options: see :class:`DiffusionOptions`.
-        num_stages: K; every stage has its own start noise.
+        num_stages: K; every stage has its own start noise, stored with the weights, so that the
+            same input gives the same prior in any batch.
     """
 
     def __init__(self, options: DiffusionOptions, *, num_stages: int = 1):
         super().__init__()
-        self.param, self.train_start = options.diffusion_param, options.train_start
-        self.infer_noise = options.infer_noise
-        _, abar, c1, c2 = diffusion_schedule(
-            options.num_timesteps, options.beta_start, options.beta_end
-        )
+        _, abar, c1, c2 = diffusion_schedule(options.num_timesteps)
         self.abar, self.c1, self.c2 = abar.tolist(), c1.tolist(), c2.tolist()
         self.denoise = Denoiser(options)
         noise = torch.randn(
@@ -119,29 +95,16 @@ class PriorDiffusion(nn.Module):
     def forward(self, condition: Tensor, k: int, target: Tensor | None = None) -> Tensor:
         """condition (B, C_p) of stage ``k`` (from 0) -> generated prior (B, C_p).
 
-        ``target`` (B, C_p) is used in training with ``train_start='qsample'`` only.
+        In training the chain starts from the noised ``target`` (B, C_p), or without one from noise.
         """
         p = self._start(condition, k, target if self.training else None)
         for t in range(len(self.abar), 0, -1):
             p0 = self.denoise(p, t, condition)
-            if self.param == 'eps':
-                a = self.abar[t - 1]
-                p0 = (p - (1 - a) ** 0.5 * p0) / a**0.5
             p = self.c1[t - 1] * p0 + self.c2[t - 1] * p
         return p
 
-    def q_sample(self, target: Tensor, noise: Tensor) -> Tensor:
-        """P_T from the clean prior; both (B, C_p)."""
-        a = self.abar[-1]
-        return a**0.5 * target + (1 - a) ** 0.5 * noise
-
     def _start(self, condition: Tensor, k: int, target: Tensor | None) -> Tensor:
-        if self.training:
-            noise = torch.randn_like(condition)
-            use_target = self.train_start == 'qsample' and target is not None
-            return self.q_sample(target, noise) if use_target else noise
-        if self.infer_noise == 'random':
-            return torch.randn_like(condition)
-        if self.infer_noise == 'zero':
-            return torch.zeros_like(condition)
-        return self.start_noise[k].to(condition).expand_as(condition)
+        if not self.training:
+            return self.start_noise[k].to(condition).expand_as(condition)
+        noise, a = torch.randn_like(condition), self.abar[-1]
+        return noise if target is None else a**0.5 * target + (1 - a) ** 0.5 * noise
