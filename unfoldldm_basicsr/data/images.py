@@ -22,7 +22,6 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import imagecodecs
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -268,6 +267,4 @@ def encode_bmp(pixels: np.ndarray) -> bytes:
     """A BMP file of uint8 H W or H W 3 (RGB): large, and decoded in no time."""
     if pixels.dtype != np.uint8:
         raise ValueError('BMP holds 8 bits per channel only; use PNG for 16-bit images.')
-    done, stream = cv2.imencode('.bmp', pixels if pixels.ndim == 2 else pixels[..., ::-1])
-    assert done, f'the BMP encoder failed on an image of shape {pixels.shape}'
-    return stream.tobytes()
+    return imagecodecs.bmp_encode(np.ascontiguousarray(pixels))
