@@ -90,11 +90,6 @@ class Picture:
             return self.pixels
         return self.pixels[..., 0] if self.is_grey else self.pixels[..., :3]
 
-    @property
-    def bits(self) -> int:
-        """Per sample: 8 or 16."""
-        return 8 * self.pixels.dtype.itemsize
-
 
 def read_picture(path: str | Path) -> Picture:
     """Reads an image file.
