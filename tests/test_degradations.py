@@ -337,7 +337,7 @@ def test_more_strength_degrades_more(entry):
         ([{'type': 'jpeg', 'quality': [90, 20]}], 'degradations.0.quality', 'upside down'),
         ([{'type': 'jpeg', 'quality': [1, 2, 3]}], 'degradations.0.quality', '[low, high]'),
         ([{'type': 'jpeg', 'quality': True}], 'degradations.0.quality', '[low, high]'),
-        ([{'type': 'gaussian_noise', 'sigma': '1e-3'}], 'degradations.0.sigma', '1.0e-3'),
+        ([{'type': 'gaussian_noise', 'sigma': '1e-3'}], 'degradations.0.sigma', 'without quotes'),
         (
             [{'type': 'gaussian_noise', 'sigma': 9, 'levels': [15]}],
             'degradations.0.levels',

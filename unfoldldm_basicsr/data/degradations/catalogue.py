@@ -56,11 +56,6 @@ class Parameter:
             ValueError: no number or range, or outside the limits.
         """
         values = list(given) if isinstance(given, list | tuple) else [given, given]
-        if isinstance(given, str):
-            raise ValueError(
-                f'must be a number or [low, high], got the text {given!r}. YAML needs a dot in '
-                'exponents: 1.0e-3, not 1e-3.'
-            )
         if len(values) != 2 or not all(map(_is_number, values)):
             raise ValueError(f'must be a number or [low, high], got {given!r}.')
         if values[0] > values[1]:
@@ -147,11 +142,8 @@ class Degradation(Options):
     @property
     def has_strengths(self) -> bool:
         """Whether the ranges leave the strength open, not only the appearance."""
-        parameters, ranges = self.parameters(), self.ranges
-        return any(
-            low < high and parameters[name].stronger != 'neither'
-            for name, (low, high) in ranges.items()
-        )
+        pairs = zip(self.parameters().values(), self.ranges.values(), strict=True)
+        return any(p.stronger != 'neither' and low < high for p, (low, high) in pairs)
 
 
 class GaussianNoise(Degradation):
