@@ -366,4 +366,4 @@ def test_every_misspelt_key_is_refused(plugin):
         options = put(plugin, path, DELETE)
         *sections, key = path.split('.')
         wrong = '.'.join([*sections, f'{key}_x'])
-        assert preflight(put(options, wrong, 1), 'x.yml', True), wrong
+        assert preflight(put(options, wrong, 1), 'x.yml', True, here=False), wrong

@@ -13,7 +13,7 @@ import torch
 from helpers import DELETE, model_options, network_of, problems_at, put, write_photos
 from model_runs import Board, batch, file_of, resumed, same_networks, state_of, steps, validate
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from vlunet_runs import NAMES, TINY_CLIP, mixture
 
 from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbedding
@@ -176,17 +176,6 @@ def test_accuracy_and_confusion_are_counted_as_by_hand(make):
     with Image.open(f'{start}.png') as picture:
         assert picture.mode == 'RGB'
         assert min(picture.size) > 3 * 72
-
-
-def test_split_over_ranks_every_image_is_classified_once_and_alike(trained, monkeypatch):
-    loader, parts = DataLoader(Items()), []
-    whole = trained.evaluator.evaluate(loader, 'x', save_img=False)
-    monkeypatch.setitem(trained.opt, 'world_size', 2)
-    for rank in (0, 1):
-        monkeypatch.setitem(trained.opt, 'rank', rank)
-        parts += trained.evaluator.evaluate(loader, 'x', save_img=False)
-    assert [len(r.metrics) for r in whole] == [1] * 5
-    assert sorted(parts, key=lambda r: r.index) == whole
 
 
 def test_scores_that_are_not_finite_make_the_accuracy_undefined(make, log):

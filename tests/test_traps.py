@@ -302,10 +302,6 @@ def test_a_truncated_lmdb_is_an_exception(lmdb_options):
         LmdbImages(str(root)).read('img_7')
 
 
-def test_a_whole_lmdb_is_read(lmdb_options):
-    assert LmdbImages(str(lmdb_options[1])).read('img_7').shape == (64, 64, 3)
-
-
 class Names:
     """Stands in for a folder of many images."""
 

@@ -78,20 +78,6 @@ def test_every_trainable_parameter_gets_a_gradient_and_frozen_ones_keep_their_bi
     assert bool(changed(bare_e(model), model.start[1])) == (source == 'learned')
 
 
-def test_one_learning_rate_per_group_warms_up_and_decays(make):
-    model = make('learned', total_iter=20, warmup_iter=4, scheduler=SCHEDULE)
-    rates = []
-    for iteration in range(1, 21):
-        model.update_learning_rate(iteration)
-        model.optimizer_g.step()
-        rates.append(model.get_current_learning_rate())
-    assert all(len(r) == 2 and len(set(r)) == 1 for r in rates)  # network and embedding
-    first = [r[0] for r in rates]
-    assert first[:4] == sorted(first[:4])
-    assert first[4:] == sorted(first[4:], reverse=True)
-    assert max(first[0] * 2, first[-1] * 10) < max(first)
-
-
 def test_the_learned_embedding_is_clipped_by_its_own_limit(make):
     limits = {'restoration': 1e6, 'embedding': 1e-9}
     model = make('learned', use_grad_clip=True, grad_clip_norm=limits)

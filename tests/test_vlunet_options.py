@@ -9,7 +9,6 @@ from helpers import DELETE, problems_at, put
 from torch import nn
 from vlunet_runs import EMBEDDINGS, NAMES, NETWORK, mixture
 
-from unfoldldm_basicsr.models import RestorationModel, VLUNetModel
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
@@ -140,10 +139,3 @@ def test_a_test_knows_the_vectors_that_its_network_was_trained_with(options, tmp
     assert 'path.pretrain_network_e' in found
     for path in (whole, named):
         assert preflight({**test, 'path': path}, 'x.yml', False) == []
-
-
-def test_plain_models_do_not_know_the_keys_of_the_embedding():
-    assert 'network_e' not in RestorationModel.sections[''].model_fields
-    assert 'degradation_override' not in RestorationModel.sections['val'].model_fields
-    fields = VLUNetModel.sections['path'].model_fields
-    assert {'pretrain_network_e', 'param_key_e'} <= fields.keys()

@@ -190,8 +190,3 @@ def test_an_image_embedding_needs_images_of_another_degradation(make, tmp_path):
     with pytest.raises(ValueError, match='no image with blur or dark'):
         psnr_by_image(make('learned', degradation_override='wrong'), loader)
     assert len(psnr_by_image(make('label', degradation_override='wrong'), loader)) == 3
-
-
-def test_labels_of_a_mixture_are_known_without_loading_it(loader):
-    dataset = loader.dataset
-    assert [dataset.label_of(i) for i in range(9)] == [dataset[i]['degradation'] for i in range(9)]
