@@ -72,9 +72,10 @@ def test_nafnet_clips_unless_told_otherwise():
     options = copy.deepcopy(FILES['SIDD32'])
     translate(options)
     assert options['train']['use_grad_clip'] is True
-    told = put(FILES['SIDD32'], 'train.use_grad_clip', False)
-    translate(told)
-    assert told['train']['use_grad_clip'] is False
+    for key in ('use_grad_clip', 'decay_all'):
+        told = put(FILES['GoPro32'], f'train.{key}', False)
+        translate(told)
+        assert told['train'][key] is False
     own = {**options, 'model_type': 'RestorationModel', 'train': {}}
     assert translate(own) == []
 

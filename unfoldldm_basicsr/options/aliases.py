@@ -205,10 +205,11 @@ def _added(train: Any, model: str) -> list[Note]:
     if not isinstance(train, dict):
         return []
     adds = {}
-    if model == 'ImageRestorationModel' and 'use_grad_clip' not in train:
+    if model == 'ImageRestorationModel':
         adds['use_grad_clip'] = 'NAFNet limits the gradient norm to 0.01 unless told otherwise'
     optimizer = train.get('optim_g')
     if isinstance(optimizer, dict) and optimizer.get('weight_decay') != 0:
         adds['decay_all'] = 'the trainers of the forks let biases and gains decay too'
+    adds = {key: text for key, text in adds.items() if key not in train}
     train.update(dict.fromkeys(adds, True))
     return [Note(f'train.{k}', 'train', (k,), f'added: {text}.') for k, text in adds.items()]
