@@ -189,6 +189,7 @@ def test_a_result_that_cannot_be_written_is_named_and_the_others_are_restored(
         (tmp_path / 'in' / 'img_1.png').rename(tmp_path / 'in' / f'{"long" * 62}.jpg')
         assert restore(tmp_path, weights, output='whole') == 0, 'a name of 252 bytes is none'
         suffix = '_bright'
+        (tmp_path / 'out').mkdir()  # a folder that is there tells more than a missing one
     elif fault == 'a folder':
         (tmp_path / 'out' / 'img_1.png').mkdir(parents=True)
     else:
