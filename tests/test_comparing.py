@@ -135,6 +135,11 @@ def test_a_report_names_own_options_once(place, begin):
     assert 'train.stage_loss_weight 0.3 then 0.05' in words  # of Phase I and II
 
 
+def test_only_test_sets_that_are_there_are_named_as_unseen():
+    task = read_task(ROOT / 'options' / 'compare' / 'dark', ['datasets:test_real=~'])
+    assert words_of_task(task, [])['unseen'] == 'CBSD68_unseen_strength'
+
+
 SHIPPED = sorted(p for kind in ('compare', 'ablate') for p in (ROOT / 'options' / kind).iterdir())
 
 

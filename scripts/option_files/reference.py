@@ -33,6 +33,9 @@ is nothing. A key that is not here belongs to BasicSR or to a class of your own:
 names keys that nothing reads. What the option files of this repository choose is in
 [options/README.md](../options/README.md).
 """
+BASICSR_METRICS = """\
+Of BasicSR's `calculate_psnr`, `calculate_ssim` and `calculate_niqe`, which needs no clean image:
+"""
 _PLAIN = {'integer': 'whole number', 'string': 'text', 'boolean': 'true or false', 'null': '~'}
 _LIMITS = {'minimum': '≥', 'exclusiveMinimum': '>', 'maximum': '≤', 'exclusiveMaximum': '<'}
 
@@ -46,7 +49,7 @@ def reference() -> str:
     for name, declared in SCHEDULES.items():
         parts += [f'### {name}\n', table(declared)]
     given = ('img', 'img2')
-    parts += ['## Metrics (`val.metrics`)\n', 'Of every metric of BasicSR:\n', table(MetricOptions)]
+    parts += ['## Metrics (`val.metrics`)\n', BASICSR_METRICS, table(MetricOptions)]
     parts += _classes('', registry.METRIC_REGISTRY, given)
     return '\n'.join(part for part in parts if part)
 

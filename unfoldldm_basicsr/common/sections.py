@@ -264,7 +264,8 @@ class MetricOptions(Options):
     test_y_channel: bool = False
     """Compare the luminance only."""
     better: Literal['higher', 'lower'] = 'higher'
-    """Which values are better."""
+    """Which values are better, for net_g_best_METRIC.pth and the verdicts of reports. Write lower
+    for calculate_niqe, calculate_lpips and many of pyiqa: it is not guessed from the name."""
 
 
 SECTIONS: dict[str, type[Options]] = {

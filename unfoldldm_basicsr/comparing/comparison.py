@@ -196,6 +196,8 @@ def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
     place = task.folder  # of an absolute path options/compare/TASK, wherever it is
     place = Path(*place.parts[-3:]) if place.is_absolute() else place
     choices = {s.title: s.file.test.model_dump(exclude_defaults=True) for s in task.sides}
+    sets = [*test_sets(task.common).values()]
+    names = {data.get('name') for data in sets}
     return {
         'title': task.name,
         'budget': f'{settings.budget.amount:g} {UNITS[settings.budget.equal]} for each side, all '
@@ -203,11 +205,11 @@ def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
         'seeds': ', '.join(map(str, settings.seeds)),
         'training data': data_words(train_set)
         + f', patches of {train_set.get("gt_size")}, batch {train_set.get("batch_size_per_gpu")}',
-        'test data': '; '.join(map(data_words, test_sets(task.common).values())),
+        'test data': '; '.join(map(data_words, sets)),
         DIFFERING: ', '.join(settings.allow),
         'choices of the test': '; '.join(f'{t}: {json.dumps(c)}' for t, c in choices.items() if c),
         'own options': own_options(trained, task.common),
-        'unseen': ', '.join(settings.out_of_distribution),
+        'unseen': ', '.join(name for name in settings.out_of_distribution if name in names),
         'made by': shlex.join(['unfoldldm', command, '-opt', str(place), *arguments]),
     }
 

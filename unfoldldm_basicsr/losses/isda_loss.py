@@ -19,10 +19,10 @@ from unfoldldm_basicsr.common.suggest import check_choice
 
 @register(LOSS_REGISTRY)
 class ISDALoss(nn.Module):
-    """Consistency of the holistic and the decomposed estimate.
+    """Intra-stage consistency (ISDA): the holistic and the decomposed estimate of a stage agree.
 
     Args:
-        loss_weight: factor of the loss; the option files of UnfoldLDM take 0.01.
+        loss_weight: factor of the loss; the option files of UnfoldLDM set 0.01.
         start: first stage that counts, from 1.
         norm: 'l1' (mean absolute) or 'l2' (mean squared difference).
 

@@ -42,7 +42,8 @@ class UnfoldingTrain(base.TrainOptions):
     perceptual_opt: None = None
     """Not part of the two phases."""
     isda_opt: dict[str, Any] | None = None
-    """ISDALoss and its arguments; not with VLU-Net, which takes one gradient step."""
+    """ISDALoss and its arguments; ~: off. UnfoldLDM's option files switch it on, with a loss_weight
+    of 0.01. Not with VLU-Net, which takes one gradient step."""
     stage_loss_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the pixel loss of the stages before the last; 0 with VLU-Net, where only the last
     shows an image."""

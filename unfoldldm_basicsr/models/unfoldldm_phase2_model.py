@@ -47,7 +47,7 @@ class Phase2Path(PathOptions):
     """``path``."""
 
     pretrain_network_phase1: str | None = None
-    """Weights that Phase I wrote."""
+    """Needed to train Phase II: experiments/NAME_phase1/models/net_g_latest.pth of Phase I."""
 
 
 class Phase2Val(ValOptions):

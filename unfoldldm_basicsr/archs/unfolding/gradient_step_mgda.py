@@ -55,7 +55,8 @@ class MGDAOptions(NetworkOptions):
     """Token mixer of the blocks: vss, or conv (no scan, equal cost)."""
     mgda_mode: Literal['both', 'holistic', 'decomposed', 'none'] = 'both'
     """Gradient steps: both, one alone (the missing estimate equals the present one), or none
-    (x_hat = x, x_tilde = y)."""
+    (x_hat = x, x_tilde = y). Their step sizes lambda and mu are predicted from the
+    degradation embedding and have no key."""
     embed_dim: PositiveInt = 32
     """Length d_e of the degradation embedding."""
     wm_rank: PositiveInt = 8
