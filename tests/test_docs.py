@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import ROOT, write_photos
 from tiny_network import shake, unfoldldm_kwargs
 
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.cli import COMMANDS, build_parser
+from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain
 from unfoldldm_basicsr.weights.checkpoint import network_meta
 
 FOLDERS = '*.md', 'docs/*.md', 'options/**/*.md', 'scripts/**/*.md'
@@ -136,6 +138,21 @@ def test_the_example_of_the_readme_loads_restores_and_shows(tmp_path, monkeypatc
     assert np.array_equal(left, names['photo'])
     assert left.shape == right.shape
     assert (left != right).any()
+
+
+def test_the_degradation_of_the_guide_for_changes_degrades(monkeypatch):
+    page = ROOT / 'docs/contributing.md'
+    (block,) = (b for b in blocks(page, 'python') if 'Posterise' in b)
+    (steps,) = blocks(page, 'yaml')
+    monkeypatch.setitem(DEGRADATIONS, 'posterise', None)
+    exec(compile(block, 'example', 'exec', dont_inherit=True), {'__name__': 'example'})
+    chain = DegradationChain(**yaml.safe_load(steps))
+    image = np.random.default_rng(0).random((32, 32, 3), np.float32)
+    first, again = (chain(image, np.random.default_rng(1)) for _ in range(2))
+    assert np.array_equal(first, again)
+    ((name, drawn), _) = chain.sample(np.random.default_rng(1))
+    alone = DEGRADATIONS[name].apply(image[..., :1], np.random.default_rng(1), **drawn)
+    assert len(np.unique(alone)) == drawn['levels'] < 33
 
 
 def test_the_gradient_step_of_the_guide_for_changes_restores(monkeypatch):
