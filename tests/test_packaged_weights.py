@@ -17,8 +17,14 @@ GAINS = {  # degradation of a photo that no training saw, and the decibels gaine
     'denoise_deblur_nafnet': (
         [{'type': 'gaussian_blur', 'sigma': 0.8}, {'type': 'gaussian_noise', 'sigma': 25}], 5,
     ),
+    'denoise_deblur_jpeg': (
+        [
+            {'type': 'gaussian_blur', 'sigma': 0.8}, {'type': 'gaussian_noise', 'sigma': 15},
+            {'type': 'jpeg', 'quality': 60},
+        ], 1.5,
+    ),
     'lowlight': ([{'type': 'low_light', 'gamma': 2.2, 'gain': 0.65}], 6),
-    'all_in_one': ([{'type': 'rain', 'density': 0.02, 'intensity': 0.8}], 3),
+    'all_in_one': ([{'type': 'rain', 'density': 0.02, 'intensity': 0.8}], 8),
 }  # fmt: skip
 
 
