@@ -133,6 +133,7 @@ def test_a_report_names_own_options_once(place, begin):
     assert words.startswith(begin)
     assert words.count('train.stage_loss_weight') == 1
     assert 'train.stage_loss_weight 0.3 then 0.05' in words  # of Phase I and II
+    assert words.count(' then ') == 1  # what both phases have alike is said once
 
 
 def test_only_test_sets_that_are_there_are_named_as_unseen():

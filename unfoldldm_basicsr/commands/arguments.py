@@ -159,10 +159,7 @@ def _export(parser: argparse.ArgumentParser) -> None:
     """turn a training checkpoint into a smaller file for restoring"""
     parser.add_argument('-w', '--weights', required=True, help='checkpoint, models/net_g_*.pth')
     parser.add_argument('-o', '--output', required=True, help='file to write, for example x.pth')
-    parser.add_argument('-opt', '--opt', help='option file, for a checkpoint without metadata')
-    parser.add_argument(
-        '--param-key', help='weights to take: params_ema (default where present) or params'
-    )
+    _reading(parser)
     parser.add_argument('--half', action='store_true', help='float16 values: half the size')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
 
@@ -280,10 +277,7 @@ def _weights(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         '--pretrained', metavar='NAME', help='weights of the package; unfoldldm list shows them'
     )
-    parser.add_argument('-opt', '--opt', help='option file, for weights without metadata')
-    parser.add_argument(
-        '--param-key', help='weights to take: params_ema (default where present) or params'
-    )
+    _reading(parser)
     parser.add_argument(
         '--degradation', default='auto', metavar='NAME',
         help='VLU-Net: name or index of the degradation, for weights that cannot tell it (auto)',
@@ -293,6 +287,14 @@ def _weights(parser: argparse.ArgumentParser) -> None:
         help='VLU-Net: OpenCLIP weights, or their tag, for weights stored without CLIP',
     )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (auto)')
+
+
+def _reading(parser: argparse.ArgumentParser) -> None:
+    """Defines how a weight file is read."""
+    parser.add_argument('-opt', '--opt', help='option file, for weights without metadata')
+    parser.add_argument(
+        '--param-key', help='weights to take: params_ema (default where present) or params'
+    )
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
