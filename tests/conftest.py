@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_runs import begin
-from helpers import model_options, plugin_options, stock_options, write_options
+from helpers import ROOT, model_options, plugin_options, stock_options, write_options
 from model_runs import steps
 from tiny_network import TWO_GROUPS
 
@@ -117,6 +117,18 @@ def run_here(tmp_path, monkeypatch, log):
         return log.text
 
     return run
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a benchmark script as Python does that runs it: its folder on the path."""
+    folder, threads, known = ROOT / 'scripts' / 'benchmark', torch.get_num_threads(), {*sys.modules}
+    monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+    for name in {*sys.modules} - known:
+        if str(folder) in str(getattr(sys.modules[name], '__file__', '')):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope='session')

@@ -1,129 +1,44 @@
-"""The benchmark scripts run at the smallest size and write what they promise; no timings."""
+"""The benchmark scripts run at the smallest size and measure what they say; no timings."""
 
 from __future__ import annotations
 
+import csv
 import os
+import shutil
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
-from benchmark_scripts import imported_scripts, read, read_table
+from basicsr.utils.registry import LOSS_REGISTRY
+
+from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
+from unfoldldm_basicsr.common.cost import Cost
+from unfoldldm_basicsr.restoring.tiling import tiled_forward
+
+NO_MEMORY = 'CUDA out of memory. Tried to allocate 2.00 GiB.'
+SHORT = ['--repeats', '1', '--threads', '1']
 
 
-@pytest.fixture
-def script(monkeypatch):
-    yield from imported_scripts(monkeypatch)
+def rows_of(path: Path) -> list[dict]:
+    """Rows of a table; its first line names the machine."""
+    lines = path.with_suffix('.csv').read_text(encoding='utf-8').splitlines()
+    assert lines[0].startswith('# ')
+    assert 'torch' in lines[0]
+    return list(csv.DictReader(lines[1:]))
 
 
-SCAN = [
-    'height', 'width', 'channels', 'd_state', 'task', 'implementation', 'milliseconds',
-    'op_times_faster', 'bytes_per_element', 'op_relative_difference', 'floor_ms',
-]  # fmt: skip
+def drawn(path: Path) -> bool:
+    return path.with_suffix('.png').stat().st_size > 1000
 
 
-@pytest.mark.parametrize('core', [False, True])
-def test_scan(script, tmp_path, core):
-    """All implementations agree, and the op needs less memory than the loop."""
-    words = ['--sizes', '12', '--channels', '16', '--d-states', '4', '--repeats', '1']
-    script('scan').main([*words, *(['--core'] if core else []), '--out', str(tmp_path / 'scan')])
-    rows = read(tmp_path / 'scan')
-    assert list(rows[0]) == SCAN
-    assert len(rows) == (2 if core else 6)
-    assert all(float(row['op_relative_difference']) < 1e-5 for row in rows)
-    memory = {r['implementation']: float(r['bytes_per_element']) for r in rows}
-    assert 0 < memory['op'] < memory['unbind']
-
-
-def test_backends_of_the_scan_are_measured_in_turn(script, monkeypatch):
-    scan = script('scan')
-    inputs = scan.make_inputs(4, 3, 2, 'cpu')
-    chosen: list[str] = []
-    monkeypatch.setattr(scan, 'set_scan_backend', chosen.append)
-    calls = scan.make_calls(inputs, 'forward', ('torch', 'mamba'))
-    assert list(calls) == ['op', 'op mamba', 'unbind', 'indexing']
-    for call in calls.values():
-        call()
-    assert chosen == ['torch', 'mamba']
-    assert scan.usable_backends(None, 'cpu') == ['torch']
-    with pytest.raises(ValueError, match='triton is not usable: it needs --device cuda'):
-        scan.usable_backends(['torch', 'triton'], 'cpu')
-
-
-def test_the_core_of_a_vss_block_takes_one_backend(script, capsys):
-    with pytest.raises(SystemExit):
-        script('scan').parse_arguments(['--core', '--backends', 'torch', 'torch'])
-    assert '--core measures one backend' in capsys.readouterr().err
-
-
-def test_the_core_of_a_vss_block_keeps_its_promise_on_memory(script):
-    """Bytes per element of x at 64 x 64 x 96; the allocator's count does not depend on load."""
-    scan = script('scan')
-    for d_state, promise in ((1, 36), (16, 48)):
-        core = scan.core_calls(64, 96, d_state, 'cpu')['op']
-        core()
-        assert scan.peak_bytes(core, 'cpu') / (64 * 64 * 96) <= promise
-
-
-def test_data_loading(script, tmp_path, capsys):
-    """Modes give equal batches; a database with other pixels is noticed."""
-    loading = script('data_loading')
-    words = [
-        '--pairs', '2', '--picture', '64', '48', '--gt-size', '16', '--sub-images', '32', '--batch',
-        '2', '--batches', '2', '--workers', '0', '--repeats', '1', '--out', str(tmp_path / 'd'),
-    ]  # fmt: skip
-    loading.main(words)
-    rows = read(tmp_path / 'd')
-    assert [row['mode'] for row in rows] == list(loading.MODES)
-    assert list(rows[0]) == [
-        'mode', 'workers', 'gt_size', 'batch', 'rounds', 'pairs_per_s', 'over_basicsr_folder',
-        'over_basicsr_lmdb',
-    ]  # fmt: skip
-    assert 'identical batches for one seed: folder, lmdb png, lmdb bmp' in capsys.readouterr().out
-    formats = read_table(tmp_path / 'd_formats')
-    assert [(row['format'], row['width']) for row in formats] == [
-        (kind, width)
-        for width in ('64', '128', '256', '512', '64')
-        for kind in ('png', 'jpg', 'bmp')
-    ]
-    assert all(float(row['over_before']) > 0.2 for row in formats)
-
-    args = loading.parse_arguments(words)
-    (tmp_path / 'other').mkdir()
-    loading.make_pairs(tmp_path / 'other', 2, 64, 48)
-    loading.make_databases(tmp_path / 'other', 32)
-    for side in ('gt', 'lq'):
-        picture = tmp_path / 'other' / side / '0000.png'
-        picture.write_bytes((picture.parent / '0001.png').read_bytes())
-    with pytest.raises(AssertionError, match='other batches'):
-        loading.check_batches(tmp_path / 'other', args, 0)
-    loading.close_lmdbs()
-
-
-def test_restoring_in_tiles(script, tmp_path):
-    tiled = script('restore_tiled')
-    words = ['--tasks', 'difference', '--small', '64', '56', '--small-tile', '48', '--threads', '1']
-    out = tmp_path / 'results' / 'r'
-    tiled.main([*words, '--out', str(out)])
-    rows = read(out)
-    assert list(rows[0]) == [
-        'task', 'network', 'width', 'height', 'tile', 'statistics', 'rms', 'max', 'seam',
-    ]  # fmt: skip
-    assert [row['statistics'] for row in rows] == ['own', 'fixed']
-    assert out.with_name('r_pictures.png').stat().st_size > 10_000
-    results = {name: torch.rand(1, 3, 9, 9) for name in 'ab'}
-    tiled.draw_difference(results, tmp_path / 'new' / 'p.png')
-    assert (tmp_path / 'new' / 'p.png').exists()
-    assert float(rows[1]['rms']) != float(rows[0]['rms']) > 0
-    assert float(rows[0]['seam']) > 0
-    if sys.platform == 'linux':
-        peak, seconds = tiled.restore_large('unfoldldm-tiny', 64, 56, 48, 'cpu', 1, False)
-        assert peak > 50
-        assert seconds > 0
+# ---- what scripts share -------------------------------------------------------------------------
 
 
 def test_a_process_that_is_ended_by_the_system_has_no_memory(script):
     common = script('common')
-    with pytest.raises(common.OutOfMemoryError, match='code -6, probably for lack of memory'):
+    with pytest.raises(common.OutOfMemoryError, match='was ended, probably for lack of memory'):
         common.in_own_process(os.abort)
     assert common.in_own_process(os.getpid) != os.getpid()
 
@@ -150,19 +65,6 @@ def test_calls_that_run_out_of_memory_are_left_out_only_where_that_is_wanted(scr
         common.alternate({'c': fails}, 1, lenient=True)
 
 
-@pytest.mark.parametrize(
-    'name', ['networks', 'overhead', 'restore_tiled', 'scaling', 'scan', 'training_step']
-)
-def test_a_gpu_that_is_not_there_is_an_error_of_the_command_line(script, monkeypatch, capsys, name):
-    module = script(name)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(SystemExit):
-        module.parse_arguments(['--device', 'cuda'])
-    assert 'PyTorch finds no GPU here' in capsys.readouterr().err
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    assert module.parse_arguments(['--device', 'cuda']).device == 'cuda'
-
-
 def test_a_gpu_is_measured_as_the_trainer_uses_it(script, monkeypatch):
     common = script('common')
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Some GPU')
@@ -170,10 +72,265 @@ def test_a_gpu_is_measured_as_the_trainer_uses_it(script, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', True)
     assert 'TF32' not in common.prepare_machine('cpu', 1)
     assert not torch.backends.cudnn.benchmark
-    assert common.prepare_machine('cuda', 1).startswith('Some GPU, TF32 off, cudnn.benchmark on')
+    said = common.prepare_machine('cuda', 1)
+    assert said.startswith('Some GPU')
+    assert said.endswith('TF32 off, cudnn.benchmark on')
     assert torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ('name', 'words', 'message'),
+    [
+        ('scan', ['--device', 'cuda'], 'PyTorch finds no GPU here'),
+        ('scan', ['--core', '--backends', 'torch', 'torch'], '--core measures one backend'),
+        ('scan', ['--backends', 'triton'], 'triton is not usable: it needs --device cuda'),
+        ('networks', ['--networks', 'vlunet-plain', '--sizes', '20'], 'multiples of 8'),
+        (
+            'training_step', ['--networks', 'nafnet', '--variants', 'checkpoint'],
+            'checkpoint is an option of vlunet, unfoldldm-base-phase1, unfoldldm-base-phase2, '
+            'restormer',
+        ),
+        ('training_step', ['--networks', 'unfoldldm-tiny'], 'unfoldldm-tiny-phase1 or -phase2'),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_refused(script, capsys, monkeypatch, name, words, message):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(SystemExit):
+        script(name).parse_arguments(words)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('networks', ['--networks', 'unfoldldm-tiny', '--sizes', '64']),
+        ('training_step', ['--networks', 'unfoldldm-tiny-phase1', '--sizes', '32']),
+        ('scaling', ['--axes', 'size', '--sizes', '64']),
+    ],
+)
+def test_time_and_memory_are_measured(script, tmp_path, monkeypatch, name, words):
+    """Here in this process, which has imported everything."""
+    for module in (script('common'), script(name)):
+        monkeypatch.setattr(module, 'in_own_process', lambda f, *rest: f(*rest), raising=False)
+    script(name).main([*words, *SHORT, '--out', str(tmp_path / 'new' / 'm')])
+    (row,) = rows_of(tmp_path / 'new' / 'm')
+    assert float(row['peak_MiB']) > 1
+    assert float(row['ms']) > float(row.get('floor_ms', 0)) >= 0
+
+
+# ---- selective scan -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('core', [False, True])
+def test_scan(script, tmp_path, core):
+    """Both implementations agree, and the op needs less memory than the loop."""
+    words = ['--sizes', '12', '--channels', '16', '--d-states', '4', '--repeats', '1']
+    script('scan').main([*words, *['--core'] * core, '--out', str(tmp_path / 'scan')])
+    rows = rows_of(tmp_path / 'scan')
+    assert drawn(tmp_path / 'scan')
+    assert len(rows) == (2 if core else 4)
+    assert all(float(row['op_relative_difference']) < 1e-5 for row in rows)
+    memory = {r['implementation']: float(r['bytes_per_element']) for r in rows}
+    assert 0 < memory['op'] < memory['loop']
+
+
+def test_backends_of_the_scan_are_measured_in_turn(script, monkeypatch):
+    scan = script('scan')
+    chosen: list[str] = []
+    monkeypatch.setattr(scan, 'set_scan_backend', chosen.append)
+    calls = scan.make_calls(scan.make_inputs(4, 3, 2, 'cpu'), 'forward', ('torch', 'mamba'))
+    assert list(calls) == ['op', 'op mamba', 'loop']
+    for call in calls.values():
+        call()
+    assert chosen == ['torch', 'mamba']
+
+
+def test_the_core_of_a_vss_block_keeps_its_promise_on_memory(script):
+    """Bytes per element of x at 64 x 64 x 96; the allocator's count does not depend on load."""
+    scan = script('scan')
+    for d_state, promise in ((1, 36), (16, 48)):
+        core = scan.core_calls(64, 96, d_state, 'cpu')['op']
+        core()
+        assert scan.peak_bytes(core, 'cpu') / (64 * 64 * 96) <= promise
+
+
+# ---- networks and training steps ----------------------------------------------------------------
+
+
+def test_vlunet_equals_its_plain_implementation(script):
+    networks = script('network_set')
+    small = {'dim': 16, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1}
+    net = networks.build(networks.network_options('vlunet-plain', **small)).eval()
+    inputs = networks.make_inputs(net, (2, 3, 16, 24))
+    with torch.no_grad():
+        plain, own = (networks.called(n, net)(*inputs) for n in ('vlunet-plain', 'vlunet'))
+    assert plain is not own
+    torch.testing.assert_close(plain, own, atol=1e-5, rtol=0)
+
+
+def watch_training(monkeypatch) -> tuple[dict[bool, set[str]], dict[str, torch.Tensor]]:
+    """What the forward passes are seen to use, by whether they are in bf16, and the losses."""
+    used: dict[bool, set[str]] = {}
+    losses: dict[str, torch.Tensor] = {}
+    forward = UnfoldLDM.forward
+
+    def watched(self, lq, gt=None, **kwargs):
+        found = used.setdefault(torch.is_autocast_enabled('cpu'), set())
+        found |= {'bf16'} if torch.is_autocast_enabled('cpu') else {'plain'}
+        recomputes = any(getattr(m, 'use_checkpoint', False) for m in self.modules())
+        found |= {'checkpoint'} if recomputes else set()
+        weights = [p for p in self.parameters() if p.ndim == 4]
+        for name, tensors in (('input', [lq]), ('target', [gt]), ('weights', weights)):
+            if gt is not None and all(
+                t.is_contiguous(memory_format=torch.channels_last) for t in tensors
+            ):
+                found.add(f'channels_last {name}')
+        return forward(self, lq, gt, **kwargs)
+
+    monkeypatch.setattr(UnfoldLDM, 'forward', watched)
+    for name in ('L1Loss', 'ISDALoss', 'LatentDiffusionLoss'):
+        kind = LOSS_REGISTRY.get(name)
+
+        def measured(self, *args, name=name, compute=kind.forward, **kwargs):
+            losses[name] = compute(self, *args, **kwargs)
+            return losses[name]
+
+        monkeypatch.setattr(kind, 'forward', measured)
+    return used, losses
+
+
+def test_training_step(script, tmp_path, monkeypatch):
+    """With the losses of its phase; a variant is compared with the same network without it."""
+    used, losses = watch_training(monkeypatch)
+    script('training_step').main([
+        '--networks', 'unfoldldm-tiny-phase2', '--sizes', '16', *SHORT, '--no-memory',
+        '--variants', 'plain', 'bf16+checkpoint+channels_last', '--out', str(tmp_path / 't'),
+    ])  # fmt: skip
+    rows = rows_of(tmp_path / 't')
+    assert float(rows[0]['ms']) > float(rows[0]['floor_ms']) > 0
+    assert rows[1]['floor_ms'] == '', 'float32 limits say nothing of bf16'
+    assert [bool(row['ms_over_plain_variant']) for row in rows] == [False, True]
+    layouts = {f'channels_last {name}' for name in ('input', 'target', 'weights')}
+    assert used == {False: {'plain'}, True: {'bf16', 'checkpoint', *layouts}}
+    module, name = script('training_step'), 'unfoldldm-tiny-phase2'
+    net = module.build(module.options_of(name, [])).train()
+    value = module.loss_of(name)(net, [torch.rand(1, 3, 16, 16)], torch.rand(1, 3, 16, 16))
+    assert losses.keys() == {'L1Loss', 'ISDALoss', 'LatentDiffusionLoss'}
+    assert all(loss.item() > 0 for loss in losses.values())
+    torch.testing.assert_close(value, sum(losses.values()))
+
+
+def test_a_training_step_computes_gradients_and_moves_the_weights(script):
+    name = 'unfoldldm-tiny-phase2'
+    net, (step,) = script('training_step').make_steps(name, 'plain', [(1, 3, 16, 16)], 'cpu')
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    step()
+    trained = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in net.named_parameters() if p.grad is not None}
+    assert trained == {name for name, p in net.named_parameters() if (p != before[name]).any()}
+    assert len(trained) < len(before), 'the teacher is frozen'
+
+
+# ---- growth -------------------------------------------------------------------------------------
+
+
+def test_scaling(script, tmp_path, capsys):
+    scaling = script('scaling')
+    scaling.main([
+        '--axes', 'size', 'size-tiled', '--sizes', '32', '96', '--tile', '64', '--no-memory',
+        *SHORT, '--out', str(tmp_path / 's'),
+    ])  # fmt: skip
+    rows = rows_of(tmp_path / 's')
+    assert drawn(tmp_path / 's')
+    assert [row['axis'] for row in rows] == ['size', 'size', 'size-tiled']
+    assert 0.9 < float(rows[1]['macs_exponent']) < 1.2
+    points = scaling.plan(scaling.parse_arguments(['--axes', 'd_state', '--d-state', '1', '8']))
+    assert [point['options']['mgda_d_state'] for point in points] == [1, 8]
+    assert 'size: from 32 to 96 time grows as pixels^' in capsys.readouterr().out
+
+
+def test_operations_in_tiles_are_those_of_all_tiles(script, tmp_path, monkeypatch):
+    """The overlap counts: 3 x 3 and 5 x 5 tiles, not 2 x 2 and 4 x 4."""
+    scaling = script('scaling')
+    tiles = []
+    for size in (1024, 2048):
+        done: list[int] = []
+        tiled_forward(
+            lambda part: part, torch.zeros(1, 1, size, size), tile=512, overlap=32,
+            size_multiple=8, on_tile=lambda number, _, done=done: done.append(number),
+        )  # fmt: skip
+        tiles.append(len(done))
+    assert tiles == [9, 25]
+    monkeypatch.setattr(scaling, 'run_point', lambda *_: ([1.0], None))
+    monkeypatch.setattr(scaling, 'network_cost', lambda _, size: Cost(1, 10**6 * size))
+    words = ['--axes', 'size-tiled', '--sizes', '1024', '2048', '--tile', '512', '--no-memory']
+    scaling.main([*words, '--out', str(tmp_path / 's')])
+    rows = rows_of(tmp_path / 's')
+    assert [float(row['GMACs']) for row in rows] == [4.608, 12.8]
+    assert [row['macs_exponent'] for row in rows] == ['', '0.74']
+
+
+def test_points_that_run_out_of_memory_leave_the_others_their_rows(script, tmp_path, monkeypatch):
+    scaling = script('scaling')
+
+    def run_point(point, *_):
+        if point['value'] == 8:
+            raise RuntimeError(NO_MEMORY)
+        return [1.0], None
+
+    monkeypatch.setattr(scaling, 'run_point', run_point)
+    monkeypatch.setattr(scaling, 'count_macs', lambda point: 10**9)
+    words = ['--axes', 'batch', '--base-size', '16', '--no-memory', '--out', str(tmp_path / 's')]
+    scaling.main([*words, '--batch', '1', '8', '9'])
+    assert [row['ms'] for row in rows_of(tmp_path / 's')] == ['1000.0', '', '1000.0']
+    with pytest.raises(SystemExit, match='nothing could be measured'):
+        scaling.main([*words, '--batch', '8'])
+
+
+# ---- data, tiles, imports, trainings ------------------------------------------------------------
+
+
+def test_data_loading(script, tmp_path, capsys, monkeypatch):
+    """Modes give equal batches; a database with other pixels is noticed."""
+    loading, folder = script('data_loading'), tmp_path / 'data'
+    folder.mkdir()
+    monkeypatch.setattr(loading.tempfile, 'TemporaryDirectory', lambda: nullcontext(str(folder)))
+    words = [
+        '--pairs', '2', '--picture', '64', '48', '--gt-size', '16', '--sub-images', '32', '--batch',
+        '2', '--batches', '2', '--workers', '0', '--repeats', '1', '--out', str(tmp_path / 'd'),
+    ]  # fmt: skip
+    loading.main(words)
+    assert drawn(tmp_path / 'd')
+    assert [row['mode'] for row in rows_of(tmp_path / 'd')] == list(loading.MODES)
+    assert 'identical batches for one seed: folder, lmdb png, lmdb bmp' in capsys.readouterr().out
+    formats = rows_of(tmp_path / 'd_formats')
+    assert {row['format'] for row in formats} == {'png', 'jpg', 'bmp'}
+    assert all(float(row['over_before']) > 0.2 for row in formats)
+
+    for side in ('gt', 'lq'):
+        shutil.copy(folder / side / '0001.png', folder / side / '0000.png')
+    with pytest.raises(AssertionError, match='other batches'):
+        loading.check_batches(folder, loading.parse_arguments(words), 0)
+    loading.close_lmdbs()
+
+
+def test_restoring_in_tiles(script, tmp_path):
+    tiled = script('restore_tiled')
+    words = ['--tasks', 'difference', '--small', '64', '56', '--small-tile', '48', '--threads', '1']
+    out = tmp_path / 'results' / 'r'
+    tiled.main([*words, '--out', str(out)])
+    rows = rows_of(out)
+    assert [row['statistics'] for row in rows] == ['own', 'fixed']
+    assert out.with_name('r_pictures.png').stat().st_size > 10_000
+    assert float(rows[1]['rms']) != float(rows[0]['rms']) > 0
+    assert float(rows[0]['seam']) > 0
+    if sys.platform == 'linux':
+        peak, seconds = tiled.restore_large('unfoldldm-tiny', 64, 56, 48, 'cpu', 1, False)
+        assert peak > 50
+        assert seconds > 0
 
 
 def test_import_time(script, tmp_path, monkeypatch):
@@ -182,25 +339,18 @@ def test_import_time(script, tmp_path, monkeypatch):
     assert 0.2 < module.import_seconds('time.sleep(0.2)') < 60
     seconds = iter([9.0, 9.0, 1.0, 1.1, 2.0, 2.4, 4.0, 4.2])
     monkeypatch.setattr(module, 'import_seconds', lambda code: next(seconds))
-    monkeypatch.setattr(module, 'print_row', lambda row: None)
     module.main(['--repeats', '3', '--out', str(tmp_path / 'i')])
-    lines = (tmp_path / 'i.csv').read_text().splitlines()
-    assert lines[1] == 'basicsr_s,package_s,rounds,ratio,promise'
-    assert lines[2] == '2.000,2.400,3,1.100,1.10'
+    (row,) = rows_of(tmp_path / 'i')
+    assert list(row.values()) == ['2.000', '2.400', '3', '1.100', '1.10']
 
 
 def test_overhead(script, tmp_path, capsys):
     """Every part of both networks; what is added is counted against the iteration."""
     overhead = script('overhead')
-    overhead.main([
-        '--size', '16', '--batch', '2', '--picture', '48', '32', '--repeats', '1', '--threads', '1',
-        '--networks', 'nafnet', 'unfoldldm', '--out', str(tmp_path / 'o'),
-    ])  # fmt: skip
-    rows = read(tmp_path / 'o')
-    assert [row['part'] for row in rows] == ['step', 'batch', 'iteration', 'checkpoint'] * 2
-    assert list(rows[0]) == [
-        'network', 'part', 'rounds', 'plain_ms', 'package_ms', 'ratio', 'percent_of_iteration',
-    ]  # fmt: skip
+    sizes = ['--size', '16', '--batch', '2', '--picture', '48', '32']
+    overhead.main([*sizes, *SHORT, '--out', str(tmp_path / 'o')])
+    parts = [row['part'] for row in rows_of(tmp_path / 'o')]
+    assert parts == ['step', 'batch', 'iteration', 'checkpoint'] * 2
     assert capsys.readouterr().out.count('promised less than 3 %') == 2
     times = {'plain': [1.0, 2.0, 4.0], 'package': [1.1, 2.2, 4.4]}
     row = overhead.row_of('x', 'checkpoint', times, iteration=0.5, each=10)

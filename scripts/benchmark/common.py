@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import argparse
 import csv
-import ctypes
 import multiprocessing
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
+import numpy as np
 import torch
 
+from unfoldldm_basicsr.common.errors import first_line
+from unfoldldm_basicsr.comparing.measuring import machine, peak_growth, seconds_of
 from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 Call = Callable[[], Any]
@@ -45,6 +47,13 @@ class Limits(NamedTuple):
     def floor_ms(self, num_bytes: float, num_flops: float) -> float:
         """Milliseconds below which no implementation with these needs can get."""
         return 1e3 * max(num_bytes / self.bytes_per_second, num_flops / self.flops)
+
+
+def new_parser(text: str) -> argparse.ArgumentParser:
+    """A command line that shows the text of its script as it is written."""
+    return argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def usable_device(name: str) -> str:
@@ -81,41 +90,15 @@ def prepare_machine(device: str, threads: int) -> str:
     prefer_huge_pages()
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path('/proc/cpuinfo')
-    if device == 'cuda':
-        torch.backends.cudnn.benchmark = True
-        name = f'{torch.cuda.get_device_name()}, TF32 off, cudnn.benchmark on'
-    elif cpuinfo.exists():
-        models = [s for s in cpuinfo.read_text().splitlines() if s.startswith('model name')]
-        name = models[0].split(':', 1)[1].strip() if models else name
-    unit = 'thread' if threads == 1 else 'threads'
-    return f'{name}, {threads} {unit}, torch {torch.__version__}, {platform.system()}'
-
-
-def run_seconds(call: Call, device: str, clock: str = 'wall') -> float:
-    """Duration of one call: CUDA events on a GPU, otherwise wall or CPU time of this process."""
-    if device == 'cuda':
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1e3
-    now = time.process_time if clock == 'cpu' else time.perf_counter
-    begin = now()
-    call()
-    return now() - begin
+    if device != 'cuda':
+        return machine(threads, device)
+    torch.backends.cudnn.benchmark = True
+    return f'{machine(threads, device)}, TF32 off, cudnn.benchmark on'
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error, by its type or words, says that the machine or the GPU has no memory."""
-    words = ('out of memory', "can't allocate memory", 'not enough memory')
-    return isinstance(error, MemoryError) or any(w in str(error) for w in words)
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return isinstance(error, MemoryError | OutOfMemoryError) or 'memory' in str(error)
 
 
 def alternate(
@@ -164,7 +147,7 @@ def alternate(
         if round_ and budget is not None and time.perf_counter() - begin > budget:
             break
         for name, call in tuple(left.items()):
-            times[name].append(attempt(name, partial(run_seconds, call, device, clock)))
+            times[name].append(attempt(name, partial(seconds_of, call, device, clock)))
     return {name: times[name] for name in left}
 
 
@@ -188,82 +171,28 @@ def measure_limits(device: str) -> Limits:
     return Limits(2 * source.nbytes / best['copy'], 2 * size**3 / best['product'])
 
 
-def process_memory(field: str) -> float:
-    """MiB of this process (Linux): VmRSS now, VmHWM at its peak."""
-    status = Path('/proc/self/status').read_text()
-    return int(status.split(f'{field}:')[1].split()[0]) / 2**10
-
-
-def forget_peak() -> None:
-    """Gives free memory back and sets the peak of this process (VmHWM) back to its present size.
-
-    glibc keeps what is freed, and a call that takes it again would seem to need no memory.
-    """
-    if sys.platform != 'linux':
-        return
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
-    if trim is not None:
-        trim(0)
-    reset = Path('/proc/self/clear_refs')
-    if os.access(reset, os.W_OK):
-        reset.write_text('5')
-
-
-def growth_of(call: Call, device: str) -> float:
-    """Peak memory during a call beyond that before it, in MiB."""
-    if device == 'cuda':
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    forget_peak()
-    before = process_memory('VmRSS')
-    call()
-    return process_memory('VmHWM') - before
-
-
 def in_own_process(function: Callable, *arguments: Any) -> Any:
     """Calls a function of a module in a fresh process and returns its result.
 
     Raises:
         OutOfMemoryError: the function ran out of memory, or a signal ended the process.
-        RuntimeError: the function failed in another way, which the process has printed.
     """
-    context = multiprocessing.get_context('spawn')
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, function, arguments))
-    process.start()
-    sender.close()
-    try:
-        result, lacking = receiver.recv()
-    except EOFError as error:
-        process.join()
-        end = f'The process that measured {function.__name__} ended with code {process.exitcode}'
-        if process.exitcode < 0:  # by a signal
-            raise OutOfMemoryError(f'{end}, probably for lack of memory.') from error
-        raise RuntimeError(f'{end}; its error is above.') from error
-    finally:
-        process.join()
-    if lacking:
-        raise OutOfMemoryError(lacking)
-    return result
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise OutOfMemoryError(
+                f'The process that measured {function.__name__} was ended, probably for lack of '
+                'memory.'
+            ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(first_line(error)) from None
 
 
-def _answer(connection: Any, function: Callable, arguments: tuple) -> None:
-    """Sends the result, and what was said where memory ran out."""
-    try:
-        answer = function(*arguments), ''
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out_of_memory(error):
-            raise
-        answer = None, first_line(error)
-    connection.send(answer)
-
-
-def peak_memory(prepare: Callable, *arguments: Any, device: str, threads: int) -> float | None:
-    """Peak of a call in MiB; None where the system does not tell it.
+def peak_memory(prepare: Callable, *arguments: Any, device: str, threads: int) -> float:
+    """Peak of a call in MiB; NaN where the system does not tell it.
 
     On a CPU it runs in a process of its own; on a GPU the allocator counts, whatever ran before.
 
@@ -274,8 +203,6 @@ def peak_memory(prepare: Callable, *arguments: Any, device: str, threads: int) -
         device: 'cpu' or 'cuda'.
         threads: of the process.
     """
-    if device == 'cpu' and not Path('/proc/self/status').exists():
-        return None
     if device == 'cpu':
         return in_own_process(_grow, prepare, arguments, device, threads)
     try:
@@ -294,21 +221,31 @@ def _grow(prepare: Callable, arguments: tuple, device: str, threads: int) -> flo
     small()
     if device == 'cuda':
         call()  # what cuDNN takes for trying its algorithms is no part of later runs
-    return growth_of(call, device)
+    return peak_growth(call, device)
 
 
 def peak_memories(
-    prepare: Callable, sides: Mapping[Any, tuple], *, device: str, threads: int
+    prepare: Callable, sides: Mapping[Any, tuple], args: argparse.Namespace
 ) -> dict[Any, float | None]:
     """:func:`peak_memory` for the arguments of every side.
 
+    Has to come before the timing, after which this process keeps memory for itself.
+
+    Args:
+        prepare: see there.
+        sides: side -> arguments.
+        args: of :func:`add_run_options`.
+
     Returns:
-        side -> peak; one that runs out of memory is missing, with a message.
+        side -> peak, None where memory is not measured; one that runs out of memory is missing,
+        with a message.
     """
+    if args.no_memory:
+        return dict.fromkeys(sides)
     peaks = {}
     for side, arguments in sides.items():
         try:
-            peaks[side] = peak_memory(prepare, *arguments, device=device, threads=threads)
+            peaks[side] = peak_memory(prepare, *arguments, device=args.device, threads=args.threads)
         except OutOfMemoryError as error:
             print(f'{side} is left out: {first_line(error)}', flush=True)
     return peaks
@@ -316,7 +253,18 @@ def peak_memories(
 
 def mib(value: float | None) -> str:
     """A figure of the column ``peak_MiB``; empty where unknown."""
-    return '' if value is None else f'{value:.0f}'
+    return '' if value is None or value != value else f'{value:.0f}'
+
+
+def write_photos(folder: Path, count: int, width: int, height: int) -> None:
+    """Seeded pictures with structure of several scales and a little noise, as PNG."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        photo = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        noisy = photo + 3 * rng.standard_normal(photo.shape)
+        cv2.imwrite(str(folder / f'{index}.png'), np.clip(noisy, 0, 255).astype(np.uint8))
 
 
 def print_row(row: Mapping[str, Any]) -> None:
@@ -351,42 +299,20 @@ def new_figure(panels: int, height: float = 4.0) -> tuple[Any, list]:
     """A figure with panels side by side.
 
     Raises:
-        ImportError: matplotlib is missing.
         SystemExit: there are no panels.
     """
     if panels == 0:
         raise SystemExit('No picture: nothing could be measured.')
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('The plot needs matplotlib: pip install matplotlib') from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5 * panels, height), layout='constrained')
     return figure, [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
 
 
-def save_figure(figure: Any, path: Path, machine: str) -> Path:
+def save_figure(figure: Any, path: Path, machine: str) -> None:
     """Writes ``path`` with suffix .png and the machine above it."""
     figure.suptitle(machine, fontsize=8)
     path = path.with_suffix('.png')
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    return path
-
-
-def plot_bars(
-    panels: Mapping[str, Mapping[str, float]], path: Path, machine: str, *, unit: Sequence[str]
-) -> Path:
-    """Horizontal bars, one panel per title: title -> label -> value; one unit per panel.
-
-    Titles without bars are left out.
-    """
-    chosen = [(*item, name) for item, name in zip(panels.items(), unit, strict=True) if item[1]]
-    most = max((len(bars) for _, bars, _ in chosen), default=0)
-    figure, all_axes = new_figure(len(chosen), 1.5 + 0.3 * most)
-    for axes, (title, bars, name) in zip(all_axes, chosen, strict=True):
-        drawn = axes.barh(list(bars), list(bars.values()), color='C0')
-        axes.bar_label(drawn, fmt='%.4g', padding=2, fontsize=8)
-        axes.invert_yaxis()
-        axes.margins(x=0.15)
-        axes.set(title=title, xlabel=name)
-    return save_figure(figure, path, machine)
+    print(f'written: {path}')

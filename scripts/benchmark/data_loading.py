@@ -41,9 +41,11 @@ from common import (
     alternate,
     median_ms,
     median_ratio,
-    plot_bars,
+    new_figure,
+    new_parser,
     prepare_machine,
     print_row,
+    save_figure,
     write_table,
 )
 
@@ -286,9 +288,7 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument('--pairs', type=int, default=24, help='pairs of files (24)')
     parser.add_argument(
         '--picture', type=int, nargs=2, default=[1280, 720], metavar=('WIDTH', 'HEIGHT')
@@ -326,12 +326,14 @@ def main(argv: list[str] | None = None) -> None:
         rows = measure(folder, args)
         close_lmdbs()
     print(f'written: {write_table(rows, args.out, machine)}')
-    panels = {
-        f'{w} workers': {r['mode']: float(r['pairs_per_s']) for r in rows if r['workers'] == w}
-        for w in args.workers
-    }
-    path = plot_bars(panels, args.out, machine, unit=['pairs per second'] * len(panels))
-    print(f'written: {path}')
+    figure, panels = new_figure(len(args.workers), 1.5 + 0.3 * len(MODES))
+    for axes, workers in zip(panels, args.workers, strict=True):
+        speed = [float(r['pairs_per_s']) for r in rows if r['workers'] == workers]
+        axes.bar_label(axes.barh(MODES, speed), fmt='%.4g', padding=2, fontsize=8)
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.set(title=f'{workers} workers', xlabel='pairs per second')
+    save_figure(figure, args.out, machine)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ long is named in the table, and the others go on. Its output is kept beside the 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import re
@@ -22,10 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import torch
-from common import prepare_machine
+from common import new_parser, prepare_machine, write_photos
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 480  # of the whole report
@@ -136,20 +133,8 @@ def results(step: Step, out: Path) -> Iterator[tuple[str, str]]:
             yield case, found[-1] + unit
 
 
-def make_photos(folder: Path) -> None:
-    """Images to train on: noise, enlarged."""
-    folder.mkdir(exist_ok=True)
-    rng = np.random.default_rng(0)
-    for number in range(8):
-        coarse = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        photo = cv2.resize(coarse, (256, 256), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / f'{number}.png'), photo)
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument('--cpu', action='store_true', help='rehearsal with tiny sizes')
     parser.add_argument('--out', type=Path, default=Path('results/gpu_report'), help='folder')
     args = parser.parse_args(argv)
@@ -161,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     machine = prepare_machine('cpu' if args.cpu else 'cuda', torch.get_num_threads())
     count = '' if args.cpu else f'{torch.cuda.device_count()} x '
     lines = [f'# {count}{machine}', '', '| step | case | result |', '| --- | --- | --- |']
-    make_photos(out / 'photos')
+    write_photos(out / 'photos', 8, 256, 256)
     for step in steps(out, gpu=not args.cpu):
         (out / step.title).with_suffix('.csv').unlink(missing_ok=True)
         left = min(step.seconds, begin + SECONDS - time.monotonic())

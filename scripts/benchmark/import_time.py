@@ -4,20 +4,18 @@
 
 Both in fresh interpreters, in turn, wall time of the import statement alone. BasicSR 1.4.2 cannot
 be imported with a current torchvision, so its side first gets the module that it misses, as cheaply
-as possible. The promise is a ratio of at most 1.10. ``--slowest`` lists the modules that cost the
-package most beyond BasicSR's.
+as possible. The promise is a ratio of at most 1.10.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from common import median_ratio, prepare_machine, print_row, write_table
+from common import median_ratio, new_parser, prepare_machine, print_row, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISE = 1.10
@@ -35,40 +33,18 @@ TIMED = 'import time, warnings; warnings.simplefilter("ignore"); begin = time.pe
 TIMED += 'print("seconds", time.perf_counter() - begin)'
 
 
-def run(code: str, *flags: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *flags, '-c', code], env=environment, cwd=ROOT, text=True,
-        capture_output=True, check=True,
-    )  # fmt: skip
-
-
 def import_seconds(code: str) -> float:
-    """Duration of an import in a fresh interpreter.
-
-    Raises:
-        subprocess.CalledProcessError: it failed; its message is in ``stderr``.
-    """
-    return float(run(TIMED.format(code)).stdout.split('seconds')[-1])
-
-
-def slowest_modules(count: int) -> list[tuple[str, float]]:
-    """Modules that only the package imports, with their own milliseconds."""
-    seen = {}
-    for side, code in SIDES.items():
-        lines = run(code, '-X', 'importtime').stderr.splitlines()
-        parts = [line.removeprefix('import time:').split('|') for line in lines if '|' in line]
-        seen[side] = {p[2].strip(): float(p[0]) / 1e3 for p in parts if p[0].strip().isdigit()}
-    extra = {name: ms for name, ms in seen['package'].items() if name not in seen['basicsr']}
-    return sorted(extra.items(), key=lambda item: -item[1])[:count]
+    """Duration of an import in a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, '-c', TIMED.format(code)], env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    return float(done.stdout.split('seconds')[-1])
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--slowest', type=int, default=0, metavar='COUNT')
     parser.add_argument('--out', type=Path, default=Path('results/import_time'))
     args = parser.parse_args(argv)
     machine = prepare_machine('cpu', 1)
@@ -84,9 +60,6 @@ def main(argv: list[str] | None = None) -> None:
     row |= {'rounds': args.repeats, 'ratio': f'{ratio:.3f}', 'promise': f'{PROMISE:.2f}'}
     print_row(row)
     print(f'written: {write_table([row], args.out, machine)}')
-    if args.slowest:
-        for name, milliseconds in slowest_modules(args.slowest):
-            print(f'{milliseconds:8.1f} ms  {name}')
 
 
 if __name__ == '__main__':

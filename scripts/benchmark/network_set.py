@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from torch import Tensor, nn
+from vlunet_plain import plain_vlunet
 
 from unfoldldm_basicsr import archs
 
@@ -23,8 +26,8 @@ PEERS: dict[str, dict[str, Any]] = {
         'dec_blk_nums': [2, 2, 2, 2],
     },
     'vlunet': {'type': 'VLUNet'},
+    'vlunet-plain': {'type': 'VLUNet'},  # its formulas in plain PyTorch, with its parameters
 }  # fmt: skip
-NETWORKS = ('unfoldldm-tiny', 'unfoldldm-small', 'unfoldldm-base', *PEERS)
 
 
 def preset_options(preset: str, phase: int) -> dict[str, Any]:
@@ -68,6 +71,12 @@ def build(options: dict[str, Any], device: str = 'cpu') -> nn.Module:
         for parameter in net.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     return net.to(device)
+
+
+def called(name: str, net: nn.Module) -> Callable[..., Tensor]:
+    """What is run: the network, or the plain formulas with its parameters."""
+    plain = name == 'vlunet-plain'
+    return partial(plain_vlunet, dict(net.named_parameters())) if plain else net
 
 
 def make_inputs(net: nn.Module, shape: tuple[int, ...], device: str = 'cpu') -> list[Tensor]:

@@ -1,143 +1,90 @@
 """Measures forward passes of networks side by side: latency, peak memory, operations.
 
     python scripts/benchmark/networks.py --sizes 128 256 --repeats 5
-    python scripts/benchmark/networks.py --networks --sizes 256 512
+    python scripts/benchmark/networks.py --networks vlunet-plain vlunet --sizes 128 256
 
-Without ``--networks``: VLU-Net against a plain PyTorch implementation of the same formulas with the
-same parameters. With ``--networks``, optionally followed by names: networks of this package against
-each other. Training is compared by ``training_step.py``.
+``vlunet-plain`` computes VLU-Net's formulas in plain PyTorch with the same parameters, on sides
+that are multiples of 8. Training is compared by ``training_step.py``.
 
-All sides run in turn in one process. Times are medians in milliseconds of wall time (on a GPU of
-CUDA events); ratios are medians over the rounds. Memory is the peak above the state before the
-call, each side in a process of its own. ``floor_ms`` is what the machine needs for the
-multiply-accumulates and for touching input, output and weights once, at the rates of a matrix
-product and of a copy measured here.
+All networks run in turn in one process. Times are medians in milliseconds of wall time (on a GPU of
+CUDA events); ratios are medians over the rounds, to Restormer where it is among them, else to the
+first. Memory is the peak above the state before the call, each network in a process of its own.
+``floor_ms`` is what the machine needs for the multiply-accumulates and for touching input, output
+and weights once, at the rates of a matrix product and of a copy measured here. ``system_percent``
+is the share of the processor's time that the system takes, mostly for pages of fresh memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from common import (
-    Times,
     add_run_options,
     alternate,
     measure_limits,
     median_ms,
     median_ratio,
     mib,
+    new_parser,
     peak_memories,
-    plot_bars,
     prepare_machine,
     write_rows,
 )
-from network_set import NETWORKS, REFERENCE, build, make_inputs, network_options
-from torch import Tensor, nn
-from vlunet_plain import plain_vlunet
+from network_set import REFERENCE, build, called, make_inputs, network_options
+from torch import Tensor
 
 from unfoldldm_basicsr.common.cost import network_cost
 
-SIDES = ('plain', 'package')
+NETWORKS = ('unfoldldm-tiny', 'unfoldldm-small', 'unfoldldm-base', 'restormer', 'nafnet', 'vlunet')
 
 
-def forward_call(
-    net: Callable, inputs: list[Tensor], keep: Callable[[Tensor], object] | None = None
-) -> Callable[[], None]:
-    """A forward pass without gradients; ``keep`` gets its result."""
+def forward_call(net: Callable, inputs: list[Tensor]) -> Callable[[], Tensor]:
+    """A forward pass without gradients."""
 
-    def call() -> None:
+    def call() -> Tensor:
         with torch.no_grad():
-            result = net(*inputs)
-        if keep is not None:
-            keep(result)
+            return net(*inputs)
 
     return call
 
 
-def side_of(net: nn.Module, side: str) -> Callable:
-    """The network itself, or the plain formulas with its parameters."""
-    return net if side == 'package' else partial(plain_vlunet, dict(net.named_parameters()))
-
-
-def prepare_forward(options: dict, side: str, shape: tuple, device: str) -> tuple:
+def prepare_forward(name: str, shape: tuple, device: str) -> tuple:
     """For :func:`peak_memory`."""
-    net = build(options, device).eval()
+    net = build(network_options(name), device).eval()
     both = [make_inputs(net, s, device) for s in ((1, 3, 32, 32), shape)]
-    return tuple(forward_call(side_of(net, side), inputs) for inputs in both)
+    return tuple(forward_call(called(name, net), inputs) for inputs in both)
 
 
-def compare_vlunet(args: argparse.Namespace, **changes: object) -> Iterator[dict]:
-    """VLU-Net against the plain implementation; ``changes`` replace arguments of the network."""
-    options = network_options('vlunet', **changes)
-    peaks = peaks_of(args, {side: (options, side) for side in SIDES})
-    net = build(options, args.device)
-    for size in args.sizes:
-        shape = (args.batch, 3, size, size)
-        inputs = make_inputs(net, shape, args.device)
-        outputs: dict[str, Tensor] = {}
-        calls = {
-            side: forward_call(side_of(net, side), inputs, partial(outputs.__setitem__, side))
-            for side in SIDES if (side, size) in peaks
-        }  # fmt: skip
-        times = timed(calls, args)
-        row = {'batch': args.batch, 'size': size}
-        if len(times) == len(SIDES):
-            plain, package = (outputs[side] for side in SIDES)
-            row |= {
-                'rounds': len(times['plain']),
-                'max_difference': f'{(plain - package).abs().max().item():.1e}',
-            }
-        row |= {f'{side}_ms': f'{median_ms(seconds):.1f}' for side, seconds in times.items()}
-        if len(times) == len(SIDES):
-            row['speedup'] = f'{median_ratio(times["plain"], times["package"]):.2f}'
-        if not args.no_memory:
-            row |= {f'{side}_MiB': mib(peaks.get((side, size))) for side in SIDES}
-        yield row
-
-
-def timed(calls: dict[str, Callable], args: argparse.Namespace) -> Times:
-    """Seconds of the calls, run in turn; without those that run out of memory."""
-    return alternate(calls, args.repeats, device=args.device, budget=args.budget, lenient=True)
-
-
-def peaks_of(args: argparse.Namespace, sides: dict[str, tuple]) -> dict[tuple, float | None]:
-    """Peak memory in MiB of forward passes; those that run out of memory are missing.
-
-    Has to come before the timing, after which this process keeps a GPU's memory for itself.
-
-    Args:
-        args: where no memory is to be measured, all are there without a figure.
-        sides: name -> options of the network, and which side.
-
-    Returns:
-        (name, size) -> peak.
-    """
-    arguments = {
-        (name, size): (*side, (args.batch, 3, size, size), args.device)
-        for size in args.sizes for name, side in sides.items()
-    }  # fmt: skip
-    if args.no_memory:
-        return dict.fromkeys(arguments)
-    return peak_memories(prepare_forward, arguments, device=args.device, threads=args.threads)
+def system_percent(call: Callable[[], object]) -> float:
+    """Share of the system in the processor's time of a call."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    call()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    system, user = after.ru_stime - before.ru_stime, after.ru_utime - before.ru_utime
+    return 100 * system / max(system + user, 1e-9)
 
 
 def compare_networks(args: argparse.Namespace) -> Iterator[dict]:
     """All chosen networks at all sizes, with ratios to the reference where it is among them."""
     options = {name: network_options(name) for name in args.networks}
-    peaks = peaks_of(args, {name: (o, 'package') for name, o in options.items()})
+    sides = {
+        (name, size): (name, (args.batch, 3, size, size), args.device)
+        for size in args.sizes for name in args.networks
+    }  # fmt: skip
+    peaks = peak_memories(prepare_forward, sides, args)
     limits = measure_limits(args.device)
     nets = {name: build(o, args.device).eval() for name, o in options.items()}
     reference = REFERENCE if REFERENCE in nets else args.networks[0]
     for size in args.sizes:
         shape = (args.batch, 3, size, size)
         calls = {
-            name: forward_call(net, make_inputs(net, shape, args.device))
+            name: forward_call(called(name, net), make_inputs(net, shape, args.device))
             for name, net in nets.items() if (name, size) in peaks
         }  # fmt: skip
-        times = timed(calls, args)
+        times = alternate(calls, args.repeats, device=args.device, budget=args.budget, lenient=True)
         costs = {name: network_cost(o, size) for name, o in options.items()}
         for name in nets:
             macs, params = args.batch * costs[name].macs, costs[name].params
@@ -149,6 +96,7 @@ def compare_networks(args: argparse.Namespace) -> Iterator[dict]:
             own, other = times.get(name), times.get(reference)
             if own:
                 row |= {'rounds': len(own), 'ms': f'{median_ms(own):.1f}'}
+                row['system_percent'] = f'{system_percent(calls[name]):.1f}'
             row['floor_ms'] = f'{limits.floor_ms(touched, 2 * macs):.1f}'
             if own and other:
                 row[f'ms_over_{reference}'] = f'{median_ratio(own, other):.2f}'
@@ -158,40 +106,19 @@ def compare_networks(args: argparse.Namespace) -> Iterator[dict]:
             yield row
 
 
-def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
-    if args.networks is None:
-        panels = {
-            title: {f'{r["size"]}, {s}': float(r[f'{s}_{key}'] or 0)
-                    for r in rows for s in SIDES if f'{s}_{key}' in r}
-            for title, key in (('VLU-Net, time', 'ms'), ('VLU-Net, peak memory', 'MiB'))
-        }  # fmt: skip
-        units = ['milliseconds', 'MiB']
-    else:
-        panels = {
-            title: {f'{r["network"]} {r["size"]}': float(r[key] or 0) for r in rows if key in r}
-            for title, key in (('forward', 'ms'), ('peak memory', 'peak_MiB'), ('cost', 'GMACs'))
-        }
-        units = ['milliseconds', 'MiB', 'GMACs']
-    print(f'written: {plot_bars(panels, args.out, machine, unit=units)}')
-
-
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
-        '--networks', nargs='*', metavar='NAME',
-        help=f'compare networks of this package; default {" ".join(NETWORKS)}',
+        '--networks', nargs='+', metavar='NAME', default=list(NETWORKS),
+        help=f'default {" ".join(NETWORKS)}',
     )  # fmt: skip
     parser.add_argument('--sizes', type=int, nargs='+', default=[128, 256], help='H = W')
     parser.add_argument('--batch', type=int, default=1)
     add_run_options(parser, repeats=5, out='results/networks')
     args = parser.parse_args(argv)
-    if args.networks == []:
-        args.networks = list(NETWORKS)
-    if args.networks is None and any(size % 8 for size in args.sizes):
-        parser.error('the plain implementation needs --sizes that are multiples of 8')
-    for name in args.networks or ():
+    if 'vlunet-plain' in args.networks and any(size % 8 for size in args.sizes):
+        parser.error('vlunet-plain needs --sizes that are multiples of 8')
+    for name in args.networks:
         try:
             network_options(name)
         except ValueError as error:
@@ -203,9 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     machine = prepare_machine(args.device, args.threads)
     print(machine)
-    found = compare_vlunet(args) if args.networks is None else compare_networks(args)
-    rows = write_rows(found, args.out, machine)
-    plot(rows, args, machine)
+    write_rows(compare_networks(args), args.out, machine)
 
 
 if __name__ == '__main__':

@@ -32,8 +32,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from common import (
     CLOCKS,
     Times,
@@ -41,9 +39,10 @@ from common import (
     alternate,
     median_ms,
     median_ratio,
-    plot_bars,
+    new_parser,
     prepare_machine,
     print_row,
+    write_photos,
     write_table,
 )
 from torch import nn
@@ -61,16 +60,6 @@ NAFNET = {
 NETWORKS = ('nafnet', 'unfoldldm')
 PROMISE = 3.0  # percent of an iteration, batch and checkpoint included
 EMA_DECAY, CLIP = 0.99, 0.01
-
-
-def write_photos(folder: Path, count: int, width: int, height: int) -> None:
-    """Seeded pictures with structure of several scales, as PNG."""
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-        photo = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-        noisy = photo + 3 * rng.standard_normal(photo.shape)
-        cv2.imwrite(str(folder / f'{index}.png'), np.clip(noisy, 0, 255).astype(np.uint8))
 
 
 def options_of(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -266,9 +255,7 @@ def verdict(name: str, rows: list[dict]) -> str:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument('--size', type=int, default=64, help='side of a patch (64)')
     parser.add_argument('--batch', type=int, default=4, help='patches of a batch (4)')
@@ -290,7 +277,6 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / 'photos').mkdir()
         write_photos(folder / 'photos', 8, *args.picture)
         for name in args.networks:
             rows += measure(name, folder, args)
@@ -298,9 +284,6 @@ def main(argv: list[str] | None = None) -> None:
                 print_row(row)
             print(verdict(name, rows))
     print(f'written: {write_table(rows, args.out, machine)}')
-    bars = {f'{r["network"]} {r["part"]}': float(r['percent_of_iteration']) for r in rows}
-    plot = plot_bars({'added by the package': bars}, args.out, machine, unit=['% of an iteration'])
-    print(f'written: {plot}')
 
 
 if __name__ == '__main__':

@@ -26,17 +26,16 @@ import numpy as np
 import torch
 from common import (
     add_device_option,
-    forget_peak,
     in_own_process,
-    plot_bars,
+    new_parser,
     prepare_machine,
-    process_memory,
-    run_seconds,
+    seconds_of,
     write_rows,
 )
 from data_loading import make_picture
 from network_set import build, network_options
 
+from unfoldldm_basicsr.comparing.measuring import forget_peak, process_memory
 from unfoldldm_basicsr.restoring.restorer import Restorer
 
 TASKS = ('memory', 'difference')
@@ -66,7 +65,7 @@ def restore_large(
     image = noisy_picture(width, height)
     forget_peak()
     restorer = make_restorer(source, device, tile, global_statistics=fixed)
-    seconds = run_seconds(lambda: restorer.restore(image), device)
+    seconds = seconds_of(lambda: restorer.restore(image), device, 'wall')
     if device == 'cuda':
         return torch.cuda.max_memory_allocated() / 1e6, seconds
     return process_memory('VmHWM') * 2**20 / 1e6, seconds
@@ -158,9 +157,7 @@ def measure(source: str, args: argparse.Namespace) -> Iterator[dict]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument('--network', default='unfoldldm-tiny', help='default unfoldldm-tiny')
     parser.add_argument('--weights', help='trained weights instead of random ones')
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
@@ -193,13 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     machine = prepare_machine(args.device, args.threads)
     logging.getLogger('basicsr').setLevel(logging.ERROR)  # that tiles change results is measured
     print(machine)
-    rows = write_rows(measure(args.weights or args.network, args), args.out, machine)
-    panels = {
-        title: {f'{r["task"]}, {r["statistics"]} statistics': float(r[key])
-                for r in rows if key in r}
-        for title, key in (('peak of the process', 'peak_MB'), ('tiled - untiled', 'rms'))
-    }  # fmt: skip
-    print(f'written: {plot_bars(panels, args.out, machine, unit=("MB", "levels of 255"))}')
+    write_rows(measure(args.weights or args.network, args), args.out, machine)
 
 
 if __name__ == '__main__':

@@ -23,15 +23,15 @@ from collections.abc import Iterator
 
 import torch
 from common import (
-    OutOfMemoryError,
     add_run_options,
     alternate,
     first_line,
-    growth_of,
     in_own_process,
     median_ms,
     mib,
     new_figure,
+    new_parser,
+    peak_growth,
     prepare_machine,
     ran_out_of_memory,
     save_figure,
@@ -71,8 +71,8 @@ def plan(args: argparse.Namespace) -> list[dict]:
 
 def run_point(
     point: dict, repeats: int, budget: float, device: str, threads: int
-) -> tuple[list[float], float | None]:
-    """Seconds of the runs, and the peak of the first in MiB where the system tells it."""
+) -> tuple[list[float], float]:
+    """Seconds of the runs, and the peak of the first in MiB (NaN where nothing tells it)."""
     prepare_machine(device, threads)
     net = build(point['options'], device).eval()
 
@@ -94,15 +94,10 @@ def run_point(
     if device == 'cuda':
         call()  # cuDNN tries its algorithms
     times: list[float] = []
-    try:
-        peak = growth_of(
-            lambda: times.extend(
-                alternate({'call': call}, 1, device=device, warm_up=False)['call']
-            ),
-            device,
-        )
-    except FileNotFoundError:  # no /proc: not Linux
-        peak = None
+    peak = peak_growth(
+        lambda: times.extend(alternate({'call': call}, 1, device=device, warm_up=False)['call']),
+        device,
+    )
     if repeats > 1 and times[0] < budget:
         more = alternate({'call': call}, repeats - 1, device=device, warm_up=False, budget=budget)
         times += more['call']
@@ -133,7 +128,7 @@ def measure(point: dict, args: argparse.Namespace) -> dict:
         else:
             times, peak = in_own_process(run_point, point, *settings)
     except RuntimeError as error:
-        if not isinstance(error, OutOfMemoryError) and not ran_out_of_memory(error):
+        if not ran_out_of_memory(error):
             raise
         print(f'{point["axis"]} {point["value"]}: {first_line(error)}')
         return row
@@ -190,13 +185,11 @@ def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
         axes.set(xlabel='pixels' if title == 'size' else title, ylabel='milliseconds')
         axes.grid(alpha=0.3, which='both')
         axes.legend(fontsize=8)
-    print(f'written: {save_figure(figure, args.out, f"{args.network}, {machine}")}')
+    save_figure(figure, args.out, f'{args.network}, {machine}')
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument('--network', default='unfoldldm-tiny', help='default unfoldldm-tiny')
     parser.add_argument('--axes', nargs='+', choices=AXES, help='default: all that apply')
     parser.add_argument(

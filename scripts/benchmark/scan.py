@@ -8,9 +8,9 @@ the machine hits all of them:
 
     op        ss2d_scan: image in, image out, all four directions, on the first of --backends
     op NAME   the same on each further backend (CUDA: mamba, triton, torch)
-    unbind    plain loop over L positions on prepared sequences, steps taken with ``unbind``
-    indexing  the same loop taking steps by indexing, as the published reference functions do; its
-              backward pass allocates a full gradient per step, so it is skipped above L = 1024
+    loop      plain loop over L positions on prepared sequences, steps taken with ``unbind``: with
+              indexing, as in the published reference functions, the backward pass allocates a full
+              gradient per step
 
 The loops get their four direction-ordered sequences for nothing (they are built before the clock
 starts) and return them unmerged; the op does all of its own work. Times are medians in
@@ -24,7 +24,7 @@ of a copy and of a matrix product measured here.
 projections included, against MambaIR's formula (four direction-ordered copies, projections on
 each, loop, merge) with the same parameters; memory is then in bytes per element of x (B C H W).
 
-Writes <out>.csv and <out>.png and prints the table and the machine.
+Writes <out>.csv and <out>.png.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ from common import (
     Limits,
     add_device_option,
     alternate,
-    growth_of,
     measure_limits,
     median_ms,
     median_ratio,
     new_figure,
+    new_parser,
+    peak_growth,
     prepare_machine,
     save_figure,
-    write_table,
+    write_rows,
 )
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -57,10 +58,9 @@ from unfoldldm_basicsr.ops.ss2d import describe_backends, set_scan_backend, ss2d
 from unfoldldm_basicsr.ops.ss2d.op import scan_flops
 
 TASKS = ('forward', 'forward+backward')
-QUADRATIC_LIMIT = 1024
 
 
-def plain_scan(u, delta, A, B, C, D, bias, *, unbind: bool) -> Tensor:
+def plain_scan(u, delta, A, B, C, D, bias) -> Tensor:
     """u, delta (B, 4 C, L); A (4 C, N); B, C (B, 4, N, L); D, bias (4 C,) -> (B, 4 C, L)."""
     delta = F.softplus(delta + bias[:, None])
     per_direction = u.shape[1] // 4
@@ -68,14 +68,9 @@ def plain_scan(u, delta, A, B, C, D, bias, *, unbind: bool) -> Tensor:
     decay = torch.exp(delta[..., None] * A[:, None])  # B 4C L N
     drive = (delta * u)[..., None] * B
     h, ys = u.new_zeros(u.shape[0], *A.shape), []
-    if unbind:
-        for decay_t, drive_t, c_t in zip(*(t.unbind(2) for t in (decay, drive, C)), strict=True):
-            h = decay_t * h + drive_t
-            ys.append((h * c_t).sum(-1))
-    else:
-        for t in range(u.shape[2]):
-            h = decay[:, :, t] * h + drive[:, :, t]
-            ys.append((h * C[:, :, t]).sum(-1))
+    for decay_t, drive_t, c_t in zip(*(t.unbind(2) for t in (decay, drive, C)), strict=True):
+        h = decay_t * h + drive_t
+        ys.append((h * c_t).sum(-1))
     return torch.stack(ys, -1) + D[:, None] * u
 
 
@@ -125,12 +120,12 @@ def make_calls(
                  bias.flatten()]  # fmt: skip
     train = task != 'forward'
 
-    def call(function: Callable, arguments: list[Tensor], **options: bool) -> Callable:
+    def call(function: Callable, arguments: list[Tensor]) -> Callable:
         leaves = [t.detach().clone().requires_grad_(train) for t in arguments]
 
         def run() -> Tensor:
             with torch.set_grad_enabled(train):
-                y = function(*leaves, **options)
+                y = function(*leaves)
                 if train:
                     torch.autograd.grad(y.sum(), leaves)
             return y.detach()
@@ -138,15 +133,8 @@ def make_calls(
         return run
 
     others = {f'op {name}': call(with_backend(name), inputs) for name in backends[1:]}
-    calls = {
-        'op': call(with_backend(backends[0]), inputs),
-        **others,
-        'unbind': call(plain_scan, sequences, unbind=True),
-        'indexing': call(plain_scan, sequences, unbind=False),
-    }
-    if train and x.shape[1] * x.shape[2] > QUADRATIC_LIMIT:
-        del calls['indexing']
-    return calls
+    first = call(with_backend(backends[0]), inputs)
+    return {'op': first, **others, 'loop': call(plain_scan, sequences)}
 
 
 def merge(y: Tensor, size: int) -> Tensor:
@@ -168,7 +156,7 @@ def mambair_core(net: SS2D, u: Tensor) -> Tensor:
     dt = torch.einsum('bkrl,kdr->bkdl', dt, net.dt_proj)
     y = plain_scan(
         xs.flatten(1, 2), dt.flatten(1, 2), -net.A_log.flatten(0, 1).exp(), Bm, Cm,
-        net.D.flatten(), net.dt_bias.flatten(), unbind=True,
+        net.D.flatten(), net.dt_bias.flatten(),
     )  # fmt: skip
     return merge(y, size)
 
@@ -188,7 +176,7 @@ def core_calls(size: int, channels: int, d_state: int, device: str) -> dict[str,
 
     return {
         'op': without_gradients(net.scan, u),
-        'unbind': without_gradients(mambair_core, net, u),
+        'loop': without_gradients(mambair_core, net, u),
     }
 
 
@@ -203,7 +191,7 @@ def floor(size: int, channels: int, d_state: int, task: str, limits: Limits) -> 
 def peak_bytes(call: Callable, device: str) -> float:
     """Largest growth of the allocator's memory during the call."""
     if device == 'cuda':
-        return growth_of(call, device) * 2**20
+        return peak_growth(call, device) * 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = call()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == '[memory]']
@@ -246,19 +234,7 @@ def measure(
     return rows
 
 
-def print_rows(rows: list[dict]) -> None:
-    for r in rows:
-        print(
-            f'{r["height"]:4}x{r["width"]:<4} C={r["channels"]:<4} N={r["d_state"]:<3}'
-            f'{r["task"]:17}{r["implementation"]:9}{r["milliseconds"]:11.2f} ms  '
-            f'op {r["op_times_faster"]:7.2f}x faster {r["bytes_per_element"]:8.1f} B/el  '
-            f'differs {r["op_relative_difference"]}'
-            + (f'  floor {r["floor_ms"]:.3f} ms' if r['floor_ms'] != '' else ''),
-            flush=True,
-        )
-
-
-def plot(rows: list[dict], path: Path, machine: str) -> Path:
+def plot(rows: list[dict], path: Path, machine: str) -> None:
     """Time over the number of pixels, one panel per task, one line per implementation and N."""
     tasks = list(dict.fromkeys(r['task'] for r in rows))
     figure, panels = new_figure(len(tasks))
@@ -276,7 +252,7 @@ def plot(rows: list[dict], path: Path, machine: str) -> Path:
         axes.set(title=task, xlabel='pixels', ylabel='milliseconds')
         axes.grid(alpha=0.3, which='both')
         axes.legend(fontsize=8)
-    return save_figure(figure, path, machine)
+    save_figure(figure, path, machine)
 
 
 def usable_backends(asked: Sequence[str] | None, device: str) -> list[str]:
@@ -296,9 +272,7 @@ def usable_backends(asked: Sequence[str] | None, device: str) -> list[str]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument('--core', action='store_true', help='with projections, against MambaIR')
     parser.add_argument(
         '--sizes', type=int, nargs='+', help='H = W; default 16 32 64, with --core 64'
@@ -338,16 +312,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f'backend {name}: {note}')
     limits = measure_limits(args.device)
     set_scan_backend(args.backends[0])
-    rows = []
-    for d_state in args.d_states:
-        for size in args.sizes:
-            for task in args.tasks:
-                new = measure(size, args.channels, d_state, task, args, limits)
-                print_rows(new)
-                rows += new
+    found = (
+        row
+        for d_state in args.d_states for size in args.sizes for task in args.tasks
+        for row in measure(size, args.channels, d_state, task, args, limits)
+    )  # fmt: skip
+    rows = write_rows(found, args.out, machine)
     set_scan_backend(None)
-    table = write_table(rows, args.out, machine)
-    print(f'Wrote {table} and {plot(rows, args.out, machine)}.')
+    plot(rows, args.out, machine)
 
 
 if __name__ == '__main__':

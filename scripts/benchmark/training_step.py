@@ -34,8 +34,8 @@ from common import (
     median_ms,
     median_ratio,
     mib,
+    new_parser,
     peak_memories,
-    plot_bars,
     prepare_machine,
     write_rows,
 )
@@ -43,13 +43,13 @@ from network_set import (
     PRESETS,
     REFERENCE,
     build,
+    called,
     make_inputs,
     network_options,
     preset_options,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vlunet_plain import plain_vlunet
 
 from unfoldldm_basicsr import archs
 from unfoldldm_basicsr.common.cost import network_cost
@@ -88,19 +88,13 @@ def plain_loss(net: nn.Module, inputs: list[Tensor], gt: Tensor) -> Tensor:
     return F.l1_loss(net(*inputs).float(), gt)
 
 
-def plain_vlunet_loss(net: nn.Module, inputs: list[Tensor], gt: Tensor) -> Tensor:
-    return F.l1_loss(plain_vlunet(dict(net.named_parameters()), *inputs).float(), gt)
-
-
 def loss_of(name: str) -> Callable:
-    if name == 'vlunet-plain':
-        return plain_vlunet_loss
     return unfolding_loss(name) if 'phase' in name else plain_loss
 
 
 def options_of(name: str, parts: list[str]) -> dict:
     changes = {'use_checkpoint': True} if 'checkpoint' in parts else {}
-    return network_options('vlunet' if name == 'vlunet-plain' else name, **changes)
+    return network_options(name, **changes)
 
 
 def check_network(name: str) -> None:
@@ -127,7 +121,7 @@ def make_steps(
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     loss = loss_of(name)
-    called = torch.compile(net) if 'compile' in parts else net
+    forward = torch.compile(net) if 'compile' in parts else called(name, net)
     graphs = GradientGraphs(trained, []) if 'graphs' in parts else None
 
     def step(shape: tuple) -> Callable[[], None]:
@@ -136,7 +130,7 @@ def make_steps(
 
         def gradients(_batch: dict[str, Tensor]) -> dict[str, Tensor]:
             with torch.autocast(device, torch.bfloat16, enabled='bf16' in parts):
-                value = loss(called, inputs, gt)
+                value = loss(forward, inputs, gt)
             value.backward()
             return {}
 
@@ -179,17 +173,6 @@ def sides_of(networks: list[str], variants: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def measure_memory(args: argparse.Namespace) -> dict[tuple, float | None]:
-    """Peaks in MiB by (network, variant, size); those that run out of memory are missing."""
-    sides = {
-        (*side, size): (*side, (args.batch, 3, size, size), args.device)
-        for size in args.sizes for side in sides_of(args.networks, args.variants)
-    }  # fmt: skip
-    if args.no_memory:
-        return dict.fromkeys(sides)
-    return peak_memories(prepare_step, sides, device=args.device, threads=args.threads)
-
-
 def floor_ms(limits: Limits, name: str, variant: str, size: int, batch: int) -> float | None:
     """Milliseconds that no implementation can undercut; None where the limits are not those."""
     if 'bf16' in variant:
@@ -230,19 +213,8 @@ def measure(
         yield row
 
 
-def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
-    panels = {
-        title: {f'{r["network"]} {r["variant"]} {r["size"]}': float(r[key])
-                for r in rows if r.get(key)}
-        for title, key in (('training step', 'ms'), ('peak memory', 'peak_MiB'))
-    }  # fmt: skip
-    print(f'written: {plot_bars(panels, args.out, machine, unit=("milliseconds", "MiB"))}')
-
-
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument('--networks', nargs='+', metavar='NAME', default=list(NETWORKS))
     parser.add_argument('--variants', nargs='+', metavar='VARIANT', default=['plain'])
     parser.add_argument('--sizes', type=int, nargs='+', default=[128], help='H = W')
@@ -273,12 +245,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     machine = prepare_machine(args.device, args.threads)
     print(machine)
-    # First, since this process keeps gigabytes of its own once it has timed.
-    peaks = measure_memory(args)
+    sides = {
+        (*side, size): (*side, (args.batch, 3, size, size), args.device)
+        for size in args.sizes for side in sides_of(args.networks, args.variants)
+    }  # fmt: skip
+    peaks = peak_memories(prepare_step, sides, args)
     limits = measure_limits(args.device)
     found = (row for size in args.sizes for row in measure(args, size, peaks, limits))
-    rows = write_rows(found, args.out, machine)
-    plot(rows, args, machine)
+    write_rows(found, args.out, machine)
 
 
 if __name__ == '__main__':

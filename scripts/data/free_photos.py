@@ -29,7 +29,7 @@ class Photo(NamedTuple):
 
 
 def _lomiri(name: str, author: str, licence: str) -> Photo:
-    return Photo(f'backgrounds/{name}.jpg', author, licence)
+    return Photo(f'backgrounds/{name}', author, licence)
 
 
 def _plasma(name: str, author: str) -> Photo:
@@ -61,44 +61,32 @@ PHOTOS = (
 )
 
 
-def find_photo(photo: Photo, files: list[Path]) -> Path:
-    """The file of a photograph.
-
-    Raises:
-        OSError: it is not there.
-    """
-    for path in files:
-        if path.as_posix().endswith(photo.path) or path.with_suffix('').as_posix().endswith(
-            photo.path
-        ):
-            return path
-    raise OSError(f'{photo.path}: not found; unpack the three packages into one folder (--help).')
-
-
-def reduce(picture, long_side: int):
-    """(H, W, 3) uint8 with at most ``long_side`` pixels per side, averaged over areas."""
-    scale = long_side / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
-    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-
-
 def write_photos(source: Path, output: Path, long_side: int) -> int:
     """Writes all photographs and their attribution; returns their number.
 
     Raises:
-        OSError: one is missing, or cannot be read or written.
+        OSError: one is missing, or cannot be written.
     """
-    files = sorted(p for p in source.rglob('*') if p.suffix.lower() in ('.jpg', '.png'))
-    found = [(photo, find_photo(photo, files)) for photo in PHOTOS]
+    files = sorted(source.rglob('*.*'), reverse=True)  # of several copies the first one counts
+    found = {
+        photo: path
+        for photo in PHOTOS
+        for path in files
+        if path.suffix in ('.jpg', '.png') and path.with_suffix('').as_posix().endswith(photo.path)
+    }
+    if missing := [photo.path for photo in PHOTOS if photo not in found]:
+        raise OSError(
+            f'{missing[0]}: not found; unpack the three packages into one folder (--help).'
+        )
     output.mkdir(parents=True, exist_ok=True)
     lines = ['| file | author | licence |', '|---|---|---|']
-    for photo, path in found:
+    for photo, path in found.items():
         picture = cv2.imread(str(path))
-        if picture is None:
-            raise OSError(f'{path}: cannot be decoded.')
-        name = Path(photo.path).stem if 'backgrounds' in photo.path else photo.path.split('/')[1]
-        if not cv2.imwrite(str(output / f'{name}.png'), reduce(picture, long_side)):
+        scale = long_side / max(picture.shape[:2])
+        if scale < 1:
+            picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        name = Path(photo.path).name if 'backgrounds' in photo.path else photo.path.split('/')[1]
+        if not cv2.imwrite(str(output / f'{name}.png'), picture):
             raise OSError(f'{output / name}.png: cannot be written.')
         lines.append(f'| {name}.png | {photo.author} | {photo.licence} |')
     (output / 'ATTRIBUTION.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')

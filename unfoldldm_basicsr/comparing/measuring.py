@@ -97,7 +97,8 @@ class Training:
         backward = {torch.ops.aten.convolution_backward: convolution_backward_flops}
         with FlopCounterMode(display=False, custom_mapping=backward) as counter, self.launched():
             self.step(iteration)
-        seconds = min(device_seconds(lambda: self.step(iteration)) for _ in range(3))
+        device = self.model.device.type
+        seconds = min(seconds_of(lambda: self.step(iteration), device) for _ in range(3))
         name, digest = self.key
         return {
             'run': name, 'options': digest, 'iteration': iteration,
@@ -106,10 +107,15 @@ class Training:
         }  # fmt: skip
 
 
-def machine(threads: int) -> str:
+def default_device() -> str:
+    """'cuda' where there is a GPU, else 'cpu'."""
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def machine(threads: int, device: str | None = None) -> str:
     """Processor or GPU, threads and the version of torch."""
     name, info = platform.processor() or platform.machine(), Path('/proc/cpuinfo')
-    if torch.cuda.is_available():
+    if (device or default_device()) == 'cuda':
         name = torch.cuda.get_device_name()
     elif info.exists():
         lines = [s for s in info.read_text().splitlines() if s.startswith('model name')]
@@ -117,18 +123,19 @@ def machine(threads: int) -> str:
     return f'{name}, {threads} CPU thread{"s" * (threads > 1)}, torch {torch.__version__}'
 
 
-def device_seconds(call: Callable[[], object]) -> float:
-    """Seconds of a call: of the device on a GPU, of the process on the CPU."""
-    if torch.cuda.is_available():
+def seconds_of(call: Callable[[], object], device: str, clock: str = 'cpu') -> float:
+    """Duration of a call: of the device on a GPU, else of this process ('cpu') or 'wall' time."""
+    if device == 'cuda':
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         call()
         end.record()
         torch.cuda.synchronize()
         return begin.elapsed_time(end) / 1000
-    start = time.process_time()
+    now = time.process_time if clock == 'cpu' else time.perf_counter
+    start = now()
     call()
-    return time.process_time() - start
+    return now() - start
 
 
 def convolution_backward_flops(
@@ -179,8 +186,7 @@ def deployment(
     from basicsr.archs import build_network
 
     torch.set_num_threads(threads)
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    calls = {}
+    device, calls = default_device(), {}
     for name, opt in networks.items():
         net = build_network(dict(opt)).to(device).eval()
         contract = contract_of(net)
@@ -195,7 +201,7 @@ def deployment(
         for number in range(rounds + 1):
             for (name, size), call in calls.items():
                 row = {'side': name, 'size': size, 'latency_ms': 1e3 * wall_seconds(call)}
-                row['peak_MiB'] = peak_growth(call)
+                row['peak_MiB'] = peak_growth(call, device)
                 rows += [row] if number else []
     sides = pd.DataFrame(rows).groupby(['side', 'size'], sort=False)
     return sides.agg({'latency_ms': 'min', 'peak_MiB': 'max'}).round(2).reset_index()
@@ -210,23 +216,34 @@ def wall_seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def peak_growth(call: Callable[[], object]) -> float:
+def peak_growth(call: Callable[[], object], device: str) -> float:
     """MiB that a call needs at its peak above the state before; NaN where nothing tells it."""
-    if torch.cuda.is_available():
+    if device == 'cuda':
+        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         call()
+        torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     if sys.platform != 'linux':
         return float('nan')
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed must not hide what this one needs
-    Path('/proc/self/clear_refs').write_text('5')  # the peak starts from here
-    before = _memory('VmRSS')
+    forget_peak()
+    before = process_memory('VmRSS')
     call()
-    return _memory('VmHWM') - before
+    return process_memory('VmHWM') - before
 
 
-def _memory(field: str) -> float:
+def forget_peak() -> None:
+    """Sets the peak of this process (VmHWM, Linux) back to its present size.
+
+    What earlier calls freed goes back to the system, else it would hide what the next one needs.
+    """
+    ctypes.CDLL(None).malloc_trim(0)
+    Path('/proc/self/clear_refs').write_text('5')
+
+
+def process_memory(field: str) -> float:
+    """MiB of this process (Linux): VmRSS now, VmHWM at its peak."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
