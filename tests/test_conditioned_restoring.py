@@ -7,7 +7,6 @@ import open_clip
 import pytest
 import torch
 from helpers import write_photos
-from released import randomise
 from tiny_network import TinyConvNet
 from tiny_vlunet import (
     CLASSES,
@@ -18,10 +17,8 @@ from tiny_vlunet import (
     embedding_of,
     save_vlunet,
 )
-from tiny_vlunet_prior import TINY_PRIOR
 
 from unfoldldm_basicsr import cli
-from unfoldldm_basicsr.archs.extras.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.restoring import (
     CheckpointError,
     Restorer,
@@ -254,19 +251,3 @@ def test_the_command_restores_photos_with_a_named_degradation(files, tmp_path, c
     assert np.array_equal(read_picture(tmp_path / 'out' / photo.name).pixels, expected)
     assert cli.main([*words, str(tmp_path / 'x'), '--degradation', '0', '--save-trace']) == 2
     assert 'unfoldldm explain' in capsys.readouterr().err
-
-
-def test_a_host_of_the_latent_prior_restores_from_its_file_and_from_the_exported_one(tmp_path):
-    kwargs = {**TINY_PRIOR, 'phase': 2, 'embed_dim': 64}
-    net, embedding = randomise(VLUNetPrior(**kwargs)), embedding_of('learned')
-    path = save_vlunet(tmp_path / 'a.pth', net, 'learned', embedding, kwargs=kwargs)
-    assert 'prior_encoder' in export_checkpoint(path, tmp_path / 'b.pth').dropped
-    x = torch.rand(1, 3, 24, 17)
-    with torch.no_grad():
-        expected = net(x, degradation=embedding(x))
-    for name in ('a.pth', 'b.pth'):
-        assert torch.equal(Restorer(tmp_path / name).restore_tensor(x), expected)
-    image = np.rint(255 * x[0].permute(1, 2, 0).numpy()).astype(np.uint8)
-    trace, _ = Restorer(tmp_path / 'b.pth').trace(image)
-    assert trace.stages[0].prior.shape == (kwargs['prior_dim'],)
-    assert np.array_equal(trace.stages[0].x, trace.output)

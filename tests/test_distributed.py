@@ -18,7 +18,6 @@ import pytest
 import torch
 from helpers import model_options, tiny_unfoldldm
 from model_runs import Pictures, batch, networks, resumed, steps, validate
-from tiny_vlunet_prior import TINY_PRIOR
 from torch import distributed
 from torch.utils.data import DataLoader
 from training_process import free_port
@@ -149,31 +148,6 @@ class Job:
         options = vlunet_options(self.folder / name, source, accum_iter=1 if alone else 2)
         return VLUNetModel(options if alone else self.ranks(options))
 
-    def guided_host(self) -> None:
-        """VLU-Net with the latent prior; its degradation vectors are trained jointly in Phase I."""
-        from unfoldldm_basicsr.models import VLUNetPriorPhase1Model, VLUNetPriorPhase2Model
-
-        def options(phase: int, **train) -> dict:
-            network = {'type': 'VLUNetPrior', 'phase': phase, **TINY_PRIOR}
-            embedding = {'type': 'LearnedDegradationEmbedding', 'width': 4}
-            embedding['embed_dim'] = TINY_PRIOR['embed_dim']
-            return self.options(f'host{phase}', network, **train) | {'network_e': embedding}
-
-        torch.manual_seed(self.rank)
-        first = VLUNetPriorPhase1Model(options(1))
-        self.step(first, 1, 2)
-        self.found['host_phase1'] = self.equal_on_all_ranks(*networks(first))
-        first.save(0, 2)
-        distributed.barrier()
-        second_options = options(2, **DIFFUSION, prior_warmup_iter=1)
-        file = str(self.folder / 'host1/models/net_g_2.pth')
-        second_options['path']['pretrain_network_phase1'] = file
-        second = VLUNetPriorPhase2Model(second_options)
-        self.step(second, 1)
-        self.found['host_warmup'] = second.warming_up and self.equal_on_all_ranks(*networks(second))
-        self.step(second, 2, 3)
-        self.found['host_joint'] = self.equal_on_all_ranks(*networks(second))
-
     # ---- one model on both ranks ------------------------------------------------------------
 
     def together(self) -> None:
@@ -248,7 +222,7 @@ class Job:
         self.found['saved_on_signal'] = (self.folder / 'both/states/4.state').exists()
 
 
-CHECKS = ('phases', 'embeddings', 'guided_host', 'together')
+CHECKS = ('phases', 'embeddings', 'together')
 
 
 def run_rank(folder: Path, rank: int, world: int, port: int) -> None:
@@ -293,7 +267,7 @@ def found(tmp_path_factory) -> dict:
 
 
 REPLICAS = ['phase1', 'recomputing', 'warmup', 'joint', 'label_start', 'label', 'learned_start',
-            'learned', 'host_phase1', 'host_warmup', 'host_joint']  # fmt: skip
+            'learned']  # fmt: skip
 
 
 @pytest.mark.parametrize('part', REPLICAS)

@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import write_photos
-from released import randomise
 from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
 from tiny_vlunet import CLASSES, OPTIONS, TEXTS, build_vlunet, embedding_of, save_vlunet
-from tiny_vlunet_prior import TINY_PRIOR
 from torch.nn import functional as F
 
 from unfoldldm_basicsr import cli
-from unfoldldm_basicsr.archs.extras.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import explain_command
 from unfoldldm_basicsr.pictures import vlu_pictures
@@ -312,19 +309,6 @@ def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path):
         effect = 255 * np.abs(stage.x - stage.x_null).mean()
         assert float(row['effect_of_prior']) == pytest.approx(effect)
         before = stage.x
-
-
-def test_a_host_of_the_latent_prior_is_explained_in_both_ways(tmp_path):
-    kwargs = {**TINY_PRIOR, 'embed_dim': 64, 'injection_levels': ['latent', 'refinement']}
-    net, embedding = randomise(VLUNetPrior(**kwargs)), embedding_of('learned')
-    path = save_vlunet(tmp_path / 'net.pth', net, 'learned', embedding, kwargs=kwargs)
-    photo = write_photos(tmp_path, 1)[0]
-    assert explain(path, photo, tmp_path / 'out') == 0
-    kinds = {p.name.removeprefix('img_0_') for p in (tmp_path / 'out').iterdir()}
-    assert kinds == {'prompts.png', 'prompts.csv', 'steps.png', 'steps.csv', 'trace.png',
-                     'stages.csv'}  # fmt: skip
-    rows = rows_of(tmp_path / 'out' / 'img_0_steps.csv')
-    assert [row['stage'] for row in rows] == STAGES
 
 
 def test_the_picture_says_what_was_reduced_and_what_was_told(weights, tmp_path, monkeypatch):

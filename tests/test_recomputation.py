@@ -9,28 +9,22 @@ import pytest
 import torch
 from helpers import tiny_unfoldldm
 from released import randomise
-from tiny_vlunet_prior import TINY_HOST, TINY_PRIOR
+from tiny_vlunet import vlunet_kwargs
 
 from unfoldldm_basicsr import archs
-from unfoldldm_basicsr.archs.extras.vlunet_prior_arch import LEVELS
-from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
 from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM
-from unfoldldm_basicsr.archs.unfolding.plug_in import inject_prior, use_prior
 
 RESTORMER = {
     'type': 'Restormer', 'dim': 8, 'num_blocks': [1, 2, 1, 1], 'num_refinement_blocks': 2,
     'heads': [1, 2, 2, 4],
 }  # fmt: skip
-PRIOR = {'type': 'VLUNetPrior', **TINY_PRIOR, 'null_prior_prob': 0.5}
 DEEP = {'dim': 16, 'num_blocks': [4, 4, 4]}  # else what lies between the blocks counts
 NETWORKS = {
     'Restormer': RESTORMER,
     'UnfoldLDM phase 1': tiny_unfoldldm(1, null_prior_prob=0.5, **DEEP),
     'UnfoldLDM phase 2': tiny_unfoldldm(2, **DEEP),
     'UnfoldLDM conv': tiny_unfoldldm(2, mgda_op='conv', share_stages=False, **DEEP),
-    'VLUNet': {'type': 'VLUNet', **TINY_HOST},
-    'VLUNetPrior phase 1': {**PRIOR, 'phase': 1},
-    'VLUNetPrior phase 2': {**PRIOR, 'phase': 2, 'injection_levels': list(LEVELS)},
+    'VLUNet': {'type': 'VLUNet', **vlunet_kwargs()},
 }
 
 
@@ -112,8 +106,6 @@ WIDER = {'ffn_expansion_factor': 8.0}
         ('Restormer', WIDER),
         ('UnfoldLDM phase 1', {'mgda_expand': 4}),
         ('VLUNet', WIDER),
-        ('VLUNetPrior phase 1', WIDER),
-        ('VLUNetPrior phase 2', WIDER),
     ],
 )
 def test_what_is_kept_does_not_grow_with_the_inner_width_of_blocks(name, width):
@@ -124,9 +116,8 @@ def test_what_is_kept_does_not_grow_with_the_inner_width_of_blocks(name, width):
     assert kept[1] < 1.01 * kept[0]
 
 
-@pytest.mark.parametrize('name', [name for name in NETWORKS if name.startswith('VLUNet')])
-def test_every_gradient_step_of_vlunet_is_recomputed(name):
-    net, runs = build(NETWORKS[name], use_checkpoint=True), Counter()
+def test_every_gradient_step_of_vlunet_is_recomputed():
+    net, runs = build(NETWORKS['VLUNet'], use_checkpoint=True), Counter()
     steps = {n: m for n, m in net.named_modules() if isinstance(m, DGDM)}
     for step_name, step in steps.items():
         step.register_forward_pre_hook(lambda *_, n=step_name: runs.update([n]))
@@ -147,17 +138,3 @@ def test_recomputation_works_in_the_warm_up_of_the_prior():
     assert gradients[0].keys() == gradients[1].keys()
     for key, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][key], gradient)
-
-
-def test_a_recomputing_host_needs_its_prior_in_the_backward_pass_too():
-    host = build(RESTORMER, use_checkpoint=True)
-    injected = inject_prior(host, TransformerBlock, 6)
-    randomise(host).train()
-    prior, image = torch.randn(1, 6), torch.rand(1, 3, 16, 16)
-    with use_prior(injected, prior):
-        host(image).sum().backward()
-    assert all(i.ffn_gate.linear.weight.grad.abs().max() > 0 for i in injected)
-    with use_prior(injected, prior):
-        loss = host(image).sum()
-    with pytest.raises(Exception, match='different'):
-        loss.backward()

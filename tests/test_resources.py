@@ -40,7 +40,7 @@ def test_a_training_without_memory_hears_what_its_network_can_do(tmp_path, netwo
 
 @pytest.mark.parametrize(
     ('name', 'named'),
-    [('UnfoldLDM', True), ('VLUNet', True), ('VLUNetPrior', True), ('NAFNet', False)],
+    [('UnfoldLDM', True), ('VLUNet', True), ('NAFNet', False)],
 )
 def test_remedies_are_named_from_the_cheapest_to_the_dearest(name, named):
     with (

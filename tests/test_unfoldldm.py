@@ -10,14 +10,11 @@ import pytest
 import torch
 from helpers import tiny_unfoldldm
 
-from unfoldldm_basicsr.archs import Restormer, UnfoldLDM
-from unfoldldm_basicsr.archs.layers.transformer import TransformerBlock
+from unfoldldm_basicsr.archs import UnfoldLDM
 from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA, MGDAOptions
-from unfoldldm_basicsr.archs.unfolding.plug_in import OCFormerCorrector, inject_prior, use_prior
 from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import (
     OCFormer,
     OCFormerBlock,
-    OCFormerOptions,
 )
 from unfoldldm_basicsr.archs.unfolding.stage import Estimates
 from unfoldldm_basicsr.losses import ISDALoss, LatentDiffusionLoss
@@ -440,25 +437,3 @@ def test_foreign_parts_fit_the_stage():
         net.mgda = Shift()
         moved = net(lq, return_trace=True).stages[0].x_hat
         torch.testing.assert_close(moved, lq + lq.mean())
-
-
-def test_a_wrapped_host_is_bit_exact_until_the_injection_is_trained():
-    host = Restormer(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1, heads=[1, 1, 2, 2])
-    host.eval()
-    lq, prior = torch.rand(2, 3, 16, 16), torch.randn(2, 8)
-    with torch.no_grad():
-        own = host(lq)
-        injections = inject_prior(host, TransformerBlock, prior_dim=8)
-        with use_prior(injections, prior):
-            assert torch.equal(host(lq), own)
-            torch.nn.init.normal_(injections[0].attn_gate.linear.weight)
-            assert not torch.equal(host(lq), own)
-        assert torch.equal(host(lq), own)  # outside the block the prior is gone
-    corrector = OCFormerCorrector(
-        OCFormerOptions(prior_dim=8, dim=8, num_blocks=[1, 1, 1], heads=[0, 0, 2])
-    )
-    with torch.no_grad():
-        assert torch.equal(corrector(lq, own, prior), own)
-    corrector(lq, own, prior).sum().backward()
-    assert corrector.ocformer.output.weight.grad.abs().max() > 0
-    assert corrector.share.grad.abs() > 0

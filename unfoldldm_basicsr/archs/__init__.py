@@ -5,7 +5,6 @@ from unfoldldm_basicsr.archs.degradation_embedding import (
     LabelDegradationEmbedding,
     LearnedDegradationEmbedding,
 )
-from unfoldldm_basicsr.archs.extras.vlunet_prior_arch import VLUNetPrior
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet, NAFNetLocal
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
@@ -20,5 +19,4 @@ __all__ = [
     'Restormer',
     'UnfoldLDM',
     'VLUNet',
-    'VLUNetPrior',
 ]

@@ -14,7 +14,6 @@ and the refinement keep 2 dim channels in both streams.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -77,30 +76,17 @@ class VLUStage(nn.Module):
         self.denoiser = denoiser
 
     def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        degradation: Tensor,
-        *,
-        prior: Tensor | None = None,
-        return_trace: bool = False,
+        self, x: Tensor, y: Tensor, degradation: Tensor, *, return_trace: bool = False
     ) -> tuple[Tensor, GradientStepTrace | None]:
-        """x, y (B, C, h, w), degradation (B, E) -> new x, and the step's trace if asked.
-
-        ``prior`` (B, C_p) is for blocks that take one, see :class:`PMM`.
-        """
-        x, trace = self.descend(x, y, degradation)
+        """x, y (B, C, h, w), degradation (B, E) -> new x, and the step's trace if asked."""
+        descend = self.gradient_descent
+        if self.use_checkpoint:
+            x, trace = recomputed(descend, x, y, degradation)
+        else:
+            x, trace = descend(x, y, degradation)
         if not return_trace:
             trace = None  # frees its maps before the blocks run
-        return self.denoiser(x, prior), trace
-
-    def descend(
-        self, x: Tensor, y: Tensor, degradation: Tensor
-    ) -> tuple[Tensor, GradientStepTrace]:
-        """The gradient step alone."""
-        if self.use_checkpoint:
-            return recomputed(self.gradient_descent, x, y, degradation)
-        return self.gradient_descent(x, y, degradation)
+        return self.denoiser(x), trace
 
 
 class VLUNetOptions(UShapeOptions):
@@ -199,7 +185,12 @@ class VLUNet(nn.Module):
         Raises:
             ValueError: ``degradation`` has another shape.
         """
-        self.check_degradation(lq, degradation)
+        if degradation.shape != (lq.shape[0], self.embed_dim):
+            name, wanted = type(self).__name__, (lq.shape[0], self.embed_dim)
+            raise ValueError(
+                f'{name} needs one degradation vector of length {self.embed_dim} per image: '
+                f'expected shape {wanted}, got {tuple(degradation.shape)}.'
+            )
         image, size = pad_to_multiple(to_quick_layout(lq), self.size_multiple)
         stages: list[VLUStageTrace] = []
 
@@ -213,32 +204,6 @@ class VLUNet(nn.Module):
                 stages.append(VLUStageTrace(name, trace.weights, *maps))
             return x
 
-        x, y = self.unfold(image, run)
-        x = run('refinement', x, y)
-        output = crop_to(self.output(x) + image, size)
-        return VLUTrace(output, tuple(stages)) if return_trace else output
-
-    def check_degradation(self, lq: Tensor, degradation: Tensor) -> None:
-        """Raises ValueError unless there is one vector of the right length per image."""
-        if degradation.shape != (lq.shape[0], self.embed_dim):
-            name, wanted = type(self).__name__, (lq.shape[0], self.embed_dim)
-            raise ValueError(
-                f'{name} needs one degradation vector of length {self.embed_dim} per image: '
-                f'expected shape {wanted}, got {tuple(degradation.shape)}.'
-            )
-
-    def unfold(
-        self, image: Tensor, run: Callable[[str, Tensor, Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """All stages but the last one.
-
-        Args:
-            image: (B, inp_channels, H, W), sides multiples of 8.
-            run: (name, x, y) -> new x performs one stage.
-
-        Returns:
-            The streams x and y before ``refinement``, (B, 2 dim, H, W).
-        """
         x1, y1 = self.patch_embed(image), self.patch_embed_i(image)
         x1 = run('encoder_level1', x1, y1)
         x2, y2 = self.down1_2(x1), self.down1_2(y1)  # one module for both, as released
@@ -255,7 +220,10 @@ class VLUNet(nn.Module):
         x = run('decoder_level2', x, y)
         x = torch.cat([self.up2_1(x), x1], 1)
         y = torch.cat([self.up2_1_i(y), y1], 1)
-        return run('decoder_level1', x, y), y
+        x = run('decoder_level1', x, y)
+        x = run('refinement', x, y)
+        output = crop_to(self.output(x) + image, size)
+        return VLUTrace(output, tuple(stages)) if return_trace else output
 
     @classmethod
     def infer_kwargs(cls, state_dict: StateDict) -> dict:

@@ -146,7 +146,7 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         '--save-trace', action='store_true',
-        help='also a picture of every stage (UnfoldLDM, VLUNetPrior)',
+        help='also a picture of every stage (UnfoldLDM)',
     )  # fmt: skip
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument('--overwrite', action='store_true', help='replace existing results')

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         hint = ' unfoldldm explain shows what VLU-Net does.' if restorer.conditioning else ''
         raise ValueError(
             f'--save-trace: {type(restorer.net).__name__} has no stages to draw;'
-            f' only UnfoldLDM and VLUNetPrior have.{hint}'
+            f' only UnfoldLDM has.{hint}'
         )
     check_memory(restorer, jobs)
     for note in restorer.notes:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 MEMORY_ONLY = ('use_checkpoint',)  # arguments of constructors that change no result
-# modules that phase 2 adds to a network guided by a latent prior
+# modules that phase 2 adds to UnfoldLDM
 NEW_IN_PHASE2 = ('condition_encoder', 'denoiser')
 # what the networks of this field call the number of their input channels
 CHANNEL_ARGUMENTS = ('inp_channels', 'img_channel', 'in_channels', 'in_chans', 'num_in_ch')
@@ -36,8 +36,6 @@ class Contract:
         tiling_changes_result: it uses statistics of the whole image.
         phase: 1 (prior from the ground truth), 2, 'joint' or 'inference'.
         embed_dim: length of the vector ``degradation``.
-        host_keys: names of the host's weights in a network with parts added to a host; empty where
-            the host's weights alone are no start.
         parameter_groups: method that gives the named (name, parameter) pairs that are trained,
             scheduled and clipped together; each trainable parameter in one group.
         needs_label: of a degradation embedding: the image alone does not tell its vector.
@@ -50,7 +48,6 @@ class Contract:
     tiling_changes_result: bool = False
     phase: int | str | None = None
     embed_dim: int | None = None
-    host_keys: frozenset[str] | None = None
     parameter_groups: Callable[[], Mapping] | None = None
     needs_label: bool = False
     trained_jointly: bool = True

@@ -201,7 +201,6 @@ class Conditioning:
     Args:
         run: typed options.
         network: the network that is steered.
-        may_train: False where every embedding stays frozen.
 
     Attributes:
         network: the embedding.
@@ -210,10 +209,10 @@ class Conditioning:
         groups: its parameter group, where it is.
     """
 
-    def __init__(self, run: Run, network: TrainedNetwork, *, may_train: bool = True):
+    def __init__(self, run: Run, network: TrainedNetwork):
         self.run, self.path, self.names = run, run.path, class_order(run)
         net = build_network(run.opt['network_e'])
-        self.groups = self.trained_groups(net) if may_train and run.is_train else {}
+        self.groups = self.trained_groups(net) if run.is_train else {}
         self.is_trained = bool(self.groups)
         self.needs_label = contract_of(net).needs_label
         self._load(net)
@@ -265,23 +264,17 @@ class Conditioning:
                 'model_type: DegradationCLIPModel and name its net_g_latest.pth.'
             )
 
-    def _start_file(self) -> str | None:
-        """The file that the network starts from, if any."""
-        return self.path.pretrain_network_g or getattr(self.path, 'pretrain_network_phase1', None)
-
     def _stored_record(self, kind: str) -> DegradationRecord | None:
         """The embedding in the file that the network starts from, averaged if the network's is."""
-        file, key = self._start_file(), kind
+        file, key = self.path.pretrain_network_g, kind
         if not file:
             return None
         if not self.run.is_train:
             key = self.path.param_key_g or kind
-        elif not self.path.pretrain_network_g:
-            key = 'params_ema'  # what a second phase takes of the first
         return read_record(checkpoints.read_checkpoint(file, key, fallback=True))
 
     def _check_record(self, net: nn.Module, record: DegradationRecord) -> None:
-        file, kind = self._start_file(), type(net).__name__
+        file, kind = self.path.pretrain_network_g, type(net).__name__
         if record.arch['type'] != kind:
             raise checkpoints.CheckpointError(
                 f'{file}: was trained with network_e.type: {record.arch["type"]}, not {kind}.'

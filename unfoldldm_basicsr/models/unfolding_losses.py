@@ -62,18 +62,6 @@ def step_figures(trace: UnfoldTrace, lq: Tensor) -> dict[str, Tensor]:
     return {'step_size': step, 'isda_ratio': gap / step.clamp_min(1e-8)}
 
 
-@torch.no_grad()
-def correction_figures(trace: UnfoldTrace, lq: Tensor) -> dict[str, Tensor]:
-    """``correction``: mean |x - x~| of the last stage, what OCFormer changes; {} without one.
-
-    The step |x^ - lq| is not watched: x^ has no loss of its own, so its size means nothing.
-    """
-    stage = trace.stages[-1]
-    if stage.x.data_ptr() == stage.x_tilde.data_ptr():
-        return {}
-    return {'correction': (stage.x.float() - stage.x_tilde.float()).abs().mean()}
-
-
 class DivergenceError(RunFailure, RuntimeError):
     """The steps of the network have grown out of all proportion, on all ranks alike."""
 

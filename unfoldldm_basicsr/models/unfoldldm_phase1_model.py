@@ -43,10 +43,9 @@ class UnfoldingTrain(base.TrainOptions):
     """Not part of the two phases."""
     isda_opt: dict[str, Any] | None = None
     """ISDALoss and its arguments; ~: off. UnfoldLDM's option files switch it on, with a loss_weight
-    of 0.01. Not with VLU-Net, which takes one gradient step."""
+    of 0.01."""
     stage_loss_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the pixel loss of the stages before the last; 0 with VLU-Net, where only the last
-    shows an image."""
+    """Weight of the pixel loss of the stages before the last."""
 
 
 class Phase1Val(base.ValOptions):
@@ -76,7 +75,7 @@ def network_has_phases(run: Run) -> Iterator[Problem]:
     """Both phases need a network with a prior."""
     section, inputs = run.network_sections['network_g'], base.forward_inputs(run)
     if inputs and 'gt' not in inputs:
-        message = f'{section["type"]} has no phases: UnfoldLDM and VLUNetPrior do.'
+        message = f'{section["type"]} has no phases: use network_g.type: UnfoldLDM.'
         yield Problem('network_g.type', message)
     if not uses_ldm(run):
         for key, source in (
@@ -143,7 +142,6 @@ class UnfoldLDMPhase1Model(RestorationModel):
     sections = {**base.SECTIONS, 'train': UnfoldingTrain, 'val': Phase1Val}
     rules = (*UNFOLDING_RULES, is_phase1)
     default_prior_source = 'oracle'
-    figures = staticmethod(step_figures)
 
     def build_evaluator(self, **settings: Any) -> Evaluator:
         self.prior_source = source = validation_prior(self.run)
@@ -171,7 +169,7 @@ class UnfoldLDMPhase1Model(RestorationModel):
         """Figures of the steps, in the iterations that are logged."""
         if current_iter % self.run.logger.print_freq:
             return {}
-        return self.figures(trace, batch['lq'])
+        return step_figures(trace, batch['lq'])
 
     def optimize_parameters(self, current_iter: int) -> None:
         super().optimize_parameters(current_iter)

@@ -196,20 +196,15 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
             return extras
         if len(dataset) < 2:
             raise ValueError('val.prior_source: shuffled needs at least two validation images.')
-        other = torch.utils.data.default_collate([dataset[(index + 1) % len(dataset)]])
-        other['lq'] = fit_to(other['lq'], *batch['lq'].shape[-2:])
-        return {**extras, 'neighbour': other}
+        other = dataset[(index + 1) % len(dataset)]['lq'][None]
+        return {**extras, 'neighbour': fit_to(other, *batch['lq'].shape[-2:])}
 
     def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
         if self.prior_source != 'shuffled':
             return super().restore_with(net, batch)
         # The network guides each item by the prior of its neighbour in the batch.
-        pair = {
-            key: torch.cat([value, batch['neighbour'][key]])
-            for key, value in batch.items()
-            if key in ('lq', 'degradation')
-        }
-        restored = super().restore_with(net, batch | pair)
+        pair = torch.cat([batch['lq'], batch['neighbour']])
+        restored = super().restore_with(net, batch | {'lq': pair})
         return restored._replace(output=restored.output[:1])
 
 

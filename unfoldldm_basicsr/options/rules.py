@@ -166,8 +166,7 @@ def networks_suit_the_model(run: Run) -> Found:
     contract, kind = contract_of(net), type(net).__name__
     phases = contract.phase in (1, 'joint') or (contract.phase == 2 and run.is_train)
     if phases and not any('Phase' in base.__name__ for base in model.__mro__):
-        host = 'VLUNetPrior' if contract.takes_degradation else 'UnfoldLDM'
-        name = f'{host}Phase{1 if contract.phase == 1 else 2}Model'
+        name = f'UnfoldLDMPhase{1 if contract.phase == 1 else 2}Model'
         message = (
             f'is {contract.phase}, which {model.__name__} cannot train: use model_type: {name}, or '
             'phase: inference, the form for models that give the network the image alone.'

@@ -27,8 +27,7 @@ def explain_vlunet(restorer: Restorer, image: np.ndarray) -> VLUExplanation:
     """Restores an image in one piece and watches its gradient steps.
 
     Args:
-        restorer: with weights of VLU-Net, or of a network that hosts its steps, that say where the
-            degradation vector comes from.
+        restorer: with weights of VLU-Net that say where the degradation vector comes from.
         image: as for :meth:`Restorer.restore`; alpha is left out.
 
     Raises:
@@ -76,7 +75,7 @@ def _watched(restorer: Restorer, size: tuple[int, int]) -> Iterator[dict[str, St
     """Keeps mean maps of all gradient steps, cropped to an image of ``size`` (rows, columns).
 
     Yields:
-        Stages by name in the order in which they ran; of a stage that runs twice the last run.
+        Stages by name in the order in which they ran.
     """
     found: dict[str, StageSteps] = {}
     padded = -(-size[1] // restorer.contract.size_multiple) * restorer.contract.size_multiple

@@ -216,7 +216,7 @@ class Restorer:
         if not self.contract.can_trace:
             raise ValueError(
                 f'{type(self.net).__name__} has no stages with two estimates to draw;'
-                f' only UnfoldLDM and VLUNetPrior do.'
+                f' only UnfoldLDM has.'
             )
         colour, _ = split_alpha(image)
         lq = self.to_tensor(colour)

@@ -153,8 +153,7 @@ def network_takes_what_it_gets(run: Run) -> Problems:
             'not provide.'
         )
         if missing == ['degradation']:
-            phases = 'VLUNetPriorPhase1Model or VLUNetPriorPhase2Model'
-            message += f' Use model_type: {phases if "gt" in inputs else "VLUNetModel"}.'
+            message += ' Use model_type: VLUNetModel.'
         yield Problem('network_g.type', message)
     elif unused:
         message = f'{kind} takes no {", ".join(unused)}, which this model_type is for; '

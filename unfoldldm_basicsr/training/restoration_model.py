@@ -52,14 +52,13 @@ class RestorationModel(SRModel):
         rules: what must fit together in them; each takes the typed run and gives problems.
         network_inputs: what a subclass's :meth:`network_arguments` gives besides a degradation.
         conditioning_class: makes the vectors that steer the network, or None; see models.
-        embedding_may_train: False in a model (or phase) that keeps them; ``run``: typed options.
+        run: typed options.
     """
 
     sections = SECTIONS
     rules = RULES
     network_inputs: tuple[str, ...] = ()
     conditioning_class: Any = None
-    embedding_may_train = True
     one_gpu_per_process = True
 
     def __init__(self, opt: dict[str, Any]):
@@ -82,9 +81,7 @@ class RestorationModel(SRModel):
         self.print_network(net)
         self.conditioning = None
         if self.conditioning_class is not None:
-            self.conditioning = self.conditioning_class(
-                self.run, self.network, may_train=self.embedding_may_train
-            )
+            self.conditioning = self.conditioning_class(self.run, self.network)
             self.groups = {**self.groups, **self.conditioning.groups}
         self.evaluator = self.build_evaluator()
         if self.is_train:
@@ -102,7 +99,7 @@ class RestorationModel(SRModel):
         """Named parameter groups that a model of these bare ``network_*`` trains."""
         groups = optimisation.parameter_groups(networks['network_g'])
         embedding = networks.get('network_e')
-        if cls.conditioning_class is not None and embedding is not None and cls.embedding_may_train:
+        if cls.conditioning_class is not None and embedding is not None:
             groups = {**groups, **cls.conditioning_class.trained_groups(embedding)}
         return groups
 

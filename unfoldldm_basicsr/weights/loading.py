@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from unfoldldm_basicsr.common.contract import MEMORY_ONLY, contract_of
+from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from unfoldldm_basicsr.weights.diff import StateDictDiff, module_of
 
@@ -34,12 +34,11 @@ def misfit(
     Args:
         net, checkpoint: the network and the file.
         strict: every name and shape must fit. Otherwise at least half of the network's must.
-        allow_missing: whether parts of the network may keep their random values: all where not
-            strict, what was added to a host otherwise.
+        allow_missing: where not strict, whether parts of the network may keep their random values.
         label: of the network in the option file, for messages: network_g, strict_load_g.
     """
     diff = StateDictDiff.between(net, checkpoint.state_dict)
-    if not diff or (allow_missing and _is_host(net, checkpoint)):
+    if not diff:
         return None
     trained = f' The file was made by {checkpoint.arch["type"]}.' if checkpoint.arch else ''
     message = (
@@ -126,9 +125,7 @@ def load_weights(
         raise CheckpointError(fault)
     diff = StateDictDiff.between(net, checkpoint.state_dict)
     net.load_state_dict({k: checkpoint.state_dict[k] for k in diff.fitting}, strict=False)
-    if diff and _is_host(net, checkpoint):
-        log.info('%s holds the host of %s alone; what %s adds starts anew.', path, name, name)
-    elif diff:
+    if diff:
         log.warning(
             'path.strict_load_%s is false. %s does not fit %s: %s.', label, path, name, diff
         )
@@ -181,12 +178,6 @@ def load_phase1_weights(
             'train.ema_decay: 0.999 in Phase I.',
             path,
         )
-
-
-def _is_host(net: nn.Module, checkpoint: Checkpoint) -> bool:
-    """Whether a file holds exactly the host inside ``net``, which has parts added to it."""
-    fits = not StateDictDiff.between(net, checkpoint.state_dict).reshaped
-    return fits and checkpoint.state_dict.keys() == contract_of(net).host_keys
 
 
 def _as_list(value: object) -> object:

@@ -179,10 +179,6 @@ class OCFormer(nn.Module):
 
     def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:
         """x_hat, x_tilde (B, c, h, w), h and w multiples of 8; prior (B, C_p) -> (B, c, h, w)."""
-        return x_hat + self.detail(x_hat, x_tilde, prior)
-
-    def detail(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:
-        """What is added to x_hat; arguments and shape as in forward."""
         z1 = torch.cat(
             [
                 self.embed_hat(F.pixel_unshuffle(x_hat, SQUEEZE)),
@@ -195,4 +191,4 @@ class OCFormer(nn.Module):
         z3 = self.latent(self.down2(z2), prior)
         z = self.decoder2(self.up2(z3) + z2, prior)
         z = self.decoder1(self.up1(z) + z1, prior)
-        return F.pixel_shuffle(self.output(z), SQUEEZE)
+        return x_hat + F.pixel_shuffle(self.output(z), SQUEEZE)

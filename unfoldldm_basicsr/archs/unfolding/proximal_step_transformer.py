@@ -26,6 +26,6 @@ class PMM(nn.Module):
         super().__init__()
         self.blocks = transformer_blocks(dim, num_heads, num_blocks, options)
 
-    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W) -> like x; ``prior`` (B, C_p) goes to blocks that take one."""
-        return self.blocks(x) if prior is None else self.blocks(x, prior)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.blocks(x)
