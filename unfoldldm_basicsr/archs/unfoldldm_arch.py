@@ -12,8 +12,6 @@ A re-implementation: docs/method.md says what the paper leaves open and what is 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from pydantic import NonNegativeInt, PositiveInt, model_validator
@@ -22,14 +20,11 @@ from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.resample import crop_to, pad_to_multiple
 from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA, Degradation, MGDAOptions
-from unfoldldm_basicsr.archs.unfolding.latent_prior import Guidance, LatentPrior, PriorOptions
+from unfoldldm_basicsr.archs.unfolding.latent_prior import LatentPrior, PriorOptions
 from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormer, OCFormerOptions
-from unfoldldm_basicsr.archs.unfolding.stage import Estimates, StagePrior, StageTrace, UnfoldTrace
+from unfoldldm_basicsr.archs.unfolding.stage import Estimates, StageTrace, UnfoldTrace
 from unfoldldm_basicsr.common.declaration import takes
 from unfoldldm_basicsr.common.registration import register
-
-PRIOR_INPUTS = {'gt': 1, 'gt_lq': 2}  # images
-COND_INPUTS = {'lq': 1, 'mgda': 2, 'mgda_lq': 3}
 
 
 class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
@@ -45,16 +40,6 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
     coarse_stages: NonNegativeInt | None = None
     """How many stages, the first ones, work at half the resolution (none given: all but the
     last)."""
-    use_ldm: bool = True
-    """False replaces the prior by one learned vector and builds no diffusion."""
-    prior_input: Literal['gt', 'gt_lq'] = 'gt_lq'
-    """What PI sees: the ground truth, alone or with the input."""
-    cond_input: Literal['mgda', 'lq', 'mgda_lq'] = 'mgda'
-    """What PI' sees, at the resolution of the stage: the estimates, the input, or both."""
-    cond_detach: bool = True
-    """No gradient from PI' into MGDA."""
-    prior_stages: Literal['all', 'first'] = 'first'
-    """A prior for each stage, or the first stage's for all."""
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -81,7 +66,7 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
 
 @register(ARCH_REGISTRY)
 @takes(UnfoldLDMOptions)
-class UnfoldLDM(LatentPrior, nn.Module):
+class UnfoldLDM(LatentPrior):
     """Deep unfolding of blind proximal gradient descent with a generated prior.
 
     Raises:
@@ -102,11 +87,9 @@ class UnfoldLDM(LatentPrior, nn.Module):
             self.ocformer = nn.ModuleList(OCFormer(options) for _ in range(options.num_stages))
         self.init_prior(
             options,
-            target_channels=PRIOR_INPUTS[options.prior_input] * options.inp_channels,
-            condition_channels=COND_INPUTS[options.cond_input] * options.inp_channels,
-            condition_scale=options.scales[0],
+            channels=options.inp_channels,
             num_stages=options.num_stages,
-            use_ldm=options.use_ldm,
+            scale=options.scales[0],
             uses_prior=options.uses_prior,
         )
         self.stage_code = None
@@ -144,9 +127,6 @@ class UnfoldLDM(LatentPrior, nn.Module):
         gt = None if gt is None else pad_to_multiple(gt, self.size_multiple)[0]
         how = {'mode': mode, 'source': prior_source, 'given': prior, 'trace': return_trace}
         call = self.guidance(y, gt, **how)
-        if call.gt is not None:
-            beside = [y] if self.options.prior_input == 'gt_lq' else []
-            call.target = self.target_prior([call.gt, *beside])
         trained = mode != 'warmup' and torch.is_grad_enabled()
         with torch.set_grad_enabled(trained):
             degradations = self.degradations(y)
@@ -184,17 +164,6 @@ class UnfoldLDM(LatentPrior, nn.Module):
         """Both estimates of stage ``k`` (from 0); x, y (B, c, h, w)."""
         mgda, k = (self.mgda, k) if self.options.share_stages else (self.mgda[k], 0)
         return mgda(x, y, k, degradation)
-
-    def prior(self, estimates: Estimates, y: Tensor, k: int, call: Guidance) -> StagePrior:
-        """The priors of stage ``k``: what PI' sees of its images is an option."""
-        images, options = [estimates.x_hat, estimates.x_tilde], self.options
-        if options.cond_detach:
-            images = [image.detach() for image in images]
-        seen = {'mgda': images, 'lq': [y], 'mgda_lq': [*images, y]}[options.cond_input]
-        priors = self.stage_prior(call, k, seen)
-        if options.prior_stages == 'first':
-            call.generated = priors.generated
-        return priors
 
     def proximal_step(self, estimates: Estimates, z: Tensor | None, k: int) -> Tensor:
         """The new x (B, c, h, w) of stage ``k``, guided by ``z`` (B, C_p) and the stage's code."""

@@ -22,17 +22,11 @@ class LatentDiffusionLoss(nn.Module):
         super().__init__()
         self.loss_weight = loss_weight
 
-    def forward(self, generated_priors: Sequence[Tensor], target: Tensor | Sequence[Tensor]):
-        """Generated priors (B, C_p) of all stages; the target (B, C_p), or one for each stage.
+    def forward(self, generated_priors: Sequence[Tensor], target: Tensor):
+        """Generated priors of all stages and their target, each (B, C_p); a scalar.
 
         No gradient reaches the target.
-
-        Returns:
-            A scalar.
         """
-        targets = [target] * len(generated_priors) if isinstance(target, Tensor) else target
-        terms = [
-            (p.float() - t.detach().float()).abs().mean()
-            for p, t in zip(generated_priors, targets, strict=True)
-        ]
+        target = target.detach().float()
+        terms = [(prior.float() - target).abs().mean() for prior in generated_priors]
         return self.loss_weight * sum(terms) / len(terms)

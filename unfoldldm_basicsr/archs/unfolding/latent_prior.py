@@ -1,18 +1,14 @@
-"""The latent prior of UnfoldLDM as a part of any network: encoders, diffusion, null prior.
+"""The latent prior of UnfoldLDM: encoders, diffusion, null prior, and which of them guides.
 
-    P     = PI(x_gt)                     phases 1 and 2: the target, from the ground truth
-    P_hat = f_theta(PI'(estimates))      phase 2 and inference: generated
-    guide = P, P_hat, or the null prior  what the restoration sees
-
-Networks that take it in keep the same names of modules, so the training of both phases, the loading
-of phase 1 into phase 2 and the export work for all of them.
+P     = PI(x_gt)                     phases 1 and 2: the target, from the ground truth
+P_hat = f_theta(PI'(estimates))      phase 2 and inference: generated
+guide = P, P_hat, or the null prior  what the restoration sees
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field
@@ -20,16 +16,20 @@ from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.unfolding.prior_diffusion import DiffusionOptions, PriorDiffusion
 from unfoldldm_basicsr.archs.unfolding.prior_encoder import EncoderOptions, PriorEncoder
-from unfoldldm_basicsr.archs.unfolding.prior_source import NEEDS_GT, PriorSource, resolve_source
-from unfoldldm_basicsr.archs.unfolding.stage import StagePrior
+from unfoldldm_basicsr.archs.unfolding.stage import Estimates, StagePrior
 from unfoldldm_basicsr.common.contract import NEW_IN_PHASE2
+from unfoldldm_basicsr.common.suggest import check_choice
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
+PriorSource = Literal['auto', 'generated', 'oracle', 'null', 'shuffled']
+NEEDS_GT = ('oracle', 'joint', 'target')
 GENERATING = ('generated', 'shuffled', 'target', 'joint')  # sources for which the diffusion runs
+PRIOR_INPUTS = {'gt': 1, 'gt_lq': 2}  # images
+COND_INPUTS = {'lq': 1, 'mgda': 2, 'mgda_lq': 3}
 
 
 class PriorOptions(EncoderOptions, DiffusionOptions):
-    """Options of a network guided by a latent prior."""
+    """Options of the prior."""
 
     phase: Literal[1, 2, 'joint', 'inference'] = 2
     """1 trains the prior encoder PI with everything but the diffusion; 2 trains PI' and the
@@ -40,6 +40,57 @@ class PriorOptions(EncoderOptions, DiffusionOptions):
     oracle (needs gt), null, or shuffled (the batch neighbour's)."""
     null_prior_prob: float = Field(0.1, ge=0, lt=1)
     """Share of training samples that see the null prior in phase 1."""
+    use_ldm: bool = True
+    """False replaces the prior by one learned vector and builds no diffusion."""
+    prior_input: Literal['gt', 'gt_lq'] = 'gt_lq'
+    """What PI sees: the ground truth, alone or with the input."""
+    cond_input: Literal['mgda', 'lq', 'mgda_lq'] = 'mgda'
+    """What PI' sees, at the resolution of the stage: the estimates, the input, or both."""
+    cond_detach: bool = True
+    """No gradient from PI' into MGDA."""
+    prior_stages: Literal['all', 'first'] = 'first'
+    """A prior for each stage, or the first stage's for all."""
+
+
+def resolve_source(
+    requested: str, phase: int | str, mode: str, gt: Tensor | None, training: bool
+) -> str:
+    """Which prior guides the proximal step in a call: one rule for all phases.
+
+    Args:
+        requested: one of :data:`PriorSource`.
+        phase: 1, 2, 'joint' or 'inference'.
+        mode: 'restore' or 'warmup'.
+        gt: ground truth, if there is one.
+        training: whether the network is in training mode.
+
+    Returns:
+        'generated', 'oracle' (PI's prior), 'null', 'shuffled' (the batch neighbour's generated
+        prior), 'joint' (half PI's, half generated), or 'target' (PI's prior guides while the
+        diffusion warms up beside it).
+
+    Raises:
+        ValueError: an unknown value, or a source that lacks gt, PI or the diffusion.
+    """
+    check_choice('mode', mode, ('restore', 'warmup'))
+    check_choice('prior_source', requested, get_args(PriorSource))
+    if mode == 'warmup':
+        if phase not in (2, 'joint') or gt is None:
+            raise ValueError("mode 'warmup' needs phase: 2 and the ground truth.")
+        return 'target'
+    source = requested
+    if source == 'auto':
+        if phase == 1:
+            source = 'null' if gt is None else 'oracle'
+        else:
+            source = 'joint' if phase == 'joint' and training else 'generated'
+    if source in NEEDS_GT and gt is None:
+        raise ValueError(f"prior_source '{source}' needs the ground truth.")
+    if source in NEEDS_GT and phase == 'inference':
+        raise ValueError(f"prior_source '{source}' needs PI, which phase 'inference' leaves out.")
+    if source in ('generated', 'shuffled') and phase == 1:
+        raise ValueError(f"prior_source '{source}' needs the diffusion of phase 2.")
+    return source
 
 
 @dataclass
@@ -47,26 +98,22 @@ class Guidance:
     """What the priors of one forward pass share.
 
     Attributes:
-        source: where the guide comes from, see :func:`.prior_source.resolve_source`, or 'given'.
-        y: (B, c, H, W) observation.
-        gt: (B, c, H, W) ground truth, None where PI is not to see it.
+        source: where the guide comes from, see :func:`resolve_source`, or 'given'.
         given: (B, C_p) or (K, B, C_p) guide to use as it is.
         null_mask: (B, 1), 1 for the samples that see the null prior instead.
-        target: PI's prior, as soon as it is known.
+        target: (B, C_p) PI's prior, None where PI is not to see the ground truth.
         generated: a generated prior to use for all further stages.
     """
 
     source: str
-    y: Tensor
-    gt: Tensor | None
     given: Tensor | None
     null_mask: Tensor | None
-    target: Tensor | None = None
+    target: Tensor | None
     generated: Tensor | None = None
 
 
-class LatentPrior:
-    """Base of networks guided by a latent prior, beside ``nn.Module``.
+class LatentPrior(nn.Module):
+    """What of UnfoldLDM makes priors.
 
     Attributes:
         phase: 1, 2, 'joint' or 'inference'.
@@ -74,40 +121,29 @@ class LatentPrior:
     """
 
     def init_prior(
-        self,
-        options: PriorOptions,
-        *,
-        target_channels: int,
-        condition_channels: int,
-        condition_scale: int = 1,
-        num_stages: int = 1,
-        use_ldm: bool = True,
-        uses_prior: bool = True,
+        self, options: PriorOptions, *, channels: int, num_stages: int, scale: int, uses_prior: bool
     ) -> None:
-        """Builds what the phase needs; to be called at the end of ``__init__``.
+        """Builds what the phase needs; to be called after the other parts.
 
         Args:
             options: see :class:`PriorOptions`.
-            target_channels: channels of all images that PI sees together.
-            condition_channels: channels of all images that PI' sees together.
-            condition_scale: how much smaller they are than the observation.
+            channels: c.
             num_stages: K.
-            use_ldm: False builds neither encoder nor diffusion.
+            scale: how much smaller the images of the first stage are than the observation.
             uses_prior: False builds no null prior either.
         """
-        self.phase, self.use_ldm, self.uses_prior = options.phase, use_ldm, uses_prior
-        self.target_window = options.prior_window
-        self.condition_window = options.prior_window // condition_scale
-        self.prior_source, self.null_prior_prob = options.prior_source, options.null_prior_prob
+        self.phase, self.use_ldm, self.uses_prior = options.phase, options.use_ldm, uses_prior
+        self.condition_window = options.prior_window // scale
         if uses_prior:
             self.null_prior = nn.Parameter(torch.zeros(options.prior_dim))
-            trained = not use_ldm or (self.phase in (1, 'joint') and self.null_prior_prob > 0)
-            self.null_prior.requires_grad_(trained)
-        if use_ldm and self.phase != 'inference':
-            self.prior_encoder = PriorEncoder(target_channels, options)
+            varied = self.phase in (1, 'joint') and options.null_prior_prob > 0
+            self.null_prior.requires_grad_(not self.use_ldm or varied)
+        if self.use_ldm and self.phase != 'inference':
+            self.prior_encoder = PriorEncoder(PRIOR_INPUTS[options.prior_input] * channels, options)
             self.prior_encoder.requires_grad_(self.phase != 2)
-        if use_ldm and self.phase != 1:
-            self.condition_encoder = PriorEncoder(condition_channels, options)
+        if self.use_ldm and self.phase != 1:
+            seen = COND_INPUTS[options.cond_input] * channels
+            self.condition_encoder = PriorEncoder(seen, options)
             self.denoiser = PriorDiffusion(options, num_stages=num_stages)
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
@@ -139,51 +175,57 @@ class LatentPrior:
             trace: the target is wanted even where it guides nothing.
 
         Raises:
-            ValueError: see :func:`.prior_source.resolve_source`.
+            ValueError: see :func:`resolve_source`.
         """
+        options = self.options
         if given is not None:
             source = 'given'
         elif not self.use_ldm:
             source = 'null'
         else:
-            default = 'auto' if self.training else self.prior_source
+            default = 'auto' if self.training else options.prior_source
             source = resolve_source(source or default, self.phase, mode, gt, self.training)
-        null_mask = None
+        null_mask = target = None
         if self.training and source in ('oracle', 'joint'):
-            null_mask = torch.rand(len(y), 1, device=y.device) < self.null_prior_prob
+            null_mask = torch.rand(len(y), 1, device=y.device) < options.null_prior_prob
             null_mask = null_mask.to(y.dtype)
-        shown = gt if self.training or trace or source in NEEDS_GT else None
-        return Guidance(source, y, shown, given, null_mask)
+        wanted = gt is not None and (self.training or trace or source in NEEDS_GT)
+        if wanted and self.use_ldm and self.phase != 'inference':
+            seen = gt if options.prior_input == 'gt' else torch.cat([gt, y], 1)
+            teaches = self.phase == 2  # the frozen teacher
+            with torch.set_grad_enabled(not teaches and torch.is_grad_enabled()):
+                target = self.prior_encoder(seen, options.prior_window)
+        return Guidance(source, given, null_mask, target)
 
-    def target_prior(self, images: Sequence[Tensor]) -> Tensor | None:
-        """PI's prior (B, C_p); without gradient when PI is the frozen teacher."""
-        if not self.use_ldm or self.phase == 'inference':
-            return None
-        with torch.set_grad_enabled(self.phase != 2 and torch.is_grad_enabled()):
-            return self.prior_encoder(torch.cat(images, 1), self.target_window)
-
-    def stage_prior(self, call: Guidance, k: int, images: Sequence[Tensor]) -> StagePrior:
-        """The priors of stage ``k`` (from 0); PI' sees ``images``, each (B, c, H, W).
+    def prior(self, estimates: Estimates, y: Tensor, k: int, call: Guidance) -> StagePrior:
+        """The priors of stage ``k`` (from 0), whose images are ``estimates`` and ``y``.
 
         Raises:
             ValueError: 'shuffled' with a single image.
         """
+        options = self.options
         target = None if call.target is None else call.target.detach()
         generated = call.generated
         if generated is None and call.source in GENERATING:
-            condition = self.condition_encoder(torch.cat(images, 1), self.condition_window)
+            images = [estimates.x_hat, estimates.x_tilde]
+            if options.cond_detach:
+                images = [image.detach() for image in images]
+            seen = {'mgda': images, 'lq': [y], 'mgda_lq': [*images, y]}[options.cond_input]
+            condition = self.condition_encoder(torch.cat(seen, 1), self.condition_window)
             generated = image_statistic(self.denoiser(condition, k, target))
-        return StagePrior(self._guide(call, k, generated), generated, target)
+        if options.prior_stages == 'first':
+            call.generated = generated
+        return StagePrior(self._guide(call, k, len(y), generated), generated, target)
 
-    def _guide(self, call: Guidance, k: int, generated: Tensor | None) -> Tensor | None:
+    def _guide(self, call: Guidance, k: int, batch: int, generated: Tensor | None) -> Tensor | None:
         if call.source == 'given':
             return call.given if call.given.ndim == 2 else call.given[k]
         if call.source == 'null':
-            return self.null_prior.repeat(len(call.y), 1) if self.uses_prior else None
+            return self.null_prior.repeat(batch, 1) if self.uses_prior else None
         if call.source == 'generated':
             return generated
         if call.source == 'shuffled':
-            if len(call.y) < 2:
+            if batch < 2:
                 raise ValueError("prior_source 'shuffled' needs a batch of at least two images.")
             return generated.roll(1, 0)
         guide = call.target

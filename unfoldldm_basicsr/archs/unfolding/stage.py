@@ -78,14 +78,14 @@ class StageTrace(NamedTuple):
 
 
 class UnfoldTrace(NamedTuple):
-    """``forward(..., return_trace=True)`` of an unfolding network guided by a prior.
+    """``forward(..., return_trace=True)`` of UnfoldLDM.
 
     Attributes:
         output: (B, c, H, W), what forward returns without the trace.
         stages: one :class:`StageTrace` for each traced stage, images cropped to H x W.
-        target_prior: (B, C_p) detached, one for each stage where they differ, or None.
+        target_prior: (B, C_p) detached, or None.
     """
 
     output: Tensor
     stages: tuple[StageTrace, ...]
-    target_prior: Tensor | tuple[Tensor, ...] | None
+    target_prior: Tensor | None
