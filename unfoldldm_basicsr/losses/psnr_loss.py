@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import math
 
-import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.registration import register
 
 _EPS = 1e-8  # limits the loss to -80 dB for equal images
-_LUMA = (65.481, 128.553, 24.966)  # BT.601 studio range, offset 16, in 8-bit units
 
 
 @register(LOSS_REGISTRY)
@@ -27,24 +25,18 @@ class PSNRLoss(nn.Module):
     Args:
         loss_weight: factor of the loss.
         reduction: only ``mean`` over the batch, kept for existing option files.
-        toY: compares the luminance of BT.601 instead of the three colours.
 
     Raises:
         ValueError: another reduction.
     """
 
-    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean', toY: bool = False):
+    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean'):
         super().__init__()
         if reduction != 'mean':
             raise ValueError(f"PSNRLoss reduction: only 'mean' is defined, got '{reduction}'.")
         self.loss_weight = loss_weight
-        self.toY = toY
-        self.register_buffer('luma', torch.tensor(_LUMA).view(1, 3, 1, 1) / 255, persistent=False)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Two (B, c, H, W) batches in [0, 1], RGB with ``toY`` -> scalar."""
-        gap = pred - target
-        if self.toY:
-            gap = (gap * self.luma).sum(1, keepdim=True)
-        mse = gap.square().flatten(1).mean(1)
+        """Two (B, c, H, W) batches in [0, 1] -> scalar."""
+        mse = (pred - target).square().flatten(1).mean(1)
         return self.loss_weight * 10 / math.log(10) * (mse + _EPS).log().mean()
