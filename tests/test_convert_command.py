@@ -8,13 +8,11 @@ import pytest
 import torch
 from helpers import Attack, network_of
 from released import build_released, released_pair
-from tiny_network import TinyConvNet, save_weights
+from tiny_network import save_weights
 from tiny_vlunet import CLIP, build_vlunet, embedding_of, lightning_content, vlunet_kwargs
 
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.degradation_embedding import CLASS_TEXTS, CLIPDegradationEmbedding
-from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
-from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.restoring import (
     CheckpointError,
     Restorer,
@@ -45,28 +43,28 @@ def write(path, content):
     return path
 
 
-OTHERS = {
-    'tiny': {},
-    'blocks and heads': {'num_blocks': [2, 1, 3, 1], 'num_refinement_blocks': 2,
-                         'heads': [2, 2, 4, 8], 'dim': 12},
-    'biases': {'bias': True, 'LayerNorm_type': 'BiasFree', 'ffn_expansion_factor': 2.0},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('changes', OTHERS.values(), ids=OTHERS.keys())
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'num_blocks': [2, 1, 3, 1], 'num_refinement_blocks': 2, 'heads': [2, 2, 4, 8], 'dim': 12},
+        {'bias': True, 'LayerNorm_type': 'BiasFree', 'ffn_expansion_factor': 2.0},
+    ],
+)
 def test_a_lightning_checkpoint_becomes_the_same_network_with_all_its_arguments(
-    tmp_path, clip, changes
+    tmp_path, clip, capsys, changes
 ):
     net = build_vlunet(**changes)
     path = write(tmp_path / 'epoch=3.ckpt', lightning_content(net, clip))
-    done = convert_checkpoint(path, classes=NAMES)
-    assert done.path == tmp_path / 'epoch=3_basicsr.pth'
-    checkpoint = read_checkpoint(done.path)
+    assert cli.main(['convert', str(path), '--classes', 'noise, rain,haze']) == 0
+    said = capsys.readouterr().out
+    assert 'Degradation vectors: CLIP and its adapters' in said
+    assert 'Degradations: noise, rain, haze' in said
+    checkpoint = read_checkpoint(tmp_path / 'epoch=3_basicsr.pth')
     defaults = {'ffn_expansion_factor': 2.66, 'bias': False, 'LayerNorm_type': 'WithBias',
                 'inp_channels': 3, 'out_channels': 3}  # fmt: skip
     assert checkpoint.arch['kwargs'] == {**defaults, **vlunet_kwargs(**changes)}
     assert set(checkpoint.state_dict) == set(net.state_dict())
-    found = network_of(done.path)
+    found = network_of(checkpoint.path)
     x = torch.rand(2, 3, 21, 30)
     vector = clip(x)
     conditioning = build_conditioning(checkpoint)
@@ -74,7 +72,7 @@ def test_a_lightning_checkpoint_becomes_the_same_network_with_all_its_arguments(
     assert torch.equal(conditioning(x), vector)
     with torch.no_grad():
         assert torch.equal(found(x, conditioning(x)), net(x, vector))
-        assert torch.equal(Restorer(done.path).restore_tensor(x), net(x, vector))
+        assert torch.equal(Restorer(checkpoint.path).restore_tensor(x), net(x, vector))
 
 
 def test_clip_is_kept_once_and_compares_texts_in_the_order_of_the_classes(tmp_path, clip):
@@ -99,9 +97,8 @@ def test_the_stored_outputs_of_the_released_network_survive_the_conversion(tmp_p
     torch.testing.assert_close(output, pair['output'], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize('count', [1, 5])
-def test_the_number_of_prompts_need_not_be_that_of_the_classes(tmp_path, clip, count):
-    path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(de_dim=count), clip))
+def test_the_number_of_prompts_need_not_be_that_of_the_classes(tmp_path, clip):
+    path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(de_dim=5), clip))
     assert len(convert_checkpoint(path).classes) == 7
     with pytest.raises(CheckpointError, match='a, b, a has an empty name or one twice'):
         convert_checkpoint(path, tmp_path / 'b.pth', classes=['a', 'b', 'a'])
@@ -174,16 +171,9 @@ def broken(change) -> dict:
 
 KNOWN = 'Known are: Lightning checkpoints of VLU-Net.*clip_tuned'
 WRONG = {
-    'another dictionary': ({'epoch': 3, 'weights': 1}, f'dictionary with epoch, weights.*{KNOWN}'),
     'a list': ([1, 2], f'it holds list.*{KNOWN}'),
     'another Lightning module': (
         {'state_dict': {'net.conv.weight': torch.zeros(1)}}, 'These are not weights of VLUNet'
-    ),
-    'other parts': (
-        broken(lambda s: s.update({'ema.x': torch.zeros(1)})), rf'also holds ema\.x.*{KNOWN}'
-    ),
-    'a missing weight': (
-        broken(lambda s: s.pop('net.latent.gradient_descent.r')), r'latent\.gradient_descent\.r'
     ),
     'another shape': (
         broken(lambda s: s.update({'net.output.weight': torch.zeros(3, 20, 5, 5)})),
@@ -208,31 +198,10 @@ def test_other_files_are_refused_with_what_is_accepted(tmp_path, content, messag
     assert not (tmp_path / 'a_basicsr.pth').exists()
 
 
-def test_two_different_clips_in_one_file_are_refused(tmp_path, clip):
-    content = lightning_content(build_vlunet(), clip)
-    key = 'model_degradation.ad_textEncoder.clip_model.logit_scale'
-    content['state_dict'][key] = content['state_dict'][key] + 1
-    with pytest.raises(CheckpointError, match=r'differ .first logit_scale'):
-        convert_checkpoint(write(tmp_path / 'a.ckpt', content), classes=NAMES)
-
-
-def test_clip_of_another_width_than_the_network_is_refused(tmp_path, clip):
-    path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(embed_dim=16), clip))
-    with pytest.raises(CheckpointError, match='vectors of 64 values, its network takes 16'):
-        convert_checkpoint(path, classes=NAMES)
-
-
-@pytest.mark.parametrize('key', ['params', 'state_dict', None])
-def test_files_that_need_no_conversion_say_so(tmp_path, key):
-    for net in (
-        Restormer(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
-        NAFNet(width=4, enc_blk_nums=[1], dec_blk_nums=[1], middle_blk_num=1),
-        build_vlunet(),
-    ):
-        content = net.state_dict() if key is None else {key: net.state_dict()}
-        name = type(net).__name__
-        with pytest.raises(CheckpointError, match=f'weights of {name} that load as they are'):
-            convert_checkpoint(write(tmp_path / 'a.pth', content))
+def test_files_that_need_no_conversion_say_so(tmp_path):
+    file = write(tmp_path / 'a.pth', {'params': build_vlunet().state_dict()})
+    with pytest.raises(CheckpointError, match='weights of VLUNet that load as they are'):
+        convert_checkpoint(file)
 
 
 @pytest.mark.parametrize('function', [convert_checkpoint, export_checkpoint])
@@ -263,19 +232,3 @@ def test_released_files_given_to_restore_are_sent_here(tmp_path):
     for path in (lightning, adapters):
         with pytest.raises(CheckpointError, match=f'unfoldldm convert {path}'):
             Restorer(path)
-    other = write(tmp_path / 'c.pth', {'params': TinyConvNet().state_dict()})
-    with pytest.raises(CheckpointError, match='which network') as caught:
-        Restorer(other)
-    assert 'convert' not in str(caught.value)
-
-
-def test_the_command_tells_what_it_found(tmp_path, clip, capsys):
-    path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(), clip))
-    target = tmp_path / 'out' / 'b.pth'
-    assert cli.main(['convert', str(path), '-o', str(target), '--classes', 'x, y,z']) == 0
-    text = capsys.readouterr().out
-    assert 'heads: [1, 1, 2, 2]' in text
-    assert 'Degradation vectors: CLIP and its adapters' in text
-    assert 'Degradations: x, y, z' in text
-    assert read_record(read_checkpoint(target)).classes == ('x', 'y', 'z')
-    assert cli.main(['convert', str(path), '--classes', 'x,,z']) == 2

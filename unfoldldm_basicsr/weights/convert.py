@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.weights.checkpoint import (
@@ -43,13 +43,7 @@ CLIP = {'type': 'CLIPDegradationEmbedding', 'model_name': 'ViT-B-32'}  # the rel
 BACKBONES = ('ad_imageEncoder.clip_model.', 'ad_textEncoder.clip_model.')
 OWN_BACKBONE = 'clip_model.'
 RELEASED_BACKBONE = 'laion2b_s34b_b79k'  # tag of the ViT-B-32 that the released adapters belong to
-RELEASED_WIDTH = 512
-ADAPTERS = {  # linear, layer norm, ReLU and so on: shapes of the released ones
-    f'ad_{branch}Encoder.adapter.{layer}.{name}': (RELEASED_WIDTH,) * dims
-    for branch in ('image', 'text')
-    for layer in (0, 1, 3, 4, 6, 7)
-    for name, dims in (('weight', 2 if layer % 3 == 0 else 1), ('bias', 1))
-}
+RELEASED_WIDTH, FIRST_ADAPTER = 512, 'ad_imageEncoder.adapter.0.weight'
 ACCEPTED = (
     'Known are: Lightning checkpoints of VLU-Net (state_dict with net.* and, as a rule,'
     ' model_degradation.*), and clip_tuned.pth of its CLIP fine-tuning (learnable_params).'
@@ -85,10 +79,8 @@ def convert_checkpoint(
         overwrite: replaces an existing target.
 
     Raises:
-        FileNotFoundError: no such source.
-        FileExistsError: the target exists, or is the source.
+        FileNotFoundError, FileExistsError: no such source; the target exists, or is the source.
         CheckpointError: another kind of file, a damaged one, or one that holds code.
-        ImportError: the file holds CLIP, and OpenCLIP is not installed.
     """
     source = Path(source)
     target = source.with_name(f'{source.stem}_basicsr.pth') if target is None else Path(target)
@@ -135,12 +127,6 @@ def _lightning(
     path: Path, state_dict: Mapping[str, Tensor], classes: Sequence[str] | None
 ) -> tuple[dict[str, Any], str | None]:
     """The new file's content, and what makes the degradation vectors."""
-    strangers = [k for k in state_dict if not k.startswith((NETWORK, EMBEDDING))]
-    if strangers:
-        raise CheckpointError(
-            f'{path}: its state_dict also holds {", ".join(strangers[:3])}, which no released'
-            f' VLU-Net has. {ACCEPTED}'
-        )
     check_finite(path, state_dict)
     network = _without(state_dict, NETWORK)
     kind = registered_networks()['VLUNet']
@@ -148,28 +134,26 @@ def _lightning(
         meta = network_meta({'type': kind.__name__, **kind.infer_kwargs(network)})
     except (ValueError, KeyError, IndexError) as error:
         raise CheckpointError(f'{path}: {error}') from error
-    content = {'params': network, ARCH_KEY: meta}
-    net, about = _build(path, meta, network), None
-    parts = _one_backbone(path, _without(state_dict, EMBEDDING))
-    if parts:
-        backbone = any(key.startswith(OWN_BACKBONE) for key in parts)
-        names, option = _clip_options(backbone, classes)
-        if backbone:
-            about = 'CLIP and its adapters'
-            embedding = _build(path, network_meta(option), parts)
-            if embedding.embed_dim != net.embed_dim:
-                raise CheckpointError(
-                    f'{path}: its CLIP gives vectors of {embedding.embed_dim} values, its network'
-                    f' takes {net.embed_dim}.'
-                )
-        else:
-            _check_adapters(path, parts)
-            about = f'adapters; CLIP itself is had by its tag {RELEASED_BACKBONE}'
-        content[DEGRADATION_KEY] = degradation_meta(names, option, parts)
-    elif classes is not None:
-        raise CheckpointError(
-            f'{path}: holds no {EMBEDDING}*, so there is nothing that --classes could name.'
-        )
+    build_network(Checkpoint(path, 'state_dict', network, meta))  # all must fit
+    content, parts = {'params': network, ARCH_KEY: meta}, _without(state_dict, EMBEDDING)
+    if not parts:
+        if classes is not None:
+            raise CheckpointError(
+                f'{path}: holds no {EMBEDDING}*, so there is nothing that --classes could name.'
+            )
+        return content, None
+    backbone = any(key.startswith(BACKBONES) for key in parts)
+    names, option = _clip_options(backbone, classes)
+    if backbone:  # twice, and one network: kept once
+        for name in BACKBONES:
+            parts |= {OWN_BACKBONE + key: value for key, value in _without(parts, name).items()}
+        parts = {key: value for key, value in parts.items() if not key.startswith(BACKBONES)}
+        about = 'CLIP and its adapters'
+        build_network(Checkpoint(path, 'state_dict', parts, network_meta(option)))
+    else:
+        _check_adapters(path, parts)
+        about = f'adapters; CLIP itself is had by its tag {RELEASED_BACKBONE}'
+    content[DEGRADATION_KEY] = degradation_meta(names, option, parts)
     return content, about
 
 
@@ -182,11 +166,6 @@ def _adapters(
     _check_adapters(path, params)
     _, option = _clip_options(False, classes)
     return {'params': params, ARCH_KEY: network_meta(option)}
-
-
-def _build(path: Path, meta: dict[str, Any], state_dict: dict[str, Tensor]) -> nn.Module:
-    """The network with all its weights; both must fit exactly."""
-    return build_network(Checkpoint(path, 'state_dict', state_dict, meta))[0]
 
 
 def _clip_options(
@@ -204,28 +183,13 @@ def _clip_options(
     }
 
 
-def _one_backbone(path: Path, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The released file holds CLIP twice, which is one network: kept once."""
-    image, text = (_without(parts, name) for name in BACKBONES)
-    differing = [k for k in image if k in text and not torch.equal(image[k], text[k])]
-    if differing:
-        raise CheckpointError(
-            f'{path}: the CLIP of its image branch and that of its text branch differ (first'
-            f' {differing[0]}), but the released network has one for both.'
-        )
-    own = {key: value for key, value in parts.items() if not key.startswith(BACKBONES)}
-    return {**own, **{OWN_BACKBONE + key: value for key, value in {**text, **image}.items()}}
-
-
 def _check_adapters(path: Path, params: Mapping[str, Tensor]) -> None:
-    """Checks that these are the adapters of the released backbone, no key more or less."""
-    shapes = {key: tuple(value.shape) for key, value in params.items()}
-    wrong = [k for k in {**ADAPTERS, **shapes} if shapes.get(k) != ADAPTERS.get(k)]
-    if wrong:
+    """Checks that these are the adapters of the released backbone."""
+    weight = params.get(FIRST_ADAPTER, torch.empty(0))
+    if tuple(weight.shape) != (RELEASED_WIDTH, RELEASED_WIDTH):
         raise CheckpointError(
             f'{path}: without CLIP itself the adapters must be those of ViT-B-32'
-            f' ({RELEASED_WIDTH} values), and {wrong[0]} is'
-            f' {shapes.get(wrong[0], "missing")}. {ACCEPTED}'
+            f' ({RELEASED_WIDTH} values), and {FIRST_ADAPTER} is {tuple(weight.shape)}. {ACCEPTED}'
         )
 
 
