@@ -22,7 +22,6 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.contract import NEW_IN_PHASE2
 from unfoldldm_basicsr.common.declaration import Problem, count
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models import unfoldldm_phase1_model as phase1
@@ -125,7 +124,6 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
     sections = {**SECTIONS, 'train': Phase2Train, 'path': Phase2Path, 'val': Phase2Val}
     rules = PHASE2_RULES
     default_prior_source = 'generated'
-    new_modules = NEW_IN_PHASE2
 
     # ---- starting from Phase I ----------------------------------------------------------------
 
@@ -133,8 +131,7 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
         super().load_initial_weights(net)
         path = self.run.path
         if self.is_train and path.pretrain_network_phase1 and not path.pretrain_network_g:
-            file, network = path.pretrain_network_phase1, self.opt['network_g']
-            load_phase1_weights(net, file, NEW_IN_PHASE2, network)
+            load_phase1_weights(net, path.pretrain_network_phase1, self.opt['network_g'])
 
     def trained_network(self, bare: nn.Module) -> TrainedNetwork:
         self.warming_up = self.is_train and self.run.train.prior_warmup_iter > 0

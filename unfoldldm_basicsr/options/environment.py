@@ -110,8 +110,8 @@ def _weights_fault(run: Run, label: str, file: Path) -> str | None:
     except (ValueError, OSError) as error:
         return str(error)
     if label == 'phase1':
-        net, new = run.networks.get('network_g'), getattr(run.model, 'new_modules', ())
-        return net and phase1_misfit(net, checkpoint, new, run.network_sections['network_g'])
+        net = run.networks.get('network_g')
+        return net and phase1_misfit(net, checkpoint, run.network_sections['network_g'])
     net = run.networks.get(f'network_{label}')
     return net and misfit(net, checkpoint, strict=strict, allow_missing=run.is_train, label=label)
 

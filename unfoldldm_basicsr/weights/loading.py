@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from unfoldldm_basicsr.common.contract import MEMORY_ONLY
+from unfoldldm_basicsr.common.contract import MEMORY_ONLY, NEW_IN_PHASE2
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from unfoldldm_basicsr.weights.diff import StateDictDiff, module_of
 
@@ -58,35 +58,32 @@ def misfit(
 
 
 def phase1_misfit(
-    net: nn.Module,
-    checkpoint: Checkpoint,
-    new_modules: Sequence[str],
-    arguments: Mapping[str, Any] | None = None,
+    net: nn.Module, checkpoint: Checkpoint, arguments: Mapping[str, Any]
 ) -> str | None:
     """Why a file is no Phase I of this network of Phase II (on the meta device too), or None.
 
+    Exactly the weights of the modules that Phase I does not have may be missing in the file.
+
     Args:
         net, checkpoint: the network and the file.
-        new_modules: names of the modules that Phase I does not have; exactly their weights may be
-            missing in the file, and nothing in the file may be left over.
         arguments: what ``net`` was built with, compared with the file's metadata: equal shapes do
             not make an equal network.
     """
     path, arch = checkpoint.path, checkpoint.arch
-    already = [key for key in checkpoint.state_dict if module_of(key) in new_modules]
+    already = [key for key in checkpoint.state_dict if module_of(key) in NEW_IN_PHASE2]
     if already:
         return (
             f'{path} is no Phase I of this network_g: it was written by Phase II and holds'
             f' {already[0]}; to go on from it use path.pretrain_network_g.'
         )
     differing = []
-    if arch is not None and arguments is not None:
+    if arch is not None:
         for name, parameter in inspect.signature(type(net)).parameters.items():
             values = (_as_list(a.get(name, parameter.default)) for a in (arch['kwargs'], arguments))
             then, now = values
             if name not in PHASE2_ARGUMENTS and then != now:
                 differing.append(f'{name}: {then!r} in the file, {now!r} here')
-    diff = StateDictDiff.between(net, checkpoint.state_dict, new_modules=new_modules)
+    diff = StateDictDiff.between(net, checkpoint.state_dict, new_modules=NEW_IN_PHASE2)
     if not diff and not differing:
         return None
     faults = '; '.join([*differing, *([str(diff)] if diff else [])])
@@ -109,13 +106,11 @@ def load_weights(
     """Loads a weight file into a bare network; where not strict, what fits, and says the rest.
 
     Args:
-        net: the network.
         path, param_key, fallback: see :func:`read_checkpoint`.
         strict, allow_missing, label: see :func:`misfit`.
 
     Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: the file or its weights do not fit; the message names file and keys.
+        FileNotFoundError, CheckpointError: no such file; it does not fit.
     """
     checkpoint = read_checkpoint(path, param_key, fallback=fallback)
     name, log = type(net).__name__, logging.getLogger('basicsr')
@@ -153,25 +148,19 @@ def load_network(
     net.load_state_dict(checkpoint.state_dict, strict=strict)
 
 
-def load_phase1_weights(
-    net: nn.Module,
-    path: str | Path,
-    new_modules: Sequence[str],
-    arguments: Mapping[str, Any] | None = None,
-) -> None:
+def load_phase1_weights(net: nn.Module, path: str | Path, arguments: Mapping[str, Any]) -> None:
     """Starts a Phase II network from the averaged weights of Phase I; see :func:`phase1_misfit`.
 
     Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: other weights are missing, left over or have another shape.
+        FileNotFoundError, CheckpointError: no such file; it does not fit.
     """
     checkpoint = read_checkpoint(path, 'params_ema', fallback=True)
-    fault = phase1_misfit(net, checkpoint, new_modules, arguments)
+    fault = phase1_misfit(net, checkpoint, arguments)
     if fault:
         raise CheckpointError(f'path.pretrain_network_phase1: {fault}')
     net.load_state_dict(checkpoint.state_dict, strict=False)
     log, key = logging.getLogger('basicsr'), checkpoint.param_key
-    log.info('Phase II starts from %s [%s]; new: %s.', path, key, ', '.join(new_modules))
+    log.info('Phase II starts from %s [%s]; new: %s.', path, key, ', '.join(NEW_IN_PHASE2))
     if key != 'params_ema':
         log.warning(
             '%s has no averaged weights (params_ema); the last ones are used. Set '
