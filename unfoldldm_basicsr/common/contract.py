@@ -83,21 +83,11 @@ def image_channels(cls: type[nn.Module], arguments: Mapping[str, Any]) -> int:
 
 
 def check_tile(tile: int, overlap: int, size_multiple: int = 1) -> tuple[int, int]:
-    """Checks a tile size and aligns it to the network.
-
-    Args:
-        tile: side of a tile in pixels; rounded down to a multiple of ``size_multiple``.
-        overlap: pixels shared by neighbouring tiles; rounded up to a multiple.
-        size_multiple: the network's ``size_multiple``.
-
-    Returns:
-        Aligned tile size and overlap.
+    """The side and the overlap of tiles in pixels, aligned to a network's ``size_multiple``.
 
     Raises:
         ValueError: no progress is possible with these values.
     """
-    if size_multiple < 1:
-        raise ValueError(f'size_multiple must be at least 1, got {size_multiple}.')
     if overlap < 0:
         raise ValueError(f'The tile overlap must be 0 or more pixels, got {overlap}.')
     aligned_tile = tile // size_multiple * size_multiple

@@ -63,11 +63,7 @@ class DataFault(RunFailure, ValueError):  # noqa: N818
 
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Names the file in what goes wrong with the disk inside.
-
-    Raises:
-        OutputWriteError: disk full, no permission, folder gone, ...
-    """
+    """Makes what goes wrong with the disk inside an OutputWriteError that names the file."""
     try:
         yield
     except OutputWriteError:
@@ -81,11 +77,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 def run_to_end(pipeline: Callable[[str], object], root: str) -> None:
-    """Runs a pipeline of BasicSR; failures that have a message for the user end with it alone.
-
-    Raises:
-        SystemExit: status 1 after such a message.
-    """
+    """Runs a pipeline of BasicSR; failures that have a message for the user end with it alone."""
     try:
         pipeline(root)
     except RunFailure as failure:
@@ -124,11 +116,7 @@ def explain(error: Exception) -> str | None:
 
 
 def end_run(failure: RunFailure | str) -> None:
-    """Logs the message and ends the process with status 1.
-
-    Raises:
-        SystemExit: always.
-    """
+    """Logs the message and ends the process with status 1."""
     distributed = torch.distributed
     alone = not distributed.is_available() or not distributed.is_initialized()
     if alone or not getattr(failure, 'on_all_ranks', False) or distributed.get_rank() == 0:

@@ -17,10 +17,6 @@ def register(registry) -> Callable[[T], T]:
     BasicSR's registries assert on every second registration, so reloading a module (notebooks,
     ``importlib.reload``) fails there. Here the same module may register again. Where a project has
     a class of that name already, the class is registered as ``NAME_unfoldldm`` only.
-
-    Args:
-        registry: one of ``ARCH_REGISTRY``, ``DATASET_REGISTRY``, ``LOSS_REGISTRY``,
-            ``METRIC_REGISTRY`` or ``MODEL_REGISTRY`` of ``basicsr.utils.registry``.
     """
 
     def decorate(obj: T) -> T:

@@ -7,11 +7,8 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
-    """Text to append to an error about an unknown ``name``.
-
-    Returns:
-        For example ``" Did you mean 'dim'? Known: dim, heads."``; without a near match only the
-        known names; an empty string when nothing is known.
+    """Text to append to an error: ``" Did you mean 'dim'? Known: dim, heads."``; without a near
+    match only the known names, '' when nothing is known.
     """
     names = sorted(str(k) for k in known)
     return f'{nearest(name, names)} Known: {", ".join(names)}.' if names else ''
@@ -40,10 +37,8 @@ def one_slip(name: str, known: str) -> bool:
 
 
 def written_as(name: str, keys: Iterable[object]) -> str:
-    """Text to append to an error about a missing ``name``: the key that may be meant to be it.
-
-    Returns:
-        For example ``" Is 'tpye' meant to be it?"``, with nothing like it the keys that are there.
+    """Text to append to an error about a missing ``name``: ``" Is 'tpye' meant to be it?"``, with
+    nothing like it the keys that are there.
     """
     keys = [str(k) for k in keys]
     near = _near(name, keys)

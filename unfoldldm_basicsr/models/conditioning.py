@@ -169,13 +169,7 @@ def class_order_fault(
     Label embeddings need the same list. The others may gain or lose degradations, as the vector
     comes from the image, but what both lists name must stand in the same order.
 
-    Args:
-        stored: order of the weights; empty where it is unknown.
-        current: order of the data; empty where they have none.
-        needs_label: whether the embedding goes by the index.
-
-    Returns:
-        A sentence, or None if they agree.
+    ``stored`` is empty where it is unknown, ``current`` where the data have none.
     """
     if not stored or not current or list(stored) == list(current):
         return None
@@ -197,10 +191,6 @@ class Conditioning:
     It starts from ``path.pretrain_network_e``, else from the embedding in the file that the network
     itself starts from, else anew. It is saved as ``net_e_*.pth`` for resuming and, with the order
     of the degradations, in ``net_g_*.pth``, which therefore restores images alone.
-
-    Args:
-        run: typed options.
-        network: the network that is steered.
 
     Attributes:
         network: the embedding.

@@ -21,11 +21,8 @@ class DegradationOverride:
     the other degradation in its place: the one at the same position among its own, which in a
     mixture over the same photos is the same photo, degraded otherwise.
 
-    Args:
-        choice: name of the degradation, or 'wrong': for each item the next degradation in the
-            order of ``names`` (for embeddings of images, the next that the set contains).
-        names: degradations in the order of their indices.
-        needs_label: whether the embedding goes by the label.
+    ``choice`` is the name of the degradation, or 'wrong': for each item the next degradation in the
+    order of ``names`` (for embeddings of images, the next that the set contains).
     """
 
     def __init__(self, choice: str, names: Sequence[str], needs_label: bool):

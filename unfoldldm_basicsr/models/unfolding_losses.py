@@ -25,7 +25,6 @@ def restoration_losses(
 
     Args:
         trace: of the whole batch; images (B,c,H,W), as ``gt``.
-        cri_isda: consistency of the two gradient steps, or None.
         stage_loss_weight: weight of the mean pixel loss of the stages before the last; 0: none.
 
     Returns:
@@ -71,19 +70,14 @@ class StepWatch:
 
     A single large step happens and recovers; only a run of them means that the training diverged.
 
-    Args:
-        limit: largest mean step, in units of the image range.
-        patience: observations in a row above the limit after which the training stops.
+    The largest mean step ``limit`` is in units of the image range.
     """
 
     def __init__(self, limit: float = 1.0, patience: int = 10):
         self.limit, self.patience, self.in_a_row = limit, patience, 0
 
     def observe(self, step_size: float, current_iter: int) -> None:
-        """
-        Raises:
-            DivergenceError: too many observations in a row above the limit.
-        """
+        """Raises DivergenceError after ``patience`` observations in a row above the limit."""
         self.in_a_row = self.in_a_row + 1 if step_size > self.limit else 0
         if not self.in_a_row:
             return

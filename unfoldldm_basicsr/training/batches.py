@@ -37,9 +37,6 @@ def slices_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
 
 
 def _take(batch: Batch, start: int, stop: int) -> Batch:
-    """Items ``start`` to ``stop`` of every tensor and list in the batch."""
-    if start == 0 and stop == batch['lq'].shape[0]:
-        return dict(batch)
     return {
         key: value[start:stop] if isinstance(value, Tensor | list | tuple) else value
         for key, value in batch.items()
@@ -67,13 +64,9 @@ class ProgressiveBatches:
     """
 
     def __init__(self, options: ProgressiveOptions, seed: int = 0, rank: int = 0):
-        self.ends = list(accumulate(options.iters))[:-1]  # the last phase goes on for ever
+        self.ends = list(accumulate(options.iters))[:-1]
         self.sizes = list(zip(options.gt_sizes, options.mini_batch_sizes, strict=True))
         self.seed, self.rank = seed, rank
-
-    def sizes_at(self, current_iter: int) -> tuple[int, int]:
-        """Patch size and batch size of iteration ``current_iter`` (1-based)."""
-        return self.sizes[bisect_left(self.ends, current_iter)]
 
     def __call__(self, batch: Batch, current_iter: int) -> Batch:
         """Crops ``lq`` and ``gt`` (B,C,H,W) and keeps the first items.
@@ -81,7 +74,7 @@ class ProgressiveBatches:
         Raises:
             ValueError: the loader's batch or patch is smaller than the phase asks for.
         """
-        gt_size, mini_batch_size = self.sizes_at(current_iter)
+        gt_size, mini_batch_size = self.sizes[bisect_left(self.ends, current_iter)]
         size, _, h, w = batch['lq'].shape
         if size < mini_batch_size or min(h, w) < gt_size:
             raise ValueError(

@@ -30,11 +30,7 @@ class NonFiniteWeightsError(RunFailure, ValueError):
 
 
 def network_state(net: nn.Module) -> dict[str, Tensor]:
-    """State dict of a bare network on the CPU.
-
-    Raises:
-        NonFiniteWeightsError: a value is not finite; such weights are never written.
-    """
+    """State dict of a bare network on the CPU; NonFiniteWeightsError where it is not finite."""
     state = {}
     for key, value in net.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
@@ -50,12 +46,10 @@ def network_state(net: nn.Module) -> dict[str, Tensor]:
 def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, Any]:
     """``torch.save`` of a file that appears under its name complete and on disk, or not at all.
 
-    Returns:
-        ``size`` in bytes and ``sha256`` of the file.
+    Returns ``size`` in bytes and ``sha256`` of the file.
 
     Raises:
-        CheckpointWriteError: the file could not be written (disk full, no permission);
-            every older checkpoint is still there.
+        CheckpointWriteError: the file could not be written (disk full, no permission).
     """
     # In memory first: torch's writer would turn an error of the disk into one of its own.
     buffer = io.BytesIO()
@@ -82,7 +76,6 @@ class Checkpointer:
     Rank 0 writes; what goes wrong there ends all ranks.
 
     Args:
-        opt: options of the run: ranks, folders.
         weights: content of the file of each network, by its name ``net_g``.
         state: training state without ``epoch``, ``iter`` and ``rng``.
         keep: how many of the newest checkpoints stay; None: all.
@@ -107,9 +100,7 @@ class Checkpointer:
     def save(self, epoch: int, iteration: int) -> None:
         """Writes the weights, the training state, and the list that completes the checkpoint.
 
-        Args:
-            epoch: epoch of the trainer.
-            iteration: number of finished iterations; -1 for ``net_*_latest.pth`` alone.
+        ``iteration``: number of finished iterations; -1 for ``net_*_latest.pth`` alone.
 
         Raises:
             CheckpointWriteError: it cannot be written; older checkpoints are untouched.
@@ -122,11 +113,7 @@ class Checkpointer:
         on_rank_0(self.opt, lambda: self._write(facts | self.state()))
 
     def save_and_stop(self, iteration: int) -> None:
-        """Ends a run that a signal asked to end.
-
-        Raises:
-            SystemExit: always, after the run was saved.
-        """
+        """Saves a run that a signal asked to end, and ends it with SystemExit."""
         self.save((iteration - 1) // (progress.steps_per_epoch or iteration), iteration)
         get_root_logger().warning(
             f'Stopped by a signal at iteration {iteration}; the run is saved. '
@@ -140,9 +127,6 @@ class Checkpointer:
         """Records the validation of a data set that followed a checkpoint, with the best so far.
 
         The weights are kept as ``net_*_best_LABEL.pth`` for each label in ``keep``.
-
-        Raises:
-            CheckpointWriteError: something cannot be written.
         """
 
         def note() -> None:
@@ -178,7 +162,6 @@ class Checkpointer:
             self._remove_old(iteration)
 
     def _write_weights(self, label: str | int, weights: Mapping[str, Any] | None = None) -> Sums:
-        """Writes ``NAME_LABEL.pth`` for each network."""
         sums: Sums = {}
         for name, content in (weights or self.weights()).items():
             sums |= self._save(content, self.models / f'{name}_{label}.pth')

@@ -82,10 +82,10 @@ class GradientGraphs:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
-                self._forget_gradients()
                 accumulate(batch)
         torch.cuda.current_stream().wait_stream(stream)
-        self._forget_gradients()  # the graph makes its own
+        for parameter in self.parameters:
+            parameter.grad = None  # the graph makes its own
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool):
@@ -99,10 +99,6 @@ class GradientGraphs:
         for buffer, value in zip(self.buffers, before, strict=True):
             buffer.copy_(value)
         return Captured(graph, batch, totals, [p.grad for p in self.parameters])
-
-    def _forget_gradients(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

@@ -39,9 +39,6 @@ class Evaluator:
     """Restores, measures and reports validation sets; knows nothing of the model behind.
 
     Args:
-        opt: options of the run: ranks, folders, names, ``val``.
-        device: where batches are restored.
-        restore: makes a :class:`Restored` of a batch.
         extras: (data set, index, batch) -> further entries of the batch of an item.
         measure: (restored, batch, result) -> adds what was found to the result; by default the
             metrics of the option file, and the PSNR of every stage of a trace.
@@ -78,13 +75,9 @@ class Evaluator:
     ) -> list[tables.ImageResult]:
         """Restores and measures a data set; every rank returns the results of all images in order.
 
-        Args:
-            dataloader: validation loader; its data set and collate function are used.
-            label: iteration or experiment name, for the file names of saved images.
-            save_img: write the restored images.
-
-        Returns:
-            What was measured, of all ranks; of fewer images when a signal asks a training to stop.
+        Of the loader the data set and the collate function are used; ``label`` is the iteration or
+        the name of the experiment, for the names of saved images. When a signal asks a training to
+        stop, some images are left out.
 
         Raises:
             DataFault: an image cannot be read, or takes longer than the ``timeout`` of its section.
@@ -98,7 +91,6 @@ class Evaluator:
     def _evaluate_share(
         self, loader: DataLoader, label: str, save_img: bool
     ) -> list[tables.ImageResult]:
-        """The images of this rank."""
         dataset, rank = loader.dataset, self.opt['rank']
         options = getattr(dataset, 'opt', {})
         indices = range(rank, len(dataset), self.opt['world_size'])
@@ -126,7 +118,6 @@ class Evaluator:
         return results
 
     def measure_image(self, restored: Restored, batch: Batch, result: tables.ImageResult) -> None:
-        """Scores a restored image with the metrics of the option file."""
         gt, finite = batch.get('gt'), bool(torch.isfinite(restored.output).all())
         if not finite:
             get_root_logger().error(f'Validation: the output for {result.name} is not finite.')
@@ -166,21 +157,16 @@ class Evaluator:
     def report(
         self, dataset: str, results: list[tables.ImageResult], iteration: int | str, tb_logger: Any
     ) -> None:
-        """Writes the means of a validation to the log, CSV files and TensorBoard.
-
-        Raises:
-            OutputWriteError: a file cannot be written.
-        """
+        """Writes the means of a validation to the log, CSV files and TensorBoard."""
         for sentence in tables.unusual_values(results):
             get_root_logger().warning(sentence)
-        lines, scalars = [f'Validation {dataset}{self.note}'], {}
-        for name, value in tables.averages(results).items():
+        lines, scalars = [f'Validation {dataset}{self.note}'], tables.averages(results)
+        for name, value in scalars.items():
             line = f'\t # {name}: {value:.4f}'
             if dataset in self.best:
                 best = self.best[dataset][name]
                 line += f'\tBest: {best["val"]:.4f} @ {best["iter"]} iter'
             lines.append(line)
-            scalars[name] = value
         rows, folder = tables.degradation_rows(results), Path(self.opt['path']['log'])
         lines += [f'\t   {line}' for line in tables.table_lines(rows)]
         for degradation, (_, means) in rows.items():

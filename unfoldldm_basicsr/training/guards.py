@@ -37,16 +37,11 @@ class NonFiniteTrainingError(RunFailure, RuntimeError):
 class NonFiniteGuard:
     """Says which steps are skipped, keeps their batches, and ends a run of nothing else.
 
-    Args:
-        opt: options of the run, for its folder and the rank.
-        limit: number of such steps in a row after which the training stops; as many batches of a
-            run are kept.
+    After ``limit`` such steps in a row the training stops; as many batches of a run are kept.
     """
 
     def __init__(self, opt: Mapping[str, Any], limit: int = 10):
-        self.opt, self.limit = opt, limit
-        self.in_a_row = 0
-        self.total = 0
+        self.opt, self.limit, self.in_a_row, self.total = opt, limit, 0, 0
 
     def passes(
         self, current_iter: int, names: list[str], batch: Mapping[str, Any], *, keep_batch: bool
@@ -89,11 +84,7 @@ class NonFiniteGuard:
 
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
-    """Adds ``advice`` to the error when the GPU runs out of memory inside.
-
-    Raises:
-        RuntimeError: out of GPU memory.
-    """
+    """Adds ``advice`` to the RuntimeError of a GPU that runs out of memory inside."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
@@ -102,11 +93,7 @@ def memory_advice(advice: str) -> Iterator[None]:
 
 @contextmanager
 def training_memory(opt: Mapping[str, Any]) -> Iterator[None]:
-    """:func:`memory_advice` for a step of the training with these options.
-
-    Raises:
-        RuntimeError: out of GPU memory.
-    """
+    """:func:`memory_advice` for a step of the training with these options."""
     network = opt['network_g']
     option = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters.get('use_checkpoint')
     off = option is not None and not network.get('use_checkpoint', option.default)

@@ -53,10 +53,7 @@ def keep_freed_memory() -> bool:
     By default every tensor above 32 MiB goes back to Linux when it is freed, and the next one is
     filled with zeros page by page: two fifths of a training step at 256 x 256. A training needs the
     same memory again in its next iteration; its peak stays the same, or grows where recomputed
-    blocks leave gaps (docs/speed.md).
-
-    Returns:
-        Whether it does from now on.
+    blocks leave gaps (docs/speed.md). Returns whether it does from now on.
     """
     if sys.platform != 'linux' or any(name in os.environ for name in GLIBC_VARIABLES):
         return False

@@ -24,17 +24,12 @@ from unfoldldm_basicsr.training.options import TrainOptions, ValOptions
 class TrainedNetwork:
     """A network and what belongs to it in a run.
 
-    Args:
-        bare: the network as it was built; parameters that need no gradient in this part of the
-            training are frozen before.
-        device: where to.
-        train: section ``train``; None where the network is not trained.
-        dist: whether there are several processes.
-
     Attributes:
-        bare: the network without wrappers.
+        bare: the network without wrappers; parameters that need no gradient in this part of the
+            training are frozen before.
         net: with DistributedDataParallel and ``torch.compile`` around it, as far as they are used.
         average: moving average of ``bare``, None without one.
+        train: section ``train``; None where the network is not trained.
     """
 
     def __init__(
@@ -92,11 +87,7 @@ class TrainedNetwork:
             net.train(was_training)
 
     def states(self) -> dict[str, dict[str, Tensor]]:
-        """State dicts on the CPU as BasicSR's files name them: ``params``, ``params_ema``.
-
-        Raises:
-            NonFiniteWeightsError: a value is not finite.
-        """
+        """State dicts on the CPU as BasicSR's files name them: ``params``, ``params_ema``."""
         states = {'params': network_state(self.bare)}
         if self.average is not None:
             states['params_ema'] = network_state(self.average)
@@ -134,7 +125,6 @@ def restore_image(
     return Restored(net(lq, **arguments))
 
 
-@cache
+@cache  # not for every image
 def _warn_once(message: str) -> None:
-    """Not for every image."""
     get_root_logger().warning(message)

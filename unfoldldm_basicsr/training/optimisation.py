@@ -56,10 +56,7 @@ def check_optimizer(section: Mapping[str, Any], *, on_cpu: bool = False) -> Iter
     """What is wrong with a ``train.optim_g`` section.
 
     The optimiser makes a step on a few small parameters, as some refuse no sooner than that.
-
-    Args:
-        section: with ``type``.
-        on_cpu: whether the training runs on the CPU, where ``capturable`` is not possible.
+    ``on_cpu``: whether the training runs on the CPU, where ``capturable`` is not possible.
     """
     kind = section.get('type')
     if kind not in optimizer_names():
@@ -88,7 +85,6 @@ def check_optimizer(section: Mapping[str, Any], *, on_cpu: bool = False) -> Iter
 
 
 def _trial_problems(kind: str, section: Mapping[str, Any], on_cpu: bool) -> Iterator[Problem]:
-    """What an optimiser refuses in a step on parameters of the shapes that networks have."""
     left_out = ('type',) if on_cpu else ('type', 'capturable')  # the trial runs on the CPU
     options = {k: v for k, v in section.items() if k not in left_out}
 
@@ -133,10 +129,7 @@ class GradientClipper:
     """Measures, and if asked limits, the gradient norm of each group separately.
 
     One norm for all would let a large loss of one part scale the gradient of another to nothing.
-
-    Args:
-        groups: the named groups.
-        max_norm: one limit for every group, a limit per group, or None to only measure.
+    ``max_norm``: one limit for every group, a limit per group, or None to only measure.
 
     Raises:
         ValueError: the names do not match the groups.
@@ -147,14 +140,12 @@ class GradientClipper:
         self.groups = {name: [p for _, p in members] for name, members in groups.items() if members}
         if not isinstance(max_norm, Mapping):
             max_norm = dict.fromkeys(groups, float('inf' if max_norm is None else max_norm))
-        for name in sorted(max_norm.keys() - groups.keys()):
-            hint = did_you_mean(name, groups)
-            raise ValueError(f"the network has no parameter group '{name}'.{hint}")
-        for name in sorted(groups.keys() - max_norm.keys()):
-            names = ', '.join(groups)
-            raise ValueError(
-                f"no limit for the parameter group '{name}'; name every group: {names}."
-            )
+        if max_norm.keys() != groups.keys():
+            name = min(max_norm.keys() ^ groups.keys())
+            fault = f"no limit for the parameter group '{name}'; name every group"
+            if name in max_norm:
+                fault = f"the network has no parameter group '{name}'"
+            raise ValueError(f'{fault}.{did_you_mean(name, groups)}')
         self.limits = max_norm
 
     def __call__(self) -> dict[str, Tensor]:

@@ -15,11 +15,7 @@ HEIGHT = 256  # pixels; larger images are reduced
 
 
 class Panels:
-    """Keeps the first images of a validation on rank 0 until they are written.
-
-    Args:
-        opt: options of the run; ``logger.tb_images`` says how many, if ``use_tb_logger`` is on.
-    """
+    """Keeps the first ``logger.tb_images`` of a validation on rank 0 until they are written."""
 
     def __init__(self, opt: Mapping[str, Any]):
         logger = opt.get('logger') or {}
@@ -28,11 +24,8 @@ class Panels:
         self.kept: dict[str, Tensor] = {}
 
     def keep(self, name: str, batch: Batch, output: Tensor, trace: Any) -> None:
-        """Takes an image if there is room; with its stages where ``val.trace`` traced them.
-
-        The scores of a classifier are no image.
-        """
-        if len(self.kept) < self.count and output.ndim == 4:
+        """Takes an image if there is room; with its stages where ``val.trace`` traced them."""
+        if len(self.kept) < self.count and output.ndim == 4:  # not the scores of a classifier
             stages = () if trace is None else trace.stages[:-1]
             images = [batch['lq'], *(stage.x for stage in stages), output]
             images += [batch['gt']] if 'gt' in batch else []

@@ -78,7 +78,8 @@ class RestorationModel(SRModel):
         self.groups = self.trained_groups({'network_g': net})
         self.load_initial_weights(net)
         self.network = self.trained_network(net)
-        self.print_network(net)
+        count = sum(parameter.numel() for parameter in net.parameters())
+        get_root_logger().info(f'Network: {type(net).__name__}, with parameters: {count:,d}')
         self.conditioning = None
         if self.conditioning_class is not None:
             self.conditioning = self.conditioning_class(self.run, self.network)
@@ -86,13 +87,6 @@ class RestorationModel(SRModel):
         self.evaluator = self.build_evaluator()
         if self.is_train:
             self.init_training_settings()
-
-    def print_network(self, net: nn.Module) -> None:
-        """Logs name and size; BasicSR would fill the screen with every layer, as debugging does."""
-        count = sum(parameter.numel() for parameter in net.parameters())
-        log = get_root_logger()
-        log.info(f'Network: {type(net).__name__}, with parameters: {count:,d}')
-        log.debug(net)
 
     @classmethod
     def trained_groups(cls, networks: Mapping[str, nn.Module]) -> optimisation.Groups:
@@ -170,7 +164,7 @@ class RestorationModel(SRModel):
         stop_request.install()
 
     def init_losses(self) -> None:
-        """Builds the losses of the option file: ``train.pixel_opt``, ``train.perceptual_opt``."""
+        """Builds the losses of the option file."""
         self.cri_pix = self.build_optional_loss(self.run.train.pixel_opt)
         self.cri_perceptual = self.build_optional_loss(self.run.train.perceptual_opt)
 
@@ -193,11 +187,7 @@ class RestorationModel(SRModel):
         return list({g['group']: g['lr'] for g in self.optimizer_g.param_groups}.values())
 
     def feed_data(self, data: Batch) -> None:
-        """Takes a batch to the device; in training also cuts it to the progressive sizes.
-
-        Args:
-            data: ``lq`` and usually ``gt``, (B,c,H,W) in [0, 1]; other entries are kept beside.
-        """
+        """Takes a batch to the device: ``lq``, usually ``gt``, (B,c,H,W) in [0, 1], and others."""
         self.batch = to_device(data, self.device)
         if self.is_train:
             self.batch = self.prepare(self.batch, self.current_iter)
@@ -336,7 +326,6 @@ class RestorationModel(SRModel):
     # ---- checkpoints --------------------------------------------------------------------------
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """See :meth:`.Checkpointer.save`."""
         self.checkpointer.save(epoch, current_iter)
 
     def weight_files(self) -> dict[str, dict[str, Any]]:

@@ -173,10 +173,7 @@ def check_schedule(
 ) -> Iterator[Problem]:
     """What is wrong with a ``train.scheduler`` section.
 
-    Args:
-        section: with ``type``.
-        total_iter: length of the training, whose end the schedule must reach.
-        lr: base learning rate; no minimum may lie above it.
+    It must reach the end of the training, and no minimum may lie above the base rate ``lr``.
     """
     kind = section.get('type')
     if str(kind) not in SCHEDULES:
@@ -217,10 +214,6 @@ def check_schedule(
 class LearningRate(LRScheduler):
     """Schedule and warm-up of a run's optimiser; :meth:`step` goes on to the next iteration.
 
-    Args:
-        optimizer: new optimiser of the option file.
-        train: section ``train`` of the option file.
-
     Attributes:
         settings: what is in force: the option file's ``optim_g``, ``scheduler`` and
             ``warmup_iter``, or those of the state that the run goes on from.
@@ -253,9 +246,6 @@ class LearningRate(LRScheduler):
         that is logged, and with ``train.apply_new_schedule: true`` its settings apply from here on,
         as if the run had had the new schedule from its start.
 
-        Args:
-            state: what was saved; ``train_options`` holds the settings of that time.
-
         Raises:
             ResumeError: the state is of another optimiser, or its schedule ends before the
                 training.
@@ -285,13 +275,12 @@ class LearningRate(LRScheduler):
 
     def _take_stored(self, section: Mapping[str, Any]) -> None:
         for key, message, kind in check_schedule(section, self.total_iter):
-            if kind == 'warning':
-                continue
-            raise ResumeError(
-                f'train.total_iter is {self.total_iter} now, but the schedule of the resumed state '
-                f'does not go so far ({key}: {message.rstrip(".")}). Set train.apply_new_schedule: '
-                'true to use the schedule of the option file.'
-            )
+            if kind != 'warning':
+                raise ResumeError(
+                    f'train.total_iter is {self.total_iter} now, but the schedule of the resumed '
+                    f'state does not go so far ({key}: {message.rstrip(".")}). Set '
+                    'train.apply_new_schedule: true to use the schedule of the option file.'
+                )
         self.schedule = read_schedule(section, self.total_iter)
 
 

@@ -77,8 +77,20 @@ class TrainingStep:
         """
         self.optimizer.zero_grad(set_to_none=True)
         statistics = [buffer.clone() for buffer in self.statistics]
+
+        def accumulate(batch: Batch) -> dict[str, Tensor]:
+            return self._accumulate(batch, current_iter, compute_losses, wrapped)
+
+        def random() -> AbstractContextManager:
+            return step_rng(self.seed, current_iter, self.opt['rank'])
+
         with training_memory(self.opt):
-            values = self._gradients(batch, current_iter, compute_losses, wrapped)
+            if self.graphs is not None:
+                is_logged = current_iter % self.print_freq == 0  # computes figures, too
+                values = self.graphs(batch, accumulate, random, is_logged)
+            else:
+                with random():
+                    values = accumulate(batch)
         norms = {f'grad_norm_{name}': norm for name, norm in self.clip_gradients().items()}
         log, stop = _reduce(values | norms, self.opt, batch['lq'].device)
         bad = [name for name, value in log.items() if not math.isfinite(value)]
@@ -91,23 +103,6 @@ class TrainingStep:
             for buffer, before in zip(self.statistics, statistics, strict=True):
                 buffer.copy_(before)
         return Done(log, not bad, stop)
-
-    def _gradients(
-        self, batch: Batch, current_iter: int, compute_losses: Callable, wrapped: Sequence
-    ) -> dict[str, Tensor]:
-        """Sets the gradients of a batch; returns its losses and figures."""
-
-        def accumulate(batch: Batch) -> dict[str, Tensor]:
-            return self._accumulate(batch, current_iter, compute_losses, wrapped)
-
-        def random() -> AbstractContextManager:
-            return step_rng(self.seed, current_iter, self.opt['rank'])
-
-        if self.graphs is not None:
-            is_logged = current_iter % self.print_freq == 0  # computes figures, too
-            return self.graphs(batch, accumulate, random, is_logged)
-        with random():
-            return accumulate(batch)
 
     def _accumulate(
         self, batch: Batch, current_iter: int, compute_losses: Callable, wrapped: Sequence

@@ -103,13 +103,8 @@ def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str)
     """Appends :func:`degradation_rows` to a CSV file, or one row 'all' where there are none.
 
     A file with other columns (the metrics of the option file were changed) is left as it is and
-    the next free name is used. ``label`` is the iteration, or the name of the test.
-
-    Returns:
-        The file, None where nothing was measured.
-
-    Raises:
-        OutputWriteError: it cannot be written.
+    the next free name is used. ``label`` is the iteration, or the name of the test. Returns the
+    file, None where nothing was measured.
     """
     rows = degradation_rows(results) or {'all': (len(results), averages(results))}
     metrics = list(dict.fromkeys(m for _, means in rows.values() for m in means))
@@ -131,11 +126,7 @@ def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str)
 def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list[tuple]:
     """Appends one row per image and stage to a CSV file (columns ``STAGE_COLUMNS``).
 
-    Returns:
-        For each stage the mean PSNR of x_hat, of x_tilde and of x.
-
-    Raises:
-        OutputWriteError: it cannot be written.
+    Returns for each stage the mean PSNR of x_hat, of x_tilde and of x.
     """
     traced = [r for r in results if r.stages]
     if not traced:

@@ -123,10 +123,6 @@ def read_checkpoint(
 def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
     """What ``torch.load`` makes of a file that was checked for damage first.
 
-    Args:
-        path: the file.
-        unsafe_pickle: also loads a file that runs code while it is read.
-
     Raises:
         FileNotFoundError: no such file.
         CheckpointError: no weights, truncated or damaged, or it holds code and ``unsafe_pickle``
@@ -238,21 +234,15 @@ def check_finite(path: Path, state_dict: Mapping[str, Tensor]) -> None:
 def network_meta(network_opt: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata to store under :data:`ARCH_KEY`, from the option file's ``network_g``.
 
-    Args:
-        network_opt: ``type`` and the constructor's arguments.
-
     Returns:
         Type, arguments and package version as plain python values, which ``weights_only=True``
         loads.
 
     Raises:
-        KeyError: no ``type``.
         ValueError: an argument that is no plain value.
     """
     from unfoldldm_basicsr import __version__
 
-    if 'type' not in network_opt:
-        raise KeyError("network_g: the key 'type' is missing, for example type: UnfoldLDM.")
     kwargs = {k: _plain(v, k) for k, v in network_opt.items() if k != 'type'}
     return {'type': str(network_opt['type']), 'kwargs': kwargs, 'version': __version__}
 

@@ -52,17 +52,7 @@ def degradation_meta(
     params: Mapping[str, Tensor],
     params_ema: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """What to store under :data:`DEGRADATION_KEY`.
-
-    Args:
-        classes: names of the degradations in the order of their indices.
-        network_opt: ``type`` and the arguments of the embedding.
-        params: its state dict.
-        params_ema: averaged weights, where there are any.
-
-    Raises:
-        KeyError, ValueError: see :func:`network_meta`.
-    """
+    """What to store under :data:`DEGRADATION_KEY`; ``network_opt`` is that of the embedding."""
     meta = network_meta(network_opt)
     embedding = {'type': meta['type'], 'kwargs': meta['kwargs'], 'params': dict(params)}
     if params_ema is not None:
@@ -185,7 +175,6 @@ def build_conditioning(
         CheckpointError: nothing says where the vectors come from, the embedding is unknown, its
             weights do not fit, or its CLIP backbone cannot be had.
         ValueError: see :class:`Conditioning`.
-        ImportError: OpenCLIP is needed and not installed.
     """
     path, record = checkpoint.path, read_record(checkpoint)
     if record is None:

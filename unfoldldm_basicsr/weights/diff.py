@@ -30,12 +30,8 @@ class StateDictDiff:
     def between(
         cls, net: nn.Module, given: Mapping[str, Tensor], *, new_modules: Sequence[str] = ()
     ) -> StateDictDiff:
-        """Compares names and shapes.
-
-        Args:
-            net: the network; on the meta device too.
-            given: state dict of the file.
-            new_modules: modules whose weights need not be in the file.
+        """Compares names and shapes with a network, on the meta device too; weights of its
+        ``new_modules`` need not be there.
         """
         own = net.state_dict()
         shapes = {k: (tuple(given[k].shape), tuple(own[k].shape)) for k in own if k in given}

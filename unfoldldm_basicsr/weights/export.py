@@ -49,12 +49,10 @@ def export_checkpoint(
     loaded strictly into the network before it is written.
 
     Args:
-        source: training checkpoint.
         target: file to write, ``.pth`` or ``.safetensors``; it appears complete or not at all.
         opt_file: option file, for a source without metadata.
         param_key: which weights; default ``params_ema`` where present.
         half: keep float16 values, in half the size; networks are built in float32 again.
-        overwrite: replace an existing target.
 
     Raises:
         FileNotFoundError, CheckpointError: the weights cannot be used, such as those of Phase I,

@@ -29,7 +29,6 @@ def build_network(
     """Builds the network of a checkpoint and loads its weights strictly.
 
     Args:
-        checkpoint: what :func:`read_checkpoint` returned; ``arch`` may be replaced by the caller.
         opt_file: option file whose ``network_g`` is used instead of the metadata.
         drop_unexpected: leave out weights that the network has no place for (export).
 

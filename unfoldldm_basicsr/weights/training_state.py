@@ -63,9 +63,7 @@ class Checkpoint:
     def read(cls, path: Path, networks: Iterable[str] = ()) -> Checkpoint:
         """Reads a state and sees to it that its weights are what was written with it.
 
-        Args:
-            path: the state.
-            networks: names of the networks whose weights are needed, as ``net_g``.
+        ``networks``: names of the networks whose weights are needed, as ``net_g``.
 
         Raises:
             ResumeError: names the state, and the file that is missing or damaged.
