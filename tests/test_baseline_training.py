@@ -33,12 +33,6 @@ RUNS = {
         'train.progressive.gt_sizes': [16, 24, 32],
         'train.progressive.mini_batch_sizes': [3, 2, 1],
     },
-    'NAFNet/deblur_gopro.yml': {
-        'network_g.width': 4,
-        'network_g.enc_blk_nums': [1, 1, 1, 2],
-        'datasets.train.gt_size': 32,
-        'datasets.train.batch_size_per_gpu': 2,
-    },
     'VLUNet/nhr.yml': {
         'network_g.dim': 10,
         'network_g.num_blocks': [1, 1, 1, 1],
@@ -56,7 +50,6 @@ RUNS = {
 }
 RATES = {
     'Restormer/denoise.yml': [3e-4] * 3,
-    'NAFNet/deblur_gopro.yml': [1e-3] * 3,
     'VLUNet/nhr.yml': [2e-4, 2e-4, 1e-4],
 }
 
@@ -70,8 +63,7 @@ def test_option_file_trains_validates_and_saves(name, tmp_path, run_here):
     text = run_here(options)
     losses = [float(value) for value in re.findall(r' l_pix: (\S+)', text)]
     assert len(losses) == 3
-    assert all(math.isfinite(loss) and loss != 0 for loss in losses)
-    assert ('PSNRLoss' in str(options['train'])) == all(loss < 0 for loss in losses)
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
     rates = [float(value) for value in re.findall(r'lr:\(([\d.e+-]+),', text)]
     assert rates == pytest.approx(RATES[name], rel=1e-3)
     for metric in options['val']['metrics']:

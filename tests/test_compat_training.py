@@ -53,13 +53,11 @@ class Broken(Dataset):
 
 STORED = {
     'safetensors': lambda state: state,
-    'bare': lambda state: state,
     'compiled': lambda state: {'params': {f'_orig_mod.{k}': v for k, v in state.items()}},
     'averaged': lambda state: {
         'model_state_dict': {f'module.{k}': v for k, v in state.items()}
         | {'n_averaged': torch.tensor(3)}
     },
-    'g_ema': lambda state: {'g': {}, 'g_ema': state},
 }
 
 
@@ -102,6 +100,7 @@ def test_epochs_are_counted_from_the_batches_the_loader_gives(tmp_path):
     arguments = options, logging.getLogger('test')
     loader, *_, epochs, _ = basicsr.train.create_train_val_dataloader(*arguments)
     *_, stock_epochs, _ = basicsr.train.create_train_val_dataloader.replaces(*arguments)
+    assert loader.worker_init_fn.func is basicsr.data.worker_init_fn
     steps = len(loader)
     assert steps * (epochs + 1) > 10  # the loop runs epochs + 1 times
     assert steps * (stock_epochs + 1) < 10
@@ -145,19 +144,10 @@ def test_workers_draw_anew_in_every_epoch_and_repeat_in_every_run():
     assert worker_draws(basicsr.data.worker_init_fn) == [first, second]
 
 
-def test_build_dataloader_uses_the_replaced_worker_init(tmp_path):
-    options = parsed(tmp_path)
-    loader, *_ = basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
-    assert loader.worker_init_fn.func is basicsr.data.worker_init_fn
-
-
 def test_an_error_while_prefetching_arrives_instead_of_hanging():
     loader = PrefetchDataLoader(num_prefetch_queue=1, dataset=Broken(), num_workers=0)
     with pytest.raises(ValueError, match='picture 0 is broken'):
         list(loader)
-
-
-def test_prefetching_gives_every_item_and_ends():
     loader = PrefetchDataLoader(num_prefetch_queue=1, dataset=list(range(5)), num_workers=0)
     assert torch.cat(list(loader)).tolist() == [0, 1, 2, 3, 4]
 
@@ -176,11 +166,12 @@ def test_the_prefetcher_starts_one_set_of_workers_per_epoch():
     assert len(starts) == 1
 
 
-def test_stock_datasets_reach_a_spawned_worker(tmp_path):
+def test_stock_datasets_reach_a_spawned_worker_and_no_import_warns(tmp_path):
     dataset = PairedImageDataset(parsed(tmp_path)['datasets']['val'])
     (tmp_path / 'dataset.pkl').write_bytes(pickle.dumps(dataset))
-    code = 'import pickle, sys; d = pickle.load(open("dataset.pkl", "rb")); print(d[0]["lq"].shape)'
-    result = run_python('-c', code, cwd=tmp_path)  # imports nothing of this package by itself
+    code = 'import pickle; d = pickle.load(open("dataset.pkl", "rb")); print(d[0]["lq"].shape)'
+    # imports nothing of this package by itself
+    result = run_python('-W', 'error', '-W', 'ignore::ResourceWarning', '-c', code, cwd=tmp_path)
     assert result.stdout.strip() == 'torch.Size([3, 8, 12])', result.stderr
 
 
@@ -201,10 +192,15 @@ def one_process(monkeypatch):
         torch.distributed.destroy_process_group()
 
 
+def launched(environment, rank: str = '0', size: str = '1', gpus: int = 0) -> None:
+    """As torchrun starts a process."""
+    environment.setattr(torch.cuda, 'device_count', lambda: gpus)
+    for name, value in (('RANK', rank), ('WORLD_SIZE', size), ('LOCAL_RANK', rank)):
+        environment.setenv(name, value)
+
+
 def test_torchrun_without_a_gpu_uses_gloo(one_process):
-    one_process.setattr(torch.cuda, 'device_count', lambda: 0)
-    for name, value in (('RANK', '0'), ('WORLD_SIZE', '1'), ('LOCAL_RANK', '0')):
-        one_process.setenv(name, value)
+    launched(one_process)
     basicsr.utils.dist_util.init_dist('pytorch')
     assert torch.distributed.get_backend() == 'gloo'
 
@@ -212,13 +208,11 @@ def test_torchrun_without_a_gpu_uses_gloo(one_process):
 @pytest.mark.parametrize('machines', ['1', '2'])
 def test_a_restarted_attempt_on_one_machine_has_a_store_of_its_own(one_process, machines):
     server = torch.distributed.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
-    one_process.setattr(torch.cuda, 'device_count', lambda: 0)
+    launched(one_process)
     one_process.setenv('MASTER_PORT', str(server.port))
     one_process.setenv('TORCHELASTIC_USE_AGENT_STORE', 'True')
     one_process.setenv('TORCHELASTIC_RESTART_COUNT', '1')
     one_process.setenv('GROUP_WORLD_SIZE', machines)
-    for name, value in (('RANK', '0'), ('WORLD_SIZE', '1'), ('LOCAL_RANK', '0')):
-        one_process.setenv(name, value)
     basicsr.utils.dist_util.init_dist('pytorch')
     prefixes = {key.split('/')[0] for key in server.list_keys() if '/' in key}
     assert prefixes == {'attempt_1' if machines == '1' else 'default_pg'}
@@ -242,9 +236,7 @@ def test_launchers_without_their_variables_are_explained(one_process):
 
 
 def test_more_processes_than_gpus_are_refused(one_process):
-    one_process.setattr(torch.cuda, 'device_count', lambda: 2)
-    for name, value in (('RANK', '2'), ('WORLD_SIZE', '3'), ('LOCAL_RANK', '2')):
-        one_process.setenv(name, value)
+    launched(one_process, rank='2', size='3', gpus=2)
     with pytest.raises(ValueError, match='nproc_per_node=2'):
         distributed.init_dist_pytorch('nccl')
 
@@ -266,7 +258,7 @@ def test_slurm_hosts_are_expanded_without_a_shell(scontrol, monkeypatch):
     assert scontrol.read_text() == 'show|hostnames|n[1-2],m-03|'
 
 
-@pytest.mark.parametrize('nodes', ['n1; touch proof', '$(touch proof)', '--help', 'a\nb', ''])
+@pytest.mark.parametrize('nodes', ['n1; touch proof', '--help', 'a\nb', ''])
 def test_a_node_list_that_is_no_list_of_hosts_is_refused(scontrol, monkeypatch, nodes):
     monkeypatch.setenv('SLURM_NODELIST', nodes)
     monkeypatch.delenv('SLURM_JOB_NODELIST', raising=False)

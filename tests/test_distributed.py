@@ -19,7 +19,6 @@ import torch
 from helpers import model_options, tiny_unfoldldm
 from model_runs import Pictures, batch, networks, resumed, steps, validate
 from torch import distributed
-from torch.utils.data import DataLoader
 from training_process import free_port
 from vlunet_runs import vlunet_options
 
@@ -34,13 +33,9 @@ FIVE = Pictures(5, names=('noise', 'blur'))
 class Damaged(Pictures):
     """One picture cannot be read; it is in the share of rank 1."""
 
-    def __init__(self, error: type[Exception]):
-        super().__init__(5)
-        self.error = error
-
     def __getitem__(self, index):
         if index == 3:
-            raise self.error(f'p{index}.png: damaged')
+            raise ValueError(f'p{index}.png: damaged')
         return super().__getitem__(index)
 
 
@@ -77,19 +72,15 @@ class Job:
         from unfoldldm_basicsr.models import UnfoldLDMPhase1Model, UnfoldLDMPhase2Model
 
         torch.manual_seed(self.rank)  # replicas start different; the wrapper must make them equal
+        network = tiny_unfoldldm(1, use_checkpoint=True)
         first = UnfoldLDMPhase1Model(
-            self.options('phase1', tiny_unfoldldm(1), isda_opt=ISDA, accum_iter=2, **CLIP)
+            self.options('phase1', network, isda_opt=ISDA, accum_iter=2, **CLIP)
         )
         self.step(first, 1, 2)
         self.found['phase1'] = self.equal_on_all_ranks(*networks(first))
         self.found['data_differs'] = (
             len({str(x) for x in self.everywhere(first.batch['lq'])}) == self.world
         )
-        again = UnfoldLDMPhase1Model(
-            self.options('recomputing', tiny_unfoldldm(1, use_checkpoint=True), **CLIP)
-        )
-        self.step(again, 1, 2)
-        self.found['recomputing'] = self.equal_on_all_ranks(*networks(again))
         first.save(0, 2)
         distributed.barrier()
         train = {'isda_opt': ISDA, 'prior_warmup_iter': 2, **DIFFUSION, **CLIP}
@@ -119,34 +110,17 @@ class Job:
 
     def embeddings(self) -> None:
         """VLU-Net with a frozen and a trained embedding, made equal by model and wrapper."""
+        from unfoldldm_basicsr.models import VLUNetModel
+
         for source in ('label', 'learned'):
             torch.manual_seed(self.rank)
-            model = self.vlunet(source, source)
+            model = VLUNetModel(
+                self.ranks(vlunet_options(self.folder / source, source, accum_iter=2))
+            )
             embedding = model.conditioning.network.bare
             self.found[f'{source}_start'] = self.equal_on_all_ranks(embedding)
             self.step(model, 1, 2)  # a second step hangs or fails where a gradient was missing
             self.found[source] = self.equal_on_all_ranks(*networks(model))
-        torch.manual_seed(0)
-        both = self.vlunet('learned', 'vlunet_both')
-        torch.manual_seed(0)
-        alone = self.vlunet('learned', f'alone{self.rank}', alone=True)
-        for iteration, kind in ((1, 'grad'), (2, 'data')):
-            parts = [batch(100 * iteration + rank) for rank in range(self.world)]
-            whole = {k: torch.cat([p[k] for p in parts]) for k in ('lq', 'gt', 'degradation')}
-            self.step(both, iteration)
-            steps(alone, iteration, data=whole)
-            first, second = (
-                torch.cat([getattr(p, kind).flatten() for p in nets.parameters()])
-                for nets in (m.conditioning.network.bare for m in (both, alone))
-            )
-            gap = (first - second).abs().max() / second.abs().max()
-            self.found[f'embedding_{kind}_gap'] = gap.item()
-
-    def vlunet(self, source: str, name: str, alone: bool = False):
-        from unfoldldm_basicsr.models import VLUNetModel
-
-        options = vlunet_options(self.folder / name, source, accum_iter=1 if alone else 2)
-        return VLUNetModel(options if alone else self.ranks(options))
 
     # ---- one model on both ranks ------------------------------------------------------------
 
@@ -172,8 +146,6 @@ class Job:
 
     def validation(self, model) -> None:
         split = validate(model, FIVE, 2)
-        results = model.evaluator.evaluate(DataLoader(FIVE), 'x', save_img=False)
-        self.found['images_in_order'] = [r.index for r in results] == list(range(5))
         best = self.everywhere(model.best_metric_results)
         self.found['best_on_all_ranks'] = best[0] == best[-1]
         model.opt |= {'dist': False, 'rank': 0, 'world_size': 1}
@@ -185,17 +157,15 @@ class Job:
         """What goes wrong on one rank ends both with its message."""
         from unfoldldm_basicsr.common.errors import SharedFailure
 
-        def messages(pictures: Pictures, kind: type[Exception] = SharedFailure) -> list[str]:
+        def messages(pictures: Pictures) -> list[str]:
             message = ''
             try:
                 validate(model, pictures, 2)
-            except kind as error:
+            except SharedFailure as error:
                 message = str(error)
             return self.everywhere(message)
 
-        self.found['damaged_image'] = messages(Damaged(ValueError))
-        # rank 1 reads it
-        self.found['bug'] = messages(Damaged(KeyError), (SharedFailure, KeyError)[self.rank])
+        self.found['damaged_image'] = messages(Damaged(5))
         log, path = model.opt['path']['log'], self.folder / 'in_the_way'
         path.write_text('')
         distributed.barrier()
@@ -266,8 +236,7 @@ def found(tmp_path_factory) -> dict:
     return run_job(folder)
 
 
-REPLICAS = ['phase1', 'recomputing', 'warmup', 'joint', 'label_start', 'label', 'learned_start',
-            'learned']  # fmt: skip
+REPLICAS = ['phase1', 'warmup', 'joint', 'label_start', 'label', 'learned_start', 'learned']
 
 
 @pytest.mark.parametrize('part', REPLICAS)
@@ -283,13 +252,10 @@ def test_the_switch_to_joint_training_rewraps_on_all_ranks(found):
 def test_two_ranks_make_the_step_of_one_process_with_both_batches(found):
     assert found['average_gap'] < 1e-5
     assert found['loss_gap'] < 1e-6
-    assert found['embedding_grad_gap'] < 1e-3
-    assert found['embedding_data_gap'] < 1e-2
 
 
 def test_validation_split_over_ranks_gives_the_numbers_of_one(found):
     assert found['validation_equals_one_rank']
-    assert found['images_in_order']  # the mean is taken in this order on any number of ranks
     assert found['best_on_all_ranks']
     assert 3 < found['validation_score'] < 40
 
@@ -302,7 +268,6 @@ def test_resuming_restores_every_rank(found):
 def test_what_goes_wrong_on_one_rank_of_a_validation_ends_all_with_its_message(found):
     fault = 'dataset held_out: item 3: ValueError: p3.png: damaged'
     assert found['damaged_image'] == [fault, fault]
-    assert found['bug'] == ["rank 1: KeyError: 'p3.png: damaged'.", "'p3.png: damaged'"]
     first, second = found['unwritable_table']
     assert first == second
     assert first.startswith('cannot write ')

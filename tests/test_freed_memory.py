@@ -6,21 +6,11 @@ import platform
 import sys
 
 import pytest
-import torch
-from helpers import model_options, run_python
+from helpers import run_python
 
-from unfoldldm_basicsr.archs import NAFNet
-from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.training import memory, restoration_model
+from unfoldldm_basicsr.training import memory
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')
-NETWORK = {
-    'type': 'NAFNet',
-    'width': 4,
-    'middle_blk_num': 1,
-    'enc_blk_nums': [1],
-    'dec_blk_nums': [1],
-}
 RESIDENT = """
 import runpy, sys, torch
 keep_freed_memory = runpy.run_path(sys.argv[1])['keep_freed_memory']
@@ -49,11 +39,12 @@ def test_memory_of_a_freed_tensor_stays_with_the_process_where_asked():
     assert result.stdout.split() == ['False', 'True', 'True'], result.stderr
 
 
-@pytest.mark.parametrize('name', memory.GLIBC_VARIABLES)
-def test_the_environment_decides_first(name, monkeypatch):
+def test_the_environment_decides_first(monkeypatch):
     monkeypatch.setattr(memory.ctypes, 'CDLL', None)  # would raise
-    monkeypatch.setenv(name, '65536')
-    assert memory.keep_freed_memory() is False
+    for name in memory.GLIBC_VARIABLES:
+        monkeypatch.setenv(name, '65536')
+        assert memory.keep_freed_memory() is False
+        monkeypatch.delenv(name)
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
@@ -62,17 +53,3 @@ def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(sys, 'platform', 'win32')
     monkeypatch.setattr(memory.ctypes, 'CDLL', None)  # would raise
     assert memory.keep_freed_memory() is False
-
-
-@pytest.mark.parametrize('is_train', [True, False])
-def test_trainings_on_the_cpu_ask_for_it(is_train, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(restoration_model, 'keep_freed_memory', lambda: asked.append(True))
-    options = model_options(tmp_path, NETWORK, is_train=is_train)
-    if not is_train:
-        arguments = {key: value for key, value in NETWORK.items() if key != 'type'}
-        file = tmp_path / 'weights.pth'
-        torch.save({'params': NAFNet(**arguments).state_dict()}, file)
-        options['path']['pretrain_network_g'] = str(file)
-    RestorationModel(options)
-    assert asked == [True] * is_train

@@ -62,7 +62,7 @@ class Kept:
 
 
 def kept_and_gradients(net, **settings) -> tuple[int, dict]:
-    """Bytes of what the forward pass keeps, once for each memory, and the gradients."""
+    """Bytes of what the forward pass keeps, once for each memory; the loss, and the gradients."""
     alive = weakref.WeakSet()
 
     def keep(tensor):
@@ -77,7 +77,7 @@ def kept_and_gradients(net, **settings) -> tuple[int, dict]:
     sizes = {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in weights}
     loss.backward()
     found = {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
-    return sum(sizes.values()), found
+    return sum(sizes.values()), {'loss': loss.detach(), **found}
 
 
 @pytest.mark.parametrize('name', NETWORKS)
@@ -86,34 +86,10 @@ def test_a_recomputing_network_keeps_less_and_has_the_same_gradients(name):
     plain, wanted = kept_and_gradients(build(options), size=32)
     kept, gradients = kept_and_gradients(build(options, use_checkpoint=True), size=32)
     assert kept < 0.2 * plain
-    assert gradients.keys() == wanted.keys() != set()
+    assert gradients.keys() == wanted.keys() > {'loss'}
+    assert torch.equal(gradients['loss'], wanted['loss']), 'the same output'
     for key, gradient in wanted.items():
         torch.testing.assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize('name', NETWORKS)
-def test_recomputation_changes_no_output(name):
-    outputs = [loss_of(call(build(NETWORKS[name], use_checkpoint=use))) for use in (False, True)]
-    assert torch.equal(*outputs)
-
-
-WIDER = {'ffn_expansion_factor': 8.0}
-
-
-@pytest.mark.parametrize(
-    ('name', 'width'),
-    [
-        ('Restormer', WIDER),
-        ('UnfoldLDM phase 1', {'mgda_expand': 4}),
-        ('VLUNet', WIDER),
-    ],
-)
-def test_what_is_kept_does_not_grow_with_the_inner_width_of_blocks(name, width):
-    kept = [
-        kept_and_gradients(build(NETWORKS[name], use_checkpoint=True, **changes), size=32)[0]
-        for changes in ({}, width)
-    ]
-    assert kept[1] < 1.01 * kept[0]
 
 
 def test_every_gradient_step_of_vlunet_is_recomputed():

@@ -29,7 +29,6 @@ def rates(model: RestorationModel, iterations) -> list[float]:
 
 CHANGES = {
     'lr': {'optim_g': {**ADAMW, 'lr': 5e-4}},
-    'milestones': {'scheduler': {'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0.1}},
     'schedule': {'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': 20}},
     'warm-up': {'warmup_iter': 8},
 }

@@ -97,7 +97,7 @@ def read_names(monkeypatch) -> list[str]:
 # ---- order and random numbers -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('after', [1, STEPS - 1, STEPS, STEPS + 2, 2 * STEPS])
+@pytest.mark.parametrize('after', [STEPS - 1, STEPS, STEPS + 2])
 def test_a_resumed_run_gets_the_batches_that_the_uninterrupted_one_would(photos, after):
     options = run_options(photos)
     whole = batches(options)
@@ -112,7 +112,7 @@ def test_a_resumed_run_gets_the_batches_that_the_uninterrupted_one_would(photos,
 def test_loader_processes_and_their_number_make_no_difference(request, kind):
     train = request.getfixturevalue(kind)
     alone = batches(run_options(train | {'num_worker_per_gpu': 0}))
-    for workers, persistent, after in ((1, True, 0), (2, False, 3), (2, True, STEPS)):
+    for workers, persistent, after in ((1, True, STEPS), (2, False, 3)):
         changes = {'num_worker_per_gpu': workers, 'persistent_workers': persistent}
         assert same(batches(run_options(train | changes), after), alone[after:])
 
@@ -172,17 +172,12 @@ def test_changed_data_are_reported(photos):
 def test_paired_mixed_and_stock_sets_have_fingerprints(photos, stock, tmp_path):
     folder = photos['dataroot_gt']
     prints = set()
-    mixture = {
+    part = {k: photos[k] for k in ('type', 'dataroot_gt', 'degradations')}
+    mixture = {k: v for k, v in photos.items() if k not in part} | {
         'type': 'MixedDegradationDataset',
         'degradation_names': ['a', 'b'],
-        'sets': [
-            {k: photos[k] for k in ('type', 'dataroot_gt', 'degradations')}
-            | {'degradation_name': name}
-            for name in 'ab'
-        ],
+        'sets': [{**part, 'degradation_name': name} for name in 'ab'],
     }
-    mixture |= {k: photos[k] for k in ('name', 'phase', 'gt_size', 'batch_size_per_gpu')}
-    mixture |= {'num_worker_per_gpu': 0}
     for train in (photos, paired(folder, folder), mixture, stock):
         batches(run_options(train), count=1)
         found = progress.data
@@ -236,25 +231,6 @@ def test_too_many_unreadable_images_end_the_run(broken):
         batches(run_options(broken | policy))
 
 
-class Unreadable(Dataset):
-    def __init__(self):
-        self.reads = 0
-
-    def __len__(self) -> int:
-        return 3
-
-    def __getitem__(self, index: int):
-        self.reads += 1
-        assert self.reads <= 3, 'it looks for one without an end'
-        raise ValueError('no image')
-
-
-def test_looking_for_a_readable_image_ends_whatever_share_may_be_missing():
-    items = TrainingItems(Unreadable(), {'on_error': 'skip', 'max_error_share': 1})
-    with pytest.raises(DataFault, match='3 of 3 images cannot be read'):
-        items[0]
-
-
 # ---- waiting ------------------------------------------------------------------------------------
 
 
@@ -272,12 +248,6 @@ def test_a_hanging_reader_ends_the_run_and_names_the_file(photos, workers):
     with pytest.raises(DataFault, match=r'img_1\.png: .*no answer within 0\.3 s'):
         batches(run_options(hang(photos) | {'num_worker_per_gpu': workers}))
     assert signal.getsignal(signal.SIGALRM) is previous
-
-
-def test_a_hanging_reader_can_be_skipped(photos):
-    policy = {'on_error': 'skip', 'max_error_share': 0.5}
-    found = batches(run_options(hang(photos) | policy), count=3)
-    assert len(found) == 3
 
 
 class Stubborn(Dataset):
@@ -353,20 +323,19 @@ def test_a_killed_loader_process_is_explained():
         list(loader)
 
 
-@pytest.mark.parametrize('error', [ConnectionResetError, EOFError, FileNotFoundError])
-def test_a_hand_over_that_breaks_off_is_told_from_an_error_of_the_data_set(error):
+def test_a_hand_over_that_breaks_off_is_told_from_an_error_of_the_data_set():
     class Broken(torch.utils.data.DataLoader):
         message = 'socket'
 
         def __iter__(self):
             yield 0
-            raise error(self.message)
+            raise ConnectionResetError(self.message)
 
     loader = Broken(TrainingItems(Suicidal(), {'name': 'x'}, workers=1), num_workers=1)
     with pytest.raises(DataFault, match=r'x: socket\. Files.*num_worker_per_gpu'):
         list(TrainLoader(loader))
-    loader.message = f'Caught {error.__name__} in DataLoader worker process 0.'
-    with pytest.raises(error, match='Caught'):
+    loader.message = 'Caught ConnectionResetError in DataLoader worker process 0.'
+    with pytest.raises(ConnectionResetError, match='Caught'):
         list(TrainLoader(loader))
 
 
@@ -381,21 +350,6 @@ def test_prefetching_in_a_thread_waits_no_longer_either(photos):
 # ---- options ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ('key', 'value', 'words'),
-    [
-        ('train.on_error', 'ignore', "'ignore'"),
-        ('train.on_error', True, 'must be'),
-        ('train.max_error_share', 0.5, 'has no effect without on_error: skip'),
-        ('train.timeout', -1, 'at least 0'),
-        ('val.on_error', 'skip', 'measures every image'),
-    ],
-)
-def test_wrong_policies_are_refused(plugin, key, value, words):
-    place = f'datasets.{key}'
-    assert words in problems_at(put(plugin, place, value), place)
-
-
 def test_preflight_follows_the_policy(plugin, tmp_path):
     write_photos(tmp_path / 'train', 4, (40, 48))
     options = put(plugin, 'datasets.train.dataroot_gt', str(tmp_path / 'train'))
@@ -405,3 +359,5 @@ def test_preflight_follows_the_policy(plugin, tmp_path):
         assert words in problems_at(options, 'datasets.train')
     options = put(options, 'datasets.train.max_error_share', 0.4)
     assert problems_at(options, 'datasets.train') == ''
+    options = put(options, 'datasets.val.on_error', 'skip')
+    assert 'measures every image' in problems_at(options, 'datasets.val.on_error')

@@ -57,15 +57,10 @@ def test_groups_of_a_network_hold_every_trained_parameter_once():
         ({**ADAM, 'beta': 0.9}, "no argument beta. Did you mean 'betas'"),
         ({'type': 'Adam'}, 'lr: a learning rate is needed'),
         ({**ADAM, 'lr': 0.0}, 'lr: must be a number above 0, .* nothing would be trained'),
-        ({**ADAM, 'betas': 0.9}, 'does not take these values'),
         ({**ADAM, 'betas': [0.9, 1.5]}, 'Invalid beta parameter at index 1'),
-        ({**ADAM, 'weight_decay': -1}, 'weight_decay: .* Invalid weight_decay value'),
         ({'type': 'LBFGS', 'lr': 1.0}, "'LBFGS' is not an optimiser"),
         ({'type': 'Muon', 'lr': 1e-3}, 'type: .*Muon cannot train .* 2D parameters'),
-        ({'type': 'SparseAdam', 'lr': 1e-3}, 'type: .* dense gradients'),
-        ({**ADAM, 'differentiable': True}, 'differentiable: '),
         ({**ADAM, 'maximize': True}, 'maximize: would make the losses'),
-        ({**ADAM, 'capturable': True}, 'capturable: .* If capturable=True'),
     ],
 )
 def test_wrong_optimizer_options_are_named(options, words):
@@ -109,9 +104,8 @@ def test_clipping_limits_each_group_by_its_own_norm(make):
     assert model.log_dict['grad_norm_restoration'] > 1e-2  # logged before clipping
 
 
-@pytest.mark.parametrize('accum_iter', [2, 3, 4])
-def test_accumulated_slices_equal_the_whole_batch(make, accum_iter):
-    whole, sliced = make(), make(accum_iter=accum_iter)
+def test_accumulated_slices_equal_the_whole_batch(make):
+    whole, sliced = make(), make(accum_iter=3)
     for model in (whole, sliced):
         steps(model, 1, 2, size=4)
     assert torch.allclose(weights(whole.net_g), weights(sliced.net_g), atol=1e-6)
@@ -257,17 +251,12 @@ def test_random_numbers_of_a_step_do_not_touch_gpus_that_are_not_in_use(monkeypa
             'accum_iter': 2, 'amp': 'bf16',
         }, []),
         ('train', {'warmup_iter': 100}, ['train.warmup_iter']),
-        ('train', {'ema_decay': 1.0}, ['train.ema_decay']),
-        ('train', {'use_grad_clip': True, 'grad_clip_norm': 0}, ['train.grad_clip_norm']),
         ('train', {'grad_clip_norm': 0.1}, ['train.grad_clip_norm']),
         ('train', {'accum_iter': 5}, ['train.accum_iter']),
-        ('train', {'amp': 'fp16'}, ['train.amp']),
         ('train', {'pixel_opt': None}, ['train.pixel_opt']),
-        ('train', {'max_nonfinite': 0}, ['train.max_nonfinite']),
         ('train', {'progressive': {'iters': [5], 'gt_sizes': [16], 'mini_batch_sizes': [4]}},
          ['train.progressive.gt_sizes']),
         ('val', {'tile': 64, 'trace': True}, ['val.trace']),
-        ('logger', {'keep_checkpoints': 0}, ['logger.keep_checkpoints']),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(tmp_path, section, changes, found):

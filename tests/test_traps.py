@@ -34,6 +34,7 @@ from unfoldldm_basicsr.compat.repairs import NonFiniteLossError
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs
 from unfoldldm_basicsr.data.paired_degradation_dataset import match_names
 from unfoldldm_basicsr.data.sources import LmdbImages
+from unfoldldm_basicsr.options import networks
 from unfoldldm_basicsr.options.read import OptionLoader
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
@@ -70,21 +71,11 @@ def measure(options: dict, *images: np.ndarray, stock: bool = False) -> float:
     return float((function.replaces if stock else function)(data, options))
 
 
-def test_whole_images_get_the_values_of_basicsr():
-    pairs = [(image(20, 24, 3), image(20, 24, 3, seed=1)), (image(20, 24), image(20, 24, seed=1))]
-    for pair in pairs:
-        for options in (PSNR, SSIM, PSNR | {'crop_border': 3}):
-            assert measure(options, *pair) == measure(options, *pair, stock=True)
-    photo = image(200, 200, 3)
-    assert measure(NIQE, photo) == measure(NIQE, photo, stock=True)
-
-
-@pytest.mark.parametrize('options', [PSNR, SSIM], ids=['psnr', 'ssim'])
+@pytest.mark.parametrize('options', [PSNR | {'crop_border': 2}, SSIM], ids=['psnr', 'ssim'])
 def test_a_grey_image_has_no_order_of_channels(options):
     pair, first = (image(20, 24), image(20, 24, seed=1)), {'input_order': 'CHW'}
-    if options is PSNR:
-        options = PSNR | {'crop_border': 2}
-    expected = measure(options, *pair)
+    expected = measure(options, *pair, stock=True)
+    assert measure(options, *pair) == expected
     with np.errstate(all='ignore'):
         assert measure(options | first, *pair, stock=True) != expected  # the trap
     assert measure(options | first, *pair) == expected
@@ -96,7 +87,6 @@ def test_a_grey_image_has_no_order_of_channels(options):
         (SSIM, (10, 24, 3), 'at least 11 x 11'),
         (SSIM | {'crop_border': 8}, (24, 24, 3), '8 x 8 pixels are left'),
         (PSNR | {'crop_border': 12}, (24, 24, 3), '0 x 0 pixels are left'),
-        (NIQE, (80, 300, 3), 'at least 96 x 96'),
         (NIQE, (96, 191, 3), 'less than two squares'),
     ],
 )
@@ -120,21 +110,14 @@ def test_niqe_of_a_flat_image_ends_no_training():
     ('images', 'options', 'says'),
     [
         ([image(20, 24, 3) / 255] * 2, PSNR, 'takes uint8 images.*float64'),
-        ([image(20, 24, 3).astype(np.uint16) * 257] * 2, PSNR, 'uint16'),
         ([image(3, 20, 24)] * 2, PSNR, 'in the order HWC'),
         ([image(20, 24, 3)] * 2, SSIM | {'input_order': 'CHW'}, 'in the order CHW'),
         ([image(20, 24, 3), image(20, 25, 3)], PSNR, 'differ in size'),
-        ([image(20, 24, 3)] * 2, PSNR | {'crop_border': -1}, 'crop_border must be'),
     ],
 )
 def test_images_and_arguments_that_would_give_nonsense_are_refused(images, options, says):
     with pytest.raises(ValueError, match=says):
         measure(options, *images)
-
-
-def test_an_unknown_metric_is_named_with_the_nearest():
-    with pytest.raises(KeyError, match="Did you mean 'calculate_psnr'"):
-        measure({'type': 'calculate_psn'}, image(20, 24, 3))
 
 
 # ---- models of BasicSR itself -------------------------------------------------------------------
@@ -190,8 +173,7 @@ def test_ranks_that_would_lose_step_are_refused(stock, normalised, monkeypatch):
     assert 'without GPUs' in problems_at(stock, 'model_type', **ranks)
 
 
-@pytest.mark.parametrize('strict', [True, False])
-def test_a_test_of_a_stock_model_needs_every_weight(stock, tmp_path, strict):
+def test_a_test_of_a_stock_model_needs_every_weight(stock, tmp_path):
     network = dict(stock['network_g'], num_block=2)
     net = ARCH_REGISTRY.get(network.pop('type'))(**network)
     state = {k: v for k, v in net.state_dict().items() if not k.startswith('body.1')}
@@ -199,10 +181,7 @@ def test_a_test_of_a_stock_model_needs_every_weight(stock, tmp_path, strict):
     data = stock['datasets']['val']
     test = {k: v for k, v in stock.items() if k not in ('train', 'logger')}
     test |= {'datasets': {'test': data}, 'network_g': dict(stock['network_g'], num_block=2)}
-    test['path'] = {
-        'pretrain_network_g': str(tmp_path / 'part.pth'),
-        'strict_load_g': strict,
-    }
+    test['path'] = {'pretrain_network_g': str(tmp_path / 'part.pth'), 'strict_load_g': False}
     assert 'missing in the file' in problems_at(test, 'path.pretrain_network_g')
 
 
@@ -216,33 +195,17 @@ def test_the_loaders_of_other_libraries_stay_as_they_are():
     assert type(yaml.load('{a: 1}', Loader=yaml.CSafeLoader)) is dict
 
 
-def test_a_negative_rate_is_refused(plugin):
-    options = put(plugin, 'train.scheduler.eta_mins', [-1, 1e-6])
-    assert 'at least 0' in problems_at(options, 'train.scheduler.eta_mins.0')
-
-
-def test_a_network_without_end_is_refused_at_once(tmp_path):
-    options = put(plugin_options(tmp_path), 'network_g.num_blocks', [90_000, 1, 1])
-    start = time.process_time()
+def test_a_network_without_end_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, '_MODULES', 500)
+    options = put(plugin_options(tmp_path), 'network_g.num_blocks', [10**9, 1, 1])
     found = problems_at(options, 'network_g', here=False)
-    assert 'more than 10000 modules' in found
-    assert 'num_blocks: [90000, 1, 1]' in found
-    assert time.process_time() - start < 60
+    assert 'more than 500 modules' in found
+    assert 'num_blocks: [1000000000, 1, 1]' in found
 
 
-def test_an_error_from_the_depths_of_a_network_names_its_argument(tmp_path):
-    network = {'type': 'Restormer', 'ffn_expansion_factor': 1e-4}
-    options = put(plugin_options(tmp_path), 'network_g', network)
-    assert 'ffn_expansion_factor' in problems_at(options, 'network_g', here=False)
-
-
-@pytest.mark.parametrize('section', ['network_g', 'train.optim_g', 'train.scheduler'])
-def test_a_misspelt_type_is_recognised(tmp_path, section):
-    options = put(plugin_options(tmp_path), f'{section}.tpye', 'x')
-    *_, last = section.split('.')
-    place = options[last] if last in options else options['train'][last]
-    del place['type']
-    assert "Is 'tpye' meant to be it?" in problems_at(options, f'{section}.type', here=False)
+def test_a_misspelt_type_is_recognised(tmp_path):
+    options = put(plugin_options(tmp_path), 'train.scheduler', {'tpye': 'MultiStepLR'})
+    assert "Is 'tpye' meant to be it?" in problems_at(options, 'train.scheduler.type', here=False)
 
 
 # ---- LMDB and large sets ------------------------------------------------------------------------
@@ -277,14 +240,12 @@ def invent(root: Path) -> None:
     ('damage', 'says'),
     [(cut, 'truncated'), (forget, 'does not list'), (invent, "lacks 1 .*'zebra'")],
 )
-@pytest.mark.parametrize('kind', ['SyntheticDegradationDataset', 'PairedImageDataset'])
-def test_a_damaged_lmdb_is_found_by_the_check(lmdb_options, kind, damage, says):
+def test_a_damaged_lmdb_is_found_by_the_check(lmdb_options, damage, says):
     options, root = lmdb_options
     place = 'datasets.train.dataroot_gt'
-    if kind == 'PairedImageDataset':
-        data = {k: v for k, v in options['datasets']['train'].items() if k != 'degradations'}
-        data |= {'type': kind, 'dataroot_lq': str(root), 'use_hflip': True, 'use_rot': True}
-        options = put(options, 'datasets.train', data)
+    data = {k: v for k, v in options['datasets']['train'].items() if k != 'degradations'}
+    data |= {'type': 'PairedImageDataset', 'dataroot_lq': str(root)}  # of BasicSR
+    options = put(options, 'datasets.train', data | {'use_hflip': True, 'use_rot': True})
     assert problems_at(options, place) == ''
     close_lmdbs()
     damage(root)

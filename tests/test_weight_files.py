@@ -33,24 +33,12 @@ def save_tiny(path, **extra):
     return average.eval()
 
 
-def test_metadata_is_plain_python_and_names_the_version():
-    meta = network_meta(
-        {'type': 'X', 'a': np.float32(0.5), 'b': (1, 2), 'c': {'d': None}, 'e': np.int64(3)}
-    )
-    assert meta == {
-        'type': 'X',
-        'kwargs': {'a': 0.5, 'b': [1, 2], 'c': {'d': None}, 'e': 3},
-        'version': __version__,
-    }
-    assert type(meta['kwargs']['a']) is float
-    assert type(meta['kwargs']['e']) is int
-
-
 def test_metadata_that_weights_only_could_not_load_is_refused_by_name():
     with pytest.raises(ValueError, match=r'network_g\.layers: a Linear cannot be stored'):
         network_meta({'type': 'X', 'layers': [1, torch.nn.Linear(1, 1)]})
-    with pytest.raises(KeyError, match="'type' is missing"):
-        network_meta({'dim': 3})
+    meta = network_meta({'type': 'X', 'a': np.float32(0.5), 'b': (1, 2), 'c': np.int64(3)})
+    assert meta == {'type': 'X', 'kwargs': {'a': 0.5, 'b': [1, 2], 'c': 3}, 'version': __version__}
+    assert [type(value) for value in meta['kwargs'].values()] == [float, list, int]
 
 
 def test_the_network_is_rebuilt_from_the_file_alone_with_averaged_weights(tmp_path):
@@ -72,7 +60,7 @@ def test_files_with_metadata_load_with_basicsrs_own_loader(tmp_path):
     assert all(torch.equal(v, ema.state_dict()[k]) for k, v in net.state_dict().items())
 
 
-@pytest.mark.parametrize('key', ['params', 'state_dict', None])
+@pytest.mark.parametrize('key', ['params', None])
 def test_released_files_without_metadata_are_recognised_by_their_weights(tmp_path, key):
     for net in (
         shake(Restormer(dim=8, num_blocks=[1, 2, 1, 1], num_refinement_blocks=1)),
@@ -88,14 +76,13 @@ def test_released_files_without_metadata_are_recognised_by_their_weights(tmp_pat
 
 WRAPPED = {
     'compiled, then distributed': lambda k: f'module._orig_mod.{k}',
-    'distributed, then compiled': lambda k: f'_orig_mod.module.{k}',
     'a compiled part': lambda k: k.replace('head.', 'head._orig_mod.'),
     'averaged, distributed and compiled': lambda k: f'module.module._orig_mod.{k}',
 }
 
 
 @pytest.mark.parametrize('rename', WRAPPED.values(), ids=WRAPPED.keys())
-@pytest.mark.parametrize('key', ['params', 'g_ema', 'model_state_dict', None])
+@pytest.mark.parametrize('key', ['g_ema', None])
 def test_what_wrappers_add_to_the_names_is_taken_off(tmp_path, rename, key):
     state = TinyConvNet(dim=5).state_dict()
     given = {rename(name): value for name, value in state.items()}
@@ -104,14 +91,6 @@ def test_what_wrappers_add_to_the_names_is_taken_off(tmp_path, rename, key):
     found = read_checkpoint(tmp_path / 'x.pth')
     assert found.param_key == key
     assert found.state_dict.keys() == state.keys()
-
-
-def test_averaged_weights_go_before_those_of_the_last_step_and_a_named_key_before_both(tmp_path):
-    first, second = (TinyConvNet(dim=5).state_dict() for _ in range(2))
-    torch.save({'g': first, 'params': first, 'g_ema': second}, tmp_path / 'x.pth')
-    for key, state in ((None, second), ('g', first)):
-        found = read_checkpoint(tmp_path / 'x.pth', key).state_dict
-        assert all(torch.equal(found[name], state[name]) for name in state)
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
@@ -186,8 +165,7 @@ def test_unrecognised_weights_ask_for_an_option_file_and_take_it(tmp_path):
     [
         ('a: [1', 'no valid YAML'),
         ('network_g: !!python/object/apply:os.mkdir [victim]', 'no valid YAML'),
-        ('datasets: 1', "no section 'network_g'"),
-        ('', 'network_g'),
+        ('', "no section 'network_g'"),
     ],
 )
 def test_unusable_option_files_are_named_and_run_no_code(tmp_path, monkeypatch, text, message):
@@ -215,7 +193,7 @@ def test_a_malicious_pickle_is_refused_and_never_runs(tmp_path, zipped):
     assert 'weights_only=False' not in str(caught.value), 'never advise the dangerous way'
 
 
-@pytest.mark.parametrize('keep', [0.0, 0.01, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize('keep', [0.0, 0.5, 0.999])
 @pytest.mark.parametrize('zipped', [True, False])
 def test_truncated_files_are_refused(tmp_path, keep, zipped):
     path, content = tmp_path / 'x.pth', {'params': TinyConvNet(dim=64).state_dict()}
