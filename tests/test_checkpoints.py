@@ -19,7 +19,7 @@ from model_runs import Pictures, changed, steps, validate
 from torch.utils.data import DataLoader
 
 from unfoldldm_basicsr.common import files
-from unfoldldm_basicsr.common.errors import CheckpointWriteError, ResumeError
+from unfoldldm_basicsr.common.errors import OutputWriteError, ResumeError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.training.progress import progress
 
@@ -140,7 +140,7 @@ def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, r
 
     monkeypatch.setattr(files.os, 'replace', limited)
     with pytest.raises(
-        CheckpointWriteError, match=r'cannot write .*: No space left on device.*--auto_resume'
+        OutputWriteError, match=r'cannot write .*: No space left on device.*--auto_resume'
     ) as e:
         model.save(1, 5)
     assert '\n' not in str(e.value)

@@ -155,13 +155,13 @@ class Job:
 
     def failures(self, model) -> None:
         """What goes wrong on one rank ends both with its message."""
-        from unfoldldm_basicsr.common.errors import SharedFailure
+        from unfoldldm_basicsr.common.errors import RunFailure
 
         def messages(pictures: Pictures) -> list[str]:
             message = ''
             try:
                 validate(model, pictures, 2)
-            except SharedFailure as error:
+            except RunFailure as error:
                 message = str(error)
             return self.everywhere(message)
 

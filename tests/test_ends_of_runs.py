@@ -12,7 +12,7 @@ from checkpoint_runs import begin, found_in, go_on, options_of, state_file
 from model_runs import Pictures, spoilt, steps, validate
 
 from unfoldldm_basicsr.common import errors as failures
-from unfoldldm_basicsr.common.errors import CheckpointWriteError, DataFault
+from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.training.progress import progress
 
 
@@ -76,7 +76,7 @@ def test_the_loss_of_another_process_is_explained_and_nothing_else(monkeypatch, 
 
 def test_the_program_ends_with_the_message_alone(log):
     def fail(root):
-        raise CheckpointWriteError('cannot write x: disk full.')
+        raise OutputWriteError('cannot write x: disk full.')
 
     with pytest.raises(SystemExit) as stop:
         failures.run_to_end(fail, '.')
@@ -85,7 +85,7 @@ def test_the_program_ends_with_the_message_alone(log):
 
 
 @pytest.mark.parametrize(
-    ('failure', 'said'), [(DataFault('x'), True), (CheckpointWriteError('x'), False)]
+    ('failure', 'said'), [(DataFault('x'), True), (OutputWriteError('x'), False)]
 )
 def test_rank_0_speaks_for_all_unless_the_failure_is_of_one_rank(monkeypatch, log, failure, said):
     monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)

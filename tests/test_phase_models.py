@@ -20,6 +20,7 @@ from model_runs import (
     validate,
 )
 
+from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import UnfoldLDMPhase1Model, UnfoldLDMPhase2Model
 from unfoldldm_basicsr.models.unfolding_losses import StepWatch, step_figures
 from unfoldldm_basicsr.models.unfoldldm_phase2_model import fit_to
@@ -237,7 +238,7 @@ def test_one_large_step_warns_and_a_row_of_them_stops():
     watch = StepWatch(patience=3)
     for size in (1.5, 1.5, 0.5, 1.5, 1.5):
         watch.observe(size, 1)
-    with pytest.raises(RuntimeError, match='training stopped'):
+    with pytest.raises(RunFailure, match='training stopped'):
         watch.observe(1.5, 2)
 
 

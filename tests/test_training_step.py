@@ -11,8 +11,8 @@ from helpers import model_options, plugin_options, problems_at, put, rule_proble
 from model_runs import batch, spoilt, steps, weights
 from tiny_network import NORMED, TWO_GROUPS, TwoGroupTestNet
 
+from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.training.guards import NonFiniteTrainingError
 from unfoldldm_basicsr.training.optimisation import (
     check_optimizer,
     optimizer_names,
@@ -215,7 +215,7 @@ def test_nonfinite_gradients_are_caught_and_such_weights_never_written(make, tmp
     assert not math.isfinite(model.log_dict['grad_norm_prior'])
     with torch.no_grad():
         model.net_g.restore.weight[0] = math.inf
-    with pytest.raises(ValueError, match=r'restore\.weight'):
+    with pytest.raises(RunFailure, match=r'restore\.weight'):
         model.save(0, 5)
     assert not list((tmp_path / 'models').iterdir())
 
@@ -225,7 +225,7 @@ def test_too_many_nonfinite_steps_stop_the_run_and_spare_the_checkpoint(make, tm
     steps(model, 1)
     model.save(0, 1)
     files = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.suffix in ('.pth', '.state')}
-    with pytest.raises(NonFiniteTrainingError, match='3 iterations in a row'):
+    with pytest.raises(RunFailure, match='3 iterations in a row'):
         steps(model, *range(2, 10), data=spoilt())
     assert model.current_iter == 4
     assert all(path.read_bytes() == content for path, content in files.items())

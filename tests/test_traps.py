@@ -30,7 +30,7 @@ from helpers import (
 )
 from torch import nn
 
-from unfoldldm_basicsr.compat.repairs import NonFiniteLossError
+from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs
 from unfoldldm_basicsr.data.paired_degradation_dataset import match_names
 from unfoldldm_basicsr.data.sources import LmdbImages
@@ -141,7 +141,7 @@ def test_a_stock_model_stops_at_a_loss_that_is_not_finite(tmp_path):
     options['train']['optim_g'] = {'type': 'Adam', 'lr': 1e-3}
     model = SRModel(options | {'scale': 4})
     model.feed_data({'lq': torch.rand(1, 3, 4, 4), 'gt': torch.full((1, 3, 16, 16), math.nan)})
-    with pytest.raises(NonFiniteLossError, match='l_pix not finite'):
+    with pytest.raises(RunFailure, match='l_pix not finite'):
         model.optimize_parameters(1)
     healthy = {'l_pix': torch.tensor(0.5)}
     assert BaseModel.reduce_loss_dict(model, healthy) == {'l_pix': 0.5}

@@ -35,16 +35,8 @@ class RunFailure(Exception):  # noqa: N818  (its subclasses say what kind of err
     on_all_ranks = True
 
 
-class SharedFailure(RunFailure):
-    """What one rank met and all were told, so that all stop together."""
-
-
-class CheckpointWriteError(RunFailure, OSError):
-    """A checkpoint could not be written."""
-
-
 class OutputWriteError(RunFailure, OSError):
-    """A result (table, picture, ...) could not be written."""
+    """A checkpoint or a result (table, picture, ...) could not be written."""
 
 
 class ResumeError(RunFailure, ValueError):

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from unfoldldm_basicsr.common.errors import RunFailure, SharedFailure, first_line
+from unfoldldm_basicsr.common.errors import RunFailure, first_line
 
 T = TypeVar('T')
 
@@ -19,7 +19,7 @@ def together(opt: Mapping[str, Any], action: Callable[[], T]) -> list[T]:
         The results, which are pickled, in the order of the ranks.
 
     Raises:
-        SharedFailure: on all ranks when it failed on one, with the message of the first of them.
+        RunFailure: on all ranks when it failed on one, with the message of the first of them.
             An error that is no :class:`RunFailure` is raised as it is where it happened. A process
             alone raises what ``action`` raises.
     """
@@ -38,7 +38,7 @@ def together(opt: Mapping[str, Any], action: Callable[[], T]) -> list[T]:
         raise fault
     messages = [text for _, text in answers if text]
     if messages:
-        raise SharedFailure(messages[0]) from fault
+        raise RunFailure(messages[0]) from fault
     return [value for value, _ in answers]
 
 

@@ -14,10 +14,6 @@ from torch import Tensor
 from unfoldldm_basicsr.common.errors import RunFailure
 
 
-class NonFiniteLossError(RunFailure, FloatingPointError):
-    """A loss is not a number, or infinite."""
-
-
 def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
     """Replaces ``BaseModel.reduce_loss_dict``: a loss that is not finite ends the training.
 
@@ -26,14 +22,14 @@ def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
     Models of this package have their own step, which skips.
 
     Raises:
-        NonFiniteLossError: names the losses.
+        RunFailure: names the losses.
     """
     losses = reduce_loss_dict.replaces(self, loss_dict)
     if not type(self).__module__.startswith('basicsr.'):
         return losses  # a project's own model may log what it likes
     faulty = [n for n, value in losses.items() if n.startswith('l_') and not math.isfinite(value)]
     if faulty:
-        raise NonFiniteLossError(
+        raise RunFailure(
             f'{", ".join(faulty)} not finite: training stopped before such weights are saved. '
             'Resume from the last checkpoint with a lower learning rate, or use model_type: '
             'RestorationModel, which skips such steps.'

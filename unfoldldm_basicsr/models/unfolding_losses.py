@@ -61,10 +61,6 @@ def step_figures(trace: UnfoldTrace, lq: Tensor) -> dict[str, Tensor]:
     return {'step_size': step, 'isda_ratio': gap / step.clamp_min(1e-8)}
 
 
-class DivergenceError(RunFailure, RuntimeError):
-    """The steps of the network have grown out of all proportion, on all ranks alike."""
-
-
 class StepWatch:
     """Warns when the gradient step is larger than the image range, and stops when it stays so.
 
@@ -77,7 +73,7 @@ class StepWatch:
         self.limit, self.patience, self.in_a_row = limit, patience, 0
 
     def observe(self, step_size: float, current_iter: int) -> None:
-        """Raises DivergenceError after ``patience`` observations in a row above the limit."""
+        """Raises RunFailure after ``patience`` observations in a row above the limit."""
         self.in_a_row = self.in_a_row + 1 if step_size > self.limit else 0
         if not self.in_a_row:
             return
@@ -87,7 +83,7 @@ class StepWatch:
             'iterations in a row'
         )
         if self.in_a_row >= self.patience:
-            raise DivergenceError(
+            raise RunFailure(
                 f'{message}: training stopped. The last checkpoints may be affected; go back to '
                 'one from before the first such warning, with a lower optim_g.lr or grad_clip_norm.'
             )

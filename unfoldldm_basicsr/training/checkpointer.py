@@ -16,7 +16,7 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.errors import CheckpointWriteError, RunFailure, first_line
+from unfoldldm_basicsr.common.errors import RunFailure, writing
 from unfoldldm_basicsr.common.files import TEMPORARY_SUFFIX, write_bytes_atomic
 from unfoldldm_basicsr.common.ranks import on_rank_0, together
 from unfoldldm_basicsr.training.interruption import stop_request
@@ -25,16 +25,12 @@ from unfoldldm_basicsr.training.randomness import rng_state
 from unfoldldm_basicsr.weights.training_state import Sums, iterations_of, manifest_path, weights_of
 
 
-class NonFiniteWeightsError(RunFailure, ValueError):
-    """Weights that must not be written."""
-
-
 def network_state(net: nn.Module) -> dict[str, Tensor]:
-    """State dict of a bare network on the CPU; NonFiniteWeightsError where it is not finite."""
+    """State dict of a bare network on the CPU; RunFailure where it is not finite."""
     state = {}
     for key, value in net.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise NonFiniteWeightsError(
+            raise RunFailure(
                 f'{key} of {type(net).__name__} holds values that are not finite: the weights are '
                 'not written and the last checkpoint is untouched. Resume from it with a lower '
                 'optim_g.lr or with use_grad_clip.'
@@ -49,25 +45,15 @@ def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, Any]:
     Returns ``size`` in bytes and ``sha256`` of the file.
 
     Raises:
-        CheckpointWriteError: the file could not be written (disk full, no permission).
+        OutputWriteError: the file could not be written (disk full, no permission).
     """
     # In memory first: torch's writer would turn an error of the disk into one of its own.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getbuffer()
-    _write(Path(path), data)
-    return {'size': len(data), 'sha256': hashlib.sha256(data).hexdigest()}
-
-
-def _write(path: Path, data: bytes | memoryview) -> None:
-    try:
+    with writing(path):
         write_bytes_atomic(path, data)
-    except OSError as error:
-        raise CheckpointWriteError(
-            f'cannot write {path}: {error.strerror or first_line(error)}. The training stops so '
-            'that nothing is lost silently; older checkpoints are untouched. Free space on that '
-            'disk (or point the experiment to another) and run the same command with --auto_resume.'
-        ) from error
+    return {'size': len(data), 'sha256': hashlib.sha256(data).hexdigest()}
 
 
 class Checkpointer:
@@ -103,8 +89,8 @@ class Checkpointer:
         ``iteration``: number of finished iterations; -1 for ``net_*_latest.pth`` alone.
 
         Raises:
-            CheckpointWriteError: it cannot be written; older checkpoints are untouched.
-            NonFiniteWeightsError: the weights are not finite; nothing is written.
+            OutputWriteError: it cannot be written; older checkpoints are untouched.
+            RunFailure: the weights are not finite; nothing is written.
         """
         if iteration == -1:
             on_rank_0(self.opt, lambda: self._write_weights('latest'))
@@ -173,7 +159,8 @@ class Checkpointer:
     def _write_manifest(self, best: Mapping[str, Any]) -> None:
         self.manifest['best_metric_results'] = best
         path = manifest_path(self.states / f'{self.manifest["iter"]}.state')
-        _write(path, json.dumps(self.manifest, indent=1).encode())
+        with writing(path):
+            write_bytes_atomic(path, json.dumps(self.manifest, indent=1).encode())
 
     def _remove_old(self, written: int) -> None:
         """Keeps the newest checkpoints up to ``written``.

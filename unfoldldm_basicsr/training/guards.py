@@ -14,7 +14,7 @@ import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 
-from unfoldldm_basicsr.common.errors import CheckpointWriteError, RunFailure
+from unfoldldm_basicsr.common.errors import OutputWriteError, RunFailure
 from unfoldldm_basicsr.options.parse import start
 from unfoldldm_basicsr.training.checkpointer import save_atomic
 
@@ -28,10 +28,6 @@ CHECKPOINT_ADVICE = (
     'time and the same result;'
 )
 VALIDATION_ADVICE = 'Set val.tile (for example 512) to restore large images in parts.'
-
-
-class NonFiniteTrainingError(RunFailure, RuntimeError):
-    """Too many iterations in a row had a loss or gradient that is not finite."""
 
 
 class NonFiniteGuard:
@@ -51,7 +47,7 @@ class NonFiniteGuard:
         With ``keep_batch`` that of this rank is then written to ``nonfinite/iter_N_rank_R.pth``.
 
         Raises:
-            NonFiniteTrainingError: the limit is reached.
+            RunFailure: the limit is reached.
         """
         if not names:
             self.in_a_row = 0
@@ -69,10 +65,10 @@ class NonFiniteGuard:
             kept |= {key: batch[key].cpu() for key in ('lq', 'gt')}
             try:
                 save_atomic(kept, folder / f'iter_{current_iter}_rank_{rank}.pth')
-            except CheckpointWriteError as error:
+            except OutputWriteError as error:
                 get_root_logger().error(f'The batch of this step is not kept: {error}')
         if self.in_a_row >= self.limit:
-            raise NonFiniteTrainingError(
+            raise RunFailure(
                 f'{", ".join(names)} not finite at iteration {current_iter}, '
                 f'{self.in_a_row} iterations in a row (train.max_nonfinite): training stopped. '
                 'The weights were not changed by these iterations and the last checkpoint is '

@@ -227,7 +227,7 @@ class RestorationModel(SRModel):
         """One step on the batch of :meth:`feed_data`; skipped when a value is not finite.
 
         Raises:
-            NonFiniteTrainingError: too many skipped steps in a row.
+            RunFailure: too many skipped steps in a row.
             SystemExit: a signal asked to stop; the run has been saved.
         """
         nets = [self.net_g]

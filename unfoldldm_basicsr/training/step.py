@@ -73,7 +73,7 @@ class TrainingStep:
             wrapped: the networks whose gradients DistributedDataParallel averages.
 
         Raises:
-            NonFiniteTrainingError: too many skipped steps in a row.
+            RunFailure: too many skipped steps in a row.
         """
         self.optimizer.zero_grad(set_to_none=True)
         statistics = [buffer.clone() for buffer in self.statistics]
