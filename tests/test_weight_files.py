@@ -93,30 +93,25 @@ def test_what_wrappers_add_to_the_names_is_taken_off(tmp_path, rename, key):
     assert found.state_dict.keys() == state.keys()
 
 
-@pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
-def test_exported_files_hold_the_same_network_in_either_format(tmp_path, suffix):
+@pytest.mark.parametrize(
+    ('suffix', 'half'), [('.safetensors', False), ('.safetensors', True), ('.pth', False)]
+)
+def test_exported_files_hold_the_same_network_in_either_format(tmp_path, suffix, half):
     ema, exported = save_tiny(tmp_path / 'x.pth'), tmp_path / f'y{suffix}'
-    done = export_checkpoint(tmp_path / 'x.pth', exported)
+    done = export_checkpoint(tmp_path / 'x.pth', exported, half=half)
     assert (done.param_key, done.dropped) == ('params_ema', ())
     if suffix == '.safetensors':
-        assert safetensors.torch.load_file(exported).keys() == ema.state_dict().keys()
+        stored = safetensors.torch.load_file(exported)
+        assert stored.keys() == ema.state_dict().keys()
+        assert {value.dtype for value in stored.values()} == {
+            torch.float16 if half else torch.float32
+        }
     image, net = torch.rand(1, 3, 9, 7), TinyConvNet(dim=5)
-    assert torch.equal(network_of(exported)(image), ema(image))
     load_weights(net, exported)
-    assert torch.equal(net(image), ema(image))
+    for found in (net, network_of(exported)):
+        gap = (found(image) - ema(image)).abs().max()
+        assert gap < 2e-3 if half else gap == 0
     assert read_checkpoint(exported).arch == read_checkpoint(tmp_path / 'x.pth').arch
-
-
-def test_half_an_export_is_half_the_size_and_nearly_the_same_network(tmp_path):
-    ema = save_tiny(tmp_path / 'x.pth')
-    whole = export_checkpoint(tmp_path / 'x.pth', tmp_path / 'whole.safetensors')
-    half = export_checkpoint(tmp_path / 'x.pth', tmp_path / 'half.safetensors', half=True)
-    assert half.values == whole.values
-    stored = safetensors.torch.load_file(tmp_path / 'half.safetensors')
-    assert {value.dtype for value in stored.values()} == {torch.float16}
-    image, net = torch.rand(1, 3, 9, 7), network_of(tmp_path / 'half.safetensors')
-    assert {value.dtype for value in net.state_dict().values()} == {torch.float32}
-    torch.testing.assert_close(net(image), ema(image), rtol=2e-3, atol=2e-3)
 
 
 def test_safetensors_keep_the_degradation_vectors_and_foreign_ones_are_read(tmp_path):
