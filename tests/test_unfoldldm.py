@@ -53,7 +53,7 @@ def test_fresh_gradient_steps_are_the_identity():
     torch.testing.assert_close(stage.x_tilde, lq, rtol=0, atol=1e-6)
     for factor, size in ((stage.W, 32), (stage.M, 48)):
         eye = torch.eye(size).expand(2, 3, size, size)
-        torch.testing.assert_close(factor.dense(), eye, rtol=0, atol=1e-6)
+        torch.testing.assert_close(factor.matrix, eye, rtol=0, atol=1e-6)
 
 
 def test_holistic_operator_is_linear_with_its_true_adjoint():
@@ -79,8 +79,8 @@ def test_first_stages_work_at_half_the_resolution():
             torch.rand(1, 3, 32, 48), return_trace=True
         )
     assert sizes == [(16, 24), (16, 24), (32, 48)]
-    assert [s.W.dense().shape[-1] for s in trace.stages] == [16, 16, 32]
-    assert [s.W.dense().shape[-1] for s in fine.stages] == [32, 32, 32]
+    assert [s.W.matrix.shape[-1] for s in trace.stages] == [16, 16, 32]
+    assert [s.W.matrix.shape[-1] for s in fine.stages] == [32, 32, 32]
 
 
 def test_the_degradation_of_shared_stages_is_looked_at_once():
@@ -402,7 +402,7 @@ def test_mixed_precision_stays_close_and_keeps_the_factors_in_fp32():
         exact = net(lq)
         with torch.autocast('cpu', torch.bfloat16):
             trace = net(lq, return_trace=True)
-    assert trace.stages[0].W.core.dtype == torch.float32
+    assert trace.stages[0].W.matrix.dtype == torch.float32
     assert (trace.output.float() - exact).abs().max() < 0.05 * exact.abs().max()
 
 

@@ -22,54 +22,32 @@ from torch import Tensor
 
 
 class Factor(NamedTuple):
-    """One factor F = diag(gain) + diag(mix) A of size n x n, per image and channel.
+    """One factor of size n x n, per image and channel.
 
     Attributes:
-        gain: (B, c, n).
-        mix: (B, c, n).
-        core: A, (B, c, n, n).
+        matrix: F, (B, c, n, n).
+        norm_bound: max|gain| + max|mix|, (B, c).
     """
 
-    gain: Tensor
-    mix: Tensor
-    core: Tensor
+    matrix: Tensor
+    norm_bound: Tensor
 
-    @property
-    def norm_bound(self) -> Tensor:
-        """Upper bound of the spectral norm, (B, c)."""
-        return self.gain.abs().amax(-1) + self.mix.abs().amax(-1)
 
-    def left(self, x: Tensor) -> Tensor:
-        """F x for x (B, c, n, m)."""
-        return self.gain[..., None] * x + self.mix[..., None] * (self.core @ x)
-
-    def left_adjoint(self, x: Tensor) -> Tensor:
-        """F^T x for x (B, c, n, m)."""
-        return self.gain[..., None] * x + self.core.mT @ (self.mix[..., None] * x)
-
-    def right(self, x: Tensor) -> Tensor:
-        """x F^T for x (B, c, m, n), that is x M for the right factor M = F^T."""
-        return self.gain[..., None, :] * x + self.mix[..., None, :] * (x @ self.core.mT)
-
-    def right_adjoint(self, x: Tensor) -> Tensor:
-        """x F for x (B, c, m, n), that is x M^T for the right factor M = F^T."""
-        return self.gain[..., None, :] * x + (self.mix[..., None, :] * x) @ self.core
-
-    def dense(self) -> Tensor:
-        """F as a matrix (B, c, n, n)."""
-        n = self.gain.shape[-1]
-        eye = torch.eye(n, device=self.gain.device, dtype=self.gain.dtype)
-        return self.left(eye.expand(*self.gain.shape[:2], n, n))
+def factor(gain: Tensor, mix: Tensor, core: Tensor) -> Factor:
+    """diag(gain) + diag(mix) A of gain, mix (B, c, n) and A (B, c, n, n) with norm 1."""
+    matrix = mix[..., None] * core
+    matrix.diagonal(dim1=-2, dim2=-1).add_(gain)
+    return Factor(matrix, gain.abs().amax(-1) + mix.abs().amax(-1))
 
 
 def kronecker_apply(W: Factor, M: Factor, x: Tensor) -> Tensor:
     """W x M per channel, x (B, c, h, w); ``M`` holds F with M = F^T."""
-    return M.right(W.left(x))
+    return W.matrix @ x @ M.matrix.mT
 
 
 def kronecker_adjoint(W: Factor, M: Factor, r: Tensor) -> Tensor:
     """W^T r M^T per channel, r (B, c, h, w)."""
-    return M.right_adjoint(W.left_adjoint(r))
+    return W.matrix.mT @ r @ M.matrix
 
 
 def decomposed_step(x: Tensor, y: Tensor, W: Factor, M: Factor, step: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from unfoldldm_basicsr.archs.unfolding.degradation import (
     Factor,
     affinity_core,
     decomposed_step,
+    factor,
 )
 from unfoldldm_basicsr.archs.unfolding.stage import Estimates
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
@@ -137,7 +138,7 @@ class FactorHead(nn.Module):
             mix = 0.5 * torch.tanh(mix)
         else:
             gain, mix = 1 + 0.95 * torch.tanh(gain), 0.95 * torch.tanh(mix)
-        return Factor(gain, mix, affinity_core(q, k, F.softplus(self.decay.float())))
+        return factor(gain, mix, affinity_core(q, k, F.softplus(self.decay.float())))
 
 
 class MGDA(nn.Module):
