@@ -60,10 +60,9 @@ def test_the_file_alone_gives_network_and_degradation_vector(files, source):
     assert torch.equal(restorer.restore_tensor(x, degradation=other), net(x, other))
 
 
-@pytest.mark.parametrize('source', SOURCES)
-def test_tiles_share_one_vector_of_the_whole_image(files, source):
-    path, _, embedding = files[source]
-    restorer = restorer_of(path, source, tile=32, tile_overlap=8)
+def test_tiles_share_one_vector_of_the_whole_image(files):
+    path, _, embedding = files['clip']
+    restorer = Restorer(path, tile=32, tile_overlap=8)
     seen = []
     restorer.conditioning.embedding.register_forward_pre_hook(lambda _, a: seen.append(a[0].shape))
     vectors = []
@@ -74,7 +73,7 @@ def test_tiles_share_one_vector_of_the_whole_image(files, source):
     restorer.restore_tensor(x)
     assert seen == [x.shape]
     assert len(vectors) > 4
-    expected = embedding(x, torch.tensor([1]))
+    expected = embedding(x)
     assert all(torch.equal(vector, expected) for vector in vectors)
 
 
@@ -95,10 +94,8 @@ def test_a_known_degradation_is_chosen_by_name_or_index(files):
     [
         ('label', 'auto', r'cannot tell .* one of: noise \(0\), rain \(1\), haze \(2\)'),
         ('label', 'rian', "an index from 0 to 2. Did you mean 'rain'"),
-        ('label', '3', 'neither a degradation of these weights nor an index from 0 to 2'),
         ('label', -1, 'nor an index from 0 to 2'),
         ('clip', 'rain', 'CLIPDegradationEmbedding. tell the degradation from the image'),
-        ('learned', 'rain', 'LearnedDegradationEmbedding. tell the degradation from the image'),
     ],
 )
 def test_choices_that_the_weights_do_not_have_are_refused(files, source, choice, message):
@@ -171,27 +168,21 @@ def test_clip_weights_without_use_are_refused(files):
             Restorer(TinyConvNet(), **setting)
 
 
-@pytest.mark.parametrize('source', ['label', 'learned'])
-def test_bare_weights_take_the_embedding_that_training_wrote_beside_them(tmp_path, source, capsys):
-    net, embedding = build_vlunet(), embedding_of(source)
+def test_bare_weights_take_the_embedding_that_training_wrote_beside_them(tmp_path, capsys):
+    net, embedding = build_vlunet(), embedding_of('label')
     torch.save({'params': net.state_dict()}, tmp_path / 'net_g_5.pth')
     torch.save(
-        {'params': embedding.state_dict(), 'arch': network_meta(OPTIONS[source])},
+        {'params': embedding.state_dict(), 'arch': network_meta(OPTIONS['label'])},
         tmp_path / 'net_e_5.pth',
     )
-    x = torch.rand(2, 3, 16, 24)
-    choice = {'degradation': 2} if source == 'label' else {}
-    if source == 'label':
-        with pytest.raises(ValueError, match=r'one of: 0 \(0\), 1 \(1\), 2 \(2\)'):
-            Restorer(tmp_path / 'net_g_5.pth')
-    restorer = Restorer(tmp_path / 'net_g_5.pth', **choice)
-    vector = embedding(x, torch.tensor([2, 2]))
-    assert torch.equal(restorer.restore_tensor(x), net(x, vector))
-    assert 'recognised as VLUNet' in restorer.notes[0]
+    with pytest.raises(ValueError, match=r'one of: 0 \(0\), 1 \(1\), 2 \(2\)'):
+        Restorer(tmp_path / 'net_g_5.pth')
+    x, restorer = torch.rand(2, 3, 16, 24), Restorer(tmp_path / 'net_g_5.pth', degradation=2)
+    expected = net(x, embedding(x, torch.tensor([2, 2])))
+    assert torch.equal(restorer.restore_tensor(x), expected)
     photo = write_photos(tmp_path / 'in', 1)[0]
     words = ['-i', photo, '-o', tmp_path / 'out', '-w', tmp_path / 'net_g_5.pth']
-    told = ['--degradation', '2'] if source == 'label' else []
-    assert cli.main(['restore', *map(str, words), *told]) == 0
+    assert cli.main(['restore', *map(str, words), '--degradation', '2']) == 0
     assert 'Note: The weights were recognised as VLUNet' in capsys.readouterr().out
 
 

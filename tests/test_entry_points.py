@@ -23,10 +23,10 @@ if __name__ == '__main__':
 
 
 def test_train_resume_and_test_run_through_basicsr(project, monkeypatch):
-    """The module entries, and between them a script of the user's own in another folder."""
-    train = ['-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml', '--root', 'runs']
-    first = run_python(*train, cwd=project)
-    assert first.returncode == 0, first.stderr
+    """The entries of the package, and between them a script of the user's in another folder."""
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, 'argv', ['train'])
+    unfoldldm_basicsr.train.main(['-opt', 'x.yml', '--root', 'runs'])
     run = project / 'runs' / 'experiments' / 'stock'
     assert (run / 'x.yml').is_file()
     assert {p.name for p in (run / 'training_states').iterdir()} == {'2.state', '4.state'}
@@ -45,8 +45,6 @@ def test_train_resume_and_test_run_through_basicsr(project, monkeypatch):
     del options['train'], options['logger'], options['datasets']['train']
     options['path']['pretrain_network_g'] = 'runs/experiments/stock/models/net_g_latest.pth'
     write_options(project / 'test.yml', options)
-    monkeypatch.chdir(project)
-    monkeypatch.setattr(sys, 'argv', ['test'])
     monkeypatch.setattr('basicsr.utils.logger.initialized_logger', {})  # as in a new process
     unfoldldm_basicsr.test.main(['-opt', 'test.yml'])
     (written,) = (project / 'results' / 'stock').glob('*.log')

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import explain_command
+from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.pictures import vlu_pictures
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.restoring import Restorer, read_picture
@@ -253,6 +254,15 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.fixture
+def unsaved(monkeypatch):
+    """Pictures are drawn and named, but not rendered, which takes a second each."""
+    monkeypatch.setattr(
+        explain_command, 'save_picture', lambda path, _: write_bytes_atomic(path, b'')
+    )
+    monkeypatch.setattr(explain_command, 'attention_picture', lambda *_, **__: None)
+
+
 def explain(weights, image, folder, *arguments) -> int:
     words = ['explain', '-w', str(weights), str(image), '-o', str(folder), *arguments]
     return cli.main(words)
@@ -282,7 +292,7 @@ def test_the_command_writes_pictures_and_the_figures_in_them(weights, tmp_path, 
         assert [float(row[side]) for row in scores] == pytest.approx(expected.tolist())
 
 
-def test_without_clip_the_attention_is_left_out_with_the_reason(weights, tmp_path, capsys):
+def test_without_clip_the_attention_is_left_out_with_the_reason(weights, tmp_path, capsys, unsaved):
     photo = write_photos(tmp_path, 1)[0]
     assert explain(weights['label'], photo, tmp_path / 'out') == 2
     assert 'one of: noise (0), rain (1), haze (2)' in capsys.readouterr().err
@@ -311,7 +321,9 @@ def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path):
         before = stage.x
 
 
-def test_the_picture_says_what_was_reduced_and_what_was_told(weights, tmp_path, monkeypatch):
+def test_the_picture_says_what_was_reduced_and_what_was_told(
+    weights, tmp_path, monkeypatch, unsaved
+):
     image = image_of((60, 100, 3))
     assert reduce_image(image, 100) is image
     assert reduce_image(image, 50).shape == (30, 50, 3)
@@ -320,13 +332,10 @@ def test_the_picture_says_what_was_reduced_and_what_was_told(weights, tmp_path, 
         reduce_image(image, 15)
     cv2.imwrite(str(tmp_path / 'a.png'), image)
     notes = []
-    draw = vlu_pictures.step_picture
-
-    def watch(explanation, *, note):
-        notes.append((note, explanation.lq.shape))
-        return draw(explanation, note=note)
-
-    monkeypatch.setattr(explain_command, 'step_picture', watch)
+    for name in ('prompt_picture', 'step_picture'):
+        monkeypatch.setattr(
+            explain_command, name, lambda found, *, note: notes.append((note, found.lq.shape))
+        )
     assert explain(weights['clip'], tmp_path / 'a.png', tmp_path / 'out', '--max-size', '50') == 0
     note = 'a.png (50 x 30 pixels, reduced from 100 x 60), VLUNet, clip.pth'
     assert notes.pop() == (note, (30, 50, 3))
@@ -335,7 +344,9 @@ def test_the_picture_says_what_was_reduced_and_what_was_told(weights, tmp_path, 
     assert notes.pop()[0] == "a.png (100 x 60 pixels), VLUNet, label.pth, told 'rain'"
 
 
-def test_what_cannot_be_explained_or_written_is_refused(weights, tmp_path, capsys, monkeypatch):
+def test_what_cannot_be_explained_or_written_is_refused(
+    weights, tmp_path, capsys, monkeypatch, unsaved
+):
     photo = write_photos(tmp_path, 1)[0]
     tiny = save_weights(tmp_path / 'tiny.pth', TinyConvNet())
     assert explain(tiny, photo, tmp_path / 'out') == 2

@@ -56,12 +56,12 @@ def test_the_interval_is_that_of_a_case_worked_out_by_hand():
 
 def test_equal_networks_are_called_better_about_as_often_as_promised():
     rng, verdicts = np.random.default_rng(0), []
-    for _ in range(1000):
+    for _ in range(400):
         images = rng.normal(28, 3, 40)  # hard and easy ones
         one, other = (images + rng.normal(0, 0.2, 40) for _ in range(2))
-        verdicts.append(paired_difference(one - other, resamples=999).verdict())
+        verdicts.append(paired_difference(one - other, resamples=499).verdict())
     for verdict in ('better', 'worse'):
-        assert 10 <= verdicts.count(verdict) <= 45  # 2.5 % of 1000, with the bootstrap's small bias
+        assert 4 <= verdicts.count(verdict) <= 20  # 2.5 % of 400, with the bootstrap's small bias
 
 
 # ---- costs ----------------------------------------------------------------------------------
@@ -86,13 +86,6 @@ def test_cost_counts_products_by_hand():
     cost = module_cost(net, size=12)
     assert cost.params == 3 * 8 * 25 + 8
     assert cost.macs == 3 * 8 * 25 * 8 * 8  # 8 x 8 outputs
-
-
-def test_cost_of_a_full_network_is_counted_without_memory():
-    network = {'type': 'UnfoldLDM', 'phase': 'inference', 'dim': 256, 'num_blocks': [2, 3, 4]}
-    small, large = (network_cost(network, s) for s in (256, 512))
-    assert small.params == large.params > 7e6
-    assert 3.9 < large.macs / small.macs < 4.1
 
 
 def test_published_operation_counts_follow_from_the_same_networks():
@@ -139,7 +132,7 @@ def test_tables_have_the_usual_decimals_and_no_live_characters(tmp_path):
 # ---- report ---------------------------------------------------------------------------------
 
 
-def made_up_sides(folder: Path) -> tuple[list[Entry], dict[tuple[str, int], pd.DataFrame]]:
+def made_up_sides(folder: Path | None) -> tuple[list[Entry], dict[tuple[str, int], pd.DataFrame]]:
     """Two sides on ten images, with two seeds; they differ most on image 7, in its lower right."""
     rng, entries, scores = np.random.default_rng(0), [], {}
     truth = rng.integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
@@ -153,7 +146,7 @@ def made_up_sides(folder: Path) -> tuple[list[Entry], dict[tuple[str, int], pd.D
                 }
                 for i in range(10)
             )  # fmt: skip
-        for i, image in enumerate(truth):
+        for i, image in enumerate(truth) if folder else ():
             image = image.copy()
             image[40:60, 40:60] += np.uint8(100 * number)
             for kind in (name, 'degraded', 'truth'):
@@ -194,18 +187,14 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
         assert (copies / 'quality.csv').read_bytes() == (tmp_path / 'quality.csv').read_bytes()
 
 
-def test_crops_show_where_the_sides_disagree_most(tmp_path):
-    _, tables = made_up_sides(tmp_path)
+def test_sides_are_told_apart_on_the_same_images_only():
+    _, tables = made_up_sides(None)
     scores = by_image(image_table(tables), 'shown', 'psnr')
     assert scores['one']['0003_x'] == pytest.approx(30.305)  # mean of the seeds
     assert most_disagreeing(scores)[0] == '0007_x'
     flat, spot = np.zeros((2, 64, 64, 3), np.uint8)
     spot[40:60, 30:50] = 90
     assert disagreement_box([flat, spot, flat], 20) == (40, 30, 20, 20)
-
-
-def test_sides_tested_on_other_images_are_refused(tmp_path):
-    _, tables = made_up_sides(tmp_path)
     tables['other_net', 1].loc[3, 'input'] = 'h_other'
     with pytest.raises(ValueError, match='other_net and one were not tested on the same degraded'):
         image_table(tables)
@@ -225,7 +214,7 @@ class LPIPS(torch.nn.Module):
         return (x - y).abs().mean()
 
 
-def test_lpips_is_reported_where_it_can_be_measured(tmp_path, monkeypatch, log):
+def test_lpips_is_reported_where_it_can_be_measured(monkeypatch, log):
     def measured() -> dict:
         lpips_works.cache_clear()
         return metrics_of({'val': {'metrics': {'psnr': {}}}})
@@ -241,7 +230,7 @@ def test_lpips_is_reported_where_it_can_be_measured(tmp_path, monkeypatch, log):
     lpips_works.cache_clear()
     black, grey = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 51, np.uint8)
     assert scores(black, grey, metric) == {'lpips': pytest.approx(0.4)}
-    entries, tables = made_up_sides(tmp_path)
+    entries, tables = made_up_sides(None)
     images = image_table(tables).rename(columns={'psnr': 'lpips'})
     (row,) = difference_table(images, entries, metric, None).to_dict('records')
     assert row['verdict'] == 'better'  # the first has less
