@@ -27,5 +27,5 @@ def register() -> None:
     _process.import_packages()
 
 
-if not _process.is_command():  # which does it after a look at its options
+if not _process.is_program():  # which does it after a look at its options
     register()

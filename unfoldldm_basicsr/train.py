@@ -7,10 +7,12 @@ current folder, or below ``--root``.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 
-import unfoldldm_basicsr  # noqa: F401  (at the top: spawned workers import this file first)
+import unfoldldm_basicsr
+from unfoldldm_basicsr.options.command_line import build_parser
 from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 
@@ -22,20 +24,26 @@ def take_root(argv: list[str]) -> tuple[str, list[str]]:
     return os.path.abspath(os.path.expanduser(known.root)), rest
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs BasicSR's ``train_pipeline``.
+def run(program: str, argv: list[str] | None) -> None:
+    """Runs BasicSR's pipeline of a program, ``train`` or ``test``.
 
     A problem with the options ends with status 2; what stops a run that has begun (a full disk,
     images that cannot be read, the loss of another process, ...) with one message and status 1.
     """
     prefer_huge_pages()
-    import basicsr.train
-
+    root, rest = take_root(sys.argv[1:] if argv is None else argv)
+    build_parser().parse_args(rest)  # help and mistyped options are answered before torch is loaded
+    unfoldldm_basicsr.register()
     from unfoldldm_basicsr.common.errors import run_to_end
 
-    root, rest = take_root(sys.argv[1:] if argv is None else argv)
+    module = importlib.import_module(f'basicsr.{program}')
     sys.argv[1:] = rest  # where BasicSR reads its options
-    run_to_end(basicsr.train.train_pipeline, root)
+    run_to_end(getattr(module, f'{program}_pipeline'), root)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Trains, see :func:`run`."""
+    run('train', argv)
 
 
 if __name__ == '__main__':

@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Iterable
 
-COMMAND = ('unfoldldm', 'unfoldldm_basicsr.cli')
-PROGRAMS = (*COMMAND, 'unfoldldm_basicsr.train', 'unfoldldm_basicsr.test')
+PROGRAMS = (
+    'unfoldldm', 'unfoldldm_basicsr.cli', 'unfoldldm_basicsr.train', 'unfoldldm_basicsr.test'
+)  # fmt: skip
 # Each says that the user has decided how OpenMP's threads wait.
 WAITING = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')
 IMPORT = 'UNFOLDLDM_IMPORT'
@@ -25,9 +26,9 @@ def program() -> str:
     return os.path.basename(name).removesuffix('.exe') if name in started else ''
 
 
-def is_command() -> bool:
-    """Whether this process is the command ``unfoldldm``."""
-    return program() in COMMAND
+def is_program() -> bool:
+    """Whether this process runs a program of this package."""
+    return program() in PROGRAMS
 
 
 def let_threads_sleep() -> None:
@@ -37,7 +38,7 @@ def let_threads_sleep() -> None:
     cores a training step becomes many times slower (docs/speed.md). OpenMP reads the variable when
     torch loads it; processes started from this one inherit it.
     """
-    if program() in PROGRAMS and not any(name in os.environ for name in WAITING):
+    if is_program() and not any(name in os.environ for name in WAITING):
         os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
 
 

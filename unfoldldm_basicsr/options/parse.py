@@ -14,6 +14,7 @@ from basicsr.utils import dist_util, get_root_logger, set_random_seed
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.compat.imports import load_data_only
+from unfoldldm_basicsr.options.command_line import build_parser
 from unfoldldm_basicsr.options.environment import basicsr_logger_untouched, open_datasets
 from unfoldldm_basicsr.options.preflight import Report, examine
 from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
@@ -43,42 +44,6 @@ _built: list[tuple[dict, Dataset]] = []
 def start() -> Start:
     """How the run of this process was started, as the last :func:`parse_options` found it."""
     return _start
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """BasicSR's command line, with ``--local-rank`` as newer launchers spell it."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        epilog='python -m unfoldldm_basicsr.train and .test also take --root FOLDER: where '
-        'experiments/ and results/ are (default: the current folder).',
-    )
-    parser.add_argument('-opt', required=True, help='option file (YAML)')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm'],
-        default='none',
-        help='pytorch under torchrun, slurm under srun (default: none)',
-    )
-    parser.add_argument(
-        '--auto_resume', action='store_true', help='go on from the newest state of this experiment'
-    )
-    parser.add_argument(
-        '--debug', action='store_true', help="name 'debug_...', log every step, validate every 8"
-    )
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help='set by old launchers, not used'
-    )
-    parser.add_argument(
-        '--force_yml',
-        nargs='+',
-        default=None,
-        metavar='KEY:KEY=VALUE',
-        help='change options, for example train:total_iter=1000 train:optim_g:lr=1e-4',
-    )
-    parser.add_argument(
-        '--no-strict', action='store_true', help='warn about unknown keys instead of refusing them'
-    )
-    return parser
 
 
 def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse.Namespace]:
