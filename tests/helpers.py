@@ -80,18 +80,11 @@ def stock_options(folder: Path, total_iter: int = 4, batch: int = 2) -> dict:
     write_photos(folder / 'gt', 5, (32, 48))
     write_photos(folder / 'lq', 5, (8, 12))
     data = {
-        'type': 'PairedImageDataset',
-        'dataroot_gt': str(folder / 'gt'),
-        'dataroot_lq': str(folder / 'lq'),
-        'io_backend': {'type': 'disk'},
-    }
-    train_data = {
-        'gt_size': 32,
-        'use_hflip': True,
-        'use_rot': True,
-        'num_worker_per_gpu': 0,
-        'batch_size_per_gpu': batch,
-    }
+        'type': 'PairedImageDataset', 'io_backend': {'type': 'disk'},
+        'dataroot_gt': str(folder / 'gt'), 'dataroot_lq': str(folder / 'lq'),
+    }  # fmt: skip
+    loading = {'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 0}
+    train_data = {**loading, 'gt_size': 32, 'batch_size_per_gpu': batch}
     return {
         'name': 'stock',
         'model_type': 'SRModel',

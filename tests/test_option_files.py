@@ -12,7 +12,8 @@ from basicsr.losses import build_loss
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from helpers import problems_at
 
-from unfoldldm_basicsr.commands.check_command import check_file
+from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.options.run import is_training
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ('smoke', 'train', 'test')  # comparisons: test_comparing.py
@@ -27,7 +28,8 @@ def load(file: Path) -> dict:
 
 @pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT / 'options')))
 def test_option_file_passes_the_preflight_and_builds(file):
-    assert check_file(file, [], here=False).problems == []
+    options = load(file)
+    assert preflight(options, str(file), is_training(options), here=False) == []
     opt = load(file)
     network = dict(opt['network_g'])
     with torch.device('meta'):

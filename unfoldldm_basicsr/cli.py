@@ -71,7 +71,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def load_command(name: str) -> ModuleType:
-    """Module of a command: ``run(args)`` gives the exit status."""
+    """Module of a command: ``run(args)`` gives the exit status.
+
+    It raises ValueError, KeyError, OSError or ImportError where the user's input is at fault.
+    """
     return importlib.import_module(f'unfoldldm_basicsr.commands.{name}_command')
 
 

@@ -21,10 +21,15 @@ def run(args: argparse.Namespace) -> int:
         0, or 2 if a file has problems.
     """
     load_data_only()
-    here, strict, failed, unknown = not args.no_data, not args.no_strict, False, False
+    failed = unknown = False
     for file in args.opt:
         try:
-            report = check_file(file, args.force_yml, here=here, strict=strict)
+            options = read_option_file(file)
+            apply_overrides(options, args.force_yml)
+            report = examine(
+                options, file, is_training(options), here=not args.no_data,
+                strict=not args.no_strict,
+            )  # fmt: skip
         except ValueError as error:
             failed = True
             print(error, file=sys.stderr)
@@ -40,23 +45,6 @@ def run(args: argparse.Namespace) -> int:
     if unknown and not args.packages:
         print('Classes of a project of yours are seen with --import PACKAGE.', file=sys.stderr)
     return 2 if failed else 0
-
-
-def check_file(file: str, overrides: list[str], *, here: bool, strict: bool = True) -> Report:
-    """What the check finds in an option file.
-
-    Args:
-        file: the option file.
-        overrides: entries of ``--force_yml``.
-        here: also check what belongs to this machine.
-        strict: whether unknown keys are refused.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    options = read_option_file(file)
-    apply_overrides(options, overrides)
-    return examine(options, file, is_training(options), here=here, strict=strict)
 
 
 def describe(report: Report) -> str:

@@ -31,11 +31,7 @@ _CELL_WIDTH, _CELL_HEIGHT = 320, 240
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the sheet.
-
-    Raises:
-        ValueError, OSError: bad image, option file or output; the message says which.
-    """
+    """Writes the sheet."""
     if args.output.exists() and args.output.samefile(args.image):
         raise ValueError(f'--output {args.output}: would replace the photo; choose another name.')
     pixels = with_three_channels(read_picture(args.image).opaque)
@@ -70,10 +66,9 @@ def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, D
         known = ', '.join(map(str, sections)) or 'none'
         raise ValueError(f"{file}: no section '{dataset}' in datasets. There are: {known}.")
     for name in sections if dataset is None else [dataset]:
-        parts, chains = [sections[name]], {}
-        parts += parts[0].get('sets') or [] if isinstance(parts[0], Mapping) else []
-        for part in parts:
-            if not isinstance(part, Mapping) or 'degradations' not in part:
+        section, chains = sections[name] or {}, {}
+        for part in (section, *(section.get('sets') or ())):
+            if 'degradations' not in part:
                 continue
             try:
                 keys = ChainOptions.model_fields.keys() & part.keys()
@@ -100,13 +95,7 @@ def contact_sheet(
         title: below everything.
         seed: of the random numbers; strengths of one row have the same.
     """
-    rows, captions = [], []
-
-    def add(heading: str, cells: Mapping[str, np.ndarray]) -> None:
-        scores = [f'{caption}, {_decibels(cell, image)}' for caption, cell in cells.items()]
-        rows.append([image, *cells.values()])
-        captions.append([textwrap.fill(heading, 40), *scores])
-
+    shown: list[tuple[str, dict[str, np.ndarray]]] = []  # heading; caption -> image
     draws = {f'draw {n}': [seed, n] for n in (1, 2, 3)}
     for name, chain in chains.items():
         for step in chain.steps:
@@ -118,10 +107,15 @@ def contact_sheet(
                 caption: step.apply(image, np.random.default_rng(start), **parameters)
                 for caption, (start, parameters) in drawn.items()
             }
-            add(_describe(step, name), cells)
+            shown.append((_describe(step, name), cells))
         if len(chain.steps) > 1:
             cells = {k: chain(image, np.random.default_rng(s)) for k, s in draws.items()}
-            add(f'{name}: the whole chain', cells)
+            shown.append((f'{name}: the whole chain', cells))
+    rows = [[image, *cells.values()] for _, cells in shown]
+    captions = [
+        [textwrap.fill(heading, 40), *(f'{k}, {_decibels(c, image)}' for k, c in cells.items())]
+        for heading, cells in shown
+    ]
     return comparison_grid(
         rows, [''] * 4, captions, cell_width=_CELL_WIDTH, footer=f'{title}. Left: the photo.'
     )

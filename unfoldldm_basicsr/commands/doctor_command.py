@@ -40,11 +40,7 @@ class Line(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what is found.
-
-    Returns:
-        0, or 1 if something is broken.
-    """
+    """Prints what is found; returns 1 if something is broken."""
     faults = 0
     for title, check in CHECKS.items():
         print(title)
@@ -105,10 +101,11 @@ def check_device() -> Iterator[Line]:
         return
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for properties in map(torch.cuda.get_device_properties, range(gpus)):
+    on_gpu = torch.cuda.is_available()
+    gpus = range(torch.cuda.device_count() * on_gpu)
+    for properties in map(torch.cuda.get_device_properties, gpus):
         yield Line('GPU', f'{properties.name}, {properties.total_memory / 2**30:.0f} GiB')
-    if not torch.cuda.is_available() and shutil.which('nvidia-smi'):
+    if not on_gpu and shutil.which('nvidia-smi'):
         built = f'built for CUDA {torch.version.cuda}' if torch.version.cuda else 'built for CPU'
         yield Line(
             'GPU',
@@ -116,7 +113,7 @@ def check_device() -> Iterator[Line]:
             'run nvidia-smi: if it shows a GPU, install the torch build for that driver (see '
             'pytorch.org, Get Started), or update the driver',
         )
-    elif not torch.cuda.is_available():
+    elif not on_gpu:
         yield Line('GPU', 'none seen: everything runs on the CPU')
 
     from unfoldldm_basicsr.ops.ss2d import chosen_backend, describe_backends
@@ -125,7 +122,7 @@ def check_device() -> Iterator[Line]:
     states = describe_backends()
     for name, state in states.items():
         yield Line(name, state, mark='ok' if state.startswith('usable') else '-')
-    on_gpu, named = torch.cuda.is_available(), os.environ.get(ENVIRONMENT, '').strip()
+    named = os.environ.get(ENVIRONMENT, '').strip()
     try:
         taken = chosen_backend('cuda' if on_gpu else 'cpu')
     except ValueError as error:

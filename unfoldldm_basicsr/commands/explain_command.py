@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
+import pandas as pd
 
 from unfoldldm_basicsr.commands.restore_command import restorer_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
@@ -16,9 +16,8 @@ from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.pictures.trace_picture import trace_picture
 from unfoldldm_basicsr.pictures.vlu_pictures import attention_picture, prompt_picture, step_picture
 from unfoldldm_basicsr.restoring.explanation import can_explain, explain_vlunet, reduce_image
-from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.restoring.traces import (
-    csv_text,
+    Row,
     prompt_rows,
     score_rows,
     step_rows,
@@ -31,11 +30,7 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the pictures and tables and names them.
-
-    Raises:
-        FileNotFoundError, FileExistsError, ValueError, OSError: the message says what is wrong.
-    """
+    """Writes the pictures and tables and names them."""
     original = read_picture(args.image).pixels
     image = reduce_image(original, args.max_size)
     restorer = restorer_of(args)
@@ -45,13 +40,21 @@ def run(args: argparse.Namespace) -> int:
     note = f'{args.image.name} ({size}), {type(restorer.net).__name__}, {restorer.name}'
     if args.degradation != AUTO:
         note += f", told '{args.degradation}'"
-    files, remark = {}, ''
+    files: dict[str, Figure | list[Row]] = {}
+    remark = ''
     if can_explain(restorer):
-        files, remark = vlunet_files(restorer, image, note)
+        found = explain_vlunet(restorer, image)
+        files |= {
+            'prompts.png': prompt_picture(found, note=note), 'prompts.csv': prompt_rows(found),
+            'steps.png': step_picture(found, note=note), 'steps.csv': step_rows(found),
+        }  # fmt: skip
+        remark = found.attention_note
+        if found.attention is not None:
+            files['attention.png'] = attention_picture(found.attention, note=note)
+            files['attention.csv'] = score_rows(found.attention)
     if restorer.contract.can_trace:
         trace, _ = restorer.trace(image)
-        files['trace.png'] = trace_picture(trace, note=note)
-        files['stages.csv'] = csv_text(trace_rows(trace))
+        files |= {'trace.png': trace_picture(trace, note=note), 'stages.csv': trace_rows(trace)}
     if not files:
         raise ValueError(
             f'{restorer.name}: {type(restorer.net).__name__} has no unfolding stages to explain;'
@@ -63,25 +66,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def vlunet_files(
-    restorer: Restorer, image: np.ndarray, note: str
-) -> tuple[dict[str, Figure | str], str]:
-    """Pictures and tables of a VLU-Net by the end of their names, and what is missing and why."""
-    explanation = explain_vlunet(restorer, image)
-    files: dict[str, Figure | str] = {
-        'prompts.png': prompt_picture(explanation, note=note),
-        'prompts.csv': csv_text(prompt_rows(explanation)),
-        'steps.png': step_picture(explanation, note=note),
-        'steps.csv': csv_text(step_rows(explanation)),
-    }
-    if explanation.attention is not None:
-        files['attention.png'] = attention_picture(explanation.attention, note=note)
-        files['attention.csv'] = csv_text(score_rows(explanation.attention))
-    return files, explanation.attention_note
-
-
 def write_files(
-    folder: Path, stem: str, files: Mapping[str, Figure | str], *, overwrite: bool
+    folder: Path, stem: str, files: Mapping[str, Figure | list[Row]], *, overwrite: bool
 ) -> None:
     """Writes ``STEM_NAME`` for every entry and prints it.
 
@@ -98,8 +84,9 @@ def write_files(
             f'{existing[0]}: exists; choose another --output or pass --overwrite.'
         )
     for path, content in paths.items():
-        if isinstance(content, str):
-            write_bytes_atomic(path, content.encode())
+        if isinstance(content, list):
+            text = pd.DataFrame(content).to_csv(index=False, lineterminator='\n')
+            write_bytes_atomic(path, text.encode())
         else:
             save_picture(path, content)
         print(path)

@@ -42,11 +42,7 @@ class Trial(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the files and prints what to do next.
-
-    Raises:
-        ValueError, OSError: the images, the memory or the output; the message says what is wrong.
-    """
+    """Writes the files and prints what to do next."""
     on_cpu, limit = memory_of(args.memory)
     elsewhere = not on_cpu and not torch.cuda.is_available()
     if args.hours is not None and (elsewhere or not 0 < args.hours < 10_000):
@@ -80,7 +76,11 @@ def run(args: argparse.Namespace) -> int:
         write_bytes_atomic(path, ('\n'.join(names) + '\n').encode('utf-8', 'surrogateescape'))
     for path, phase in files.items():
         write_bytes_atomic(path, training.text(args.output, phase).encode())
-    print(summary(training, trial, limit))
+    parts = f' computed {training.part} at a time' * (training.part < training.batch)
+    takes = 'foretold to fit; a step is too large to try here. Next:'
+    if trial is not None:
+        takes = f'a step takes {trial.gib:.1f} of {limit:.1f} GiB. Next, beside validation:'
+    print(f'patches of {training.patch}, batches of {training.batch}{parts}: {takes}')
     for path, phase in files.items():
         count = training.iterations_of(phase)
         minutes = count * seconds.get(phase, 0) / 60
@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
         took = f' of {seconds[phase]:.2g} s: {long}' if phase in seconds else ''
         command = f'python -m unfoldldm_basicsr.train -opt {path} --auto_resume'
         print(f'  {command}  # {count} steps{took}')
-    if max_pixels(args.clean) > LARGE:
+    source = None if args.clean.rstrip('/').endswith('.lmdb') else open_source(args.clean, 'disk')
+    if source and max(math.prod(source.shape(n) or (0,)) for n in source.names[:8]) > LARGE:
         cut = 'unfoldldm prepare folder -i IMAGES -o images.lmdb --crop-size 512 --payload bmp'
         print(f'  (large images are decoded for every patch: faster after {cut})')
     weights = f'experiments/{training.experiment(training.phases[-1])}/models/net_g_latest.pth'
@@ -146,11 +147,9 @@ def take_prepared_set(args: argparse.Namespace) -> None:
     """Takes the LMDBs of a set of ``unfoldldm prepare``, by its folder or its name in datasets."""
     for place in (Path(args.clean), Path('datasets') / args.clean):
         if (place / 'train_gt.lmdb').is_dir():
-            files = (
-                place / f'{part}_{side}.lmdb' for part in ('train', 'test') for side in ('gt', 'lq')
-            )
-            found = [str(file) if file.is_dir() else None for file in files]
-            args.clean, args.degraded, *tests = found
+            names = ('train_gt', 'train_lq', 'test_gt', 'test_lq')
+            found = (place / f'{name}.lmdb' for name in names)
+            args.clean, args.degraded, *tests = (str(f) if f.is_dir() else None for f in found)
             if not args.val and tests[0]:
                 args.val, args.val_degraded = tests
             return
@@ -167,14 +166,6 @@ def images_in(clean: str, degraded: str | None) -> tuple[dict[str, Any], list[st
     if degraded and clean.endswith('_gt.lmdb') and listed.is_file():
         return {**section, 'meta_info_file': str(listed)}, listed.read_text('utf-8').splitlines()
     return section, open_source(clean, kind).names
-
-
-def max_pixels(clean: str) -> int:
-    """Pixels of the largest of the first images, by their headers; 0 where unknown."""
-    if clean.rstrip('/').endswith('.lmdb'):  # decoded quickly, or cut already
-        return 0
-    source = open_source(clean, 'disk')
-    return max(math.prod(source.shape(name) or (0,)) for name in source.names[:8])
 
 
 def fitted(
@@ -233,12 +224,7 @@ def measure(training: NewTraining, phase: int | None = None) -> Trial | None:
 
 
 def trial_step(options: dict[str, Any], part: int) -> Trial | None:
-    """Makes training steps of an option file on noise: two to four, as long as they take.
-
-    Args:
-        options: content of the option file.
-        part: patches of a step.
-    """
+    """Makes two to four training steps of an option file, on ``part`` patches of noise."""
     from basicsr.models import build_model
 
     fill_defaults(options, True)
@@ -268,12 +254,12 @@ def trial_step(options: dict[str, Any], part: int) -> Trial | None:
 def lasting(
     training: NewTraining, seconds: Mapping[int | None, float], hours: float | None
 ) -> NewTraining:
-    """The training with as many iterations as fit into ``hours``, where these are given.
+    """The training with as many iterations as fit into ``hours`` of all phases, where given.
 
     Args:
         training: with some number of iterations.
-        seconds: phase -> duration of a step.
-        hours: of all phases, with validation.
+        seconds: phase -> duration of a step; empty where none could be timed.
+        hours: with validation.
 
     Raises:
         ValueError: that is too short for a training, or steps could not be timed.
@@ -291,13 +277,3 @@ def lasting(
             f'{FEWEST_STEPS * mean / 3600:.2g} hours. A smaller --network takes less.'
         )
     return replace(training, iterations=count)
-
-
-def summary(training: NewTraining, trial: Trial | None, limit: float) -> str:
-    """The sizes that were chosen, and what they take."""
-    sizes = f'patches of {training.patch}, batches of {training.batch}'
-    if training.part < training.batch:
-        sizes += f' computed {training.part} at a time'
-    if trial is None:
-        return f'{sizes}: foretold to fit; a step is too large to try here. Next:'
-    return f'{sizes}: a step takes {trial.gib:.1f} of {limit:.1f} GiB. Next, beside validation:'

@@ -7,11 +7,10 @@ import inspect
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from unfoldldm_basicsr.common.cost import Cost, network_cost
+from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.common.process import IMPORT
 from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.weights.packaged import packaged_weights
@@ -19,23 +18,11 @@ from unfoldldm_basicsr.weights.packaged import packaged_weights
 SIZE = 256  # of the image that the operations are counted for
 
 
-class Row(NamedTuple):
-    """A network and the option files that hold it."""
-
-    network: str
-    files: tuple[str, ...]
-    cost: Cost | None
-    fault: str
-
-
 def run(args: argparse.Namespace) -> int:
     """Prints both lists.
 
     Returns:
         0, or 1 if an option file or its network is faulty.
-
-    Raises:
-        FileNotFoundError: the folder of ``--options`` does not exist.
     """
     packaged = [(name, weights.summary) for name, weights in packaged_weights().items()]
     groups = registered_classes()
@@ -49,9 +36,12 @@ def run(args: argparse.Namespace) -> int:
             raise FileNotFoundError(f'--options {folder}: no such folder.')
         print('No folder ./options here: give one with --options to see the networks in it.')
         return 0
-    rows = networks_in(folder)
-    print_networks(folder, rows)
-    return 1 if any(row.fault for row in rows) else 0
+    rows, faulty = networks_in(folder)
+    print(f'Networks in {folder} (GMACs for one {SIZE} x {SIZE} image)')
+    head = ['network', 'parameters', 'GMACs', 'option files']
+    sides = 'left', 'right', 'right', 'left'
+    print(tabulate(rows, head, 'plain', colalign=sides, disable_numparse=True))
+    return int(faulty)
 
 
 def registered_classes() -> dict[str, list[tuple[str, str]]]:
@@ -77,41 +67,32 @@ def registered_classes() -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def networks_in(folder: Path) -> list[Row]:
-    """Every distinct network of the option files below ``folder``, smallest first."""
+def networks_in(folder: Path) -> tuple[list[list[str]], bool]:
+    """Every distinct network of the option files below a folder, smallest first.
+
+    Returns:
+        Rows of name, parameters, GMACs and files (a fault has a row of its own); whether any is
+        faulty.
+    """
     networks: dict[str, tuple[dict, list[str]]] = {}
-    faulty = []
+    found, faulty = [], []
     for file in sorted([*folder.rglob('*.yml'), *folder.rglob('*.yaml')]):
         name = str(file.relative_to(folder))
         try:
             network = read_option_file(file).get('network_g')
         except ValueError as error:
-            faulty.append(Row('?', (name,), None, str(error)))
+            faulty += [['?', '-', '-', name], ['', '', '', str(error)]]
             continue
         if isinstance(network, dict) and 'type' in network:
             text = json.dumps(network, sort_keys=True, default=str)
             networks.setdefault(text, (network, []))[1].append(name)
-    rows = [_row(network, files) for network, files in networks.values()]
-    return sorted(rows, key=lambda r: (r.network, r.cost or Cost(0, 0))) + faulty
-
-
-def _row(network: dict[str, Any], files: list[str]) -> Row:
-    try:
-        return Row(str(network['type']), tuple(files), network_cost(network, SIZE), '')
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        return Row(str(network['type']), tuple(files), None, f'{type(error).__name__}: {error}')
-
-
-def print_networks(folder: Path, rows: list[Row]) -> None:
-    """Prints a table of networks."""
-    print(f'Networks in {folder} (GMACs for one {SIZE} x {SIZE} image)')
-    head, cells = ['network', 'parameters', 'GMACs', 'option files'], []
-    for name, files, cost, fault in rows:
-        figures = ('-', '-')
-        if cost is not None:
-            figures = (f'{cost.params / 1e6:.2f} M', f'{cost.macs / 1e9:.1f}')
-        cells.append([name, *figures, ', '.join(files)])
-        if fault:
-            cells.append(['', '', '', fault])
-    sides = ('left', 'right', 'right', 'left')
-    print(tabulate(cells, head, 'plain', colalign=sides, disable_numparse=True))
+    for network, files in networks.values():
+        name, where = str(network['type']), ', '.join(files)
+        try:
+            params, macs = network_cost(network, SIZE)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            faulty += [[name, '-', '-', where], ['', '', '', f'{type(error).__name__}: {error}']]
+        else:
+            row = [name, f'{params / 1e6:.2f} M', f'{macs / 1e9:.1f}', where]
+            found.append((name, params, row))
+    return [*(row for *_, row in sorted(found)), *faulty], bool(faulty)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,12 +20,7 @@ _OWN = ('gt', 'lq', 'part', 'crop_size', 'step', 'thresh_size', 'payload')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepares the set.
-
-    Raises:
-        ValueError: no such set, options of another case, or the folder is not the whole set.
-        OSError: reading or writing failed.
-    """
+    """Prepares the set."""
     if args.set is None:
         print('\n'.join(f'{name}: {dataset.where}' for name, dataset in SETS.items()))
         return 0
@@ -56,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
         for rest in sorted(targets[name].parent.glob('.*.lmdb.*')):
             print(f'note: {rest} is of a run that was interrupted (remove it) or goes on')
         written = write(
-            dataset.parts[name], part, targets[name], force=args.force, threads=args.threads,
-            progress=_show_progress,
+            dataset.parts[name], part, targets[name], force=args.force, num_threads=args.threads,
+            progress=partial(tqdm, unit='image', file=sys.stderr),
         )  # fmt: skip
         for root, count in written.items():
             size = (root / 'data.mdb').stat().st_size / 2**20
@@ -91,7 +87,3 @@ def _own_set(args: argparse.Namespace) -> DataSet:
     layout = Layout(args.gt or (None if args.lq else '{path}'), args.lq)
     part = Part((Source('', None, (layout,)),), squares, args.payload or 'png')
     return DataSet({args.part or 'train': part}, 'you')
-
-
-def _show_progress(items, title: str, total: int):
-    return tqdm(items, desc=title, total=total, unit='image', file=sys.stderr)

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +53,16 @@ def run(args: argparse.Namespace) -> int:
         args.input, args.output, suffix=args.suffix, recursive=args.recursive,
         save_trace=args.save_trace, go_on=args.skip_existing,
     )  # fmt: skip
-    done = {job for job in jobs if all(map(os.path.isfile, job.outputs))}
+    formats = defaultdict(list)
+    for job in jobs:
+        formats[_key(job.source.with_suffix(''))].append(job)
+    # one photo in several formats: before the last of them came, another had its name
+    done = {
+        job
+        for group in formats.values()
+        if all(os.path.isfile(file) for job in group for file in job.outputs)
+        for job in group
+    }
     begun = [job for job in jobs if any(map(os.path.isfile, job.outputs))]
     if args.skip_existing:  # a result without its trace is of an interrupted run
         print(f'{len(done)} of {len(jobs)} results exist already.')
@@ -73,7 +82,13 @@ def run(args: argparse.Namespace) -> int:
             f'--save-trace: {type(restorer.net).__name__} has no stages to draw;'
             f' only UnfoldLDM has.{hint}'
         )
-    check_memory(restorer, jobs)
+    sizes = {job.source: size_in_header(job.source) or (0, 0) for job in jobs}
+    largest = max(sizes, key=lambda source: math.prod(sizes[source]), default=None)
+    try:  # before an hour of others
+        if largest is not None and all(sizes[largest]):
+            restorer.check_memory(*sizes[largest])
+    except TileError as error:
+        raise ValueError(f'{largest}: {error}') from error
     for note in restorer.notes:
         print(f'Note: {note}')
 
@@ -105,11 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def restorer_of(args: argparse.Namespace, **more: Any) -> Restorer:
-    """The network of these options; ``more`` are further arguments of :class:`Restorer`.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: see :class:`Restorer`.
-    """
+    """The network of these options; ``more`` are further arguments of :class:`Restorer`."""
     return Restorer(
         args.weights or packaged_file(args.pretrained),
         device=args.device,
@@ -181,21 +192,6 @@ def plan_jobs(
                 f' different folders.'
             )
     return jobs
-
-
-def check_memory(restorer: Restorer, jobs: Iterable[Job]) -> None:
-    """Looks whether the largest image fits into memory, before an hour of others.
-
-    Raises:
-        ValueError: it does not; nothing was restored.
-    """
-    sizes = {job.source: size_in_header(job.source) or (0, 0) for job in jobs}
-    source = max(sizes, key=lambda source: math.prod(sizes[source]), default=None)
-    if source is not None and all(sizes[source]):
-        try:
-            restorer.check_memory(*sizes[source])
-        except TileError as error:
-            raise ValueError(f'{source}: {error}') from error
 
 
 def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: bool) -> None:

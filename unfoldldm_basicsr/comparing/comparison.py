@@ -57,16 +57,11 @@ DIFFERING = 'allowed to differ besides network, optimiser and schedule'
 
 
 def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[str]) -> str:
-    """Trains, tests and reports.
+    """Trains, tests and reports; returns one line that says where the report is.
 
     Args:
-        folder: of the option files, see :mod:`.task`.
+        folder, overrides, only: see :func:`.task.read_task`.
         root: where ``experiments`` and ``results`` are.
-        overrides: changes to ``common.yml``.
-        only: names of the sides to look at; all where empty.
-
-    Returns:
-        One line that says where the report is.
     """
     load_data_only()
     task = read_task(folder, overrides, only)
@@ -89,7 +84,7 @@ def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[s
 def compare_finished(
     names: Sequence[str], root: Path, opt: Path | None, folder: Path, settings: CompareOptions
 ) -> str:
-    """Tests finished runs and plain weights, and writes a report.
+    """Tests finished runs and plain weights, and writes a report; says where.
 
     Args:
         names: folders or names of runs, or weight files.
@@ -98,9 +93,6 @@ def compare_finished(
             sets of the first run.
         folder: of the report.
         settings: what ``common.yml`` says otherwise.
-
-    Returns:
-        One line that says where the report is.
 
     Raises:
         ValueError: no such run, runs that are not comparable, or no test set.
@@ -155,7 +147,12 @@ def _finish(
     place.say('Measuring latency and memory in turn ...')
     costs = deployment_costs(entries, settings.sizes, place)
     metrics, reference = metrics_of(entries[0].tests[0]), settings.reference
-    own = {'scores': score_words(metrics), 'machine': machines(place), 'cost': COST_NOTE}
+    # metrics with their settings, and what they are computed on
+    said = (' '.join([n, *(f'{k}: {v}' for k, v in m.items())]) for n, m in metrics.items())
+    own = {
+        'scores': f'{"; ".join(said)}; RGB, inputs as the data set gives them, outputs rounded to '
+        '8 bit', 'machine': machines(place), 'cost': COST_NOTE,
+    }  # fmt: skip
     build(place.folder, entries, scores, {**words, **own}, costs, metrics, reference)
     return f'Report: {place.folder / "report.md"}'
 
@@ -227,12 +224,6 @@ def own_options(sides: Iterable[Side], common: Mapping[str, Any]) -> str:
             words = (f'{key} {" then ".join(map(str, v))}' for key, v in sorted(own.items()))
             found.setdefault(', '.join(words), []).append(side.title)
     return '; '.join(f'{", ".join(titles)}: {words}' for words, titles in found.items())
-
-
-def score_words(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Metrics with their settings, and what they are computed on."""
-    words = (' '.join([n, *(f'{k}: {v}' for k, v in m.items())]) for n, m in metrics.items())
-    return f'{"; ".join(words)}; RGB, inputs as the data set gives them, outputs rounded to 8 bit'
 
 
 def data_words(data: Mapping[str, Any]) -> str:

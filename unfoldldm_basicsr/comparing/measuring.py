@@ -200,20 +200,12 @@ def deployment(
     with torch.no_grad():
         for number in range(rounds + 1):
             for (name, size), call in calls.items():
-                row = {'side': name, 'size': size, 'latency_ms': 1e3 * wall_seconds(call)}
+                row = {'side': name, 'size': size}
+                row['latency_ms'] = 1e3 * seconds_of(call, device, 'wall')
                 row['peak_MiB'] = peak_growth(call, device)
                 rows += [row] if number else []
     sides = pd.DataFrame(rows).groupby(['side', 'size'], sort=False)
     return sides.agg({'latency_ms': 'min', 'peak_MiB': 'max'}).round(2).reset_index()
-
-
-def wall_seconds(call: Callable[[], object]) -> float:
-    """Seconds until the result is there."""
-    start = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def peak_growth(call: Callable[[], object], device: str) -> float:

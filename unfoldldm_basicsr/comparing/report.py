@@ -301,9 +301,6 @@ def write_page(page: Path, reports: Sequence[Path], crops: bool = True) -> str:
         reports: folders of reports whose tables and pictures are copied there first.
         crops: also copy the crops of photos.
 
-    Returns:
-        One line that says where the page is.
-
     Raises:
         ValueError: no report there.
     """

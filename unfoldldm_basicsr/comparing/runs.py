@@ -48,12 +48,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Its folder below ``experiments``."""
         return self.options['name']
 
     @property
     def folder(self) -> Path:
-        """What it wrote."""
         return self.root / 'experiments' / self.name
 
     @property
@@ -63,7 +61,6 @@ class Run:
 
     @property
     def iterations(self) -> int:
-        """What its share of the budget bought."""
         return int(self.options['train']['total_iter'])
 
 
@@ -84,7 +81,6 @@ def read_run(path: Path, root: Path) -> tuple[Run, ...]:
 
 
 def _run_in(folder: Path) -> Run | None:
-    """The training whose option file was copied into its folder."""
     for file in sorted(folder.glob('*.yml')):
         options = read_option_file(file)
         if 'train' in options and options.get('name') == folder.name:
@@ -93,7 +89,6 @@ def _run_in(folder: Path) -> Run | None:
 
 
 def _earlier(run: Run) -> Iterator[Run]:
-    """The trainings whose weights a training started from, the first one first."""
     for key, value in (run.options.get('path') or {}).items():
         if key.startswith('pretrain_network') and isinstance(value, str):
             before = _run_in(Path(value).expanduser().parent.parent)
@@ -109,10 +104,7 @@ def differences(
 ) -> list[tuple[str, Any, Any]]:
     """Where two option files differ: key path and both values, 'not set' for a missing key.
 
-    Args:
-        first: options.
-        second: options.
-        allowed: beginnings of key paths that may differ.
+    Key paths that begin like one of ``allowed`` may differ.
     """
     found = resume.differences(resume.flatten(first, ''), resume.flatten(second, ''))
     return [item for item in found if not item[0].startswith(tuple(allowed))]
@@ -126,7 +118,7 @@ def check_equal(task: Task) -> None:
     found: list[str] = []
     for side in task.sides:
         for phase in side.phases:
-            allowed = (*ALLOWED, *task.settings.allow)
+            allowed = task.settings.allow
             if phase['network_g'].get('type') != side.phases[-1]['network_g'].get('type'):
                 allowed += 'train', 'val'  # VLU-Net's embedding: a network with its own loss
             found += _differing(side.name, phase, COMMON, task.common, allowed)
@@ -144,8 +136,7 @@ def check_runs(runs: Sequence[Run], allow: Sequence[str]) -> None:
     """
     found: list[str] = []
     for run in runs[1:]:
-        first, allowed = runs[0], (*ALLOWED, *allow)
-        found += _differing(run.name, run.options, first.name, first.options, allowed)
+        found += _differing(run.name, run.options, runs[0].name, runs[0].options, allow)
     refuse(
         found, 'these runs are not comparable:',
         'Where that is meant, name the keys after --allow; the report then says so.',
@@ -153,9 +144,9 @@ def check_runs(runs: Sequence[Run], allow: Sequence[str]) -> None:
 
 
 def _differing(
-    name: str, own: Mapping, other_name: str, other: Mapping, allowed: Sequence[str]
+    name: str, own: Mapping, other_name: str, other: Mapping, allow: Sequence[str]
 ) -> list[str]:
-    found = differences(other, own, allowed)
+    found = differences(other, own, (*ALLOWED, *allow))
     return [f'{name}: {key} is {mine!r}, in {other_name} {its!r}' for key, its, mine in found]
 
 
@@ -261,15 +252,11 @@ def train(runs: Sequence[Run], place: Workspace) -> None:
         seconds = [run.iterations * run.seconds for run in waiting[number:]]
         place.say(
             f'{datetime.now():%H:%M:%S} [{runs.index(run) + 1}/{len(runs)}] {run.name}: '
-            f'{run.iterations} iterations, about {_minutes(seconds[0])} of steps; all trainings '
-            f'{_minutes(sum(seconds))}'
+            f'{run.iterations} iterations, about {seconds[0] / 60:.1f} minutes of steps; all '
+            f'trainings {sum(seconds) / 60:.1f} minutes'
         )
         file = place.write_options(run.name, run.options)
         arguments = ['-m', 'unfoldldm_basicsr.train', '-opt', file, '--auto_resume']
         place.call([*arguments, '--root', run.root], log=run.name)
         if not run.weights.exists():
             raise ChildProcessError(f'{run.name} was stopped; the same command goes on with it.')
-
-
-def _minutes(seconds: float) -> str:
-    return f'{seconds / 60:.1f} minutes'

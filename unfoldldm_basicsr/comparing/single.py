@@ -31,15 +31,12 @@ FIGURES = {  # of the log: beginnings of names, label of the axis
 
 
 def report(path: Path, root: Path, folder: Path | None) -> str:
-    """Writes curves, tables and a page about one run.
+    """Writes curves, tables and a page about one run; says where.
 
     Args:
         path: folder of the run, or its name below ``root/experiments``.
         root: where ``experiments`` and ``results`` are.
         folder: of the report; None: ``results/report_NAME``.
-
-    Returns:
-        One line that says where the report is.
 
     Raises:
         ValueError: no such run.

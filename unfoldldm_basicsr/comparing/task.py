@@ -121,7 +121,6 @@ class Side:
 
     @property
     def title(self) -> str:
-        """Name in tables and pictures."""
         return self.file.title or self.name
 
     @property
@@ -184,7 +183,7 @@ def options_of_test(
         name: of the test.
         options: of the training of the weights; or ``classical`` and ``val`` alone.
         sets: sections of ``datasets`` to test on.
-        weights: to be tested; none for a classical method.
+        weights: none for a classical method.
         changes: choices of the test.
     """
     kept = ('metrics', 'tile', 'tile_overlap')
@@ -260,19 +259,19 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
 
 def _ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
     """Name, folder of the common options, option keys of every row, and the row changed by all."""
-    options = _rows(folder / ROWS)
+
+    def rows_of(file: Path) -> AblationOptions:
+        return read(AblationOptions, read_option_file(file), str(file))
+
+    options = rows_of(folder / ROWS)
     place, rows = folder / options.of, options.rows
     if isinstance(rows, str):
-        rows = _rows(folder / rows).rows
+        rows = rows_of(folder / rows).rows
     base = read_option_file(place / f'{options.base}.yml')
     files = {options.base: base} | {
         name: merged(base, {'title': name} | row) for name, row in rows.items()
     }
     return f'ablate_{folder.resolve().name}', place, files, options.base
-
-
-def _rows(file: Path) -> AblationOptions:
-    return read(AblationOptions, read_option_file(file), str(file))
 
 
 def _side(name: str, values: Mapping[str, Any], common: Mapping[str, Any], folder: Path) -> Side:

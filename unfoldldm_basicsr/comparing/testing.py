@@ -74,18 +74,16 @@ def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterato
             with torch.no_grad():
                 output = restore(data, index, loader.collate_fn([item]))
             pixels = item['lq'].contiguous().numpy().tobytes()  # tensor2img clamps it in place
-            seen = hashlib.sha256(pixels).hexdigest()[:12]
-            truth, degraded, image = (
-                tensor2img(image, rgb2bgr=False) for image in (item['gt'], item['lq'], output)
-            )
             name = f'{index:04d}_{Path(item["lq_path"]).stem}'
-            if shown and number == 0:
-                kinds = {TRUTH: truth, DEGRADED: degraded, options['name']: image}
-                for kind, picture in kinds.items():
-                    save_picture(shown / kind / section['name'] / f'{name}.png', picture)
-            row = {'set': section['name'], 'image': name, 'input': seen}
-            row |= scores(image, truth, metrics)
+            row = {'set': section['name'], 'image': name}
+            row['input'] = hashlib.sha256(pixels).hexdigest()[:12]
+            kinds = {TRUTH: item['gt'], DEGRADED: item['lq'], options['name']: output}
+            kinds = {kind: tensor2img(image, rgb2bgr=False) for kind, image in kinds.items()}
+            for kind, picture in kinds.items() if shown and number == 0 else ():
+                save_picture(shown / kind / section['name'] / f'{name}.png', picture)
+            truth, degraded, image = kinds.values()
             before = scores(degraded, truth, metrics)
+            row |= scores(image, truth, metrics)
             yield row | {f'{DEGRADED} {key}': value for key, value in before.items()}
 
 

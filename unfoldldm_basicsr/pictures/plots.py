@@ -11,7 +11,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unfoldldm_basicsr.common.files import atomic_file
+from unfoldldm_basicsr.pictures.drawing import save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,15 +38,10 @@ def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
         path: of the file.
         x, y: names of the axes.
         note: over the plot.
-
-    Raises:
-        ImportError: matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('Plots need matplotlib: pip install matplotlib') from error
-    page = Figure(figsize=(6.6, 4.2), layout='constrained')
+    from matplotlib.figure import Figure
+
+    page = Figure(figsize=(6.6, 4.2), dpi=130, layout='constrained')
     axes = page.add_subplot()
     axes.set(xlabel=x, ylabel=y)
     axes.grid(color='#dddddd', linewidth=0.6)
@@ -55,8 +50,7 @@ def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
     if note:
         axes.set_title(note, fontsize=9, loc='left', color='#555555')
     yield axes
-    with atomic_file(path) as file:
-        page.savefig(file, format='png', dpi=130, metadata={'Software': None})
+    save_picture(path, page)
 
 
 def curves(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> None:

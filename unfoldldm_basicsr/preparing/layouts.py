@@ -96,8 +96,7 @@ def matches(names: list[str], template: str) -> list[Match]:
     """The files that a path describes."""
     pattern, found = pattern_of(template), []
     for name in names:
-        match = pattern.fullmatch(without_extension(name))
-        if match:
+        if match := pattern.fullmatch(without_extension(name)):
             fields = match.groupdict()
             found.append(Match(fields.pop('_above') or '', fields, name))
     return found
@@ -109,14 +108,13 @@ def find(names: list[str], layout: Layout) -> Found:
     Raises:
         ValueError: two images have one place in the layout, such as ``1.png`` and ``1.jpg``.
     """
+    pairs, unpaired, above = {}, [], set()
     if layout.lq is None or layout.gt is None:
         side = layout.gt or layout.lq
-        pairs, above = {}, set()
         for match in matches(names, side):
             key = match.key(fields_of(side)) or Path(without_extension(match.name)).name
             _only(pairs, key, match.name)
-            is_gt = layout.gt is not None
-            pairs[key] = (match.name, key, None) if is_gt else (None, key, match.name)
+            pairs[key] = (match.name, key, None) if layout.gt else (None, key, match.name)
             above.add(match.above)
         return Found(_share_of(pairs, layout.share), [], above)
     shared = [name for name in fields_of(layout.gt) if name in fields_of(layout.lq)]
@@ -124,7 +122,6 @@ def find(names: list[str], layout: Layout) -> Found:
     clean: dict[tuple[str, str], list[str]] = defaultdict(list)
     for match in matches(names, layout.gt):
         clean[match.above.lower(), match.key(shared)].append(match.name)
-    pairs, unpaired, above = {}, [], set()
     for match in matches(names, layout.lq):
         above.add(match.above)
         gt_key = match.key(shared)
@@ -152,5 +149,6 @@ def _only(pairs: dict, key: str, name: str) -> None:
     if key in pairs:
         other = pairs[key][2] or pairs[key][0]
         raise ValueError(
-            f'{other} and {name} have one place: remove one, or name its folder with -i.'
+            f'{other} and {name} have one place, as keys of an LMDB have no ending: rename or '
+            'remove one, or name its folder with -i.'
         )

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import lmdb
 import numpy as np
 
 from unfoldldm_basicsr.data.images import Picture, decode, encode_bmp, encode_png
@@ -145,7 +146,7 @@ def write_lmdb(
         sub_images: cut into overlapping squares.
         force: replace an existing LMDB.
         num_threads: images decoded and encoded at once.
-        progress: wraps the images and then the keys to verify, gets a title and their number.
+        progress: wraps the images and then the keys to verify, as ``tqdm(items, title, total)``.
 
     Returns:
         The number of entries.
@@ -169,7 +170,13 @@ def write_lmdb(
         batches = progress(_records(jobs, num_threads), 'write', len(jobs))
         digests = _write(partial, batches, 0 if payload == 'bmp' else 1)
         _verify(partial, progress(digests.items(), 'verify', len(digests)))
-        _move_into_place(partial, destination)
+        partial.chmod(0o755)  # mkdtemp makes private folders
+        (partial / 'lock.mdb').unlink(missing_ok=True)
+        old = partial.with_name(f'{partial.name}.old')
+        if destination.exists():
+            destination.rename(old)
+        partial.rename(destination)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return len(digests)
@@ -196,8 +203,6 @@ def _records(jobs: Sequence[tuple], num_threads: int) -> Iterator[list[Record]]:
 
 def _write(folder: Path, batches: Iterable[list[Record]], level: int) -> dict[str, bytes]:
     """Writes data.mdb and meta_info.txt; returns the digest of every key."""
-    import lmdb
-
     digests: dict[str, bytes] = {}
     try:
         with (
@@ -218,8 +223,6 @@ def _write(folder: Path, batches: Iterable[list[Record]], level: int) -> dict[st
 
 def _commit(environment: object, records: list[Record]) -> None:
     """Writes records in one transaction, doubling the map until they fit."""
-    import lmdb
-
     while True:
         try:
             with environment.begin(write=True) as transaction:
@@ -232,8 +235,6 @@ def _commit(environment: object, records: list[Record]) -> None:
 
 def _verify(folder: Path, digests: Iterable[tuple[str, bytes]]) -> None:
     """Decodes every entry as it is on disk and compares it with what was meant to be written."""
-    import lmdb
-
     with (
         lmdb.open(str(folder), readonly=True, lock=False) as environment,
         environment.begin() as transaction,
@@ -244,15 +245,3 @@ def _verify(folder: Path, digests: Iterable[tuple[str, bytes]]) -> None:
                 raise ValueError(f'{folder}: the key {key} was written but is missing.')
             if _digest(decode(content, f'{folder} (key {key})').opaque) != digest:
                 raise ValueError(f'{folder}: the image of key {key} differs from its source.')
-
-
-def _move_into_place(partial: Path, destination: Path) -> None:
-    partial.chmod(0o755)  # mkdtemp makes private folders
-    (partial / 'lock.mdb').unlink(missing_ok=True)
-    if destination.exists():
-        old = Path(tempfile.mkdtemp(prefix=f'.{destination.name}.old.', dir=destination.parent))
-        destination.rename(old / destination.name)
-        partial.rename(destination)
-        shutil.rmtree(old)
-    else:
-        partial.rename(destination)

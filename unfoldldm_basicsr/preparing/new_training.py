@@ -119,9 +119,7 @@ class NewTraining:
         if phase:
             network = {'type': 'UnfoldLDM', 'phase': phase, 'prior_window': self.patch, **network}
         start, losses, clip = '', '', 0.01
-        last_rate = 1e-5
-        if phase == 1:
-            last_rate = lr  # constant: Phase II lowers it
+        last_rate = lr if phase == 1 else 1e-5  # constant in Phase I: Phase II lowers it
         if phase == 2:
             weights = f'experiments/{self.experiment(1)}/models/net_g_latest.pth'
             start = f'  pretrain_network_phase1: {_flow(weights)}\n'
@@ -132,11 +130,10 @@ class NewTraining:
             losses += '  isda_opt: {type: ISDALoss, loss_weight: 0.01}\n'
             losses += f'  stage_loss_weight: {0.3 if phase == 1 else 0.05}\n'
         often = max(total // 6, 100)
-        title = f'{self.network}, {self.task or "pairs"}' + (
-            f', Phase {"I" * phase}' if phase else ''
-        )
+        title = f'{self.network}, {self.task or "pairs"}'
+        numeral = f', Phase {"I" * phase}' if phase else ''
         return f"""\
-# {title}; made by unfoldldm init
+# {title}{numeral}; made by unfoldldm init
 # python -m unfoldldm_basicsr.train -opt {path} --auto_resume
 # After a change: unfoldldm check -opt {path}
 name: {_flow(self.experiment(phase))}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import find_images
 from unfoldldm_basicsr.data.lmdbs import key_of
 from unfoldldm_basicsr.preparing.layouts import Found, Layout, find
-from unfoldldm_basicsr.preparing.lmdb_writer import Image, Progress, write_lmdb
+from unfoldldm_basicsr.preparing.lmdb_writer import Image, write_lmdb
 from unfoldldm_basicsr.preparing.sets import DataSet, Part, Source
 
 
@@ -54,8 +54,7 @@ def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
             whole.problems.append(f'{source.name or "images"}: none found')
             continue
         whole.layouts.append(layout.lq or layout.gt)
-        entries = [(*entry, key) for key, entry in found.pairs.items()]
-        gt, lq, pairs = _images(entries, source, folder)
+        gt, lq, pairs = _images(found, source, folder)
         whole.gt.update({prefix + name: image for name, image in gt.items()})
         whole.lq.update({prefix + name: image for name, image in lq.items()})
         whole.pairs.extend((a and prefix + a, b and prefix + b) for a, b in pairs)
@@ -78,13 +77,13 @@ def _first(names: list[str], source: Source, root: Path) -> tuple[Layout | None,
 
 
 def _images(
-    entries: list[tuple], source: Source, folder: Path
+    found: Found, source: Source, folder: Path
 ) -> tuple[dict[str, Image], dict[str, Image], list[tuple[str | None, str | None]]]:
     """Clean and degraded images by name, and the pairs of names."""
     gt: dict[str, Image] = {}
     lq: dict[str, Image] = {}
     pairs = []
-    for gt_file, gt_name, lq_file, lq_name in entries:
+    for lq_name, (gt_file, gt_name, lq_file) in found.pairs.items():
         if source.read is not None:
             clean, noisy = (file and source.read(folder / file) for file in (gt_file, lq_file))
             if clean and clean.keys() != noisy.keys():
@@ -157,15 +156,9 @@ def tree(dataset: DataSet) -> str:
 def refusal(dataset: DataSet, plans: dict[str, Plan], root: Path) -> str:
     """What is wrong with a folder, what is expected, where the set is obtained; '' if nothing."""
     problems = [f'  {name}: {text}' for name, found in plans.items() for text in found.problems]
-    if not problems:
-        return ''
-    return '\n'.join(
-        [
-            f'{root} is not the whole set:', *problems,
-            'expected below it, one line of each group:', tree(dataset),
-            f'obtained from {dataset.where}.',
-        ]
-    )  # fmt: skip
+    lines = [f'{root} is not the whole set:', *problems]
+    lines += ['expected below it, one line of each group:', tree(dataset)]
+    return '\n'.join([*lines, f'obtained from {dataset.where}.']) if problems else ''
 
 
 def destinations(found: Plan, name: Path) -> dict[Path, dict[str, Image]]:
@@ -187,15 +180,7 @@ def destinations(found: Plan, name: Path) -> dict[Path, dict[str, Image]]:
     return {name.with_name(f'{name.name}_{k}.lmdb'): v for k, v in sides.items() if v}
 
 
-def write(
-    part: Part,
-    found: Plan,
-    name: Path,
-    *,
-    force: bool = False,
-    threads: int = 1,
-    progress: Progress = lambda items, title, total: items,
-) -> dict[Path, int]:
+def write(part: Part, found: Plan, name: Path, **options: Any) -> dict[Path, int]:
     """Writes and verifies the LMDBs of a part, and the list of pairs where it takes one.
 
     A list (``meta_info_file``) is needed where several degraded images share a clean one.
@@ -204,17 +189,12 @@ def write(
         part: of the set.
         found: its images.
         name: see :func:`destinations`; the list is ``NAME.txt``.
-        force, threads, progress: see :func:`.lmdb_writer.write_lmdb`.
+        options: ``force``, ``num_threads``, ``progress`` of :func:`.lmdb_writer.write_lmdb`, see
+            there for the errors too.
 
     Returns:
         LMDB -> number of images.
-
-    Raises:
-        FileExistsError: an LMDB exists, without ``force``.
-        ValueError: an image cannot be read, or clean images alone were expected.
-        OSError: reading or writing failed.
     """
-    options = {'force': force, 'num_threads': threads, 'progress': progress}
     written = {
         root: write_lmdb(images, root, payload=part.payload, sub_images=part.squares, **options)
         for root, images in destinations(found, name).items()

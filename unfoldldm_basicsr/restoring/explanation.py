@@ -19,7 +19,7 @@ from unfoldldm_basicsr.restoring.traces import StageSteps, VLUExplanation
 
 def can_explain(restorer: Restorer) -> bool:
     """Whether :func:`explain_vlunet` works: gradient steps that a degradation vector steers."""
-    return restorer.contract.takes_degradation and bool(_gradient_steps(restorer.net))
+    return restorer.conditioning is not None and bool(_gradient_steps(restorer.net))
 
 
 @torch.no_grad()
@@ -27,17 +27,12 @@ def explain_vlunet(restorer: Restorer, image: np.ndarray) -> VLUExplanation:
     """Restores an image in one piece and watches its gradient steps.
 
     Args:
-        restorer: with weights of VLU-Net that say where the degradation vector comes from.
+        restorer: one that :func:`can_explain`.
         image: as for :meth:`Restorer.restore`; alpha is left out.
 
     Raises:
-        ValueError: another network, no degradation vector, or out of memory: :func:`reduce_image`.
+        ValueError: out of memory: :func:`reduce_image`.
     """
-    if not can_explain(restorer) or restorer.conditioning is None:
-        raise ValueError(
-            f'{type(restorer.net).__name__} has no gradient steps that a degradation vector'
-            f' steers, or no such vector; only VLU-Net weights of a file are explained.'
-        )
     conditioning = restorer.conditioning
     lq = restorer.to_tensor(split_alpha(image)[0]).to(restorer.device)
     size = (lq.shape[-2], lq.shape[-1])

@@ -143,10 +143,18 @@ class Restorer:
             TileError: out of memory; the message tells the remedy.
         """
         colour, alpha = split_alpha(image)
-        output = self.restore_tensor(
-            self.to_tensor(colour), on_tile=on_tile, **forward_options
-        ).cpu()
-        restored = self._to_array(output, colour)
+        lq = self.to_tensor(colour)
+        output = self.restore_tensor(lq, on_tile=on_tile, **forward_options).cpu()
+        if not output.isfinite().all():
+            raise ValueError(
+                f'{type(self.net).__name__} returned NaN or infinite values for this image;'
+                f' nothing is written for it.'
+            )
+        values = output[0].clamp(0, 1)
+        values = values.mean(0) if colour.ndim == 2 else values.permute(1, 2, 0)
+        # float64: the largest uint16 times a float32 is not exact
+        restored = np.rint(values.double().numpy() * np.iinfo(colour.dtype).max)
+        restored = restored.astype(colour.dtype)
         return restored if alpha is None else np.dstack([restored, alpha])
 
     @torch.no_grad()
@@ -173,15 +181,9 @@ class Restorer:
         self.check_memory(height, width)
         if self.tile is not None and max(height, width) > self.tile:
             output, note = restore_in_tiles(
-                forward,
-                lq,
-                self.contract,
-                tile=self.tile,
-                overlap=self.tile_overlap,
-                global_statistics=self.global_statistics,
-                device=self.device,
-                on_tile=on_tile,
-            )
+                forward, lq, self.contract, tile=self.tile, overlap=self.tile_overlap,
+                global_statistics=self.global_statistics, device=self.device, on_tile=on_tile,
+            )  # fmt: skip
             if note and not self._tiling_noted:
                 self._tiling_noted = True
                 logging.getLogger('basicsr').warning('%s %s', type(self.net).__name__, note)
@@ -191,7 +193,7 @@ class Restorer:
         except (RuntimeError, MemoryError) as error:
             raise TileError(
                 f'{width}x{height} pixels could not be restored in one piece: {error}'
-                f' If memory ran out, {self._remedy()}.'
+                ' If memory ran out, use --tile 512 or less.'
             ) from error
         if output.shape[-2:] != lq.shape[-2:]:
             raise ValueError(
@@ -232,11 +234,10 @@ class Restorer:
         stages = []
         for stage, without in zip(traced.stages, null.stages, strict=True):
             images = (to_float_rgb(t) for t in (stage.x_hat, stage.x_tilde, stage.x))
-            if stage.prior is None:
-                stages.append(StageImages(*images, np.zeros(0), None))
-            else:
-                prior = stage.prior[0].float().cpu().numpy()
-                stages.append(StageImages(*images, prior, to_float_rgb(without.x)))
+            effect = np.zeros(0), None
+            if stage.prior is not None:
+                effect = stage.prior[0].float().cpu().numpy(), to_float_rgb(without.x)
+            stages.append(StageImages(*images, *effect))
         trace = Trace(to_float_rgb(lq), tuple(stages), to_float_rgb(traced.output))
         return trace, lq.shape != whole
 
@@ -271,17 +272,15 @@ class Restorer:
             return
         need = self._bytes_per_pixel * height * width
         if need > free:
+            remedy = 'use --tile 512 or less' if self.tile is None else 'lower --tile'
             raise TileError(
                 f'{width}x{height} pixels need about {need / 2**30:.1f} GiB of memory, and'
-                f' {free / 2**30:.1f} GiB are free: {self._remedy()}.'
+                f' {free / 2**30:.1f} GiB are free: {remedy}.'
             )
 
     @cached_property
     def _bytes_per_pixel(self) -> float:
         return bytes_per_pixel(self.net, self.channels)
-
-    def _remedy(self) -> str:
-        return 'use --tile 512 or less' if self.tile is None else 'lower --tile'
 
     def to_tensor(self, colour: np.ndarray) -> Tensor:
         """(H, W) or (H, W, 3) uint8 or uint16 -> (1, C, H, W) in [0, 1], C as the network has."""
@@ -296,19 +295,6 @@ class Restorer:
             f'The image has {tensor.shape[0]} colour channels, but these weights restore images'
             f' with {self.channels}; convert it to grey first.'
         )
-
-    def _to_array(self, output: Tensor, colour: np.ndarray) -> np.ndarray:
-        """Rounds (1, C, H, W) to the dtype and the channels of the input."""
-        if not output.isfinite().all():
-            raise ValueError(
-                f'{type(self.net).__name__} returned NaN or infinite values for this image;'
-                f' nothing is written for it.'
-            )
-        limit = np.iinfo(colour.dtype).max
-        values = output[0].clamp(0, 1)
-        values = values.mean(0) if colour.ndim == 2 else values.permute(1, 2, 0)
-        # float64: the largest uint16 times a float32 is not exact
-        return np.rint(values.double().numpy() * limit).astype(colour.dtype)
 
 
 def recognised(net: nn.Module, meta: Mapping[str, Any]) -> str:
@@ -334,11 +320,7 @@ def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f'Images must be uint8 or uint16, got {image.dtype}.')
-    if (
-        image.ndim not in (2, 3)
-        or 0 in image.shape
-        or image.shape[2:] not in ((), (2,), (3,), (4,))
-    ):
+    if image.ndim < 2 or 0 in image.shape or image.shape[2:] not in ((), (2,), (3,), (4,)):
         raise ValueError(f'Images must be (H, W) or (H, W, 2 to 4), got shape {image.shape}.')
     picture = Picture(image)
     return picture.opaque, picture.alpha

@@ -32,10 +32,6 @@ class TileError(RuntimeError):
     """A tile, or an image in one piece, could not be restored; the message says what to do."""
 
 
-class NoStatisticsError(ValueError):
-    """The network marks no statistics of the whole image that could be fixed."""
-
-
 class Span(NamedTuple):
     """One tile along one axis: pixels ``start`` to ``stop`` and their blending ``weight``."""
 
@@ -52,12 +48,9 @@ def tile_spans(size: int, tile: int, overlap: int, size_multiple: int = 1) -> li
 
     Args:
         size: length of the axis in pixels.
-        tile: largest tile in pixels.
+        tile: largest tile in pixels; a shorter axis is one tile.
         overlap: smallest overlap in pixels.
         size_multiple: alignment of the tiles.
-
-    Returns:
-        The tiles from first to last; one tile if the axis is not longer than ``tile``.
     """
     tile, overlap = check_tile(tile, overlap, size_multiple)
     if size <= tile:
@@ -108,16 +101,16 @@ def with_image_statistics(
     tile: int,
     size_multiple: int = 1,
     device: torch.device | str | None = None,
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Tensor], Tensor] | None:
     """Fixes a network's statistics of the whole image to their means over some of its tiles.
 
     Args are those of :func:`tiled_forward`; at most 3 x 3 tiles are looked at.
 
     Returns:
-        ``fn`` with these statistics, for :func:`tiled_forward` on tiles of ``image``.
+        ``fn`` with these statistics, for :func:`tiled_forward` on tiles of ``image``; None where
+        the network marks none that could be fixed.
 
     Raises:
-        NoStatisticsError: see there.
         TileError: ``fn`` failed.
     """
     statistics = ImageStatistics()
@@ -132,9 +125,7 @@ def with_image_statistics(
                 f' {first_line(error)}. If memory ran out, lower --tile (now {tile}).'
             ) from error
     if len(statistics) == 0:
-        raise NoStatisticsError(
-            'The network marks no statistics of the whole image that could be fixed.'
-        )
+        return None
 
     def fixed(part: Tensor) -> Tensor:
         with statistics.used():
@@ -180,7 +171,7 @@ def tiled_forward(
     total = len(rows) * len(columns)
     device = image.device if device is None else device
 
-    blended, dtype = None, None
+    blended = None
     for done, (row, column) in enumerate(((r, c) for r in rows for c in columns), start=1):
         part = image[..., row.start : row.stop, column.start : column.stop].to(device)
         try:
@@ -198,17 +189,16 @@ def tiled_forward(
                 f' If memory ran out, lower --tile (now {tile}).'
             ) from error
         if total == 1:
-            blended, dtype = result, result.dtype
+            blended = result
         else:
             if blended is None:
-                dtype = result.dtype
                 blended = torch.zeros(*result.shape[:2], height, width, dtype=torch.float64)
             weight = row.weight[:, None] * column.weight[None, :]
             target = blended[..., row.start : row.stop, column.start : column.stop]
             target.addcmul_(result.double(), weight)
         if on_tile is not None:
             on_tile(done, total)
-    return blended.to(dtype)
+    return blended.to(result.dtype)
 
 
 def restore_in_tiles(
@@ -235,21 +225,18 @@ def restore_in_tiles(
         not by much).
 
     Raises:
-        NoStatisticsError: ``global_statistics`` is true, and there are none.
-        ValueError, TileError: see :func:`tiled_forward`.
+        ValueError, TileError: see :func:`tiled_forward`; also if ``global_statistics`` is true, and
+            the network marks none.
     """
     side, step = check_tile(tile, overlap, contract.size_multiple)[0], contract.size_multiple
     note, grid = '', {'size_multiple': step, 'device': device}
     if contract.tiling_changes_result and max(image.shape[-2:]) > tile:
-        note = GLOBAL_NETWORK.format(
-            ', or use the same statistics for all tiles (--global-statistics)'
-        )
+        hint = ', or use the same statistics for all tiles (--global-statistics)'
         if global_statistics is not False:
-            try:
-                forward = with_image_statistics(forward, image, tile=side, **grid)
-                note = ''
-            except NoStatisticsError:
-                if global_statistics:
-                    raise
-                note = GLOBAL_NETWORK.format('')
+            fixed, hint = with_image_statistics(forward, image, tile=side, **grid), ''
+            if fixed is None and global_statistics:
+                raise ValueError('The network marks no statistics of the image to be fixed.')
+            forward = fixed or forward
+        if global_statistics is False or fixed is None:
+            note = GLOBAL_NETWORK.format(hint)
     return tiled_forward(forward, image, tile=tile, overlap=overlap, **grid, on_tile=on_tile), note

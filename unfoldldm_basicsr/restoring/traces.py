@@ -5,9 +5,7 @@ Shapes: H, W of the image; h, w of a stage; N prompts; g x g patches of CLIP.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -154,15 +152,6 @@ def trace_rows(trace: Trace) -> list[Row]:
         rows.append(row)
         before = stage.x
     return rows
-
-
-def csv_text(rows: Sequence[Row]) -> str:
-    """Rows with the same columns as CSV, numbers in full precision."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
 
 
 def levels(first: np.ndarray, second: np.ndarray) -> float:
