@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from helpers import model_options, plugin_options, problems_at, put, rule_problems
+from helpers import model_options, rule_problems
 from model_runs import batch, spoilt, steps, weights
 from tiny_network import NORMED, TWO_GROUPS, TwoGroupTestNet
 
@@ -65,7 +65,7 @@ def test_groups_of_a_network_hold_every_trained_parameter_once():
 def test_wrong_optimizer_options_are_named(options, words):
     if not hasattr(torch.optim, options['type']) and options['type'] == 'Muon':
         pytest.skip('this release of torch has no Muon')
-    found = check_optimizer(options, on_cpu=True)
+    found = check_optimizer(options)
     assert re.search(words, ' '.join(f'{p.path}: {p.message}' for p in found))
 
 
@@ -79,14 +79,6 @@ def test_every_optimizer_that_is_accepted_can_make_a_step(make):
         before = weights(model.net_g)
         steps(model, 1, 2)
         assert not torch.equal(weights(model.net_g), before), name
-
-
-def test_a_captured_step_is_judged_by_the_device_of_the_training(tmp_path, monkeypatch):
-    place = 'train.optim_g.capturable'
-    file = put(plugin_options(tmp_path), place, True)
-    for gpus, present, refused in ((0, 1, True), ('auto', 0, True), ('auto', 1, False)):
-        monkeypatch.setattr(torch.cuda, 'device_count', lambda count=present: count)
-        assert bool(problems_at(put(file, 'num_gpu', gpus), place)) is refused
 
 
 def test_clipping_limits_each_group_by_its_own_norm(make):

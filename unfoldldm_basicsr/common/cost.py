@@ -64,11 +64,8 @@ def build_on_meta(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Modu
 
 def module_cost(net: nn.Module, size: int = 256) -> Cost:
     """Cost of a network on the meta device, for one RGB image of ``size`` x ``size`` pixels."""
-    was_training = net.training
-    net.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(**_meta_input(net, 3, size))
-    net.train(was_training)
+        net.eval()(**_meta_input(net, 3, size))
     params = sum(p.numel() for p in net.parameters())
     return Cost(params, counter.get_total_flops() // 2)
 

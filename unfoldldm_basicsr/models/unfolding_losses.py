@@ -65,7 +65,6 @@ class StepWatch:
     """Warns when the gradient step is larger than the image range, and stops when it stays so.
 
     A single large step happens and recovers; only a run of them means that the training diverged.
-
     The largest mean step ``limit`` is in units of the image range.
     """
 

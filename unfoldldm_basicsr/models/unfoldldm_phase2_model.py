@@ -169,10 +169,9 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
             self.network.wrap()
 
     def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
-        lq, gt, arguments = batch['lq'], batch['gt'], self.network_arguments(batch)
-        mode = 'warmup' if self.warming_up else 'restore'
+        lq, gt, mode = batch['lq'], batch['gt'], 'warmup' if self.warming_up else 'restore'
         with self.autocast():
-            trace = self.net_g(lq, gt, mode=mode, **arguments, return_trace=True)
+            trace = self.net_g(lq, gt, mode=mode, return_trace=True)
         if self.warming_up:
             names = ['l_pix', 'l_isda', 'l_stage']
             present = [True, self.cri_isda is not None, self.run.train.stage_loss_weight > 0]
@@ -188,13 +187,12 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
 
     def validation_extras(self, dataset: Dataset, index: int, batch: Batch) -> Batch:
         """For the shuffled prior: the next image of the set, cut or padded to this one's size."""
-        extras = super().validation_extras(dataset, index, batch)
         if self.prior_source != 'shuffled':
-            return extras
+            return {}
         if len(dataset) < 2:
             raise ValueError('val.prior_source: shuffled needs at least two validation images.')
         other = dataset[(index + 1) % len(dataset)]['lq'][None]
-        return {**extras, 'neighbour': fit_to(other, *batch['lq'].shape[-2:])}
+        return {'neighbour': fit_to(other, *batch['lq'].shape[-2:])}
 
     def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
         if self.prior_source != 'shuffled':

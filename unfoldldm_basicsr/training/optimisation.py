@@ -52,11 +52,10 @@ def optimizer_names() -> list[str]:
     return [name for name, c in classes if issubclass(c, Optimizer) and name not in left_out]
 
 
-def check_optimizer(section: Mapping[str, Any], *, on_cpu: bool = False) -> Iterator[Problem]:
+def check_optimizer(section: Mapping[str, Any]) -> Iterator[Problem]:
     """What is wrong with a ``train.optim_g`` section.
 
     The optimiser makes a step on a few small parameters, as some refuse no sooner than that.
-    ``on_cpu``: whether the training runs on the CPU, where ``capturable`` is not possible.
     """
     kind = section.get('type')
     if kind not in optimizer_names():
@@ -81,12 +80,12 @@ def check_optimizer(section: Mapping[str, Any], *, on_cpu: bool = False) -> Iter
     if section.get('maximize'):
         message = 'would make the losses larger with every step; remove it.'
         problems.append(Problem('maximize', message))
-    yield from problems or _trial_problems(kind, section, on_cpu)
+    yield from problems or _trial_problems(kind, section)
 
 
-def _trial_problems(kind: str, section: Mapping[str, Any], on_cpu: bool) -> Iterator[Problem]:
-    left_out = ('type',) if on_cpu else ('type', 'capturable')  # the trial runs on the CPU
-    options = {k: v for k, v in section.items() if k not in left_out}
+def _trial_problems(kind: str, section: Mapping[str, Any]) -> Iterator[Problem]:
+    # the trial runs on the CPU, where no step can be captured
+    options = {k: v for k, v in section.items() if k not in ('type', 'capturable')}
 
     def step(**kept: Any) -> None:
         groups = {'trial': [(f'p{n}', Parameter(torch.ones([2] * n))) for n in (1, 2, 4)]}

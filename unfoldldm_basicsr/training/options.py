@@ -165,8 +165,8 @@ def network_takes_what_it_gets(run: Run) -> Problems:
 @of_training
 def schedule_fits(run: Run) -> Problems:
     """Optimiser, schedule and warm-up."""
-    train, on_cpu = run.train, run.opt.get('num_gpu') == 0  # 'auto' is resolved there
-    for key, *rest in check_optimizer(train.optim_g, on_cpu=on_cpu):
+    train = run.train
+    for key, *rest in check_optimizer(train.optim_g):
         yield Problem(f'train.optim_g.{key}', *rest)
     lr = train.optim_g.get('lr')
     lr = lr if isinstance(lr, int | float) else None
