@@ -9,7 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from helpers import model_options, network_of, problems_at, put, write_photos
+from helpers import model_options, network_of, problems_at, put
 from model_runs import Board, batch, file_of, state_of, steps, validate
 from PIL import Image
 from torch.utils.data import Dataset
@@ -192,7 +192,6 @@ def test_weights_of_another_order_of_degradations_are_refused(trained, make):
 @pytest.fixture
 def options(tmp_path) -> dict:
     """A whole option file of a tiny training."""
-    write_photos(tmp_path / 'photos', 3, (24, 32))
     data = mixture(tmp_path)
     sizes = {'gt_size': 16, 'batch_size_per_gpu': 4, 'num_worker_per_gpu': 0}
     return {

@@ -39,9 +39,9 @@ NETWORK = {
 
 
 def mixture(folder: Path, names: list[str] | None = None) -> dict:
-    """Validation section: three photos in each of three degradations."""
+    """Validation section: two photos in each of three degradations."""
     if not (folder / 'photos').exists():
-        write_photos(folder / 'photos', 3, (24, 32))
+        write_photos(folder / 'photos', 2, (24, 32))
     steps = {
         'noise': {'type': 'gaussian_noise', 'sigma': 40},
         'blur': {'type': 'gaussian_blur', 'sigma': 2.0},

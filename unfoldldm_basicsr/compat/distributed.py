@@ -28,13 +28,10 @@ def init_dist_pytorch(backend: str, **kwargs) -> None:
         )
     local_rank = int(os.environ.get('LOCAL_RANK', os.environ['RANK']))
     backend = _select_device(backend, local_rank)
-    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) and _one_machine():
-        kwargs.update(_fresh_rendezvous(os.environ['TORCHELASTIC_RESTART_COUNT']))
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if attempt != '0' and os.environ.get('GROUP_WORLD_SIZE') == '1':
+        kwargs.update(_fresh_rendezvous(attempt))
     distributed.init_process_group(backend=backend, **kwargs)
-
-
-def _one_machine() -> bool:
-    return os.environ.get('GROUP_WORLD_SIZE') == '1'
 
 
 def _fresh_rendezvous(attempt: str) -> dict:

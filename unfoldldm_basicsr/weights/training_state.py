@@ -106,29 +106,27 @@ def _read_manifest(state_path: Path) -> dict[str, Any] | None:
 
 def _verify(state_path: Path, files: Sums) -> None:
     """Compares the listed files with their sizes and sums."""
-    for name, sums in files.items():
-        fault = _fault_of_file(state_path.parent / name, sums['size'], sums['sha256'])
+    for place, sums in files.items():
+        path, digest, fault = (
+            Path(os.path.normpath(state_path.parent / place)),
+            hashlib.sha256(),
+            '',
+        )
+        try:
+            with open(path, 'rb') as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+                size = file.tell()
+            if size != sums['size']:
+                fault = f'is incomplete: {path} has {size} bytes of {sums["size"]}'
+            elif digest.hexdigest() != sums['sha256']:
+                fault = f'is damaged: {path} is not what was written with it (SHA-256 differs)'
+        except FileNotFoundError:
+            fault = f'is incomplete: {path} is missing'
+        except OSError as error:
+            fault = f'cannot be read: {path}: {first_line(error)}'
         if fault:
             raise ResumeError(f'{state_path} {fault}')
-
-
-def _fault_of_file(path: Path, size: int, sha256: str) -> str:
-    name = Path(os.path.normpath(path))
-    try:
-        found = path.stat().st_size
-        if found != size:
-            return f'is incomplete: {name} has {found} bytes of {size}'
-        digest = hashlib.sha256()
-        with open(path, 'rb') as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    except FileNotFoundError:
-        return f'is incomplete: {name} is missing'
-    except OSError as error:
-        return f'cannot be read: {name}: {first_line(error)}'
-    if digest.hexdigest() != sha256:
-        return f'is damaged: {name} is not what was written with it (SHA-256 differs)'
-    return ''
 
 
 def _weights(state_path: Path, name: str, iteration: int, listed: Sums) -> Path:
