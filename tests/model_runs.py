@@ -64,8 +64,10 @@ def validate(model, pictures: Dataset | None = None, iteration: int | str = 1, *
 class Board(dict):
     """Takes the place of TensorBoard's writer."""
 
-    def add_scalar(self, name: str, value: float, step: int) -> None:
+    def add_scalar(self, name: str, value: object, step: int) -> None:
         self[name] = value
+
+    add_image = add_scalar
 
 
 def weights(net) -> Tensor:

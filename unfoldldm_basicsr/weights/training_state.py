@@ -107,11 +107,8 @@ def _read_manifest(state_path: Path) -> dict[str, Any] | None:
 def _verify(state_path: Path, files: Sums) -> None:
     """Compares the listed files with their sizes and sums."""
     for place, sums in files.items():
-        path, digest, fault = (
-            Path(os.path.normpath(state_path.parent / place)),
-            hashlib.sha256(),
-            '',
-        )
+        path = Path(os.path.normpath(state_path.parent / place))
+        digest, fault = hashlib.sha256(), ''
         try:
             with open(path, 'rb') as file:
                 while block := file.read(_BLOCK):
