@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import Attack, network_of
 from released import build_released, released_pair
-from tiny_network import save_weights
+from tiny_network import TinyConvNet
 from tiny_vlunet import CLIP, build_vlunet, embedding_of, lightning_content, vlunet_kwargs
 
 from unfoldldm_basicsr import cli
@@ -206,24 +206,17 @@ def test_files_that_need_no_conversion_say_so(tmp_path):
 
 @pytest.mark.parametrize('function', [convert_checkpoint, export_checkpoint])
 def test_existing_files_are_replaced_only_when_asked(tmp_path, function):
-    net, path, target = build_vlunet(), tmp_path / 'a.pth', tmp_path / 'b.pth'
-    if function is convert_checkpoint:
-        write(path, lightning_content(net, None))
-    else:
-        save_weights(path, net, **vlunet_kwargs())
-    before = path.read_bytes()
-    target.write_bytes(b'mine')
+    path, target = write(tmp_path / 'a.pth', {'params': TinyConvNet().state_dict()}), tmp_path / 'b'
+    for name in ('b', 'b.pth'):
+        (tmp_path / name).write_bytes(b'mine')
     with pytest.raises(FileExistsError, match='--overwrite'):
-        function(path, target)
+        function(path, target.with_suffix('.pth'))
     for overwrite in (False, True):
         with pytest.raises(FileExistsError, match='is the file that is read'):
             function(path, path, overwrite=overwrite)
     with pytest.raises(CheckpointError, match=r'must end in \.pth'):
-        function(path, tmp_path / 'b.ckpt')
-    assert (target.read_bytes(), path.read_bytes()) == (b'mine', before)
-    function(path, target, overwrite=True)
-    assert read_checkpoint(target).arch['type'] == 'VLUNet'
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['a.pth', 'b.pth']
+        function(path, target, overwrite=True)
+    assert target.read_bytes() == target.with_suffix('.pth').read_bytes() == b'mine'
 
 
 def test_released_files_given_to_restore_are_sent_here(tmp_path):

@@ -28,7 +28,7 @@ from unfoldldm_basicsr.weights.training_state import Checkpoint
 STEPS = 4  # per epoch of the runs below: 9 items in batches of 2
 
 
-def run_options(train: dict, *, ranks: int = 1, rank: int = 0) -> dict:
+def run_options(train: dict) -> dict:
     """Options as the trainer has them when it builds the loaders."""
     options = {
         'num_gpu': 0,
@@ -38,7 +38,7 @@ def run_options(train: dict, *, ranks: int = 1, rank: int = 0) -> dict:
         'path': {'training_states': 'no_such_folder', 'models': 'no_such_folder'},
     }
     options['datasets']['train'].setdefault('io_backend', {'type': 'disk'})
-    return options | {'dist': ranks > 1, 'rank': rank, 'world_size': ranks}
+    return options | {'dist': False, 'rank': 0, 'world_size': 1}
 
 
 def batches(options: dict, after: int = 0, count: int = 3 * STEPS) -> list[dict]:
@@ -121,17 +121,6 @@ def test_images_before_the_position_are_not_read(photos, monkeypatch):
     names = read_names(monkeypatch)
     batches(run_options(photos), after=STEPS + 3, count=2 * STEPS)
     assert len(names) <= 2 * 2  # the last batch of the epoch, and the one that ended the reading
-
-
-def test_ranks_see_together_what_one_process_sees(photos):
-    whole = batches(run_options(photos | {'repeat': 4, 'batch_size_per_gpu': 4}), count=3)
-    parts = [
-        batches(run_options(photos | {'repeat': 4}, ranks=2, rank=rank), count=3)
-        for rank in range(2)
-    ]
-    for one, *halves in zip(whole, *parts, strict=True):
-        assert torch.equal(one['lq'][0::2], halves[0]['lq'])
-        assert torch.equal(one['lq'][1::2], halves[1]['lq'])
 
 
 def test_loading_leaves_the_random_numbers_of_the_training_alone(photos):

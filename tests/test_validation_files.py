@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import pytest
-import torch
 from basicsr.data import build_dataset
 from dataset_options import paired, synthetic
 from helpers import model_options, stock_options, write_photos
@@ -54,16 +53,6 @@ def test_an_unreadable_validation_image_is_named(model, photos):
     loader = DataLoader(validation_set(photos))
     Path(photos['dataroot_gt'], 'img_1.png').write_bytes(b'no image')
     with pytest.raises(DataFault, match=r'^dataset photos: .*img_1\.png: cannot be decoded'):
-        model.evaluator.evaluate(loader, '1', save_img=False)
-
-
-def test_an_unreadable_image_of_a_stock_validation_set_is_named(model, tmp_path):
-    options = stock_options(tmp_path)['datasets']['val']
-    loader = DataLoader(build_dataset({**options, 'phase': 'val', 'scale': 4}))
-    for path in Path(options['dataroot_lq']).iterdir():  # BasicSR lists them in any order
-        path.write_bytes(b'no image')
-    named = r'^dataset held_out: [^ ]*lq/img_\d\.png: cannot be decoded'
-    with pytest.raises(DataFault, match=named):
         model.evaluator.evaluate(loader, '1', save_img=False)
 
 
@@ -194,10 +183,3 @@ def test_listed_names_are_those_of_the_results(photos, tmp_path, kind):
     results = [describe(i, batch, dataset.opt) for i, batch in enumerate(loader)]
     names = [f'{r.name}_{r.degradation}' if r.degradation else r.name for r in results]
     assert listed_names(dataset) == names
-
-
-def test_results_do_not_depend_on_saving(model, photos):
-    loader = DataLoader(validation_set(photos))
-    torch.manual_seed(0)
-    with_files = model.evaluator.evaluate(loader, '1', save_img=True)
-    assert model.evaluator.evaluate(loader, '1', save_img=False) == with_files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import logging
 import os
 import re
 import sys
@@ -100,28 +99,19 @@ def load_data_only() -> None:
 
     Some networks of BasicSR load the file that an argument names as any pickle, which torch before
     2.6 executes, and later ones when an environment variable says so. An explicit
-    ``weights_only=False`` is the decision of whoever wrote it: one warning. For entries only: a
-    notebook may want to load its own files as it likes.
+    ``weights_only=False`` is the decision of whoever wrote it. For entries only: a notebook may
+    want to load its own files as it likes.
     """
     import torch
 
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
-    stock, warned = torch.load, []
+    stock = torch.load
     if hasattr(stock, 'replaces'):
         return
 
     @functools.wraps(stock)
-    def load(
-        f: object, *args: object, weights_only: bool | None = None, **kwargs: object
-    ) -> object:
-        if weights_only is False and not warned:
-            warned.append(f)
-            logging.getLogger('basicsr').warning(
-                '%s is loaded with weights_only=False, so it may run code. That is the decision of '
-                'whoever called torch.load; do it only with files that you trust.',
-                f,
-            )
-        return stock(f, *args, weights_only=weights_only is not False, **kwargs)
+    def load(*args: object, weights_only: bool | None = None, **kwargs: object) -> object:
+        return stock(*args, weights_only=weights_only is not False, **kwargs)
 
     load.replaces = stock
     torch.load = load

@@ -240,11 +240,6 @@ class Conditioning:
         if source:
             key = self.path.param_key_e
             load_weights(net, source, key or kind, fallback=not key, label='e')
-            if record is not None and not _equal(net.state_dict(), record.state_dict):
-                get_root_logger().warning(
-                    f'path.pretrain_network_e: {source} holds other degradation vectors than those '
-                    'that the network of path.pretrain_network_g was trained with.'
-                )
         elif record is not None:
             net.load_state_dict(record.state_dict)
         elif self.run.is_train and contract_of(net).save_backbone is not None:
@@ -319,11 +314,6 @@ class Conditioning:
         if self.override is None:
             return {}
         return {'stand_in': self.override.stand_in(dataset, index, batch)}
-
-
-def _equal(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> bool:
-    """Whether two state dicts have the same values where both have a key."""
-    return all(torch.equal(own[key].cpu(), stored[key].cpu()) for key in own.keys() & stored.keys())
 
 
 # ---- the vector of another degradation ----------------------------------------------------------
