@@ -6,6 +6,7 @@ Starts on a broken installation too, so nothing of the package is imported here 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -157,10 +158,8 @@ CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
 def installed_version(distribution: str) -> str | None:
     """Version of an installed distribution, or of one that provides the same package."""
     for name in OPENCV if distribution in OPENCV else (distribution,):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return None
 
 

@@ -39,14 +39,7 @@ def write_confusion_csv(counts: np.ndarray, names: Sequence[str], path: str | Pa
 def confusion_picture(
     counts: np.ndarray, names: Sequence[str], title: str, footer: str = ''
 ) -> Figure:
-    """Draws a confusion matrix: a cell per pair with its count and share of the row, dark = many.
-
-    Args:
-        counts: from :func:`confusion_matrix`.
-        names: of the classes.
-        title: first line.
-        footer: last line, small.
-    """
+    """Draws a confusion matrix: a cell per pair with its count and share of the row."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     pairs = zip(counts.ravel(), shares.ravel(), strict=True)
     texts = [f'{n}\n{100 * share:.0f} %' if n else '' for n, share in pairs]

@@ -54,7 +54,7 @@ def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
 
 
 def curves(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> None:
-    """A line for each side, with its name at its end.
+    """A line for each side over the column ``x``, with its name at its end.
 
     Args:
         axes: to draw on.
@@ -110,14 +110,7 @@ def points(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> N
 
 
 def scatter(axes: Axes, table: DataFrame, base: str, style: Mapping[str, dict]) -> None:
-    """A marker for each image and side: its distance from ``base``, over the value of ``base``.
-
-    Args:
-        axes: to draw on.
-        table: a row for each image, a column for each side.
-        base: the side that the others are compared with.
-        style: of the sides.
-    """
+    """A marker for each image (row) and side (column): its distance from ``base``."""
     axes.axhline(0, color='#000000', linewidth=1)
     for name in table.columns.drop(base):
         look = style[name] | {'linestyle': '', 'markerfacecolor': 'none', 'markersize': 5}

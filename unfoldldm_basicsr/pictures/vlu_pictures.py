@@ -32,11 +32,8 @@ CELL = 300
 def prompt_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
     """Draws the prompts' weights of every stage as a table of coloured cells.
 
-    Above the table stands what CLIP makes of the image, where CLIP gives the degradation vector.
-
-    Args:
-        explanation: from ``restoring.explanation``.
-        note: one line under the title, for example the names of image and weights.
+    Above the table stands what CLIP makes of the image, where CLIP gives the degradation vector;
+    ``note`` is a line under the title, as in all pictures here.
     """
     footer = (
         'Each row sums to 100 %: a = softmax of a linear layer of the degradation vector, one layer'
@@ -62,10 +59,6 @@ def step_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
 
     Every map has its own colour scale, from zero to its 99.5 % quantile, which stands under it: the
     steps are often ten times smaller than the residuals, and features have no common unit.
-
-    Args:
-        explanation: from ``restoring.explanation``.
-        note: one line under the title.
     """
     footer = (
         'Means of magnitudes over the channels; the gradient step subtracts'
@@ -97,12 +90,7 @@ def step_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
 
 
 def attention_picture(attention: ClipAttention, *, note: str = '') -> Figure:
-    """Draws CLIP's attention over its view of the image, and its scores before and after tuning.
-
-    Args:
-        attention: from ``restoring.clip_attention``.
-        note: one line under the title.
-    """
+    """Draws CLIP's attention over its view of the image, and its scores before and after tuning."""
     rows, columns = attention.attention.shape
     footer = (
         f'Relevance for the text "{attention.texts[attention.asked]}": attention times the gradient'

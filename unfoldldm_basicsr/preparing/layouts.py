@@ -45,9 +45,9 @@ class Layout(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A file that a path of a layout describes."""
+    """A file that a path of a layout describes, the folders above, and what braces stand for."""
 
-    above: str  # folders above, as they are
+    above: str
     fields: dict[str, str]
     name: str
 
@@ -77,19 +77,16 @@ def fields_of(template: str) -> list[str]:
 
 def pattern_of(template: str) -> re.Pattern:
     """The regular expression of a template, for paths without image ending."""
-    parts, end = [], 0
+    text, end = '(?P<_above>(?:.*/)?)??', 0
     for token in _TOKEN.finditer(template):
         name, star, either = token.groups()
-        parts.append(re.escape(template[end : token.start()]))
-        if star:
-            parts.append('[^/]*?')
-        elif either:
-            parts.append(f'(?:{"|".join(map(re.escape, either.split("|")))})')
+        text += re.escape(template[end : token.start()])
+        if name:
+            text += f'(?P<{name}>{".+" if name == "path" else "[^/]+?"})'
         else:
-            parts.append(f'(?P<{name}>{".+" if name == "path" else "[^/]+?"})')
+            text += '[^/]*?' if star else f'(?:{"|".join(map(re.escape, either.split("|")))})'
         end = token.end()
-    rest = re.escape(template[end:])
-    return re.compile(f'(?P<_above>(?:.*/)?)??{"".join(parts)}{rest}', re.IGNORECASE)
+    return re.compile(text + re.escape(template[end:]), re.IGNORECASE)
 
 
 def matches(names: list[str], template: str) -> list[Match]:

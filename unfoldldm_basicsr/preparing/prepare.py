@@ -48,17 +48,17 @@ def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:
 def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
     whole = Plan({}, {}, [], [], [])
     for source in part.sources:
-        prefix = f'{source.name}/' if len(part.sources) > 1 else ''
         layout, found, folder = _first(names, source, root)
         if layout is None:
             whole.problems.append(f'{source.name or "images"}: none found')
             continue
+        prefix = f'{source.name}/' if len(part.sources) > 1 else ''
+        own = _images(found, source, folder, prefix)
+        whole.gt.update(own.gt)
+        whole.lq.update(own.lq)
+        whole.pairs.extend(own.pairs)
         whole.layouts.append(layout.lq or layout.gt)
-        gt, lq, pairs = _images(found, source, folder)
-        whole.gt.update({prefix + name: image for name, image in gt.items()})
-        whole.lq.update({prefix + name: image for name, image in lq.items()})
-        whole.pairs.extend((a and prefix + a, b and prefix + b) for a, b in pairs)
-        whole.problems.extend(_problems(source, found, gt, lq, pairs))
+        whole.problems.extend(_problems(source, found, own))
     return whole
 
 
@@ -76,30 +76,25 @@ def _first(names: list[str], source: Source, root: Path) -> tuple[Layout | None,
     return None, Found({}, [], set()), root
 
 
-def _images(
-    found: Found, source: Source, folder: Path
-) -> tuple[dict[str, Image], dict[str, Image], list[tuple[str | None, str | None]]]:
-    """Clean and degraded images by name, and the pairs of names."""
-    gt: dict[str, Image] = {}
-    lq: dict[str, Image] = {}
-    pairs = []
+def _images(found: Found, source: Source, folder: Path, prefix: str) -> Plan:
+    """The images of one source; their names get the prefix."""
+    own = Plan({}, {}, [], [], [])
     for lq_name, (gt_file, gt_name, lq_file) in found.pairs.items():
         if source.read is not None:
-            clean, noisy = (file and source.read(folder / file) for file in (gt_file, lq_file))
+            clean, noisy = (source.read(folder / f) if f else {} for f in (gt_file, lq_file))
             if clean and clean.keys() != noisy.keys():
                 raise ValueError(f'{gt_file} and {lq_file} in {folder} hold other images.')
-            gt.update(clean or {})
-            lq.update(noisy)
-            pairs += [(clean and name, name) for name in noisy]
-            continue
-        if gt_file:
-            gt[gt_name] = folder / gt_file
-        if gt_file and lq_file and source.border:
-            gt[gt_name] = _cut(folder / gt_file, folder / lq_file, source.border)
-        if lq_file:
-            lq[lq_name] = folder / lq_file
-        pairs.append((gt_file and gt_name, lq_file and lq_name))
-    return gt, lq, pairs
+        else:
+            clean = {gt_name: folder / gt_file} if gt_file else {}
+            noisy = {lq_name: folder / lq_file} if lq_file else {}
+            if clean and noisy and source.border:
+                clean[gt_name] = _cut(clean[gt_name], noisy[lq_name], source.border)
+        own.gt.update({prefix + name: image for name, image in clean.items()})
+        own.lq.update({prefix + name: image for name, image in noisy.items()})
+        for name in noisy or [None]:
+            partner = name if source.read else gt_name
+            own.pairs.append((prefix + partner if clean else None, name and prefix + name))
+    return own
 
 
 def _cut(clean: Path, degraded: Path, border: int) -> Image:
@@ -110,7 +105,7 @@ def _cut(clean: Path, degraded: Path, border: int) -> Image:
     return lambda: read_picture(clean).opaque[border:-border, border:-border]
 
 
-def _problems(source: Source, found: Found, gt: dict, lq: dict, pairs: list) -> Iterator[str]:
+def _problems(source: Source, found: Found, own: Plan) -> Iterator[str]:
     of = f'{source.name}: ' if source.name else ''
     if len(found.above) > 1:
         folders = ', '.join(sorted(above or './' for above in found.above)[:3])
@@ -119,25 +114,23 @@ def _problems(source: Source, found: Found, gt: dict, lq: dict, pairs: list) -> 
         first = sorted(found.unpaired)[0]
         yield f'{of}{len(found.unpaired)} degraded images have no clean one, the first is {first}'
     for what, published, number in (
-        ('images', source.count, len(pairs)),
-        ('clean images', source.clean, len(gt)),
+        ('images', source.count, len(own.pairs)),
+        ('clean images', source.clean, len(own.gt)),
     ):
         if published not in (None, number):
             yield f'{of}{number} of {published} {what}'
-    sizes = {name: _size(image) for name, image in gt.items()}
-    noisy = {name: _size(image) for name, image in lq.items()}
-    differ = [b for a, b in pairs if sizes.get(a) and noisy.get(b) and sizes[a] != noisy[b]]
+    clean, noisy = (
+        {n: size_in_header(image) for n, image in side.items() if isinstance(image, Path)}
+        for side in (own.gt, own.lq)
+    )
+    differ = [b for a, b in own.pairs if clean.get(a) and noisy.get(b) and clean[a] != noisy[b]]
     if differ:
         yield f'{of}{len(differ)} pairs differ in size, the first is {differ[0]}'
-    other = {tuple(sorted(size)) for size in sizes.values() if source.size and size}
+    other = {tuple(sorted(size)) for size in clean.values() if source.size and size}
     other -= {source.size}
     if other:
         text = ', '.join(f'{w} x {h}' for h, w in sorted(other)[:3])
         yield f'{of}sizes {text} where {source.size[1]} x {source.size[0]} is published'
-
-
-def _size(image: Image) -> tuple[int, int] | None:
-    return size_in_header(image) if isinstance(image, Path) else None
 
 
 def tree(dataset: DataSet) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unfoldldm_basicsr.common.contract import check_tile, contract_of, image_channels
 from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
 from unfoldldm_basicsr.data.images import Picture
-from unfoldldm_basicsr.restoring.tiling import TileError, restore_in_tiles
+from unfoldldm_basicsr.restoring.tiling import TileError, restore_in_tiles, telling_remedy
 from unfoldldm_basicsr.restoring.traces import StageImages, Trace
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import (
@@ -188,13 +188,9 @@ class Restorer:
                 self._tiling_noted = True
                 logging.getLogger('basicsr').warning('%s %s', type(self.net).__name__, note)
             return output
-        try:
+        what = f'{width}x{height} pixels could not be restored in one piece'
+        with telling_remedy(what, 'use --tile 512 or less'):
             output = forward(lq.to(self.device))
-        except (RuntimeError, MemoryError) as error:
-            raise TileError(
-                f'{width}x{height} pixels could not be restored in one piece: {error}'
-                ' If memory ran out, use --tile 512 or less.'
-            ) from error
         if output.shape[-2:] != lq.shape[-2:]:
             raise ValueError(
                 f'{type(self.net).__name__} turns {width}x{height} pixels into'
@@ -220,8 +216,7 @@ class Restorer:
                 f'{type(self.net).__name__} has no stages with two estimates to draw;'
                 f' only UnfoldLDM has.'
             )
-        colour, _ = split_alpha(image)
-        lq = self.to_tensor(colour)
+        lq = self.to_tensor(split_alpha(image)[0])
         whole, options = lq.shape, self._options_of(lq, {})
         if self.tile is not None:
             side = check_tile(self.tile, self.tile_overlap, self.contract.size_multiple)[0]
@@ -250,14 +245,9 @@ class Restorer:
                 f'{type(self.net).__name__} needs a degradation vector: pass degradation=vector,'
                 f' or give weights that say where it comes from.'
             )
-        try:
-            with deterministic():
-                return {'degradation': self.conditioning(lq.to(self.device))}
-        except (RuntimeError, MemoryError) as error:
-            raise TileError(
-                f'No degradation vector for {lq.shape[-1]}x{lq.shape[-2]} pixels: {error}'
-                f' If memory ran out, use --device cpu.'
-            ) from error
+        what = f'No degradation vector for {lq.shape[-1]}x{lq.shape[-2]} pixels'
+        with telling_remedy(what, 'use --device cpu'), deterministic():
+            return {'degradation': self.conditioning(lq.to(self.device))}
 
     def check_memory(self, height: int, width: int) -> None:
         """Compares what an image needs at the least with what is free, before anything is computed.

@@ -11,7 +11,8 @@ statistics, close to those of the whole image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,19 @@ GLOBAL_NETWORK = (
 
 class TileError(RuntimeError):
     """A tile, or an image in one piece, could not be restored; the message says what to do."""
+
+
+@contextmanager
+def telling_remedy(what: str, remedy: str) -> Iterator[None]:
+    """Names what failed and the remedy where a network fails, mostly for lack of memory.
+
+    Raises:
+        TileError: it failed.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise TileError(f'{what}: {first_line(error)}. If memory ran out, {remedy}.') from error
 
 
 class Span(NamedTuple):
@@ -116,14 +130,9 @@ def with_image_statistics(
     statistics = ImageStatistics()
     for rows, columns in sample_tiles(*image.shape[-2:], tile, size_multiple):
         part = image[..., rows, columns].to(image.device if device is None else device)
-        try:
-            with statistics.recorded():
-                fn(part)
-        except (RuntimeError, MemoryError) as error:
-            raise TileError(
-                f'Statistics of {part.shape[-1]}x{part.shape[-2]} pixels failed:'
-                f' {first_line(error)}. If memory ran out, lower --tile (now {tile}).'
-            ) from error
+        what = f'Statistics of {part.shape[-1]}x{part.shape[-2]} pixels failed'
+        with telling_remedy(what, f'lower --tile (now {tile})'), statistics.recorded():
+            fn(part)
     if len(statistics) == 0:
         return None
 
@@ -174,20 +183,15 @@ def tiled_forward(
     blended = None
     for done, (row, column) in enumerate(((r, c) for r in rows for c in columns), start=1):
         part = image[..., row.start : row.stop, column.start : column.stop].to(device)
-        try:
-            result = fn(part)
-            if result.shape[-2:] != part.shape[-2:]:
-                raise ValueError(
-                    f'Tiles need a network whose output has the size of its input, but'
-                    f' {tuple(part.shape[-2:])} became {tuple(result.shape[-2:])} (height, width).'
-                )
-            result = result.cpu()
-        except (RuntimeError, MemoryError) as error:
-            where = f'rows {row.start}-{row.stop}, columns {column.start}-{column.stop}'
-            raise TileError(
-                f'Tile {done} of {total} ({where}) failed: {first_line(error)}.'
-                f' If memory ran out, lower --tile (now {tile}).'
-            ) from error
+        where = f'rows {row.start}-{row.stop}, columns {column.start}-{column.stop}'
+        what = f'Tile {done} of {total} ({where}) failed'
+        with telling_remedy(what, f'lower --tile (now {tile})'):
+            result = fn(part).cpu()
+        if result.shape[-2:] != part.shape[-2:]:
+            raise ValueError(
+                f'Tiles need a network whose output has the size of its input, but'
+                f' {tuple(part.shape[-2:])} became {tuple(result.shape[-2:])} (height, width).'
+            )
         if total == 1:
             blended = result
         else:
