@@ -66,12 +66,10 @@ def options_of(name: str, folder: Path, args: argparse.Namespace) -> dict[str, A
     """Option dict as the trainer has it when it builds loaders and models."""
     network = NAFNET if name == 'nafnet' else read_option_file(SMOKE)['network_g']
     train: dict[str, Any] = {
-        'total_iter': 10**6,
-        'ema_decay': EMA_DECAY,
+        'total_iter': 10**6, 'ema_decay': EMA_DECAY, 'pixel_opt': {'type': 'L1Loss'},
         'optim_g': {'type': 'Adam', 'lr': 1e-4, 'weight_decay': 0.0, 'betas': [0.9, 0.999]},
         'scheduler': {'type': 'MultiStepLR', 'milestones': [5 * 10**5], 'gamma': 0.5},
-        'pixel_opt': {'type': 'L1Loss'},
-    }
+    }  # fmt: skip
     if name == 'unfoldldm':
         train |= {'isda_opt': {'type': 'ISDALoss'}, 'use_grad_clip': True, 'grad_clip_norm': CLIP}
     data = {

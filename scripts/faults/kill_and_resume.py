@@ -78,15 +78,12 @@ def interrupted_run(
     """One run that is killed ``kills`` times and then finished.
 
     Args:
-        folder: folder of this run.
-        reference: folder of the uninterrupted run.
-        option_file: what to train.
+        folder, reference: folders of this run and of the uninterrupted one.
+        option_file, iterations: what to train, and how long.
         step: seconds per iteration of the uninterrupted run.
-        iterations: length of the training.
         kills: how often to kill.
         draw: source of the moments.
-        ranks: number of processes.
-        fork: see :class:`.training_process.Training`.
+        ranks, fork: see :class:`.training_process.Training`.
 
     Returns:
         The columns of the table.
@@ -115,14 +112,11 @@ def interrupted_run(
     if training.codes != [0] * ranks:
         result = f'exit status {training.codes}: {training.tail(400)}'
     return {
-        'killed at': _list(killed_at),
-        'rank': _list(victims),
+        'killed at': _list(killed_at), 'rank': _list(victims),
         'resumed at': _list('start' if r is None else r for r in resumed_at),
-        'passed over': _list(passed_over) or '-',
-        'files': str(files),
-        'result': result,
+        'passed over': _list(passed_over) or '-', 'files': str(files), 'result': result,
         'seconds': f'{time.monotonic() - begun:.1f}',
-    }
+    }  # fmt: skip
 
 
 def compare(run: Path, reference: Path) -> tuple[int, str]:

@@ -9,35 +9,17 @@ import numpy as np
 import yaml
 
 UNFOLDLDM = {
-    'type': 'UnfoldLDM',
-    'dim': 8,
-    'num_blocks': [1, 1, 1],
-    'heads': [0, 0, 2],
-    'num_stages': 2,
-    'mgda_dim': 8,
-    'mgda_d_state': 2,
-    'embed_dim': 8,
-    'prior_dim': 8,
-    'prior_width': 8,
-    'prior_encoder_blocks': 1,
-    'denoiser_dim': 16,
-}
+    'type': 'UnfoldLDM', 'dim': 8, 'num_blocks': [1, 1, 1], 'heads': [0, 0, 2], 'num_stages': 2,
+    'mgda_dim': 8, 'mgda_d_state': 2, 'embed_dim': 8, 'prior_dim': 8, 'prior_width': 8,
+    'prior_encoder_blocks': 1, 'denoiser_dim': 16,
+}  # fmt: skip
 VLUNET = {
-    'type': 'VLUNet',
-    'de_dim': 4,
-    'dim': 10,
-    'num_blocks': [1, 1, 1, 1],
-    'num_refinement_blocks': 1,
-    'heads': [1, 1, 1, 1],
-    'embed_dim': 8,
-}
+    'type': 'VLUNet', 'de_dim': 4, 'dim': 10, 'num_blocks': [1, 1, 1, 1],
+    'num_refinement_blocks': 1, 'heads': [1, 1, 1, 1], 'embed_dim': 8,
+}  # fmt: skip
 NAFNET = {
-    'type': 'NAFNet',
-    'width': 4,
-    'middle_blk_num': 1,
-    'enc_blk_nums': [1],
-    'dec_blk_nums': [1],
-}
+    'type': 'NAFNet', 'width': 4, 'middle_blk_num': 1, 'enc_blk_nums': [1], 'dec_blk_nums': [1]
+}  # fmt: skip
 MODELS = ('phase1', 'phase2', 'vlunet', 'nafnet')
 NOISE = {'type': 'gaussian_noise', 'sigma': [5, 50]}
 BLUR = {'type': 'gaussian_blur', 'sigma': [0.5, 2.0]}
@@ -144,13 +126,8 @@ def _make_vlunet(options: dict) -> None:
         kind, _ = section.pop('type'), section.pop('degradations')
         repeat = {'repeat': section.pop('repeat')} if 'repeat' in section else {}
         section.update(type='MixedDegradationDataset', degradation_names=names)
+        own = {'type': kind, 'dataroot_gt': source, **repeat}
         section['sets'] = [
-            {
-                'type': kind,
-                'dataroot_gt': source,
-                'degradation_name': name,
-                'degradations': [step],
-                **repeat,
-            }
+            {**own, 'degradation_name': name, 'degradations': [step]}
             for name, step in zip(names, (NOISE, BLUR), strict=True)
         ]
