@@ -75,11 +75,18 @@ def test_a_prepared_set_is_found_by_its_name(folder, part):
     assert own == (held_out if part == 'train' else {'train': 'train.txt', 'val': ''})
 
 
-def test_large_images_are_to_be_cut_first(folder, monkeypatch, capsys):
-    for limit, said in ((48 * 64 - 1, True), (48 * 64, False)):
+def test_large_images_are_to_be_cut_first_and_files_replaced_only_when_asked(
+    folder, monkeypatch, capsys
+):
+    words = ['init', 'my: photos #1', '--network', 'nafnet-small']
+    for limit, said, more in ((48 * 64 - 1, True, []), (48 * 64, False, ['--overwrite'])):
         monkeypatch.setattr(init_command, 'LARGE', limit)
-        assert main(['init', 'my: photos #1', '--network', 'nafnet-small', '--overwrite']) == 0
+        assert main([*words, *more]) == 0
         assert ('unfoldldm prepare' in capsys.readouterr().out) == said
+    (folder / 'mine.yml').write_text('edited')
+    assert main(words) == 2
+    assert 'mine.yml: exists; choose another --name or pass --overwrite.' in capsys.readouterr().err
+    assert (folder / 'mine.yml').read_text() == 'edited'
 
 
 def test_nothing_is_written_where_something_is_wrong(folder, capsys):
@@ -115,17 +122,6 @@ def test_a_training_lasts_as_long_as_it_may(folder, monkeypatch, capsys):
     said = capsys.readouterr().out
     for count, each, minutes in zip(counts, ('0.5', '0.25'), (14, 40), strict=True):
         assert f'# {count} steps of {each} s: {minutes} min' in said
-
-
-def test_files_are_replaced_only_when_asked(folder, capsys):
-    words = ['init', 'my: photos #1', '--network', 'nafnet-small']
-    assert main(words) == 0
-    (folder / 'mine.yml').write_text('edited')
-    assert main(words) == 2
-    assert 'mine.yml: exists; choose another --name or pass --overwrite.' in capsys.readouterr().err
-    assert (folder / 'mine.yml').read_text() == 'edited'
-    assert main([*words, '--overwrite']) == 0
-    assert (folder / 'mine.yml').read_text() != 'edited'
 
 
 def training(**changes) -> NewTraining:
