@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import os
@@ -16,6 +17,7 @@ import yaml
 from tiny_trainings import UNFOLDLDM
 
 from unfoldldm_basicsr.common.declaration import OptionError
+from unfoldldm_basicsr.options.networks import on_meta
 from unfoldldm_basicsr.options.run import typed
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.networks import build_network
@@ -208,10 +210,16 @@ def put(options: dict, path: str, value: object) -> dict:
 
 def rule_problems(model: type, options: dict) -> list[str]:
     """Key paths that a model's declarations and rules find fault with, each once."""
+    from basicsr.utils.registry import ARCH_REGISTRY
+
     try:
         run = typed(model, options)
     except OptionError as error:
         return [problem.path for problem in error.problems]
+    for name, section in run.network_sections.items():
+        arguments = {key: value for key, value in section.items() if key != 'type'}
+        with contextlib.suppress(ValueError):  # as in the check, which names it
+            run.networks[name] = on_meta(ARCH_REGISTRY.get(section['type']), **arguments)
     found = (problem for rule in model.rules for problem in rule(run))
     return list(dict.fromkeys(problem.path for problem in found if problem.kind == 'fault'))
 

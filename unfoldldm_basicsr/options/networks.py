@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.common.declaration import show
-from unfoldldm_basicsr.options.declared import registered
 
 # What code that is handed wrong values raises; used where the values are the thing being tested.
 VALUE_ERRORS = (
@@ -36,15 +34,6 @@ _MODULES = 10_000  # more than that would only hang
 
 class TooLargeError(ValueError):
     """A network has more modules than any that could be trained."""
-
-
-def build(section: Mapping[str, Any]) -> nn.Module | None:
-    """The network of a section ``network_*`` on the meta device, None if it cannot be built."""
-    cls = registered(ARCH_REGISTRY, section.get('type'))
-    try:
-        return cls and on_meta(cls, **{k: v for k, v in section.items() if k != 'type'})
-    except VALUE_ERRORS:
-        return None
 
 
 def on_meta(cls: type[nn.Module], **arguments: Any) -> nn.Module:

@@ -145,7 +145,6 @@ def _remove(options: dict, paths: Iterable[str]) -> None:
 
 def _check_classes(problems: Problems, run: Run) -> None:
     """Reads every section with a ``type``, and builds networks, losses, optimiser and schedule."""
-    run.networks = {}
     for key, section in run.opt.items():
         if str(key).startswith('network_') and key not in problems.refused:
             run.networks[key] = _check_class(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,6 @@ from torch import nn
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem
 from unfoldldm_basicsr.common.sections import SECTIONS
-from unfoldldm_basicsr.options.networks import build
 from unfoldldm_basicsr.options.problems import Problems
 
 # Written into the option dict when a run is started; no keys of an option file.
@@ -64,7 +62,8 @@ class Run:
         opt: the option dict itself; not to be changed.
         top: the top level, ``train``, ``val``, ``path``, ``logger``: the typed sections.
         datasets: by phase; typed where the class declares its options, the dict elsewhere.
-        machine: how it is started; known to the check only.
+        machine: how it is started; known to the check only, as are
+        networks: those on the meta device; None for what cannot be built there.
     """
 
     model: type | None
@@ -77,6 +76,7 @@ class Run:
     logger: Options | None
     datasets: Mapping[str, Options | Mapping[str, Any]]
     machine: Machine | None = None
+    networks: dict[str, nn.Module | None] = field(default_factory=dict)
 
     @property
     def network_sections(self) -> dict[str, Mapping[str, Any]]:
@@ -86,11 +86,6 @@ class Run:
             for key, section in self.opt.items()
             if str(key).startswith('network_') and isinstance(section, Mapping)
         }
-
-    @cached_property
-    def networks(self) -> dict[str, nn.Module | None]:
-        """The networks on the meta device; None for what cannot be built there."""
-        return {key: build(section) for key, section in self.network_sections.items()}
 
     def sets(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Path and section of every data set that is read."""
