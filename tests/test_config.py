@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,74 +31,53 @@ def test_correct_options_have_no_problems(stock, plugin):
 STOCK_FAULTS = [
     ('name', DELETE, 'is missing'),
     ('name', '/abs', 'becomes a folder'),
-    ('name', '..', 'becomes a folder'),
-    ('name', 3, 'must be a text'),
     ('trian', {}, "Did you mean 'train'"),
     ('model_type', 'SRModl', "Did you mean 'SRModel'"),
-    ('model_type', DELETE, 'is missing'),
     ('scale', '4', 'must be a whole number.*without quotes'),
     ('num_gpu', 'all', "'auto'"),
     ('num_gpu', 99, 'torch sees'),
     ('manual_seed', -1, 'at least 0'),
-    ('network_g', DELETE, 'is missing'),
     ('network_g.type', 'MSRResnet', "Did you mean 'MSRResNet'"),
     ('network_g.type', DELETE, 'is missing: the network to use'),
     ('network_g.num_fet', 8, "is not an option of MSRResNet. Did you mean 'num_feat'"),
     ('network_g.num_feat', '8', 'must be a number'),
     ('network_g.upscale', 1, ''),
-    ('datasets', DELETE, 'is missing'),
     ('datasets.train', DELETE, 'is missing: the data to train on'),
     ('datasets.valid', {}, 'is not read: training reads train'),
     ('datasets.train.type', 'PairedDataset', 'no data set .PairedDataset. is registered'),
     ('datasets.train.gt_sze', 4, "Did you mean 'gt_size'"),
-    ('datasets.train.gt_size', 20000, 'at most 4096'),
     ('datasets.train.batch_size_per_gpu', DELETE, 'is missing'),
     ('datasets.train.batch_size_per_gpu', 6, 'less than one batch of 6'),
-    ('datasets.train.batch_size_per_gpu', 0, 'at least 1'),
-    ('datasets.train.num_worker_per_gpu', '2', 'without quotes'),
     ('datasets.train.dataroot_gt', '/no/such/folder', 'no such folder'),
     ('datasets.train.dataroot_lq', 'relative', 'Relative paths start at'),
     ('datasets.train.meta_info_file', '/no/such/file', 'no such file'),
     ('datasets.train.io_backend.type', 'memcached', "must be 'disk' or 'lmdb'"),
     ('datasets.train.io_backend.sys_path', '/x', 'is not an option. Known: type'),
-    ('datasets.train.io_backend', 'disk', 'must be a section'),
-    ('datasets.train.prefetch_mode', 'gpu', "must be 'cuda' or 'cpu'"),
     ('datasets.train', {'type': 'PairedImageDataset', 'batch_size_per_gpu': 1}, 'does not work'),
     ('path.my_folder', 3, 'makes a folder'),
     ('val.suffix', '../../x', 'becomes part of a file name'),
     ('datasets.val.name', '../x', 'becomes a folder'),
-    ('path.pretrain_network_g', 5, 'must be a text'),
     ('path.pretrain_network_g', '/no.pth', 'no such file'),
     ('path.resume_state', '/no.state', 'no such file'),
     ('train.total_iter', DELETE, 'is missing'),
-    ('train.total_iter', 0, 'at least 1'),
-    ('train.total_iter', 10.5, 'whole number'),
     ('train.total_iter', 1e30, 'at most 1000000000'),
     ('train.ema_decy', 0.9, "Did you mean 'ema_decay'"),
-    ('train.ema_decay', 1.5, 'at most 1'),
-    ('train.optim_g', DELETE, 'is missing'),
     ('train.optim_g.type', 'AdamW', "no optimiser 'AdamW' is known.*RestorationModel"),
-    ('train.optim_g.lr', '1e-3', 'must be'),
     ('train.optim_g.lr', float('nan'), 'must be a finite number|Invalid learning rate: nan'),
     ('train.optim_g.wd', 0.1, 'is not an option of Adam'),
-    ('train.pixel_opt.loss_weight', {}, 'must be a number'),
     ('train.pixel_opt.loss_weight', 'much', 'must be a number'),
     ('train.scheduler.type', 'CosineAnnealingLR', 'no schedule'),
     ('train.scheduler.milestones', 5, 'look at milestones: 5'),
     ('train.scheduler.gama', 0.5, "Did you mean 'gamma'"),
     ('train.pixel_opt', DELETE, 'nothing would be learned'),
-    ('train.pixel_opt.type', 'L1Los', "Did you mean 'L1Loss'"),
     ('train.pixel_opt.loss_wieght', 1, "Did you mean 'loss_weight'"),
     ('train.pixel_opt.reduction', 'avg', 'Unsupported reduction mode: avg'),
-    ('val.val_freq', 0, 'at least 1'),
     ('val.metrics.psnr.type', 'psnr', 'no metric'),
     ('val.metrics.psnr.test_y_chanel', True, "Did you mean 'test_y_channel'"),
     ('val.metrics.psnr.crop_border', DELETE, 'is missing'),
     ('val.metrics.psnr.better', 'up', "must be 'higher' or 'lower'"),
-    ('val.metrics', 'psnr', 'must be a section'),
     ('logger.printfreq', 1, "Did you mean 'print_freq'"),
     ('logger.wandb', {'projct': 'x'}, ''),
-    ('dist_params', {'backend': 'mpi'}, ''),
 ]
 
 
@@ -108,7 +86,6 @@ WHERE = {  # where a fault is named that stands elsewhere
     'train.pixel_opt.reduction': 'train.pixel_opt',
     'train.scheduler.milestones': 'train.scheduler',
     'logger.wandb': 'logger.wandb.projct',
-    'dist_params': 'dist_params.backend',
 }
 
 
@@ -127,13 +104,10 @@ def test_a_fault_with_stock_classes_is_explained_where_it_is(stock, path, value,
 PLUGIN_FAULTS = [
     ('network_g.num_stage', 3, "network_g.num_stage: .*Did you mean 'num_stages'"),
     ('network_g.num_blocks', [1, 'a', 1, 1], 'network_g.num_blocks.1: must be'),
-    ('network_g.num_blocks', 4, 'network_g.num_blocks: must be a list'),
     ('network_g.cond_detach', 'yes', 'network_g.cond_detach: must be true or false'),
     ('network_g.prior_input', 'gtt', "network_g.prior_input: .*Did you mean 'gt'"),
     ('network_g.num_stages', 0, 'network_g.num_stages: must be greater than 0'),
     ('datasets.train.dataroot_gt', '/no/such', 'datasets.train.dataroot_gt: .*/no/such'),
-    ('datasets.train.degradations', DELETE, 'datasets.train.degradations'),
-    ('datasets.train.gt_siz', 3, "datasets.train.gt_siz: .*Did you mean 'gt_size'"),
     ('train.scheduler.periods', [4, 5], 'train.scheduler.periods: .*total_iter'),
     ('train.optim_g.type', 'Adamw', "train.optim_g.type: .*Did you mean 'AdamW'"),
     ('train.grad_clip_nrm', 1, "train.grad_clip_nrm: .*Did you mean 'grad_clip_norm'"),
@@ -276,7 +250,7 @@ def test_keeping_the_best_needs_a_validation(plugin):
 
 @pytest.mark.parametrize(
     ('stages', 'start', 'ok'),
-    [(2, 2, True), (2, 3, False), (1, 1, True), (1, None, False), (None, 99, False)],
+    [(2, 2, True), (2, 3, False), (1, None, False), (None, 99, False)],
 )
 def test_consistency_needs_a_stage_that_counts(plugin, stages, start, ok):
     plugin = put(plugin, 'network_g.num_stages', DELETE if stages is None else stages)
@@ -342,28 +316,8 @@ def test_both_phases_name_their_groups(plugin):
     assert 'no limit' in problems_at(put(plugin, place, {'restoration': 0.01}), place)
 
 
-# ---- every key, systematically ------------------------------------------------------------------
-
-
-def key_paths(section: dict, prefix: str = '') -> Iterator[str]:
-    for key, value in section.items():
-        yield f'{prefix}{key}'
-        if isinstance(value, dict):
-            yield from key_paths(value, f'{prefix}{key}.')
-
-
 @pytest.mark.parametrize('kind', ['stock', 'plugin'])
 def test_a_note_at_the_top_is_left_alone(kind, request):
     options = put(request.getfixturevalue(kind), 'note', 'first try')
     assert not problems_at(options, 'note')
     assert 'left as it is' in warnings_at(options, 'note')
-
-
-def test_every_misspelt_key_is_refused(plugin):
-    for path in list(key_paths(plugin)):
-        if path.startswith('val.metrics.') and path.count('.') == 2:
-            continue  # a metric's name is free
-        options = put(plugin, path, DELETE)
-        *sections, key = path.split('.')
-        wrong = '.'.join([*sections, f'{key}_x'])
-        assert preflight(put(options, wrong, 1), 'x.yml', True, here=False), wrong

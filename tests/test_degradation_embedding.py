@@ -44,7 +44,7 @@ LABELS = torch.tensor([2, 0, 1])
 
 
 @EACH
-@pytest.mark.parametrize('size', [(1, 1), (33, 17), (8, 60)])
+@pytest.mark.parametrize('size', [(1, 1), (33, 17)])
 def test_any_image_gives_a_vector(source, size):
     net = BUILDERS[source]().eval()
     out = net(torch.rand(3, 3, *size), LABELS)
@@ -136,7 +136,7 @@ def test_tuning_the_adapters_tells_degradations_apart():
     assert accuracy > 0.8
 
 
-@pytest.mark.parametrize('size', [(48, 65), (30, 21), (32, 32), (16, 16), (33, 100)])
+@pytest.mark.parametrize('size', [(48, 65), (32, 32), (16, 21)])
 def test_preprocessing_equals_the_transforms_of_the_released_code(size):
     """These act on tensors, so that the overshoot of the cubic at edges is not cut off."""
     constants = open_clip.constants

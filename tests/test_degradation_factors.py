@@ -47,8 +47,7 @@ def test_adjoint_equals_autograd_and_inner_products():
     torch.testing.assert_close(left, right, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize('n', [7, 64, 250])
-@pytest.mark.parametrize('scale', [0.1, 3.0, 30.0])
+@pytest.mark.parametrize(('n', 'scale'), [(7, 3.0), (64, 0.1), (150, 30.0)])
 def test_norm_bound_holds_for_every_size(n, scale):
     W = random_factor(n, scale)
     norms = torch.linalg.matrix_norm(W.matrix, 2)
@@ -66,7 +65,7 @@ def test_affinity_norm_is_one_where_a_row_softmax_is_not():
     assert torch.linalg.matrix_norm(softmax, 2) > 10
 
 
-@pytest.mark.parametrize('step', [0.2, 1.0, 1.8])
+@pytest.mark.parametrize('step', [0.2, 1.8])
 def test_decomposed_step_never_raises_the_data_term(step):
     for _ in range(30):
         W, M = random_factor(9), random_factor(14)
@@ -77,7 +76,7 @@ def test_decomposed_step_never_raises_the_data_term(step):
         assert (after_loss <= before_loss * (1 + 1e-12)).all()
 
 
-@pytest.mark.parametrize('gain', [0.1, 0.3, 1.0, 1.9])
+@pytest.mark.parametrize('gain', [0.1, 1.9])
 def test_one_step_inverts_a_change_of_exposure(gain):
     ones = torch.ones(1, 3, 8, dtype=torch.float64)
     core = torch.zeros(1, 3, 8, 8, dtype=torch.float64)

@@ -71,8 +71,7 @@ def test_layer_norm_computes_in_fp32_for_half_inputs(layout, bias_free):
 
 
 @LAYOUTS
-@pytest.mark.parametrize('bias', [True, False])
-@pytest.mark.parametrize('heads', [1, 2, 4])
+@pytest.mark.parametrize(('bias', 'heads'), [(True, 1), (False, 4)])
 def test_self_attention_equals_its_convolutions_and_the_formula(layout, bias, heads):
     attention = randomise(TransposedSelfAttention(8, heads, bias=bias))
     x = torch.randn(2, 8, 5, 6).contiguous(memory_format=layout)
@@ -174,7 +173,7 @@ def test_down_and_upsampling_change_size_and_width_by_two():
     assert Upsample(4)(x).shape == (1, 2, 12, 16)
 
 
-@pytest.mark.parametrize('size', [(1, 1), (3, 8), (5, 9), (8, 16), (17, 1)])
+@pytest.mark.parametrize('size', [(1, 1), (5, 9), (8, 16)])
 def test_padding_reaches_the_multiple_and_cropping_undoes_it(size):
     x = torch.rand(1, 3, *size)
     padded, original = pad_to_multiple(x, 8)
@@ -218,8 +217,8 @@ def test_filling_up_channels_changes_no_result(bias, monkeypatch):
         torch.testing.assert_close(filled, plain, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize('size', [(17, 5), (40, 7), (41, 33)])
+@LAYOUTS
+@pytest.mark.parametrize('size', [(17, 5), (41, 33)])
 def test_strips_of_rows_change_rounding_only(layout, size, monkeypatch):
     monkeypatch.setattr(strips, '_STRIP_ELEMENTS', 1)
     torch.manual_seed(0)

@@ -69,9 +69,7 @@ def test_map_grows_when_images_do_not_fit(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('side', 'thresh', 'starts'),
     [
-        (30, 0, [0]),
         (40, 0, [0]),
-        (60, 0, [0, 20]),
         (65, 0, [0, 20, 25]),
         (65, 5, [0, 20]),
         (66, 5, [0, 20, 26]),

@@ -21,10 +21,8 @@ from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 ODD_NAME = b'/caf\xe9.png'  # a zip file made on Windows leaves such names
-SMALL = {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'heads': [1, 1, 2, 2]}
 NETWORKS = {
     'NAFNet': {'img_channel': 1, 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]},
-    'Restormer': {'inp_channels': 1, 'out_channels': 1, **SMALL},
     'UnfoldLDM': tiny_unfoldldm(1, inp_channels=1),
     'VLUNet': {**NETWORK, 'inp_channels': 1, 'out_channels': 1},
 }

@@ -139,24 +139,24 @@ def test_a_mistake_in_any_file_gives_a_clear_error(entry):
     any_mutant = st.sampled_from(FILES).flatmap(lambda file: mutants(load(file)))
 
     @given(any_mutant)
-    @settings(max_examples=150, **SETTINGS)
+    @settings(max_examples=100, **SETTINGS)
     def refused_or_accepted(mutant):
         seen[verdict(mutant, entry, run=False)] += 1
 
     refused_or_accepted()
-    assert seen['clear error'] > 90
+    assert seen['clear error'] > 60
 
 
 def test_what_is_accepted_runs(entry):
     seen = Counter()
 
     @given(mutants(load('smoke/unfoldldm_phase1.yml'), operations=('drop',)))
-    @settings(max_examples=12, **SETTINGS)
+    @settings(max_examples=8, **SETTINGS)
     def runs(mutant):
         seen[verdict(mutant, entry, run=True)] += 1
 
     runs()
-    assert seen['ran correctly'] >= 3
+    assert seen['ran correctly'] >= 2
 
 
 @pytest.mark.parametrize('bad', [[3, 'a'], {'a': 1}], ids=str)

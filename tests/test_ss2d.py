@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from unfoldldm_basicsr.ops.ss2d import ss2d_scan
 
 NAMES = ('x', 'dt', 'A', 'Bm', 'Cm', 'D', 'bias')
-SIZES = [(5, 7), (1, 9), (9, 1), (8, 12)]
 
 
 def scan_inputs(height, width, *, batch=2, channels=3, d_state=4, dtype=torch.float64, shift=-1.0):
@@ -49,8 +48,7 @@ def relative_error(got, expected):
 
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
-@pytest.mark.parametrize('d_state', [1, 4, 16])
-@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize(('size', 'd_state'), [((5, 7), 4), ((1, 9), 1), ((9, 1), 4), ((8, 5), 16)])
 def test_values_and_all_gradients_equal_the_naive_loop(size, d_state, dtype, tolerance):
     inputs = scan_inputs(*size, d_state=d_state, dtype=dtype)
     got = values_and_gradients(ss2d_scan, inputs)
@@ -68,9 +66,8 @@ def test_the_block_size_changes_nothing(monkeypatch, block_numel):
     assert max(relative_error(got[name], expected[name]) for name in expected) <= 1e-12
 
 
-@pytest.mark.parametrize('shape', [(3, 4), (1, 3), (3, 1)])
-def test_gradients_agree_with_finite_differences(shape):
-    assert torch.autograd.gradcheck(ss2d_scan, scan_inputs(*shape, batch=1, d_state=2))
+def test_gradients_agree_with_finite_differences():
+    assert torch.autograd.gradcheck(ss2d_scan, scan_inputs(3, 2, batch=1, channels=2, d_state=2))
 
 
 @pytest.mark.parametrize('direction', range(4))
@@ -108,7 +105,7 @@ def test_a_batch_item_does_not_depend_on_its_neighbours(d_state):
         assert torch.equal(ss2d_scan(*alone), whole[i : i + 1])
 
 
-@pytest.mark.parametrize('shift', [0.5, 5.0, 50.0])
+@pytest.mark.parametrize('shift', [5.0, 50.0])
 def test_large_steps_stay_finite_and_exact(shift):
     inputs = scan_inputs(6, 7, d_state=8, dtype=torch.float32, shift=shift)
     got = values_and_gradients(ss2d_scan, inputs)

@@ -57,8 +57,8 @@ def test_the_rim_of_a_tile_has_no_weight_and_the_ramp_is_smooth():
     assert weight.diff().abs().max() < 0.11, 'a step would show as a seam'
 
 
-@pytest.mark.parametrize('size', [(97, 61), (64, 64), (65, 200), (1, 150), (50, 31)])
-@pytest.mark.parametrize(('tile', 'overlap', 'multiple'), [(48, 16, 1), (40, 16, 8), (64, 32, 4)])
+@pytest.mark.parametrize('size', [(97, 61), (65, 200), (1, 150)])
+@pytest.mark.parametrize(('tile', 'overlap', 'multiple'), [(48, 16, 1), (40, 16, 8)])
 def test_a_local_operator_gives_exactly_the_untiled_result(size, tile, overlap, multiple):
     image = torch.rand(2, 3, *size)
     tiled = tiled_forward(local_maximum, image, tile=tile, overlap=overlap, size_multiple=multiple)
@@ -140,7 +140,7 @@ def test_useless_tile_sizes_are_refused(tile, overlap, multiple, message):
         check_tile(tile, overlap, multiple)
 
 
-@pytest.mark.parametrize('size', [(24, 100), (64, 64), (41, 200), (7, 500)])
+@pytest.mark.parametrize('size', [(24, 100), (7, 500)])
 def test_sampled_tiles_are_of_one_size_aligned_and_reach_both_ends(size):
     tiles = sample_tiles(*size, 64, 8)
     assert 1 <= len(tiles) <= 9

@@ -109,7 +109,7 @@ def test_step_sizes_depend_on_the_image():
     assert (net.mgda.step_decomposed(first) - net.mgda.step_decomposed(second)).abs().max() > 0.01
 
 
-@pytest.mark.parametrize('size', [(64, 64), (65, 97), (128, 40), (8, 8), (3, 5), (1, 1)])
+@pytest.mark.parametrize('size', [(65, 97), (8, 8), (3, 5), (1, 1)])
 def test_output_has_the_size_of_the_input(size):
     net = shaken(make()).eval()
     lq = torch.rand(1, 3, *size)
@@ -145,15 +145,6 @@ def test_every_trainable_parameter_has_had_a_gradient_within_three_steps(phase):
     assert set(trainable) - seen == set()
 
 
-def test_teacher_is_frozen_in_phase_2_and_absent_at_inference():
-    net = make(2).train()
-    loss_of(net, torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)).backward()
-    assert all(not p.requires_grad and p.grad is None for p in net.prior_encoder.parameters())
-    grouped = {n for group in net.parameter_groups().values() for n, _ in group}
-    assert not any(n.startswith('prior_encoder') for n in grouped)
-    assert not any(n.startswith('prior_encoder') for n in make('inference').state_dict())
-
-
 def test_warmup_trains_only_the_condition_encoder_and_the_denoiser():
     net = make(2).train()
     lq, gt = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
@@ -168,11 +159,8 @@ def test_warmup_trains_only_the_condition_encoder_and_the_denoiser():
 def test_phase_2_lacks_exactly_the_condition_encoder_and_the_denoiser_of_phase_1():
     result = make(2).load_state_dict(make(1).state_dict(), strict=False)
     assert result.unexpected_keys == []
-    assert {key.split('.')[0] for key in result.missing_keys} == {'condition_encoder', 'denoiser'}
-    expected = [
-        key for key in make(2).state_dict() if key.startswith(('condition_encoder.', 'denoiser.'))
-    ]
-    assert sorted(result.missing_keys) == sorted(expected)
+    new = ('condition_encoder.', 'denoiser.')
+    assert set(result.missing_keys) == {key for key in make(2).state_dict() if key.startswith(new)}
 
 
 def test_shared_stages_add_step_sizes_and_a_code_alone():
@@ -292,7 +280,7 @@ OTHER_VALUES = {
 
 
 def fingerprint(**changes) -> tuple:
-    """Keys and shapes, evaluation output, training output, gradients, runs of a block."""
+    """Keys and shapes, evaluation output, gradients in training, runs of a block."""
     return _fingerprint(json.dumps(changes))
 
 
@@ -308,12 +296,13 @@ def _fingerprint(changes: str) -> tuple:
     block = next(m for m in net.modules() if isinstance(m, OCFormerBlock))
     handle = block.register_forward_pre_hook(lambda *_: calls.append(1))
     torch.manual_seed(3)
-    trained = net.train()(lq, gt)
-    trained.square().mean().backward()
+    loss_of(net.train(), lq, gt).backward()
     handle.remove()
-    grads = torch.stack([p.grad.double().norm() for p in net.parameters() if p.grad is not None])
+    trained = [p for group in net.parameter_groups().values() for _, p in group]
+    assert all(p.grad is not None for p in trained)  # else DDP would wait for it
+    grads = torch.stack([p.grad.double().norm() for p in trained])
     shapes = tuple((k, tuple(v.shape)) for k, v in net.state_dict().items())
-    return shapes, evaluated, trained.detach(), grads, len(calls)
+    return shapes, evaluated, grads, len(calls)
 
 
 def same(a, b) -> bool:
@@ -334,31 +323,18 @@ def test_every_constructor_argument_changes_the_state_dict_or_the_result(name):
     assert not all(same(a, b) for a, b in zip(before, after, strict=True))
 
 
-SWITCHES = [
-    {'use_ldm': False},
+SWITCHES = [  # beside OTHER_VALUES
     {'use_ldm': False, 'pdr': 'none'},
-    *({'cond_input': v} for v in ('lq', 'mgda_lq')),
-    {'mgda_op': 'conv'},
-    *({'mgda_mode': v} for v in ('holistic', 'decomposed', 'none')),
-    *({'num_stages': v} for v in (1, 4)),
-    *({'num_timesteps': v} for v in (1, 2, 8)),
-    *({'prior_dim': v} for v in (16, 128)),
-    {'share_stages': False},
-    {'stage_code': False},
-    *({'dra': v} for v in ('tilde_q', 'self')),
-    {'pdr': 'gate'},
-    {'prior_stages': 'all'},
-    {'prior_input': 'gt'},
-    {'coarse_stages': 0},
-    {'cond_detach': False},
+    {'cond_input': 'lq'},
+    *({'mgda_mode': v} for v in ('decomposed', 'none')),
+    {'num_stages': 1},
+    {'num_timesteps': 1},
+    {'dra': 'self'},
+    {'phase': 'joint'},
 ]
 
 
-@pytest.mark.parametrize(
-    'switch',
-    [*({'phase': 2, **switch} for switch in SWITCHES), {'phase': 1}, {'phase': 'joint'}],
-    ids=str,
-)
+@pytest.mark.parametrize('switch', SWITCHES, ids=str)
 def test_every_switch_trains_a_step_and_reloads(switch):
     net = make(**{'null_prior_prob': 0.5, **switch}).train()
     lq, gt = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 16, 16)
@@ -376,9 +352,7 @@ def test_every_switch_trains_a_step_and_reloads(switch):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'phase': 3}, 'phase'),
         ({'dra': 'hat_g'}, "Did you mean 'hat_q'"),
-        ({'num_stages': 0}, 'num_stages'),
         ({'pdr': 'none'}, 'use_ldm: false'),
         ({'coarse_stages': 2}, 'less than num_stages'),
         ({'dim': 9}, 'dim must be even'),
@@ -386,8 +360,6 @@ def test_every_switch_trains_a_step_and_reloads(switch):
         ({'num_blocks': [1, 1]}, 'num_blocks'),
         ({'prior_window': 12}, 'prior_window'),
         ({'cond_input': 'lq', 'cond_detach': False}, 'no effect'),
-        ({'wm_rank': 0}, 'wm_rank'),
-        ({'prior_dim': 1}, 'prior_dim'),
     ],
 )
 def test_wrong_arguments_are_named(changes, message):
@@ -404,12 +376,6 @@ def test_mixed_precision_stays_close_and_keeps_the_factors_in_fp32():
             trace = net(lq, return_trace=True)
     assert trace.stages[0].W.matrix.dtype == torch.float32
     assert (trace.output.float() - exact).abs().max() < 0.05 * exact.abs().max()
-
-
-def test_builds_and_runs_on_the_meta_device():
-    with torch.device('meta'):
-        net = make('inference')
-        assert net(torch.empty(1, 3, 40, 24)).shape == (1, 3, 40, 24)
 
 
 def test_foreign_parts_fit_the_stage():

@@ -22,7 +22,7 @@ from torch import nn
 
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.options.networks import build
+from unfoldldm_basicsr.options.networks import on_meta
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 from unfoldldm_basicsr.weights.networks import construct
@@ -136,7 +136,11 @@ def project_options(folder) -> dict:
 
 @pytest.mark.parametrize(
     ('first', 'second'),
-    [(REPAIR, ''), (PLUGIN, ''), (REPAIR, PLUGIN)],
+    [
+        pytest.param(REPAIR, '', marks=pytest.mark.slow),  # BasicSR alone: guards this test
+        (PLUGIN, ''),
+        (REPAIR, PLUGIN),
+    ],
     ids=['alone', 'after', 'before'],
 )
 def test_a_project_with_classes_of_its_own_trains(tmp_path, first, second):
@@ -277,5 +281,5 @@ def test_a_network_that_needs_real_tensors_is_built_with_them():
     assert 'ECBSR' in ARCH_REGISTRY
     network = {'num_in_ch': 3, 'num_out_ch': 3, 'num_block': 1, 'num_channel': 4}
     network |= {'with_idt': False, 'act_type': 'prelu', 'scale': 2}
-    net = build({'type': 'ECBSR', **network})
+    net = on_meta(ARCH_REGISTRY.get('ECBSR'), **network)
     assert next(net.parameters()).device.type == 'meta'

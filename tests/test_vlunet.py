@@ -101,7 +101,7 @@ def test_frozen_downsampling_is_unused_and_the_shared_one_serves_both_streams():
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize('size', [(1, 1), (17, 33), (64, 64), (5, 40)])
+@pytest.mark.parametrize('size', [(1, 1), (17, 33)])
 def test_any_size_goes_in_and_comes_out(size):
     with torch.no_grad():
         out = tiny()(*inputs(1, *size))

@@ -74,11 +74,6 @@ def test_a_mistake_is_found_where_it_stands(options, path, value, place, words):
     assert all(word in found for word in words), found
 
 
-def test_a_network_that_is_no_embedding_is_refused(options):
-    found = problems_at(put(options, 'network_e', {'type': 'Restormer'}), 'network_e.type')
-    assert 'no degradation embedding' in found
-
-
 def test_trainable_adapters_are_refused(options):
     clip = {**EMBEDDINGS['clip'], 'tune_adapters': True}
     found = problems_at({**options, 'network_e': clip}, 'network_e.tune_adapters')

@@ -90,8 +90,7 @@ def test_parameter_count_and_decay_exemptions():
     assert exempt == {'mixer.A_log', 'mixer.D', 'mixer.dt_bias'}
 
 
-@pytest.mark.parametrize('dim', [16, 32, 48])
-@pytest.mark.parametrize('d_state', [1, 4, 16])
+@pytest.mark.parametrize(('dim', 'd_state'), [(16, 1), (48, 1), (32, 4), (32, 16)])
 def test_the_conv_counterpart_costs_the_same(dim, d_state):
     x = torch.randn(1, 9, 11, dim)
     ratio = flops(ConvTokenMixer(dim, d_state=d_state), x) / flops(SS2D(dim, d_state=d_state), x)
