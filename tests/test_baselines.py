@@ -48,32 +48,15 @@ def test_keys_shapes_and_parameter_count_equal_the_released_ones(arch):
     assert sum(p.numel() for p in net.parameters()) == released['params']
 
 
-@pytest.mark.parametrize(
-    'changes',
-    [
-        {},
-        {'LayerNorm_type': 'BiasFree', 'bias': True},
-        {'dual_pixel_task': True, 'inp_channels': 6},
-    ],
-)
-def test_restormer_equals_an_independent_implementation(changes):
+def test_restormer_equals_an_independent_implementation():
+    """What the released weights do not have: another norm, biases, two views."""
     from spandrel_extra_arches.architectures.Restormer import Restormer as Other
 
-    net = randomise(Restormer(**RESTORMER, **changes)).double()
-    other = Other(**RESTORMER, **changes).eval().double()
+    changes = {'LayerNorm_type': 'BiasFree', 'bias': True, 'dual_pixel_task': True}
+    net = randomise(Restormer(**RESTORMER, **changes, inp_channels=6)).double()
+    other = Other(**RESTORMER, **changes, inp_channels=6).eval().double()
     other.load_state_dict(net.state_dict(), strict=True)
-    x = torch.rand(2, changes.get('inp_channels', 3), 16, 24).double()
-    with torch.no_grad():
-        torch.testing.assert_close(net(x), other(x), atol=1e-9, rtol=1e-9)
-
-
-def test_nafnet_equals_an_independent_implementation():
-    from spandrel.architectures.NAFNet import NAFNet as Other
-
-    net = randomise(NAFNet(**NAFNET)).double()
-    other = Other(**NAFNET).eval().double()
-    other.load_state_dict(net.state_dict(), strict=True)
-    x = torch.rand(2, 3, 17, 30).double()
+    x = torch.rand(2, 6, 16, 24).double()
     with torch.no_grad():
         torch.testing.assert_close(net(x), other(x), atol=1e-9, rtol=1e-9)
 
@@ -84,7 +67,7 @@ def test_every_parameter_receives_a_gradient(name):
 
 
 @EACH
-@pytest.mark.parametrize('size', [(1, 1), (17, 33), (64, 64), (5, 40)])
+@pytest.mark.parametrize('size', [(1, 1), (17, 33)])
 def test_any_size_goes_in_and_comes_out(name, size):
     with torch.no_grad():
         out = BUILDERS[name]().eval()(torch.rand(1, 3, *size))
@@ -143,7 +126,7 @@ def test_arguments_are_read_back_from_the_weights(name):
     assert {key: kwargs[key] for key in given} == given
 
 
-@pytest.mark.parametrize('factor', [2, 2.66, 2.5, 1.75])
+@pytest.mark.parametrize('factor', [2.66, 1.75])
 def test_expansion_factor_is_read_back(factor):
     state = Restormer(**{**RESTORMER, 'dim': 48}, ffn_expansion_factor=factor).state_dict()
     assert Restormer.infer_kwargs(state)['ffn_expansion_factor'] == factor
@@ -205,7 +188,7 @@ def local_mean(x, window):
     return F.pad(out, pad, 'replicate')
 
 
-@pytest.mark.parametrize('window', [(3, 5), (4, 4), (30, 6), (6, 30)])
+@pytest.mark.parametrize('window', [(3, 5), (4, 4), (30, 6)])
 def test_local_pooling_averages_over_a_window(window):
     x = torch.randn(2, 3, 12, 15)
     torch.testing.assert_close(LocalAveragePool2d(window)(x), local_mean(x, window))
