@@ -15,7 +15,6 @@ from helpers import (
     DELETE,
     problems_at,
     put,
-    tiny_unfoldldm,
     warnings_at,
 )
 from tiny_vlunet import vlunet_kwargs
@@ -301,19 +300,6 @@ def test_limits_name_the_groups_that_are_trained(plugin, embedding, limits, says
     found = problems_at(plugin, 'train.grad_clip_norm')
     assert says in found
     assert (found == '') is (says == '')
-
-
-def test_both_phases_name_their_groups(plugin):
-    plugin['network_g'] = tiny_unfoldldm('joint')
-    plugin['model_type'] = 'UnfoldLDMPhase2Model'
-    plugin['train'] |= {
-        'use_grad_clip': True,
-        'diffusion_opt': {'type': 'LatentDiffusionLoss'},
-    }
-    place = 'train.grad_clip_norm'
-    plugin = put(plugin, place, {'restoration': 0.01, 'prior': 1.0})
-    assert problems_at(plugin, place) == ''
-    assert 'no limit' in problems_at(put(plugin, place, {'restoration': 0.01}), place)
 
 
 @pytest.mark.parametrize('kind', ['stock', 'plugin'])

@@ -71,13 +71,6 @@ def test_only_the_variable_of_the_launcher_counts(monkeypatch):
     assert process_count('pytorch') == 1
 
 
-def test_tasks_of_an_allocation_share_the_data_only_under_slurm(plugin, monkeypatch):
-    place = 'datasets.train.batch_size_per_gpu'
-    monkeypatch.setenv('SLURM_NTASKS', '8')
-    assert problems_at(plugin, place) == ''
-    assert 'less than one batch' in problems_at(plugin, place, launcher='slurm')
-
-
 # ---- GPUs ---------------------------------------------------------------------------------------
 
 

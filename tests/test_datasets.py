@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import random
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data import build_dataset
-from dataset_options import NOTHING, epochs, make_loader, paired, synthetic
+from dataset_options import NOTHING, epochs, paired, synthetic
 from helpers import write_photos
 
 from unfoldldm_basicsr.data.listing import read_meta_info
@@ -118,16 +119,12 @@ def test_lmdb_and_folder_give_identical_batches(tmp_path):
     assert stems == [key for batch in results[1][0] for key in batch['gt_path']]
 
 
-def test_spawned_workers_load_the_same_as_forked_ones(tmp_path):
-    write_photos(tmp_path / 'images', 4)
+def test_a_data_set_with_an_open_lmdb_can_be_sent_to_a_worker(tmp_path):
+    write_photos(tmp_path / 'images', 1)
     write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')
-    options = synthetic(tmp_path / 'i.lmdb', num_worker_per_gpu=1)
-    forked = epochs(options)[0]
-    loader, _ = make_loader(options)
-    loader.multiprocessing_context = 'spawn'
-    loader.dataset[0]  # an open LMDB must not prevent sending the dataset to the worker
-    torch.manual_seed(10)
-    assert same(list(loader), forked)
+    dataset = build_dataset(synthetic(tmp_path / 'i.lmdb', 'val'))
+    item = dataset[0]
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]['lq'], item['lq'])
 
 
 def test_paired_crops_and_flips_are_the_same_for_both_images(tmp_path):
