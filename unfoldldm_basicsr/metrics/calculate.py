@@ -56,7 +56,6 @@ def calculate_metric(
     metric = metrics[name]
     if name not in _SMALLEST_SIDE:
         return metric(**data, **arguments)
-    _check_border(name, arguments)
     for image in data.values():
         _check_image(
             name, image if rounded else image.astype(np.uint8), arguments.get('input_order', 'HWC')
@@ -77,12 +76,6 @@ def calculate_metric(
             reason = 'the image has no structure'
     logging.getLogger('basicsr').warning('%s is undefined: %s.', name, reason)
     return math.nan
-
-
-def _check_border(name: str, arguments: Mapping[str, Any]) -> None:
-    border = arguments.get('crop_border', 0)
-    if not isinstance(border, int) or border < 0:
-        raise ValueError(f'{name}: crop_border must be a whole number >= 0, got {border!r}.')
 
 
 def _check_image(name: str, image: object, order: str) -> None:
