@@ -17,7 +17,7 @@ import yaml
 from basicsr.archs import build_network
 from basicsr.utils.logger import initialized_logger
 from fork_options import nafnet_files, restormer_files
-from helpers import model_options, put, write_options, write_photos
+from helpers import build_networks_once, model_options, put, write_options, write_photos
 from torch import nn
 
 from unfoldldm_basicsr import cli
@@ -38,6 +38,13 @@ SMALL_NET = {
 }
 
 SMALL_NAFNET = {'type': 'NAFNet', **SMALL_NET['NAFNet']}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _networks_once():
+    with pytest.MonkeyPatch.context() as patch:
+        build_networks_once(patch)
+        yield
 
 
 def test_there_are_all_files_whose_networks_the_package_has():

@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from helpers import problems_at
+from helpers import build_networks_once, problems_at
 
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.run import is_training
@@ -15,6 +15,13 @@ from unfoldldm_basicsr.options.run import is_training
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ('smoke', 'train', 'test')  # comparisons: test_comparing.py
 FILES = sorted(file for kind in KINDS for file in (ROOT / 'options' / kind).rglob('*.yml'))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _networks_once():
+    with pytest.MonkeyPatch.context() as patch:
+        build_networks_once(patch)
+        yield
 
 
 def load(file: Path) -> dict:

@@ -21,13 +21,12 @@ from pathlib import Path
 import basicsr.test
 import basicsr.train
 import pytest
-from helpers import ROOT, write_options
+from helpers import ROOT, build_networks_once, write_options
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from option_mutants import Mutant, every_key_once, key_paths, mutants
 from option_runs import short_run
 
-from unfoldldm_basicsr.options import networks
 from unfoldldm_basicsr.options import parse as compat_options
 from unfoldldm_basicsr.options.preflight import examine, preflight
 from unfoldldm_basicsr.options.read import read_option_file
@@ -52,19 +51,9 @@ COUNTS: Counter[str] = Counter()  # over the whole form
 def entry(tmp_path_factory):
     """BasicSR's start of a run in an empty folder, with the check for any machine."""
     folder = tmp_path_factory.mktemp('fuzzing')
-    build, built = networks.build_on_meta, {}
-
-    def build_once(cls, arguments):
-        key = cls, repr(sorted(arguments.items(), key=str))
-        if key not in built:
-            if len(built) > 100:
-                built.clear()
-            built[key] = build(cls, arguments)
-        return built[key]
-
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(networks, 'build_on_meta', build_once)
+        build_networks_once(patch)
         patch.setattr(sys, 'argv', ['entry', '-opt', 'x.yml'])
         yield folder
 

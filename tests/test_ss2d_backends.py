@@ -268,15 +268,14 @@ def compare(gy, *inputs):
     errors = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, expected)]
     print('RESULT', json.dumps([errors, [a.shape == b.shape for a, b in zip(got, expected)]]))
 
-for height, width, batch, channels, d_state in ((3, 5, 1, 8, 2), (4, 3, 2, 37, 3)):
-    torch.manual_seed(0)
-    grid = (batch, height, width)
-    x, gy = torch.randn(*grid, channels), torch.randn(*grid, channels)
-    compare(
-        gy, x, torch.randn(4, *grid, channels).permute(1, 2, 3, 0, 4),
-        -torch.rand(4, channels, d_state) * 4, torch.randn(*grid, 4, 2 * d_state)[..., d_state:],
-        torch.randn(*grid, 4, d_state), torch.randn(4, channels), torch.randn(4, channels),
-    )
+torch.manual_seed(0)
+grid, channels, d_state = (2, 4, 3), 37, 3
+x, gy = torch.randn(*grid, channels), torch.randn(*grid, channels)
+compare(
+    gy, x, torch.randn(4, *grid, channels).permute(1, 2, 3, 0, 4),
+    -torch.rand(4, channels, d_state) * 4, torch.randn(*grid, 4, 2 * d_state)[..., d_state:],
+    torch.randn(*grid, 4, d_state), torch.randn(4, channels), torch.randn(4, channels),
+)
 
 # One sparse file: three times the stride of a direction is beyond 32 bits.
 far, channels, d_state = 2**31 // 3 + 2**10, 4, 2
@@ -297,8 +296,8 @@ def test_triton_agrees_in_the_interpreter_also_where_directions_lie_far_apart(tm
     done = run_python('-c', PARITY, str(tmp_path / 'space'), TRITON_INTERPRET='1')
     (tmp_path / 'space').unlink()
     results = [json.loads(line) for line in re.findall(r'RESULT (.*)', done.stdout)]
-    assert len(results) == 3, f'exit status {done.returncode}: {done.stderr[-2000:]}'
-    for (errors, same_shape), most in zip(results, (2e-6, 2e-6, 1e-2), strict=True):
+    assert len(results) == 2, f'exit status {done.returncode}: {done.stderr[-2000:]}'
+    for (errors, same_shape), most in zip(results, (2e-6, 1e-2), strict=True):
         assert all(same_shape)  # the last one has gradients in bfloat16
         assert max(errors) <= most, dict(zip(('y', *NAMES), errors, strict=True))
 
