@@ -201,6 +201,7 @@ def put(options: dict, path: str, value: object) -> dict:
     place: Any = options
     for section in sections:
         place = place[int(section) if isinstance(place, list) else section]
+    key = int(key) if isinstance(place, list) else key
     if value is DELETE:
         del place[key]
     else:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import copy
-import logging
-import sys
 from pathlib import Path
 
-import basicsr.test
-import basicsr.train
 import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
-from basicsr.utils.logger import initialized_logger
 from fork_options import nafnet_files, restormer_files
 from helpers import build_networks_once, model_options, put, write_options, write_photos
 from torch import nn
@@ -275,24 +270,6 @@ def _pictures(folder: Path, section: dict, name: str, *, wide: bool) -> str:
     return str(root)
 
 
-def run(options: dict, folder: Path, monkeypatch) -> None:
-    """Trains or tests in ``folder`` by BasicSR's own pipeline."""
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    write_options(folder / 'x.yml', options)
-    monkeypatch.setattr(sys, 'argv', ['x', '-opt', 'x.yml'])
-    logger = logging.getLogger('basicsr')
-    initialized_logger.clear()  # so that this run has a log file of its own
-    try:
-        if 'train' in options:
-            basicsr.train.train_pipeline(str(folder))
-        else:
-            basicsr.test.test_pipeline(str(folder))
-    finally:
-        initialized_logger.clear()
-        logger.handlers.clear()
-
-
 KINDS = ['GaussianGrayDenoising_Sigma', 'DefocusDeblur_DualPixel_16bit', 'SIDD32']
 KINDS += ['GoPro32_test', 'SIDD32_test']
 
@@ -304,21 +281,19 @@ def each_file(*, test: bool):
 
 
 @each_file(test=False)
-def test_a_released_file_trains_and_says_how_it_was_read(name, tmp_path, monkeypatch):
+def test_a_released_file_trains_and_says_how_it_was_read(name, tmp_path, run_here):
     options = shrunk(FILES[name], tmp_path)
-    run(options, tmp_path / 'run', monkeypatch)
-    log = next((tmp_path / 'run' / 'experiments').rglob('train_*.log')).read_text()
+    log = run_here(options)
     notes = translate(options)
     assert [log.count(str(note)) for note in notes] == [1] * len(notes) != []
     assert '# psnr' in log
 
 
 @each_file(test=True)
-def test_a_released_test_file_runs(name, tmp_path, monkeypatch):
+def test_a_released_test_file_runs(name, tmp_path, run_here):
     options = shrunk(FILES[name], tmp_path)
     weights = tmp_path / 'net.pth'
     torch.save({'params': build_network(options['network_g']).state_dict()}, weights)
-    run(put(options, 'path.pretrain_network_g', str(weights)), tmp_path / 'run', monkeypatch)
-    log = next((tmp_path / 'run' / 'results').rglob('test_*.log')).read_text()
+    log = run_here(put(options, 'path.pretrain_network_g', str(weights)), 'test')
     assert '# psnr' in log
     assert '# ssim' in log

@@ -8,10 +8,9 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from basicsr.data import build_dataloader, build_dataset
-from basicsr.data.data_sampler import EnlargedSampler
-from dataset_options import refusals
-from helpers import write_photos
+from basicsr.data import build_dataset
+from dataset_options import epochs, refusals
+from helpers import DELETE, put, write_photos
 
 from unfoldldm_basicsr.common.declaration import read
 from unfoldldm_basicsr.data.mixed_degradation_dataset import weighted_counts
@@ -70,14 +69,7 @@ def with_shares(mixture: dict, key: str, values: list) -> dict:
 
 
 def epoch(options: dict, rank: int = 0, world_size: int = 1, number: int = 0) -> list[dict]:
-    torch.manual_seed(10 + rank)
-    dataset = build_dataset(options)
-    sampler = EnlargedSampler(dataset, world_size, rank)
-    sampler.set_epoch(number)
-    loader = build_dataloader(
-        dataset, options, num_gpu=1, dist=world_size > 1, sampler=sampler, seed=10
-    )
-    return list(loader)
+    return epochs(options, number + 1, rank=rank, world_size=world_size)[number]
 
 
 def classes(batches: list[dict]) -> Counter:
@@ -185,18 +177,6 @@ def test_damaged_image_of_a_set_is_named(mixture, tmp_path):
         epoch(mixture)
 
 
-def change(mixture: dict, place: str, value) -> None:
-    """``change(m, 'sets.0.weight', 2)``; None removes."""
-    *path, last = place.split('.')
-    for step in path:
-        mixture = mixture[int(step) if step.isdigit() else step]
-    last = int(last) if last.isdigit() else last
-    if value is None:
-        del mixture[last]
-    else:
-        mixture[last] = value
-
-
 @pytest.mark.parametrize(
     ('place', 'value', 'key', 'words'),
     [
@@ -218,8 +198,7 @@ def change(mixture: dict, place: str, value) -> None:
 )
 def test_bad_mixtures_are_refused_with_place_and_remedy(mixture, place, value, key, words):
     assert refusals(mixture) == {}
-    change(mixture, place, value)
-    found = refusals(mixture)
+    found = refusals(put(mixture, place, DELETE if value is None else value))
     assert list(found) == (key or place).split()
     assert words in ' '.join(found.values())
 

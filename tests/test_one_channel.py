@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from pathlib import Path
 
-import basicsr.test
-import basicsr.train
 import numpy as np
 import pytest
-from basicsr.utils.logger import initialized_logger
 from dataset_options import NOISE
-from helpers import problems_at, put, tiny_unfoldldm, write_options, write_photos
+from helpers import problems_at, put, tiny_unfoldldm, write_photos
 from PIL import Image
 from vlunet_runs import EMBEDDINGS, NETWORK
 
@@ -82,42 +77,26 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def run(options: dict, folder: Path, monkeypatch) -> str:
-    """Trains or tests below ``folder`` by BasicSR's own pipeline; its log."""
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    write_options(folder / 'x.yml', options)
-    monkeypatch.setattr(sys, 'argv', ['x', '-opt', 'x.yml'])
-    initialized_logger.clear()  # so that this run has a log file of its own
-    try:
-        part = basicsr.train if 'train' in options else basicsr.test
-        getattr(part, f'{part.__name__.rpartition(".")[2]}_pipeline')(str(folder))
-    finally:
-        initialized_logger.clear()
-        logging.getLogger('basicsr').handlers.clear()
-    return next(folder.rglob('*.log')).read_text()
-
-
 @pytest.mark.parametrize('network', NETWORKS)
-def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_path, monkeypatch):
+def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_path, run_here):
     options = options_of(network, data)
-    assert 'psnr: ' in run(options, tmp_path / 'first', monkeypatch)
-    weights = tmp_path / 'first' / 'experiments' / 'grey' / 'models' / 'net_g_1.pth'
+    assert 'psnr: ' in run_here(options)
+    weights = tmp_path / 'experiments' / 'grey' / 'models' / 'net_g_1.pth'
     if network == 'UnfoldLDM':
         options = put(options, 'model_type', 'UnfoldLDMPhase2Model')
         options = put(options, 'network_g.phase', 2)
         options = put(options, 'train.diffusion_opt', {'type': 'LatentDiffusionLoss'})
         options = put(options, 'path.pretrain_network_phase1', str(weights))
-        assert 'psnr: ' in run(options, tmp_path / 'second', monkeypatch)
-        weights = tmp_path / 'second' / 'experiments' / 'grey' / 'models' / 'net_g_1.pth'
+        assert 'psnr: ' in run_here({**options, 'name': 'second'})
+        weights = tmp_path / 'experiments' / 'second' / 'models' / 'net_g_1.pth'
         options['path'].clear()
     del options['train'], options['logger'], options['datasets']['train']
     del options['val']['val_freq']
     options['datasets'] = {'test': options['datasets']['val']}
     options['path'] = {'pretrain_network_g': str(weights)}
     options['val']['save_img'] = True
-    assert 'psnr: ' in run(options, tmp_path / 'test', monkeypatch)
-    names = [os.fsencode(path) for path in (tmp_path / 'test').rglob('*.png')]
+    assert 'psnr: ' in run_here(options, 'test')
+    names = [os.fsencode(path) for path in (tmp_path / 'results').rglob('*.png')]
     assert any(b'/caf\xe9' in name for name in names)
 
     result = tmp_path / 'result.png'

@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 from helpers import tiny_unfoldldm
+from tiny_network import shake
 
 from unfoldldm_basicsr.archs import UnfoldLDM
 from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA, MGDAOptions
@@ -30,10 +31,7 @@ def make(phase=2, **changes) -> UnfoldLDM:
 def shaken(net: UnfoldLDM) -> UnfoldLDM:
     """Away from the initial values, where zeros hide differences."""
     torch.manual_seed(1)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return net
+    return shake(net, 0.05)
 
 
 def loss_of(net: UnfoldLDM, lq, gt, mode='restore') -> torch.Tensor:

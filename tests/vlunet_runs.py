@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers import model_options, write_photos
+from tiny_trainings import VLUNET as NETWORK
 
 NAMES = ['noise', 'blur', 'dark']
 EMBED_DIM = 8
@@ -26,15 +27,6 @@ EMBEDDINGS = {
         'embed_dim': EMBED_DIM,
     },
     'learned': {'type': 'LearnedDegradationEmbedding', 'embed_dim': EMBED_DIM, 'width': 4},
-}
-NETWORK = {
-    'type': 'VLUNet',
-    'de_dim': 4,
-    'dim': 10,
-    'num_blocks': [1, 1, 1, 1],
-    'num_refinement_blocks': 1,
-    'heads': [1, 1, 1, 1],
-    'embed_dim': EMBED_DIM,
 }
 
 
