@@ -20,7 +20,7 @@ from tiny_network import TWO_GROUPS
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.options import parse
+from unfoldldm_basicsr.options import networks, parse
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
 
@@ -102,6 +102,24 @@ def make(tmp_path):
         return RestorationModel(model_options(tmp_path, network, **train))
 
     return build
+
+
+@pytest.fixture(scope='module')
+def networks_once():
+    """The check builds equal networks once, for the files that share theirs."""
+    build, built = networks.build_on_meta, {}
+
+    def build_once(cls, arguments):
+        key = cls, repr(sorted(arguments.items(), key=str))
+        if key not in built:
+            if len(built) > 100:
+                built.clear()
+            built[key] = build(cls, arguments)
+        return built[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, 'build_on_meta', build_once)
+        yield
 
 
 @pytest.fixture

@@ -225,23 +225,6 @@ def rule_problems(model: type, options: dict) -> list[str]:
     return list(dict.fromkeys(problem.path for problem in found if problem.kind == 'fault'))
 
 
-def build_networks_once(patch) -> None:
-    """Lets the check build equal networks once, for the files that share theirs."""
-    from unfoldldm_basicsr.options import networks
-
-    build, built = networks.build_on_meta, {}
-
-    def build_once(cls, arguments):
-        key = cls, repr(sorted(arguments.items(), key=str))
-        if key not in built:
-            if len(built) > 100:
-                built.clear()
-            built[key] = build(cls, arguments)
-        return built[key]
-
-    patch.setattr(networks, 'build_on_meta', build_once)
-
-
 def problems_at(options: dict, path: str, **settings) -> str:
     """What the preflight says of one key path, '' if nothing."""
     from unfoldldm_basicsr.options.preflight import preflight

@@ -12,7 +12,7 @@ import torch
 import yaml
 from basicsr.archs import build_network
 from fork_options import nafnet_files, restormer_files
-from helpers import build_networks_once, model_options, put, write_options, write_photos
+from helpers import model_options, put, write_options, write_photos
 from torch import nn
 
 from unfoldldm_basicsr import cli
@@ -35,17 +35,11 @@ SMALL_NET = {
 SMALL_NAFNET = {'type': 'NAFNet', **SMALL_NET['NAFNet']}
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _networks_once():
-    with pytest.MonkeyPatch.context() as patch:
-        build_networks_once(patch)
-        yield
-
-
 def test_there_are_all_files_whose_networks_the_package_has():
     assert (len(restormer_files()), len(nafnet_files())) == (13, 10)
 
 
+@pytest.mark.usefixtures('networks_once')
 @pytest.mark.parametrize('name', FILES)
 def test_a_released_file_passes_and_so_does_its_plain_form(name, tmp_path):
     original = write_options(tmp_path / 'x.yml', FILES[name])

@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from helpers import build_networks_once, problems_at
+from helpers import problems_at
 
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.run import is_training
@@ -17,19 +17,13 @@ KINDS = ('smoke', 'train', 'test')  # comparisons: test_comparing.py
 FILES = sorted(file for kind in KINDS for file in (ROOT / 'options' / kind).rglob('*.yml'))
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _networks_once():
-    with pytest.MonkeyPatch.context() as patch:
-        build_networks_once(patch)
-        yield
-
-
 def load(file: Path) -> dict:
     import yaml
 
     return yaml.safe_load(file.read_text(encoding='utf-8'))
 
 
+@pytest.mark.usefixtures('networks_once')
 @pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT / 'options')))
 def test_option_file_passes_the_check(file):
     """Which builds network and losses."""

@@ -21,7 +21,7 @@ from pathlib import Path
 import basicsr.test
 import basicsr.train
 import pytest
-from helpers import ROOT, build_networks_once, write_options
+from helpers import ROOT, write_options
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from option_mutants import Mutant, every_key_once, key_paths, mutants
@@ -48,12 +48,11 @@ COUNTS: Counter[str] = Counter()  # over the whole form
 
 
 @pytest.fixture(scope='module')
-def entry(tmp_path_factory):
+def entry(tmp_path_factory, networks_once):
     """BasicSR's start of a run in an empty folder, with the check for any machine."""
     folder = tmp_path_factory.mktemp('fuzzing')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        build_networks_once(patch)
         patch.setattr(sys, 'argv', ['entry', '-opt', 'x.yml'])
         yield folder
 
