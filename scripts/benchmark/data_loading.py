@@ -57,7 +57,6 @@ WHOLE = ('folder', 'lmdb png', 'lmdb bmp')
 PIECES = ('lmdb png sub-images', 'lmdb bmp sub-images')
 THEIRS = ('basicsr folder', 'basicsr lmdb', 'basicsr lmdb bmp')
 MODES = (*THEIRS, *WHOLE, *PIECES)
-PROMISES = {'basicsr lmdb': 2.0, 'basicsr folder': 1.8}  # our best mode over these
 
 
 def make_picture(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
@@ -130,7 +129,6 @@ def compare_decoders(folder: Path, args: argparse.Namespace) -> list[dict]:
             row |= {f'{name}_ms': f'{median_ms(times[name]) / count:.4f}' for name in READERS}
             ratios = [median_ratio(times[name], times['ours']) for name in ('before', 'opencv')]
             row |= {'over_before': f'{ratios[0]:.2f}', 'over_opencv': f'{ratios[1]:.2f}'}
-            row['promise'] = 'kept' if ratios[0] >= 1 else 'MISSED'
             print_row(row)
             rows.append(row)
     return rows
@@ -277,13 +275,6 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict]:
             }  # fmt: skip
             print_row(row)
             rows.append(row)
-        best = max((r for r in rows[-len(MODES) :] if r['mode'] not in THEIRS),
-                   key=lambda r: float(r['pairs_per_s']))  # fmt: skip
-        for theirs, promise in PROMISES.items():
-            ratio = float(best[f'over_{theirs.replace(" ", "_")}'])
-            verdict = 'kept' if ratio >= promise else 'MISSED'
-            print(f'{workers} workers: {best["mode"]} is {ratio:.2f}x {theirs}, '
-                  f'promised {promise}x: {verdict}')  # fmt: skip
     return rows
 
 

@@ -37,7 +37,7 @@ from unfoldldm_basicsr.comparing.task import (
     test_sets,
 )
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
-from unfoldldm_basicsr.comparing.workspace import Workspace, plain
+from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.restoring import Restorer
@@ -164,8 +164,8 @@ def deployment_costs(
     networks = {entry.name: deployed(entry.tests[0]['network_g']) for entry in entries}
     networks = {name: network for name, network in networks.items() if network}
     job = {'networks': networks, 'sizes': sizes, 'threads': place.threads}
-    file, table = place.option_file('deployment'), place.folder / 'deployment.csv'
-    if not (table.exists() and read_option_file(file) == plain(job)):
+    table = place.folder / 'deployment.csv'
+    if not (table.exists() and place.written('deployment', job)):
         table.unlink(missing_ok=True)  # until it is measured again
         place.measure('deployment', job)
     costs = read_csv(table)

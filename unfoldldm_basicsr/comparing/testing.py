@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
-from unfoldldm_basicsr.comparing.workspace import Workspace, plain
-from unfoldldm_basicsr.options.read import read_option_file
+from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.restoring import Restorer
 
@@ -47,11 +46,11 @@ def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.D
         and those of the degraded image.
     """
     name, weights = options['name'], options['path']['pretrain_network_g']
-    table, file = place.folder / 'images' / f'{name}.csv', place.option_file(f'test_{name}')
+    table, test = place.folder / 'images' / f'{name}.csv', f'test_{name}'
     written = table.stat().st_mtime if table.exists() else 0
     fresh = written > (Path(weights).stat().st_mtime if weights else 0)
-    if not (fresh and file.exists() and read_option_file(file) == plain(options)):
-        place.write_options(file.stem, options)
+    if not (fresh and place.written(test, options)):
+        file = place.write_options(test, options)
         rows = _rows(options, file, place.folder / 'restored' if pictures else None)
         write_csv(pd.DataFrame(rows), table)
     return read_csv(table)

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.options.read import read_option_file
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Workspace:
         text = yaml.safe_dump(plain(options), sort_keys=False, allow_unicode=True)
         write_bytes_atomic(self.option_file(name), text.encode())
         return self.option_file(name)
+
+    def written(self, name: str, options: Mapping[str, Any]) -> bool:
+        """Whether these options were written before, as they are."""
+        file = self.option_file(name)
+        return file.exists() and read_option_file(file) == plain(options)
 
     def measure(self, kind: str, job: Mapping[str, Any]) -> None:
         """Runs :mod:`.measuring` in a process of its own; its table is ``KIND.csv``."""
