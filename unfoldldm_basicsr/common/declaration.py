@@ -43,8 +43,6 @@ def count(**limits: float) -> Any:
     return Annotated[int, Field(**limits), BeforeValidator(_whole)]
 
 
-Count = count()
-
 _NUMBER = re.compile(r'[-+.\d].*')
 # pydantic's words, and those of option files.
 _KINDS = {
