@@ -118,7 +118,8 @@ TRUE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20}
     [
         ({'type': 'CosineLR'}, 'type', "Did you mean 'ConstantCosineLR'"),
         ({'type': 'MultiStepLR', 'milestone': [3]}, 'milestone', "Did you mean 'milestones'"),
-        ({**CONSTANT, 'constant_iter': 20}, 'constant_iter', 'total_iter'),
+        ({**CONSTANT, 'constant_iter': 20}, 'constant_iter', 'total_iter (20)'),
+        ({**CONSTANT, 'total_iter': 7}, 'constant_iter', 'total_iter (7)'),
         ({**RESTARTS, 'periods': [10]}, 'periods', 'ends at 10, the training at 20'),
         ({**RESTARTS, 'restart_weights': [1, 1]}, 'restart_weights', '2 values for 1 periods'),
         ({**TRUE, 'eta_min': 1e-3}, 'eta_min', 'rise'),

@@ -187,9 +187,9 @@ def check_schedule(
     key = next((key for key in ('T_max', 'total_iter', 'periods') if key in typed), '')
     end = sum(typed[key]) if key == 'periods' else typed.get(key, total_iter)
     if end != total_iter:  # after the last of its cosines another would begin
-        kind = 'fault' if key == 'periods' and end < total_iter else 'warning'
+        severity = 'fault' if key == 'periods' and end < total_iter else 'warning'
         message = f'the schedule ends at {end}, the training at {total_iter} (total_iter).'
-        yield Problem(key, message, kind)
+        yield Problem(key, message, severity)
     late = [m for m in typed.get('milestones', ()) if m > total_iter]
     if late:
         message = f'{late} are never reached: the training ends at {total_iter} (total_iter).'
