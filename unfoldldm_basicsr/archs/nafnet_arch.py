@@ -211,9 +211,6 @@ class LocalAveragePool2d(nn.Module):
         down, right = (n - m for n, m in zip(size, out.shape[-2:], strict=True))
         return F.pad(out, (right // 2, -(-right // 2), down // 2, -(-down // 2)), 'replicate')
 
-    def extra_repr(self) -> str:
-        return f'window={self.window}, strides={self.strides}'
-
 
 def _sliding_mean(x: Tensor, dim: int, size: int) -> Tensor:
     """Means of all ``size`` consecutive entries along ``dim``: n -> n - size + 1 entries."""

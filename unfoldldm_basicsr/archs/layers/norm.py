@@ -49,9 +49,6 @@ class LayerNorm2d(nn.Module):
             return (x * scale * weight.view(-1, 1, 1)).to(dtype)
         return (centred * scale * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)).to(dtype)
 
-    def extra_repr(self) -> str:
-        return f'{self.weight.numel()}, eps={self.eps}, bias_free={self.bias is None}'
-
 
 class LayerNorm(nn.Module):
     """The normalisation under its released name: parameters live in ``body``.

@@ -69,11 +69,10 @@ def jpeg(image: np.ndarray, rng: np.random.Generator, *, quality: int) -> np.nda
         float32 H W C, [0, 1].
     """
     pixels = np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
-    done, stream = cv2.imencode(
+    _, stream = cv2.imencode(
         '.jpg',
         np.ascontiguousarray(pixels[..., ::-1]),  # RGB <-> BGR
         [cv2.IMWRITE_JPEG_QUALITY, int(quality)],
     )
-    assert done, 'JPEG encoder failed on a valid 8-bit image'
     decoded = cv2.imdecode(stream, cv2.IMREAD_ANYCOLOR).reshape(image.shape)
     return decoded[..., ::-1].astype(np.float32) / 255.0
