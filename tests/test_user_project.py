@@ -140,7 +140,7 @@ def project_options(folder) -> dict:
     [
         pytest.param(REPAIR, '', marks=pytest.mark.slow),  # BasicSR alone: guards this test
         (PLUGIN, ''),
-        (REPAIR, PLUGIN),
+        pytest.param(REPAIR, PLUGIN, marks=pytest.mark.slow),  # registration has a test of its own
     ],
     ids=['alone', 'after', 'before'],
 )
