@@ -70,6 +70,7 @@ class Options(BaseModel):
     model_config = ConfigDict(
         strict=True,
         extra='forbid',
+        defer_build=True,  # when first read: an import builds none
         frozen=True,
         allow_inf_nan=False,
         arbitrary_types_allowed=True,
