@@ -162,7 +162,7 @@ def test_paired_mixed_and_stock_sets_have_fingerprints(photos, stock, tmp_path):
     folder = photos['dataroot_gt']
     prints = set()
     part = {k: photos[k] for k in ('type', 'dataroot_gt', 'degradations')}
-    mixture = {k: v for k, v in photos.items() if k not in part} | {
+    mixture = {k: v for k, v in photos.items() if k not in (*part, 'repeat')} | {
         'type': 'MixedDegradationDataset',
         'degradation_names': ['a', 'b'],
         'sets': [{**part, 'degradation_name': name} for name in 'ab'],
