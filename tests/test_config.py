@@ -281,7 +281,11 @@ LEARNED = {'type': 'LearnedDegradationEmbedding', 'embed_dim': 16}
     [
         (LEARNED, {'restoration': 1, 'embedding': 1}, ''),
         (LEARNED, {'restoration': 1}, "no limit for the parameter group 'embedding'"),
-        (LEARNED, {'restoration': 1, 'embeding': 1}, "Did you mean 'embedding'"),
+        (
+            LEARNED,
+            {'restoration': 1, 'embeding': 1},
+            "no parameter group 'embeding'. Did you mean 'embedding'",
+        ),
         (LABELS, {'restoration': 1}, ''),
         (LABELS, {'restoration': 1, 'embedding': 1}, "no parameter group 'embedding'"),
     ],

@@ -13,6 +13,7 @@ from tiny_network import NORMED, TWO_GROUPS, TwoGroupTestNet
 
 from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.training.batches import slices_of
 from unfoldldm_basicsr.training.optimisation import (
     check_optimizer,
     optimizer_names,
@@ -101,6 +102,11 @@ def test_accumulated_slices_equal_the_whole_batch(make):
         steps(model, 1, 2, size=4)
     assert torch.allclose(weights(whole.net_g), weights(sliced.net_g), atol=1e-6)
     assert whole.log_dict['l_pix'] == pytest.approx(sliced.log_dict['l_pix'], rel=1e-5)
+
+
+def test_a_whole_batch_keeps_entries_of_any_length():
+    batch = {'lq': torch.zeros(2, 3, 4, 4), 'scale': torch.tensor(2.0), 'kernel': [1, 2, 3]}
+    assert list(slices_of(batch, 1)) == [(batch, 1)]
 
 
 def test_bf16_and_channels_last_are_those_of_the_network_alone(make):

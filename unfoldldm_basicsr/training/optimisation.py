@@ -139,12 +139,13 @@ class GradientClipper:
         self.groups = {name: [p for _, p in members] for name, members in groups.items() if members}
         if not isinstance(max_norm, Mapping):
             max_norm = dict.fromkeys(groups, float('inf' if max_norm is None else max_norm))
-        if max_norm.keys() != groups.keys():
-            name = min(max_norm.keys() ^ groups.keys())
-            fault = f"no limit for the parameter group '{name}'; name every group"
-            if name in max_norm:
-                fault = f"the network has no parameter group '{name}'"
-            raise ValueError(f'{fault}.{did_you_mean(name, groups)}')
+        for name in sorted(max_norm.keys() - groups.keys()):
+            hint = did_you_mean(name, groups)
+            raise ValueError(f"the network has no parameter group '{name}'.{hint}")
+        for name in sorted(groups.keys() - max_norm.keys()):
+            raise ValueError(
+                f"no limit for the parameter group '{name}'; name every group: {', '.join(groups)}."
+            )
         self.limits = max_norm
 
     def __call__(self) -> dict[str, Tensor]:
