@@ -71,18 +71,19 @@ def test_the_sheet_is_the_same_for_the_same_seed(photo, tmp_path, monkeypatch):
 
 def test_chains_are_found_in_the_sets_of_a_mixture_and_by_section():
     sets = [
+        None,
         {'degradation_name': 'rain', 'dataroot_lq': 'x'},
         {'degradation_name': 'both', 'degradations': BLUR_AND_NOISE},
     ]
     val = {'degradations': BLUR_AND_NOISE[1:], 'lq_output': 'uint8'}
-    options = {'datasets': {'train': {'sets': sets}, 'val': val}}
+    options = {'datasets': {'note': 'mixed', 'train': {'sets': sets}, 'val': val}}
     chains = degrade_command.find_chains(options, 'o.yml', None)
     assert {name: chain.name for name, chain in chains.items()} == {
         'both': 'gaussian_blur+gaussian_noise'
     }
     (chain,) = degrade_command.find_chains(options, 'o.yml', 'val').values()
     assert chain.output == 'uint8'
-    with pytest.raises(ValueError, match=r"no section 'test'.*train, val"):
+    with pytest.raises(ValueError, match=r"no section 'test'.*note, train, val"):
         degrade_command.find_chains(options, 'o.yml', 'test')
 
 

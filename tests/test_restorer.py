@@ -185,6 +185,8 @@ def test_lack_of_memory_names_the_remedy():
     image, net = image_of((30, 30, 3)), Network(hungry)
     with pytest.raises(TileError, match=r'30x30 pixels.*use --tile 512'):
         Restorer(net).restore(image)
+    with pytest.raises(TileError, match=r'30x30 pixels.*lower --tile'):
+        Restorer(net, tile=32, tile_overlap=4).restore(image)
     with pytest.raises(TileError, match=r'lower --tile \(now 24\)'):
         Restorer(net, tile=24, tile_overlap=4).restore(image)
     assert np.array_equal(Restorer(net, tile=16, tile_overlap=4).restore(image), image)

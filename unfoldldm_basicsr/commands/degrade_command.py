@@ -66,9 +66,11 @@ def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, D
         known = ', '.join(map(str, sections)) or 'none'
         raise ValueError(f"{file}: no section '{dataset}' in datasets. There are: {known}.")
     for name in sections if dataset is None else [dataset]:
-        section, chains = sections[name] or {}, {}
-        for part in (section, *(section.get('sets') or ())):
-            if 'degradations' not in part:
+        parts, chains = [sections[name]], {}
+        if isinstance(sections[name], Mapping):
+            parts += sections[name].get('sets') or ()
+        for part in parts:
+            if not isinstance(part, Mapping) or 'degradations' not in part:
                 continue
             try:
                 keys = ChainOptions.model_fields.keys() & part.keys()

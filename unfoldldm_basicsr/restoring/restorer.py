@@ -189,7 +189,7 @@ class Restorer:
                 logging.getLogger('basicsr').warning('%s %s', type(self.net).__name__, note)
             return output
         what = f'{width}x{height} pixels could not be restored in one piece'
-        with telling_remedy(what, 'use --tile 512 or less'):
+        with telling_remedy(what, self._remedy()):
             output = forward(lq.to(self.device))
         if output.shape[-2:] != lq.shape[-2:]:
             raise ValueError(
@@ -262,11 +262,13 @@ class Restorer:
             return
         need = self._bytes_per_pixel * height * width
         if need > free:
-            remedy = 'use --tile 512 or less' if self.tile is None else 'lower --tile'
             raise TileError(
                 f'{width}x{height} pixels need about {need / 2**30:.1f} GiB of memory, and'
-                f' {free / 2**30:.1f} GiB are free: {remedy}.'
+                f' {free / 2**30:.1f} GiB are free: {self._remedy()}.'
             )
+
+    def _remedy(self) -> str:
+        return 'use --tile 512 or less' if self.tile is None else 'lower --tile'
 
     @cached_property
     def _bytes_per_pixel(self) -> float:
