@@ -155,8 +155,9 @@ class UnfoldLDMPhase1Model(RestorationModel):
         self.step_watch = StepWatch()
 
     def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
+        arguments = self.network_arguments(batch)  # of a subclass
         with self.autocast():
-            trace = self.net_g(batch['lq'], batch['gt'], return_trace=True)
+            trace = self.net_g(batch['lq'], batch['gt'], **arguments, return_trace=True)
         return self.trace_losses(trace, batch['gt']), self.trace_figures(trace, batch, current_iter)
 
     def trace_losses(self, trace, gt: Tensor) -> Losses:

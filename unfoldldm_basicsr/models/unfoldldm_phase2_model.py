@@ -170,8 +170,9 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
 
     def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
         lq, gt, mode = batch['lq'], batch['gt'], 'warmup' if self.warming_up else 'restore'
+        arguments = self.network_arguments(batch)  # of a subclass
         with self.autocast():
-            trace = self.net_g(lq, gt, mode=mode, return_trace=True)
+            trace = self.net_g(lq, gt, mode=mode, **arguments, return_trace=True)
         if self.warming_up:
             names = ['l_pix', 'l_isda', 'l_stage']
             present = [True, self.cri_isda is not None, self.run.train.stage_loss_weight > 0]
