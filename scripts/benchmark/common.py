@@ -98,7 +98,8 @@ def prepare_machine(device: str, threads: int) -> str:
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error, by its type or words, says that the machine or the GPU has no memory."""
-    return isinstance(error, MemoryError | OutOfMemoryError) or 'memory' in str(error)
+    words = ('out of memory', "can't allocate memory", 'not enough memory')  # not: illegal access
+    return isinstance(error, MemoryError | OutOfMemoryError) or any(w in str(error) for w in words)
 
 
 def alternate(
