@@ -22,7 +22,7 @@ class ISDALoss(nn.Module):
     """Intra-stage consistency (ISDA): the holistic and the decomposed estimate of a stage agree.
 
     Args:
-        loss_weight: factor of the loss; the option files of UnfoldLDM set 0.01.
+        loss_weight: factor of the loss; 0.01 in the option files that use it (docs/method.md).
         start: first stage that counts, from 1.
         norm: 'l1' (mean absolute) or 'l2' (mean squared difference).
 

@@ -42,8 +42,8 @@ class UnfoldingTrain(base.TrainOptions):
     perceptual_opt: None = None
     """Not part of the two phases."""
     isda_opt: dict[str, Any] | None = None
-    """ISDALoss and its arguments; ~: off. UnfoldLDM's option files switch it on, with a loss_weight
-    of 0.01."""
+    """ISDALoss and its arguments; ~: off, as in the comparisons on noise, where it costs quality;
+    UnfoldLDM's other option files set a loss_weight of 0.01."""
     stage_loss_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the pixel loss of the stages before the last."""
 
