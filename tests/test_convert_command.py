@@ -179,6 +179,10 @@ WRONG = {
         broken(lambda s: s.update({'net.output.weight': torch.zeros(3, 20, 5, 5)})),
         r'output: 1 of another shape',
     ),
+    'a network with parts of its own': (
+        broken(lambda s: s.update({'ema.x': torch.zeros(1)})),
+        r'also holds ema\.x',
+    ),
     'a diverged training': (
         broken(lambda s: s.update({'net.output.weight': torch.full((3, 20, 3, 3), torch.nan)})),
         '1 tensors hold NaN',

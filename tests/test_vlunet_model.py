@@ -173,6 +173,19 @@ def test_weights_of_another_embedding_are_refused(make, trained):
         make('learned', path={'pretrain_network_e': file_of(first, 'e_2')})
 
 
+def test_other_vectors_than_the_network_was_trained_with_are_reported(make, log):
+    first = make('label')
+    first.save(0, 1)
+    with torch.no_grad():
+        bare_e(first).table.weight.add_(1)
+    first.save(0, 2)
+    for label in ('e_1', 'e_2'):
+        assert 'other degradation vectors' not in log.text
+        path = {f'pretrain_network_{part[0]}': file_of(first, part) for part in ('g_1', label)}
+        make('label', path=path)
+    assert times_logged(log, 'other degradation vectors') == 1
+
+
 def test_random_adapters_of_clip_are_reported_once(make, trained, log):
     make('clip')
     assert times_logged(log, 'keep their random initial values') == 1

@@ -240,6 +240,12 @@ class Conditioning:
         if source:
             key = self.path.param_key_e
             load_weights(net, source, key or kind, fallback=not key, label='e')
+            own, stored = net.state_dict(), {} if record is None else record.state_dict
+            if not all(torch.equal(own[k].cpu(), stored[k].cpu()) for k in own.keys() & stored):
+                get_root_logger().warning(
+                    f'path.pretrain_network_e: {source} holds other degradation vectors than those '
+                    'that the network of path.pretrain_network_g was trained with.'
+                )
         elif record is not None:
             net.load_state_dict(record.state_dict)
         elif self.run.is_train and contract_of(net).save_backbone is not None:

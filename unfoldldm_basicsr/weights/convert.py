@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
@@ -128,6 +127,12 @@ def _lightning(
 ) -> tuple[dict[str, Any], str | None]:
     """The new file's content, and what makes the degradation vectors."""
     check_finite(path, state_dict)
+    strangers = [key for key in state_dict if not key.startswith((NETWORK, EMBEDDING))]
+    if strangers:  # a network with parts of its own would be converted without them
+        raise CheckpointError(
+            f'{path}: its state_dict also holds {", ".join(strangers[:3])}, which no released'
+            f' VLU-Net has. {ACCEPTED}'
+        )
     network = _without(state_dict, NETWORK)
     kind = registered_networks()['VLUNet']
     try:
@@ -185,11 +190,12 @@ def _clip_options(
 
 def _check_adapters(path: Path, params: Mapping[str, Tensor]) -> None:
     """Checks that these are the adapters of the released backbone."""
-    weight = params.get(FIRST_ADAPTER, torch.empty(0))
-    if tuple(weight.shape) != (RELEASED_WIDTH, RELEASED_WIDTH):
+    weight = params.get(FIRST_ADAPTER)
+    shape = 'missing' if weight is None else tuple(weight.shape)
+    if shape != (RELEASED_WIDTH, RELEASED_WIDTH):
         raise CheckpointError(
             f'{path}: without CLIP itself the adapters must be those of ViT-B-32'
-            f' ({RELEASED_WIDTH} values), and {FIRST_ADAPTER} is {tuple(weight.shape)}. {ACCEPTED}'
+            f' ({RELEASED_WIDTH} values), and {FIRST_ADAPTER} is {shape}. {ACCEPTED}'
         )
 
 
