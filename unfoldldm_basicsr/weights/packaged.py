@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import nearest
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 
 FOLDER = Path(str(resources.files('unfoldldm_basicsr.weights').joinpath('pretrained')))
@@ -53,7 +53,7 @@ def packaged_file(name: str | None = None) -> Path:
         )
     if name is not None and name not in known:
         raise CheckpointError(
-            f'--pretrained {name}: there are {", ".join(known)}.{did_you_mean(name, known)}'
+            f'--pretrained {name}: there are {", ".join(known)}.{nearest(name, known)}'
         )
     chosen = known[name or next(iter(known))]
     if hashlib.sha256(chosen.path.read_bytes()).hexdigest() != chosen.sha256:
