@@ -146,6 +146,6 @@ def _only(pairs: dict, key: str, name: str) -> None:
     if key in pairs:
         other = pairs[key][2] or pairs[key][0]
         raise ValueError(
-            f'{other} and {name} have one place, as keys of an LMDB have no ending: rename or '
+            f'{other} and {name} would have one key, as keys of an LMDB have no ending: rename or '
             'remove one, or name its folder with -i.'
         )
