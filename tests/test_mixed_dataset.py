@@ -203,9 +203,11 @@ def test_bad_mixtures_are_refused_with_place_and_remedy(mixture, place, value, k
     assert words in ' '.join(found.values())
 
 
-def test_shares_of_two_kinds_are_refused(mixture):
+def test_shares_of_two_kinds_or_without_end_are_refused(mixture):
     both = with_shares(with_shares(mixture, 'weight', [1, 1, 1]), 'repeat', [1, 2, 1])
     assert 'exclude each other' in refusals(both)['sets.0.weight']
+    endless = with_shares(mixture, 'repeat', [1, 1e30, 1])  # no index counts so far
+    assert 'at most 10000000' in refusals(endless)['sets.1.repeat']
 
 
 @pytest.mark.parametrize(('key', 'first'), [('weight', 0), ('repeat', 1)])

@@ -27,7 +27,7 @@ class DatasetOptions(LoaderOptions):
     """Training: random mirroring."""
     use_rot: bool = True
     """Training: random turns by 90 degrees."""
-    repeat: Positive = 1
+    repeat: count(ge=1, le=10_000_000) = 1
     """Training: how many times an epoch sees each image."""
     seed: count(ge=0) = 0
     """Seed of the degradations in validation."""
