@@ -58,6 +58,7 @@ def test_groups_of_a_network_hold_every_trained_parameter_once():
         ({'type': 'Adam'}, 'lr: a learning rate is needed'),
         ({**ADAM, 'lr': 0.0}, 'lr: must be a number above 0, .* nothing would be trained'),
         ({**ADAM, 'betas': [0.9, 1.5]}, 'Invalid beta parameter at index 1'),
+        ({**ADAM, 'betas': 0, 'weight_decay': [0.9]}, 'betas: .* does not take'),
         ({'type': 'LBFGS', 'lr': 1.0}, "'LBFGS' is not an optimiser"),
         ({'type': 'Muon', 'lr': 1e-3}, 'type: .*Muon cannot train .* 2D parameters'),
         ({**ADAM, 'maximize': True}, 'maximize: would make the losses'),

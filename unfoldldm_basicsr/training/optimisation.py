@@ -87,6 +87,13 @@ def _trial_problems(kind: str, section: Mapping[str, Any]) -> Iterator[Problem]:
     # the trial runs on the CPU, where no step can be captured
     options = {k: v for k, v in section.items() if k not in ('type', 'capturable')}
 
+    def refused(**kept: Any) -> bool:
+        try:
+            step(**kept)
+        except _REFUSALS:
+            return True
+        return False
+
     def step(**kept: Any) -> None:
         groups = {'trial': [(f'p{n}', Parameter(torch.ones([2] * n))) for n in (1, 2, 4)]}
         for _, p in groups['trial']:
@@ -96,7 +103,10 @@ def _trial_problems(kind: str, section: Mapping[str, Any]) -> Iterator[Problem]:
     try:
         step(**options)
     except _REFUSALS as error:
+        # of two wrong values it is not enough to leave out one
         names = blamed(step, options, _REFUSALS)
+        if not names and not refused():
+            names = [key for key, value in options.items() if refused(**{key: value})]
         cause = ' '.join(str(error).split()).rstrip('.')
         fault = 'does not take these values' if names else 'cannot train a network of convolutions'
         yield Problem(names[0] if names else 'type', f'torch.optim.{kind} {fault}: {cause}.')
