@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import pytest
@@ -76,31 +75,14 @@ def test_any_size_goes_in_and_comes_out(name, size):
 
 
 @EACH
-def test_result_does_not_depend_on_the_batch(name):
-    net, x = randomise(BUILDERS[name]()).double(), torch.rand(3, 3, 16, 24).double()
+def test_result_depends_neither_on_the_batch_nor_on_the_memory_format(name):
+    net, x = randomise(BUILDERS[name]()).double(), torch.rand(3, 3, 13, 24).double()
     with torch.no_grad():
-        single = torch.cat([net(item) for item in x.split(1)])
-        torch.testing.assert_close(net(x), single, atol=1e-9, rtol=1e-9)
-
-
-@EACH
-def test_result_does_not_depend_on_the_memory_format(name):
-    net, x = randomise(BUILDERS[name]()).double(), torch.rand(2, 3, 13, 24).double()
-    with torch.no_grad():
-        expected = net(x)
+        expected = torch.cat([net(item) for item in x.split(1)])
+        torch.testing.assert_close(net(x), expected, atol=1e-9, rtol=1e-9)
         net.to(memory_format=torch.channels_last)
         out = net(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(out, expected, atol=1e-9, rtol=1e-9)
-
-
-@EACH
-def test_autocast_stays_near_the_fp32_result(name):
-    net, x = BUILDERS[name]().eval(), torch.rand(1, 3, 16, 24)
-    with torch.no_grad():
-        expected = net(x)
-        with torch.autocast('cpu', torch.bfloat16):
-            out = net(x)
-    torch.testing.assert_close(out.float(), expected, atol=0.05, rtol=0.05)
 
 
 @EACH
@@ -155,16 +137,6 @@ def test_disagreeing_widths_are_not_recognised():
         Restormer.infer_kwargs(state)
 
 
-def test_constructors_have_the_released_arguments_and_checkpointing():
-    assert set(inspect.signature(Restormer).parameters) == {
-        'inp_channels', 'out_channels', 'dim', 'num_blocks', 'num_refinement_blocks', 'heads',
-        'ffn_expansion_factor', 'bias', 'LayerNorm_type', 'dual_pixel_task', 'use_checkpoint',
-    }  # fmt: skip
-    nafnet = ['img_channel', 'width', 'middle_blk_num', 'enc_blk_nums', 'dec_blk_nums']
-    assert [*inspect.signature(NAFNet).parameters] == nafnet
-    assert [*inspect.signature(NAFNetLocal).parameters] == [*nafnet, 'train_size', 'fast_imp']
-
-
 @pytest.mark.parametrize(
     ('build', 'message'),
     [
@@ -192,10 +164,6 @@ def local_mean(x, window):
 def test_local_pooling_averages_over_a_window(window):
     x = torch.randn(2, 3, 12, 15)
     torch.testing.assert_close(LocalAveragePool2d(window)(x), local_mean(x, window))
-
-
-def test_local_pooling_of_a_small_image_is_global():
-    x = torch.randn(2, 3, 12, 15)
     assert torch.equal(LocalAveragePool2d((12, 15))(x), F.adaptive_avg_pool2d(x, 1))
 
 

@@ -12,7 +12,6 @@ from unfoldldm_basicsr.archs.unfolding.prior_diffusion import (
     PriorDiffusion,
     diffusion_schedule,
 )
-from unfoldldm_basicsr.common.declaration import read
 
 
 def test_three_step_schedule_has_the_published_values():
@@ -62,22 +61,3 @@ def test_training_starts_from_the_noised_target_and_inference_from_stored_noise(
     first, again, second = (net.eval()(condition, k) for k in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)  # each stage has its own start
-
-
-def test_gradient_reaches_all_parameters_through_the_whole_chain():
-    net = PriorDiffusion(DiffusionOptions(prior_dim=8))
-    net(torch.randn(4, 8), 0, torch.randn(4, 8)).square().sum().backward()
-    assert all(p.grad.abs().max() > 0 for p in net.parameters())
-    assert (net.denoise.time.weight.grad.abs().amax(1) > 0).all()  # every time step
-
-
-@pytest.mark.parametrize(
-    ('kwargs', 'message'),
-    [
-        ({'num_timesteps': 0}, 'num_timesteps'),
-        ({'num_timestep': 3}, "Did you mean 'num_timesteps'"),
-    ],
-)
-def test_wrong_arguments_are_named(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        read(DiffusionOptions, kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,7 @@ import torch
 from released import build_released, randomise, released_keys, released_pair, without_gradient
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.archs.layers.transformer import UShapeOptions
 from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM
-from unfoldldm_basicsr.archs.unfolding.proximal_step_transformer import PMM
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet, VLUTrace
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError
 from unfoldldm_basicsr.weights.networks import infer_network
@@ -50,18 +47,13 @@ def pair():
     return released_pair('vlunet')
 
 
-def test_output_equals_the_released_network(pair):
-    with torch.no_grad():
-        out = build_released(pair)(*pair['inputs'])
-    torch.testing.assert_close(out, pair['output'], atol=1e-5, rtol=0)
-
-
-def test_channels_last_input_gives_the_released_output_too(pair):
-    lq, degradation = pair['inputs']
-    net = build_released(pair).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        out = net(lq.contiguous(memory_format=torch.channels_last), degradation)
-    torch.testing.assert_close(out, pair['output'], atol=1e-5, rtol=0)
+def test_output_equals_the_released_network_in_either_memory_format(pair):
+    (lq, degradation), net = pair['inputs'], build_released(pair)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        net.to(memory_format=layout)
+        with torch.no_grad():
+            out = net(lq.contiguous(memory_format=layout), degradation)
+        torch.testing.assert_close(out, pair['output'], atol=1e-5, rtol=0)
 
 
 def test_keys_shapes_and_parameter_count_equal_the_released_ones():
@@ -74,31 +66,11 @@ def test_keys_shapes_and_parameter_count_equal_the_released_ones():
     assert sum(p.numel() for p in net.parameters()) == released['params'] == 35_353_028
 
 
-def test_constructor_has_the_released_arguments_the_vector_length_and_checkpointing():
-    assert set(inspect.signature(VLUNet).parameters) == {
-        'de_dim', 'inp_channels', 'out_channels', 'dim', 'num_blocks', 'num_refinement_blocks',
-        'heads', 'ffn_expansion_factor', 'bias', 'LayerNorm_type', 'embed_dim',
-        'use_checkpoint',
-    }  # fmt: skip
-
-
 def test_every_parameter_but_the_frozen_one_receives_a_gradient():
     net = tiny(bias=True)
     assert without_gradient(net, *inputs()) == ['down1_2_i.body.0.weight']
     frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
     assert frozen == ['down1_2_i.body.0.weight']
-
-
-def test_frozen_downsampling_is_unused_and_the_shared_one_serves_both_streams():
-    net, (lq, degradation) = tiny(), inputs()
-    with torch.no_grad():
-        expected = net(lq, degradation)
-        net.down1_2_i.body[0].weight.add_(1)
-        assert torch.equal(net(lq, degradation), expected)
-    calls = []
-    net.down1_2.register_forward_hook(lambda *_: calls.append(1))
-    net(lq, degradation)
-    assert len(calls) == 2
 
 
 @pytest.mark.parametrize('size', [(1, 1), (17, 33)])
@@ -125,13 +97,6 @@ def test_result_does_not_depend_on_the_batch():
         torch.testing.assert_close(net(lq, degradation), torch.cat(single), atol=1e-9, rtol=1e-9)
 
 
-def test_degradation_vector_steers_the_result():
-    net, (lq, degradation) = tiny(), inputs()
-    with torch.no_grad():
-        swapped = net(lq, degradation.flip(0))
-        assert (net(lq, degradation) - swapped).abs().max() > 1e-4
-
-
 def test_autocast_stays_near_the_fp32_result():
     net, (lq, degradation) = VLUNet(**TINY).eval(), inputs()
     with torch.no_grad():
@@ -139,18 +104,6 @@ def test_autocast_stays_near_the_fp32_result():
         with torch.autocast('cpu', torch.bfloat16):
             out = net(lq, degradation)
     torch.testing.assert_close(out.float(), expected, atol=0.1, rtol=0.05)
-
-
-def test_prompts_are_the_weighted_sum_of_the_bank():
-    step = DGDM(20, 2, 4, embed_dim=6)
-    d = torch.randn(3, 6)
-    prompt, weights = step.combine_prompts(d, (10, 12))
-    replicated = step.prompt_param.expand(3, -1, -1, -1, -1)
-    weights_expected = (d @ step.linear.weight.T + step.linear.bias).softmax(1)
-    expected = (weights_expected[:, :, None, None, None] * replicated).sum(1)
-    expected = F.interpolate(expected, (10, 12), mode='bilinear', align_corners=False)
-    torch.testing.assert_close(weights, weights_expected)
-    torch.testing.assert_close(prompt, expected)
 
 
 def test_prompt_bank_is_not_replicated_over_the_batch():
@@ -164,33 +117,10 @@ def test_prompt_bank_is_not_replicated_over_the_batch():
             return out
 
     step = DGDM(20, 2, 5, embed_dim=6)
+    assert step.r.tolist() == [1]
     with torch.no_grad(), Sizes():
         step.combine_prompts(torch.randn(3, 6), (8, 8))
     assert max(sizes) <= step.prompt_param.numel()
-
-
-def test_gradient_step_follows_its_formula():
-    step = randomise(DGDM(10, 1, 3, embed_dim=6))
-    x, y = torch.randn(2, 2, 10, 8, 8)
-    d = torch.randn(2, 6)
-    out, trace = step(x, y, d)
-    prompt, weights = step.combine_prompts(d, (8, 8))
-    residual = step.phi(x, prompt) - y
-    torch.testing.assert_close(out, x - step.r * step.phit(residual))
-    torch.testing.assert_close(trace.residual, residual)
-    torch.testing.assert_close(trace.step, x - out, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(trace.weights, weights)
-
-
-def test_step_length_starts_at_one():
-    assert DGDM(10, 1, 3).r.tolist() == [1]
-
-
-def test_proximal_step_is_a_chain_of_blocks():
-    prox = randomise(PMM(8, 2, 3, UShapeOptions()))
-    x = torch.randn(1, 8, 4, 4)
-    expected = prox.blocks[2](prox.blocks[1](prox.blocks[0](x)))
-    assert torch.equal(prox(x), expected)
 
 
 def test_trace_tells_what_each_stage_did():
