@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
-
-from hypothesis import strategies as st
 
 Place = tuple[str | int, ...]
 
@@ -16,8 +15,7 @@ OTHER_VALUES = (
     None, True, 0, -1, 7, 0.5, -2.5, 1e30, float('nan'), '12', 'text', '', '../x', [], [3, 'a'],
     [[1]], {}, {'type': 'text'}, {'a': {'b': 1}},
 )  # fmt: skip
-SWAPPED = 'swap'
-OPERATIONS = ('drop', 'misspell', 'retype', SWAPPED)
+OPERATIONS = ('drop', 'misspell', 'retype', 'swap')
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def swap(options: dict, first: Place, second: Place) -> Mutant:
     a, b = copy.deepcopy(at(options, first)), copy.deepcopy(at(options, second))
     at(options, first[:-1])[first[-1]] = b
     at(options, second[:-1])[second[-1]] = a
-    return Mutant(SWAPPED, options, (str(first[-1]), str(second[-1])), (first, second))
+    return Mutant('swap', options, (str(first[-1]), str(second[-1])), (first, second))
 
 
 def swap_partners(options: dict, path: Place) -> list[Place]:
@@ -118,32 +116,16 @@ def swap_partners(options: dict, path: Place) -> list[Place]:
     ]
 
 
-@st.composite
-def mutants(draw, options: dict, operations: tuple[str, ...] = OPERATIONS) -> Mutant:
-    """One mistake anywhere in ``options``."""
-    path = draw(st.sampled_from(list(key_paths(options))))
-    operation = draw(st.sampled_from(operations))
-    if operation == 'drop':
-        return drop(options, path)
+def mutant_of(options: dict, path: Place, operation: str, rng: Random) -> Mutant:
+    """One mistake at a place; a value without a partner is dropped instead of swapped."""
     if operation == 'misspell':
-        return misspell(options, path, draw(st.sampled_from(misspellings(path[-1]))))
+        return misspell(options, path, rng.choice(misspellings(path[-1])))
     if operation == 'retype':
-        return retype(options, path, draw(st.sampled_from(other_values(at(options, path)))))
+        return retype(options, path, rng.choice(other_values(at(options, path))))
     partners = swap_partners(options, path)
+    if operation == 'drop' or not partners:
+        return drop(options, path)
     siblings = [p for p in partners if p[:-1] == path[:-1]]
-    if siblings and draw(st.booleans()):
-        partners = siblings
-    return swap(options, path, draw(st.sampled_from(partners))) if partners else drop(options, path)
-
-
-def every_key_once(options: dict) -> Iterator[Mutant]:
-    """Every key dropped, misspelt, of another type and swapped, one mutant each."""
-    for number, path in enumerate(list(key_paths(options))):
-        yield drop(options, path)
-        words = misspellings(path[-1])
-        yield misspell(options, path, words[number % len(words)])
-        values = other_values(at(options, path))
-        yield retype(options, path, values[(7 * number) % len(values)])
-        partners = swap_partners(options, path)
-        if partners:
-            yield swap(options, path, partners[(5 * number) % len(partners)])
+    return swap(
+        options, path, rng.choice(siblings if siblings and rng.random() < 0.5 else partners)
+    )

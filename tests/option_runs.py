@@ -19,6 +19,7 @@ from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import tiny_unfoldldm, write_options, write_photos
 from option_mutants import Mutant
+from vlunet_runs import TINY_CLIP
 
 from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
 from unfoldldm_basicsr.models.conditioning import class_order
@@ -31,22 +32,24 @@ LARGEST = 20_000_000  # parameters of a network that is trained here
 # Sizes of networks that cost little; used for what a mutant does not touch.
 _UNET = {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'heads': [1, 1, 2, 2]}
 _NAFNET = {'width': 8, 'enc_blk_nums': [1, 1, 1, 1], 'dec_blk_nums': [1, 1, 1, 1]}
-_TINY_CLIP = {
-    'embed_dim': 512,
-    'vision_cfg': {'layers': 1, 'width': 16, 'head_width': 8, 'patch_size': 8, 'image_size': 32},
-    'text_cfg': {'context_length': 12, 'vocab_size': 49408, 'width': 8, 'heads': 2, 'layers': 1},
-}
 SMALL = {
     'NAFNet': _NAFNET,
     'NAFNetLocal': _NAFNET,
-    'CLIPDegradationEmbedding': {'pretrained': None, 'clip_config': _TINY_CLIP},
+    'VLUNet': {**_UNET, 'dim': 10},
+    'CLIPDegradationEmbedding': {
+        'pretrained': None,
+        'clip_config': {**TINY_CLIP, 'embed_dim': 512},
+    },
 }
 
 
-def short_run(mutant: Mutant, folder: Path) -> None:
+def short_run(mutant: Mutant, folder: Path) -> dict:
     """Trains one step and validates, or tests, with BasicSR's own pipeline.
 
     Data, batch and network are replaced by small ones wherever the mutant leaves the file alone.
+
+    Returns:
+        The options that were run.
 
     Raises:
         SystemExit: refused, now that data and weights are there to be looked at.
@@ -57,12 +60,13 @@ def short_run(mutant: Mutant, folder: Path) -> None:
     names -= {'datasets', 'train', 'val', 'path', 'network_g', 'network_e'}
     _shrink_numbers(options, names)
     _shrink_networks(options, names)
-    for section in options['datasets'].values():
-        _use_pictures(section, section.get('io_backend'), folder / 'data', names)
+    for phase, section in options['datasets'].items():
+        _use_pictures(section, section.get('io_backend'), folder / 'data' / phase, names)
     networks = {k: v for k, v in options.items() if k.startswith('network_')}
     if any(network_cost_or_zero(network) > LARGEST for network in networks.values()):
-        return  # built and evaluated without memory, which is what this machine can do
+        return options  # built and evaluated without memory, which is what this machine can do
     _run(options, folder, names, steps=1)
+    return options
 
 
 def brief_run(options: dict, folder: Path, steps: int) -> None:
@@ -156,9 +160,12 @@ def _use_pictures(section: dict, backend: object, folder: Path, names: set) -> N
         _use_pictures(part, part.get('io_backend', backend), folder, names)
     kind = backend.get('type') if isinstance(backend, dict) else 'disk'
     template = section.get('filename_tmpl', '{}')
-    for key in {'dataroot_gt', 'dataroot_lq', 'meta_info_file'} & section.keys() - names:
+    roots = {'dataroot_gt', 'dataroot_lq', 'dataroot_lqL', 'dataroot_lqR', 'meta_info_file'}
+    for key in roots & section.keys() - names:
+        if section[key] == 'none':
+            continue
         stem = template if key == 'dataroot_lq' else '{}'
-        place = folder / f'{kind}_{stem.replace("{}", "_")}'
+        place = folder / f'{kind}_{key}_{stem.replace("{}", "_")}'
         if not place.exists():
             _write_pictures(place, stem)
         if key == 'meta_info_file':

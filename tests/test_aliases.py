@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
-from basicsr.archs import build_network
 from fork_options import nafnet_files, restormer_files
-from helpers import model_options, put, write_options, write_photos
+from helpers import model_options, put, write_options
+from option_mutants import Mutant
+from option_runs import short_run
 from torch import nn
 
 from unfoldldm_basicsr import cli
@@ -22,21 +21,11 @@ from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.aliases import TABLE, translate
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.read import OptionLoader
-from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.training.networks import restore_image
 from unfoldldm_basicsr.training.options import ValOptions
 
 FILES = {**restormer_files(), **nafnet_files()}
-SMALL_NET = {
-    'Restormer': {'dim': 4, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1},
-    'NAFNet': {'width': 4, 'enc_blk_nums': [1], 'middle_blk_num': 1, 'dec_blk_nums': [1]},
-}
-
-SMALL_NAFNET = {'type': 'NAFNet', **SMALL_NET['NAFNet']}
-
-
-def test_there_are_all_files_whose_networks_the_package_has():
-    assert (len(restormer_files()), len(nafnet_files())) == (13, 10)
+SMALL_NAFNET = {'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}
 
 
 @pytest.mark.usefixtures('networks_once')
@@ -222,72 +211,15 @@ def test_floats_are_measured_where_the_file_says_so(tmp_path):
 # ---- runs ---------------------------------------------------------------------------------------
 
 
-def shrunk(options: dict, folder: Path) -> dict:
-    """The same keys with small sizes, and data of the right layout below ``folder``."""
-    options = copy.deepcopy(options)
-    options['num_gpu'] = 0
-    kind = options['network_g']['type'].removesuffix('Local')
-    options['network_g'] |= SMALL_NET[kind]
-    for phase, section in options['datasets'].items():
-        for key in {'dataroot_gt', 'dataroot_lq', 'dataroot_lqL', 'dataroot_lqR'} & section.keys():
-            if section[key] != 'none':
-                section[key] = _pictures(
-                    folder, section, f'{phase}_{key}', wide='DualPixel' in section['type']
-                )
-        if phase == 'train':
-            section |= {'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2, 'gt_size': 16}
-    if 'train' not in options:
-        return options
-    train = options['train']
-    train['total_iter'] = 2
-    if 'periods' in train['scheduler']:
-        train['scheduler']['periods'] = [1, 1]
-        sizes = {'iters': [1, 1], 'gt_sizes': [8, 16], 'mini_batch_sizes': [2, 1]}
-        options['datasets']['train'] |= sizes
-    options['val']['val_freq'] = 2
-    options['logger'] |= {'print_freq': 1, 'use_tb_logger': False}
-    return options
+IN_SHORT = ['GaussianGrayDenoising_Sigma', 'DefocusDeblur_DualPixel_16bit', 'SIDD32']
+IN_SHORT += ['GoPro32_test', 'SIDD32_test']
 
 
-def _pictures(folder: Path, section: dict, name: str, *, wide: bool) -> str:
-    place = folder / 'data' / name
-    if not place.exists():
-        for photo in write_photos(place, 3, (24, 32)):
-            if wide:
-                image = cv2.imread(str(photo)).astype(np.uint16) * 257
-                cv2.imwrite(str(photo), image)
-    if section['io_backend']['type'] == 'disk':
-        return str(place)
-    root = place.with_suffix('.lmdb')
-    if not root.exists():
-        write_lmdb(place, root)
-    return str(root)
-
-
-KINDS = ['GaussianGrayDenoising_Sigma', 'DefocusDeblur_DualPixel_16bit', 'SIDD32']
-KINDS += ['GoPro32_test', 'SIDD32_test']
-
-
-def each_file(*, test: bool):
-    names = [name for name in FILES if name.endswith('_test') == test]
-    slow = [pytest.param(name, marks=pytest.mark.slow) for name in names if name not in KINDS]
-    return pytest.mark.parametrize('name', [*(name for name in names if name in KINDS), *slow])
-
-
-@each_file(test=False)
-def test_a_released_file_trains_and_says_how_it_was_read(name, tmp_path, run_here):
-    options = shrunk(FILES[name], tmp_path)
-    log = run_here(options)
-    notes = translate(options)
-    assert [log.count(str(note)) for note in notes] == [1] * len(notes) != []
-    assert '# psnr' in log
-
-
-@each_file(test=True)
-def test_a_released_test_file_runs(name, tmp_path, run_here):
-    options = shrunk(FILES[name], tmp_path)
-    weights = tmp_path / 'net.pth'
-    torch.save({'params': build_network(options['network_g']).state_dict()}, weights)
-    log = run_here(put(options, 'path.pretrain_network_g', str(weights)), 'test')
-    assert '# psnr' in log
-    assert '# ssim' in log
+@pytest.mark.parametrize(
+    'name',
+    [n if n in IN_SHORT else pytest.param(n, marks=pytest.mark.slow) for n in FILES],
+)
+def test_a_released_file_runs_and_says_how_it_was_read(name, tmp_path, log):
+    notes = translate(short_run(Mutant('', FILES[name], (), ()), tmp_path))
+    assert [log.text.count(str(note)) for note in notes] == [1] * len(notes) != []
+    assert '# psnr' in log.text

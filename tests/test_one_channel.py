@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_options import NOISE
-from helpers import problems_at, put, tiny_unfoldldm, write_photos
+from helpers import plugin_options, problems_at, put, tiny_unfoldldm, write_photos
 from PIL import Image
 from vlunet_runs import EMBEDDINGS, NETWORK
 
@@ -25,43 +25,24 @@ NETWORKS = {
 
 def options_of(network: str, data: Path) -> dict:
     """A training on grey files, or on the luminance of colour files in an LMDB."""
-    sections = {}
+    options = plugin_options(data)
     for phase, root in (('train', data / 'colour.lmdb'), ('val', data / 'grey')):
-        sections[phase] = {
-            'name': phase,
-            'type': 'SyntheticDegradationDataset',
-            'dataroot_gt': str(root),
-            'io_backend': {'type': 'lmdb' if root.suffix else 'disk'},
-            'color': 'grey',
-            'degradations': NOISE,
-        }
-    sections['train'] |= {'gt_size': 16, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
-    options = {
-        'name': 'grey',
-        'model_type': 'RestorationModel',
-        'scale': 1,
-        'num_gpu': 0,
-        'datasets': sections,
-        'network_g': {'type': network, **NETWORKS[network]},
-        'path': {},
-        'train': {
-            'total_iter': 1,
-            'optim_g': {'type': 'AdamW', 'lr': 1e-3},
-            'scheduler': {'type': 'MultiStepLR', 'milestones': [9]},
-            'pixel_opt': {'type': 'L1Loss'},
-        },
-        'val': {'val_freq': 1, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
-        'logger': {'print_freq': 1, 'save_checkpoint_freq': 1, 'use_tb_logger': False},
-    }
+        backend = {'type': 'lmdb' if root.suffix else 'disk'}
+        options['datasets'][phase] |= {'dataroot_gt': str(root), 'io_backend': backend}
+        options['datasets'][phase] |= {'name': phase, 'color': 'grey', 'degradations': NOISE}
+    options['datasets']['train']['gt_size'] = 16
+    options |= {'name': 'grey', 'network_g': {'type': network, **NETWORKS[network]}, 'path': {}}
+    schedule = {'type': 'MultiStepLR', 'milestones': [9]}
+    options['train'] |= {'total_iter': 1, 'scheduler': schedule}
+    options['val']['val_freq'] = options['logger']['save_checkpoint_freq'] = 1
+    if network != 'UnfoldLDM':
+        options['model_type'] = 'RestorationModel'
+        del options['train']['isda_opt']
     if network == 'VLUNet':
-        options |= {
-            'model_type': 'VLUNetModel',
-            'network_e': EMBEDDINGS['learned'] | {'in_channels': 1},
-        }
-        for section in sections.values():
+        embedding = EMBEDDINGS['learned'] | {'in_channels': 1}
+        options |= {'model_type': 'VLUNetModel', 'network_e': embedding}
+        for section in options['datasets'].values():
             section |= {'degradation_names': ['noise'], 'degradation_name': 'noise'}
-    elif network == 'UnfoldLDM':
-        options['model_type'] = 'UnfoldLDMPhase1Model'
     return options
 
 

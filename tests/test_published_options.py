@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -64,9 +65,13 @@ def test_every_set_opens_as_prepare_writes_it(name, tree, monkeypatch):
                 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', FILES)
-def test_two_iterations_and_a_validation(name, tree, tmp_path):
+QUICK = ('train/Restormer/denoise.yml', 'train/VLUNet/nhr.yml')
+
+
+@pytest.mark.parametrize(
+    'name', [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FILES]
+)
+def test_two_iterations_and_a_validation(name, tree, tmp_path, log):
     (tmp_path / 'datasets').symlink_to(tree / 'datasets')
     options = load_options(name)
     brief_run(options, tmp_path, steps=2)
@@ -75,6 +80,15 @@ def test_two_iterations_and_a_validation(name, tree, tmp_path):
     assert bool(tables) == measures  # the tuning of CLIP counts what it tells apart
     saved = [*tmp_path.rglob('net_g_latest.pth')]
     assert bool(saved) == ('train' in options)
+    losses = [float(value) for value in re.findall(r' l_pix: (\S+)', log.text)]
+    assert len(losses) == 2 * ('pixel_opt' in options.get('train', ()))
+    assert all(0 < loss < math.inf for loss in losses)
+    for metric in options['val'].get('metrics', ()):
+        values = re.findall(rf'# {metric}: (\S+)', log.text)
+        assert values
+        assert all(math.isfinite(float(value)) for value in values)
+    for degradation in options['datasets'].get('val', {}).get('degradation_names', ()):
+        assert re.search(rf'^\s+{degradation}\s.*\d\.\d', log.text, re.M)
 
 
 @EACH_TASK

@@ -7,7 +7,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import DELETE, problems_at, put
 from torch import nn
-from vlunet_runs import EMBEDDINGS, NAMES, NETWORK, mixture
+from vlunet_runs import EMBEDDINGS, NAMES, vlunet_file
 
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY
@@ -17,31 +17,7 @@ from unfoldldm_basicsr.weights.conditioning import degradation_meta
 @pytest.fixture
 def options(tmp_path) -> dict:
     """A training that passes."""
-    data = mixture(tmp_path)
-    sizes = {'gt_size': 16, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
-    return {
-        'name': 'vlunet',
-        'model_type': 'VLUNetModel',
-        'scale': 1,
-        'num_gpu': 0,
-        'datasets': {'train': {**data, **sizes}, 'val': data},
-        'network_g': dict(NETWORK),
-        'network_e': dict(EMBEDDINGS['label']),
-        'path': {'pretrain_network_e': None},
-        'train': {
-            'total_iter': 10,
-            'warmup_iter': 2,
-            'optim_g': {'type': 'AdamW', 'lr': 1e-3},
-            'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': 10, 'eta_min': 1e-6},
-            'pixel_opt': {'type': 'L1Loss'},
-        },
-        'val': {
-            'val_freq': 5,
-            'degradation_override': 'wrong',
-            'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}},
-        },
-        'logger': {'print_freq': 1, 'save_checkpoint_freq': 5},
-    }
+    return vlunet_file(tmp_path)
 
 
 @pytest.mark.parametrize('source', EMBEDDINGS)

@@ -11,7 +11,7 @@ NAMES = ['noise', 'blur', 'dark']
 EMBED_DIM = 8
 TINY_CLIP = {
     'embed_dim': EMBED_DIM,
-    'vision_cfg': {'layers': 1, 'width': 16, 'head_width': 8, 'patch_size': 8, 'image_size': 16},
+    'vision_cfg': {'layers': 1, 'width': 16, 'head_width': 8, 'patch_size': 8, 'image_size': 32},
     'text_cfg': {'context_length': 12, 'vocab_size': 49408, 'width': 8, 'heads': 2, 'layers': 1},
 }
 EMBEDDINGS = {
@@ -68,3 +68,32 @@ def vlunet_options(
     else:
         options['datasets'] = {'test': data}
     return options
+
+
+def vlunet_file(folder: Path) -> dict:
+    """A whole option file of a training that passes the check."""
+    data = mixture(folder)
+    sizes = {'gt_size': 16, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
+    return {
+        'name': 'vlunet',
+        'model_type': 'VLUNetModel',
+        'scale': 1,
+        'num_gpu': 0,
+        'datasets': {'train': {**data, **sizes}, 'val': data},
+        'network_g': dict(NETWORK),
+        'network_e': dict(EMBEDDINGS['label']),
+        'path': {'pretrain_network_e': None},
+        'train': {
+            'total_iter': 10,
+            'warmup_iter': 2,
+            'optim_g': {'type': 'AdamW', 'lr': 1e-3},
+            'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': 10, 'eta_min': 1e-6},
+            'pixel_opt': {'type': 'L1Loss'},
+        },
+        'val': {
+            'val_freq': 5,
+            'degradation_override': 'wrong',
+            'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}},
+        },
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 5},
+    }
