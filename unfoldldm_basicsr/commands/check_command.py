@@ -15,11 +15,7 @@ SIZE = 256  # of the image that the operations are counted for
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints one line per correct file, and every problem of the others.
-
-    Returns:
-        0, or 2 if a file has problems.
-    """
+    """Prints one line per correct file, and every problem of the others (status 2)."""
     load_data_only()
     failed = unknown = False
     for file in args.opt:

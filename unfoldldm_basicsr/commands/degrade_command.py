@@ -49,15 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, DegradationChain]:
-    """The degradation chains of an option file by name, from one of its data sets.
-
-    Args:
-        options: of the file.
-        file: its name, for errors.
-        dataset: the section to use; None takes the first with degradations.
-
-    Raises:
-        ValueError: there are none, or they are wrong.
+    """The degradation chains of an option file by name, from its section ``dataset`` or the first
+    that has some. ValueError: there are none, or they are wrong.
     """
     sections = options.get('datasets')
     if not isinstance(sections, Mapping):
@@ -86,16 +79,10 @@ def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, D
 def contact_sheet(
     image: np.ndarray, chains: Mapping[str, DegradationChain], *, title: str = '', seed: int = 0
 ) -> Figure:
-    """Draws a row per degradation: the photo, then low, middle and high strength.
+    """Draws a row per degradation: the photo, then low, middle and high strength, drawn alike.
 
     A degradation of fixed strength is shown in three random draws instead. Chains of several steps
-    get one more row with three draws of the whole chain.
-
-    Args:
-        image: float32 H W 3, RGB, [0, 1].
-        chains: by name.
-        title: below everything.
-        seed: of the random numbers; strengths of one row have the same.
+    get one more row with three draws of the whole chain. ``image``: float32 H W 3, RGB, [0, 1].
     """
     shown: list[tuple[str, dict[str, np.ndarray]]] = []  # heading; caption -> image
     draws = {f'draw {n}': [seed, n] for n in (1, 2, 3)}

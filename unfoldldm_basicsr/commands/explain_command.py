@@ -69,12 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def write_files(
     folder: Path, stem: str, files: Mapping[str, Figure | list[Row]], *, overwrite: bool
 ) -> None:
-    """Writes ``STEM_NAME`` for every entry and prints it.
-
-    Raises:
-        FileExistsError: one of them exists; then none is written.
-        ValueError: ``folder`` is a file.
-    """
+    """Writes and prints ``STEM_NAME`` of every entry, none where one exists already."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f'--output {folder}: is a file; give a folder.')
     paths = {folder / f'{stem}_{name}': content for name, content in files.items()}

@@ -98,11 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def memory_of(given: str | None) -> tuple[bool, float]:
-    """Whether to train on the CPU, and the GiB that a training step may take.
-
-    Raises:
-        ValueError: neither a number nor ``cpu``.
-    """
+    """Whether to train on the CPU, and the GiB that a training step may take."""
     here = torch.cuda.is_available()
     if given in (None, 'cpu'):
         on_cpu = given == 'cpu' or not here
@@ -171,23 +167,13 @@ def images_in(clean: str, degraded: str | None) -> tuple[dict[str, Any], list[st
 def fitted(
     training: NewTraining, limit: float, measure: Callable[[NewTraining], Trial | None]
 ) -> tuple[NewTraining, Trial | None]:
-    """The largest sizes that fit into the memory.
+    """The training with the largest sizes that fit into ``limit`` GiB, and the step that confirmed
+    it.
 
     A batch keeps its size: where it does not fit, it is computed in parts (``accum_iter``), and
     where one patch does not, patches are smaller. Memory grows with the pixels, so two small steps
     foretell the rest; a step of the sizes chosen then confirms them, where this machine can make
-    it.
-
-    Args:
-        training: with the largest sizes.
-        limit: GiB.
-        measure: makes a training step; None where it runs out of memory.
-
-    Returns:
-        The training, and the step that confirmed it.
-
-    Raises:
-        ValueError: nothing fits.
+    it. ValueError: nothing fits.
     """
     small = max(training.patch // 2, SIDES[-1])
     one, two = (measure(replace(training, patch=small, part=part)) for part in (1, 2))
@@ -254,15 +240,9 @@ def trial_step(options: dict[str, Any], part: int) -> Trial | None:
 def lasting(
     training: NewTraining, seconds: Mapping[int | None, float], hours: float | None
 ) -> NewTraining:
-    """The training with as many iterations as fit into ``hours`` of all phases, where given.
+    """The training with as many iterations as fit into ``hours`` of all phases, with validation.
 
-    Args:
-        training: with some number of iterations.
-        seconds: phase -> duration of a step; empty where none could be timed.
-        hours: with validation.
-
-    Raises:
-        ValueError: that is too short for a training, or steps could not be timed.
+    ``seconds``: phase -> duration of a step. ValueError: too short, or no step could be timed.
     """
     if hours is None:
         return training

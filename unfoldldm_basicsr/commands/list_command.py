@@ -19,11 +19,7 @@ SIZE = 256  # of the image that the operations are counted for
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints both lists.
-
-    Returns:
-        0, or 1 if an option file or its network is faulty.
-    """
+    """Prints both lists; 1 if an option file or its network is faulty."""
     packaged = [(name, weights.summary) for name, weights in packaged_weights().items()]
     groups = registered_classes()
     groups['Weights of the package, the default first (restore --pretrained NAME)'] = packaged
@@ -68,11 +64,8 @@ def registered_classes() -> dict[str, list[tuple[str, str]]]:
 
 
 def networks_in(folder: Path) -> tuple[list[list[str]], bool]:
-    """Every distinct network of the option files below a folder, smallest first.
-
-    Returns:
-        Rows of name, parameters, GMACs and files (a fault has a row of its own); whether any is
-        faulty.
+    """Rows of name, parameters, GMACs and files of every distinct network of the option files below
+    a folder, smallest first (a fault has a row of its own); whether any is faulty.
     """
     networks: dict[str, tuple[dict, list[str]]] = {}
     found, faulty = [], []

@@ -14,14 +14,7 @@ from unfoldldm_basicsr.options.read import OptionDumper, OptionLoader, read_opti
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the translated file.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: the file cannot be read, or the output exists.
-    """
+    """Writes the translated file."""
     options = read_option_file(args.file)
     text = commented(options, translate(options))
     if args.output is None:

@@ -40,14 +40,10 @@ class Job(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Restores everything that can be restored.
+    """Restores everything that can be restored; 1 if images failed, which are named at the end.
 
-    Returns:
-        0, or 1 if images failed; they are named at the end.
-
-    Raises:
-        FileNotFoundError, FileExistsError, ValueError: nothing was restored; the message says why.
-        OSError: the disk is full; what was restored until then is reported before.
+    FileNotFoundError, FileExistsError and ValueError come before anything is restored; OSError
+    where the disk is full, after what was restored until then is reported.
     """
     jobs = plan_jobs(
         args.input, args.output, suffix=args.suffix, recursive=args.recursive,
@@ -148,11 +144,6 @@ def plan_jobs(
     another format keeps its ending as well: ``photo.jpg.png`` beside ``photo.png``.
 
     With ``go_on`` an input that is named as the result of another is one of an earlier run.
-
-    Raises:
-        FileNotFoundError: no such input, or no images in it.
-        FileExistsError: a result would replace an input.
-        ValueError: two images would have the same result, or the output is a file.
     """
     if Path(suffix).name != suffix:
         raise ValueError(f'--suffix {suffix!r}: must not contain a folder.')
@@ -195,12 +186,7 @@ def plan_jobs(
 
 
 def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: bool) -> None:
-    """Restores one image and writes what comes of it.
-
-    Raises:
-        ValueError, RuntimeError, MemoryError: it cannot be read or restored.
-        OSError: a file cannot be written.
-    """
+    """Restores one image and writes what comes of it."""
 
     def show_tile(done: int, total: int) -> None:
         if total > 1:
@@ -242,11 +228,7 @@ def _images(source: Path, output: Path, *, recursive: bool) -> list[tuple[Path, 
 
 
 def _result_file(output: Path, one: bool) -> Path | None:
-    """The output if it names the result of the image, which must then be the only ``one``.
-
-    Raises:
-        ValueError: it is a file, or would be one, for several images or of a lossy format.
-    """
+    """The output if it names the result of the image, which must then be the only ``one``."""
     if output.is_dir():
         return None
     if output.suffix.lower() not in EXTENSIONS:

@@ -57,12 +57,7 @@ DIFFERING = 'allowed to differ besides network, optimiser and schedule'
 
 
 def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[str]) -> str:
-    """Trains, tests and reports; returns one line that says where the report is.
-
-    Args:
-        folder, overrides, only: see :func:`.task.read_task`.
-        root: where ``experiments`` and ``results`` are.
-    """
+    """Trains, tests and reports; returns one line that says where the report is."""
     load_data_only()
     task = read_task(folder, overrides, only)
     settings = task.settings
@@ -84,15 +79,11 @@ def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[s
 def compare_finished(
     names: Sequence[str], root: Path, opt: Path | None, folder: Path, settings: CompareOptions
 ) -> str:
-    """Tests finished runs and plain weights, and writes a report; says where.
+    """Tests finished runs and plain weights (``names``), and writes a report to ``folder``; says
+    where.
 
-    Args:
-        names: folders or names of runs, or weight files.
-        root: where ``experiments`` is.
-        opt: option file (or folder of a comparison) whose test sets are used; None: the validation
-            sets of the first run.
-        folder: of the report.
-        settings: what ``common.yml`` says otherwise.
+    Test sets are those of ``opt`` (an option file or the folder of a comparison), else the
+    validation sets of the first run; ``settings`` is what ``common.yml`` says otherwise.
 
     Raises:
         ValueError: no such run, runs that are not comparable, or no test set.
@@ -137,7 +128,6 @@ def compare_finished(
 def _finish(
     entries: Sequence[Entry], settings: CompareOptions, words: Mapping[str, str], place: Workspace
 ) -> str:
-    """Tests and measures all sides, and writes the report."""
     torch.set_num_threads(place.threads)
     scores = {}
     for entry in entries:

@@ -15,10 +15,7 @@ _FIGURE = re.compile(r'\b([A-Za-z_][\w/]*): (-?\d+\.\d+e[+-]\d+)')
 
 
 def validations(run: Path) -> pd.DataFrame:
-    """Means of every validation: ``set``, ``iteration``, ``metric``, ``value``.
-
-    A validation that was written twice (at the end of a training) counts once.
-    """
+    """Last means of every validation: ``set``, ``iteration``, ``metric``, ``value``."""
     frames = []
     for file in sorted(run.glob('validation_*.csv')):
         table = read_csv(file)
@@ -39,10 +36,7 @@ def stages(run: Path) -> pd.DataFrame:
 
 
 def log(run: Path) -> pd.DataFrame:
-    """Losses and other figures of the logs: ``figure``, ``iteration``, ``value``.
-
-    What a resumed training repeats counts once.
-    """
+    """Last losses and other figures of the logs: ``figure``, ``iteration``, ``value``."""
     rows = []
     for file in sorted(run.glob('train_*.log')):
         for line in file.read_text(encoding='utf-8', errors='replace').splitlines():

@@ -41,8 +41,7 @@ def steps(root: str, runs: Sequence[Mapping[str, Any]], rounds: int = 6) -> pd.D
 
     Args:
         root: folder for what the trainings write.
-        runs: option files; a later one may start from the weights of an earlier one, which are
-            random here.
+        runs: option files; a later one may start from the (random) weights of an earlier one.
         rounds: steps of each training.
     """
     trainings = [Training(options, Path(root)) for options in runs]
@@ -74,7 +73,6 @@ class Training:
         self.model.save(-1, -1)
 
     def step(self, iteration: int) -> None:
-        """One training step on a batch."""
         self.model.update_learning_rate(iteration, self.options.get('warmup_iter', -1))
         self.model.feed_data(self.batch)
         self.model.optimize_parameters(iteration)
@@ -108,7 +106,6 @@ class Training:
 
 
 def default_device() -> str:
-    """'cuda' where there is a GPU, else 'cpu'."""
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
@@ -175,13 +172,8 @@ def deployment(
 ) -> pd.DataFrame:
     """Latency (the fastest round) and peak memory (the largest growth; Linux, or a GPU).
 
-    Every round restores one image with every network at every size.
-
-    Args:
-        networks: side -> ``network_g``.
-        sizes: sides of square images.
-        threads: of the CPU.
-        rounds: after one that warms up.
+    Every round, after one that warms up, restores one square image with every network (side ->
+    ``network_g``) at every size.
     """
     from basicsr.archs import build_network
 

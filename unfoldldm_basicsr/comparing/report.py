@@ -44,8 +44,7 @@ class Entry:
     """One side of a report.
 
     Attributes:
-        name: of its files.
-        title: in tables and plots.
+        name, title: of its files; in tables and plots.
         paper: what the paper says about it (none in a comparison).
         tests: the option file of the test of each seed.
         runs: for each seed its trainings, one for each phase; none for plain weights.
@@ -67,11 +66,9 @@ def build(
     metrics: Mapping[str, Mapping[str, Any]],
     reference: str | None = None,
 ) -> None:
-    """Writes all files of a report.
+    """Writes all files of a report to ``folder``.
 
     Args:
-        folder: of the report.
-        entries: the sides.
         scores: (title, number of the seed) -> table of its test.
         protocol: topic -> sentence: how the numbers were made.
         costs: parameters, MACs, latency and memory of each side (by name) and size.
@@ -243,7 +240,6 @@ def disagreement_box(images: Sequence[np.ndarray], side: int) -> Box:
 
 
 def _crops(folder: Path, images: pd.DataFrame, entries: Sequence[Entry], metric: str) -> None:
-    """Crops side by side where the sides disagree most."""
     name = images['set'].iloc[0]
     places = {DEGRADED: DEGRADED, **{e.title: e.tests[0]['name'] for e in entries}, TRUTH: TRUTH}
     scores, rows, captions = by_image(images, name, metric), [], []
@@ -262,12 +258,7 @@ def _crops(folder: Path, images: pd.DataFrame, entries: Sequence[Entry], metric:
 
 
 def render(folder: Path, place: str = '') -> str:
-    """The page of a report, from its CSV files alone.
-
-    Args:
-        folder: of the report.
-        place: of its pictures, seen from the page; with a slash at the end.
-    """
+    """The page of a report, from its CSV files alone; ``place`` of its pictures ends with ``/``."""
     files = {name: folder / f'{name}.csv' for name in TABLES if name != 'images'}
     tables = {name: read_csv(file) for name, file in files.items() if file.exists()}
     protocol = tables['protocol'].fillna('').set_index('topic')['text'].to_dict()
@@ -294,15 +285,8 @@ def render(folder: Path, place: str = '') -> str:
 
 
 def write_page(page: Path, reports: Sequence[Path], crops: bool = True) -> str:
-    """Writes the page of all reports in the folder beside it, which has its name without ``.md``.
-
-    Args:
-        page: to write.
-        reports: folders of reports whose tables and pictures are copied there first.
-        crops: also copy the crops of photos.
-
-    Raises:
-        ValueError: no report there.
+    """Writes the page of all reports in the folder beside it, which has its name without ``.md``;
+    tables and pictures of ``reports`` are copied there first. ValueError: no report there.
     """
     folder = page.with_suffix('')
     for report in reports:

@@ -37,8 +37,7 @@ class Run:
     Attributes:
         root: its ``experiments`` is below it.
         options: its complete option file.
-        seconds: of the device (or process) for one iteration.
-        macs: multiply-accumulates of one iteration.
+        seconds, macs: of the device (or process) and multiply-accumulates, for one iteration.
     """
 
     root: Path
@@ -67,8 +66,7 @@ class Run:
 def read_run(path: Path, root: Path) -> tuple[Run, ...]:
     """A run by its folder, or its name below ``experiments``, after the runs it started from.
 
-    Raises:
-        ValueError: no such run, or it has no option file.
+    Raises ValueError: no such run, or it has no option file.
     """
     folder = (path if path.is_dir() else root / 'experiments' / path).resolve()
     run = _run_in(folder)
@@ -111,10 +109,7 @@ def differences(
 
 
 def check_equal(task: Task) -> None:
-    """
-    Raises:
-        ValueError: a side differs from the common options outside the allow-list.
-    """
+    """Raises ValueError where a side differs from the common options outside the allow-list."""
     found: list[str] = []
     for side in task.sides:
         for phase in side.phases:
@@ -130,10 +125,7 @@ def check_equal(task: Task) -> None:
 
 
 def check_runs(runs: Sequence[Run], allow: Sequence[str]) -> None:
-    """
-    Raises:
-        ValueError: finished runs differ outside the allow-list.
-    """
+    """Raises ValueError where finished runs differ outside the allow-list."""
     found: list[str] = []
     for run in runs[1:]:
         found += _differing(run.name, run.options, runs[0].name, runs[0].options, allow)
@@ -151,10 +143,7 @@ def _differing(
 
 
 def refuse(problems: Iterable[str], before: str = '', after: str = '') -> None:
-    """
-    Raises:
-        ValueError: there are problems; all of them.
-    """
+    """Raises ValueError with all problems, if there are any."""
     if lines := ['  ' * bool(before) + problem for problem in dict.fromkeys(problems)]:
         raise ValueError('\n'.join(filter(None, [before, *lines, after])))
 
@@ -171,13 +160,9 @@ def option_problems(options: Mapping[str, Any], is_train: bool = True) -> list[s
 
 
 def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
-    """All trainings of a comparison in their order; measures steps that are not known yet.
-
-    Returns:
-        (side, seed) -> its phases.
-
-    Raises:
-        ValueError: sides that differ, option files with problems, or runs of other options.
+    """All trainings of a comparison in their order: (side, seed) -> its phases; measures steps that
+    are not known yet. ValueError: sides that differ, problems of option files, or runs of other
+    options.
     """
     check_equal(task)
     tests = [task.test_options(s, _MEASURED_SEED, place.root) for s in task.sides if s.phases]
@@ -219,15 +204,8 @@ def _problems(run: Run, place: Workspace) -> list[str]:
 
 
 def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) -> list[list[Run]]:
-    """Trainings with seconds and multiply-accumulates of an iteration; measures what is not known.
-
-    Args:
-        sides: the phases of each side in their order.
-        scratch: ``--root`` of the measurement.
-        place: its ``steps.csv`` keeps what was measured.
-
-    Raises:
-        ValueError: the option files have problems.
+    """Trainings (of each side its phases) with seconds and multiply-accumulates of an iteration;
+    what ``steps.csv`` of the ``place`` lacks is measured below ``scratch``.
     """
     table = place.folder / 'steps.csv'
     known = mean_steps(table)
@@ -244,8 +222,7 @@ def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) 
 def train(runs: Sequence[Run], place: Workspace) -> None:
     """Trains what is not trained yet, one run after the other, and says how long it takes.
 
-    Raises:
-        ChildProcessError: a training failed; the message ends with its last lines.
+    Raises ChildProcessError: a training failed; the message ends with its last lines.
     """
     waiting = [run for run in runs if not run.weights.exists()]
     for number, run in enumerate(waiting):

@@ -31,16 +31,7 @@ FIGURES = {  # of the log: beginnings of names, label of the axis
 
 
 def report(path: Path, root: Path, folder: Path | None) -> str:
-    """Writes curves, tables and a page about one run; says where.
-
-    Args:
-        path: folder of the run, or its name below ``root/experiments``.
-        root: where ``experiments`` and ``results`` are.
-        folder: of the report; None: ``results/report_NAME``.
-
-    Raises:
-        ValueError: no such run.
-    """
+    """Writes curves, tables and a page about one run, by its folder or its name; says where."""
     load_data_only()
     *_, run = read_run(path, root)
     place = Workspace(root, folder or root / 'results' / f'report_{run.name}', threads=1)

@@ -13,13 +13,8 @@ _SEED = 0
 
 
 class PairedDifference(NamedTuple):
-    """Mean difference of two networks over the same images.
-
-    Attributes:
-        images: number of images, each with the mean over its seeds.
-        mean: first minus second.
-        low: lower end of the 95 % bootstrap interval over images (NaN for a single image).
-        high: its upper end.
+    """Mean difference (first minus second) of two networks over ``images``, and the ends of its 95
+    % bootstrap interval over images (NaN for a single one).
     """
 
     images: int
@@ -37,12 +32,7 @@ class PairedDifference(NamedTuple):
 
 
 def paired_difference(gains: np.ndarray, resamples: int = 9999) -> PairedDifference:
-    """Mean difference of two networks and its interval.
-
-    Args:
-        gains: score of the first minus score of the second for each image, (images,).
-        resamples: of the bootstrap.
-    """
+    """Mean of the gains (score of the first minus the second for each image) and its interval."""
     gains = np.asarray(gains, float)
     count, mean = len(gains), float(gains.mean())
     if count < 2 or np.ptp(gains) == 0:  # nothing to resample

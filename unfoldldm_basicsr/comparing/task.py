@@ -110,8 +110,7 @@ class Side:
         name: of its runs and files.
         file: what its option file says besides keys of BasicSR.
         phases: option keys of each phase, laid over the common ones; empty for a classical method.
-        trained_as: the side whose trainings it uses; differs from ``name`` where only the test
-            differs.
+        trained_as: the side whose trainings it uses; another where only the test differs.
     """
 
     name: str
@@ -177,14 +176,9 @@ def options_of_test(
     weights: Path | None = None,
     changes: TestOptions = TestOptions(),  # noqa: B008  (immutable)
 ) -> dict[str, Any]:
-    """The option file of a test.
+    """The option file of a test with these ``sets``.
 
-    Args:
-        name: of the test.
-        options: of the training of the weights; or ``classical`` and ``val`` alone.
-        sets: sections of ``datasets`` to test on.
-        weights: none for a classical method.
-        changes: choices of the test.
+    ``options`` are those of the training of the weights, or ``classical`` and ``val`` alone.
     """
     kept = ('metrics', 'tile', 'tile_overlap')
     val = {k: v for k, v in (options.get('val') or {}).items() if k in kept}

@@ -21,13 +21,9 @@ from unfoldldm_basicsr.options.read import read_option_file
 
 @dataclass(frozen=True)
 class Workspace:
-    """One comparison.
-
-    Attributes:
-        root: ``experiments`` is below it.
-        folder: of the report; keeps option files, logs and measurements.
-        threads: of the CPU, for every training, test and measurement.
-        say: gets a line about each step.
+    """One comparison: ``experiments`` is below ``root``, ``folder`` keeps report, option files,
+    logs and measurements, ``threads`` of the CPU count for all, ``say`` gets a line about each
+    step.
     """
 
     root: Path
@@ -36,11 +32,9 @@ class Workspace:
     say: Callable[[str], None] = print
 
     def option_file(self, name: str) -> Path:
-        """Where the options of a training, test or measurement are kept."""
         return self.folder / 'options' / f'{name}.yml'
 
     def write_options(self, name: str, options: Mapping[str, Any]) -> Path:
-        """Writes an option file, whole or not at all."""
         text = yaml.safe_dump(plain(options), sort_keys=False, allow_unicode=True)
         write_bytes_atomic(self.option_file(name), text.encode())
         return self.option_file(name)
@@ -58,10 +52,8 @@ class Workspace:
         )
 
     def call(self, arguments: Sequence[str | Path], log: str) -> None:
-        """Runs Python in a process of its own, with its output in ``logs/LOG.txt``.
-
-        Raises:
-            ChildProcessError: it failed; the message ends with its last lines.
+        """Runs Python in a process of its own, with its output in ``logs/LOG.txt``;
+        ChildProcessError with its last lines.
         """
         file = self.folder / 'logs' / f'{log}.txt'
         file.parent.mkdir(parents=True, exist_ok=True)

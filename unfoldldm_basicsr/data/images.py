@@ -92,11 +92,7 @@ class Picture:
 
 
 def read_picture(path: str | Path) -> Picture:
-    """Reads an image file.
-
-    Raises:
-        ImageError: missing, damaged, animated, of another kind of sample, or no image at all.
-    """
+    """An image file. Raises ImageError: missing, damaged, animated, of odd samples, or no image."""
     try:
         with open(path, 'rb', buffering=0) as file:  # a third faster than read_bytes()
             payload = file.read()
@@ -106,11 +102,7 @@ def read_picture(path: str | Path) -> Picture:
 
 
 def decode(payload: bytes, origin: str) -> Picture:
-    """Decodes the content of an image file, called ``origin`` in errors; its first bytes tell how.
-
-    Raises:
-        ImageError: see :func:`read_picture`.
-    """
+    """The content of an image file, called ``origin`` in errors; see :func:`read_picture`."""
     if not payload:
         raise ImageError(f'{origin}: the file is empty. Replace or remove it.')
     try:
@@ -227,9 +219,7 @@ def _decode_pillow(payload: bytes) -> tuple[np.ndarray, Metadata]:
 
 
 def write_picture(path: str | Path, picture: Picture) -> None:
-    """Writes losslessly in the format of the ending; the file appears complete or not at all.
-
-    PNG keeps all metadata; TIFF keeps the profile and XMP.
+    """Writes losslessly in the format of the ending; PNG keeps all metadata, TIFF profile and XMP.
 
     Raises:
         ValueError: an ending or array that cannot be stored losslessly.
@@ -249,10 +239,7 @@ def write_picture(path: str | Path, picture: Picture) -> None:
 
 
 def encode_png(picture: Picture) -> bytes:
-    """A PNG file with its metadata.
-
-    Run lengths instead of zlib's search: on photos a third of the time and no larger.
-    """
+    """A PNG file; run lengths instead of zlib's search take a third of the time on photos."""
     strategy = imagecodecs.PNG.STRATEGY.RLE
     data = imagecodecs.png_encode(np.ascontiguousarray(picture.pixels), level=1, strategy=strategy)
     return metadata.into_png(data, picture.icc_profile, picture.exif, picture.xmp)

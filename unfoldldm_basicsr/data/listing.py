@@ -30,8 +30,8 @@ def find_images(
     Hidden files and what systems leave in folders (``._*``, ``__MACOSX``, ...) do not count.
 
     Returns:
-        Paths relative to ``root`` with forward slashes, sorted by name without extension; and how
-        many other files there are by ending.
+        Relative paths with forward slashes, sorted by name without extension; number of other files
+        by ending.
     """
     names, others, entered = [], Counter(), set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
@@ -66,12 +66,7 @@ def left_out(others: Counter[str]) -> str:
 
 
 def list_images(root: str | os.PathLike) -> list[str]:
-    """Names of the images below a folder, see :func:`find_images`; what is left out is logged.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: it is a file, or holds no image.
-    """
+    """Names of :func:`find_images`, at least one; what is left out is logged."""
     if not os.path.exists(root):
         raise FileNotFoundError(f'{root}: no such folder (current folder: {Path.cwd()}).')
     if not os.path.isdir(root):
@@ -88,11 +83,7 @@ def list_images(root: str | os.PathLike) -> list[str]:
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:
-    """Lines of a text in UTF-8 or UTF-16; other bytes stay what they are in file names.
-
-    Raises:
-        ValueError: it is no text.
-    """
+    """Lines of a text in UTF-8 or UTF-16; other bytes stay what they are in file names."""
     content = Path(path).read_bytes()
     try:
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -115,13 +106,10 @@ def split_size(line: str) -> tuple[str, tuple[int, int] | None]:
 
 
 def read_meta_info(path: str | os.PathLike) -> list[tuple[str, str | None]]:
-    """Reads a list of images, one per line.
+    """(gt name, lq name or None) of each line of a list of images.
 
     A line is ``name``, ``name (h,w,c)``, ``name (h,w,c) level`` (BasicSR) or ``gt_name, lq_name``
     (Real-ESRGAN). Names may contain spaces; blank lines are skipped.
-
-    Returns:
-        (gt name, lq name or None) per line, in the order of the file.
     """
     path = Path(path).expanduser()
     if not path.is_file():

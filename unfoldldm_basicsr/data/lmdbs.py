@@ -35,8 +35,7 @@ def read_lmdb_index(root: str) -> dict[str, tuple[int, int] | None]:
     """Keys of an LMDB from its ``meta_info.txt``, with (height, width) where given.
 
     Raises:
-        FileNotFoundError: the folder or one of its two files is missing.
-        ValueError: it is no LMDB, its end is missing, or it lists no image.
+        FileNotFoundError, ValueError: it is no LMDB, its end is missing, or it lists no image.
     """
     if not os.path.isdir(root):
         raise FileNotFoundError(f'{root}: no such LMDB folder (current folder: {Path.cwd()}).')

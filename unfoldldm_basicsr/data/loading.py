@@ -60,9 +60,9 @@ class SeededIndex(int):
 class SeededSampler(Sampler):
     """Order of the images of each epoch, a function of seed and epoch only.
 
-    Like BasicSR's ``EnlargedSampler`` (every rank its share of one permutation, the data repeated
-    ``ratio`` times), except that ``seed`` takes part in the permutation, and that every index
-    carries the seed of its own draw, a function of seed, epoch and place in the permutation.
+    As BasicSR's ``EnlargedSampler`` (every rank its share of one permutation, the data repeated
+    ``ratio`` times), but ``seed`` takes part in the permutation, and every index carries the seed
+    of its own draw, a function of seed, epoch and place in the permutation.
     """
 
     def __init__(self, dataset: Dataset, num_replicas: int, rank: int, ratio: float, seed: int):
@@ -104,10 +104,7 @@ def no_full_batch(images: int, samples: int, batch: int) -> str:
 
 
 def fingerprint(dataset: Dataset) -> dict[str, int | str]:
-    """What tells one training set from another: number of images, and a hash of their names.
-
-    Data sets of this package give theirs (``fingerprint()``), with sizes.
-    """
+    """What tells one training set from another: number of images, and a hash of their names."""
     if hasattr(dataset, 'fingerprint'):
         return dataset.fingerprint()
     entries = map(_files_of, getattr(dataset, 'paths', []))
@@ -117,15 +114,11 @@ def fingerprint(dataset: Dataset) -> dict[str, int | str]:
 
 
 def _files_of(entry: object) -> list[str]:
-    """Files of an item, as BasicSR's data sets list them in ``paths``."""
     return [*map(str, entry.values() if isinstance(entry, Mapping) else [entry])]
 
 
 class ItemReader:
-    """Reads items of a data set of any class in limited time, with errors that name their files.
-
-    ``options`` is its section of the option file.
-    """
+    """Reads items of a data set of any class in limited time, with errors that name their files."""
 
     def __init__(self, dataset: Dataset, options: Mapping):
         self.dataset = dataset
@@ -135,11 +128,7 @@ class ItemReader:
         self.timeout_key = 'datasets.train.timeout' if training else f'timeout of {self.name}'
 
     def read(self, index: int) -> object:
-        """One item.
-
-        Raises:
-            DataFault: it cannot be read, or takes longer than ``timeout`` seconds.
-        """
+        """One item. Raises DataFault where it cannot be read within ``timeout`` seconds."""
         try:
             with time_limit(self.timeout, self.timeout_key):
                 return self.dataset[index]
@@ -185,14 +174,13 @@ def read_item(dataset: Dataset, index: int) -> object:
 class TrainingItems(ItemReader, Dataset):
     """Wraps the training set of any class.
 
-    The random numbers of an item (those of ``random``, ``numpy`` and ``torch``, global generators
-    as BasicSR's data sets use them included) follow from the :class:`SeededIndex` alone: neither
-    the number of loader processes nor what was read before plays a part.
+    The random numbers of an item (``random``, ``numpy`` and ``torch``, global generators included)
+    follow from the :class:`SeededIndex` alone: neither loader processes nor what was read before
+    plays a part.
 
-    An item that cannot be read, or takes longer than ``timeout`` seconds, is an error that names
-    its files. With ``on_error: skip`` the next readable item takes its place, drawn with the same
-    seed; each unreadable one is logged once, and the run ends when they are more than
-    ``max_error_share`` of the set. ``workers`` counts the loader processes.
+    An item that cannot be read within ``timeout`` seconds is an error that names its files. With
+    ``on_error: skip`` the next readable item takes its place, drawn with the same seed; each is
+    logged once, and more than ``max_error_share`` of the set end the run.
     """
 
     def __init__(self, dataset: Dataset, options: Mapping, workers: int = 0):
@@ -240,11 +228,7 @@ class TrainingItems(ItemReader, Dataset):
         return ', '.join(self.paths(i) for i in self.reading.tolist() if i >= 0) or 'none'
 
     def _deal_with(self, index: int, error: Exception) -> None:
-        """Counts an unreadable item, or ends the run for it.
-
-        Raises:
-            DataFault: without ``on_error: skip``, or there are too many of them.
-        """
+        """Counts an unreadable item. Raises DataFault without ``skip``, or for too many."""
         message = self.describe(index, error)
         if not self.skip:
             hint = 'datasets.train.on_error: skip would leave such images out.'
@@ -304,10 +288,7 @@ class TrainLoader:
     """The training loader: no wait without an end, and no loss of a process without a reason.
 
     A loader process that hangs where :func:`time_limit` cannot reach it, or that was killed, ends
-    the run with a message that names the files being read.
-
-    Args:
-        loader: what ``basicsr.data.build_dataloader`` made of :class:`TrainingItems`.
+    the run with the names of the files being read.
     """
 
     def __init__(self, loader: DataLoader):
@@ -372,9 +353,8 @@ def _shut_down(batches: Iterator) -> None:
 def signals_blocked(loader: DataLoader) -> Iterator[None]:
     """Loader processes that are started in the block never get SIGTERM and SIGINT.
 
-    To a process group, or of a job system to every process, these ask the trainer to save and
-    stop. It needs its loader processes until then: torch raises an error in the middle of a step
-    when one of them dies.
+    These ask the trainer to save and stop; until then it needs its loader processes: torch raises
+    an error in the middle of a step when one of them dies.
     """
     if not loader.num_workers or not hasattr(signal, 'pthread_sigmask'):
         yield

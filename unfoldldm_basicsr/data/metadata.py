@@ -16,14 +16,7 @@ _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:>|\s*=\s*["\']))[1-8]')
 
 
 class Metadata(NamedTuple):
-    """What a file says about its pixels.
-
-    Attributes:
-        icc_profile: of the colours.
-        exif: a TIFF structure.
-        xmp: an XML packet.
-        orientation: 1 to 8, as EXIF counts.
-    """
+    """What a file says: colour profile, EXIF (a TIFF structure), XMP, orientation (1 to 8)."""
 
     icc_profile: bytes | None = None
     exif: bytes | None = None
@@ -61,11 +54,7 @@ def _normal_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
 
 
 def of_png(payload: bytes) -> Metadata:
-    """Metadata of a PNG file.
-
-    Raises:
-        ImageError: it is an animation.
-    """
+    """Metadata of a PNG file. Raises ImageError for an animation."""
     icc = exif = xmp = None
     for kind, start, end in _png_chunks(payload):
         if kind == b'acTL' and payload[start : start + 4] != b'\0\0\0\1':
@@ -101,7 +90,6 @@ def _inflated(data: bytes) -> bytes | None:
 def into_png(
     payload: bytes, icc_profile: bytes | None, exif: bytes | None, xmp: bytes | None
 ) -> bytes:
-    """The PNG file with metadata."""
     chunks = b''
     if icc_profile:
         chunks += _png_chunk(b'iCCP', b'profile\0\0' + zlib.compress(icc_profile))

@@ -113,15 +113,10 @@ def _read_set(entry: object, common: Mapping[str, Any], mixture: str) -> Dataset
 class MixedDegradationDataset(Dataset):
     """An all-in-one mixture of synthetic and paired sets.
 
-    Each entry of ``sets`` has the keys of its own dataset class, a ``degradation_name`` out of
-    ``degradation_names``, and takes the common keys (``gt_size``, ``io_backend``, ``seed``, ...)
-    from the mixture where it does not set them itself.
-
-    An epoch is a fixed list of (set, image), so any sampler, number of workers and number of ranks
-    draws from it without gaps or doubles. Its composition is either by ``repeat`` factors (every
-    image of a set ``repeat`` times; the default 1), or by ``weight``: the sets' shares of the epoch
-    are proportional to their weights, and the epoch is as long as it takes to see every image at
-    least once. In validation every image occurs once, set after set.
+    An epoch is a fixed list of (set, image), so any sampler, number of workers and ranks draws from
+    it without gaps or doubles: by ``repeat`` factors (every image of a set ``repeat`` times), or by
+    ``weight``, the sets' shares of the shortest epoch that sees every image at least once. In
+    validation every image occurs once, set after set.
     """
 
     Options = MixedOptions
@@ -170,7 +165,6 @@ class MixedDegradationDataset(Dataset):
         return self._locate(index)[0].degradation
 
     def item_paths(self, index: int) -> list[str]:
-        """Names of the files behind an item, without reading them."""
         part, index = self._locate(index)
         return part.item_paths(index)
 

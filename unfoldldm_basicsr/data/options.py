@@ -100,11 +100,7 @@ def title(values: Any, cls: type) -> str:
 
 @contextmanager
 def at_key(owner: str, key: str) -> Iterator[None]:
-    """Puts ``key`` of the data set ``owner`` before what goes wrong in the block.
-
-    Raises:
-        OptionError: with the key.
-    """
+    """Raises what goes wrong in the block as OptionError at ``key`` of ``owner``."""
     try:
         yield
     except OptionError as error:

@@ -49,8 +49,7 @@ class PairedDegradationDataset(RestorationDataset):
 
     Pairs are found by relative path: ``a/1.png`` in ``dataroot_gt`` belongs to the file in folder
     ``a`` of ``dataroot_lq`` whose name without extension is ``filename_tmpl.format('1')``. A
-    ``meta_info_file`` lists the clean images, or ``gt_name, lq_name`` pairs of any names. See
-    :class:`.restoration_dataset.RestorationDataset` for the items and common options.
+    ``meta_info_file`` lists the clean images, or ``gt_name, lq_name`` pairs of any names.
     """
 
     Options = PairedOptions
@@ -136,8 +135,7 @@ def match_names(
 ) -> list[tuple[str, str]]:
     """Pairs every clean image with its degraded one by name; extensions may differ.
 
-    Raises:
-        ValueError: images without a partner, or with several.
+    Raises ValueError for images without a partner, or with several.
     """
     by_stem: dict[str, list[str]] = {}
     for name in lq_images.names:

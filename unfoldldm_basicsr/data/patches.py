@@ -65,9 +65,8 @@ class Flips(NamedTuple):
 def random_window(
     height: int, width: int, size: int, rng: np.random.Generator, margin: int = 0
 ) -> Window:
-    """A random ``size`` x ``size`` window of an image at least that large.
-
-    ``margin`` pixels are added on each side as far as the image reaches.
+    """A random ``size`` x ``size`` window of an image at least that large, with ``margin`` pixels
+    on each side as far as the image reaches.
     """
     top = int(rng.integers(height - size, endpoint=True))
     left = int(rng.integers(width - size, endpoint=True))

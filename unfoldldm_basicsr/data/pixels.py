@@ -27,12 +27,8 @@ def with_three_channels(pixels: np.ndarray) -> np.ndarray:
 
 
 def one_channel(image: np.ndarray, kind: str) -> np.ndarray:
-    """One channel H W 1 of float32 H W C in [0, 1].
-
-    Args:
-        image: RGB, or one channel already.
-        kind: ``grey``, the luminance of ITU-R BT.601 over the whole range; ``y``, its luma from 16
-            to 235 as :func:`basicsr.utils.color_util.rgb2ycbcr` has it.
+    """H W 1 of float32 H W C (RGB or one channel), [0, 1]: the luminance of ITU-R BT.601 over the
+    whole range (``grey``), or its luma from 16 to 235 as :func:`rgb2ycbcr` has it (``y``).
     """
     if image.shape[-1] == 1:
         return image
@@ -51,11 +47,7 @@ def scaled(samples: np.ndarray, maximum: int) -> np.ndarray:
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuses sizes that only a damaged file names.
-
-    Raises:
-        ImageError: there would be more than 2^30 pixels.
-    """
+    """Raises ImageError for more than 2^30 pixels, which only damaged files name."""
     if height * width > _MAX_PIXELS:
         raise ImageError(f'{width}x{height} pixels, more than the {_MAX_PIXELS} that are read.')
 

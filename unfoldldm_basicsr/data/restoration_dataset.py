@@ -31,16 +31,10 @@ class RestorationDataset(Dataset):
     Items are dicts: ``lq``, ``gt`` (float32 C H W, RGB or one channel, [0, 1]), ``lq_path``,
     ``gt_path``, ``degradation`` (index in ``degradation_names``) and ``degradation_name``.
 
-    Args:
-        opt: the dataset's part of the option file, as BasicSR hands it over, or typed options.
-
     Attributes:
         images: where the clean images come from, then those of the degraded ones.
         items: for each item its names in ``images``.
         reach: how many pixels around a training patch its degradation depends on.
-
-    Raises:
-        OptionError: what is wrong with which key.
     """
 
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
@@ -86,11 +80,7 @@ class RestorationDataset(Dataset):
         }
 
     def _open(self, listed: Mapping[str, list[str] | None]) -> None:
-        """Opens the folders or LMDBs under these keys, of each only the listed images.
-
-        Raises:
-            OptionError: all that is wrong with them, each at its key.
-        """
+        """Opens the folders or LMDBs under these keys, of each only the listed images."""
         problems: list[Problem] = []
         for key, names in listed.items():
             try:
@@ -142,11 +132,7 @@ class RestorationDataset(Dataset):
         return np.random.default_rng([self.options.seed, index])
 
     def _read(self, names: Sequence[str]) -> list[np.ndarray]:
-        """The images of an item: integers, H W 3, or H W 1 for grey files that stay grey.
-
-        Raises:
-            ValueError: one cannot be read, or they differ in size.
-        """
+        """The images of an item: integers, H W 3, or H W 1 for grey files that stay grey."""
         images = []
         for source, name in zip(self.images, names, strict=True):
             image = source.read(name)
@@ -170,10 +156,8 @@ class RestorationDataset(Dataset):
     def _training_patch(
         self, images: list[np.ndarray], rng: np.random.Generator
     ) -> tuple[list[np.ndarray], geometry.Window]:
-        """The same random crop and flip of every image, still in its integer type.
-
-        Returns:
-            The patches with up to ``reach`` pixels around them, and the window that trims them.
+        """The same random crop and flip of every image, still in its integer type: patches with up
+        to ``reach`` pixels around them, and the window that trims them.
         """
         size = self.options.gt_size
         images = [geometry.pad_to_size(image, size) for image in images]

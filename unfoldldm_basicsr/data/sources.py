@@ -19,12 +19,7 @@ from unfoldldm_basicsr.data.lmdbs import key_of, read_lmdb, read_lmdb_index
 
 
 class FolderImages:
-    """Images below a folder; names are paths relative to it.
-
-    Args:
-        root: the folder.
-        names: use these files instead of listing the folder; each must exist.
-    """
+    """Images below a folder, all or the files ``names``; names are paths relative to it."""
 
     def __init__(self, root: str | os.PathLike, names: list[str] | None = None) -> None:
         self.root = str(root)
@@ -61,11 +56,8 @@ class FolderImages:
 
 
 class LmdbImages:
-    """Images in an LMDB of BasicSR's layout (``data.mdb`` and ``meta_info.txt``); names are keys.
-
-    Args:
-        root: the LMDB folder.
-        names: use these keys (or file names, whose extension is cut) instead of all.
+    """Images in an LMDB of BasicSR's layout; names are keys (or file names, whose extension is
+    cut).
 
     Attributes:
         shapes: key -> (height, width) where ``meta_info.txt`` tells.
@@ -96,7 +88,6 @@ class LmdbImages:
     shape = size
 
     def read(self, name: str) -> np.ndarray:
-        """uint8 or uint16, H W (grey) or H W 3 (RGB)."""
         payload = read_lmdb(self.root, name)
         if payload is None:
             raise ValueError(
@@ -119,5 +110,4 @@ def _check_listed(root: str, missing: list[str], names: Collection[str], what: s
 
 
 def open_source(root: str | os.PathLike, kind: str, names: list[str] | None = None) -> ImageSource:
-    """The images of ``root``, of a folder or LMDB (``kind``: ``io_backend.type``)."""
     return (LmdbImages if kind == 'lmdb' else FolderImages)(os.path.expanduser(root), names)

@@ -29,8 +29,7 @@ class SyntheticDegradationDataset(RestorationDataset):
     """Clean images from a folder or LMDB; the degraded input is made from a YAML list.
 
     Training patches are cut with a margin as wide as the blur reaches before they are degraded, so
-    that they look like parts of a degraded photo. ``lq_path`` is the path of the clean image. See
-    :class:`.restoration_dataset.RestorationDataset` for the items and common options.
+    that they look like parts of a degraded photo. ``lq_path`` is the path of the clean image.
     """
 
     Options = SyntheticOptions
@@ -50,5 +49,4 @@ class SyntheticDegradationDataset(RestorationDataset):
     def degraded(
         self, gt: np.ndarray, views: list[np.ndarray], rng: np.random.Generator
     ) -> np.ndarray:
-        """The clean image through the chain."""
         return self.chain(gt, rng)

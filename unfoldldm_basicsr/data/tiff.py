@@ -20,9 +20,8 @@ _XMP, _ORIENTATION = 700, 274  # tags
 def decode_tiff(payload: bytes) -> tuple[np.ndarray, Metadata]:
     """Pixels and metadata of the only image in a file (thumbnails do not count).
 
-    Raises:
-        ImageError: several images, samples that are no whole numbers of at most 16 bits, or a
-            colour space without a rule.
+    Raises ImageError: several images, samples that are no whole numbers of at most 16 bits, or a
+    colour space without a rule.
     """
     import tifffile
 

@@ -37,15 +37,9 @@ def new_page(
     note: str = '',
     footer: str = '',
 ) -> tuple[Figure, GridSpec]:
-    """An empty page and its cells.
+    """An empty page, and its cells with rows of these heights (pixels, without captions).
 
-    Args:
-        heights: of the rows of cells in pixels, without their captions.
-        width: of the page in pixels.
-        columns: number of cells in a row.
-        title: headline.
-        note: small, under it.
-        footer: small, below everything.
+    ``title`` is a headline, ``note`` small under it, ``footer`` small below everything.
     """
     from matplotlib.figure import Figure
 
@@ -74,13 +68,12 @@ def show(
     box: Box | None = None,
     limit: float | None = None,
 ) -> None:
-    """Fills a cell with a photo, or with a map of values.
+    """Fills a cell with a photo (see :func:`to_rgb8`), or with a map of values.
 
     Args:
         axes: the cell.
-        image: a photo as for :func:`to_rgb8`, or (H, W) values with ``limit``.
-        caption: below it.
-        title: above it.
+        image: a photo, or (H, W) values with ``limit``.
+        caption, title: below and above it.
         box: region to mark.
         limit: values from 0 to this go from black over red to white.
     """
@@ -109,14 +102,9 @@ def comparison_grid(
     cell_width: int = 300,
     footer: str = '',
 ) -> Figure:
-    """A row for each photo, a column for each method.
+    """A row for each photo, a column (``titles``) for each method; ``captions`` below every image.
 
-    Args:
-        rows: images as for :func:`to_rgb8`; those of a row have the same size.
-        titles: of the columns.
-        captions: text below every image.
-        cell_width: of a photo in pixels; tall photos are limited to the height of a square.
-        footer: below everything: what is shown.
+    Images of a row have the same size; tall ones are limited to the height of a square.
     """
     sizes = [row[0].shape for row in rows]
     heights = [max(24, cell_width * min(1, high / wide)) for high, wide, *_ in sizes]
@@ -161,11 +149,8 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
 
 
 def detail_box(image: np.ndarray, side: int) -> Box:
-    """The square of ``side`` pixels with the most structure, for a magnified crop.
-
-    Args:
-        image: the cleanest version of the photo; on a noisy one the noise would decide.
-        side: side in pixels, cut to the size of the image.
+    """The square of ``side`` pixels with the most structure, for a magnified crop of the cleanest
+    version of a photo; on a noisy one the noise would decide.
     """
     grey = cv2.cvtColor(to_rgb8(image), cv2.COLOR_RGB2GRAY).astype(np.float32)
     height, width = grey.shape
@@ -198,9 +183,7 @@ def crop(image: np.ndarray, box: Box) -> np.ndarray:
 def save_picture(path: str | Path, picture: np.ndarray | Figure) -> None:
     """Saves a photo or a page: ``.png`` exactly, ``.jpg`` small; complete or not at all.
 
-    Raises:
-        ValueError: another suffix.
-        OSError: it cannot be written.
+    Raises ValueError: another suffix.
     """
     path = Path(path)
     jpeg = {'format': 'JPEG', 'quality': 92, 'subsampling': 0}

@@ -32,13 +32,7 @@ def looks(sides: Iterable[str]) -> dict[str, dict[str, str]]:
 
 @contextmanager
 def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
-    """An empty plot that is written as a PNG at the end: whole, and the same bytes every time.
-
-    Args:
-        path: of the file.
-        x, y: names of the axes.
-        note: over the plot.
-    """
+    """An empty plot that is written as a PNG at the end: whole, and the same bytes every time."""
     from matplotlib.figure import Figure
 
     page = Figure(figsize=(6.6, 4.2), dpi=130, layout='constrained')
@@ -54,14 +48,8 @@ def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
 
 
 def curves(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> None:
-    """A line for each side over the column ``x``, with its name at its end.
-
-    Args:
-        axes: to draw on.
-        table: also columns ``value``, the one named by ``x``, and ``hollow`` where some points are
-            no plain results (oracle), drawn with empty markers.
-        x: column of the positions.
-        style: of the sides.
+    """A line for each side of ``value`` over the column ``x``, with its name at its end; points
+    that are ``hollow`` (no plain results: oracle) have empty markers.
     """
     ends = []
     for name, own in table.groupby('side', sort=False):
@@ -84,14 +72,7 @@ def curves(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> N
 
 
 def points(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> None:
-    """A point for each side on a logarithmic axis, with its name and an error bar.
-
-    Args:
-        axes: to draw on.
-        table: also columns ``value``, ``spread`` (NaN for none) and the one named by ``x``.
-        x: column of the positions.
-        style: of the sides.
-    """
+    """A point for each side on a logarithmic axis, with its name and bars of column ``spread``."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     for _, own in table.iterrows():

@@ -36,8 +36,7 @@ def trace_picture(trace: Trace, *, note: str = '') -> Figure:
 
     The upper half shows input and output. Below, every stage is one line: its two estimates and
     their difference, the prior as bars, how much the prior changes the stage's output against a run
-    with the null prior, and that output, all magnified where the output has most detail. ``note``
-    is a line under the title.
+    with the null prior, and that output, all magnified where the output has most detail.
     """
     rows, columns = trace.lq.shape[:2]
     box = detail_box(trace.output, max(8, min(round(min(rows, columns) * 0.35), 96)))

@@ -32,8 +32,7 @@ CELL = 300
 def prompt_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
     """Draws the prompts' weights of every stage as a table of coloured cells.
 
-    Above the table stands what CLIP makes of the image, where CLIP gives the degradation vector;
-    ``note`` is a line under the title, as in all pictures here.
+    Above the table stands what CLIP makes of the image, where CLIP gives the degradation vector.
     """
     footer = (
         'Each row sums to 100 %: a = softmax of a linear layer of the degradation vector, one layer'

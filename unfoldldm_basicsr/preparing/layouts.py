@@ -76,7 +76,6 @@ def fields_of(template: str) -> list[str]:
 
 
 def pattern_of(template: str) -> re.Pattern:
-    """The regular expression of a template, for paths without image ending."""
     text, end = '(?P<_above>(?:.*/)?)??', 0
     for token in _TOKEN.finditer(template):
         name, star, either = token.groups()
@@ -102,8 +101,7 @@ def matches(names: list[str], template: str) -> list[Match]:
 def find(names: list[str], layout: Layout) -> Found:
     """The images among ``names`` (relative paths) that lie as ``layout`` says.
 
-    Raises:
-        ValueError: two images have one place in the layout, such as ``1.png`` and ``1.jpg``.
+    Raises ValueError: two images have one place in the layout, such as ``1.png`` and ``1.jpg``.
     """
     pairs, unpaired, above = {}, [], set()
     if layout.lq is None or layout.gt is None:

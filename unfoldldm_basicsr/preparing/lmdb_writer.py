@@ -31,12 +31,8 @@ Progress = Callable[[Iterable, str, int], Iterable]
 
 
 class SubImages(NamedTuple):
-    """Overlapping squares to cut images into.
-
-    Attributes:
-        crop_size: side of a square.
-        step: distance between squares.
-        thresh_size: a last, shifted square is cut where more than this many pixels would be left.
+    """Overlapping squares of side ``crop_size`` and distance ``step``; a last, shifted one is cut
+    where more than ``thresh_size`` pixels would be left.
     """
 
     crop_size: int
@@ -69,17 +65,10 @@ class Record(NamedTuple):
 
 
 def plan_keys(names: Iterable[str], *, sub_images: bool = False) -> dict[str, str]:
-    """Key of every image, see :func:`..data.lmdbs.key_of`.
+    """key -> name of every image, sorted by key, so that the database has the order of the folder;
+    see :func:`..data.lmdbs.key_of`. Keys of ``sub_images`` get ``_s001``, ... appended later.
 
-    Args:
-        names: paths relative to a folder.
-        sub_images: keys get ``_s001``, ... appended later.
-
-    Returns:
-        key -> name, sorted by key, so that the database has the order of the folder.
-
-    Raises:
-        ValueError: a key that BasicSR could not read back, or two images with one key.
+    Raises ValueError: a key that BasicSR could not read back, or two images with one key.
     """
     keys: dict[str, str] = {}
     for name in names:
@@ -99,10 +88,7 @@ def plan_keys(names: Iterable[str], *, sub_images: bool = False) -> dict[str, st
 def make_records(
     image: Image, key: str, payload: str, sub_images: SubImages | None = None
 ) -> list[Record]:
-    """Decodes one image and encodes it, or its sub-images, for the database.
-
-    Grey images stay grey; orientation and alpha are settled as :mod:`..data.images` says.
-    """
+    """Decodes one image and encodes it, or its sub-images, for the database."""
     source = image.read_bytes() if isinstance(image, Path) else b''
     pixels = decode(source, str(image)).opaque if isinstance(image, Path) else image()
     pieces = {key: pixels}
@@ -135,16 +121,15 @@ def write_lmdb(
     num_threads: int = 1,
     progress: Progress = lambda items, title, total: items,
 ) -> int:
-    """Builds an LMDB and verifies it.
+    """Builds an LMDB (its name must end in ``.lmdb``, as BasicSR demands) and verifies it.
 
     Args:
         images: a folder, searched recursively, or name -> image; names become keys as
             :func:`plan_keys` says.
-        destination: the LMDB folder; its name must end in ``.lmdb`` as BasicSR demands.
+        destination: replaced only with ``force``.
         payload: ``png``, ``bmp`` (about twice as large, loads many times faster) or ``source``
             (the files' own bytes: right for JPEG data sets; not with sub-images).
         sub_images: cut into overlapping squares.
-        force: replace an existing LMDB.
         num_threads: images decoded and encoded at once.
         progress: wraps the images and then the keys to verify, as ``tqdm(items, title, total)``.
 
@@ -183,10 +168,7 @@ def write_lmdb(
 
 
 def check_destination(destination: Path, force: bool) -> None:
-    """
-    Raises:
-        FileExistsError: it exists, and is not to be replaced or no LMDB.
-    """
+    """Raises FileExistsError where it exists, and is not to be replaced or no LMDB."""
     if destination.exists() and not force:
         raise FileExistsError(f'{destination}: exists already; --force replaces it.')
     if destination.exists() and not (destination / 'data.mdb').is_file():

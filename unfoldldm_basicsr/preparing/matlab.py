@@ -16,11 +16,7 @@ Images = dict[str, Callable[[], np.ndarray]]
 def read_mat(path: Path) -> dict[str, Any]:
     """Variables of a MATLAB file, version 5 or 7.3 (HDF5), with the axes as MATLAB has them.
 
-    Structs are dictionaries.
-
-    Raises:
-        ImportError: version 7.3 without the package pymatreader.
-        ValueError: no MATLAB file, or a damaged one.
+    Raises ImportError: version 7.3 without pymatreader; ValueError: no MATLAB file, or damaged.
     """
     with path.open('rb') as file:
         is_hdf5 = file.read(10) == b'MATLAB 7.3'

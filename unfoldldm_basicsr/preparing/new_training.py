@@ -66,15 +66,13 @@ class NewTraining:
 
     Attributes:
         name: of the experiments; two-phase networks add ``_phase1`` and ``_phase2``.
-        network: one of :data:`NETWORKS`.
+        network, task: of :data:`NETWORKS` and :data:`TASKS`; no task for pairs.
         train, val: keys of the data sets that tell where the images are.
-        task: one of :data:`TASKS`; None for pairs.
         images: number of training images.
         patch, part: side of the patches, and how many are computed at once.
         batch: patches of a step.
         num_gpu: ``'auto'`` or 0.
-        iterations: of all phases; default: so many that every image is seen 500 times, within sane
-            limits.
+        iterations: of all phases; default: every image is seen 500 times, within sane limits.
     """
 
     name: str
@@ -99,16 +97,13 @@ class NewTraining:
         return (1, 2) if self.network.startswith('unfoldldm') else (None,)
 
     def iterations_of(self, phase: int | None) -> int:
-        """Of a phase."""
         first = round(PHASE1_SHARE * self.iterations, -1)
         return int({1: first, 2: self.iterations - first}.get(phase, self.iterations))
 
     def file(self, phase: int | None = None) -> str:
-        """Name of an option file."""
         return f'{self.experiment(phase)}.yml'
 
     def experiment(self, phase: int | None = None) -> str:
-        """Name of an experiment."""
         return f'{self.name}_phase{phase}' if phase else self.name
 
     def text(self, folder: Path, phase: int | None = None) -> str:
@@ -207,11 +202,7 @@ logger:
 
 
 def held_back(names: Sequence[str], where: str) -> tuple[list[str], list[str]]:
-    """Splits images into those to train on and a tenth, evenly spread, to validate on: 1 to 20.
-
-    Raises:
-        ValueError: fewer than two images.
-    """
+    """Splits images into those to train on and a tenth, evenly spread, to validate on: 1 to 20."""
     if len(names) < 2:
         raise ValueError(f'{where}: at least one image to train on and one to validate on.')
     count = min(max(round(len(names) / 10), 1), 20)

@@ -34,9 +34,7 @@ class Plan(NamedTuple):
 def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:
     """Finds the images of every part; reads headers only, and MATLAB files.
 
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: two files for one image.
+    Raises FileNotFoundError: no such folder; ValueError: two files for one image.
     """
     if not root.is_dir():
         raise FileNotFoundError(f'{root}: no such folder (current folder: {Path.cwd()}).')
@@ -155,15 +153,8 @@ def refusal(dataset: DataSet, plans: dict[str, Plan], root: Path) -> str:
 
 
 def destinations(found: Plan, name: Path) -> dict[Path, dict[str, Image]]:
-    """The LMDBs of a part and their images.
-
-    Args:
-        found: the images.
-        name: the files become ``NAME_gt.lmdb`` and ``NAME_lq.lmdb``; one that ends in ``.lmdb`` is
-            the LMDB of clean images itself.
-
-    Raises:
-        ValueError: it is, and there are degraded images too.
+    """The LMDBs of a part and their images: ``NAME_gt.lmdb`` and ``NAME_lq.lmdb``; a name that ends
+    in ``.lmdb`` is the LMDB of clean images itself (ValueError with degraded ones).
     """
     if name.suffix == '.lmdb' and found.lq:
         raise ValueError(f'{name}: two LMDBs are written, name a folder for them.')
@@ -174,19 +165,8 @@ def destinations(found: Plan, name: Path) -> dict[Path, dict[str, Image]]:
 
 
 def write(part: Part, found: Plan, name: Path, **options: Any) -> dict[Path, int]:
-    """Writes and verifies the LMDBs of a part, and the list of pairs where it takes one.
-
-    A list (``meta_info_file``) is needed where several degraded images share a clean one.
-
-    Args:
-        part: of the set.
-        found: its images.
-        name: see :func:`destinations`; the list is ``NAME.txt``.
-        options: ``force``, ``num_threads``, ``progress`` of :func:`.lmdb_writer.write_lmdb`, see
-            there for the errors too.
-
-    Returns:
-        LMDB -> number of images.
+    """Writes and verifies the LMDBs of a part (-> number of images), and the list of pairs
+    ``NAME.txt`` (``meta_info_file``) where several degraded images share a clean one.
     """
     written = {
         root: write_lmdb(images, root, payload=part.payload, sub_images=part.squares, **options)

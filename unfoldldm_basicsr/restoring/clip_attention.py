@@ -33,14 +33,9 @@ class NoAttentionError(ValueError):
 
 
 def clip_attention(embedding: nn.Module, lq: Tensor) -> ClipAttention:
-    """Maps and scores of one image.
+    """Maps and scores of one image (1, 3, H, W), RGB in [0, 1], by a ``CLIPDegradationEmbedding``.
 
-    Args:
-        embedding: ``CLIPDegradationEmbedding``.
-        lq: (1, 3, H, W), RGB in [0, 1], on the embedding's device.
-
-    Raises:
-        NoAttentionError: another embedding, or a CLIP whose image tower is no vision transformer.
+    Raises NoAttentionError: another embedding, or its image tower is no vision transformer.
     """
     clip = getattr(embedding, 'clip_model', None)
     if clip is None:
@@ -72,16 +67,14 @@ def clip_attention(embedding: nn.Module, lq: Tensor) -> ClipAttention:
 
 
 def relevance(logits: Tensor, asked: int, weights: Tensor, grid: tuple[int, int]):
-    """R of the formula above.
+    """R of the formula above: (rows, columns) float32; sums to 1, or all zero if nothing speaks for
+    c.
 
     Args:
         logits: (N,) scores that depend on ``weights``.
         asked: index c.
         weights: (1, heads, L, L) attention over the class token and L - 1 patches.
         grid: rows and columns of the patches.
-
-    Returns:
-        (rows, columns) float32; sums to 1, or all zero where nothing speaks for c.
     """
     score = logits[asked] - logits.mean() if len(logits) > 1 else logits[asked]
     (gradient,) = torch.autograd.grad(score, weights, retain_graph=True)
@@ -108,10 +101,8 @@ def _last_attention(visual: nn.Module) -> nn.MultiheadAttention:
 
 @contextmanager
 def _opened(layer: nn.MultiheadAttention) -> Iterator[list[Tensor]]:
-    """Lets a self-attention compute its output from weights that gradients can be taken of.
-
-    Yields:
-        A list that receives the weights (B, heads, L, L), one entry per call.
+    """Lets a self-attention compute its output from weights that gradients can be taken of; yields
+    a list that receives them, (B, heads, L, L), one entry per call.
     """
     found: list[Tensor] = []
 

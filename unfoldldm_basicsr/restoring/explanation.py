@@ -24,14 +24,9 @@ def can_explain(restorer: Restorer) -> bool:
 
 @torch.no_grad()
 def explain_vlunet(restorer: Restorer, image: np.ndarray) -> VLUExplanation:
-    """Restores an image in one piece and watches its gradient steps.
+    """Restores an image in one piece and watches its gradient steps; alpha is left out.
 
-    Args:
-        restorer: one that :func:`can_explain`.
-        image: as for :meth:`Restorer.restore`; alpha is left out.
-
-    Raises:
-        ValueError: out of memory: :func:`reduce_image`.
+    Raises ValueError: out of memory, see :func:`reduce_image`.
     """
     conditioning = restorer.conditioning
     lq = restorer.to_tensor(split_alpha(image)[0]).to(restorer.device)
@@ -58,7 +53,6 @@ def explain_vlunet(restorer: Restorer, image: np.ndarray) -> VLUExplanation:
 
 
 def _gradient_steps(net: nn.Module) -> dict[str, nn.Module]:
-    """The gradient steps by the name of their stage."""
     end = '.gradient_descent'
     return {
         name.removesuffix(end): module for name, module in net.named_modules() if name.endswith(end)
@@ -67,10 +61,8 @@ def _gradient_steps(net: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def _watched(restorer: Restorer, size: tuple[int, int]) -> Iterator[dict[str, StageSteps]]:
-    """Keeps mean maps of all gradient steps, cropped to an image of ``size`` (rows, columns).
-
-    Yields:
-        Stages by name in the order in which they ran.
+    """Keeps mean maps of all gradient steps by stage, in the order in which they ran, cropped to an
+    image of ``size`` (rows, columns).
     """
     found: dict[str, StageSteps] = {}
     padded = -(-size[1] // restorer.contract.size_multiple) * restorer.contract.size_multiple
@@ -98,12 +90,9 @@ def _watched(restorer: Restorer, size: tuple[int, int]) -> Iterator[dict[str, St
 
 
 def reduce_image(image: np.ndarray, max_size: int) -> np.ndarray:
-    """Reduces an image whose longer side exceeds ``max_size`` pixels by averaging areas.
+    """Reduces an image to at most ``max_size`` (16 or more) pixels a side by averaging areas.
 
     This weakens noise and fine rain: what is shown then is the reduced image's own restoration.
-
-    Raises:
-        ValueError: ``max_size`` below 16.
     """
     if max_size < 16:
         raise ValueError(f'--max-size: at least 16 pixels, got {max_size}.')

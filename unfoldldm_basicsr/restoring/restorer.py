@@ -50,11 +50,8 @@ class Restorer:
         clip_weights: OpenCLIP tag or file of the CLIP weights, where the weight file does without.
 
     Attributes:
-        net: the network, in eval mode.
-        contract: what it offers.
-        name: of the weight file.
         conditioning: makes the degradation vectors; None for other networks.
-        meta: its type and arguments ({} for a network that was passed in).
+        meta: type and arguments of ``net`` ({} for a network that was passed in).
         notes: what a user should know about these weights, one sentence each.
 
     Raises:
@@ -165,11 +162,8 @@ class Restorer:
         on_tile: Callable[[int, int], None] | None = None,
         **forward_options: Any,
     ) -> Tensor:
-        """Restores a batch (B, C, H, W) in [0, 1]; the result is not clamped.
-
-        Raises:
-            ValueError: the network does not keep the size, or lacks a degradation vector.
-            TileError: out of memory.
+        """Restores a batch (B, C, H, W) in [0, 1]; not clamped. Errors are those of
+        :meth:`restore`.
         """
         forward_options = {**self._options_of(lq, forward_options), **forward_options}
 
@@ -200,16 +194,9 @@ class Restorer:
 
     @torch.no_grad()
     def trace(self, image: np.ndarray) -> tuple[Trace, bool]:
-        """What every stage made of an image, or of its middle when tiles are in use.
-
-        Args:
-            image: as for :meth:`restore`; alpha is left out.
-
-        Returns:
-            The trace, and whether it shows only the middle of the image.
-
-        Raises:
-            ValueError: the network does not unfold into stages with two estimates.
+        """What every stage made of an image (without alpha), or of its middle when tiles are in
+        use: the trace, and whether it shows only the middle. ValueError without stages of two
+        estimates.
         """
         if not self.contract.can_trace:
             raise ValueError(
@@ -250,11 +237,7 @@ class Restorer:
             return {'degradation': self.conditioning(lq.to(self.device))}
 
     def check_memory(self, height: int, width: int) -> None:
-        """Compares what an image needs at the least with what is free, before anything is computed.
-
-        Raises:
-            TileError: it needs more; the message tells the remedy.
-        """
+        """Raises TileError with the remedy where an image surely needs more than is free."""
         if self.tile is not None:
             height, width = min(height, self.tile), min(width, self.tile)
         free = free_memory(self.device)
@@ -305,11 +288,7 @@ def recognised(net: nn.Module, meta: Mapping[str, Any]) -> str:
 
 
 def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colour (H, W) or (H, W, 3), and alpha (H, W) or None.
-
-    Raises:
-        ValueError: no image of 8 or 16 bits.
-    """
+    """Colour (H, W) or (H, W, 3), and alpha (H, W) or None; ValueError: not of 8 or 16 bits."""
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f'Images must be uint8 or uint16, got {image.dtype}.')
     if image.ndim < 2 or 0 in image.shape or image.shape[2:] not in ((), (2,), (3,), (4,)):

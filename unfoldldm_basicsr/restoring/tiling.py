@@ -35,11 +35,7 @@ class TileError(RuntimeError):
 
 @contextmanager
 def telling_remedy(what: str, remedy: str) -> Iterator[None]:
-    """Names what failed and the remedy where a network fails, mostly for lack of memory.
-
-    Raises:
-        TileError: it failed.
-    """
+    """TileError that names what failed and the remedy where a network fails, mostly for memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -59,12 +55,7 @@ def tile_spans(size: int, tile: int, overlap: int, size_multiple: int = 1) -> li
 
     All tiles start at a multiple of ``size_multiple``, so that a network that downsamples sees the
     same pixel grid as without tiles. The last tile is shifted inwards to end with the image.
-
-    Args:
-        size: length of the axis in pixels.
-        tile: largest tile in pixels; a shorter axis is one tile.
-        overlap: smallest overlap in pixels.
-        size_multiple: alignment of the tiles.
+    ``tile`` is the largest side, ``overlap`` the smallest, in pixels.
     """
     tile, overlap = check_tile(tile, overlap, size_multiple)
     if size <= tile:
@@ -91,10 +82,8 @@ def tile_spans(size: int, tile: int, overlap: int, size_multiple: int = 1) -> li
 def sample_tiles(
     height: int, width: int, tile: int, size_multiple: int = 1, per_axis: int = 3
 ) -> list[tuple[slice, slice]]:
-    """Tiles of one size spread evenly over an image, at most ``per_axis`` along each side.
-
-    Returns:
-        (rows, columns) of each; all start at multiples of ``size_multiple``.
+    """(rows, columns) of tiles of one size spread evenly over an image, at most ``per_axis`` along
+    each side; all start at multiples of ``size_multiple``.
     """
 
     def spans(size: int) -> list[slice]:
@@ -116,16 +105,11 @@ def with_image_statistics(
     size_multiple: int = 1,
     device: torch.device | str | None = None,
 ) -> Callable[[Tensor], Tensor] | None:
-    """Fixes a network's statistics of the whole image to their means over some of its tiles.
+    """``fn`` with a network's statistics of the whole image fixed to their means over 3 x 3 of its
+    tiles.
 
-    Args are those of :func:`tiled_forward`; at most 3 x 3 tiles are looked at.
-
-    Returns:
-        ``fn`` with these statistics, for :func:`tiled_forward` on tiles of ``image``; None where
-        the network marks none that could be fixed.
-
-    Raises:
-        TileError: ``fn`` failed.
+    Args are those of :func:`tiled_forward`, which applies the result to tiles of ``image``; None
+    where the network marks no statistics. TileError: ``fn`` failed.
     """
     statistics = ImageStatistics()
     for rows, columns in sample_tiles(*image.shape[-2:], tile, size_multiple):
@@ -218,19 +202,11 @@ def restore_in_tiles(
 ) -> tuple[Tensor, str]:
     """:func:`tiled_forward`, the tiles with the statistics of the image where the network has any.
 
-    Args:
-        forward: the network, ``fn`` of :func:`tiled_forward`; see there for the others.
-        image: (B, C, H, W).
-        contract: of the network.
-        global_statistics: None: where the network marks some; True: they must be there.
+    ``global_statistics`` None: where the network marks some; True: they must be there (ValueError).
 
     Returns:
         The result on the CPU, and why it differs from that without tiles ('' where it does not, or
         not by much).
-
-    Raises:
-        ValueError, TileError: see :func:`tiled_forward`; also if ``global_statistics`` is true, and
-            the network marks none.
     """
     side, step = check_tile(tile, overlap, contract.size_multiple)[0], contract.size_multiple
     note, grid = '', {'size_multiple': step, 'device': device}

@@ -14,14 +14,9 @@ Row = Mapping[str, object]
 
 
 class StageImages(NamedTuple):
-    """What one stage made of one image.
-
-    Attributes:
-        x_hat, x_tilde: estimates after the holistic and the decomposed gradient step, (H, W, 3)
-            float RGB in [0, 1].
-        x: the stage's output, same form.
-        prior: (C_p,) values that guided the stage; empty if it has no prior.
-        x_null: ``x`` of a run with the null prior, or None.
+    """What one stage made of one image: estimates after the holistic and the decomposed gradient
+    step and the stage's output, (H, W, 3) float RGB in [0, 1]; the prior (C_p,), empty without one;
+    ``x`` of a run with the null prior, or None.
     """
 
     x_hat: np.ndarray
@@ -44,8 +39,7 @@ class ClipAttention(NamedTuple):
 
     Attributes:
         view: (S, S, 3) float RGB, the part of the image that CLIP sees.
-        texts: N texts that the image is compared with.
-        asked: index of the text that the relevance is for.
+        texts: N texts that the image is compared with; ``asked`` is the one of the relevance.
         attention: attention of the class token in the last block, mean over heads.
         before, after: relevance for the text, by CLIP alone and by the tuned adapters.
         scores_before, scores_after: (N,) probabilities of the texts.
@@ -65,11 +59,9 @@ class StageSteps(NamedTuple):
     """One gradient step of VLU-Net.
 
     Attributes:
-        name: module name, for example ``encoder_level2``.
         weights: (N,) weights of the prompts, sum 1.
         channels: C, over which the maps are means.
-        residual: (h, w) mean |Phi(x) - y| over the channels.
-        step: (h, w) mean |what was subtracted from x|.
+        residual, step: (h, w) mean |Phi(x) - y|, and mean |what was subtracted from x|.
         scale: pixels of the image per pixel of the maps, in rows and columns.
     """
 
@@ -82,14 +74,8 @@ class StageSteps(NamedTuple):
 
 
 class VLUExplanation(NamedTuple):
-    """What VLU-Net did to one image.
-
-    Attributes:
-        lq, output: (H, W, 3) float RGB in [0, 1].
-        classes: names of the degradations in the order of their indices.
-        stages: the eight stages in order.
-        attention: CLIP's, or None.
-        attention_note: why there is none, '' otherwise.
+    """What VLU-Net did to one image: input and output (H, W, 3) float RGB in [0, 1], names of the
+    degradations by index, the eight stages, CLIP's attention, or None and the reason.
     """
 
     lq: np.ndarray

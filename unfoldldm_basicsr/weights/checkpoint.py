@@ -84,9 +84,8 @@ def read_checkpoint(
 
     Args:
         path: a file of this package, of BasicSR (``params``, ``params_ema``), a released file with
-            one of :data:`PARAM_KEYS`, a bare state dict, or ``.safetensors``. What
-            DistributedDataParallel, ``torch.compile`` and ``AveragedModel`` add to the names is
-            taken off.
+            one of :data:`PARAM_KEYS`, a bare state dict, or ``.safetensors``; names without what
+            DistributedDataParallel, ``torch.compile`` and ``AveragedModel`` add.
         param_key: which weights; default the averaged ones where present.
         fallback: whether a file without ``param_key`` may give the weights that it has.
 
@@ -124,9 +123,8 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
     """What ``torch.load`` makes of a file that was checked for damage first.
 
     Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: no weights, truncated or damaged, or it holds code and ``unsafe_pickle``
-            is not set.
+        FileNotFoundError, CheckpointError: no such file, no weights, damaged, or it holds code and
+            ``unsafe_pickle`` is not set.
     """
     if path.is_dir():
         raise CheckpointError(f'{path}: is a folder; give the .pth file inside it.')
@@ -232,14 +230,8 @@ def check_finite(path: Path, state_dict: Mapping[str, Tensor]) -> None:
 
 
 def network_meta(network_opt: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata to store under :data:`ARCH_KEY`, from the option file's ``network_g``.
-
-    Returns:
-        Type, arguments and package version as plain python values, which ``weights_only=True``
-        loads.
-
-    Raises:
-        ValueError: an argument that is no plain value.
+    """Metadata to store under :data:`ARCH_KEY`: type, arguments and package version as plain python
+    values, which ``weights_only=True`` loads; ValueError for others.
     """
     from unfoldldm_basicsr import __version__
 

@@ -61,14 +61,7 @@ def degradation_meta(
 
 
 def read_record(checkpoint: Checkpoint) -> DegradationRecord | None:
-    """The record of a checkpoint, None if its network needs none.
-
-    The weights are those of the key that the network's weights were taken from; ``params`` where
-    the embedding has no average of its own.
-
-    Raises:
-        CheckpointError: the key is there, but not in the form above.
-    """
+    """The record of a checkpoint, None if its network needs none; CheckpointError if damaged."""
     content, path = checkpoint.degradation, checkpoint.path
     if content is None:
         return None
@@ -98,14 +91,8 @@ class Conditioning:
     Args:
         embedding: a degradation embedding: ``embedding(lq, label) -> (B, E)``.
         classes: names of the degradations in the order of their indices.
-        degradation: 'auto' where the embedding looks at the image; name or index of the degradation
-            where it must be told.
-
-    Attributes:
-        label: index of the degradation that was chosen, or None.
-
-    Raises:
-        ValueError: a choice that this embedding does not have.
+        degradation: 'auto' where the embedding looks at the image; else a name or an index, kept as
+            ``label``. ValueError for a choice that this embedding does not have.
     """
 
     def __init__(
@@ -116,7 +103,6 @@ class Conditioning:
         self.label = self._index(str(degradation))
 
     def to(self, device: torch.device) -> Conditioning:
-        """Moves the embedding; returns itself."""
         self.embedding.to(device)
         return self
 
@@ -164,12 +150,7 @@ def build_conditioning(
     """The degradation vectors that belong to a checkpoint of a conditioned network.
 
     They come from the file itself, else from the ``net_e_*.pth`` that training writes beside its
-    ``net_g_*.pth``.
-
-    Args:
-        checkpoint: of the network.
-        degradation: see :class:`Conditioning`.
-        clip_weights: OpenCLIP tag or file to take a backbone from that is not in the file.
+    ``net_g_*.pth``; a CLIP backbone that is not in the file from ``clip_weights`` (tag or file).
 
     Raises:
         CheckpointError: nothing says where the vectors come from, the embedding is unknown, its

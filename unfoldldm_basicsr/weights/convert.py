@@ -71,9 +71,8 @@ def convert_checkpoint(
 
     Args:
         source: Lightning checkpoint or ``clip_tuned.pth``.
-        target: file to write; default ``NAME_basicsr.pth`` beside the source.
-        classes: names of the degradations in the order of their indices; default the released
-            seven.
+        target: default ``NAME_basicsr.pth`` beside the source.
+        classes: names of the degradations by index; default the released seven.
         unsafe_pickle: also reads files that run code while they are read.
         overwrite: replaces an existing target.
 
@@ -189,7 +188,6 @@ def _clip_options(
 
 
 def _check_adapters(path: Path, params: Mapping[str, Tensor]) -> None:
-    """Checks that these are the adapters of the released backbone."""
     weight = params.get(FIRST_ADAPTER)
     shape = 'missing' if weight is None else tuple(weight.shape)
     if shape != (RELEASED_WIDTH, RELEASED_WIDTH):

@@ -42,17 +42,12 @@ def export_checkpoint(
     half: bool = False,
     overwrite: bool = False,
 ) -> Exported:
-    """Writes the averaged weights of a checkpoint under ``params``, with the metadata.
+    """Writes the averaged weights (or ``param_key``) under ``params``, with the metadata.
 
     UnfoldLDM of Phase II becomes phase 'inference': the prior encoder PI, which only training
     needs, is left out. What makes the degradation vectors of VLU-Net is kept. The new file is
-    loaded strictly into the network before it is written.
-
-    Args:
-        target: file to write, ``.pth`` or ``.safetensors``; it appears complete or not at all.
-        opt_file: option file, for a source without metadata.
-        param_key: which weights; default ``params_ema`` where present.
-        half: keep float16 values, in half the size; networks are built in float32 again.
+    loaded strictly before it is written; ``half`` keeps float16 values. ``opt_file`` is for a
+    source without metadata.
 
     Raises:
         FileNotFoundError, CheckpointError: the weights cannot be used, such as those of Phase I,

@@ -62,12 +62,8 @@ def phase1_misfit(
 ) -> str | None:
     """Why a file is no Phase I of this network of Phase II (on the meta device too), or None.
 
-    Exactly the weights of the modules that Phase I does not have may be missing in the file.
-
-    Args:
-        net, checkpoint: the network and the file.
-        arguments: what ``net`` was built with, compared with the file's metadata: equal shapes do
-            not make an equal network.
+    Exactly the weights of the modules that Phase I does not have may be missing; ``arguments`` of
+    ``net`` are compared with the file's metadata, as equal shapes do not make an equal network.
     """
     path, arch = checkpoint.path, checkpoint.arch
     already = [key for key in checkpoint.state_dict if module_of(key) in NEW_IN_PHASE2]
@@ -105,12 +101,7 @@ def load_weights(
 ) -> None:
     """Loads a weight file into a bare network; where not strict, what fits, and says the rest.
 
-    Args:
-        path, param_key, fallback: see :func:`read_checkpoint`.
-        strict, allow_missing, label: see :func:`misfit`.
-
-    Raises:
-        FileNotFoundError, CheckpointError: no such file; it does not fit.
+    See :func:`read_checkpoint` and :func:`misfit` for arguments and errors.
     """
     checkpoint = read_checkpoint(path, param_key, fallback=fallback)
     name, log = type(net).__name__, logging.getLogger('basicsr')
@@ -131,13 +122,9 @@ def load_network(
 ) -> None:
     """Replaces ``BaseModel.load_network``, which knows neither safetensors nor names of wrappers.
 
-    BasicSR's own models and those of projects load what :func:`read_checkpoint` reads, and with it
-    what the check of option files accepts. None as ``param_key`` and a key that the file lacks take
-    what is there, where BasicSR demands ``params``.
-
-    Raises:
-        FileNotFoundError, CheckpointError: see :func:`read_checkpoint`.
-        RuntimeError: strict, and the weights do not fit.
+    BasicSR's own models and those of projects load what the check of option files accepts. None as
+    ``param_key`` and a key that the file lacks take what is there, where BasicSR demands
+    ``params``.
     """
     checkpoint = read_checkpoint(load_path, param_key or 'params', fallback=True)
     net, key = self.get_bare_model(net), checkpoint.param_key
@@ -149,11 +136,7 @@ def load_network(
 
 
 def load_phase1_weights(net: nn.Module, path: str | Path, arguments: Mapping[str, Any]) -> None:
-    """Starts a Phase II network from the averaged weights of Phase I; see :func:`phase1_misfit`.
-
-    Raises:
-        FileNotFoundError, CheckpointError: no such file; it does not fit.
-    """
+    """Starts a Phase II network from the averaged weights of Phase I; see :func:`phase1_misfit`."""
     checkpoint = read_checkpoint(path, 'params_ema', fallback=True)
     fault = phase1_misfit(net, checkpoint, arguments)
     if fault:

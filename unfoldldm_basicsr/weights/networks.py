@@ -26,14 +26,11 @@ from unfoldldm_basicsr.weights.diff import StateDictDiff
 def build_network(
     checkpoint: Checkpoint, *, opt_file: str | Path | None = None, drop_unexpected: bool = False
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Builds the network of a checkpoint and loads its weights strictly.
+    """The network of a checkpoint with its weights, on the CPU in eval mode, and its metadata.
 
     Args:
         opt_file: option file whose ``network_g`` is used instead of the metadata.
         drop_unexpected: leave out weights that the network has no place for (export).
-
-    Returns:
-        The network on the CPU in eval mode without gradients, and its metadata.
 
     Raises:
         CheckpointError: network unknown, arguments or weights that do not fit.
@@ -94,8 +91,7 @@ def construct(meta: Mapping[str, Any], where: str) -> nn.Module:
 def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
     """Asks every registered network that can tell its arguments from weights (``infer_kwargs``).
 
-    Raises:
-        CheckpointError: none knows these weights.
+    Raises CheckpointError where none knows these weights.
     """
     nearest = ''
     for kind, cls in registered_networks().items():

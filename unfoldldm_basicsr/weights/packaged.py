@@ -43,8 +43,7 @@ def packaged_weights() -> dict[str, Packaged]:
 def packaged_file(name: str | None = None) -> Path:
     """The weight file of that name, or the default one, checked to be the one that was published.
 
-    Raises:
-        CheckpointError: no such weights, or the file is damaged.
+    Raises CheckpointError: no such weights, or the file is damaged.
     """
     known = packaged_weights()
     if not known:

@@ -29,7 +29,6 @@ _BLOCK = 1 << 20
 
 
 def manifest_path(state_path: Path) -> Path:
-    """``5.state`` -> ``5.state.json``."""
     return state_path.with_name(f'{state_path.name}.json')
 
 
@@ -61,12 +60,9 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path, networks: Iterable[str] = ()) -> Checkpoint:
-        """Reads a state and sees to it that its weights are what was written with it.
+        """Reads a state and sees to it that the weights of ``networks`` are those written with it.
 
-        ``networks``: names of the networks whose weights are needed, as ``net_g``.
-
-        Raises:
-            ResumeError: names the state, and the file that is missing or damaged.
+        Raises ResumeError, which names the state, and the file that is missing or damaged.
         """
         if not path.is_file():
             raise ResumeError(f'{path} does not exist')

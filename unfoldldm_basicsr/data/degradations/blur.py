@@ -20,15 +20,13 @@ def gaussian_radius(sigma: float) -> int:
 
 
 def gaussian_psf(sigma: float, aspect: float = 1.0, angle: float = 0.0) -> np.ndarray:
-    """Gaussian PSF exp(-x' C^-1 x / 2), normalised.
+    """Gaussian PSF exp(-x' C^-1 x / 2), sum 1: float32 of odd side ``2 * gaussian_radius(sigma) +
+    1``.
 
     Args:
         sigma: standard deviation along the major axis, in pixels.
         aspect: minor divided by major standard deviation, in (0, 1]; 1 is isotropic.
         angle: direction of the major axis in degrees, counter-clockwise from horizontal.
-
-    Returns:
-        float32 array of odd side ``2 * gaussian_radius(sigma) + 1``.
     """
     radius = gaussian_radius(sigma)
     if radius == 0:

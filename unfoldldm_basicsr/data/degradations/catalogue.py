@@ -35,13 +35,9 @@ from unfoldldm_basicsr.data.degradations import blur, sensor, weather
 
 @dataclass(frozen=True)
 class Parameter:
-    """What values a parameter may have.
-
-    Attributes:
-        minimum, maximum: inclusive limits.
-        stronger: whether larger values degrade more (``'up'``), less (``'down'``), or change only
-            the appearance (``'neither'``).
-        integer: only whole numbers.
+    """Inclusive limits of a parameter, whether larger values degrade more (``'up'``), less
+    (``'down'``) or change only the appearance (``'neither'``), and whether only whole numbers
+    count.
     """
 
     minimum: float
@@ -50,11 +46,7 @@ class Parameter:
     integer: bool = False
 
     def range_of(self, given: object) -> tuple[float, float]:
-        """(low, high) of a value in an option file; equal ones are a fixed value.
-
-        Raises:
-            ValueError: no number or range, or outside the limits.
-        """
+        """(low, high) of a value in an option file; raises ValueError for others."""
         values = list(given) if isinstance(given, list | tuple) else [given, given]
         if len(values) != 2 or not all(map(_is_number, values)):
             raise ValueError(f'must be a number or [low, high], got {given!r}.')
@@ -278,11 +270,7 @@ DEGRADATIONS: dict[str, type[Degradation]] = {
 
 
 def read_step(entry: object) -> Degradation:
-    """One entry of a ``degradations`` list.
-
-    Raises:
-        OptionError: its faults, each at its key.
-    """
+    """One entry of a ``degradations`` list. OptionError: its faults, each at its key."""
     if isinstance(entry, Degradation):
         return entry
     if not isinstance(entry, Mapping) or 'type' not in entry:

@@ -7,20 +7,16 @@ import numpy as np
 
 
 def gaussian_noise(image: np.ndarray, rng: np.random.Generator, *, sigma: float) -> np.ndarray:
-    """Additive white Gaussian noise, independent per pixel and channel: y = x + n, not clipped.
-
-    Args:
-        sigma: standard deviation in 8-bit units (0..255), as denoising papers state it.
+    """Additive white Gaussian noise, independent per pixel and channel: y = x + n, not clipped;
+    ``sigma`` in 8-bit units (0..255), as denoising papers state it.
     """
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     return image + noise * np.float32(sigma / 255.0)
 
 
 def poisson_noise(image: np.ndarray, rng: np.random.Generator, *, peak: float) -> np.ndarray:
-    """Photon shot noise: y = Poisson(peak * x) / peak, so that Var(y) = x / peak.
-
-    Args:
-        peak: expected number of photons at intensity 1; fewer photons, more noise.
+    """Photon shot noise: y = Poisson(peak * x) / peak, so that Var(y) = x / peak; ``peak`` photons
+    are expected at intensity 1.
     """
     photons = rng.poisson(np.maximum(image, 0.0).astype(np.float64) * peak)
     return (photons / peak).astype(np.float32)
@@ -35,20 +31,16 @@ def low_light(
     shot_noise: float,
     read_noise: float,
 ) -> np.ndarray:
-    """Dark image d = gain * x^gamma with signal-dependent and constant noise.
+    """Dark image d = gain * x^gamma with signal-dependent and constant noise, not clipped.
 
     y = d + n with Var(n) = shot_noise * d + (read_noise / 255)^2: the Poisson-Gaussian sensor
     model of Foi et al. (IEEE TIP 2008). The tone curve is the one of LLNet (Lore et al. 2017).
 
     Args:
-        image: float32 H W C, RGB or one channel, [0, 1].
         gamma: exponent of the tone curve; above 1 darkens shadows more than highlights.
         gain: exposure factor in (0, 1].
         shot_noise: variance per unit intensity, 1 / (photons at intensity 1); 0: none.
         read_noise: standard deviation of the constant part in 8-bit units (0..255); 0: none.
-
-    Returns:
-        float32 H W C, not clipped.
     """
     dark = gain * np.maximum(image, 0.0).astype(np.float64) ** gamma
     if shot_noise > 0:
@@ -59,14 +51,9 @@ def low_light(
 
 
 def jpeg(image: np.ndarray, rng: np.random.Generator, *, quality: int) -> np.ndarray:
-    """Encodes to 8-bit JPEG (4:2:0) and decodes again; deterministic, ``rng`` is not used.
+    """Encodes to 8-bit JPEG (4:2:0, quality 1..100) and decodes again; ``rng`` is not used.
 
-    Args:
-        image: float32 H W C, RGB or grey; clipped to [0, 1] and rounded to 8 bits, as in a camera.
-        quality: libjpeg quality, an integer in 1..100.
-
-    Returns:
-        float32 H W C, [0, 1].
+    Values are clipped to [0, 1] and rounded to 8 bits before, as in a camera.
     """
     pixels = np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
     _, stream = cv2.imencode(

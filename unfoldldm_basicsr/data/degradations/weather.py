@@ -22,10 +22,8 @@ def streak_layer(
     angle: float,
     thickness: float,
 ) -> np.ndarray:
-    """Opacity map of one layer of rain: random drops smeared along their fall.
-
-    Returns:
-        float32 H W in [0, 1]; a streak of a full-strength drop peaks at 1.
+    """Opacity of one layer of rain, random drops smeared along their fall: float32 H W in [0, 1]; a
+    streak of a full-strength drop peaks at 1.
     """
     psf = motion_psf(length, 90.0 - angle, fade=True)  # angle 0 falls straight down
     radius = 2 * math.ceil(thickness)
@@ -75,13 +73,8 @@ def rain(
 
 
 def random_depth(height: int, width: int, cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth random scene depth that tends to grow towards the top of the picture.
-
-    Two octaves of bicubically interpolated random grids (``cells`` and twice as many per side) on
-    a vertical ramp.
-
-    Returns:
-        float32 H W, scaled to span [0, 1].
+    """Smooth random scene depth, float32 H W that spans [0, 1] and tends to grow towards the top:
+    two octaves of bicubically interpolated grids (``cells`` and twice as many a side) on a ramp.
     """
     depth = np.repeat(np.linspace(1.0, 0.0, height, dtype=np.float32)[:, None], width, axis=1)
     for octave, weight in ((1, 1.0), (2, 0.5)):
@@ -96,7 +89,7 @@ def random_depth(height: int, width: int, cells: int, rng: np.random.Generator) 
 
 
 def scatter(image: np.ndarray, depth: np.ndarray, beta: float, airlight: float) -> np.ndarray:
-    """Atmospheric scattering model y = x t + A (1 - t), t = exp(-beta d) (Koschmieder 1924).
+    """Atmospheric scattering y = x t + A (1 - t), t = exp(-beta d) (Koschmieder 1924).
 
     Args:
         depth: d, H W, relative depth in [0, 1].
