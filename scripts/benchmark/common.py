@@ -5,8 +5,6 @@ hits every side. Reported are medians, and ratios as the median over the rounds.
 above the state before the call, each side in a process of its own.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import multiprocessing

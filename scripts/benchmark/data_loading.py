@@ -23,8 +23,6 @@ Before that it is checked that our modes give bit-identical batches for one seed
 images, and those on sub-images), and that whole images equal those of BasicSR.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

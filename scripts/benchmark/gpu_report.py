@@ -7,8 +7,6 @@ Every step is a command in a process of its own with a limit of time; one that f
 long is named in the table, and the others go on. Its output is kept beside the report.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import re

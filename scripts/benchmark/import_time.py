@@ -7,8 +7,6 @@ be imported with a current torchvision, so its side first gets the module that i
 as possible. The promise is a ratio of at most 1.10.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import subprocess

@@ -1,7 +1,5 @@
 """The networks that the benchmark scripts compare, by name."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from functools import partial

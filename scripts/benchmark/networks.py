@@ -14,8 +14,6 @@ and weights once, at the rates of a matrix product and of a copy measured here. 
 is the share of the processor's time that the system takes, mostly for pages of fresh memory.
 """
 
-from __future__ import annotations
-
 import argparse
 import resource
 from collections.abc import Callable, Iterator

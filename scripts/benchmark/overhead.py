@@ -20,8 +20,6 @@ of what the package adds, in percent of the plain iteration; a checkpoint counts
 of ``--save-every``.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import statistics

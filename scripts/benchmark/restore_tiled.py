@@ -15,8 +15,6 @@ differences. Without ``--weights`` the network is untrained with random weights:
 and time, while differences are meaningful for trained weights only.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 from collections.abc import Iterator

@@ -15,8 +15,6 @@ source of growth is known: UnfoldLDM's decomposed gradient step multiplies the i
 H x H and W x W factors, which costs H W (H + W); tiles bound it.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Iterator

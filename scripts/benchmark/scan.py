@@ -27,8 +27,6 @@ each, loop, merge) with the same parameters; memory is then in bytes per element
 Writes <out>.csv and <out>.png.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Callable, Sequence

@@ -11,8 +11,6 @@ on idle cores and beside ``--busy`` processes that compute all the time. Each si
 its own; columns: median, best and worst seconds of a step, and processor seconds of all ranks.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

@@ -18,8 +18,6 @@ multiply-accumulates of the forward pass, and for reading and writing weights, g
 moments of AdamW once, at the rates of a matrix product and of a copy measured here.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ normalised one by one. Reads the parameters of the package's network, so that bo
 outputs.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

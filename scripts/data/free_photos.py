@@ -8,8 +8,6 @@ Photographs only, no drawings. Each is reduced by averaging, so that neither the
 nor JPEG blocks are left to be learned; FOLDER/ATTRIBUTION.md names authors and licences.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

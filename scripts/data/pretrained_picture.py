@@ -3,8 +3,6 @@
 python scripts/data/pretrained_picture.py -o docs/images/pretrained.png
 """
 
-from __future__ import annotations
-
 import argparse
 
 import numpy as np

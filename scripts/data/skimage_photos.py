@@ -5,8 +5,6 @@
 DIR/val holds the photos kept for validation, DIR/train the others. Grey photos stay grey.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -10,8 +10,6 @@ finished, and must end with the same files in ``models``, bit by bit. Prints one
 exit status is 1 if any differs.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import re

@@ -11,8 +11,6 @@ instead of a download. Without CUDA, ``cuda`` means the CPU; padded images are c
 are copied, as on the way to a GPU; StyleGAN2's compiled activation is written in torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import glob

@@ -1,7 +1,5 @@
 """Trainings of a few seconds that exercise everything a checkpoint has to hold."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

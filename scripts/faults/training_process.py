@@ -1,7 +1,5 @@
 """Starting, watching and killing real trainings, one process per rank."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import re

@@ -3,8 +3,6 @@
 python scripts/option_files/reference.py > docs/options.md
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 import textwrap

@@ -1,7 +1,5 @@
 """The tasks of the papers' tables, and how long each method is trained on them."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 # ---- tasks --------------------------------------------------------------------------------------

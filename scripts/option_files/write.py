@@ -7,8 +7,6 @@ The files are ordinary BasicSR YAML; whoever trains edits a copy of one. What ma
 changed here. Files of VLU-Net and the smoke files are written by hand.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

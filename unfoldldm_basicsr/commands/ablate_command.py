@@ -1,7 +1,5 @@
 """``unfoldldm ablate``: what is each part of a network worth?"""
 
-from __future__ import annotations
-
 from unfoldldm_basicsr.commands.compare_command import run
 
 __all__ = ['run']

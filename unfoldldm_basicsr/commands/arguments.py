@@ -4,8 +4,6 @@ Apart from the commands themselves, and without torch or BasicSR, so that ``--he
 options are answered at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -17,31 +15,28 @@ from unfoldldm_basicsr.preparing.new_training import NETWORKS, TASKS
 
 def _init(parser: argparse.ArgumentParser) -> None:
     """write the option files of a training on your own images, sized for this machine"""
-    parser.add_argument(
-        'clean', help='folder or LMDB of clean images, or a set that unfoldldm prepare wrote'
-    )
-    parser.add_argument('--degraded', help='their degraded partners of equal names; else --task')
-    parser.add_argument('--val', help='clean images to validate on (default: a tenth is held back)')
-    parser.add_argument('--val-degraded', help='their degraded partners')
-    parser.add_argument(
+    add = parser.add_argument
+    add('clean', help='folder or LMDB of clean images, or a set that unfoldldm prepare wrote')
+    add('--degraded', help='their degraded partners of equal names; else --task')
+    add('--val', help='clean images to validate on (default: a tenth is held back)')
+    add('--val-degraded', help='their degraded partners')
+    add(
         '--task', choices=TASKS, help='how clean images are degraded (default: blind, blur + noise)'
     )
-    parser.add_argument(
+    add(
         '--network', choices=NETWORKS, metavar='NAME',
         help=f'{", ".join(NETWORKS)} (default: unfoldldm-tiny on a CPU, -small on a GPU)',
     )  # fmt: skip
-    parser.add_argument(
+    add(
         '--memory', metavar='GIB', help='GiB of the GPU to train on, or cpu (default: what is here)'
     )
-    parser.add_argument(
+    add(
         '--hours', type=float,
         help='how long the training may take on this machine (default: by the number of images)',
     )  # fmt: skip
-    parser.add_argument('--name', default='mine', help='of the experiment and the files (mine)')
-    parser.add_argument(
-        '-o', '--output', type=Path, default=Path(), help='folder for the files (default: here)'
-    )
-    parser.add_argument('--overwrite', action='store_true', help='replace existing files')
+    add('--name', default='mine', help='of the experiment and the files (mine)')
+    add('-o', '--output', type=Path, default=Path(), help='folder for the files (default: here)')
+    add('--overwrite', action='store_true', help='replace existing files')
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
@@ -53,19 +48,14 @@ def _list(parser: argparse.ArgumentParser) -> None:
 
 def _check(parser: argparse.ArgumentParser) -> None:
     """find all mistakes in option files before a run is started"""
-    parser.add_argument(
-        '-opt', '--opt', required=True, nargs='+', metavar='FILE', help='option files'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('-opt', '--opt', required=True, nargs='+', metavar='FILE', help='option files')
+    add(
         '--no-data', action='store_true',
         help='leave out what belongs to one machine: data, weights, GPUs',
     )  # fmt: skip
-    parser.add_argument(
-        '--no-strict', action='store_true', help='warn about unknown keys instead of refusing them'
-    )
-    parser.add_argument(
-        '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='as in training'
-    )
+    add('--no-strict', action='store_true', help='warn about unknown keys instead of refusing them')
+    add('--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='as in training')
 
 
 def _migrate(parser: argparse.ArgumentParser) -> None:
@@ -76,24 +66,19 @@ def _migrate(parser: argparse.ArgumentParser) -> None:
 
 def _prepare(parser: argparse.ArgumentParser) -> None:
     """check an unpacked data set, pair its images, write LMDBs"""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         'set', nargs='?', metavar='SET',
         help='name of a set, or folder for your own images; without it: which sets there are',
     )  # fmt: skip
-    parser.add_argument(
-        '-i', '--input', type=Path, help='where it is unpacked; without it: what is expected there'
-    )
-    parser.add_argument(
+    add('-i', '--input', type=Path, help='where it is unpacked; without it: what is expected there')
+    add(
         '-o', '--output', type=Path,
         help='folder of the LMDBs (default: datasets/SET); for a folder of clean images NAME.lmdb',
     )  # fmt: skip
-    parser.add_argument(
-        '--incomplete', action='store_true', help='take what there is of a set, with a note'
-    )
-    parser.add_argument('--force', action='store_true', help='replace existing LMDBs')
-    parser.add_argument(
-        '--threads', type=int, default=min(8, os.cpu_count() or 1), help='default: %(default)s'
-    )
+    add('--incomplete', action='store_true', help='take what there is of a set, with a note')
+    add('--force', action='store_true', help='replace existing LMDBs')
+    add('--threads', type=int, default=min(8, os.cpu_count() or 1), help='default: %(default)s')
     own = parser.add_argument_group('for a folder')
     own.add_argument(
         '--gt', metavar='PATHS',
@@ -119,35 +104,27 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 
 def _restore(parser: argparse.ArgumentParser) -> None:
     """restore photos with trained weights"""
-    parser.add_argument(
-        '-i', '--input', required=True, nargs='+', type=Path, help='images, or folders with images'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('-i', '--input', required=True, nargs='+', type=Path, help='images, or folders with images')
+    add(
         '-o', '--output', required=True, type=Path,
         help='folder for the results, or for one image the name of its result: x.png',
     )  # fmt: skip
     _weights(parser)
-    parser.add_argument(
-        '--tile', type=int, help='restore in tiles of this many pixels (default: in one piece)'
-    )
-    parser.add_argument(
-        '--tile-overlap', type=int, default=32, help='pixels shared by neighbouring tiles (32)'
-    )
-    parser.add_argument(
+    add('--tile', type=int, help='restore in tiles of this many pixels (default: in one piece)')
+    add('--tile-overlap', type=int, default=32, help='pixels shared by neighbouring tiles (32)')
+    add(
         '--global-statistics', action=argparse.BooleanOptionalAction,
         help='the same statistics of the image for all its tiles, which is closer to the result'
         ' without tiles, or those of each tile (default: the same, where the network has any)',
     )  # fmt: skip
-    parser.add_argument('--suffix', default='', help='added to the names of the results')
-    parser.add_argument('--recursive', action='store_true', help='also the folders inside')
-    parser.add_argument(
+    add('--suffix', default='', help='added to the names of the results')
+    add('--recursive', action='store_true', help='also the folders inside')
+    add(
         '--keep-metadata', action=argparse.BooleanOptionalAction, default=True,
         help='results keep EXIF and XMP of their images, with the orientation set to normal (yes)',
     )  # fmt: skip
-    parser.add_argument(
-        '--save-trace', action='store_true',
-        help='also a picture of every stage (UnfoldLDM)',
-    )  # fmt: skip
+    add('--save-trace', action='store_true', help='also a picture of every stage (UnfoldLDM)')
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument('--overwrite', action='store_true', help='replace existing results')
     existing.add_argument(
@@ -157,57 +134,55 @@ def _restore(parser: argparse.ArgumentParser) -> None:
 
 def _export(parser: argparse.ArgumentParser) -> None:
     """turn a training checkpoint into a smaller file for restoring"""
-    parser.add_argument('-w', '--weights', required=True, help='checkpoint, models/net_g_*.pth')
-    parser.add_argument('-o', '--output', required=True, help='file to write, for example x.pth')
+    add = parser.add_argument
+    add('-w', '--weights', required=True, help='checkpoint, models/net_g_*.pth')
+    add('-o', '--output', required=True, help='file to write, for example x.pth')
     _reading(parser)
-    parser.add_argument('--half', action='store_true', help='float16 values: half the size')
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
+    add('--half', action='store_true', help='float16 values: half the size')
+    add('--overwrite', action='store_true', help='replace an existing file')
 
 
 def _convert(parser: argparse.ArgumentParser) -> None:
     """turn released VLU-Net files (Lightning checkpoints, clip_tuned.pth) into BasicSR files"""
-    parser.add_argument('file', help='Lightning checkpoint, or clip_tuned.pth')
-    parser.add_argument(
-        '-o', '--output', help='file to write (default: NAME_basicsr.pth beside the input)'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('file', help='Lightning checkpoint, or clip_tuned.pth')
+    add('-o', '--output', help='file to write (default: NAME_basicsr.pth beside the input)')
+    add(
         '--classes', type=re.compile(r'\s*,\s*').split, metavar='A,B,...',
         help='names of the degradations in the order of their indices (default: the released'
         ' order: noise15, noise25, noise50, rain, haze, blur, lowlight)',
     )  # fmt: skip
-    parser.add_argument(
+    add(
         '--unsafe-pickle', action='store_true',
         help='also read files that run code while they are read; only from a source you trust',
     )  # fmt: skip
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
+    add('--overwrite', action='store_true', help='replace an existing file')
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
     """show what the stages of UnfoldLDM or VLU-Net do to an image"""
-    parser.add_argument('image', type=Path, help='the image, as the network would get it')
+    add = parser.add_argument
+    add('image', type=Path, help='the image, as the network would get it')
     _weights(parser)
-    parser.add_argument(
-        '-o', '--output', type=Path, default=Path(), help='folder for the results (default: here)'
-    )
-    parser.add_argument(
+    add('-o', '--output', type=Path, default=Path(), help='folder for the results (default: here)')
+    add(
         '--max-size', type=int, default=512,
         help='images with a longer side are reduced to this many pixels first (512)',
     )  # fmt: skip
-    parser.add_argument('--overwrite', action='store_true', help='replace existing results')
+    add('--overwrite', action='store_true', help='replace existing results')
 
 
 def _degrade(parser: argparse.ArgumentParser) -> None:
     """preview the degradations of an option file on a photo"""
-    parser.add_argument('image', type=Path, help='a clean photo')
-    parser.add_argument('-o', '--output', type=Path, required=True, help='the sheet, .png or .jpg')
-    parser.add_argument(
+    add = parser.add_argument
+    add('image', type=Path, help='a clean photo')
+    add('-o', '--output', type=Path, required=True, help='the sheet, .png or .jpg')
+    add(
         '-opt', '--opt', type=Path,
         help='option file whose degradations to show (default: all there are, at their defaults)',
     )  # fmt: skip
-    parser.add_argument(
-        '--dataset', help='section of datasets in the option file (default: the first that fits)'
-    )
-    parser.add_argument('--seed', type=int, default=0, help='seed of the random numbers (0)')
+    add('--dataset', help='section of datasets in the option file (default: the first that fits)')
+    add('--seed', type=int, default=0, help='seed of the random numbers (0)')
 
 
 def _compare(parser: argparse.ArgumentParser) -> None:
@@ -230,39 +205,37 @@ def _compare(parser: argparse.ArgumentParser) -> None:
 
 def _ablate(parser: argparse.ArgumentParser) -> None:
     """train, test and compare one network with parts changed (options/ablate/...)"""
+    add = parser.add_argument
     parser.set_defaults(runs=[])
-    parser.add_argument(
+    add(
         '-opt', '--opt', type=Path, metavar='FOLDER',
         help='folder of common.yml and a file for each network, or of rows.yml (an ablation)',
     )  # fmt: skip
-    parser.add_argument(
+    add(
         '--root', type=Path, default=Path(),
         help='where experiments/ and results/ are (default: the current folder)',
     )  # fmt: skip
-    parser.add_argument(
+    add(
         '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE',
         help='changes to common.yml, for example compare:budget:amount=2400',
     )  # fmt: skip
-    parser.add_argument(
-        '--only', nargs='+', default=[], metavar='NAME', help='only these (default: all)'
-    )
+    add('--only', nargs='+', default=[], metavar='NAME', help='only these (default: all)')
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
     """draw the curves of a training and say what its prior is worth"""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         'folders', type=Path, nargs='*', metavar='RUN',
         help='a name below experiments/, or its folder; with --page: folders of reports',
     )  # fmt: skip
-    parser.add_argument('-o', '--output', type=Path, help='folder (results/report_RUN)')
-    parser.add_argument(
-        '--root', type=Path, default=Path(), help='where experiments/ and results/ are'
-    )
-    parser.add_argument(
+    add('-o', '--output', type=Path, help='folder (results/report_RUN)')
+    add('--root', type=Path, default=Path(), help='where experiments/ and results/ are')
+    add(
         '--page', type=Path, metavar='FILE.md',
         help='copy the tables and pictures of reports beside this page, and write it anew',
     )  # fmt: skip
-    parser.add_argument(
+    add(
         '--no-crops', action='store_true',
         help='with --page: leave out crops of photos that may not be published',
     )  # fmt: skip
@@ -270,6 +243,7 @@ def _report(parser: argparse.ArgumentParser) -> None:
 
 def _weights(parser: argparse.ArgumentParser) -> None:
     """Defines ``-w`` and what belongs to it."""
+    add = parser.add_argument
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         '-w', '--weights', help='weights, for example net_g.pth (default: those of the package)'
@@ -278,15 +252,15 @@ def _weights(parser: argparse.ArgumentParser) -> None:
         '--pretrained', metavar='NAME', help='weights of the package; unfoldldm list shows them'
     )
     _reading(parser)
-    parser.add_argument(
+    add(
         '--degradation', default='auto', metavar='NAME',
         help='VLU-Net: name or index of the degradation, for weights that cannot tell it (auto)',
     )  # fmt: skip
-    parser.add_argument(
+    add(
         '--clip-weights', metavar='FILE',
         help='VLU-Net: OpenCLIP weights, or their tag, for weights stored without CLIP',
     )  # fmt: skip
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (auto)')
+    add('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (auto)')
 
 
 def _reading(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,5 @@
 """``unfoldldm check``: are option files right, before anything is started?"""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

@@ -1,7 +1,5 @@
 """``unfoldldm compare``: which network is better, and at what cost?"""
 
-from __future__ import annotations
-
 import argparse
 
 

@@ -1,7 +1,5 @@
 """``unfoldldm convert``: released VLU-Net files become files of this package."""
 
-from __future__ import annotations
-
 import argparse
 
 from unfoldldm_basicsr.weights.convert import convert_checkpoint

@@ -3,8 +3,6 @@
 Starts on a broken installation too, so nothing of the package is imported here at the top.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import importlib

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from unfoldldm_basicsr.commands.restore_command import restorer_of
@@ -16,13 +17,7 @@ from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.pictures.trace_picture import trace_picture
 from unfoldldm_basicsr.pictures.vlu_pictures import attention_picture, prompt_picture, step_picture
 from unfoldldm_basicsr.restoring.explanation import can_explain, explain_vlunet, reduce_image
-from unfoldldm_basicsr.restoring.traces import (
-    Row,
-    prompt_rows,
-    score_rows,
-    step_rows,
-    trace_rows,
-)
+from unfoldldm_basicsr.restoring.traces import Trace, levels
 from unfoldldm_basicsr.weights.conditioning import AUTO
 
 if TYPE_CHECKING:
@@ -40,21 +35,31 @@ def run(args: argparse.Namespace) -> int:
     note = f'{args.image.name} ({size}), {type(restorer.net).__name__}, {restorer.name}'
     if args.degradation != AUTO:
         note += f", told '{args.degradation}'"
-    files: dict[str, Figure | list[Row]] = {}
+    files: dict[str, Figure | pd.DataFrame] = {}
     remark = ''
     if can_explain(restorer):
         found = explain_vlunet(restorer, image)
-        files |= {
-            'prompts.png': prompt_picture(found, note=note), 'prompts.csv': prompt_rows(found),
-            'steps.png': step_picture(found, note=note), 'steps.csv': step_rows(found),
-        }  # fmt: skip
-        remark = found.attention_note
-        if found.attention is not None:
-            files['attention.png'] = attention_picture(found.attention, note=note)
-            files['attention.csv'] = score_rows(found.attention)
+        stages, attention, remark = found.stages, found.attention, found.attention_note
+        names = pd.Series([stage.name for stage in stages], name='stage')
+        weights = np.array([stage.weights for stage in stages], float)
+        steps = {
+            'channels': [stage.channels for stage in stages],
+            'height': [stage.residual.shape[0] for stage in stages],
+            'width': [stage.residual.shape[1] for stage in stages],
+            'mean_residual': [float(stage.residual.mean()) for stage in stages],
+            'mean_step': [float(stage.step.mean()) for stage in stages],
+        }
+        files['prompts.png'] = prompt_picture(found, note=note)
+        files['prompts.csv'] = pd.DataFrame(weights, names, found.prompt_names).reset_index()
+        files['steps.png'] = step_picture(found, note=note)
+        files['steps.csv'] = pd.DataFrame(steps, names).reset_index()
+        if attention is not None:
+            scores = {'before': attention.scores_before, 'after': attention.scores_after}
+            files['attention.png'] = attention_picture(attention, note=note)
+            files['attention.csv'] = pd.DataFrame({'text': attention.texts, **scores})
     if restorer.contract.can_trace:
         trace, _ = restorer.trace(image)
-        files |= {'trace.png': trace_picture(trace, note=note), 'stages.csv': trace_rows(trace)}
+        files |= {'trace.png': trace_picture(trace, note=note), 'stages.csv': stage_table(trace)}
     if not files:
         raise ValueError(
             f'{restorer.name}: {type(restorer.net).__name__} has no unfolding stages to explain;'
@@ -66,8 +71,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def stage_table(trace: Trace) -> pd.DataFrame:
+    """Per stage of UnfoldLDM mean absolute differences in levels of 255, and the prior's size."""
+    rows, before = [], trace.lq
+    for number, stage in enumerate(trace.stages, start=1):
+        row = {'stage': number, 'between_estimates': levels(stage.x_hat, stage.x_tilde)}
+        row['moved'] = levels(stage.x, before)
+        row['effect_of_prior'] = None if stage.x_null is None else levels(stage.x, stage.x_null)
+        row['mean_abs_prior'] = float(np.abs(stage.prior).mean()) if stage.prior.size else None
+        rows.append(row)
+        before = stage.x
+    return pd.DataFrame(rows)
+
+
 def write_files(
-    folder: Path, stem: str, files: Mapping[str, Figure | list[Row]], *, overwrite: bool
+    folder: Path, stem: str, files: Mapping[str, Figure | pd.DataFrame], *, overwrite: bool
 ) -> None:
     """Writes and prints ``STEM_NAME`` of every entry, none where one exists already."""
     if folder.exists() and not folder.is_dir():
@@ -79,8 +97,8 @@ def write_files(
             f'{existing[0]}: exists; choose another --output or pass --overwrite.'
         )
     for path, content in paths.items():
-        if isinstance(content, list):
-            text = pd.DataFrame(content).to_csv(index=False, lineterminator='\n')
+        if isinstance(content, pd.DataFrame):
+            text = content.to_csv(index=False, lineterminator='\n')
             write_bytes_atomic(path, text.encode())
         else:
             save_picture(path, content)

@@ -1,7 +1,5 @@
 """``unfoldldm export``: a training checkpoint becomes a file for restoring."""
 
-from __future__ import annotations
-
 import argparse
 
 from unfoldldm_basicsr.weights.export import export_checkpoint

@@ -1,7 +1,5 @@
 """``unfoldldm init``: from a folder of images to option files that fit them and this machine."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import math

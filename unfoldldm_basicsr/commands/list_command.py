@@ -1,7 +1,5 @@
 """``unfoldldm list``: what importing the package registers, and what the option files build."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import json

@@ -1,7 +1,5 @@
 """``unfoldldm migrate``: an option file of a fork of BasicSR in the plain form of this package."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``unfoldldm prepare``: published data sets, or a folder of one's own, as LMDBs."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from functools import partial

@@ -1,7 +1,5 @@
 """``unfoldldm report``: the curves of one run, or the results page of the documentation."""
 
-from __future__ import annotations
-
 import argparse
 
 

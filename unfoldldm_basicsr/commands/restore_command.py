@@ -1,7 +1,5 @@
 """``unfoldldm restore``: restores photos, or folders of them, with trained weights."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import errno

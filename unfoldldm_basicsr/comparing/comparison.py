@@ -1,7 +1,5 @@
 """A comparison, from option files or finished runs and weights, to a folder with its report."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """What a training left behind: validations, stages, and the figures in its log."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -6,8 +6,6 @@
 JOB.yml: the arguments of :func:`steps` or :func:`deployment`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import json

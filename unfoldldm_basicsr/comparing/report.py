@@ -1,7 +1,5 @@
 """The report of a comparison: tables, plots, and the page that is rendered from them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Trainings: what may differ between them, and what the budget buys."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

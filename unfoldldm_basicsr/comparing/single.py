@@ -1,7 +1,5 @@
 """The report of a single run: curves from its log and tables, and what its prior is worth."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Is one network better than another? Paired differences with bootstrap intervals."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Result tables: a data frame as CSV for programs, Markdown for people, LaTeX for papers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

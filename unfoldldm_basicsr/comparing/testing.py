@@ -1,7 +1,5 @@
 """Tests of a comparison: every network gets the same degraded images, every image is a row."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

@@ -1,7 +1,5 @@
 """Where a comparison works: its folders, and the processes that train and measure for it."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -12,8 +12,6 @@ PNG and JPEG go through libpng and libjpeg-turbo (imagecodecs), TIFF through tif
 through Pillow, which reads colours of JPEG 2000 and AVIF at 8 bits. Plain BMP is its own pixels.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import struct

@@ -1,7 +1,5 @@
 """Which files a folder or a list names: one rule for datasets, LMDBs and ``restore``."""
 
-from __future__ import annotations
-
 import codecs
 import logging
 import os

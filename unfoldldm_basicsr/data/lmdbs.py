@@ -4,8 +4,6 @@ Environments are opened on first use, one per database and process (LMDB forbids
 never cross a fork.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import threading

@@ -1,7 +1,5 @@
 """Several datasets in one, for all-in-one restoration."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """What the option file says about a data set of this package: the keys that all have."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """Degraded and clean images in pairs, or two degraded views of each, from folders or LMDBs."""
 
-from __future__ import annotations
-
 import posixpath
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Cropping, padding and flipping of H W C arrays of any dtype, and the way to tensors."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Samples of images: scaling, channels, turning. Arrays are uint8 or uint16, H W or H W C."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -6,8 +6,6 @@ seeds for each item from ``manual_seed``, the epoch and the item's place in it
 In validation an item's seed is (``seed``, index): the same in every run and worker.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

@@ -5,8 +5,6 @@ rules (:mod:`.images`), so that a folder and the LMDB made from it give equal ba
 no open file and can be pickled.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Clean images degraded on the fly."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """TIFF files through tifffile, which knows their planes, bits and colour spaces."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -13,8 +13,6 @@ of folders too, ``[a|b]`` for either. Case and image endings do not count, and t
 be any. A path that ends in ``.mat`` names a MATLAB file that holds images.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import defaultdict

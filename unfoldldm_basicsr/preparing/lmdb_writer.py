@@ -4,8 +4,6 @@ The database is written into a temporary folder beside its destination, read bac
 only then renamed, so that a destination that exists is complete.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import tempfile

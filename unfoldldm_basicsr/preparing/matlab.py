@@ -1,7 +1,5 @@
 """Images inside MATLAB files: the validation blocks of SIDD and the crops of DND."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

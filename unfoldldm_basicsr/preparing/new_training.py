@@ -1,7 +1,5 @@
 """The option files of a new training: what ``unfoldldm init`` writes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

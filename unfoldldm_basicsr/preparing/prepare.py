@@ -1,7 +1,5 @@
 """From an unpacked data set to the LMDBs and lists that the option files name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ One declaration per set. Layouts (see :mod:`.layouts`) are those in which the au
 the common redistributions unpack; they are tried in order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -16,8 +16,6 @@ after: l = scores of the adapted ones. Both ask for the same c. The rule is that
 Wolf, "Generic attention-model explainability", ICCV 2021 (arXiv 2103.15679), for the last block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """What VLU-Net did to an image: prompts, gradient steps, and where CLIP looked."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

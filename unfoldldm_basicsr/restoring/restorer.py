@@ -1,7 +1,5 @@
 """Weights and an image in, a restored image out: no option file, no BasicSR trainer."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property

@@ -9,8 +9,6 @@ their attribute ``tiling_changes_result``. :func:`with_image_statistics` gives a
 statistics, close to those of the whole image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple

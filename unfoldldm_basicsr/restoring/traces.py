@@ -1,16 +1,11 @@
-"""What an unfolding network did to an image, as data and as rows of tables.
+"""What an unfolding network did to an image.
 
 Shapes: H, W of the image; h, w of a stage; N prompts; g x g patches of CLIP.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-
-Row = Mapping[str, object]
 
 
 class StageImages(NamedTuple):
@@ -92,52 +87,6 @@ class VLUExplanation(NamedTuple):
         if count == len(self.classes):
             return list(self.classes)
         return [f'prompt {number}' for number in range(1, count + 1)]
-
-
-def prompt_rows(explanation: VLUExplanation) -> list[Row]:
-    """Per stage the weights of the prompts, which sum to 1."""
-    names = explanation.prompt_names
-    return [
-        {'stage': stage.name, **dict(zip(names, map(float, stage.weights), strict=True))}
-        for stage in explanation.stages
-    ]
-
-
-def step_rows(explanation: VLUExplanation) -> list[Row]:
-    """Per stage the size of its maps and their means."""
-    return [
-        {
-            'stage': stage.name,
-            'channels': stage.channels,
-            'height': stage.residual.shape[0],
-            'width': stage.residual.shape[1],
-            'mean_residual': float(stage.residual.mean()),
-            'mean_step': float(stage.step.mean()),
-        }
-        for stage in explanation.stages
-    ]
-
-
-def score_rows(attention: ClipAttention) -> list[Row]:
-    """Per text its probability before and after the tuning."""
-    scores = zip(attention.texts, attention.scores_before, attention.scores_after, strict=True)
-    return [{'text': text, 'before': float(b), 'after': float(a)} for text, b, a in scores]
-
-
-def trace_rows(trace: Trace) -> list[Row]:
-    """Per stage of UnfoldLDM mean absolute differences in levels of 255, and the prior's size."""
-    rows, before = [], trace.lq
-    for number, stage in enumerate(trace.stages, start=1):
-        row = {
-            'stage': number,
-            'between_estimates': levels(stage.x_hat, stage.x_tilde),
-            'moved': levels(stage.x, before),
-            'effect_of_prior': '' if stage.x_null is None else levels(stage.x, stage.x_null),
-            'mean_abs_prior': float(np.abs(stage.prior).mean()) if stage.prior.size else '',
-        }
-        rows.append(row)
-        before = stage.x
-    return rows
 
 
 def levels(first: np.ndarray, second: np.ndarray) -> float:

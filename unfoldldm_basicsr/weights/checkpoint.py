@@ -10,8 +10,6 @@ A network steered by a degradation vector has one key more, see :mod:`.condition
 keys as JSON in its header; tensors of the degradation vectors begin with ``degradation.``.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import pickle

@@ -11,8 +11,6 @@ degradation vector. The number of prompts of a network is another matter: 7, or 
 released networks for a single task.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Training checkpoint -> file with exactly the weights that restoring needs."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import NamedTuple

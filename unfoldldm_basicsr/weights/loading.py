@@ -1,7 +1,5 @@
 """Loading weights into a network without silent gaps; the check of option files asks the same."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Networks built from the metadata of a weight file, an option file, or the weights alone."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ first line says in a few words what they are for. ``SHA256SUMS`` (``sha256sum -c
 the weight files; the first of them is what ``unfoldldm restore`` takes when no weights are named.
 """
 
-from __future__ import annotations
-
 import hashlib
 from importlib import resources
 from pathlib import Path

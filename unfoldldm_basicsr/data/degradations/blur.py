@@ -4,8 +4,6 @@ Images are float32 H W C, RGB or one channel, [0, 1]. Every PSF sums to 1 and is
 brightness and position are kept.
 """
 
-from __future__ import annotations
-
 import math
 
 import cv2

@@ -1,7 +1,5 @@
 """Noise, under-exposure, JPEG. Images are float32 H W C, RGB or one channel, [0, 1]."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

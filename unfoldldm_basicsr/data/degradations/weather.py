@@ -1,7 +1,5 @@
 """Rain streaks and haze. Images are float32 H W C, RGB or one channel, [0, 1]."""
 
-from __future__ import annotations
-
 import math
 
 import cv2
