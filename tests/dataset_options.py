@@ -1,7 +1,5 @@
 """Options of small data sets, and batches as BasicSR's training loads them."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

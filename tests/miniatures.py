@@ -4,8 +4,6 @@ A pair is told by its pixels: a clean image is as bright as its number, the degr
 brighter.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Image files as people have them, and what a correct reader gives for each."""
 
-from __future__ import annotations
-
 import io
 
 import cv2

@@ -1,7 +1,5 @@
 """The option files, and the data that they read, in miniature."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

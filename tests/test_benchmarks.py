@@ -1,7 +1,5 @@
 """The benchmark scripts run at the smallest size and measure what they say; no timings."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil
@@ -31,9 +29,6 @@ def rows_of(path: Path) -> list[dict]:
 
 def drawn(path: Path) -> bool:
     return path.with_suffix('.png').stat().st_size > 1000
-
-
-# ---- what scripts share -------------------------------------------------------------------------
 
 
 def test_a_process_that_is_ended_by_the_system_has_no_memory(script):
@@ -120,9 +115,6 @@ def test_time_and_memory_are_measured(script, tmp_path, monkeypatch, name, words
     assert float(row['ms']) > float(row.get('floor_ms', 0)) >= 0
 
 
-# ---- selective scan -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('core', [False, True])
 def test_scan(script, tmp_path, core):
     """Both implementations agree, and the op needs less memory than the loop."""
@@ -143,9 +135,6 @@ def test_the_core_of_a_vss_block_keeps_its_promise_on_memory(script):
         core = scan.core_calls(64, 96, d_state, 'cpu')['op']
         core()
         assert scan.peak_bytes(core, 'cpu') / (64 * 64 * 96) <= promise
-
-
-# ---- networks and training steps ----------------------------------------------------------------
 
 
 def test_vlunet_equals_its_plain_implementation(script):
@@ -217,9 +206,6 @@ def test_training_step(script, tmp_path, monkeypatch):
     assert len(trained) < len(before), 'the teacher is frozen'
 
 
-# ---- growth -------------------------------------------------------------------------------------
-
-
 def test_scaling(script, tmp_path, capsys):
     scaling = script('scaling')
     scaling.main([
@@ -271,9 +257,6 @@ def test_points_that_run_out_of_memory_leave_the_others_their_rows(script, tmp_p
     assert [row['ms'] for row in rows_of(tmp_path / 's')] == ['1000.0', '', '1000.0']
     with pytest.raises(SystemExit, match='nothing could be measured'):
         scaling.main([*words, '--batch', '8'])
-
-
-# ---- data, tiles, imports, trainings ------------------------------------------------------------
 
 
 def test_data_loading(script, tmp_path, capsys, monkeypatch):

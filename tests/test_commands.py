@@ -1,7 +1,5 @@
 """The command line: check, list, doctor, and what every command shares."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -21,8 +19,6 @@ from unfoldldm_basicsr.common import process
 from unfoldldm_basicsr.compat import imports
 from unfoldldm_basicsr.ops.ss2d import dispatch
 from unfoldldm_basicsr.training import memory
-
-# ---- unfoldldm check ----------------------------------------------------------------------------
 
 
 def test_check_names_what_the_file_describes_with_the_overrides_of_a_training(
@@ -51,9 +47,6 @@ def test_check_reports_every_file_and_continues(project, monkeypatch, capsys):
     assert [line.split(': ')[1] for line in capsys.readouterr().err.splitlines()] == [
         'train.ema_decy'
     ]
-
-
-# ---- unfoldldm list -----------------------------------------------------------------------------
 
 
 def test_list_shows_what_the_import_registered(capsys, monkeypatch, tmp_path):
@@ -88,9 +81,6 @@ def test_list_shows_each_network_of_the_option_files_once(project, capsys):
     out = capsys.readouterr().out
     assert 'num_fea' in out
     assert 'deep/a.yml, deep/b.yml' in out
-
-
-# ---- unfoldldm doctor ---------------------------------------------------------------------------
 
 
 def test_doctor_finds_this_installation_sound(capsys):
@@ -187,9 +177,6 @@ def test_doctor_names_missing_and_unsuitable_versions(monkeypatch):
     assert lines['scipy'].fix == "pip install 'scipy<2'"
     assert lines['lmdb'].state == 'not installed'
     assert not lines['numpy'].fix
-
-
-# ---- the command line ---------------------------------------------------------------------------
 
 
 def test_every_command_explains_itself(capsys):

@@ -1,7 +1,5 @@
 """Comparisons: what is equal is checked, budgets are kept, numbers and verdicts are right."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import signal
@@ -89,9 +87,6 @@ def change(file: Path, path: str, value: object) -> None:
 def by_side(file: Path) -> dict[str, dict]:
     """Rows of a table, by the side they are about."""
     return read_csv(file).set_index('side').to_dict('index')
-
-
-# ---- what is equal, and what is a side's own ------------------------------------------------
 
 
 def test_phases_share_the_budget_and_start_from_each_other():
@@ -202,9 +197,6 @@ def test_classical_methods_denoise_without_knowing_the_noise_and_brighten_dark_p
     errors = [float((image - clean).square().mean()) for image in images]
     assert errors[1] < errors[0] / 4
     assert errors[3] < errors[2] / 20
-
-
-# ---- the whole way --------------------------------------------------------------------------
 
 
 def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(

@@ -1,7 +1,5 @@
 """Restoring with a network that a degradation vector steers: where the vector comes from."""
 
-from __future__ import annotations
-
 import numpy as np
 import open_clip
 import pytest

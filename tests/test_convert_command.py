@@ -1,7 +1,5 @@
 """``unfoldldm convert``: released VLU-Net files in, the same networks out, others refused."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -145,9 +143,6 @@ def test_tuned_adapters_become_a_file_that_loads_strictly_into_clip(tmp_path):
     assert checkpoint.arch['type'] == 'CLIPDegradationEmbedding'
     assert (kwargs['model_name'], kwargs['pretrained']) == ('ViT-B-32', 'laion2b_s34b_b79k')
     assert kwargs['class_texts'] == list(CLASS_TEXTS.values())
-
-
-# ---- refused ------------------------------------------------------------------------------------
 
 
 def test_what_runs_code_is_read_on_request_only(tmp_path, capsys):

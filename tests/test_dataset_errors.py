@@ -1,7 +1,5 @@
 """Wrong options and damaged data of the datasets give one error that names file, key and remedy."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

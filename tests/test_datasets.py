@@ -1,7 +1,5 @@
 """Synthetic and paired datasets: contents, randomness, BasicSR's loader."""
 
-from __future__ import annotations
-
 import itertools
 import pickle
 import random

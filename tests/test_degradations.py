@@ -1,7 +1,5 @@
 """The degradations follow their published formulas; chains are seeded and checked."""
 
-from __future__ import annotations
-
 import inspect
 
 import cv2

@@ -1,7 +1,5 @@
 """The contact sheet of ``unfoldldm degrade``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

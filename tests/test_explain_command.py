@@ -1,7 +1,5 @@
 """``unfoldldm explain``: its figures are those of the network, and every file is written."""
 
-from __future__ import annotations
-
 import csv
 import re
 
@@ -56,9 +54,6 @@ def explained(restorer):
     """Explanation of an image whose sides are no multiples of 8, and the image."""
     image = image_of((42, 53, 3))
     return explain_vlunet(restorer, image), image
-
-
-# ---- figures ------------------------------------------------------------------------------------
 
 
 def test_probabilities_are_those_of_the_network(explained, restorer):
@@ -150,9 +145,6 @@ def test_prompts_have_the_names_of_degradations_only_if_as_many(explained):
     assert fewer.prompt_names == ['prompt 1', 'prompt 2', 'prompt 3']
 
 
-# ---- attention ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def embedding():
     return embedding_of('clip')
@@ -235,9 +227,6 @@ def test_embeddings_without_attention_say_so():
     config = {**OPTIONS['clip']['clip_config'], 'vision_cfg': convolutions}
     with pytest.raises(NoAttentionError, match=r'ModifiedResNet.* is not the vision transformer'):
         clip_attention(embedding_of('clip', clip_config=config), torch.rand(1, 3, 32, 32))
-
-
-# ---- pictures and files -------------------------------------------------------------------------
 
 
 def test_maps_are_enlarged_to_the_pixels_that_they_describe():

@@ -1,7 +1,5 @@
 """``gpu_report.py``: one table, whatever becomes of its steps; its commands are understood."""
 
-from __future__ import annotations
-
 import re
 import time
 

@@ -1,7 +1,5 @@
 """Image files: read right or refused, and what is written is read back unchanged."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``unfoldldm init``: option files that pass the check and fit the memory, or one clear error."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import replace

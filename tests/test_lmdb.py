@@ -1,7 +1,5 @@
 """LMDBs round-trip, are readable by BasicSR itself, and bad input is refused by name."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """All-in-one mixtures: labels, composition of the epoch, workers and ranks, checks."""
 
-from __future__ import annotations
-
 from collections import Counter
 from copy import deepcopy
 

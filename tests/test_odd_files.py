@@ -1,7 +1,5 @@
 """Files as people have them: one value or one refusal from folders, LMDBs and ``restore``."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -108,9 +106,6 @@ def test_every_way_refuses_with_the_same_words(tmp_path, name, refused):
     assert not (tmp_path / 'i.lmdb').exists()
 
 
-# ---- one channel --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('lmdb', [False, True])
 def test_one_channel_is_the_grey_file_itself_or_the_luminance(tmp_path, lmdb):
     root = tmp_path / 'images'
@@ -165,9 +160,6 @@ def test_the_check_compares_the_channels_of_data_and_network(plugin, network, ke
         plugin['datasets']['train']['color'], plugin['datasets']['val']['color'] = train, val
         lines = preflight(plugin, 'x.yml', True)
         assert [line.split(': ')[1] for line in lines if 'channels' in line] == found.split()
-
-
-# ---- names --------------------------------------------------------------------------------------
 
 
 def test_names_that_are_no_utf8_are_read_listed_and_told(tmp_path):

@@ -1,7 +1,5 @@
 """Networks of one channel: trained, tested and used on grey files, through BasicSR's pipelines."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

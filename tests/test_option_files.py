@@ -1,7 +1,5 @@
 """Every shipped option file passes the check, which builds its network and losses."""
 
-from __future__ import annotations
-
 import re
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every option key is declared once and read; docs/options.md tells all of them."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

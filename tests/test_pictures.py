@@ -1,7 +1,5 @@
 """Pictures: everything that was asked for is on the page, and it is what it says."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,9 +45,6 @@ def pixels(figure, path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-# ---- grids --------------------------------------------------------------------------------------
-
-
 def test_a_grid_shows_every_photo_and_all_texts():
     rows = [[photo(30, 40, seed=s) for s in (1, 2)], [photo(20, 40, seed=s) for s in (4, 5)]]
     titles, captions = ['a title', 'b title'], [['1.1', '1.2'], ['2.1', '2.2']]
@@ -89,9 +84,6 @@ def test_the_magnified_region_is_where_the_structure_is():
 def test_names_of_files_are_no_formulas(tmp_path):
     page = comparison_grid([[photo()]], ['a$b$c'], [['']], footer='caf\udce9 \u96ea \\frac')
     assert pixels(page, tmp_path / 'x.png').ndim == 3
-
-
-# ---- traces -------------------------------------------------------------------------------------
 
 
 def traced(count=2, height=40, width=60):
@@ -143,9 +135,6 @@ def test_traces_of_any_proportion_and_without_a_prior_are_drawn(size, tmp_path):
     assert pixels(page, tmp_path / 'x.png').shape[0] > 300
 
 
-# ---- confusion ----------------------------------------------------------------------------------
-
-
 def test_pairs_are_counted_by_row_and_column():
     counts = confusion_matrix([(0, 0), (0, 2), (0, 2), (2, 1)], 3)
     assert counts.tolist() == [[1, 0, 2], [0, 0, 0], [0, 1, 0]]
@@ -164,9 +153,6 @@ def test_a_class_without_items_has_no_accuracy(tmp_path):
     write_confusion_csv(np.array([[1, 1], [0, 0]]), ['a', 'b'], tmp_path / 'new' / 'c.csv')
     lines = (tmp_path / 'new' / 'c.csv').read_text(encoding='utf-8').splitlines()
     assert lines == ['true class,a,b,items,accuracy', 'a,1,1,2,0.5000', 'b,0,0,0,']
-
-
-# ---- files --------------------------------------------------------------------------------------
 
 
 def test_pictures_are_saved_exactly_or_small(tmp_path):

@@ -1,7 +1,5 @@
 """``unfoldldm prepare``: every known layout in miniature, and folders of one's own."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
@@ -148,9 +146,6 @@ def test_larger_clean_images_lose_their_border(miniature, tmp_path):
     assert {images.read(key).shape for key in images.names} == {(*SIZE, 3)}
 
 
-# ---- MATLAB -------------------------------------------------------------------------------------
-
-
 def write_hdf5(path, variables: dict) -> None:
     """As MATLAB 7.3 does: axes reversed, cells as references."""
     pytest.importorskip('pymatreader')  # reads with h5py
@@ -203,9 +198,6 @@ def test_other_matlab_files_are_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=word):
             read_mat(path)
-
-
-# ---- folders of one's own -----------------------------------------------------------------------
 
 
 def write_named(folder, *names, value=0):

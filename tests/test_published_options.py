@@ -1,7 +1,5 @@
 """Option files at published settings: data they read, lengths in epochs, and learning rates."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -126,9 +124,6 @@ def test_iterations_are_200_epochs_of_the_public_data(task):
         assert f' {figure} ' in text or f' {figure}.' in text
 
 
-# ---- learning rates -----------------------------------------------------------------------------
-
-
 def rates(train: dict, iterations: list[int]) -> list[float]:
     """Learning rates that the optimiser has at these iterations (from 1)."""
     parameter = Parameter(torch.zeros(2, 2))
@@ -178,9 +173,6 @@ def test_nafnet_follows_the_published_schedule():
     found = rates(train, [1, 50_001, 100_001, 200_000])
     shares = [0, 0.25, 0.5, 199_999 / 200_000]
     assert found == pytest.approx([cosine(1e-3, 1e-7, share) for share in shares], rel=1e-6)
-
-
-# ---- networks -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Reports: numbers, verdicts, costs, tables and pictures are right."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys
@@ -39,8 +37,6 @@ from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.pictures import plots
 from unfoldldm_basicsr.pictures.drawing import save_picture
 
-# ---- statistics -----------------------------------------------------------------------------
-
 
 def test_the_interval_is_that_of_a_case_worked_out_by_hand():
     # Means of 10 draws from five 0 and five 1 are binomial; symmetric, so BCa corrects nothing:
@@ -62,9 +58,6 @@ def test_equal_networks_are_called_better_about_as_often_as_promised():
         verdicts.append(paired_difference(one - other, resamples=499).verdict())
     for verdict in ('better', 'worse'):
         assert 4 <= verdicts.count(verdict) <= 20  # 2.5 % of 400, with the bootstrap's small bias
-
-
-# ---- costs ----------------------------------------------------------------------------------
 
 
 def test_a_backward_convolution_costs_two_forward_ones():
@@ -107,8 +100,6 @@ def test_published_operation_counts_follow_from_the_same_networks():
     assert network_cost(nafnet, 256).macs == pytest.approx(63.33e9, rel=0.002)  # ptflops
 
 
-# ---- tables ---------------------------------------------------------------------------------
-
 TABLE = pd.DataFrame(
     {
         'side': ['cat', 'a|b_'], 'psnr': [20.125, float('nan')], 'ssim': [0.81234, 0.8],
@@ -127,9 +118,6 @@ def test_tables_have_the_usual_decimals_and_no_live_characters(tmp_path):
     assert r'b\_' in latex(TABLE)
     write_csv(TABLE, tmp_path / 'new' / 'x.csv')
     pd.testing.assert_frame_equal(read_csv(tmp_path / 'new' / 'x.csv'), TABLE)
-
-
-# ---- report ---------------------------------------------------------------------------------
 
 
 def made_up_sides(folder: Path | None) -> tuple[list[Entry], dict[tuple[str, int], pd.DataFrame]]:

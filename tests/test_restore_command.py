@@ -1,7 +1,5 @@
 """``unfoldldm restore`` and ``export``: names, what is refused, what goes on after a bad file."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

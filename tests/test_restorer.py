@@ -1,7 +1,5 @@
 """Restorer: any size and image mode in, the same out; repeatable; honest about tiles and phases."""
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

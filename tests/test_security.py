@@ -1,8 +1,6 @@
 """Option files, command lines, weights and environments that try to execute something or to move
 a folder, given to every entry: each is refused in one message, and nothing of it happens."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

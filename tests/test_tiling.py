@@ -1,7 +1,5 @@
 """Tiling: windows sum to one, local operators come out exactly, failures fill in no pixels."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

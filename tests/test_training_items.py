@@ -1,7 +1,5 @@
 """Training data: the same items whatever reads them and wherever a run goes on; named faults."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os
@@ -94,9 +92,6 @@ def read_names(monkeypatch) -> list[str]:
     return names
 
 
-# ---- order and random numbers -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('after', [STEPS - 1, STEPS, STEPS + 2])
 def test_a_resumed_run_gets_the_batches_that_the_uninterrupted_one_would(photos, after):
     options = run_options(photos)
@@ -129,9 +124,6 @@ def test_loading_leaves_the_random_numbers_of_the_training_alone(photos):
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
-
-
-# ---- what has changed ---------------------------------------------------------------------------
 
 
 def reported(photos: dict, stored: dict | None = None, **changes) -> list[str]:
@@ -175,9 +167,6 @@ def test_paired_mixed_and_stock_sets_have_fingerprints(photos, stock, tmp_path):
     assert len(prints) == 4
 
 
-# ---- faults -------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def broken(photos) -> dict:
     """The second of three photos is cut."""
@@ -218,9 +207,6 @@ def test_too_many_unreadable_images_end_the_run(broken):
     policy = {'on_error': 'skip', 'max_error_share': 0.2}
     with pytest.raises(DataFault, match=r'2 of 9 images cannot be read.*max_error_share \(0\.2\)'):
         batches(run_options(broken | policy))
-
-
-# ---- waiting ------------------------------------------------------------------------------------
 
 
 def hang(photos: dict) -> dict:
@@ -334,9 +320,6 @@ def test_prefetching_in_a_thread_waits_no_longer_either(photos):
         batches(options)
     with open(Path(photos['dataroot_gt']) / 'img_1.png', 'wb'):
         pass  # lets the thread end
-
-
-# ---- options ------------------------------------------------------------------------------------
 
 
 def test_preflight_follows_the_policy(plugin, tmp_path):

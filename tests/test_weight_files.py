@@ -1,7 +1,5 @@
 """Weight files: read without running code, refused when damaged, rebuilt without an option file."""
 
-from __future__ import annotations
-
 import pickle
 import re
 
