@@ -1,7 +1,6 @@
 """The benchmark scripts run at the smallest size and measure what they say; no timings."""
 
 import csv
-import os
 import shutil
 import sys
 from contextlib import nullcontext
@@ -13,9 +12,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.common.cost import Cost
-from unfoldldm_basicsr.restoring.tiling import tiled_forward
 
-NO_MEMORY = 'CUDA out of memory. Tried to allocate 2.00 GiB.'
 SHORT = ['--repeats', '1', '--threads', '1']
 
 
@@ -29,13 +26,6 @@ def rows_of(path: Path) -> list[dict]:
 
 def drawn(path: Path) -> bool:
     return path.with_suffix('.png').stat().st_size > 1000
-
-
-def test_a_process_that_is_ended_by_the_system_has_no_memory(script):
-    common = script('common')
-    with pytest.raises(common.OutOfMemoryError, match='was ended, probably for lack of memory'):
-        common.in_own_process(os.abort)
-    assert common.in_own_process(os.getpid) != os.getpid()
 
 
 def test_calls_that_run_out_of_memory_are_left_out_only_where_that_is_wanted(script):
@@ -60,26 +50,10 @@ def test_calls_that_run_out_of_memory_are_left_out_only_where_that_is_wanted(scr
         common.alternate({'c': fails}, 1, lenient=True)
 
 
-def test_a_gpu_is_measured_as_the_trainer_uses_it(script, monkeypatch):
-    common = script('common')
-    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Some GPU')
-    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', False)
-    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', True)
-    assert 'TF32' not in common.prepare_machine('cpu', 1)
-    assert not torch.backends.cudnn.benchmark
-    said = common.prepare_machine('cuda', 1)
-    assert said.startswith('Some GPU')
-    assert said.endswith('TF32 off, cudnn.benchmark on')
-    assert torch.backends.cudnn.benchmark
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
-
-
 @pytest.mark.parametrize(
     ('name', 'words', 'message'),
     [
         ('scan', ['--device', 'cuda'], 'PyTorch finds no GPU here'),
-        ('scan', ['--core', '--backends', 'torch', 'torch'], '--core measures one backend'),
         ('scan', ['--backends', 'triton'], 'triton is not usable: it needs --device cuda'),
         ('networks', ['--networks', 'vlunet-plain', '--sizes', '20'], 'multiples of 8'),
         (
@@ -148,23 +122,15 @@ def test_vlunet_equals_its_plain_implementation(script):
     torch.testing.assert_close(plain, own, atol=1e-5, rtol=0)
 
 
-def watch_training(monkeypatch) -> tuple[dict[bool, set[str]], dict[str, torch.Tensor]]:
-    """What the forward passes are seen to use, by whether they are in bf16, and the losses."""
-    used: dict[bool, set[str]] = {}
-    losses: dict[str, torch.Tensor] = {}
+def test_training_step(script, tmp_path, monkeypatch):
+    """With the losses of its phase; a variant is compared with the same network without it."""
+    used, losses = {}, {}
     forward = UnfoldLDM.forward
 
     def watched(self, lq, gt=None, **kwargs):
-        found = used.setdefault(torch.is_autocast_enabled('cpu'), set())
-        found |= {'bf16'} if torch.is_autocast_enabled('cpu') else {'plain'}
         recomputes = any(getattr(m, 'use_checkpoint', False) for m in self.modules())
-        found |= {'checkpoint'} if recomputes else set()
-        weights = [p for p in self.parameters() if p.ndim == 4]
-        for name, tensors in (('input', [lq]), ('target', [gt]), ('weights', weights)):
-            if gt is not None and all(
-                t.is_contiguous(memory_format=torch.channels_last) for t in tensors
-            ):
-                found.add(f'channels_last {name}')
+        layouts = [t.is_contiguous(memory_format=torch.channels_last) for t in (lq, gt)]
+        used.setdefault(torch.is_autocast_enabled('cpu'), set()).add((recomputes, *layouts))
         return forward(self, lq, gt, **kwargs)
 
     monkeypatch.setattr(UnfoldLDM, 'forward', watched)
@@ -176,12 +142,6 @@ def watch_training(monkeypatch) -> tuple[dict[bool, set[str]], dict[str, torch.T
             return losses[name]
 
         monkeypatch.setattr(kind, 'forward', measured)
-    return used, losses
-
-
-def test_training_step(script, tmp_path, monkeypatch):
-    """With the losses of its phase; a variant is compared with the same network without it."""
-    used, losses = watch_training(monkeypatch)
     script('training_step').main([
         '--networks', 'unfoldldm-tiny-phase2', '--sizes', '16', *SHORT, '--no-memory',
         '--variants', 'plain', 'bf16+checkpoint+channels_last', '--out', str(tmp_path / 't'),
@@ -190,8 +150,7 @@ def test_training_step(script, tmp_path, monkeypatch):
     assert float(rows[0]['ms']) > float(rows[0]['floor_ms']) > 0
     assert rows[1]['floor_ms'] == '', 'float32 limits say nothing of bf16'
     assert [bool(row['ms_over_plain_variant']) for row in rows] == [False, True]
-    layouts = {f'channels_last {name}' for name in ('input', 'target', 'weights')}
-    assert used == {False: {'plain'}, True: {'bf16', 'checkpoint', *layouts}}
+    assert used == {False: {(False, False, False)}, True: {(True, True, True)}}
     module, name = script('training_step'), 'unfoldldm-tiny-phase2'
     net = module.build(module.options_of(name, [])).train()
     value = module.loss_of(name)(net, [torch.rand(1, 3, 16, 16)], torch.rand(1, 3, 16, 16))
@@ -221,42 +180,13 @@ def test_scaling(script, tmp_path, capsys):
     assert 'size: from 32 to 96 time grows as pixels^' in capsys.readouterr().out
 
 
-def test_operations_in_tiles_are_those_of_all_tiles(script, tmp_path, monkeypatch):
+def test_operations_in_tiles_are_those_of_all_tiles(script, monkeypatch):
     """The overlap counts: 3 x 3 and 5 x 5 tiles, not 2 x 2 and 4 x 4."""
     scaling = script('scaling')
-    tiles = []
-    for size in (1024, 2048):
-        done: list[int] = []
-        tiled_forward(
-            lambda part: part, torch.zeros(1, 1, size, size), tile=512, overlap=32,
-            size_multiple=8, on_tile=lambda number, _, done=done: done.append(number),
-        )  # fmt: skip
-        tiles.append(len(done))
-    assert tiles == [9, 25]
-    monkeypatch.setattr(scaling, 'run_point', lambda *_: ([1.0], None))
-    monkeypatch.setattr(scaling, 'network_cost', lambda _, size: Cost(1, 10**6 * size))
-    words = ['--axes', 'size-tiled', '--sizes', '1024', '2048', '--tile', '512', '--no-memory']
-    scaling.main([*words, '--out', str(tmp_path / 's')])
-    rows = rows_of(tmp_path / 's')
-    assert [float(row['GMACs']) for row in rows] == [4.608, 12.8]
-    assert [row['macs_exponent'] for row in rows] == ['', '0.74']
-
-
-def test_points_that_run_out_of_memory_leave_the_others_their_rows(script, tmp_path, monkeypatch):
-    scaling = script('scaling')
-
-    def run_point(point, *_):
-        if point['value'] == 8:
-            raise RuntimeError(NO_MEMORY)
-        return [1.0], None
-
-    monkeypatch.setattr(scaling, 'run_point', run_point)
-    monkeypatch.setattr(scaling, 'count_macs', lambda point: 10**9)
-    words = ['--axes', 'batch', '--base-size', '16', '--no-memory', '--out', str(tmp_path / 's')]
-    scaling.main([*words, '--batch', '1', '8', '9'])
-    assert [row['ms'] for row in rows_of(tmp_path / 's')] == ['1000.0', '', '1000.0']
-    with pytest.raises(SystemExit, match='nothing could be measured'):
-        scaling.main([*words, '--batch', '8'])
+    monkeypatch.setattr(scaling, 'network_cost', lambda _, size: Cost(1, size))
+    words = ['--axes', 'size-tiled', '--sizes', '1024', '2048', '--tile', '512']
+    points = scaling.plan(scaling.parse_arguments(words))
+    assert [scaling.count_macs(point) for point in points] == [9 * 512, 25 * 512]
 
 
 def test_data_loading(script, tmp_path, capsys, monkeypatch):

@@ -49,6 +49,17 @@ def test_check_reports_every_file_and_continues(project, monkeypatch, capsys):
     ]
 
 
+def test_migrate_names_the_mistakes_that_are_left(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    write_options(project / 'y.yml', put(stock_options(project), 'train.ema_decy', 0.9))
+    assert cli.main(['migrate', 'y.yml']) == 0
+    out, err = capsys.readouterr()
+    assert 'ema_decy: 0.9' in out
+    assert err.startswith('y.yml: train.ema_decy: is not an option')
+    assert cli.main(['migrate', 'x.yml']) == 0
+    assert capsys.readouterr().err == ''
+
+
 def test_list_shows_what_the_import_registered(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert cli.main(['list']) == 0

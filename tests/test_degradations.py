@@ -14,7 +14,6 @@ from unfoldldm_basicsr.data.degradations.blur import (
     convolve,
     gaussian_blur,
     gaussian_psf,
-    motion_blur,
     motion_psf,
 )
 from unfoldldm_basicsr.data.degradations.sensor import (
@@ -103,23 +102,6 @@ def test_straight_motion_psf_is_a_centred_segment_of_stated_length_and_angle(ang
     assert values[0] < 0.3  # bilinear splatting only
     direction = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])) % 180
     assert abs((direction - angle + 90) % 180 - 90) < 1.0
-
-
-@pytest.mark.parametrize('bend', [-120.0, 60.0])
-def test_bent_motion_psf_sums_to_one_and_spreads_across_the_path(bend):
-    psf = motion_psf(21.0, 20.0, bend)
-    mean, covariance = psf_moments(psf)
-    across, along = np.linalg.eigvalsh(covariance)
-    assert psf.sum() == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(mean, 0, atol=1e-4)
-    assert across > 0.6  # a straight path has less than 0.3
-    assert along < 21.0**2 / 12
-
-
-def test_motion_of_length_zero_changes_nothing():
-    image = picture()
-    still = motion_blur(image, generator(), length=0.0, angle=40.0, bend=20.0)
-    np.testing.assert_allclose(still, image, atol=1e-6)
 
 
 def test_convolve_gives_the_psf_itself_for_a_point_of_light():

@@ -17,7 +17,6 @@ from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import explain_command
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.pictures import vlu_pictures
-from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
 from unfoldldm_basicsr.restoring.explanation import explain_vlunet, reduce_image
@@ -100,12 +99,11 @@ def test_maps_are_recomputed_by_hooks(explained, restorer):
         assert stage.residual.min() > 0
 
 
-def test_an_image_of_one_pixel_is_explained_and_drawn(restorer, tmp_path):
+def test_an_image_of_one_pixel_is_explained_and_drawn(restorer):
     explanation = explain_vlunet(restorer, image_of((1, 1), np.uint16))
     assert explanation.lq.shape == explanation.output.shape == (1, 1, 3)
     for draw in (vlu_pictures.prompt_picture, vlu_pictures.step_picture):
-        save_picture(tmp_path / 'x.png', draw(explanation))
-        assert read_picture(tmp_path / 'x.png').pixels.shape[1] >= 900
+        assert draw(explanation).get_figwidth() >= 9
 
 
 def test_every_figure_shows_in_its_picture(explained):

@@ -3,7 +3,6 @@
 from collections import Counter
 from copy import deepcopy
 
-import numpy as np
 import pytest
 import torch
 from basicsr.data import build_dataset
@@ -133,14 +132,6 @@ def test_ranks_together_see_the_epoch_exactly_once(mixture, num_workers):
     assert len(set(noise)) == 6
 
 
-def test_mixture_is_reproducible_and_varies_over_epochs(mixture):
-    options = mixture | {'num_worker_per_gpu': 2, 'batch_size_per_gpu': 1}
-    first, again, later = (epoch(options, number=n) for n in (0, 0, 1))
-    assert all(torch.equal(a['lq'], b['lq']) for a, b in zip(first, again, strict=True))
-    order = [[b['gt_path'][0] for b in batches] for batches in (first, later)]
-    assert order[0] != order[1]
-
-
 def test_validation_sees_every_image_once_and_identically(mixture):
     options = mixture | {'phase': 'val', 'crop_multiple': 16}
     del options['gt_size']
@@ -213,10 +204,3 @@ def test_shares_are_refused_in_validation(mixture, key, first):
     options = with_shares(mixture, key, [1, 5, 1]) | {'phase': 'val'}
     del options['gt_size']
     assert 'is for training' in refusals(options)[f'sets.{first}.{key}']
-
-
-def test_batches_mix_the_classes(mixture):
-    options = with_shares(mixture, 'weight', [1, 1, 1]) | {'batch_size_per_gpu': 6}
-    mixed = [len(set(batch['degradation'].tolist())) for n in range(4) for batch in
-             epoch(options, number=n)]  # fmt: skip
-    assert np.mean(mixed) > 2

@@ -8,19 +8,23 @@ import yaml
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.options.aliases import Note, translate
+from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.options.read import OptionDumper, OptionLoader, read_option_file
+from unfoldldm_basicsr.options.run import is_training
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the translated file."""
+    """Writes the translated file, and says what is still wrong with it."""
     options = read_option_file(args.file)
     text = commented(options, translate(options))
     if args.output is None:
         sys.stdout.write(text)
-        return 0
-    if Path(args.output).exists():
+    elif Path(args.output).exists():
         raise ValueError(f'{args.output} exists: name a new file.')
-    write_bytes_atomic(args.output, text.encode())
+    else:
+        write_bytes_atomic(args.output, text.encode())
+    for problem in preflight(options, args.file, is_training(options), here=False):
+        print(problem, file=sys.stderr)
     return 0
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -78,13 +79,10 @@ class Training:
     @contextmanager
     def launched(self) -> Iterator[None]:
         """Operations one by one: inside of CUDA graphs they cannot be counted."""
-        step = getattr(self.model, 'step', None)  # of the models of this package
-        graphs = getattr(step, 'graphs', None)
-        if graphs is not None:
-            step.graphs = None
+        step = getattr(self.model, 'step', SimpleNamespace())  # of the models of this package
+        graphs, step.graphs = getattr(step, 'graphs', None), None
         yield
-        if graphs is not None:
-            step.graphs = graphs
+        step.graphs = graphs
 
     def measure(self, progress: float) -> dict[str, object]:
         """Seconds (the fastest of three: other work on the machine must not count) and

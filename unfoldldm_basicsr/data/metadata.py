@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from unfoldldm_basicsr.data.pixels import ImageError, check_size
@@ -56,7 +55,10 @@ def _normal_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
 def of_png(payload: bytes) -> Metadata:
     """Metadata of a PNG file. Raises ImageError for an animation."""
     icc = exif = xmp = None
-    for kind, start, end in _png_chunks(payload):
+    end = len(PNG) - 4  # of the content of a chunk; four bytes of check sum follow
+    while end + 16 <= len(payload):
+        length, kind = struct.unpack_from('>I4s', payload, end + 4)
+        start, end = end + 12, end + 12 + length
         if kind == b'acTL' and payload[start : start + 4] != b'\0\0\0\1':
             raise ImageError('an animation; only still images are read.')
         if kind == b'eXIf':
@@ -68,15 +70,6 @@ def of_png(payload: bytes) -> Metadata:
             text = payload[start + len(_XMP_PNG) + 2 : end].split(b'\0', 2)[-1]
             xmp = _inflated(text) if compressed else text
     return Metadata(icc, exif, xmp)
-
-
-def _png_chunks(payload: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of the content of each chunk."""
-    place = len(PNG)
-    while place + 12 <= len(payload):
-        length, kind = struct.unpack_from('>I4s', payload, place)
-        yield kind, place + 8, place + 8 + length
-        place += 12 + length
 
 
 def _inflated(data: bytes) -> bytes | None:

@@ -16,6 +16,7 @@ be any. A path that ends in ``.mat`` names a MATLAB file that holds images.
 import hashlib
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,17 +41,6 @@ class Layout(NamedTuple):
     gt: str | None
     lq: str | None = None
     share: Share | None = None
-
-
-class Match(NamedTuple):
-    """A file that a path of a layout describes, the folders above, and what braces stand for."""
-
-    above: str
-    fields: dict[str, str]
-    name: str
-
-    def key(self, names: list[str]) -> str:
-        return '/'.join(self.fields[name] for name in names)
 
 
 class Found(NamedTuple):
@@ -86,14 +76,13 @@ def pattern_of(template: str) -> re.Pattern:
     return re.compile(text + re.escape(template[end:]), re.IGNORECASE)
 
 
-def matches(names: list[str], template: str) -> list[Match]:
-    """The files that a path describes."""
-    pattern, found = pattern_of(template), []
+def matches(names: list[str], template: str) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """The files that a path describes: name, folders above, what braces stand for."""
+    pattern = pattern_of(template)
     for name in names:
         if match := pattern.fullmatch(without_extension(name)):
             fields = match.groupdict()
-            found.append(Match(fields.pop('_above') or '', fields, name))
-    return found
+            yield name, fields.pop('_above') or '', fields
 
 
 def find(names: list[str], layout: Layout) -> Found:
@@ -104,29 +93,29 @@ def find(names: list[str], layout: Layout) -> Found:
     pairs, unpaired, above = {}, [], set()
     if layout.lq is None or layout.gt is None:
         side = layout.gt or layout.lq
-        for match in matches(names, side):
-            key = match.key(fields_of(side)) or Path(without_extension(match.name)).name
-            _only(pairs, key, match.name)
-            pairs[key] = (match.name, key, None) if layout.gt else (None, key, match.name)
-            above.add(match.above)
+        for name, folders, fields in matches(names, side):
+            key = '/'.join(map(fields.get, fields_of(side))) or Path(without_extension(name)).name
+            _only(pairs, key, name)
+            pairs[key] = (name, key, None) if layout.gt else (None, key, name)
+            above.add(folders)
         return Found(_share_of(pairs, layout.share), [], above)
     shared = [name for name in fields_of(layout.gt) if name in fields_of(layout.lq)]
     own = [name for name in fields_of(layout.lq) if name not in shared]
     clean: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for match in matches(names, layout.gt):
-        clean[match.above.lower(), match.key(shared)].append(match.name)
-    for match in matches(names, layout.lq):
-        above.add(match.above)
-        gt_key = match.key(shared)
-        found = clean.get((match.above.lower(), gt_key), [])
+    for name, folders, fields in matches(names, layout.gt):
+        clean[folders.lower(), '/'.join(map(fields.get, shared))].append(name)
+    for name, folders, fields in matches(names, layout.lq):
+        above.add(folders)
+        gt_key = '/'.join(map(fields.get, shared))
+        found = clean.get((folders.lower(), gt_key), [])
         if len(found) > 1:
-            raise ValueError(f'{match.name} could belong to {" or ".join(found)}: remove one.')
+            raise ValueError(f'{name} could belong to {" or ".join(found)}: remove one.')
         if not found:
-            unpaired.append(match.name)
+            unpaired.append(name)
             continue
-        key = '/'.join([gt_key, *(match.fields[name] for name in own)])
-        _only(pairs, key, match.name)
-        pairs[key] = (found[0], gt_key, match.name)
+        key = '/'.join([gt_key, *map(fields.get, own)])
+        _only(pairs, key, name)
+        pairs[key] = (found[0], gt_key, name)
     return Found(_share_of(pairs, layout.share), unpaired, above)
 
 
