@@ -6,15 +6,7 @@ import pytest
 import torch
 from helpers import write_photos
 from tiny_network import TinyConvNet
-from tiny_vlunet import (
-    CLASSES,
-    CLIP,
-    OPTIONS,
-    TEXTS,
-    build_vlunet,
-    embedding_of,
-    save_vlunet,
-)
+from tiny_vlunet import CLASSES, CLIP, OPTIONS, TEXTS, build_vlunet, embedding_of, save_vlunet
 
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.restoring import (

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from basicsr.data import build_dataset
 from basicsr.utils.registry import DATASET_REGISTRY
-from dataset_options import epochs, paired, refusals, synthetic
+from dataset_options import paired, refusals, synthetic
 from helpers import DELETE, put, write_photos
 
 from unfoldldm_basicsr.common.declaration import help_of
@@ -39,14 +39,6 @@ def test_a_pair_of_different_sizes_is_named(tmp_path):
         write_lmdb(tmp_path / root, tmp_path / f'{root}.lmdb')
     with pytest.raises(ValueError, match=r'gt\.lmdb \(key img_1\) is 64x48'):
         build_dataset(paired(tmp_path / 'gt.lmdb', tmp_path / 'lq.lmdb'))  # before any item
-
-
-@pytest.mark.parametrize('num_workers', [0, 1])
-def test_a_damaged_image_is_named_also_from_a_worker(tmp_path, num_workers):
-    paths = write_photos(tmp_path, 2)
-    paths[1].write_bytes(paths[1].read_bytes()[:300])
-    with pytest.raises(ValueError, match=r'img_1\.png.*(Replace|Remove)'):
-        epochs(synthetic(tmp_path, num_worker_per_gpu=num_workers))
 
 
 @pytest.mark.parametrize(

@@ -217,15 +217,6 @@ def test_iterating_ends_and_other_indices_are_index_errors(tmp_path, phase):
                 dataset[index]
 
 
-def test_class_index_follows_the_explicit_order(tmp_path):
-    write_photos(tmp_path, 1)
-    options = synthetic(
-        tmp_path, degradation_names=['haze', 'noise', 'rain'], degradation_name='noise'
-    )
-    item = build_dataset(options)[0]
-    assert (item['degradation'], item['degradation_name']) == (1, 'noise')
-
-
 def test_meta_info_lists_pairs_of_any_names_and_subsets(tmp_path):
     write_photos(tmp_path / 'gt', 3)
     lq = write_photos(tmp_path / 'lq', 3, seed=1)

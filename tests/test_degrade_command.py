@@ -38,18 +38,6 @@ def test_a_sheet_has_a_row_per_step_and_one_for_the_chain():
         assert len(sheet.axes) == 4 * rows
 
 
-def test_cells_show_the_photo_then_growing_strength(photo):
-    image = cv2.imread(str(photo))[:, :, ::-1].astype(np.float32) / 255
-    sheet = degrade_command.contact_sheet(
-        image, {'b': DegradationChain(degradations=BLUR_AND_NOISE[:1])}
-    )
-    cells = [np.asarray(axes.images[0].get_array(), float) for axes in sheet.axes]
-    distance = [np.abs(cell - cells[0]).mean() for cell in cells]
-    assert distance[0] == 0
-    assert distance == sorted(distance)
-    assert distance[3] > 3
-
-
 def test_all_degradations_are_shown_without_an_option_file(photo, tmp_path, capsys):
     assert run(photo, '-o', tmp_path / 'sheet.jpg') == 0
     assert '8 degradations' in capsys.readouterr().out

@@ -11,12 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.data.images import (
-    Picture,
-    decode,
-    read_picture,
-    write_picture,
-)
+from unfoldldm_basicsr.data.images import Picture, decode, read_picture, write_picture
 from unfoldldm_basicsr.data.pixels import ImageError
 
 SHAPES = {'grey': (9, 7), 'grey-alpha': (9, 7, 2), 'rgb': (9, 7, 3), 'rgb-alpha': (9, 7, 4)}

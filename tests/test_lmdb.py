@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 
 import cv2
 import lmdb
@@ -66,12 +65,7 @@ def test_map_grows_when_images_do_not_fit(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ('side', 'thresh', 'starts'),
-    [
-        (40, 0, [0]),
-        (65, 0, [0, 20, 25]),
-        (65, 5, [0, 20]),
-        (66, 5, [0, 20, 26]),
-    ],
+    [(40, 0, [0]), (65, 0, [0, 20, 25]), (65, 5, [0, 20]), (66, 5, [0, 20, 26])],
 )
 def test_sub_images_cover_a_side_with_the_stated_overlap(side, thresh, starts):
     assert SubImages(40, 20, thresh).starts(side) == starts
@@ -192,16 +186,3 @@ def test_photos_of_scikit_image_are_written_grey_and_colour(tmp_path):
     assert {name for name, image in train.items() if image.ndim == 2} == {
         'camera', 'brick', 'grass', 'gravel', 'coins', 'moon'
     }  # fmt: skip
-
-
-def test_another_layout_of_scikit_image_is_an_error_that_names_the_photos(
-    tmp_path, capsys, monkeypatch
-):
-    script = load_script('scripts/data/skimage_photos.py')
-    monkeypatch.setattr(script, 'photo_folder', lambda: tmp_path)
-    assert script.main(['-o', str(tmp_path / 'out')]) == 1
-    assert 'astronaut.png' in capsys.readouterr().err
-    monkeypatch.undo()
-    monkeypatch.setitem(sys.modules, 'skimage', None)
-    assert script.main(['-o', str(tmp_path / 'out')]) == 1
-    assert 'pip install scikit-image' in capsys.readouterr().err

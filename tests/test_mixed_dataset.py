@@ -153,13 +153,6 @@ def test_sets_inherit_common_keys_and_may_override_them(mixture):
     assert [part.io_backend.type for part in typed.sets] == ['lmdb'] * 3
 
 
-def test_index_beyond_the_end_is_an_index_error(mixture):
-    dataset = build_dataset(mixture)
-    for index in (11, -1):
-        with pytest.raises(IndexError, match='of a dataset of 11'):
-            dataset[index]
-
-
 def test_damaged_image_of_a_set_is_named(mixture, tmp_path):
     (tmp_path / 'three' / 'img_1.png').write_bytes(b'\x89PNG')
     with pytest.raises(ValueError, match=r'three.img_1\.png'):

@@ -82,14 +82,6 @@ def test_operators_on_a_grid_keep_their_phase():
     torch.testing.assert_close(tiled, blocks(image), rtol=0, atol=1e-6)
 
 
-def test_an_image_that_fits_is_passed_on_unchanged():
-    image = torch.rand(1, 3, 20, 30)
-    seen = []
-    result = tiled_forward(lambda x: seen.append(x.shape) or x * 2, image, tile=32, overlap=8)
-    assert seen == [image.shape]
-    assert torch.equal(result, image * 2)
-
-
 def test_only_tiles_reach_the_operator_and_progress_is_reported():
     shapes, progress = [], []
     tiled_forward(

@@ -172,10 +172,7 @@ def core_calls(size: int, channels: int, d_state: int, device: str) -> dict[str,
 
         return run
 
-    return {
-        'op': without_gradients(net.scan, u),
-        'loop': without_gradients(mambair_core, net, u),
-    }
+    return {'op': without_gradients(net.scan, u), 'loop': without_gradients(mambair_core, net, u)}
 
 
 def floor(size: int, channels: int, d_state: int, task: str, limits: Limits) -> float:

@@ -86,10 +86,7 @@ def _options(folder: Path, iterations: int, workers: int) -> dict:
             'pixel_opt': {'type': 'L1Loss'},
             'isda_opt': {'type': 'ISDALoss'},
         },
-        'val': {
-            'val_freq': 10,
-            'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}},
-        },
+        'val': {'val_freq': 10, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
         'logger': {'print_freq': 1, 'save_checkpoint_freq': 5, 'keep_best': True},
     }
 
