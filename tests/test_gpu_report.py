@@ -46,7 +46,7 @@ def test_every_command_is_understood_and_in_time(report, tmp_path, monkeypatch, 
     assert several[several.index('--nproc_per_node') + 1] == ('4' if gpu else '2')
     build_parser().parse_args(several[several.index('-opt') :])
     monkeypatch.undo()
-    report.write_photos(tmp_path / 'photos', 8, 256, 256)
+    report.common.write_photos(tmp_path / 'photos', 8, 256, 256)
     options = read_option_file(ROOT / several[several.index('-opt') + 1])
     apply_overrides(options, several[several.index('--force_yml') + 1 :])
     assert preflight(options | {'num_gpu': 0}, 'x', True) == []

@@ -6,7 +6,6 @@ above the state before the call, each side in a process of its own.
 """
 
 import argparse
-import csv
 import multiprocessing
 import statistics
 import time
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 
 from unfoldldm_basicsr.common.errors import first_line
@@ -54,18 +54,17 @@ def new_parser(text: str) -> argparse.ArgumentParser:
     )
 
 
-def usable_device(name: str) -> str:
-    """Type of an argument: a device, which must be there."""
-    if name == 'cuda' and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(
-            'PyTorch finds no GPU here (torch.cuda.is_available() is False); use cpu'
-        )
-    return name
-
-
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """``--device``; asking for a GPU where there is none is an error of the command line."""
-    parser.add_argument('--device', type=usable_device, default='cpu', choices=['cpu', 'cuda'])
+
+    def usable(name: str) -> str:
+        if name == 'cuda' and not torch.cuda.is_available():
+            raise argparse.ArgumentTypeError(
+                'PyTorch finds no GPU here (torch.cuda.is_available() is False); use cpu'
+            )
+        return name
+
+    parser.add_argument('--device', type=usable, default='cpu', choices=['cpu', 'cuda'])
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, repeats: int, out: str) -> None:
@@ -173,8 +172,7 @@ def measure_limits(device: str) -> Limits:
 def in_own_process(function: Callable, *arguments: Any) -> Any:
     """Calls a function of a module in a fresh process and returns its result.
 
-    Raises:
-        OutOfMemoryError: the function ran out of memory, or a signal ended the process.
+    Raises OutOfMemoryError where a signal ended the process.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
         try:
@@ -184,34 +182,6 @@ def in_own_process(function: Callable, *arguments: Any) -> Any:
                 f'The process that measured {function.__name__} was ended, probably for lack of '
                 'memory.'
             ) from error
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out_of_memory(error):
-                raise
-            raise OutOfMemoryError(first_line(error)) from None
-
-
-def peak_memory(prepare: Callable, *arguments: Any, device: str, threads: int) -> float:
-    """Peak of a call in MiB; NaN where the system does not tell it.
-
-    On a CPU it runs in a process of its own; on a GPU the allocator counts, whatever ran before.
-
-    Args:
-        prepare: function of a module; gets ``arguments`` and returns two calls, a small one that
-            makes the process load what it needs, and the one to be measured.
-        arguments: anything that can be pickled.
-        device: 'cpu' or 'cuda'.
-        threads: of the process.
-    """
-    if device == 'cpu':
-        return in_own_process(_grow, prepare, arguments, device, threads)
-    try:
-        return _grow(prepare, arguments, device, threads)
-    except RuntimeError as error:
-        if not ran_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(first_line(error)) from None  # frees what the frames hold
-    finally:
-        torch.cuda.empty_cache()
 
 
 def _grow(prepare: Callable, arguments: tuple, device: str, threads: int) -> float:
@@ -226,13 +196,15 @@ def _grow(prepare: Callable, arguments: tuple, device: str, threads: int) -> flo
 def peak_memories(
     prepare: Callable, sides: Mapping[Any, tuple], args: argparse.Namespace
 ) -> dict[Any, float | None]:
-    """:func:`peak_memory` for the arguments of every side.
+    """Peak of a call in MiB for every side, NaN where the system does not tell it; before the
+    timing, after which this process keeps memory for itself.
 
-    Has to come before the timing, after which this process keeps memory for itself.
+    On a CPU each has a process of its own; on a GPU the allocator counts, whatever ran before.
 
     Args:
-        prepare: see there.
-        sides: side -> arguments.
+        prepare: function of a module; gets the arguments of a side and returns two calls, a small
+            one that makes the process load what it needs, and the one to be measured.
+        sides: side -> arguments that can be pickled.
         args: of :func:`add_run_options`.
 
     Returns:
@@ -243,10 +215,15 @@ def peak_memories(
         return dict.fromkeys(sides)
     peaks = {}
     for side, arguments in sides.items():
+        job = prepare, arguments, args.device, args.threads
         try:
-            peaks[side] = peak_memory(prepare, *arguments, device=args.device, threads=args.threads)
-        except OutOfMemoryError as error:
+            peaks[side] = in_own_process(_grow, *job) if args.device == 'cpu' else _grow(*job)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
             print(f'{side} is left out: {first_line(error)}', flush=True)
+        if args.device == 'cuda':
+            torch.cuda.empty_cache()
     return peaks
 
 
@@ -274,12 +251,8 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path, machine: str) -> 
     """Writes ``path`` with suffix .csv: the machine as a comment, then a table of all keys."""
     path = path.with_suffix('.csv')
     path.parent.mkdir(parents=True, exist_ok=True)
-    fields = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open('w', newline='', encoding='utf-8') as file:
-        file.write(f'# {machine}\n')
-        writer = csv.DictWriter(file, fields, restval='')
-        writer.writeheader()
-        writer.writerows(rows)
+    table = pd.DataFrame(rows, dtype=object).to_csv(index=False)
+    path.write_text(f'# {machine}\n{table}', encoding='utf-8')
     return path
 
 

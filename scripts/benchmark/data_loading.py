@@ -32,20 +32,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import common
 import cv2
 import numpy as np
 import torch
-from common import (
-    alternate,
-    median_ms,
-    median_ratio,
-    new_figure,
-    new_parser,
-    prepare_machine,
-    print_row,
-    save_figure,
-    write_table,
-)
 
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs
@@ -122,12 +112,13 @@ def compare_decoders(folder: Path, args: argparse.Namespace) -> list[dict]:
                 name: lambda read=read, path=path, count=count: [read(path) for _ in range(count)]
                 for name, read in READERS.items()
             }
-            times = alternate(calls, rounds, clock='cpu')
+            times = common.alternate(calls, rounds, clock='cpu')
             row = {'format': ending, 'width': width, 'height': height, 'rounds': rounds}
-            row |= {f'{name}_ms': f'{median_ms(times[name]) / count:.4f}' for name in READERS}
-            ratios = [median_ratio(times[name], times['ours']) for name in ('before', 'opencv')]
-            row |= {'over_before': f'{ratios[0]:.2f}', 'over_opencv': f'{ratios[1]:.2f}'}
-            print_row(row)
+            for name, own in times.items():
+                row[f'{name}_ms'] = f'{common.median_ms(own) / count:.4f}'
+            for name in ('before', 'opencv'):
+                row[f'over_{name}'] = f'{common.median_ratio(times[name], times["ours"]):.2f}'
+            common.print_row(row)
             rows.append(row)
     return rows
 
@@ -172,29 +163,14 @@ def dataset_options(mode: str, folder: Path, args: argparse.Namespace, workers: 
     }  # fmt: skip
 
 
-class FixedLength(torch.utils.data.Sampler):
-    """A seeded random order of ``length`` indices, however many images there are."""
-
-    def __init__(self, images: int, length: int) -> None:
-        self.images, self.length = images, length
-
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(0)
-        rounds = -(-self.length // self.images)
-        order = torch.cat([torch.randperm(self.images, generator=generator) for _ in range(rounds)])
-        return iter(order[: self.length].tolist())
-
-    def __len__(self) -> int:
-        return self.length
-
-
 def make_loader(mode: str, folder: Path, args: argparse.Namespace, workers: int):
     """BasicSR's loader for one mode; an epoch has ``--batches`` batches."""
     from basicsr.data import build_dataloader, build_dataset
+    from basicsr.data.data_sampler import EnlargedSampler
 
     options = dataset_options(mode, folder, args, workers)
     dataset = build_dataset(options)
-    sampler = FixedLength(len(dataset), args.batches * args.batch)
+    sampler = EnlargedSampler(dataset, 1, 0, args.batches * args.batch / len(dataset))
     return build_dataloader(dataset, options, num_gpu=0, sampler=sampler, seed=0)
 
 
@@ -268,16 +244,17 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict]:
                 'mode': mode, 'workers': workers, 'gt_size': args.gt_size, 'batch': args.batch,
                 'rounds': args.repeats,
                 'pairs_per_s': f'{pairs / statistics.median(times[mode]):.1f}',
-                'over_basicsr_folder': f'{median_ratio(times["basicsr folder"], times[mode]):.2f}',
-                'over_basicsr_lmdb': f'{median_ratio(times["basicsr lmdb"], times[mode]):.2f}',
             }  # fmt: skip
-            print_row(row)
+            for other in THEIRS[:2]:
+                ratio = common.median_ratio(times[other], times[mode])
+                row[f'over_{other.replace(" ", "_")}'] = f'{ratio:.2f}'
+            common.print_row(row)
             rows.append(row)
     return rows
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = new_parser(__doc__)
+    parser = common.new_parser(__doc__)
     parser.add_argument('--pairs', type=int, default=24, help='pairs of files (24)')
     parser.add_argument(
         '--picture', type=int, nargs=2, default=[1280, 720], metavar=('WIDTH', 'HEIGHT')
@@ -299,12 +276,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    machine = prepare_machine('cpu', 1)
+    machine = common.prepare_machine('cpu', 1)
     print(machine)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         formats = args.out.with_name(f'{args.out.name}_formats')
-        write_table(compare_decoders(folder, args), formats, machine)
+        common.write_table(compare_decoders(folder, args), formats, machine)
         make_pairs(folder, args.pairs, *args.picture)
         for side in ('gt', 'lq'):
             sizes = [p.stat().st_size for p in (folder / side).iterdir()]
@@ -314,15 +291,15 @@ def main(argv: list[str] | None = None) -> None:
         check_batches(folder, args, max(args.workers))
         rows = measure(folder, args)
         close_lmdbs()
-    print(f'written: {write_table(rows, args.out, machine)}')
-    figure, panels = new_figure(len(args.workers), 1.5 + 0.3 * len(MODES))
+    print(f'written: {common.write_table(rows, args.out, machine)}')
+    figure, panels = common.new_figure(len(args.workers), 1.5 + 0.3 * len(MODES))
     for axes, workers in zip(panels, args.workers, strict=True):
         speed = [float(r['pairs_per_s']) for r in rows if r['workers'] == workers]
         axes.bar_label(axes.barh(MODES, speed), fmt='%.4g', padding=2, fontsize=8)
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.set(title=f'{workers} workers', xlabel='pairs per second')
-    save_figure(figure, args.out, machine)
+    common.save_figure(figure, args.out, machine)
 
 
 if __name__ == '__main__':

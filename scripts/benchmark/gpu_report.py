@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import common
 import torch
-from common import new_parser, prepare_machine, write_photos
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 480  # of the whole report
@@ -132,7 +132,7 @@ def results(step: Step, out: Path) -> Iterator[tuple[str, str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = new_parser(__doc__)
+    parser = common.new_parser(__doc__)
     parser.add_argument('--cpu', action='store_true', help='rehearsal with tiny sizes')
     parser.add_argument('--out', type=Path, default=Path('results/gpu_report'), help='folder')
     args = parser.parse_args(argv)
@@ -141,10 +141,10 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     out, begin, faults = args.out.absolute(), time.monotonic(), 0
     out.mkdir(parents=True, exist_ok=True)
-    machine = prepare_machine('cpu' if args.cpu else 'cuda', torch.get_num_threads())
+    machine = common.prepare_machine('cpu' if args.cpu else 'cuda', torch.get_num_threads())
     count = '' if args.cpu else f'{torch.cuda.device_count()} x '
     lines = [f'# {count}{machine}', '', '| step | case | result |', '| --- | --- | --- |']
-    write_photos(out / 'photos', 8, 256, 256)
+    common.write_photos(out / 'photos', 8, 256, 256)
     for step in steps(out, gpu=not args.cpu):
         (out / step.title).with_suffix('.csv').unlink(missing_ok=True)
         left = min(step.seconds, begin + SECONDS - time.monotonic())

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import median_ratio, new_parser, prepare_machine, print_row, write_table
+import common
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISE = 1.10
@@ -41,11 +41,11 @@ def import_seconds(code: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = new_parser(__doc__)
+    parser = common.new_parser(__doc__)
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--out', type=Path, default=Path('results/import_time'))
     args = parser.parse_args(argv)
-    machine = prepare_machine('cpu', 1)
+    machine = common.prepare_machine('cpu', 1)
     print(machine)
     for code in SIDES.values():  # writes the byte code, fills the file cache
         import_seconds(code)
@@ -53,11 +53,11 @@ def main(argv: list[str] | None = None) -> None:
     for _ in range(args.repeats):
         for side, code in SIDES.items():
             times[side].append(import_seconds(code))
-    ratio = median_ratio(times['package'], times['basicsr'])
+    ratio = common.median_ratio(times['package'], times['basicsr'])
     row = {f'{side}_s': f'{statistics.median(t):.3f}' for side, t in times.items()}
     row |= {'rounds': args.repeats, 'ratio': f'{ratio:.3f}', 'promise': f'{PROMISE:.2f}'}
-    print_row(row)
-    print(f'written: {write_table([row], args.out, machine)}')
+    common.print_row(row)
+    print(f'written: {common.write_table([row], args.out, machine)}')
 
 
 if __name__ == '__main__':

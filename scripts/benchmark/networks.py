@@ -18,19 +18,8 @@ import argparse
 import resource
 from collections.abc import Callable, Iterator
 
+import common
 import torch
-from common import (
-    add_run_options,
-    alternate,
-    measure_limits,
-    median_ms,
-    median_ratio,
-    mib,
-    new_parser,
-    peak_memories,
-    prepare_machine,
-    write_rows,
-)
 from network_set import REFERENCE, build, called, make_inputs, network_options
 from torch import Tensor
 
@@ -72,8 +61,8 @@ def compare_networks(args: argparse.Namespace) -> Iterator[dict]:
         (name, size): (name, (args.batch, 3, size, size), args.device)
         for size in args.sizes for name in args.networks
     }  # fmt: skip
-    peaks = peak_memories(prepare_forward, sides, args)
-    limits = measure_limits(args.device)
+    peaks = common.peak_memories(prepare_forward, sides, args)
+    limits = common.measure_limits(args.device)
     nets = {name: build(o, args.device).eval() for name, o in options.items()}
     reference = REFERENCE if REFERENCE in nets else args.networks[0]
     for size in args.sizes:
@@ -82,7 +71,9 @@ def compare_networks(args: argparse.Namespace) -> Iterator[dict]:
             name: forward_call(called(name, net), make_inputs(net, shape, args.device))
             for name, net in nets.items() if (name, size) in peaks
         }  # fmt: skip
-        times = alternate(calls, args.repeats, device=args.device, budget=args.budget, lenient=True)
+        times = common.alternate(
+            calls, args.repeats, device=args.device, budget=args.budget, lenient=True
+        )
         costs = {name: network_cost(o, size) for name, o in options.items()}
         for name in nets:
             macs, params = args.batch * costs[name].macs, costs[name].params
@@ -93,26 +84,26 @@ def compare_networks(args: argparse.Namespace) -> Iterator[dict]:
             }  # fmt: skip
             own, other = times.get(name), times.get(reference)
             if own:
-                row |= {'rounds': len(own), 'ms': f'{median_ms(own):.1f}'}
+                row |= {'rounds': len(own), 'ms': f'{common.median_ms(own):.1f}'}
                 row['system_percent'] = f'{system_percent(calls[name]):.1f}'
             row['floor_ms'] = f'{limits.floor_ms(touched, 2 * macs):.1f}'
             if own and other:
-                row[f'ms_over_{reference}'] = f'{median_ratio(own, other):.2f}'
+                row[f'ms_over_{reference}'] = f'{common.median_ratio(own, other):.2f}'
             row[f'GMACs_over_{reference}'] = f'{costs[name].macs / costs[reference].macs:.2f}'
             if not args.no_memory:
-                row['peak_MiB'] = mib(peaks.get((name, size)))
+                row['peak_MiB'] = common.mib(peaks.get((name, size)))
             yield row
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = new_parser(__doc__)
+    parser = common.new_parser(__doc__)
     parser.add_argument(
         '--networks', nargs='+', metavar='NAME', default=list(NETWORKS),
         help=f'default {" ".join(NETWORKS)}',
     )  # fmt: skip
     parser.add_argument('--sizes', type=int, nargs='+', default=[128, 256], help='H = W')
     parser.add_argument('--batch', type=int, default=1)
-    add_run_options(parser, repeats=5, out='results/networks')
+    common.add_run_options(parser, repeats=5, out='results/networks')
     args = parser.parse_args(argv)
     if 'vlunet-plain' in args.networks and any(size % 8 for size in args.sizes):
         parser.error('vlunet-plain needs --sizes that are multiples of 8')
@@ -126,9 +117,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    machine = prepare_machine(args.device, args.threads)
+    machine = common.prepare_machine(args.device, args.threads)
     print(machine)
-    write_rows(compare_networks(args), args.out, machine)
+    common.write_rows(compare_networks(args), args.out, machine)
 
 
 if __name__ == '__main__':

@@ -30,19 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import (
-    CLOCKS,
-    Times,
-    add_run_options,
-    alternate,
-    median_ms,
-    median_ratio,
-    new_parser,
-    prepare_machine,
-    print_row,
-    write_photos,
-    write_table,
-)
+import common
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -188,7 +176,9 @@ def reader_of(loader: Any, sampler: Any) -> Callable[[], Mapping]:
 # ---- table --------------------------------------------------------------------------------------
 
 
-def row_of(name: str, part: str, times: Times, iteration: float, each: int = 1) -> dict[str, Any]:
+def row_of(
+    name: str, part: str, times: common.Times, iteration: float, each: int = 1
+) -> dict[str, Any]:
     """A line of the table.
 
     Args:
@@ -203,9 +193,9 @@ def row_of(name: str, part: str, times: Times, iteration: float, each: int = 1) 
     )
     return {
         'network': name, 'part': part, 'rounds': len(times['plain']),
-        'plain_ms': f'{median_ms(times["plain"]):.3f}',
-        'package_ms': f'{median_ms(times["package"]):.3f}',
-        'ratio': f'{median_ratio(times["package"], times["plain"]):.4f}',
+        'plain_ms': f'{common.median_ms(times["plain"]):.3f}',
+        'package_ms': f'{common.median_ms(times["package"]):.3f}',
+        'ratio': f'{common.median_ratio(times["package"], times["plain"]):.4f}',
         'percent_of_iteration': f'{100 * added / (each * iteration):.3f}',
     }  # fmt: skip
 
@@ -224,11 +214,11 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> list[dict]:
     }
     limits = {'clock': args.clock, 'budget': args.budget}
     times = {
-        'step': alternate(
+        'step': common.alternate(
             {side: step_of(model, batches) for side, model in models.items()},
             args.repeats, device=args.device, **limits,
         ),
-        'batch': alternate(readers, args.repeats, **limits),
+        'batch': common.alternate(readers, args.repeats, **limits),
     }  # fmt: skip
     both = zip(times['step'].values(), times['batch'].values(), strict=True)
     times['iteration'] = {
@@ -236,7 +226,7 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> list[dict]:
         for side, parts in zip(times['step'], both, strict=True)
     }
     saves = {side: partial(model.save, 0, 1) for side, model in models.items()}
-    times['checkpoint'] = alternate(saves, max(1, args.repeats // 4), budget=args.budget)
+    times['checkpoint'] = common.alternate(saves, max(1, args.repeats // 4), budget=args.budget)
     plain = statistics.median(times['iteration']['plain'])
     each = {'checkpoint': args.save_every}
     return [row_of(name, part, t, plain, each.get(part, 1)) for part, t in times.items()]
@@ -251,7 +241,7 @@ def verdict(name: str, rows: list[dict]) -> str:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = new_parser(__doc__)
+    parser = common.new_parser(__doc__)
     parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument('--size', type=int, default=64, help='side of a patch (64)')
     parser.add_argument('--batch', type=int, default=4, help='patches of a batch (4)')
@@ -260,26 +250,26 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         '--save-every', type=int, default=1000, help='iterations between checkpoints (1000)'
     )
     parser.add_argument(
-        '--clock', choices=CLOCKS, default='wall', help='cpu: for a machine with other load'
+        '--clock', choices=common.CLOCKS, default='wall', help='cpu: for a machine with other load'
     )
-    add_run_options(parser, repeats=60, out='results/overhead')
+    common.add_run_options(parser, repeats=60, out='results/overhead')
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    machine = f'{prepare_machine(args.device, args.threads)}, {args.clock} time'
+    machine = f'{common.prepare_machine(args.device, args.threads)}, {args.clock} time'
     print(machine)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_photos(folder / 'photos', 8, *args.picture)
+        common.write_photos(folder / 'photos', 8, *args.picture)
         for name in args.networks:
             rows += measure(name, folder, args)
             for row in rows[-4:]:
-                print_row(row)
+                common.print_row(row)
             print(verdict(name, rows))
-    print(f'written: {write_table(rows, args.out, machine)}')
+    print(f'written: {common.write_table(rows, args.out, machine)}')
 
 
 if __name__ == '__main__':

@@ -20,20 +20,14 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
-from common import (
-    add_device_option,
-    in_own_process,
-    new_parser,
-    prepare_machine,
-    seconds_of,
-    write_rows,
-)
 from data_loading import make_picture
 from network_set import build, network_options
 
 from unfoldldm_basicsr.comparing.measuring import forget_peak, process_memory
+from unfoldldm_basicsr.pictures.drawing import comparison_grid, save_picture
 from unfoldldm_basicsr.restoring.restorer import Restorer
 
 TASKS = ('memory', 'difference')
@@ -59,11 +53,11 @@ def restore_large(
     source: str, width: int, height: int, tile: int, device: str, threads: int, fixed: bool
 ) -> tuple[float, float]:
     """Peak of this process (on a GPU: of its allocator) in MB, and seconds."""
-    prepare_machine(device, threads)
+    common.prepare_machine(device, threads)
     image = noisy_picture(width, height)
     forget_peak()
     restorer = make_restorer(source, device, tile, global_statistics=fixed)
-    seconds = seconds_of(lambda: restorer.restore(image), device, 'wall')
+    seconds = common.seconds_of(lambda: restorer.restore(image), device, 'wall')
     if device == 'cuda':
         return torch.cuda.max_memory_allocated() / 1e6, seconds
     return process_memory('VmHWM') * 2**20 / 1e6, seconds
@@ -73,7 +67,7 @@ def measure_memory(source: str, args: argparse.Namespace) -> Iterator[dict]:
     """Rows of the task ``memory``."""
     for fixed in args.statistics:
         settings = (*args.large, args.tile, args.device, args.threads, fixed == 'fixed')
-        peak, seconds = in_own_process(restore_large, source, *settings)
+        peak, seconds = common.in_own_process(restore_large, source, *settings)
         yield {
             'task': 'memory', 'network': source, 'width': args.large[0], 'height': args.large[1],
             'tile': args.tile, 'statistics': fixed, 'seconds': f'{seconds:.1f}',
@@ -101,25 +95,10 @@ def seam(difference: torch.Tensor, side: int) -> float:
 
 def draw_difference(results: dict[str, torch.Tensor], path: Path) -> Path:
     """Results (1, 3, H, W), the first without tiles, and below what tiles change, amplified."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    whole = next(iter(results.values()))
-    size = (6 * len(results), 8)
-    figure, axes = pyplot.subplots(2, len(results), figsize=size, layout='constrained')
-    for column, (name, result) in zip(axes.T, results.items(), strict=True):
-        change = 0.5 + AMPLIFIED * (result - whole)
-        for axis, picture, title in zip(
-            column, (result, change), (name, f'{AMPLIFIED} x difference'), strict=True
-        ):
-            axis.imshow(picture[0].clamp(0, 1).permute(1, 2, 0))
-            axis.set_title(title)
-            axis.axis('off')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
-    pyplot.close(figure)
+    images = [result[0].permute(1, 2, 0).numpy() for result in results.values()]
+    changes = [0.5 + AMPLIFIED * (image - images[0]) for image in images]
+    captions = [[''] * len(images), [f'{AMPLIFIED} x difference'] * len(images)]
+    save_picture(path, comparison_grid([images, changes], [*results], captions, cell_width=480))
     return path
 
 
@@ -155,7 +134,7 @@ def measure(source: str, args: argparse.Namespace) -> Iterator[dict]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = new_parser(__doc__)
+    parser = common.new_parser(__doc__)
     parser.add_argument('--network', default='unfoldldm-tiny', help='default unfoldldm-tiny')
     parser.add_argument('--weights', help='trained weights instead of random ones')
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
@@ -169,7 +148,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help='for the task memory (own); fixed takes up to nine more tiles of time',
     )  # fmt: skip
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    add_device_option(parser)
+    common.add_device_option(parser)
     parser.add_argument('--out', type=Path, default=Path('results/restore_tiled'))
     args = parser.parse_args(argv)
     if args.weights and not Path(args.weights).is_file():
@@ -185,10 +164,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    machine = prepare_machine(args.device, args.threads)
+    machine = common.prepare_machine(args.device, args.threads)
     logging.getLogger('basicsr').setLevel(logging.ERROR)  # that tiles change results is measured
     print(machine)
-    write_rows(measure(args.weights or args.network, args), args.out, machine)
+    common.write_rows(measure(args.weights or args.network, args), args.out, machine)
 
 
 if __name__ == '__main__':

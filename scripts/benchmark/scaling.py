@@ -19,22 +19,8 @@ import argparse
 import math
 from collections.abc import Iterator
 
+import common
 import torch
-from common import (
-    add_run_options,
-    alternate,
-    first_line,
-    in_own_process,
-    median_ms,
-    mib,
-    new_figure,
-    new_parser,
-    peak_growth,
-    prepare_machine,
-    ran_out_of_memory,
-    save_figure,
-    write_rows,
-)
 from network_set import build, make_inputs, network_options
 
 from unfoldldm_basicsr import archs
@@ -71,7 +57,7 @@ def run_point(
     point: dict, repeats: int, budget: float, device: str, threads: int
 ) -> tuple[list[float], float]:
     """Seconds of the runs, and the peak of the first in MiB (NaN where nothing tells it)."""
-    prepare_machine(device, threads)
+    common.prepare_machine(device, threads)
     net = build(point['options'], device).eval()
 
     def forward(batch: int, size: int, tile: int | None) -> None:
@@ -92,13 +78,10 @@ def run_point(
     if device == 'cuda':
         call()  # cuDNN tries its algorithms
     times: list[float] = []
-    peak = peak_growth(
-        lambda: times.extend(alternate({'call': call}, 1, device=device, warm_up=False)['call']),
-        device,
-    )
+    peak = common.peak_growth(lambda: times.append(common.seconds_of(call, device, 'wall')), device)
     if repeats > 1 and times[0] < budget:
-        more = alternate({'call': call}, repeats - 1, device=device, warm_up=False, budget=budget)
-        times += more['call']
+        limited = {'device': device, 'warm_up': False, 'budget': budget}
+        times += common.alternate({'call': call}, repeats - 1, **limited)['call']
     return times, peak
 
 
@@ -124,13 +107,18 @@ def measure(point: dict, args: argparse.Namespace) -> dict:
         if args.no_memory:
             times, peak = run_point(point, *settings)[0], None
         else:
-            times, peak = in_own_process(run_point, point, *settings)
-    except RuntimeError as error:
-        if not ran_out_of_memory(error):
+            times, peak = common.in_own_process(run_point, point, *settings)
+    except (RuntimeError, MemoryError) as error:
+        if not common.ran_out_of_memory(error):
             raise
-        print(f'{point["axis"]} {point["value"]}: {first_line(error)}')
+        print(f'{point["axis"]} {point["value"]}: {common.first_line(error)}')
         return row
-    return {**row, 'runs': len(times), 'ms': f'{median_ms(times):.1f}', 'peak_MiB': mib(peak)}
+    return {
+        **row,
+        'runs': len(times),
+        'ms': f'{common.median_ms(times):.1f}',
+        'peak_MiB': common.mib(peak),
+    }
 
 
 def exponent(row: dict, before: dict | None, key: str) -> str:
@@ -170,7 +158,7 @@ def summary(axis: str, rows: list[dict]) -> str:
 def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
     axes_names = list(dict.fromkeys(r['axis'] for r in rows if r.get('ms')))
     titles = list(dict.fromkeys(a.removesuffix('-tiled') for a in axes_names))
-    figure, panels = new_figure(len(titles))
+    figure, panels = common.new_figure(len(titles))
     for axes, title in zip(panels, titles, strict=True):
         for axis in (a for a in axes_names if a.removesuffix('-tiled') == title):
             line = [r for r in rows if r['axis'] == axis and r.get('ms')]
@@ -183,11 +171,11 @@ def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
         axes.set(xlabel='pixels' if title == 'size' else title, ylabel='milliseconds')
         axes.grid(alpha=0.3, which='both')
         axes.legend(fontsize=8)
-    save_figure(figure, args.out, f'{args.network}, {machine}')
+    common.save_figure(figure, args.out, f'{args.network}, {machine}')
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = new_parser(__doc__)
+    parser = common.new_parser(__doc__)
     parser.add_argument('--network', default='unfoldldm-tiny', help='default unfoldldm-tiny')
     parser.add_argument('--axes', nargs='+', choices=AXES, help='default: all that apply')
     parser.add_argument(
@@ -198,7 +186,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--batch', type=int, nargs='+', default=[1, 2, 4, 8])
     parser.add_argument('--stages', type=int, nargs='+', default=[1, 2, 3, 6])
     parser.add_argument('--d-state', type=int, nargs='+', default=[1, 4, 16, 32])
-    add_run_options(parser, repeats=3, out='results/scaling')
+    common.add_run_options(parser, repeats=3, out='results/scaling')
     parser.set_defaults(budget=20.0)
     args = parser.parse_args(argv)
     try:
@@ -214,9 +202,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    machine = prepare_machine(args.device, args.threads)
+    machine = common.prepare_machine(args.device, args.threads)
     print(machine)
-    rows = write_rows(measure_all(args), args.out, machine)
+    rows = common.write_rows(measure_all(args), args.out, machine)
     plot(rows, args, machine)
     for axis in dict.fromkeys(r['axis'] for r in rows):
         print(summary(axis, [r for r in rows if r['axis'] == axis]))

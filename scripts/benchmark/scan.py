@@ -32,22 +32,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import common
 import torch
 import torch.nn.functional as F
-from common import (
-    Limits,
-    add_device_option,
-    alternate,
-    measure_limits,
-    median_ms,
-    median_ratio,
-    new_figure,
-    new_parser,
-    peak_growth,
-    prepare_machine,
-    save_figure,
-    write_rows,
-)
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -175,7 +162,7 @@ def core_calls(size: int, channels: int, d_state: int, device: str) -> dict[str,
     return {'op': without_gradients(net.scan, u), 'loop': without_gradients(mambair_core, net, u)}
 
 
-def floor(size: int, channels: int, d_state: int, task: str, limits: Limits) -> float:
+def floor(size: int, channels: int, d_state: int, task: str, limits: common.Limits) -> float:
     """Milliseconds for reading all inputs and writing all outputs once, and the arithmetic."""
     per_pixel = 4 * (channels + 4 * channels + 2 * 4 * d_state + channels)  # x, dt, B and C, y
     passes, work = (1, 1) if task == 'forward' else (3, 4)
@@ -186,7 +173,7 @@ def floor(size: int, channels: int, d_state: int, task: str, limits: Limits) -> 
 def peak_bytes(call: Callable, device: str) -> float:
     """Largest growth of the allocator's memory during the call."""
     if device == 'cuda':
-        return peak_growth(call, device) * 2**20
+        return common.peak_growth(call, device) * 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = call()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == '[memory]']
@@ -199,17 +186,22 @@ def peak_bytes(call: Callable, device: str) -> float:
 
 
 def measure(
-    size: int, channels: int, d_state: int, task: str, args: argparse.Namespace, limits: Limits
+    size: int,
+    channels: int,
+    d_state: int,
+    task: str,
+    args: argparse.Namespace,
+    limits: common.Limits,
 ) -> list[dict]:
     """Rows of the table for one problem; ``task`` is one of :data:`TASKS` or 'core forward'."""
-    core = task == 'core forward'
+    core, channels = task == 'core forward', args.channels
     if core:
         calls = core_calls(size, channels, d_state, args.device)
     else:
         inputs = make_inputs(size, channels, d_state, args.device)
         calls = make_calls(inputs, task, args.backends)
     outputs = {name: call() for name, call in calls.items()}  # also the warm-up
-    times = alternate(
+    times = common.alternate(
         calls, args.repeats, device=args.device, clock='cpu', warm_up=args.device == 'cuda'
     )
     elements = size * size * channels * (1 if core else 4)
@@ -220,8 +212,8 @@ def measure(
         rows.append({
             'height': size, 'width': size, 'channels': channels, 'd_state': d_state,
             'task': task, 'implementation': name,
-            'milliseconds': round(median_ms(times[name]), 3),
-            'op_times_faster': round(median_ratio(times[name], times['op']), 2),
+            'milliseconds': round(common.median_ms(times[name]), 3),
+            'op_times_faster': round(common.median_ratio(times[name], times['op']), 2),
             'bytes_per_element': round(peak_bytes(call, args.device) / elements, 1),
             'op_relative_difference': f'{difference.item():.1e}',
             'floor_ms': '' if core else round(floor(size, channels, d_state, task, limits), 4),
@@ -232,7 +224,7 @@ def measure(
 def plot(rows: list[dict], path: Path, machine: str) -> None:
     """Time over the number of pixels, one panel per task, one line per implementation and N."""
     tasks = list(dict.fromkeys(r['task'] for r in rows))
-    figure, panels = new_figure(len(tasks))
+    figure, panels = common.new_figure(len(tasks))
     names = dict.fromkeys(r['implementation'] for r in rows)
     styles = dict(zip(names, ('o-', 's--', '^:', 'D-.', 'v-'), strict=False))
     for axes, task in zip(panels, tasks, strict=True):
@@ -247,7 +239,7 @@ def plot(rows: list[dict], path: Path, machine: str) -> None:
         axes.set(title=task, xlabel='pixels', ylabel='milliseconds')
         axes.grid(alpha=0.3, which='both')
         axes.legend(fontsize=8)
-    save_figure(figure, path, machine)
+    common.save_figure(figure, path, machine)
 
 
 def usable_backends(asked: Sequence[str] | None, device: str) -> list[str]:
@@ -267,7 +259,7 @@ def usable_backends(asked: Sequence[str] | None, device: str) -> list[str]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = new_parser(__doc__)
+    parser = common.new_parser(__doc__)
     parser.add_argument('--core', action='store_true', help='with projections, against MambaIR')
     parser.add_argument(
         '--sizes', type=int, nargs='+', help='H = W; default 16 32 64, with --core 64'
@@ -276,7 +268,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--d-states', type=int, nargs='+', default=[1, 16])
     parser.add_argument('--tasks', nargs='+', choices=TASKS, help='default: both')
     parser.add_argument('--repeats', type=int, default=5)
-    add_device_option(parser)
+    common.add_device_option(parser)
     parser.add_argument(
         '--backends', nargs='+', choices=('mamba', 'triton', 'torch'),
         help='of the op, in turn with the loops; default: all usable on the device',
@@ -301,18 +293,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler's own messages
     args = parse_arguments(argv)
-    machine = prepare_machine(args.device, 1)
+    machine = common.prepare_machine(args.device, 1)
     print(machine)
     for name, note in describe_backends().items():
         print(f'backend {name}: {note}')
-    limits = measure_limits(args.device)
+    limits = common.measure_limits(args.device)
     set_scan_backend(args.backends[0])
     found = (
         row
         for d_state in args.d_states for size in args.sizes for task in args.tasks
-        for row in measure(size, args.channels, d_state, task, args, limits)
+        for row in measure(size, d_state, task, args, limits)
     )  # fmt: skip
-    rows = write_rows(found, args.out, machine)
+    rows = common.write_rows(found, args.out, machine)
     set_scan_backend(None)
     plot(rows, args.out, machine)
 

@@ -23,20 +23,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
+import common
 import torch
-from common import (
-    Limits,
-    add_run_options,
-    alternate,
-    measure_limits,
-    median_ms,
-    median_ratio,
-    mib,
-    new_parser,
-    peak_memories,
-    prepare_machine,
-    write_rows,
-)
 from network_set import (
     PRESETS,
     REFERENCE,
@@ -171,7 +159,7 @@ def sides_of(networks: list[str], variants: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def floor_ms(limits: Limits, name: str, variant: str, size: int, batch: int) -> float | None:
+def floor_ms(limits: common.Limits, name: str, variant: str, size: int, batch: int) -> float | None:
     """Milliseconds that no implementation can undercut; None where the limits are not those."""
     if 'bf16' in variant:
         return None
@@ -181,7 +169,7 @@ def floor_ms(limits: Limits, name: str, variant: str, size: int, batch: int) -> 
 
 
 def measure(
-    args: argparse.Namespace, size: int, peaks: dict[tuple, float | None], limits: Limits
+    args: argparse.Namespace, size: int, peaks: dict[tuple, float | None], limits: common.Limits
 ) -> Iterator[dict]:
     """Rows of the table for one size; without a time where memory does not suffice."""
     shape = (args.batch, 3, size, size)
@@ -190,12 +178,14 @@ def measure(
         f'{name}|{variant}': make_steps(name, variant, [shape], args.device)[1][0]
         for name, variant in sides if (name, variant, size) in peaks
     }  # fmt: skip
-    times = alternate(calls, args.repeats, device=args.device, budget=args.budget, lenient=True)
+    times = common.alternate(
+        calls, args.repeats, device=args.device, budget=args.budget, lenient=True
+    )
     for name, variant in sides:
         own = times.get(f'{name}|{variant}', [])
         row = {
             'network': name, 'variant': variant, 'batch': args.batch, 'size': size,
-            'rounds': len(own), 'ms': f'{median_ms(own):.1f}' if own else '',
+            'rounds': len(own), 'ms': f'{common.median_ms(own):.1f}' if own else '',
         }  # fmt: skip
         floor = floor_ms(limits, name, variant, size, args.batch)
         row['floor_ms'] = '' if floor is None else f'{floor:.1f}'
@@ -205,19 +195,21 @@ def measure(
             others['vlunet_plain'] = 'vlunet-plain|plain'
         for title, other in others.items():
             known = own and other in times and other != f'{name}|{variant}'
-            row[f'ms_over_{title}'] = f'{median_ratio(own, times[other]):.2f}' if known else ''
+            row[f'ms_over_{title}'] = (
+                f'{common.median_ratio(own, times[other]):.2f}' if known else ''
+            )
         if not args.no_memory:
-            row['peak_MiB'] = mib(peaks.get((name, variant, size)))
+            row['peak_MiB'] = common.mib(peaks.get((name, variant, size)))
         yield row
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = new_parser(__doc__)
+    parser = common.new_parser(__doc__)
     parser.add_argument('--networks', nargs='+', metavar='NAME', default=list(NETWORKS))
     parser.add_argument('--variants', nargs='+', metavar='VARIANT', default=['plain'])
     parser.add_argument('--sizes', type=int, nargs='+', default=[128], help='H = W')
     parser.add_argument('--batch', type=int, default=1)
-    add_run_options(parser, repeats=3, out='results/training_step')
+    common.add_run_options(parser, repeats=3, out='results/training_step')
     args = parser.parse_args(argv)
     for variant in args.variants:
         for part in variant.split('+'):
@@ -241,16 +233,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    machine = prepare_machine(args.device, args.threads)
+    machine = common.prepare_machine(args.device, args.threads)
     print(machine)
     sides = {
         (*side, size): (*side, (args.batch, 3, size, size), args.device)
         for size in args.sizes for side in sides_of(args.networks, args.variants)
     }  # fmt: skip
-    peaks = peak_memories(prepare_step, sides, args)
-    limits = measure_limits(args.device)
+    peaks = common.peak_memories(prepare_step, sides, args)
+    limits = common.measure_limits(args.device)
     found = (row for size in args.sizes for row in measure(args, size, peaks, limits))
-    write_rows(found, args.out, machine)
+    common.write_rows(found, args.out, machine)
 
 
 if __name__ == '__main__':
