@@ -109,7 +109,7 @@ def alternate(
     budget: float | None = None,
     lenient: bool = False,
 ) -> Times:
-    """Runs all calls in turn, ``repeats`` rounds.
+    """Runs all calls in turn, ``repeats`` rounds: name -> seconds, equally many for every name.
 
     Args:
         calls: name -> what to time.
@@ -119,9 +119,6 @@ def alternate(
         warm_up: one untimed round before (three on a GPU).
         budget: seconds of wall time after which no further round starts.
         lenient: a call that runs out of memory is left out, with a message, and the others go on.
-
-    Returns:
-        name -> seconds, equally many for every name.
     """
     left = dict(calls)
 
@@ -268,11 +265,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, machine: str) -> l
 
 
 def new_figure(panels: int, height: float = 4.0) -> tuple[Any, list]:
-    """A figure with panels side by side.
-
-    Raises:
-        SystemExit: there are no panels.
-    """
+    """A figure with panels side by side; SystemExit where there are none."""
     if panels == 0:
         raise SystemExit('No picture: nothing could be measured.')
     from matplotlib.figure import Figure
@@ -282,7 +275,6 @@ def new_figure(panels: int, height: float = 4.0) -> tuple[Any, list]:
 
 
 def save_figure(figure: Any, path: Path, machine: str) -> None:
-    """Writes ``path`` with suffix .png and the machine above it."""
     figure.suptitle(machine, fontsize=8)
     path = path.with_suffix('.png')
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,6 @@ def make_pairs(folder: Path, count: int, width: int, height: int) -> None:
 
 
 def decode_with_opencv(payload: bytes) -> np.ndarray:
-    """H W 3, RGB."""
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR
     return cv2.imdecode(np.frombuffer(payload, np.uint8), flags)[..., ::-1]
 
@@ -185,11 +184,7 @@ def epoch_seconds(loader) -> float:
 
 
 def check_batches(folder: Path, args: argparse.Namespace, workers: int) -> None:
-    """Our modes must give the same bits for the same seed.
-
-    Raises:
-        AssertionError: they do not.
-    """
+    """Our modes must give the same bits for the same seed."""
     for group in (WHOLE, PIECES):
         first = None
         for mode in group:
@@ -205,11 +200,7 @@ def check_batches(folder: Path, args: argparse.Namespace, workers: int) -> None:
 
 
 def check_pixels(folder: Path, args: argparse.Namespace) -> None:
-    """Whole images must equal BasicSR's.
-
-    Raises:
-        AssertionError: they do not.
-    """
+    """Whole images must equal BasicSR's."""
     from basicsr.data import build_dataset
 
     keys = ('name', 'type', 'dataroot_gt', 'dataroot_lq', 'io_backend', 'scale')
@@ -227,7 +218,6 @@ def check_pixels(folder: Path, args: argparse.Namespace) -> None:
 
 
 def measure(folder: Path, args: argparse.Namespace) -> list[dict]:
-    """Rows of the table."""
     rows = []
     for workers in args.workers:
         loaders = {mode: make_loader(mode, folder, args, workers) for mode in MODES}

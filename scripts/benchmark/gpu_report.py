@@ -27,14 +27,10 @@ SECONDS = 480  # of the whole report
 
 
 class Step(NamedTuple):
-    """One command.
+    """One command: ``words`` after ``python``, within ``seconds``.
 
-    Attributes:
-        title: name of the step, and of its files.
-        words: the command, after ``python``.
-        seconds: limit.
-        case: columns of its table that say what was measured.
-        figures: columns with the results and their units; without a table what ``words`` print.
+    ``case``: columns of its table that say what was measured; ``figures``: those with results, and
+    their units. Without a table counts what the words print.
     """
 
     title: str
@@ -45,12 +41,7 @@ class Step(NamedTuple):
 
 
 def steps(out: Path, *, gpu: bool) -> list[Step]:
-    """The steps in the order of their worth.
-
-    Args:
-        out: folder for their tables.
-        gpu: False for the rehearsal.
-    """
+    """The steps in the order of their worth; tables go to ``out``. Without GPU: a rehearsal."""
     device = ['--device', 'cuda' if gpu else 'cpu']
     few = ['--repeats', '5' if gpu else '1', '--budget', '20']
     base = ['unfoldldm-base-phase1', 'unfoldldm-base-phase2', 'restormer', 'nafnet']

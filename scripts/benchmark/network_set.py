@@ -29,21 +29,15 @@ PEERS: dict[str, dict[str, Any]] = {
 
 
 def preset_options(preset: str, phase: int) -> dict[str, Any]:
-    """The option file of a preset for blind denoising, as a dict."""
     path = OPTIONS / f'denoise_{preset}_phase{phase}.yml'
     return yaml.safe_load(path.read_text(encoding='utf-8'))
 
 
 def network_options(name: str, **changes: Any) -> dict[str, Any]:
-    """``network_g`` of a network.
+    """``network_g`` of a network, with ``changes`` to its arguments.
 
-    Args:
-        name: one of :data:`PEERS`, ``unfoldldm-PRESET`` (as it restores), or
-            ``unfoldldm-PRESET-phase1`` or ``-phase2`` (as it trains).
-        changes: arguments to replace.
-
-    Raises:
-        ValueError: another name.
+    ``name``: one of :data:`PEERS`, ``unfoldldm-PRESET`` (as it restores), or
+    ``unfoldldm-PRESET-phase1`` or ``-phase2`` (as it trains); ValueError for others.
     """
     if name in PEERS:
         return {**PEERS[name], **changes}

@@ -29,8 +29,6 @@ NETWORKS = ('unfoldldm-tiny', 'unfoldldm-small', 'unfoldldm-base', 'restormer', 
 
 
 def forward_call(net: Callable, inputs: list[Tensor]) -> Callable[[], Tensor]:
-    """A forward pass without gradients."""
-
     def call() -> Tensor:
         with torch.no_grad():
             return net(*inputs)
@@ -39,7 +37,7 @@ def forward_call(net: Callable, inputs: list[Tensor]) -> Callable[[], Tensor]:
 
 
 def prepare_forward(name: str, shape: tuple, device: str) -> tuple:
-    """For :func:`peak_memory`."""
+    """For :func:`peak_memories`."""
     net = build(network_options(name), device).eval()
     both = [make_inputs(net, s, device) for s in ((1, 3, 32, 32), shape)]
     return tuple(forward_call(called(name, net), inputs) for inputs in both)

@@ -179,14 +179,8 @@ def reader_of(loader: Any, sampler: Any) -> Callable[[], Mapping]:
 def row_of(
     name: str, part: str, times: common.Times, iteration: float, each: int = 1
 ) -> dict[str, Any]:
-    """A line of the table.
-
-    Args:
-        name: network.
-        part: what was timed.
-        times: seconds of 'plain' and 'package'.
-        iteration: seconds of a plain iteration.
-        each: iterations between two of these.
+    """A line of the table: seconds of both sides; ``iteration`` takes so many seconds in the plain
+    one, and ``each`` iterations lie between two of these parts.
     """
     added = statistics.median(
         own - other for own, other in zip(times['package'], times['plain'], strict=True)
@@ -201,7 +195,6 @@ def row_of(
 
 
 def measure(name: str, folder: Path, args: argparse.Namespace) -> list[dict]:
-    """The lines of one network."""
     options = options_of(name, folder, args)
     readers = {
         side: reader_of(*make(deepcopy(options)))

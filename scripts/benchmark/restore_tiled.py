@@ -64,7 +64,6 @@ def restore_large(
 
 
 def measure_memory(source: str, args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of the task ``memory``."""
     for fixed in args.statistics:
         settings = (*args.large, args.tile, args.device, args.threads, fixed == 'fixed')
         peak, seconds = common.in_own_process(restore_large, source, *settings)
@@ -78,12 +77,7 @@ def measure_memory(source: str, args: argparse.Namespace) -> Iterator[dict]:
 
 
 def seam(difference: torch.Tensor, side: int) -> float:
-    """Largest change between neighbouring rows or columns of means along ``side`` pixels.
-
-    Args:
-        difference: (1, C, H, W), at least ``side`` on a side.
-        side: that of a tile.
-    """
+    """Largest change between neighbouring means of (1, C, H, W) along ``side`` pixels."""
     largest = 0.0
     for along, across in ((-1, -2), (-2, -1)):
         for strip in difference.split(side, dim=along):
@@ -103,7 +97,6 @@ def draw_difference(results: dict[str, torch.Tensor], path: Path) -> Path:
 
 
 def measure_difference(source: str, args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of the task ``difference``."""
     image = torch.from_numpy(noisy_picture(*args.small)).permute(2, 0, 1)[None] / 255
     whole = make_restorer(source, args.device, None).restore_tensor(image).cpu()
     results = {'without tiles': whole}
@@ -126,7 +119,6 @@ def measure_difference(source: str, args: argparse.Namespace) -> Iterator[dict]:
 
 
 def measure(source: str, args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of all tasks."""
     if 'memory' in args.tasks:
         yield from measure_memory(source, args)
     if 'difference' in args.tasks:

@@ -34,7 +34,6 @@ OVERLAP = 32
 
 
 def plan(args: argparse.Namespace) -> list[dict]:
-    """All points: axis, its value, and what to run."""
     points = []
     for axis in args.axes:
         values = args.sizes if axis.startswith('size') else getattr(args, axis)
@@ -131,7 +130,6 @@ def exponent(row: dict, before: dict | None, key: str) -> str:
 
 
 def measure_all(args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of all points, with their growth."""
     before: dict | None = None
     for point in plan(args):
         row = measure(point, args)

@@ -171,7 +171,6 @@ def floor(size: int, channels: int, d_state: int, task: str, limits: common.Limi
 
 
 def peak_bytes(call: Callable, device: str) -> float:
-    """Largest growth of the allocator's memory during the call."""
     if device == 'cuda':
         return common.peak_growth(call, device) * 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -243,11 +242,7 @@ def plot(rows: list[dict], path: Path, machine: str) -> None:
 
 
 def usable_backends(asked: Sequence[str] | None, device: str) -> list[str]:
-    """The backends to measure, the quickest first where none were asked for.
-
-    Raises:
-        ValueError: one of them is not usable, with the reason.
-    """
+    """The backends to measure, the quickest first if none is asked for; ValueError: not usable."""
     notes = describe_backends()
     if device == 'cpu':
         notes |= dict.fromkeys(('mamba', 'triton'), 'not usable: it needs --device cuda')

@@ -69,7 +69,6 @@ def train(threads: int, ranks: int, port: int, rank: int, steps: int) -> None:
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """``count`` processes that compute while the block runs."""
     others = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(count)]
     try:
         yield
@@ -106,7 +105,6 @@ def measure(threads: int, ranks: int, policy: str, steps: int) -> dict[str, floa
 
 
 def measure_all(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row for each side."""
     for others in args.busy:
         with busy(others):
             for threads, ranks in SIDES:

@@ -84,11 +84,7 @@ def options_of(name: str, parts: list[str]) -> dict:
 
 
 def check_network(name: str) -> None:
-    """Checks the name of a network that is to be trained.
-
-    Raises:
-        ValueError: unknown network, or an UnfoldLDM without its phase.
-    """
+    """Raises ValueError: unknown network, or an UnfoldLDM without its phase."""
     if name in [f'unfoldldm-{preset}' for preset in PRESETS]:
         raise ValueError(f'{name}: name the phase that is trained, {name}-phase1 or -phase2')
     options_of(name, [])
@@ -143,7 +139,6 @@ def prepare_step(name: str, variant: str, shape: tuple, device: str) -> tuple:
 
 
 def recomputes(name: str) -> bool:
-    """Whether a network has the option ``use_checkpoint``."""
     kind = getattr(archs, options_of(name, [])['type'])
     return name != 'vlunet-plain' and 'use_checkpoint' in inspect.signature(kind).parameters
 

@@ -60,11 +60,7 @@ PHOTOS = (
 
 
 def write_photos(source: Path, output: Path, long_side: int) -> int:
-    """Writes all photographs and their attribution; returns their number.
-
-    Raises:
-        OSError: one is missing, or cannot be written.
-    """
+    """Writes all photographs and their attribution; their number. OSError: one is missing."""
     files = sorted(source.rglob('*.*'), reverse=True)  # of several copies the first one counts
     found = {
         photo: path

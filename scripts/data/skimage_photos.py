@@ -22,7 +22,6 @@ SPLITS = {
 
 
 def photo_folder() -> Path:
-    """Where the installed scikit-image keeps its pictures."""
     try:
         import skimage
     except ImportError as error:
@@ -31,11 +30,7 @@ def photo_folder() -> Path:
 
 
 def write_photos(source: Path, output: Path) -> int:
-    """Writes both splits; returns the number of photos.
-
-    Raises:
-        OSError: a photo is not where scikit-image 0.2x has it, or cannot be read or written.
-    """
+    """Writes both splits; the number of photos. OSError: one is not there, or not as expected."""
     missing = [name for names in SPLITS.values() for name in names if not (source / name).is_file()]
     if missing:
         raise OSError(

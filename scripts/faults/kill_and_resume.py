@@ -28,7 +28,6 @@ COLUMNS = ('run', 'killed at', 'rank', 'resumed at', 'passed over', 'files', 're
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the comparison; returns the exit status."""
     args = _parser().parse_args(argv)
     folder = Path(args.folder or tempfile.mkdtemp(prefix='kill_and_resume_'))
     option_file = write_project(
@@ -73,18 +72,8 @@ def interrupted_run(
     ranks: int = 1,
     fork: bool = False,
 ) -> dict[str, str]:
-    """One run that is killed ``kills`` times and then finished.
-
-    Args:
-        folder, reference: folders of this run and of the uninterrupted one.
-        option_file, iterations: what to train, and how long.
-        step: seconds per iteration of the uninterrupted run.
-        kills: how often to kill.
-        draw: source of the moments.
-        ranks, fork: see :class:`.training_process.Training`.
-
-    Returns:
-        The columns of the table.
+    """The columns of the table for one run that is killed ``kills`` times and then finished;
+    ``step`` seconds take the iterations of the uninterrupted one, ``draw`` gives the moments.
     """
     begun, killed_at, victims, resumed_at, outputs = time.monotonic(), [], [], [], []
     for _ in range(kills):
@@ -118,11 +107,7 @@ def interrupted_run(
 
 
 def compare(run: Path, reference: Path) -> tuple[int, str]:
-    """Compares all weight files of two experiments.
-
-    Returns:
-        Number of files, and ``'equal'`` or the first difference.
-    """
+    """Compares weight files of two experiments: their number, and ``'equal'`` or what differs."""
     folders = [root / 'experiments' / 'run' / 'models' for root in (run, reference)]
     names = [{path.name for path in folder.glob('*.pth')} for folder in folders]
     if names[0] != names[1]:
@@ -140,7 +125,6 @@ def compare(run: Path, reference: Path) -> tuple[int, str]:
 
 
 def flat(value: object, prefix: str = '') -> dict[str, object]:
-    """Key path -> tensor or plain value."""
     if not isinstance(value, dict):
         return {prefix: value}
     return {

@@ -109,7 +109,6 @@ def write_data(options: dict) -> None:
 
 
 def write_names(file: Path, kind: str, clips: tuple[str, ...]) -> None:
-    """A list of images, clips or sequences."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if 'Vimeo90K' in kind:
         lines = [f'00001/0{clip} 7 (64,64,3)' for clip in clips]
@@ -275,7 +274,6 @@ def run(file: Path, folder: Path, plugin: bool) -> str:
 
 
 def main() -> None:
-    """Prints the table, and the number of refused files that BasicSR alone runs."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
     parser.add_argument('options', type=Path, help='folder with option files')
     parser.add_argument('--work', type=Path, required=True, help='new folder for data and runs')

@@ -24,16 +24,9 @@ BLUR = {'type': 'gaussian_blur', 'sigma': [0.5, 2.0]}
 
 
 def write_project(folder: Path, model: str, *, iterations: int = 40, workers: int = 1) -> Path:
-    """Writes photos, what the model starts from, and ``run.yml``.
+    """Writes photos, what the ``model`` starts from, and ``run.yml`` with absolute paths.
 
-    Args:
-        folder: new or existing folder.
-        model: one of :data:`MODELS`.
-        iterations: length of the training; a checkpoint every 5, a validation every 10.
-        workers: loader processes of each rank.
-
-    Returns:
-        The option file; all paths in it are absolute.
+    There is a checkpoint every 5 iterations and a validation every 10; ``workers`` of each rank.
     """
     folder = folder.resolve()
     _write_photos(folder / 'photos')

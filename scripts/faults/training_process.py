@@ -16,11 +16,9 @@ _LIMIT = 300.0  # seconds for anything a tiny training does on a busy machine
 
 
 class Training:
-    """One start of ``train -opt FILE --auto_resume``.
+    """One start of ``train -opt FILE --auto_resume`` in ``folder``, where ``experiments`` goes.
 
     Args:
-        folder: current folder of the processes, where ``experiments`` goes.
-        option_file: what to train.
         ranks: number of processes.
         fork: start from a process that has imported everything, instead of new interpreters;
             the same program, seconds sooner.
@@ -99,12 +97,10 @@ class Training:
                 (os.killpg if self.groups else os.kill)(process.pid, signum)
 
     def tail(self, characters: int = 3000) -> str:
-        """The end of the output."""
         return self.output[-characters:]
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return probe.getsockname()[1]

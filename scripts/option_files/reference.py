@@ -39,7 +39,6 @@ _LIMITS = {'minimum': '≥', 'exclusiveMinimum': '>', 'maximum': '≤', 'exclusi
 
 
 def reference() -> str:
-    """The whole page as Markdown."""
     parts = [INTRODUCTION, *_sections(), *_datasets()]
     parts += _classes('Networks (`network_g`, `network_e`)', registry.ARCH_REGISTRY)
     parts += _classes('Losses (`train.pixel_opt` and the like)', registry.LOSS_REGISTRY)
@@ -119,12 +118,8 @@ def _arguments(owner: Callable) -> dict[str, str]:
 def table(
     declared: type[Options], base: type[Options] | None = None, texts: dict[str, str] | None = None
 ) -> str:
-    """A Markdown table of the keys of a declaration, of those that ``base`` lacks or has otherwise.
-
-    Args:
-        declared: the declaration.
-        base: what is told elsewhere.
-        texts: help by key, where the declaration has none.
+    """A Markdown table of the keys of a declaration, of those that ``base`` lacks or has otherwise,
+    with ``texts`` as help where the declaration has none.
     """
     told = set(_rows(base)) if base else set()
     rows = [row for row in _rows(declared, texts or {}) if row not in told]

@@ -1,6 +1,6 @@
 """The tasks of the papers' tables, and how long each method is trained on them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # ---- tasks --------------------------------------------------------------------------------------
 
@@ -14,14 +14,10 @@ class Images(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A task of the papers' tables.
+    """A task of the papers' tables, with names in METRICS.
 
-    Attributes:
-        title: for the first line of a file.
-        train, tests: pairs; None and () for a task of its own kind.
-        metrics: names in METRICS.
-        small: images too small for patches of 384 and 512 pixels.
-        unrounded: published figures are of results that nobody rounded to 8 bits.
+    ``train``, ``tests``: pairs; none for a task of its own kind. ``small``: images too small for
+    patches of 384 and 512 pixels. ``unrounded``: published figures are of unrounded results.
     """
 
     title: str
@@ -32,21 +28,23 @@ class Task(NamedTuple):
     unrounded: bool = False
 
 
+def _of(title: str, name: str, metrics: str = 'psnr ssim', test: str = 'test', **more: Any) -> Task:
+    """A task that is trained and tested on one set."""
+    return Task(title, Images(name, 'train'), (Images(name, test),), metrics, **more)
+
+
 LOW_LIGHT = 'psnr ssim psnr_gt_mean ssim_gt_mean'
 RAIN = 'psnr_y ssim_y psnr ssim'
 TASKS = {
     'denoise': Task('blind Gaussian denoising (sigma 0 to 50)', None, (), small=False),
-    'denoise_sidd': Task(
-        'denoising of photos, SIDD',
-        Images('SIDD', 'train'), (Images('SIDD', 'val'),), small=False, unrounded=True,
+    'denoise_sidd': _of(
+        'denoising of photos, SIDD', 'SIDD', test='val', small=False, unrounded=True
     ),
     'deblur_gopro': Task(
         'motion deblurring, GoPro',
         Images('GoPro', 'train'), (Images('GoPro', 'test'), Images('HIDE', 'test')), small=False,
     ),
-    'derain_rain100l': Task(
-        'deraining, Rain100L', Images('Rain100L', 'train'), (Images('Rain100L', 'test'),), RAIN
-    ),
+    'derain_rain100l': _of('deraining, Rain100L', 'Rain100L', RAIN),
     'derain_rain13k': Task(
         'deraining, Rain13K',
         Images('Rain13K', 'train'),
@@ -56,24 +54,11 @@ TASKS = {
         ),
         RAIN, small=False,
     ),
-    'lowlight_lol_v1': Task(
-        'low light, LOL-v1', Images('LOL-v1', 'train'), (Images('LOL-v1', 'test'),), LOW_LIGHT
-    ),
-    'lowlight_lol_v2_real': Task(
-        'low light, LOL-v2 real',
-        Images('LOL-v2-real', 'train'), (Images('LOL-v2-real', 'test'),), LOW_LIGHT,
-    ),
-    'lowlight_lol_v2_synthetic': Task(
-        'low light, LOL-v2 synthetic',
-        Images('LOL-v2-synthetic', 'train'), (Images('LOL-v2-synthetic', 'test'),), LOW_LIGHT,
-    ),
-    'underwater_uieb': Task(
-        'underwater images, UIEB',
-        Images('UIEB', 'train'), (Images('UIEB', 'test'),), 'psnr ssim uciqe uiqm',
-    ),
-    'backlit_baid': Task(
-        'backlit images, BAID', Images('BAID', 'train'), (Images('BAID', 'test'),)
-    ),
+    'lowlight_lol_v1': _of('low light, LOL-v1', 'LOL-v1', LOW_LIGHT),
+    'lowlight_lol_v2_real': _of('low light, LOL-v2 real', 'LOL-v2-real', LOW_LIGHT),
+    'lowlight_lol_v2_synthetic': _of('low light, LOL-v2 synthetic', 'LOL-v2-synthetic', LOW_LIGHT),
+    'underwater_uieb': _of('underwater images, UIEB', 'UIEB', 'psnr ssim uciqe uiqm'),
+    'backlit_baid': _of('backlit images, BAID', 'BAID'),
     'mixture': Task('noise, rain, haze, blur and low light in one network, blind', None, ()),
 }  # fmt: skip
 METRICS = {
@@ -102,14 +87,8 @@ NOISY_TESTS = [
 
 
 class Schedule(NamedTuple):
-    """How long, in what sizes, on how many GPUs.
-
-    Attributes:
-        total: iterations.
-        iters, sizes, batches: of progressive training, or () with one size.
-        gt_size, batch, workers: of the loader, per GPU.
-        gpus: of the command.
-        note: what the settings are.
+    """How long (``total`` iterations), in what sizes (``iters``, ``sizes`` and ``batches`` of
+    progressive training), on how many GPUs; ``note`` says what the settings are.
     """
 
     total: int

@@ -12,25 +12,7 @@ import sys
 from pathlib import Path
 from string import Template
 
-from blocks import (
-    DND,
-    LOADING,
-    LOGGER,
-    MIXED_NOISE,
-    NAFNET,
-    NAFNET_GOPRO,
-    NAFNET_TRAIN,
-    NOISY,
-    PAIRED,
-    RESTORMER,
-    RESTORMER_TRAIN,
-    TEST_PATH,
-    TEST_VAL,
-    TOP,
-    TRAIN_VAL,
-    UNFOLDLDM,
-    UNFOLDLDM_TRAIN,
-)
+import blocks
 from tasks import (
     CLASSES,
     METRICS,
@@ -55,9 +37,9 @@ TORCHRUN = (
 TEST = 'python -m unfoldldm_basicsr.test -opt {}'
 
 
-def fill(template: str, **values: object) -> str:
-    """A block of YAML; lines that end up empty are left out."""
-    text = Template(template).substitute(values)
+def fill(block: str, **values: object) -> str:
+    """A block of YAML, by its name; lines that end up empty are left out."""
+    text = Template(getattr(blocks, block)).substitute(values)
     return ''.join(line for line in text.lstrip('\n').splitlines(keepends=True) if line.strip())
 
 
@@ -74,7 +56,7 @@ BACKEND = 'io_backend: {type: lmdb}\n'
 def paired(images: Images) -> str:
     place = f'{images.set}/{images.part}'
     listed = f'meta_info_file: datasets/{place}.txt' if images.listed else ''
-    return fill(PAIRED, place=place, listed=listed)
+    return fill('PAIRED', place=place, listed=listed)
 
 
 def mixed(split: int) -> str:
@@ -85,7 +67,10 @@ def mixed(split: int) -> str:
     for name in CLASSES:
         text += f'  - degradation_name: {name}\n'
         if name.startswith('noise'):
-            part, repeat = fill(MIXED_NOISE, place=photos, sigma=name.removeprefix('noise')), 3
+            part, repeat = (
+                fill('MIXED_NOISE', place=photos, sigma=name.removeprefix('noise')),
+                3,
+            )
         else:
             part, repeat = paired(MIXED[name][split]), MIXED[name][2]
         text += indented(part, 4) + f'    repeat: {repeat}\n' * (repeat > 1 and not split)
@@ -97,13 +82,13 @@ def datasets(name: str, how: Schedule | None, *, flips: bool = True) -> str:
     task, sections = TASKS[name], {}
     if how is not None:
         if name == 'denoise':
-            data = fill(NOISY, place='DFWB/train_gt.lmdb', sigma='[0, 50]')
+            data = fill('NOISY', place='DFWB/train_gt.lmdb', sigma='[0, 50]')
         elif name == 'mixture':
             data = mixed(0)
         else:
             data = paired(task.train) + BACKEND
             data += 'repeat: 100 # an epoch of a few hundred images is short\n' * task.small
-        loading = fill(LOADING, flips=str(flips).lower(), **how._asdict())
+        loading = fill('LOADING', flips=str(flips).lower(), **how._asdict())
         sections['train'] = f'name: {name}\n{data}{loading}'
     tests = [
         f'name: {images.set}_{images.part}\n{paired(images)}{BACKEND}' for images in task.tests
@@ -111,7 +96,7 @@ def datasets(name: str, how: Schedule | None, *, flips: bool = True) -> str:
     if name == 'denoise':
         tests = [
             f'name: {photos}_sigma{sigma}\n'
-            + fill(NOISY, place=f'{photos}/test_gt.lmdb', sigma=sigma)
+            + fill('NOISY', place=f'{photos}/test_gt.lmdb', sigma=sigma)
             for photos, sigma in ([('CBSD68', 25)] if how else NOISY_TESTS)
         ]
     if name == 'mixture':
@@ -139,12 +124,12 @@ CHECKPOINT = '  use_checkpoint: true # a sixth of the memory for a quarter more 
 
 def network(method: str, name: str, how: Schedule, phase: int, preset: str, training: bool) -> str:
     if method == 'NAFNet':
-        return fill(NAFNET_GOPRO if name == 'deblur_gopro' else NAFNET)
+        return fill('NAFNET_GOPRO' if name == 'deblur_gopro' else 'NAFNET')
     if method == 'Restormer':
-        return fill(RESTORMER, norm='BiasFree' if name.startswith('denoise') else 'WithBias')
+        return fill('RESTORMER', norm='BiasFree' if name.startswith('denoise') else 'WithBias')
     dim, blocks, heads, mgda_dim = PRESETS[preset]
     return fill(
-        UNFOLDLDM, phase=phase, preset=preset, dim=dim, blocks=blocks, heads=heads,
+        'UNFOLDLDM', phase=phase, preset=preset, dim=dim, blocks=blocks, heads=heads,
         mgda_dim=f'  mgda_dim: {mgda_dim}' if mgda_dim else '', gt_size=how.gt_size,
         memory=CHECKPOINT if training and how.iters else '',
     )  # fmt: skip
@@ -155,11 +140,11 @@ def train(method: str, name: str, how: Schedule, phase: int) -> str:
     common = {'total': how.total, 'progressive': progressive(how)}
     if method == 'NAFNet':
         decay = '1.0e-3' if name == 'deblur_gopro' else '0'
-        return fill(NAFNET_TRAIN, decay=decay, amp=amp, **common)
+        return fill('NAFNET_TRAIN', decay=decay, amp=amp, **common)
     if method == 'Restormer':
         constant, mixup = how.total * 92 // 300, str(name.startswith('denoise')).lower()
         periods = {'constant': constant, 'rest': how.total - constant}
-        return fill(RESTORMER_TRAIN, mixup=mixup, amp=amp, **periods, **common)
+        return fill('RESTORMER_TRAIN', mixup=mixup, amp=amp, **periods, **common)
     rest, second = how.total - how.warmup, phase == 2
     if second and how.iters:  # halved three times after the warm-up of the prior
         steps = [how.warmup + rest * part // 15 for part in (4, 8, 12)]
@@ -169,7 +154,7 @@ def train(method: str, name: str, how: Schedule, phase: int) -> str:
         scheduler = f'{{type: ConstantCosineLR, constant_iter: {constant}, eta_min: 1.0e-6}}'
     loss = '  diffusion_opt: {type: LatentDiffusionLoss, loss_weight: 1.0}'
     return fill(
-        UNFOLDLDM_TRAIN, scheduler=scheduler, amp=how.amp, diffusion=loss if second else '',
+        'UNFOLDLDM_TRAIN', scheduler=scheduler, amp=how.amp, diffusion=loss if second else '',
         stage_loss=0.05 if second else 0.3,
         prior_warmup=PRIOR_WARMUP.format(how.warmup) if second else '',
         clip='{restoration: 0.01, prior: 1.0}' if second else '0.01', **common,
@@ -192,7 +177,6 @@ def metrics(task: Task) -> str:
 def train_file(
     method: str, name: str, phase: int = 0, preset: str = '', one_day: bool = False
 ) -> tuple[str, str]:
-    """Path below ``options`` and text of a training."""
     how = {
         'UnfoldLDM': lambda: unfoldldm_schedule(name, phase, one_day),
         'Restormer': lambda: restormer_schedule(name, one_day),
@@ -212,48 +196,50 @@ def train_file(
     if phase == 2:
         weights = f'experiments/{run.replace("phase2", "phase1")}/models/net_g_latest.pth'
         start = f'  pretrain_network_phase1: {weights}\n'
-    blocks = [
-        about + fill(TOP, run=run, model=model, seed=SEEDS[method]),
+    parts = [
+        about + fill('TOP', run=run, model=model, seed=SEEDS[method]),
         datasets(name, how, flips=(method, name) != ('NAFNet', 'denoise_sidd')),
         network(method, name, how, phase, preset, training=True),
         f'path:\n{start}  resume_state: ~\n',
         train(method, name, how, phase),
-        fill(TRAIN_VAL, val_freq=how.val_freq, metrics=metrics(TASKS[name])),
-        fill(LOGGER, print_freq=min(500, how.val_freq // 10), save_freq=min(5000, how.val_freq)),
+        fill('TRAIN_VAL', val_freq=how.val_freq, metrics=metrics(TASKS[name])),
+        fill(
+            'LOGGER',
+            print_freq=min(500, how.val_freq // 10),
+            save_freq=min(5000, how.val_freq),
+        ),
         'dist_params:\n  backend: nccl\n',
     ]
-    return file, '\n'.join(blocks)
+    return file, '\n'.join(parts)
 
 
 def test_file(method: str, name: str, *, dnd: bool) -> tuple[str, str]:
-    """Path below ``options`` and text of a test."""
     ours, task = method == 'UnfoldLDM', TASKS[name]
     file = f'test/{method}/{"denoise_dnd" if dnd else name}.yml'
     run = f'{method.lower()}_{name}{"_base" * (ours and name == "denoise")}{"_phase2" * ours}'
     title = 'denoising of photos, DND: saves images for its authors to score' if dnd else task.title
     how = unfoldldm_schedule(name, 2, False)
-    blocks = [
+    parts = [
         f'# Tests a trained {method}{" (preset base)" * ours}: {title}.\n'
         f'# {TEST.format(f"options/{file}")}\n'
         + fill(
-            TOP, run=f'test_{method.lower()}_{Path(file).stem}', seed=SEEDS[method],
+            'TOP', run=f'test_{method.lower()}_{Path(file).stem}', seed=SEEDS[method],
             model='UnfoldLDMPhase2Model' if ours else 'RestorationModel',
         ),
-        fill(DND) if dnd else datasets(name, None),
+        fill('DND') if dnd else datasets(name, None),
         network(method, name, how, 2, 'base', training=False),
         fill(
-            TEST_PATH, run=run, released='' if ours else ' # or released weights, as they are',
+            'TEST_PATH', run=run, released='' if ours else ' # or released weights, as they are',
             key='  param_key_g: params_ema' if ours else '',
         ),
         fill(
-            TEST_VAL, prior=PRIOR_SOURCE if ours else '', metrics='' if dnd else metrics(task)
+            'TEST_VAL', prior=PRIOR_SOURCE if ours else '', metrics='' if dnd else metrics(task)
         ),
     ]  # fmt: skip
-    return file, '\n'.join(blocks)
+    return file, '\n'.join(parts)
 
 
 def files() -> dict[str, str]:
-    """Path below ``options`` -> text."""
     found = []
     for name in TASKS:
         if name != 'derain_rain13k':
