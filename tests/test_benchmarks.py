@@ -4,6 +4,7 @@ import csv
 import shutil
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,8 @@ def test_data_loading(script, tmp_path, capsys, monkeypatch):
     loading, folder = script('data_loading'), tmp_path / 'data'
     folder.mkdir()
     monkeypatch.setattr(loading.tempfile, 'TemporaryDirectory', lambda: nullcontext(str(folder)))
+    once = partial(loading.common.alternate, repeats=1, warm_up=False)
+    monkeypatch.setattr(loading.common, 'alternate', lambda calls, _, **how: once(calls, **how))
     words = [
         '--pairs', '2', '--picture', '64', '48', '--gt-size', '16', '--sub-images', '32', '--batch',
         '2', '--batches', '2', '--workers', '0', '--repeats', '1', '--out', str(tmp_path / 'd'),

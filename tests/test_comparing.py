@@ -14,6 +14,7 @@ import yaml
 from helpers import ROOT, write_options, write_photos
 
 from unfoldldm_basicsr.cli import main
+from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing.comparison import words_of_task
 from unfoldldm_basicsr.comparing.runs import check_equal
 from unfoldldm_basicsr.comparing.tables import read_csv
@@ -21,6 +22,7 @@ from unfoldldm_basicsr.comparing.task import read_task
 from unfoldldm_basicsr.comparing.testing import CLASSICAL
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.pictures import plots
 
 NAFNET = {
     'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'middle_blk_num': 1, 'dec_blk_nums': [1]
@@ -63,13 +65,17 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Trains and measures in this process: what processes are for is tested with kill -9."""
+    """Trains and measures in this process: what processes are for is tested with kill -9.
+
+    Plots are drawn, but not rendered, which takes a second each.
+    """
 
     def call(_place, arguments, log):
         _, module, *words = map(str, arguments)
         importlib.import_module(module).main(words)
 
     monkeypatch.setattr(Workspace, 'call', call)
+    monkeypatch.setattr(plots, 'save_picture', lambda path, _: write_bytes_atomic(path, b''))
     monkeypatch.setattr(sys, 'argv', ['x'])
 
 
@@ -135,6 +141,7 @@ def test_a_report_names_own_options_once(place, begin):
 SHIPPED = sorted(p for kind in ('compare', 'ablate') for p in (ROOT / 'options' / kind).iterdir())
 
 
+@pytest.mark.usefixtures('networks_once')
 @pytest.mark.parametrize('place', SHIPPED, ids=lambda p: f'{p.parent.name}-{p.name}')
 def test_shipped_comparisons_are_comparable_and_pass_the_check_of_option_files(place):
     task = read_task(place)

@@ -4,11 +4,9 @@ import cv2
 import numpy as np
 import pytest
 from basicsr.data import build_dataset
-from basicsr.utils.registry import DATASET_REGISTRY
 from dataset_options import paired, refusals, synthetic
 from helpers import DELETE, put, write_photos
 
-from unfoldldm_basicsr.common.declaration import help_of
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 
@@ -86,12 +84,6 @@ def test_training_keys_are_refused_in_validation(tmp_path):
     assert 'measures every image' in found['on_error']
 
 
-def test_an_lmdb_that_is_none_is_explained(tmp_path):
-    write_photos(tmp_path, 1)
-    options = synthetic(tmp_path, io_backend={'type': 'lmdb'})
-    assert 'has no data.mdb' in refusals(options)['dataroot_gt']
-
-
 def test_a_missing_or_imageless_folder_and_an_unmarked_lmdb_are_explained(tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'empty' / 'notes.txt').write_text('x')
@@ -133,9 +125,3 @@ def test_a_bad_template_is_named_under_its_own_key(tmp_path):
         found = refusals(pairs | {'filename_tmpl': template})
         assert list(found) == ['filename_tmpl']
         assert words in found['filename_tmpl']
-
-
-@pytest.mark.parametrize('dataset', ['Synthetic', 'Paired', 'Mixed'])
-def test_every_option_has_a_help_text(dataset):
-    declared = DATASET_REGISTRY.get(f'{dataset}DegradationDataset').Options
-    assert set(declared.model_fields) == help_of(declared).keys()

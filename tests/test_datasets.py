@@ -95,14 +95,6 @@ def test_crops_and_noise_differ_in_every_epoch_although_basicsr_reseeds_numpy(tm
     assert len(patches) == len(noise) == 3 * 4
 
 
-def test_workers_and_ranks_draw_different_patches_of_the_same_photo(tmp_path):
-    write_photos(tmp_path, 1, (64, 64))
-    options = synthetic(tmp_path, num_worker_per_gpu=2, repeat=8)
-    batches = [b for rank in (0, 1) for b in epochs(options, rank=rank, world_size=2)[0]]
-    patches = {gt.numpy().tobytes() for batch in batches for gt in batch['gt']}
-    assert len(patches) == 8
-
-
 def test_lmdb_and_folder_give_identical_batches(tmp_path):
     images = tmp_path / 'images'
     write_photos(images / 'sub', 2, (24, 40))

@@ -179,15 +179,6 @@ def test_haze_is_the_atmospheric_scattering_model():
     np.testing.assert_allclose(hazy, scatter(image, same_depth, 2.0, 0.9), atol=1e-7)
 
 
-def test_random_depth_spans_zero_to_one_and_is_smooth():
-    depth = random_depth(200, 300, 3, generator())
-    assert depth.min() == 0
-    assert depth.max() == 1
-    assert np.abs(np.diff(depth, axis=0)).max() < 0.05
-    assert np.abs(np.diff(depth, axis=1)).max() < 0.05
-    assert depth[:50].mean() > depth[-50:].mean()  # farther towards the top
-
-
 @pytest.mark.parametrize('name', DEGRADATIONS)
 def test_catalogue_names_exactly_the_parameters_of_the_function(name):
     signature = inspect.signature(DEGRADATIONS[name].apply)

@@ -10,7 +10,6 @@ from dataset_options import epochs, refusals
 from helpers import DELETE, put, write_photos
 
 from unfoldldm_basicsr.common.declaration import read
-from unfoldldm_basicsr.data.mixed_degradation_dataset import weighted_counts
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 NAMES = ['noise', 'rain', 'blur']
@@ -106,18 +105,6 @@ def test_weights_give_exact_shares_and_every_image(mixture):
     assert len({(item['degradation_name'], item['gt_path']) for item in items}) == 6 + 2 + 3
 
 
-@pytest.mark.parametrize(
-    ('lengths', 'weights', 'counts'),
-    [
-        ([100, 10], [1, 1], [100, 100]),
-        ([100, 10], [10, 1], [100, 10]),
-        ([3, 5, 7], [0.2, 0.3, 0.5], [3, 5, 8]),
-    ],
-)
-def test_weighted_counts_are_the_shortest_epoch_with_these_shares(lengths, weights, counts):
-    assert weighted_counts(lengths, weights) == counts
-
-
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_ranks_together_see_the_epoch_exactly_once(mixture, num_workers):
     options = with_shares(mixture, 'weight', [1, 1, 1]) | {
@@ -151,12 +138,6 @@ def test_sets_inherit_common_keys_and_may_override_them(mixture):
     assert [part.options.seed for part in dataset.sets] == [7, 7, 7]
     typed = read(type(dataset).Options, mixture | {'io_backend': {'type': 'lmdb'}})
     assert [part.io_backend.type for part in typed.sets] == ['lmdb'] * 3
-
-
-def test_damaged_image_of_a_set_is_named(mixture, tmp_path):
-    (tmp_path / 'three' / 'img_1.png').write_bytes(b'\x89PNG')
-    with pytest.raises(ValueError, match=r'three.img_1\.png'):
-        epoch(mixture)
 
 
 @pytest.mark.parametrize(

@@ -221,15 +221,3 @@ def test_folders_are_listed_by_one_rule(tmp_path):
     assert names == ['a.JFIF', 'b.avif', 'c.pnm', 'd.jp2', 'link/img_0.png', 'sub/img_0.png']
     assert others == Counter({'.txt': 1, '.heic': 1})
     assert find_images(tmp_path / 'in', recursive=False)[0] == names[:4]
-
-
-def test_the_number_left_out_is_said(tmp_path, caplog):
-    import logging
-
-    write_photos(tmp_path, 1)
-    (tmp_path / 'notes.txt').touch()
-    logger = logging.getLogger('basicsr')
-    logger.setLevel(logging.INFO)
-    logger.propagate = True
-    build_dataset(synthetic(tmp_path))
-    assert '1 file is left out, it is no image (.txt)' in caplog.text

@@ -19,6 +19,7 @@ from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import restore_command
+from unfoldldm_basicsr.pictures import drawing
 from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.weights import packaged
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
@@ -196,6 +197,7 @@ def test_a_result_that_cannot_be_written_is_named_and_the_others_are_restored(
 
 def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     """Stopped after a result but before its trace; results lie beside the images."""
+    monkeypatch.setattr(drawing, 'save_picture', lambda path, _: path.touch())
     kwargs, out = unfoldldm_kwargs(), tmp_path / 'in'
     weights = save_weights(tmp_path / 'net_g.pth', UnfoldLDM(**kwargs), **kwargs)
     write_photos(tmp_path / 'in', 2, (24, 24))

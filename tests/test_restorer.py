@@ -272,13 +272,6 @@ def test_phase_one_weights_are_not_exported_and_restoring_with_them_is_labelled(
     assert restorer.restore(image_of((16, 16, 3))).shape == (16, 16, 3)
 
 
-def test_network_options_reach_the_network(unfoldldm):
-    restorer, image = Restorer(unfoldldm[0]), image_of((24, 24, 3), np.uint16)
-    generated = restorer.restore(image)
-    assert np.array_equal(restorer.restore(image, prior_source='generated'), generated)
-    assert not np.array_equal(restorer.restore(image, prior_source='null'), generated)
-
-
 def test_a_trace_holds_what_the_network_did(unfoldldm):
     path, ema = unfoldldm
     image = image_of((24, 31, 3))
