@@ -185,12 +185,7 @@ def peak_bytes(call: Callable, device: str) -> float:
 
 
 def measure(
-    size: int,
-    channels: int,
-    d_state: int,
-    task: str,
-    args: argparse.Namespace,
-    limits: common.Limits,
+    size: int, d_state: int, task: str, args: argparse.Namespace, limits: common.Limits
 ) -> list[dict]:
     """Rows of the table for one problem; ``task`` is one of :data:`TASKS` or 'core forward'."""
     core, channels = task == 'core forward', args.channels
