@@ -129,9 +129,10 @@ def test_training_step(script, tmp_path, monkeypatch):
     forward = UnfoldLDM.forward
 
     def watched(self, lq, gt=None, **kwargs):
-        recomputes = any(getattr(m, 'use_checkpoint', False) for m in self.modules())
-        layouts = [t.is_contiguous(memory_format=torch.channels_last) for t in (lq, gt)]
-        used.setdefault(torch.is_autocast_enabled('cpu'), set()).add((recomputes, *layouts))
+        if gt is not None:
+            recomputes = any(getattr(m, 'use_checkpoint', False) for m in self.modules())
+            layouts = [t.is_contiguous(memory_format=torch.channels_last) for t in (lq, gt)]
+            used.setdefault(torch.is_autocast_enabled('cpu'), set()).add((recomputes, *layouts))
         return forward(self, lq, gt, **kwargs)
 
     monkeypatch.setattr(UnfoldLDM, 'forward', watched)

@@ -55,7 +55,7 @@ def test_migrate_names_the_mistakes_that_are_left(project, monkeypatch, capsys):
     assert cli.main(['migrate', 'y.yml']) == 0
     out, err = capsys.readouterr()
     assert 'ema_decy: 0.9' in out
-    assert err.startswith('y.yml: train.ema_decy: is not an option')
+    assert err.startswith("y.yml: train.ema_decy: is not known here. Did you mean 'ema_decay'?")
     assert cli.main(['migrate', 'x.yml']) == 0
     assert capsys.readouterr().err == ''
 
