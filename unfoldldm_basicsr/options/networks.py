@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.optim import Optimizer
 
 from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.common.declaration import show
@@ -29,6 +31,14 @@ VALUE_ERRORS = (
     ImportError,
     pickle.UnpicklingError,
 )
+# Those of torch that need no closure, no sparse gradients, and not only matrices.
+OPTIMIZERS = [
+    (name, cls)
+    for name, cls in vars(torch.optim).items()
+    if isinstance(cls, type)
+    and issubclass(cls, Optimizer)
+    and name not in ('Optimizer', 'LBFGS', 'SparseAdam', 'Muon')
+]
 _MODULES = 10_000  # more than that would only hang
 
 
@@ -48,6 +58,15 @@ def on_meta(cls: type[nn.Module], **arguments: Any) -> nn.Module:
         return build_on_meta(cls, deepcopy(arguments))
 
 
+def one_step(cls: type[Optimizer], **arguments: Any) -> None:
+    """Makes a step with an optimiser on a few small parameters: some refuse no sooner than that."""
+    parameters = [nn.Parameter(torch.ones([2] * n)) for n in (1, 2, 4)]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    arguments.pop('capturable', None)  # no step on the CPU can be
+    cls(parameters, **arguments).step()
+
+
 @contextmanager
 def _limited_modules() -> Iterator[None]:
     left = _MODULES
@@ -65,12 +84,21 @@ def _limited_modules() -> Iterator[None]:
         hook.remove()
 
 
-def blamed(build: Callable[..., object], arguments: Mapping, errors: tuple[type, ...]) -> list[str]:
+def blamed(build: Callable[..., object], arguments: Mapping) -> list[str]:
     """Arguments that ``build`` refuses: those without which it succeeds on the others.
 
-    Keys of a mapping are named with it, ``outer.inner``. For errors from the depths of a library,
-    which do not say whose value they are about.
+    Of two wrong ones it is not enough to leave out one; where ``build`` succeeds on none, those
+    that it refuses alone are named. Keys of a mapping are named with it, ``outer.inner``. For
+    errors from the depths of a library, which do not say whose value they are about.
     """
+
+    def refused(**kept: object) -> bool:
+        try:
+            build(**kept)
+        except VALUE_ERRORS:
+            return True
+        return False
+
     found = []
     for name, value in arguments.items():
         inner = []
@@ -79,13 +107,12 @@ def blamed(build: Callable[..., object], arguments: Mapping, errors: tuple[type,
             def build_with(_name: str = name, **kept: object) -> object:
                 return build(**{**arguments, _name: kept})
 
-            inner = [f'{name}.{key}' for key in blamed(build_with, value, errors)]
-        if not inner:
-            try:
-                build(**{k: v for k, v in arguments.items() if k != name})
-            except errors:
-                continue
-        found += inner or [str(name)]
+            inner = [f'{name}.{key}' for key in blamed(build_with, value)]
+        if not inner and not refused(**{k: v for k, v in arguments.items() if k != name}):
+            inner = [str(name)]
+        found += inner
+    if not found and not refused():
+        found = [str(name) for name, value in arguments.items() if refused(**{name: value})]
     return found
 
 
@@ -94,15 +121,14 @@ def refusal(
 ) -> str:
     """What a constructor raised, with the arguments that it is about.
 
-    Those are the ones that the error names, else those without which ``construct`` succeeds, else
-    all.
+    Those are the ones that the error names, else the :func:`blamed` ones, else all.
     """
     words = set(re.findall(r'\w+', str(error)))
     names = [key for key in arguments if str(key) in words]
     if isinstance(error, TooLargeError):
         names = [max(arguments, key=lambda key: _largest(arguments[key]))]
     elif not names or any(isinstance(arguments[key], Mapping) for key in names):
-        names = blamed(construct, arguments, VALUE_ERRORS) or names or list(arguments)
+        names = blamed(construct, arguments) or names or list(arguments)
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
         kind, error = '', 'a file that it loads holds more than data and could execute code'

@@ -167,11 +167,9 @@ def _check_classes(problems: Problems, run: Run) -> None:
                 _SCHEDULES, 'schedule', ('optimizer', 'last_epoch'),
                 build=lambda cls, **kept: cls(optimizer, **kept),
             )  # fmt: skip
-        elif name.startswith('optim_') and stock:
-            check(
-                _ADAM, 'optimiser', ('params',),
-                build=lambda cls, **kept: cls([torch.nn.Parameter(torch.zeros(1))], **kept),
-            )  # fmt: skip
+        elif name.startswith('optim_') and (stock or hasattr(run.model, 'sections')):
+            known = _ADAM if stock else networks.OPTIMIZERS
+            check(known, 'optimiser', ('params',), build=networks.one_step)
         elif (name.startswith('optim_') or name == 'scheduler') and 'type' not in section:
             problems.add(f'{path}.type', f'is missing.{written_as("type", section)}')
     for name, section in (run.val.metrics or {}).items():

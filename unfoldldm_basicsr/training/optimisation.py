@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,12 +12,9 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from unfoldldm_basicsr.common.contract import contract_of
-from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.options.networks import blamed
 
 Groups = dict[str, list[tuple[str, Parameter]]]
-_REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError, LookupError, ArithmeticError)
 
 
 def parameter_groups(net: nn.Module) -> Groups:
@@ -43,73 +39,6 @@ def parameter_groups(net: nn.Module) -> Groups:
             f'gradient once, but lists {", ".join(wrong[:5])}{" ..." if len(wrong) > 5 else ""}.'
         )
     return groups
-
-
-def optimizer_names() -> list[str]:
-    """Names of the optimisers of ``torch.optim`` that step without a closure."""
-    classes = ((name, item) for name, item in vars(torch.optim).items() if inspect.isclass(item))
-    left_out = ('Optimizer', 'LBFGS')
-    return [name for name, c in classes if issubclass(c, Optimizer) and name not in left_out]
-
-
-def check_optimizer(section: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with a ``train.optim_g`` section.
-
-    The optimiser makes a step on a few small parameters, as some refuse no sooner than that.
-    """
-    kind = section.get('type')
-    if kind not in optimizer_names():
-        hint = did_you_mean(kind, optimizer_names())
-        yield Problem('type', f"'{kind}' is not an optimiser.{hint}")
-        return
-    parameters = inspect.signature(getattr(torch.optim, kind)).parameters
-    known = [key for key in parameters if key not in ('self', 'params')]
-    problems = [
-        Problem(
-            key, f'torch.optim.{kind} has no argument {key}.{did_you_mean(key, known)}', 'unknown'
-        )
-        for key in section
-        if key not in (*known, 'type')
-    ]
-    rate = section.get('lr')
-    if rate is None:
-        problems.append(Problem('lr', 'a learning rate is needed, for example 2e-4.'))
-    elif isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
-        why = ': with 0 nothing would be trained' if rate == 0 else ''
-        problems.append(Problem('lr', f'must be a number above 0, got {rate!r}{why}.'))
-    if section.get('maximize'):
-        message = 'would make the losses larger with every step; remove it.'
-        problems.append(Problem('maximize', message))
-    yield from problems or _trial_problems(kind, section)
-
-
-def _trial_problems(kind: str, section: Mapping[str, Any]) -> Iterator[Problem]:
-    # the trial runs on the CPU, where no step can be captured
-    options = {k: v for k, v in section.items() if k not in ('type', 'capturable')}
-
-    def refused(**kept: Any) -> bool:
-        try:
-            step(**kept)
-        except _REFUSALS:
-            return True
-        return False
-
-    def step(**kept: Any) -> None:
-        groups = {'trial': [(f'p{n}', Parameter(torch.ones([2] * n))) for n in (1, 2, 4)]}
-        for _, p in groups['trial']:
-            p.grad = torch.ones_like(p)
-        build_optimizer(groups, {'type': kind, **kept}).step()
-
-    try:
-        step(**options)
-    except _REFUSALS as error:
-        # of two wrong values it is not enough to leave out one
-        names = blamed(step, options, _REFUSALS)
-        if not names and not refused():
-            names = [key for key, value in options.items() if refused(**{key: value})]
-        cause = ' '.join(str(error).split()).rstrip('.')
-        fault = 'does not take these values' if names else 'cannot train a network of convolutions'
-        yield Problem(names[0] if names else 'type', f'torch.optim.{kind} {fault}: {cause}.')
 
 
 def build_optimizer(

@@ -16,7 +16,7 @@ from unfoldldm_basicsr.common.declaration import Problem, count
 from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.training.batches import MixingOptions, ProgressiveOptions
-from unfoldldm_basicsr.training.optimisation import GradientClipper, check_optimizer
+from unfoldldm_basicsr.training.optimisation import GradientClipper
 from unfoldldm_basicsr.training.schedules import check_schedule
 
 Positive = count(ge=1)
@@ -165,11 +165,16 @@ def network_takes_what_it_gets(run: Run) -> Problems:
 @of_training
 def schedule_fits(run: Run) -> Problems:
     """Optimiser, schedule and warm-up."""
-    train = run.train
-    for key, *rest in check_optimizer(train.optim_g):
-        yield Problem(f'train.optim_g.{key}', *rest)
-    lr = train.optim_g.get('lr')
+    train, lr = run.train, run.train.optim_g.get('lr')
+    if lr is None:
+        yield Problem('train.optim_g.lr', 'a learning rate is needed, for example 2e-4.')
     lr = lr if isinstance(lr, int | float) else None
+    if lr is not None and lr <= 0:
+        message = f'must be a number above 0, got {lr}: with 0 nothing would be trained.'
+        yield Problem('train.optim_g.lr', message)
+    if train.optim_g.get('maximize'):
+        message = 'would make the losses larger with every step; remove it.'
+        yield Problem('train.optim_g.maximize', message)
     for key, *rest in check_schedule(train.scheduler, train.total_iter, lr):
         yield Problem(f'train.scheduler.{key}', *rest)
     if train.warmup_iter is not None and train.warmup_iter >= train.total_iter:
