@@ -20,9 +20,9 @@ from tiny_network import TWO_GROUPS
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.options import networks, parse
+from unfoldldm_basicsr.options import networks
+from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.training.interruption import stop_request
-from unfoldldm_basicsr.training.progress import progress
 
 
 def pytest_configure(config):
@@ -52,8 +52,7 @@ def _leave_no_trace():
 
 
 @pytest.fixture(autouse=True)
-def _no_run_yet(monkeypatch):
-    monkeypatch.setattr(parse, '_start', parse.Start())
+def _no_run_yet():
     progress.begin()
     yield
     stop_request.remove()

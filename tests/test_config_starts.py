@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from basicsr.utils.options import dict2str
 from helpers import model_options, plugin_options, problems_at, put, stock_options, write_options
 from tiny_network import TWO_GROUPS
 
@@ -83,16 +84,8 @@ def test_auto_is_one_gpu_for_one_process(start, tmp_path, two_gpus, monkeypatch,
         if not is_train:
             del options['train'], options['datasets']['train']
         gpus = start(options, is_train=is_train)['num_gpu']
-        found.append((gpus, compat_options.start().idle_gpus))
-    assert found == [(1, 1), (2, 0)]  # BasicSR's own split the batch
-
-
-def test_idle_gpus_are_named_with_the_command_that_uses_them(make, log, monkeypatch):
-    make()
-    assert '--nproc_per_node' not in log.text
-    monkeypatch.setattr(compat_options, '_start', compat_options.Start(idle_gpus=3))
-    make()
-    assert '--nproc_per_node=4 -m unfoldldm_basicsr.train' in log.text
+        found.append((gpus, '--nproc_per_node=2 -m unfoldldm_basicsr.t' in dict2str({})))
+    assert found == [(1, True), (2, False)]  # BasicSR's own split the batch
 
 
 def test_several_gpus_in_one_process_are_refused_before_the_run(plugin, tmp_path, two_gpus):

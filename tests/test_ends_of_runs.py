@@ -13,7 +13,7 @@ from model_runs import Pictures, spoilt, steps, validate
 
 from unfoldldm_basicsr.common import errors as failures
 from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
-from unfoldldm_basicsr.training.progress import progress
+from unfoldldm_basicsr.options.progress import progress
 
 
 @pytest.mark.parametrize(('iteration', 'epoch'), [(3, 0), (4, 1)])

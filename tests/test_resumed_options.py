@@ -9,9 +9,7 @@ from model_runs import steps
 
 from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.options.parse import Start
-from unfoldldm_basicsr.training import resume as resume_state
-from unfoldldm_basicsr.training.progress import progress
+from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.training.resume import report_changes, run_options
 
 ADAMW = {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.0}
@@ -100,8 +98,8 @@ def test_where_data_lie_and_how_they_are_loaded_is_no_change(tmp_path):
 
 
 @pytest.mark.parametrize(('drawn', 'seed'), [(True, 3), (False, 77)])
-def test_a_run_without_a_seed_of_its_own_keeps_the_one_it_drew(two, monkeypatch, drawn, seed):
-    monkeypatch.setattr(resume_state, 'start', lambda: Start(seed_drawn=drawn))
+def test_a_run_without_a_seed_of_its_own_keeps_the_one_it_drew(two, drawn, seed):
+    progress.seed_drawn = drawn
     options = options_of(two) | {'manual_seed': 77}
     basicsr.train.load_resume_state(options)
     assert options['manual_seed'] == seed

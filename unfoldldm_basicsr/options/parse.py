@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import sys
-from dataclasses import dataclass
 
 import torch
 from basicsr.utils import dist_util, get_root_logger, set_random_seed
@@ -17,33 +16,9 @@ from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.command_line import build_parser
 from unfoldldm_basicsr.options.environment import basicsr_logger_untouched, open_datasets
 from unfoldldm_basicsr.options.preflight import Report, examine
+from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
 from unfoldldm_basicsr.options.run import forgotten_launcher, gpu_count
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the command line decided about a run and BasicSR's option dict has no key for."""
-
-    file: str = ''
-    """The option file."""
-    auto_resume: bool = False
-    """Whether the run goes on from its newest state."""
-    seed_drawn: bool = False
-    """Whether ``manual_seed`` was drawn, as the option file names none."""
-    idle_gpus: int = 0
-    """GPUs that ``num_gpu: auto`` leaves without work, as there is one process."""
-    notes: tuple[str, ...] = ()
-    """Translated keys and warnings, one line each, for the log."""
-
-
-_start = Start()
-_built: list[tuple[dict, Dataset]] = []
-
-
-def start() -> Start:
-    """How the run of this process was started, as the last :func:`parse_options` found it."""
-    return _start
 
 
 def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse.Namespace]:
@@ -53,8 +28,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     before anything else happens (all problems at once, exit status 2), missing keys get defaults,
     random generators are seeded after ``--force_yml``, and one seed is drawn for all ranks when
     ``manual_seed`` is absent. Several processes without ``--launcher`` are refused, and ``num_gpu:
-    auto`` means one GPU where the model uses one in each process and there is no launcher
-    (:func:`start` then counts the others).
+    auto`` means one GPU where the model uses one in each process and there is no launcher.
     """
     load_data_only()
     args = build_parser().parse_args()
@@ -82,15 +56,20 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         refuse(report.problems)
     asked, options = options.get('num_gpu', 'auto'), report.run.opt  # translated and completed
     options['num_gpu'] = gpu_count(options, report.run.model, args.launcher)
-    idle_gpus = torch.cuda.device_count() - options['num_gpu'] if asked == 'auto' else 0
     try:
         _start_processes(options, args.launcher)
     except ValueError as error:
         refuse([str(error)])
-    global _start
-    drawn = options['manual_seed'] is None
-    notes = (*map(str, report.notes), *report.warnings)
-    _start = Start(args.opt, args.auto_resume, drawn, idle_gpus, notes)
+    progress.begin()
+    progress.notes = (*map(str, report.notes), *report.warnings)
+    gpus = torch.cuda.device_count()
+    if asked == 'auto' and options['num_gpu'] < gpus:
+        command = f'torchrun --nproc_per_node={gpus} -m unfoldldm_basicsr.'
+        progress.notes += (
+            f'num_gpu: auto: one process uses one of the {gpus} GPUs. For all of them: '
+            f'{command}{"train" if is_train else "test"} -opt FILE --launcher pytorch',
+        )
+    progress.seed_drawn = options['manual_seed'] is None
     _seed(options)
     options['auto_resume'] = args.auto_resume
     _open_datasets(report)
@@ -155,11 +134,10 @@ def _open_datasets(report: Report) -> None:
     Raises:
         SystemExit: they cannot be built or read.
     """
-    _built.clear()
     if not report.run.machine.here:
         return
     with basicsr_logger_untouched():
-        _built.extend(open_datasets(report.found, report.run))
+        progress.built = open_datasets(report.found, report.run)
     if report.problems:
         refuse(report.problems)
 
@@ -167,14 +145,14 @@ def _open_datasets(report: Report) -> None:
 def dict2str(opt: dict, indent_level: int = 1) -> str:
     """Replaces ``basicsr.utils.options.dict2str``: BasicSR logs the options, here with notes."""
     text = dict2str.replaces(opt, indent_level)
-    return text + ''.join(f'{note}\n' for note in _start.notes if indent_level == 1)
+    return text + ''.join(f'{note}\n' for note in progress.notes if indent_level == 1)
 
 
 def build_dataset(dataset_opt: dict) -> Dataset:
     """Replaces ``basicsr.data.build_dataset``: takes a data set that the check has built."""
-    for place, (section, dataset) in enumerate(_built):
+    for place, (section, dataset) in enumerate(progress.built):
         if section == dataset_opt:
-            del _built[place]
+            del progress.built[place]
             name = type(dataset).__name__
             get_root_logger().info(f'Dataset [{name}] - {dataset_opt["name"]} is built.')
             return dataset

@@ -15,7 +15,6 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.errors import OutputWriteError, RunFailure
-from unfoldldm_basicsr.options.parse import start
 from unfoldldm_basicsr.training.checkpointer import save_atomic
 
 # From the cheapest remedy to the dearest, as in docs/training.md.
@@ -120,15 +119,3 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {'peak_memory_gib': peak * (1024 if sys.platform == 'linux' else 1) / 2**30}
-
-
-def name_idle_gpus(is_train: bool, *, dist: bool) -> None:
-    """Says how to use the GPUs that ``num_gpu: auto`` leaves without work."""
-    idle = start().idle_gpus
-    if idle and not dist:
-        entry = 'train' if is_train else 'test'
-        get_root_logger().info(
-            f'num_gpu: auto: one process uses one of the {idle + 1} GPUs. For all of them: '
-            f'torchrun --nproc_per_node={idle + 1} -m unfoldldm_basicsr.{entry} -opt FILE '
-            '--launcher pytorch'
-        )

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from unfoldldm_basicsr.common.ranks import on_rank_0
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.ops.ss2d import set_scan_backend
+from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import typed
 from unfoldldm_basicsr.training import guards, optimisation
 from unfoldldm_basicsr.training.batches import Batch, BatchPreparation, to_device
@@ -29,7 +30,6 @@ from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.memory import keep_freed_memory
 from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restore_image
 from unfoldldm_basicsr.training.options import RULES, SECTIONS
-from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.randomness import set_rng_state
 from unfoldldm_basicsr.training.resume import run_options
 from unfoldldm_basicsr.training.saved_images import validation_sets
@@ -66,7 +66,6 @@ class RestorationModel(SRModel):
         for key, value in (('dist', False), ('rank', 0), ('world_size', 1), ('val', None)):
             opt.setdefault(key, value)
         self.run = typed(type(self), opt)
-        guards.name_idle_gpus(self.is_train, dist=opt['dist'])
         scan = self.run.top.scan_backend
         if scan is not None:  # without the key, what was chosen before stays
             set_scan_backend(None if scan == 'auto' else scan)

@@ -13,8 +13,8 @@ from basicsr.utils import check_resume, set_random_seed
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.common.ranks import together
-from unfoldldm_basicsr.options.parse import refuse, start
-from unfoldldm_basicsr.training.progress import progress
+from unfoldldm_basicsr.options.parse import refuse
+from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.weights import training_state as files
 
 # Where data lie and how they are loaded; what they are is in the fingerprint of the data.
@@ -103,14 +103,14 @@ def load_resume_state(opt: dict) -> dict | None:
                 "        basicsr.train.train_pipeline('.')"
             ]
         )
-    progress.begin()
+    progress.resumed = None
     checkpoint = _agreed_choice(opt)
     if checkpoint is None:
         return None
     path, state = checkpoint.path, checkpoint.state
     opt['path']['resume_state'] = str(path)
     seed = state.get('options', {}).get('manual_seed')
-    if start().seed_drawn and seed is not None:  # the option file names none: the run keeps its own
+    if progress.seed_drawn and seed is not None:  # it keeps its own
         opt['manual_seed'] = seed
         set_random_seed(seed + opt['rank'])
     _refuse_other_networks(opt, checkpoint)

@@ -1,11 +1,11 @@
-"""What the hooks of BasicSR's trainer tell each other within one run."""
+"""What the hooks of BasicSR's pipelines tell each other within one run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
     from unfoldldm_basicsr.weights.training_state import Checkpoint
@@ -13,12 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """Facts that one hook finds and a later one needs; the option dict is BasicSR's.
+    """Facts that one hook finds and a later one needs; the option dict is BasicSR's."""
 
-    ``load_resume_state`` begins a new one, the loaders are described in it, and checkpoints hold
-    what they say.
-    """
-
+    notes: tuple[str, ...] = ()  # translated keys and warnings, one line each, for the log
+    seed_drawn: bool = False  # ``manual_seed`` was drawn, as the option file names none
+    built: list[tuple[dict, Dataset]] = field(default_factory=list)  # data sets of the check
     resumed: Checkpoint | None = None
     data: dict[str, Any] | None = None  # fingerprint of the training set
     steps_per_epoch: int | None = None
