@@ -56,42 +56,6 @@ class ProgressiveOptions(Options):
     """Batch size per GPU of each phase."""
 
 
-class ProgressiveBatches:
-    """Patch and batch sizes that change during training (Restormer's progressive learning).
-
-    The loader delivers the largest patch and the largest batch of the run; here the first items
-    of the batch are kept and one window, the same for the whole batch, is cut out of the patches.
-    The loader's patches lie at random places already. The window depends on the seed, the
-    iteration and the rank only.
-    """
-
-    def __init__(self, options: ProgressiveOptions, seed: int = 0, rank: int = 0):
-        self.ends = list(accumulate(options.iters))[:-1]
-        self.sizes = list(zip(options.gt_sizes, options.mini_batch_sizes, strict=True))
-        self.seed, self.rank = seed, rank
-
-    def __call__(self, batch: Batch, current_iter: int) -> Batch:
-        """Crops ``lq`` and ``gt`` (B,C,H,W) and keeps the first items.
-
-        Raises:
-            ValueError: the loader's batch or patch is smaller than the phase asks for.
-        """
-        gt_size, mini_batch_size = self.sizes[bisect_left(self.ends, current_iter)]
-        size, _, h, w = batch['lq'].shape
-        if size < mini_batch_size or min(h, w) < gt_size:
-            raise ValueError(
-                f'train.progressive asks for {mini_batch_size} patches of {gt_size} at iteration '
-                f'{current_iter} but the loader gives {size} of {h}x{w}: datasets.train.gt_size '
-                'and batch_size_per_gpu must be the largest of the schedule.'
-            )
-        batch = _take(batch, 0, mini_batch_size)
-        draw = random.Random(f'{self.seed}/{current_iter}/{self.rank}')
-        top, left = draw.randint(0, h - gt_size), draw.randint(0, w - gt_size)
-        for key in ('lq', 'gt'):
-            batch[key] = batch[key][..., top : top + gt_size, left : left + gt_size]
-        return batch
-
-
 class MixingOptions(Options):
     """``train.mixing_augs``: mixed pairs, as the option files of Restormer ask for them."""
 
@@ -103,57 +67,68 @@ class MixingOptions(Options):
     """Leave every second batch, on average, as it is."""
 
 
-class MixUp:
+def prepare(batch: Batch, train: Options, seed: int, current_iter: int, rank: int) -> Batch:
+    """What section ``train`` makes of a batch of the loader before a step.
+
+    What is drawn follows from seed, iteration and rank alone, so that a resumed run repeats it.
+
+    Raises:
+        ValueError: the batch is no pair of equal sizes, or too small for ``train.progressive``.
+    """
+    if 'gt' not in batch:
+        raise ValueError('datasets.train gives no gt; training needs pairs.')
+    lq, gt = (tuple(batch[key].shape) for key in ('lq', 'gt'))
+    if (lq[0], *lq[2:]) != (gt[0], *gt[2:]):  # two views of a sensor have more channels
+        raise ValueError(
+            f'lq {lq} and gt {gt} differ in size; restoration needs equal sizes (scale: 1).'
+        )
+    place = f'{seed}/{current_iter}/{rank}'
+    if train.progressive is not None:
+        batch = smaller(batch, train.progressive, current_iter, random.Random(place))
+    if train.mixing_augs is not None and train.mixing_augs.mixup:
+        batch = mixed(batch, train.mixing_augs, random.Random(f'mixup/{place}'))
+    if train.use_channels_last:
+        for key in ('lq', 'gt'):
+            batch[key] = batch[key].contiguous(memory_format=torch.channels_last)
+    return batch
+
+
+def smaller(
+    batch: Batch, options: ProgressiveOptions, current_iter: int, draw: random.Random
+) -> Batch:
+    """Patch and batch sizes that change during training (Restormer's progressive learning).
+
+    The loader delivers the largest patch and the largest batch of the run; the first items of the
+    batch (``lq``, ``gt``: (B,C,H,W)) are kept and one window, the same for the whole batch, is cut
+    out of the patches, which lie at random places already.
+    """
+    phase = bisect_left(list(accumulate(options.iters))[:-1], current_iter)
+    gt_size, mini_batch_size = options.gt_sizes[phase], options.mini_batch_sizes[phase]
+    size, _, h, w = batch['lq'].shape
+    if size < mini_batch_size or min(h, w) < gt_size:
+        raise ValueError(
+            f'train.progressive asks for {mini_batch_size} patches of {gt_size} at iteration '
+            f'{current_iter} but the loader gives {size} of {h}x{w}: datasets.train.gt_size '
+            'and batch_size_per_gpu must be the largest of the schedule.'
+        )
+    batch = _take(batch, 0, mini_batch_size)
+    top, left = draw.randint(0, h - gt_size), draw.randint(0, w - gt_size)
+    for key in ('lq', 'gt'):
+        batch[key] = batch[key][..., top : top + gt_size, left : left + gt_size]
+    return batch
+
+
+def mixed(batch: Batch, options: MixingOptions, draw: random.Random) -> Batch:
     """Blends every pair of a batch with another one: a lq_i + (1 - a) lq_j, and gt alike.
 
-    One share a ~ Beta(mixup_beta, mixup_beta) and one order of partners for the whole batch, drawn
-    from the seed, the iteration and the rank, so that a resumed run repeats them. Other entries of
-    the batch (paths, labels) stay those of pair i.
+    One share a ~ Beta(mixup_beta, mixup_beta) and one order of partners for the whole batch. Other
+    entries of the batch (paths, labels) stay those of pair i.
     """
-
-    def __init__(self, options: MixingOptions, seed: int = 0, rank: int = 0):
-        self.options, self.seed, self.rank = options, seed, rank
-
-    def __call__(self, batch: Mapping[str, Any], current_iter: int) -> Batch:
-        """Mixes ``lq`` and ``gt`` (B,C,H,W) of a batch; returns a new dict."""
-        batch, beta = dict(batch), self.options.mixup_beta
-        draw = random.Random(f'mixup/{self.seed}/{current_iter}/{self.rank}')
-        if self.options.use_identity and draw.random() < 0.5:
-            return batch
-        share = draw.betavariate(beta, beta)
-        size = batch['lq'].shape[0]
-        partners = draw.sample(range(size), size)
-        for key in ('lq', 'gt'):
-            batch[key] = share * batch[key] + (1 - share) * batch[key][partners]
+    batch, beta = dict(batch), options.mixup_beta
+    if options.use_identity and draw.random() < 0.5:
         return batch
-
-
-class BatchPreparation:
-    """What becomes of the batches of the loader before a step, as section ``train`` asks."""
-
-    def __init__(self, train: Options, seed: int, rank: int):
-        self.changes, self.channels_last = [], train.use_channels_last
-        if train.progressive is not None:
-            self.changes.append(ProgressiveBatches(train.progressive, seed, rank))
-        if train.mixing_augs is not None and train.mixing_augs.mixup:
-            self.changes.append(MixUp(train.mixing_augs, seed, rank))
-
-    def __call__(self, batch: Batch, current_iter: int) -> Batch:
-        """The batch as the step takes it.
-
-        Raises:
-            ValueError: the batch is no pair of equal sizes.
-        """
-        if 'gt' not in batch:
-            raise ValueError('datasets.train gives no gt; training needs pairs.')
-        lq, gt = (tuple(batch[key].shape) for key in ('lq', 'gt'))
-        if (lq[0], *lq[2:]) != (gt[0], *gt[2:]):  # two views of a sensor have more channels
-            raise ValueError(
-                f'lq {lq} and gt {gt} differ in size; restoration needs equal sizes (scale: 1).'
-            )
-        for change in self.changes:
-            batch = change(batch, current_iter)
-        if self.channels_last:
-            for key in ('lq', 'gt'):
-                batch[key] = batch[key].contiguous(memory_format=torch.channels_last)
-        return batch
+    share, size = draw.betavariate(beta, beta), batch['lq'].shape[0]
+    partners = draw.sample(range(size), size)
+    for key in ('lq', 'gt'):
+        batch[key] = share * batch[key] + (1 - share) * batch[key][partners]
+    return batch

@@ -23,7 +23,7 @@ from unfoldldm_basicsr.ops.ss2d import set_scan_backend
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import typed
 from unfoldldm_basicsr.training import guards, optimisation
-from unfoldldm_basicsr.training.batches import Batch, BatchPreparation, to_device
+from unfoldldm_basicsr.training.batches import Batch, prepare, to_device
 from unfoldldm_basicsr.training.checkpointer import Checkpointer
 from unfoldldm_basicsr.training.evaluation import Evaluator
 from unfoldldm_basicsr.training.interruption import stop_request
@@ -155,7 +155,6 @@ class RestorationModel(SRModel):
         self.step = TrainingStep(
             self.opt, self.run, self.seed, self.network.bare, self.optimizer_g, clip
         )
-        self.prepare = BatchPreparation(train, self.seed, self.opt['rank'])
         self.checkpointer = Checkpointer(
             self.opt, self.weight_files, self.training_state, self.run.logger.keep_checkpoints
         )
@@ -189,7 +188,8 @@ class RestorationModel(SRModel):
         """Takes a batch to the device: ``lq``, usually ``gt``, (B,c,H,W) in [0, 1], and others."""
         self.batch = to_device(data, self.device)
         if self.is_train:
-            self.batch = self.prepare(self.batch, self.current_iter)
+            place = self.seed, self.current_iter, self.opt['rank']
+            self.batch = prepare(self.batch, self.run.train, *place)
 
     def network_arguments(self, batch: Batch) -> dict[str, Any]:
         """What the network's forward pass needs besides ``lq``, in training and evaluation."""
