@@ -6,7 +6,9 @@ import logging
 import os
 import pickle
 import random
+import re
 import socket
+import time
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -21,6 +23,7 @@ from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, PrefetchDataLoader
 from basicsr.models import build_model
+from basicsr.utils.logger import MessageLogger
 from helpers import put, run_python, stock_options
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
@@ -80,6 +83,15 @@ def test_basicsrs_own_models_train_from_all_weights_that_the_check_accepts(tmp_p
     other = put(options, 'network_g.num_feat', 8)
     with pytest.raises(RuntimeError, match='size mismatch'):
         build_model(other)
+
+
+def test_the_last_line_of_the_log_expects_no_more(tmp_path, log):
+    logger = MessageLogger(parsed(tmp_path, total_iter=4), 3)
+    for iteration in (3, 4):
+        logger.start_time = time.time() - 10
+        done = {'epoch': 0, 'iter': iteration, 'lrs': [1e-3], 'time': 1.0, 'data_time': 0.1}
+        logger(done)
+    assert re.findall(r'eta: ([-\d:]+)', log.text) == ['0:00:10', '0:00:00']
 
 
 # ---- loaders ------------------------------------------------------------------------------------

@@ -68,6 +68,16 @@ def test_validation_leaves_random_numbers_and_training_mode_alone(make):
     assert model.net_g.training
 
 
+@pytest.mark.parametrize(('val_freq', 'validated'), [(2, [4]), (3, [3, 4])])
+def test_the_end_of_a_training_is_validated_once(tmp_path, val_freq, validated):
+    options = put(model_options(tmp_path, TWO_GROUPS, total_iter=4), 'val.val_freq', val_freq)
+    model = RestorationModel(options)
+    for iteration in (validated[0], 5):  # as BasicSR's trainer calls it
+        validate(model, iteration=iteration)
+    rows = list(csv.DictReader((tmp_path / 'validation_held_out.csv').open()))
+    assert [int(row['iteration']) for row in rows] == validated
+
+
 def test_validation_without_truth_saves_images_and_computes_nothing(make, tmp_path):
     pictures = Pictures(2, with_gt=False, names=('noise', 'blur'))
     assert validate(make(), pictures, 3, save_img=True) == {}

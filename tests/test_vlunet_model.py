@@ -173,6 +173,18 @@ def test_weights_of_another_embedding_are_refused(make, trained):
         make('learned', path={'pretrain_network_e': file_of(first, 'e_2')})
 
 
+def test_a_record_without_the_backbone_that_is_not_had_elsewhere_is_refused(make, trained):
+    file = file_of(trained('clip'), 'g_2')
+    content = torch.load(file, weights_only=True)
+    embedding = content['degradation']['embedding']
+    embedding['kwargs']['pretrained'] = 'laion2b_s34b_b79k'
+    for key in [key for key in embedding['params'] if key.startswith('clip_model.')]:
+        del embedding['params'][key]
+    torch.save(content, file := file.replace('g_2', 'bare'))
+    with pytest.raises(CheckpointError, match=r'no backbone for .*pretrained: laion2b_s34b_b79k'):
+        make('clip', path={'pretrain_network_g': file})
+
+
 def test_other_vectors_than_the_network_was_trained_with_are_reported(make, log):
     first = make('label')
     first.save(0, 1)

@@ -41,6 +41,7 @@ def apply() -> None:
         (basicsr.utils.registry.Registry, '_do_register', do_register),
         (options, 'copy_opt_file', repairs.copy_opt_file),
         (basicsr.utils.logger, 'get_root_logger', repairs.get_root_logger),
+        (basicsr.utils.logger.MessageLogger, '__init__', repairs.message_logger_init),
         (dist_util, '_init_dist_pytorch', distributed.init_dist_pytorch),
         (dist_util, '_init_dist_slurm', distributed.init_dist_slurm),
         (basicsr.data, 'worker_init_fn', loading.worker_init_fn),

@@ -298,8 +298,10 @@ class RestorationModel(SRModel):
     def dist_validation(
         self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
     ) -> None:
-        if self.is_train:  # BasicSR counts one iteration more at the end of every further epoch
-            current_iter = min(current_iter, self.run.train.total_iter)
+        if self.is_train and current_iter > self.run.train.total_iter:  # BasicSR, at the end
+            current_iter = self.run.train.total_iter
+            if current_iter % self.run.val.val_freq == 0:  # validated in the last step
+                return
         results = self.evaluator.evaluate(dataloader, str(current_iter), save_img)
         if self.is_train and asked_to_stop(self.opt, self.device):
             self.checkpointer.save_and_stop(current_iter)  # resuming makes up for this validation
