@@ -9,14 +9,14 @@ import torch
 from model_runs import Board, Pictures
 from torch.utils.data import DataLoader
 
-from unfoldldm_basicsr.training.evaluation import Evaluator, Panels, side_by_side
+from unfoldldm_basicsr.training.evaluation import Evaluator
 
 OPT = {'is_train': True, 'rank': 0, 'world_size': 1, 'dist': False, 'name': 'x',
        'logger': {'use_tb_logger': True}}  # fmt: skip
 
 
-def shown(folder, *, traced: bool = False, **changes) -> Board:
-    """What a validation of three pictures writes; the output is half as bright as the input."""
+def shown(folder, pictures=None, *, traced: bool = False, **changes) -> Board:
+    """What a validation writes; the output is half as bright as the input."""
 
     def halves(batch):
         stages = [SimpleNamespace(**dict.fromkeys(('x_hat', 'x_tilde', 'x'), f * batch['lq']))
@@ -26,7 +26,7 @@ def shown(folder, *, traced: bool = False, **changes) -> Board:
 
     run = Evaluator({**OPT, 'path': {'log': str(folder)}, **changes}, torch.device('cpu'), halves)
     board = Board()
-    run.report('held_out', run.evaluate(DataLoader(Pictures(3)), '7', False), 7, board)
+    run.report('held_out', run.evaluate(DataLoader(pictures or Pictures(3)), '7', False), 7, board)
     return board
 
 
@@ -40,12 +40,15 @@ def test_panels_show_input_stages_output_and_truth(tmp_path, traced):
     assert torch.equal(board['images/held_out/p0'], torch.cat(expected, -1))
 
 
-def test_large_images_are_reduced_and_any_name_is_a_tag():
-    board, panels = Board(), Panels(OPT)
-    panels.kept['\udce9'] = side_by_side([torch.rand(1, 3, 300, 500)] * 3)
-    panels.write(board, 'x', 1)
-    assert board[r'images/x/\udce9'].shape == (3, 256, 3 * 427)
-    assert not panels.kept
+class LargePicture(Pictures):
+    def __getitem__(self, index: int) -> dict:
+        lq, gt = torch.rand(2, 3, 300, 500)
+        return {'lq': lq, 'gt': gt, 'lq_path': '\udce9.png'}
+
+
+def test_large_images_are_reduced_and_any_name_is_a_tag(tmp_path):
+    board = shown(tmp_path, LargePicture(1))
+    assert board[r'images/held_out/\udce9'].shape == (3, 256, 3 * 427)
 
 
 @pytest.mark.parametrize(

@@ -42,13 +42,13 @@ class Evaluator:
 
     Args:
         extras: (data set, index, batch) -> further entries of the batch of an item.
-        measure: (restored, batch, result) -> adds what was found to the result; by default the
-            metrics of the option file, and the PSNR of every stage of a trace.
+        measure: (restored, batch, result) -> adds to the result; :meth:`measure_image` by default.
         prefix: put before the name of every metric, in the log and in TensorBoard.
         note: said with every validation.
 
     Attributes:
         best: best value of every metric of every data set, as BasicSR keeps them.
+        panels: the first ``logger.tb_images`` images of a validation, until they are written.
     """
 
     def __init__(
@@ -65,21 +65,20 @@ class Evaluator:
         self.opt, self.device, self.restore, self.extras = opt, device, restore, extras
         self.measure = measure or self.measure_image
         self.prefix, self.note = prefix, note
-        self.panels = Panels(opt)
-        self.val = opt.get('val') or {}
+        self.val, logger = opt.get('val') or {}, opt.get('logger') or {}
+        shows = opt.get('is_train') and opt.get('rank', 0) == 0 and logger.get('use_tb_logger')
+        self.panels: dict[str, Tensor] = {}
+        self.panel_count = logger.get('tb_images', 2) if shows else 0
         self.metrics = self.val.get('metrics') or {}
         self.best: dict[str, dict[str, dict[str, Any]]] = {}
-
-    # ---- measuring ----------------------------------------------------------------------------
 
     def evaluate(
         self, dataloader: DataLoader, label: str, save_img: bool
     ) -> list[tables.ImageResult]:
         """Restores and measures a data set; every rank returns the results of all images in order.
 
-        Of the loader the data set and the collate function are used; ``label`` is the iteration or
-        the name of the experiment, for the names of saved images. When a signal asks a training to
-        stop, some images are left out.
+        ``label`` is the iteration or the name of the experiment, for the names of saved images.
+        When a signal asks a training to stop, some images are left out.
 
         Raises:
             DataFault: an image cannot be read, or takes longer than the ``timeout`` of its section.
@@ -110,7 +109,8 @@ class Evaluator:
                 result = describe(index, batch, options)
                 bar.set_description(f'Test {result.name}')
                 self.measure(restored, batch, result)
-                self.panels.keep(result.name, batch, restored.output, restored.trace)
+                if len(self.panels) < self.panel_count and restored.output.ndim == 4:  # no scores
+                    self.panels[result.name] = panel(batch, restored)
                 if files is not None:
                     path = files.path(index, result.name, result.degradation)
                     with writing(path):
@@ -137,8 +137,6 @@ class Evaluator:
             for stage in restored.trace.stages:
                 images = stage.x_hat, stage.x_tilde, stage.x
                 result.stages.append(tuple(_float_psnr(image[: len(gt)], gt) for image in images))
-
-    # ---- reporting ----------------------------------------------------------------------------
 
     def update_best(self, dataset: str, means: Mapping[str, float], iteration: int) -> list[str]:
         """Takes the means of a validation; returns the metrics that are the best so far.
@@ -185,7 +183,10 @@ class Evaluator:
         if tb_logger is not None:
             for name, value in scalars.items():
                 tb_logger.add_scalar(f'metrics/{dataset}/{name}', value, iteration)
-        self.panels.write(tb_logger, dataset, iteration)
+            for name, picture in self.panels.items():
+                tag = f'images/{dataset}/{name}'.encode(errors='backslashreplace').decode()
+                tb_logger.add_image(tag, picture, iteration)
+        self.panels.clear()
 
 
 def describe(index: int, batch: Batch, options: Mapping[str, Any]) -> tables.ImageResult:
@@ -212,40 +213,15 @@ def _float_psnr(image: Tensor, gt: Tensor) -> float:
     return inf if mse == 0 else -10 * log10(mse)
 
 
-# ---- images in TensorBoard ----------------------------------------------------------------------
-
-
-class Panels:
-    """Keeps the first ``logger.tb_images`` of a validation on rank 0 until they are written."""
-
-    def __init__(self, opt: Mapping[str, Any]):
-        logger = opt.get('logger') or {}
-        wanted = opt.get('is_train') and opt.get('rank', 0) == 0 and logger.get('use_tb_logger')
-        self.count = logger.get('tb_images', 2) if wanted else 0
-        self.kept: dict[str, Tensor] = {}
-
-    def keep(self, name: str, batch: Batch, output: Tensor, trace: Any) -> None:
-        """Takes an image if there is room; with its stages where ``val.trace`` traced them."""
-        if len(self.kept) < self.count and output.ndim == 4:  # not the scores of a classifier
-            stages = () if trace is None else trace.stages[:-1]
-            images = [batch['lq'], *(stage.x for stage in stages), output]
-            images += [batch['gt']] if 'gt' in batch else []
-            self.kept[name] = side_by_side(images)
-
-    def write(self, tb_logger: Any, dataset: str, iteration: int) -> None:
-        """Writes and forgets what was kept."""
-        for name, panel in self.kept.items() if tb_logger is not None else ():
-            tag = f'images/{dataset}/{name}'.encode(errors='backslashreplace').decode()  # no UTF-8
-            tb_logger.add_image(tag, panel, iteration)
-        self.kept.clear()
-
-
-def side_by_side(images: list[Tensor]) -> Tensor:
-    """Images (1, c, H, W) in [0, 1] as one (3, h, w); of several views the first."""
+def panel(batch: Batch, restored: Restored) -> Tensor:
+    """Input, stages where they are traced, output and truth as one image (3, h, w) in [0, 1]."""
+    stages = () if restored.trace is None else restored.trace.stages[:-1]
+    images = [batch['lq'], *(stage.x for stage in stages), restored.output]
+    images += [batch['gt']] if 'gt' in batch else []
     height, width = images[0].shape[-2:]
     size = PANEL_HEIGHT, max(1, round(width * PANEL_HEIGHT / height))
     parts = []
-    for image in images:
+    for image in images:  # of several views the first
         part = image[:1, :3] if image.shape[1] >= 3 else image[:1, :1].expand(-1, 3, -1, -1)
         part = part[..., :height, :width].detach().float().cpu().clamp(0, 1)
         parts.append(F.interpolate(part, size, mode='area') if height > PANEL_HEIGHT else part)
