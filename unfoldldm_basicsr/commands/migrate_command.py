@@ -9,7 +9,7 @@ import yaml
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.options.aliases import Note, translate
 from unfoldldm_basicsr.options.preflight import preflight
-from unfoldldm_basicsr.options.read import OptionDumper, OptionLoader, read_option_file
+from unfoldldm_basicsr.options.read import OptionLoader, read_option_file
 from unfoldldm_basicsr.options.run import is_training
 
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
 def commented(options: dict, notes: list[Note]) -> str:
     """YAML of an option dict, with a comment above each key that a note is about."""
-    text = yaml.dump(options, Dumper=OptionDumper, sort_keys=False, default_flow_style=None)
+    text = yaml.dump(options, Dumper=yaml.SafeDumper, sort_keys=False, default_flow_style=None)
     root = yaml.compose(text, Loader=OptionLoader)
     comments: dict[int, list[str]] = {}
     for note in notes:

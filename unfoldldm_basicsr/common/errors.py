@@ -72,13 +72,11 @@ def run_to_end(pipeline: Callable[[str], object], root: str) -> None:
     """Runs a pipeline of BasicSR; failures that have a message for the user end with it alone."""
     try:
         pipeline(root)
-    except RunFailure as failure:
-        end_run(failure)
-    except (RuntimeError, OSError) as error:
-        message = explain(error)
-        if message is None:
+    except (RunFailure, RuntimeError, OSError) as error:
+        failure = error if isinstance(error, RunFailure) else explain(error)
+        if failure is None:
             raise
-        end_run(message)
+        end_run(failure)
 
 
 def explain(error: Exception) -> str | None:

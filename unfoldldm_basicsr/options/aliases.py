@@ -23,19 +23,12 @@ New = dict[str, Any] | str  # what replaces a key in its section; a text: why it
 
 
 class Note(NamedTuple):
-    """One translated key.
+    """One translated key."""
 
-    Attributes:
-        path: where it stood.
-        section: path of the section that holds what replaces it.
-        keys: the new keys there.
-        text: what became of it, and why.
-    """
-
-    path: str
-    section: str
-    keys: tuple[str, ...]
-    text: str
+    path: str  # where it stood
+    section: str  # path of the section that holds what replaces it
+    keys: tuple[str, ...]  # the new keys there
+    text: str  # what became of it, and why
 
     def __str__(self) -> str:
         return f'{self.path}: {self.text}'
@@ -44,20 +37,15 @@ class Note(NamedTuple):
 class Row(NamedTuple):
     """One key of a fork.
 
-    Attributes:
-        section: ``train``, ``val``, ``path``, ``datasets.train``, or ``datasets`` for any set.
-        key: the key.
-        owners: types of the models, or data sets, that have it so.
-        new: its new name, '' where nothing is needed in its place, or what gives the new keys
-            from the value and its section.
-        why: reason, for users.
+    ``new`` is its new name, '' where nothing is needed in its place, or what gives the new keys
+    from the value and its section.
     """
 
-    section: str
+    section: str  # ``train``, ``val``, ``path``, ``datasets.train``, or ``datasets`` for any set
     key: str
-    owners: tuple[str, ...]
+    owners: tuple[str, ...]  # types of the models, or data sets, that have it so
     new: str | Callable[[Any, Mapping[str, Any]], New]
-    why: str = ''
+    why: str = ''  # for users
 
 
 def _not_mixed(value: Any, section: Mapping) -> New:

@@ -30,10 +30,10 @@ def registered(registry: Iterable[tuple[str, Any]], name: object) -> Any:
 def options_of(
     owner: Callable, given: tuple[str, ...] = (), base: type[Options] = Options
 ) -> type[Options]:
-    """Declaration of what a section of an option file may say about ``owner``.
+    """Declaration of what a section may say about a class or function of anybody.
 
     Args:
-        owner: a class or function of anybody; one with ``Options`` is declared by these.
+        owner: one with ``Options`` is declared by these.
         given: parameters that do not come from the option file.
         base: declares keys beside, and types parameters of these names.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -33,6 +34,9 @@ def fill_defaults(options: dict, is_train: bool) -> None:
         for key in keys if isinstance(section, dict) else ():
             if is_train or not (name == 'logger' or key == 'val_freq'):
                 section.setdefault(key, SECTIONS[name].model_fields[key].default)
+    for key, value in options['path'].items() if isinstance(options['path'], dict) else ():
+        if isinstance(value, str) and re.search('resume_state|pretrain_network', str(key)):
+            options['path'][key] = os.path.expanduser(value)
     datasets = options.get('datasets')
     for phase, section in datasets.items() if isinstance(datasets, dict) else ():
         if isinstance(section, dict):

@@ -84,7 +84,7 @@ def weights_are_there_and_fit(run: Run) -> Found:
         named = isinstance(value, str) and (is_weights or key == 'resume_state')
         if not named or place in skipped:
             continue
-        file = Path(value).expanduser()
+        file = Path(value)
         if not file.is_file():
             remedy = _remedy(key, file) if is_weights else ' To start anew, write ~.'
             yield Problem(place, f'no such file: {value}.{remedy}')
@@ -181,12 +181,8 @@ def network_can_be_compiled(run: Run) -> Found:
 
 def data_are_there(run: Run) -> Found:
     for root, whole in run.sets():
-        parts = whole.get('sets')
-        parts = (
-            [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
-        )
         sections = {root: whole}
-        for index, part in enumerate(parts):
+        for index, part in enumerate(whole.get('sets') or ()):
             sections[f'{root}.sets.{index}'] = {'io_backend': whole.get('io_backend'), **part}
         for path, section in sections.items():
             for key, value in section.items():
@@ -197,7 +193,7 @@ def data_are_there(run: Run) -> Found:
 
 
 def _path_fault(key: str, value: str, backend: object) -> str:
-    place, is_lmdb = Path(value).expanduser(), backend == {'type': 'lmdb'}
+    place, is_lmdb = Path(value), backend == {'type': 'lmdb'}
     is_list = key.startswith('meta_info')
     if not (place.is_file() if is_list else place.is_dir()):
         rest = '' if place.is_absolute() else f' Relative paths start at {Path.cwd()}.'
@@ -219,9 +215,8 @@ def _lmdb_fault(folder: str) -> str:
         close_lmdbs()
     if listed == stored:
         return ''
-    kind, keys = (
-        ('lacks', listed - stored) if listed - stored else ('does not list', stored - listed)
-    )
+    lacking, keys = listed - stored, listed ^ stored
+    kind, keys = ('lacks', lacking) if lacking else ('does not list', keys)
     return (
         f'{folder} {kind} {len(keys)} of {len(listed | stored)} images, the first is '
         f"'{min(keys)}': data.mdb and meta_info.txt do not belong together. Make it again with "

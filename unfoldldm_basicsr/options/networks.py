@@ -43,16 +43,11 @@ _MODULES = 10_000  # more than that would only hang
 
 
 class TooLargeError(ValueError):
-    """A network has more modules than any that could be trained."""
+    """A network has more modules than any that could be trained: building it would take hours."""
 
 
 def on_meta(cls: type[nn.Module], **arguments: Any) -> nn.Module:
-    """Builds a network on the meta device.
-
-    Raises:
-        TooLargeError: its constructor would go on for hours.
-        Exception: what the constructor raises.
-    """
+    """Builds a network on the meta device; TooLargeError, and what its constructor raises."""
     with warnings.catch_warnings(), _limited_modules():
         warnings.simplefilter('ignore')  # of layers without a single weight, for example
         return build_on_meta(cls, deepcopy(arguments))

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import sys
+from pathlib import Path
 
 import torch
 from basicsr.utils import dist_util, get_root_logger, set_random_seed
@@ -19,6 +20,7 @@ from unfoldldm_basicsr.options.preflight import Report, examine
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
 from unfoldldm_basicsr.options.run import forgotten_launcher, gpu_count
+from unfoldldm_basicsr.weights.training_state import iterations_of
 
 
 def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse.Namespace]:
@@ -98,9 +100,8 @@ def _goes_on(options: dict, root_path: str, auto_resume: bool) -> bool:
     if not auto_resume:
         path = options.get('path')
         return isinstance(path, dict) and bool(path.get('resume_state'))
-    folder = os.path.join(root_path, 'experiments', str(options.get('name')), 'training_states')
-    names = os.listdir(folder) if os.path.isdir(folder) else ()
-    return any(name.endswith('.state') and name[: -len('.state')].isdigit() for name in names)
+    folder = Path(root_path, 'experiments', str(options.get('name')), 'training_states')
+    return bool(iterations_of(folder))
 
 
 def _start_processes(options: dict, launcher: str) -> None:
@@ -161,9 +162,6 @@ def build_dataset(dataset_opt: dict) -> Dataset:
 
 def _complete_paths(options: dict, root_path: str, is_train: bool) -> None:
     paths = options['path']
-    for key, value in paths.items():
-        if isinstance(value, str) and ('resume_state' in key or 'pretrain_network' in key):
-            paths[key] = os.path.expanduser(value)
     root = os.path.join(root_path, 'experiments' if is_train else 'results', options['name'])
     paths['experiments_root' if is_train else 'results_root'] = root
     paths['log'] = root

@@ -81,7 +81,6 @@ def examine(
     Args:
         options: as read from the file, not completed; stays unchanged.
         file: name for the messages.
-        is_train: training or test.
         here: also check what belongs to this machine: data, weights, GPUs.
         resuming: the run goes on from a state, so the weights it started from are not read (None:
             if ``path.resume_state`` names one).

@@ -12,20 +12,13 @@ from unfoldldm_basicsr.common.suggest import nearest, one_slip
 
 
 class Problems:
-    """Collects problems by key path; the first one of a place stands, as it has the cause.
-
-    Args:
-        strict: whether unknown keys are refused; otherwise they are warnings.
-
-    Attributes:
-        ignored: unknown keys of classes that declare all of theirs.
-    """
+    """Collects problems by key path; the first one of a place stands, as it has the cause."""
 
     def __init__(self, strict: bool = True):
-        self.strict = strict
+        self.strict = strict  # else unknown keys are warnings
         self.refused: dict[str, str] = {}
         self.warned: dict[str, str] = {}
-        self.ignored: list[str] = []
+        self.ignored: list[str] = []  # unknown keys of classes that declare all of theirs
 
     def add(self, path: str, message: str, kind: str = 'fault') -> None:
         """``message`` continues the sentence that ``path`` begins; see :class:`.Problem`."""
@@ -63,8 +56,6 @@ class Problems:
 
         Args:
             prefix: key path of the section.
-            declared: its declaration.
-            values: what stands there.
             owner: class that it is for, for messages.
             foreign: whether the class may read keys that are not declared.
             any_key: whether nothing is known about its keys.

@@ -58,16 +58,12 @@ OptionLoader.yaml_implicit_resolvers = {
 OptionLoader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+0123456789.'))
 
 
-class OptionDumper(yaml.SafeDumper):
-    """The counterpart that ``basicsr.utils.options.ordered_yaml`` promises."""
-
-
-def ordered_yaml() -> tuple[type[OptionLoader], type[OptionDumper]]:
+def ordered_yaml() -> tuple[type[OptionLoader], type[yaml.SafeDumper]]:
     """Replaces ``basicsr.utils.options.ordered_yaml``: loader and dumper, both safe.
 
     Mappings become plain dictionaries, which keep the order of the file.
     """
-    return OptionLoader, OptionDumper
+    return OptionLoader, yaml.SafeDumper
 
 
 def read_option_file(path: str | Path) -> dict:

@@ -27,19 +27,12 @@ _COUNT_OF = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS'}
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how a run is started.
+    """Where and how a run is started."""
 
-    Attributes:
-        here: whether data, weights and GPUs of this machine belong to it.
-        launcher: that of the command line; None where no run is started.
-        resuming: whether the run goes on from a state.
-        gpus: how many are used; 'auto' where that depends on another machine.
-    """
-
-    here: bool
-    launcher: str | None
-    resuming: bool
-    gpus: int | Literal['auto']
+    here: bool  # data, weights and GPUs of this machine belong to it
+    launcher: str | None  # that of the command line; None where no run is started
+    resuming: bool  # from a state
+    gpus: int | Literal['auto']  # 'auto' where that depends on another machine
 
     @property
     def processes(self) -> int:
@@ -54,21 +47,15 @@ class Machine:
 
 @dataclass
 class Run:
-    """What an option file describes.
+    """What an option file describes: its sections typed, ``top`` is the top level.
 
-    Attributes:
-        model: class of ``model_type``, None if there is no such class.
-        is_train: training or test.
-        opt: the option dict itself; not to be changed.
-        top: the top level, ``train``, ``val``, ``path``, ``logger``: the typed sections.
-        datasets: by phase; typed where the class declares its options, the dict elsewhere.
-        machine: how it is started; known to the check only, as are
-        networks: those on the meta device; None for what cannot be built there.
+    Of ``datasets`` those are typed whose class declares its options. The check alone knows
+    ``machine`` and ``networks``, on the meta device; None for what cannot be built there.
     """
 
-    model: type | None
+    model: type | None  # class of ``model_type``, if there is one
     is_train: bool
-    opt: Mapping[str, Any]
+    opt: Mapping[str, Any]  # the option dict itself; not to be changed
     top: Options
     train: Options | None
     val: Options
@@ -115,12 +102,9 @@ def is_read(phase: str, is_train: bool) -> bool:
 
 
 def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None = None) -> Run:
-    """The typed options of a run with ``model``.
+    """The typed options of a run with ``model``; one without ``sections`` reads as BasicSR's do.
 
-    Args:
-        model: declares ``sections``; others are read as BasicSR's models read them.
-        opt: the option dict.
-        problems: gets what does not fit its declaration.
+    ``problems`` gets what does not fit its declaration.
 
     Raises:
         OptionError: all that does not fit, where ``problems`` is not given.

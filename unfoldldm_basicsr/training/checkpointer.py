@@ -57,9 +57,7 @@ def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, Any]:
 
 
 class Checkpointer:
-    """Saves the run; BasicSR's hooks come here from a model that knows its weights and its state.
-
-    Rank 0 writes; what goes wrong there ends all ranks.
+    """Saves the run; rank 0 writes, and what goes wrong there ends all ranks.
 
     Args:
         weights: content of the file of each network, by its name ``net_g``.

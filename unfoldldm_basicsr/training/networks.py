@@ -24,12 +24,9 @@ from unfoldldm_basicsr.training.options import TrainOptions, ValOptions
 class TrainedNetwork:
     """A network and what belongs to it in a run.
 
-    Attributes:
-        bare: the network without wrappers; parameters that need no gradient in this part of the
-            training are frozen before.
-        net: with DistributedDataParallel and ``torch.compile`` around it, as far as they are used.
-        average: moving average of ``bare``, None without one.
-        train: section ``train``; None where the network is not trained.
+    ``bare`` is the network without wrappers (what needs no gradient in this part of the training is
+    frozen before), ``net`` with DistributedDataParallel and ``torch.compile`` as far as they are
+    used, ``average`` the moving average of ``bare``, ``train`` None where it is not trained.
     """
 
     def __init__(

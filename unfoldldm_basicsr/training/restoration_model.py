@@ -100,16 +100,14 @@ class RestorationModel(SRModel):
 
     @property
     def net_g(self) -> nn.Module:
-        """The network, wrapped where it is trained."""
         return self.network.net
 
     @property
     def net_g_ema(self) -> nn.Module | None:
-        """Its average, None without one."""
         return self.network.average
 
     def trained_network(self, bare: nn.Module) -> TrainedNetwork:
-        """The bare network in this run; subclasses freeze parameters before."""
+        """Subclasses freeze parameters before."""
         train = self.run.train if self.is_train else None
         return TrainedNetwork(bare, self.device, train, dist=self.opt['dist'])
 
@@ -162,12 +160,10 @@ class RestorationModel(SRModel):
         stop_request.install()
 
     def init_losses(self) -> None:
-        """Builds the losses of the option file."""
         self.cri_pix = self.build_optional_loss(self.run.train.pixel_opt)
         self.cri_perceptual = self.build_optional_loss(self.run.train.perceptual_opt)
 
     def build_optional_loss(self, section: Mapping[str, Any] | None) -> nn.Module | None:
-        """The loss of a section of ``train``, or None where the option file has none."""
         return build_loss(dict(section)).to(self.device) if section else None
 
     def default_grad_clip_norm(self) -> float | dict[str, float]:
@@ -255,7 +251,6 @@ class RestorationModel(SRModel):
     # ---- evaluation ---------------------------------------------------------------------------
 
     def build_evaluator(self, prefix: str = '', note: str = '', measure: Any = None) -> Evaluator:
-        """The evaluator of :meth:`restore`; for the arguments see there."""
         label = {} if self.conditioning is None else self.conditioning.label
         return Evaluator(
             self.opt,
@@ -282,17 +277,14 @@ class RestorationModel(SRModel):
             return self.restore_with(net, batch)
 
     def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
-        """What :meth:`restore` does with the network that it chose."""
         arguments = self.network_arguments(batch) | self.inference_arguments(batch)
         return restore_image(net, batch['lq'], arguments, self.run.val)
 
     def test(self) -> None:
-        """Restores the batch of :meth:`feed_data`."""
         self.output = self.restore(self.batch).output
 
     @property
     def best_metric_results(self) -> dict[str, Any]:
-        """Best value of every metric of every validation set, as BasicSR keeps them."""
         return self.evaluator.best
 
     def dist_validation(
@@ -321,7 +313,6 @@ class RestorationModel(SRModel):
     def report(
         self, dataset: str, results: list[ImageResult], current_iter: int | str, tb_logger: Any
     ) -> None:
-        """Writes what a validation found; on rank 0."""
         self.evaluator.report(dataset, results, current_iter, tb_logger)
 
     # ---- checkpoints --------------------------------------------------------------------------
