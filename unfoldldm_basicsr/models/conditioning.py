@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,11 +31,7 @@ from unfoldldm_basicsr.training.networks import TrainedNetwork
 from unfoldldm_basicsr.training.optimisation import Groups
 from unfoldldm_basicsr.training.options import PathOptions, TopOptions, ValOptions
 from unfoldldm_basicsr.weights import checkpoint as checkpoints
-from unfoldldm_basicsr.weights.conditioning import (
-    DegradationRecord,
-    degradation_meta,
-    read_record,
-)
+from unfoldldm_basicsr.weights.conditioning import DegradationRecord, degradation_meta, read_record
 from unfoldldm_basicsr.weights.loading import load_weights
 
 GROUP, WRONG = 'embedding', 'wrong'
@@ -190,13 +187,8 @@ class Conditioning:
 
     It starts from ``path.pretrain_network_e``, else from the embedding in the file that the network
     itself starts from, else anew. It is saved as ``net_e_*.pth`` for resuming and, with the order
-    of the degradations, in ``net_g_*.pth``, which therefore restores images alone.
-
-    Attributes:
-        network: the embedding.
-        names: degradations in the order of their indices.
-        is_trained: whether it is trained jointly.
-        groups: its parameter group, where it is.
+    of the degradations (``names``), in ``net_g_*.pth``, which therefore restores images alone.
+    ``groups`` has its parameters where it is trained jointly.
     """
 
     def __init__(self, run: Run, network: TrainedNetwork):
@@ -205,7 +197,7 @@ class Conditioning:
         self.groups = self.trained_groups(net) if run.is_train else {}
         self.is_trained = bool(self.groups)
         self.needs_label = contract_of(net).needs_label
-        self._load(net)
+        self._load(net, 'params' if self.is_trained else 'params_ema', self.path.param_key_e)
         if not self.is_trained:
             net.requires_grad_(False).eval()
         train = run.train if self.is_trained else None
@@ -232,16 +224,18 @@ class Conditioning:
         trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
         return {GROUP: trained} if trained else {}
 
-    def _load(self, net: nn.Module) -> None:
-        kind = 'params' if self.is_trained else 'params_ema'
-        source, record = self.path.pretrain_network_e, self._stored_record(kind)
+    def _load(self, net: nn.Module, kind: str, key: str | None = None) -> None:
+        """``kind`` of weights where the file has them; those under ``key`` where it is given."""
+        file, source, record = self.path.pretrain_network_g, self.path.pretrain_network_e, None
+        if file:  # averaged if the network's is
+            stored = kind if self.run.is_train else self.path.param_key_g or kind
+            record = read_record(checkpoints.read_checkpoint(file, stored, fallback=True))
         if record is not None:
             self._check_record(net, record)
         if source:
-            key = self.path.param_key_e
             load_weights(net, source, key or kind, fallback=not key, label='e')
-            own, stored = net.state_dict(), {} if record is None else record.state_dict
-            if not all(torch.equal(own[k].cpu(), stored[k].cpu()) for k in own.keys() & stored):
+            own, known = net.state_dict(), {} if record is None else record.state_dict
+            if not all(torch.equal(own[k].cpu(), known[k].cpu()) for k in own.keys() & known):
                 get_root_logger().warning(
                     f'path.pretrain_network_e: {source} holds other degradation vectors than those '
                     'that the network of path.pretrain_network_g was trained with.'
@@ -254,15 +248,6 @@ class Conditioning:
                 'their random initial values for the whole training. Tune them first with '
                 'model_type: DegradationCLIPModel and name its net_g_latest.pth.'
             )
-
-    def _stored_record(self, kind: str) -> DegradationRecord | None:
-        """The embedding in the file that the network starts from, averaged if the network's is."""
-        file, key = self.path.pretrain_network_g, kind
-        if not file:
-            return None
-        if not self.run.is_train:
-            key = self.path.param_key_g or kind
-        return read_record(checkpoints.read_checkpoint(file, key, fallback=True))
 
     def _check_record(self, net: nn.Module, record: DegradationRecord) -> None:
         file, kind = self.path.pretrain_network_g, type(net).__name__
@@ -282,15 +267,9 @@ class Conditioning:
 
     def start_average(self) -> None:
         """Averages a trained embedding from here on."""
-        if not self.is_trained:
-            return
-        self.network.start_average()
-        source = self.path.pretrain_network_e
-        record = None if source else self._stored_record('params_ema')
-        if source:
-            load_weights(self.network.average, source, label='e')
-        elif record is not None:
-            self.network.average.load_state_dict(record.state_dict)
+        if self.is_trained:
+            self.network.start_average()
+            self._load(self.network.average, 'params_ema')
 
     def weight_file(self) -> dict[str, Any]:
         """Content of ``net_e_*.pth``."""
@@ -331,6 +310,7 @@ class Conditioning:
 # ---- the vector of another degradation ----------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class DegradationOverride:
     """Chooses the item whose degradation vector an item of the validation set gets.
 
@@ -342,9 +322,9 @@ class DegradationOverride:
     order of ``names`` (for embeddings of images, the next that the set contains).
     """
 
-    def __init__(self, choice: str, names: Sequence[str], needs_label: bool):
-        self.choice, self.names, self.needs_label = choice, list(names), needs_label
-        self._members: dict[int, dict[int, list[int]]] = {}
+    choice: str
+    names: Sequence[str]
+    needs_label: bool
 
     @property
     def label(self) -> dict[str, str]:
@@ -374,19 +354,13 @@ class DegradationOverride:
             wanted = [self.names.index(self.choice)]
         if self.needs_label:
             return {'lq': batch['lq'], 'degradation': torch.tensor(wanted[:1])}
-        if id(dataset) not in self._members:
-            labels = [dataset.label_of(place) for place in range(len(dataset))]
-            self._members[id(dataset)] = {
-                other: [place for place, found in enumerate(labels) if found == other]
-                for other in set(labels)
-            }
-        members = self._members[id(dataset)]
-        present = [other for other in wanted if other in members]
-        if not present:
+        labels = [dataset.label_of(place) for place in range(len(dataset))]
+        other = next((other for other in wanted if other in labels), None)
+        if other is None:
             raise ValueError(
                 f'val.degradation_override: {self.choice}: the validation set has no image with '
                 f'{" or ".join(self.names[other] for other in wanted)} to take the vector from.'
             )
-        others = members[present[0]]
-        item = read_item(dataset, others[members[label].index(index) % len(others)])
-        return {'lq': item['lq'][None], 'degradation': torch.tensor(present[:1])}
+        others = [place for place, found in enumerate(labels) if found == other]
+        item = read_item(dataset, others[labels[:index].count(label) % len(others)])
+        return {'lq': item['lq'][None], 'degradation': torch.tensor([other])}
