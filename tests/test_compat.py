@@ -106,23 +106,19 @@ def test_a_target_that_moved_is_reported():
 
 
 @pytest.mark.parametrize(
-    ('shim', 'name', 'attribute'),
+    ('name', 'attribute'),
     [
-        (
-            imports.shim_functional_tensor,
-            'torchvision.transforms.functional_tensor',
-            'rgb_to_grayscale',
-        ),
-        (imports.shim_scipy_filters, 'scipy.ndimage.filters', 'convolve'),
+        ('torchvision.transforms.functional_tensor', 'rgb_to_grayscale'),
+        ('scipy.ndimage.filters', 'convolve'),
     ],
 )
-def test_shims_fill_in_for_a_module_that_is_gone_only(shim, name, attribute, monkeypatch):
+def test_shims_fill_in_for_a_module_that_is_gone_only(name, attribute, monkeypatch):
     present = types.ModuleType(name)
     monkeypatch.setitem(sys.modules, name, present)
-    shim()
+    imports.provide_removed_modules()
     assert sys.modules[name] is present
     monkeypatch.setitem(sys.modules, name, None)  # as if it could not be imported
-    shim()
+    imports.provide_removed_modules()
     assert callable(getattr(sys.modules[name], attribute))
 
 

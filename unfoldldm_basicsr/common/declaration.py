@@ -34,13 +34,10 @@ T = TypeVar('T')
 Tuple = Annotated[tuple[T, ...], Strict(False)]  # ``Tuple[int]``: a YAML list of any length
 
 
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def count(**limits: float) -> Any:
     """Type of a whole number within limits (``ge=1``); 5e3, a float in YAML, is one."""
-    return Annotated[int, Field(**limits), BeforeValidator(_whole)]
+    whole = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
+    return Annotated[int, Field(**limits), whole]
 
 
 _NUMBER = re.compile(r'[-+.\d].*')
@@ -99,11 +96,7 @@ class OptionError(ValueError):
 
 
 def read(declared: type[Options], values: Mapping[str, Any], owner: str = '') -> Options:
-    """Typed options made of a section of an option file.
-
-    Raises:
-        OptionError: unknown keys, missing keys, values of a wrong type or range: all of them.
-    """
+    """Typed options made of a section; OptionError with all that does not fit."""
     try:
         return declared.model_validate(dict(values))
     except ValidationError as error:
@@ -162,8 +155,9 @@ def problems_of(
             continue
         if kind == 'missing':
             key = str(found['loc'][-1])
-            about = first_line(declared_at(declared, parts), key) or f'{owner or "it"} needs it'
-            message = f'is missing: {about.rstrip(".")}.{written_as(key, value)}'
+            about = help_of(declared_at(declared, parts)).get(key, f'{owner or "it"} needs it')
+            about = about.partition('\n')[0].rstrip('.')
+            message = f'is missing: {about}.{written_as(key, value)}'
             problems['.'.join(map(str, [*parts, key]))] = message
             continue
         path = '.'.join(map(str, parts))
@@ -224,7 +218,7 @@ def show(value: Any) -> str:
 
 
 def keys_of(declared: type[Options]) -> list[str]:
-    """The keys of a declaration as they stand in an option file."""
+    """Keys as they stand in an option file."""
     return [field.alias or name for name, field in declared.model_fields.items()]
 
 
@@ -242,11 +236,6 @@ def _members(annotation: Any) -> Iterator[Any]:
     yield annotation
     for argument in get_args(annotation):
         yield from _members(argument)
-
-
-def first_line(declared: type[Options], key: str) -> str:
-    """The first line of the help of a key, '' where it has none."""
-    return help_of(declared).get(key, '').partition('\n')[0]
 
 
 @functools.cache

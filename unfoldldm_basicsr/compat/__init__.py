@@ -14,8 +14,7 @@ from unfoldldm_basicsr.compat.patching import replace
 BEFORE_IMPORT = (
     imports.require_packages,
     imports.provide_distutils,
-    imports.shim_functional_tensor,
-    imports.shim_scipy_filters,
+    imports.provide_removed_modules,
     imports.import_basicsr,
 )
 

@@ -66,32 +66,24 @@ def find_basicsr() -> tuple[str, Path]:
     return (found.group(1) if found else ''), folder
 
 
-def shim_functional_tensor() -> None:
-    """BasicSR imports a private torchvision module that torchvision 0.17 removed.
+def provide_removed_modules() -> None:
+    """Stands in for modules that BasicSR imports and newer releases lack.
 
-    ``basicsr.data.degradations`` takes ``rgb_to_grayscale`` from it, and is reached by every
-    import of BasicSR.
+    ``basicsr.data.degradations``, reached by every import of BasicSR, takes a function from a
+    private module that torchvision 0.17 removed; NIQE one from a module that SciPy 2 removes.
     """
-    name = 'torchvision.transforms.functional_tensor'
-    if is_installed(name):
-        return
-    from torchvision.transforms import functional
-
-    module = types.ModuleType(name, 'Stands in for a module that torchvision removed.')
-    module.rgb_to_grayscale = functional.rgb_to_grayscale
-    sys.modules[name] = module
-
-
-def shim_scipy_filters() -> None:
-    """BasicSR's NIQE imports ``scipy.ndimage.filters``, deprecated and gone in SciPy 2."""
-    name = 'scipy.ndimage.filters'
-    if is_installed(name):
-        return
-    from scipy import ndimage
-
-    module = types.ModuleType(name, 'Stands in for a module that SciPy removed.')
-    module.convolve = ndimage.convolve
-    sys.modules[name] = module
+    for name, source, function in (
+        (
+            'torchvision.transforms.functional_tensor',
+            'torchvision.transforms.functional',
+            'rgb_to_grayscale',
+        ),
+        ('scipy.ndimage.filters', 'scipy.ndimage', 'convolve'),
+    ):
+        if not is_installed(name):
+            module = types.ModuleType(name, 'Stands in for a module that was removed.')
+            setattr(module, function, getattr(importlib.import_module(source), function))
+            sys.modules[name] = module
 
 
 def load_data_only() -> None:

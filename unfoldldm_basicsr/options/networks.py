@@ -120,9 +120,7 @@ def refusal(
     """
     words = set(re.findall(r'\w+', str(error)))
     names = [key for key in arguments if str(key) in words]
-    if isinstance(error, TooLargeError):
-        names = [max(arguments, key=lambda key: _largest(arguments[key]))]
-    elif not names or any(isinstance(arguments[key], Mapping) for key in names):
+    if not names or any(isinstance(arguments[key], Mapping) for key in names):
         names = blamed(construct, arguments) or names or list(arguments)
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
@@ -132,10 +130,6 @@ def refusal(
         f'{name} cannot be built with these values: {kind}{str(error).rstrip(".")}'
         f'{f" (look at {values})" if values else ""}.'
     )
-
-
-def _largest(value: object) -> int:
-    return max((int(digits) for digits in re.findall(r'\d+', repr(value))), default=0)
 
 
 def _value(section: Mapping, name: str) -> object:

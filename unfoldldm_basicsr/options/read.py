@@ -15,14 +15,8 @@ import yaml
 
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
-_FLOAT = re.compile(
-    r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
-    |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
-    |[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
-    |[-+]?\.(?:inf|Inf|INF)
-    |\.(?:nan|NaN|NAN))$""",
-    re.VERBOSE,
-)
+# What YAML 1.1 leaves a text: an exponent without a dot or a sign.
+_FLOAT = re.compile(r'^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$')
 _MERGE = 'tag:yaml.org,2002:merge'
 
 
@@ -50,11 +44,6 @@ class OptionLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-# Float forms that YAML 1.1 leaves as text are tried before everything else.
-OptionLoader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != 'tag:yaml.org,2002:float']
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 OptionLoader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+0123456789.'))
 
 

@@ -40,9 +40,7 @@ def network_state(net: nn.Module) -> dict[str, Tensor]:
 
 
 def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, Any]:
-    """``torch.save`` of a file that appears under its name complete and on disk, or not at all.
-
-    Returns ``size`` in bytes and ``sha256`` of the file.
+    """``torch.save``, complete or not at all; ``size`` in bytes and ``sha256`` of the file.
 
     Raises:
         OutputWriteError: the file could not be written (disk full, no permission).

@@ -33,9 +33,7 @@ class Captured(NamedTuple):
 class GradientGraphs:
     """Computes gradients by replaying a graph, one for each kind of batch and set of parameters.
 
-    Args:
-        parameters: all that may be trained.
-        buffers: what the forward pass changes, such as running statistics.
+    ``buffers``: what the forward pass changes, such as running statistics.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], buffers: Iterable[Tensor]):
@@ -50,10 +48,9 @@ class GradientGraphs:
         random: Callable[[], AbstractContextManager],
         kind: bool,
     ) -> Totals:
-        """Sets the gradients for a batch as ``accumulate`` does.
+        """Sets the gradients for a batch on the GPU as ``accumulate`` does.
 
         Args:
-            batch: on the GPU.
             accumulate: (batch) -> losses; adds up gradients and must not wait for the GPU.
             random: the generators of this step, to be entered anew for every pass.
             kind: tells apart steps that compute different things on equal batches.

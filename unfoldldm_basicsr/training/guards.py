@@ -97,13 +97,12 @@ def training_memory(opt: Mapping[str, Any]) -> Iterator[None]:
 
 
 class SpeedMeter:
-    """Iterations per second since the last call."""
+    """``it_per_s``: iterations per second since the last call; nothing at the first."""
 
     def __init__(self):
         self._mark = 0, time.monotonic()
 
     def __call__(self, iteration: int) -> dict[str, float]:
-        """``it_per_s``; nothing at the first call."""
         (last, then), now = self._mark, time.monotonic()
         self._mark = iteration, now
         return {'it_per_s': (iteration - last) / (now - then)} if 0 < last < iteration else {}

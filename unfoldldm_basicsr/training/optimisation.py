@@ -18,10 +18,7 @@ Groups = dict[str, list[tuple[str, Parameter]]]
 
 
 def parameter_groups(net: nn.Module) -> Groups:
-    """Named groups of parameters that are trained, scheduled and clipped together.
-
-    A network may define ``parameter_groups()``; otherwise all parameters that require a gradient
-    form one group, ``restoration``.
+    """Groups that are trained, scheduled and clipped together; without any of its own, one.
 
     Raises:
         ValueError: the network's own groups miss or repeat a trainable parameter.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -103,16 +102,6 @@ SECTIONS = {
 # ---- rules --------------------------------------------------------------------------------------
 
 
-def of_training(rule: Callable[[Run], Problems]) -> Callable[[Run], Problems]:
-    """A rule that says nothing about tests."""
-
-    @functools.wraps(rule)
-    def checked(run: Run) -> Problems:
-        return rule(run) if run.is_train else iter(())
-
-    return checked
-
-
 def evaluation_fits(run: Run) -> Problems:
     """Tiles and traces."""
     val = run.val
@@ -162,9 +151,10 @@ def network_takes_what_it_gets(run: Run) -> Problems:
         yield Problem('val.trace', f'{kind} has no stages to trace; remove it.')
 
 
-@of_training
 def schedule_fits(run: Run) -> Problems:
     """Optimiser, schedule and warm-up."""
+    if not run.is_train:
+        return
     train, lr = run.train, run.train.optim_g.get('lr')
     if lr is None:
         yield Problem('train.optim_g.lr', 'a learning rate is needed, for example 2e-4.')
@@ -182,9 +172,10 @@ def schedule_fits(run: Run) -> Problems:
         yield Problem('train.warmup_iter', message)
 
 
-@of_training
 def something_is_trained(run: Run) -> Problems:
     """A loss, and no switch without effect."""
+    if not run.is_train:
+        return
     if not run.train.pixel_opt and not run.train.perceptual_opt:
         yield Problem('train.pixel_opt', 'no loss: set pixel_opt, for example type: L1Loss.')
     if run.top.find_unused_parameters:
@@ -192,10 +183,9 @@ def something_is_trained(run: Run) -> Problems:
         yield Problem('find_unused_parameters', message)
 
 
-@of_training
 def clipping_fits(run: Run) -> Problems:
     """Limits of the gradient norm, and the groups that they name."""
-    limits = run.train.grad_clip_norm
+    limits = run.train.grad_clip_norm if run.is_train else None
     if limits is None:
         return
     if not run.train.use_grad_clip:
@@ -207,9 +197,10 @@ def clipping_fits(run: Run) -> Problems:
             yield Problem('train.grad_clip_norm', str(error))
 
 
-@of_training
 def batches_fit(run: Run) -> Problems:
     """Slices and progressive sizes of what the loader gives."""
+    if not run.is_train:
+        return
     train, data = run.train, section_values(section_values(run.opt, 'datasets'), 'train')
     smallest = data.get('batch_size_per_gpu')
     if train.progressive is not None:
@@ -228,10 +219,9 @@ def batches_fit(run: Run) -> Problems:
         yield Problem('train.accum_iter', f'{train.accum_iter} slices of a batch of {smallest}.')
 
 
-@of_training
 def graphs_fit(run: Run) -> Problems:
     """What a captured step cannot hold."""
-    if not run.train.use_cuda_graphs:
+    if not run.is_train or not run.train.use_cuda_graphs:
         return
     if run.opt.get('dist'):
         message = 'is for one process: gradients of several are averaged in the backward pass.'
@@ -241,10 +231,9 @@ def graphs_fit(run: Run) -> Problems:
         yield Problem('train.use_cuda_graphs', message)
 
 
-@of_training
 def best_can_be_told(run: Run) -> Problems:
     """What ``logger.keep_best`` needs."""
-    if not run.logger.keep_best:
+    if not run.is_train or not run.logger.keep_best:
         return
     if not run.val.metrics:
         yield Problem('logger.keep_best', 'needs val.metrics to tell what is best.')

@@ -151,18 +151,14 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def _resolved(section: Mapping[str, Any], total_iter: int) -> dict[str, Any]:
-    """A ``train.scheduler`` section with what it takes over from ``train.total_iter``."""
+    """A section with what it takes over from ``train.total_iter``."""
     if section.get('type') == 'ConstantCosineLR':
         return {'total_iter': total_iter, **section}
     return dict(section)
 
 
 def read_schedule(section: Mapping[str, Any], total_iter: int) -> Schedule:
-    """The schedule of a ``train.scheduler`` section.
-
-    Raises:
-        OptionError: its keys do not fit the declaration of its type, which must be a known one.
-    """
+    """The schedule of a section of a known type; OptionError where its keys do not fit."""
     options = _resolved(section, total_iter)
     kind = options.pop('type')
     return read(SCHEDULES[kind], options, kind)

@@ -144,11 +144,7 @@ def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list
 
 
 def append_rows(path: Path, heading: Sequence[str], rows: Sequence[Sequence]) -> None:
-    """Appends rows to a CSV file, all or none; a new file gets the heading first.
-
-    Raises:
-        OutputWriteError: it cannot be written.
-    """
+    """Appends rows to a CSV file, all or none (OutputWriteError); a new one gets a heading."""
     with writing(path):
         before, new = _text(path), io.StringIO()
         csv.writer(new).writerows(rows if before else [heading, *rows])
