@@ -69,7 +69,7 @@ def test_wrong_optimizer_options_are_named(plugin, options, words):
 
 
 @pytest.mark.parametrize('name', dict(OPTIMIZERS))
-def test_every_optimizer_makes_steps_with_its_defaults(make, name):
+def test_every_optimizer_that_is_accepted_can_make_a_step(make, name):
     one_step(dict(OPTIMIZERS)[name])
     model = make(optim_g={'type': name, 'lr': 1e-3})
     before = weights(model.net_g)
