@@ -16,11 +16,7 @@ from unfoldldm_basicsr.data.images import Picture
 from unfoldldm_basicsr.restoring.tiling import TileError, restore_in_tiles, telling_remedy
 from unfoldldm_basicsr.restoring.traces import StageImages, Trace
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
-from unfoldldm_basicsr.weights.conditioning import (
-    AUTO,
-    Conditioning,
-    build_conditioning,
-)
+from unfoldldm_basicsr.weights.conditioning import AUTO, Conditioning, build_conditioning
 from unfoldldm_basicsr.weights.networks import build_network, registered_networks
 from unfoldldm_basicsr.weights.packaged import packaged_file
 

@@ -142,10 +142,7 @@ class Conditioning:
 
 
 def build_conditioning(
-    checkpoint: Checkpoint,
-    *,
-    degradation: str | int = AUTO,
-    clip_weights: str | Path | None = None,
+    checkpoint: Checkpoint, *, degradation: str | int = AUTO, clip_weights: str | Path | None = None
 ) -> Conditioning:
     """The degradation vectors that belong to a checkpoint of a conditioned network.
 

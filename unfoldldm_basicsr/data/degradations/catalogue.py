@@ -21,14 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from unfoldldm_basicsr.common.declaration import (
-    OptionError,
-    Options,
-    Problem,
-    Tuple,
-    read,
-    takes,
-)
+from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read, takes
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.degradations import blur, sensor, weather
 

@@ -99,12 +99,7 @@ def scatter(image: np.ndarray, depth: np.ndarray, beta: float, airlight: float) 
 
 
 def haze(
-    image: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    beta: float,
-    airlight: float,
-    depth_cells: int,
+    image: np.ndarray, rng: np.random.Generator, *, beta: float, airlight: float, depth_cells: int
 ) -> np.ndarray:
     """Haze of :func:`scatter` over a :func:`random_depth` with ``depth_cells`` cells per side."""
     depth = random_depth(*image.shape[:2], int(depth_cells), rng)
