@@ -7,20 +7,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from unfoldldm_basicsr.pictures.drawing import (
-    ACCENT,
-    GREY,
-    INK,
-    LABEL,
-    RULE,
-    SECOND,
-    SMALL,
-    new_page,
-    printable,
-    show,
-    table,
-    to_rgb8,
-)
+from unfoldldm_basicsr.pictures import drawing
 from unfoldldm_basicsr.restoring.traces import ClipAttention, StageSteps, VLUExplanation
 
 if TYPE_CHECKING:
@@ -42,14 +29,18 @@ def prompt_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
     names, stages = explanation.prompt_names, explanation.stages
     title = 'Which prompts steer each stage'
     heights, width = [CELL, 50 * len(stages)], max(3 * CELL, 240 + 110 * len(names))
-    fig, cells = new_page(heights, width, 2, title=title, note=note, footer=footer)
-    show(fig.add_subplot(cells[0, 0]), explanation.lq, 'input')
-    show(fig.add_subplot(cells[0, 1]), explanation.output, 'output')
+    fig, cells = drawing.new_page(heights, width, 2, title=title, note=note, footer=footer)
+    drawing.show(fig.add_subplot(cells[0, 0]), explanation.lq, 'input')
+    drawing.show(fig.add_subplot(cells[0, 1]), explanation.output, 'output')
     weights = np.stack([stage.weights for stage in stages])
     texts = [[f'{100 * value:.1f} %' for value in row] for row in weights]
     axes, rows = fig.add_subplot(cells[1, :]), [stage_title(*each) for each in enumerate(stages)]
-    table(axes, weights, texts, rows, names)
-    axes.set_title(printable(_verdict(explanation.attention)), fontsize=SMALL, color=INK)
+    drawing.table(axes, weights, texts, rows, names)
+    axes.set_title(
+        drawing.printable(_verdict(explanation.attention)),
+        fontsize=drawing.SMALL,
+        color=drawing.INK,
+    )
     return fig
 
 
@@ -70,11 +61,11 @@ def step_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
     tall = max(80, min(CELL * size[0] / size[1], CELL))
     title, heights = 'What the gradient steps remove', [tall] * (half + 1)
     heights = [height + 22 for height in heights]  # for the titles of the stages
-    fig, cells = new_page(heights, 4.2 * CELL, 4, title=title, note=note, footer=footer)
-    show(fig.add_subplot(cells[0, 0]), explanation.lq, 'input')
-    show(fig.add_subplot(cells[0, 1]), explanation.output, 'output')
+    fig, cells = drawing.new_page(heights, 4.2 * CELL, 4, title=title, note=note, footer=footer)
+    drawing.show(fig.add_subplot(cells[0, 0]), explanation.lq, 'input')
+    drawing.show(fig.add_subplot(cells[0, 1]), explanation.output, 'output')
     change = np.abs(explanation.output - explanation.lq).mean(2)
-    show(fig.add_subplot(cells[0, 2]), change, _figures('|output - input|', change),
+    drawing.show(fig.add_subplot(cells[0, 2]), change, _figures('|output - input|', change),
          limit=_limit(change))  # fmt: skip
     for number, stage in enumerate(stages):
         row, left = 1 + number % half, 2 * (number // half)
@@ -84,7 +75,7 @@ def step_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
             (left + 1, stage.step, '|step|', about),
         ):
             axes, large = fig.add_subplot(cells[row, column]), enlarge(maps, stage.scale, size)
-            show(axes, large, _figures(name, maps), title=head, limit=_limit(maps))
+            drawing.show(axes, large, _figures(name, maps), title=head, limit=_limit(maps))
     return fig
 
 
@@ -99,34 +90,36 @@ def attention_picture(attention: ClipAttention, *, note: str = '') -> Figure:
     )
     title = 'Where CLIP looks, before and after tuning'
     heights = [CELL, 60 + 44 * len(attention.texts)]
-    fig, cells = new_page(heights, 4.2 * CELL, 4, title=title, note=note, footer=footer)
-    show(fig.add_subplot(cells[0, 0]), attention.view, 'centre square of the image',
-         title='what CLIP sees')  # fmt: skip
+    fig, cells = drawing.new_page(heights, 4.2 * CELL, 4, title=title, note=note, footer=footer)
+    seen, grey = attention.view, cv2.cvtColor(drawing.to_rgb8(attention.view), cv2.COLOR_RGB2GRAY)
+    first = fig.add_subplot(cells[0, 0])
+    drawing.show(first, seen, 'centre square of the image', title='what CLIP sees')
     for column, patches, head in (
         (1, attention.attention, 'attention of the class token'),
         (2, attention.before, 'relevance before tuning'),
         (3, attention.after, 'relevance after tuning'),
     ):
         axes = fig.add_subplot(cells[0, column])
-        show(axes, cv2.cvtColor(to_rgb8(attention.view), cv2.COLOR_RGB2GRAY), _largest(patches),
-             title=head)  # fmt: skip
+        drawing.show(axes, grey, _largest(patches), title=head)
         share = patches / patches.max() if patches.any() else patches
-        smooth = cv2.resize(share, attention.view.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        smooth = cv2.resize(share, seen.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         smooth = smooth.clip(0, 1)
         axes.imshow(smooth, cmap='inferno', vmin=0, vmax=1, alpha=0.25 + 0.45 * smooth)
     axes, places = fig.add_subplot(cells[1, :]), np.arange(len(attention.texts))
     for shift, scores, label, colour in (
-        (-0.2, attention.scores_before, 'before tuning', SECOND),
-        (0.2, attention.scores_after, 'after tuning', ACCENT),
+        (-0.2, attention.scores_before, 'before tuning', drawing.SECOND),
+        (0.2, attention.scores_after, 'after tuning', drawing.ACCENT),
     ):
         bars = axes.barh(places + shift, scores, 0.36, label=label, color=colour)
-        axes.bar_label(bars, [f'{100 * s:.1f} %' for s in scores], fontsize=SMALL, color=GREY)
-    axes.set_yticks(places, map(printable, attention.texts), fontsize=SMALL)
+        axes.bar_label(
+            bars, [f'{100 * s:.1f} %' for s in scores], fontsize=drawing.SMALL, color=drawing.GREY
+        )
+    axes.set_yticks(places, map(drawing.printable, attention.texts), fontsize=drawing.SMALL)
     axes.set(xlim=(0, 1.1), xticks=[])
     axes.invert_yaxis()
-    axes.spines[:].set_color(RULE)
-    axes.set_title('probability of each text', fontsize=LABEL, color=INK)
-    axes.legend(loc='lower right', fontsize=SMALL)
+    axes.spines[:].set_color(drawing.RULE)
+    axes.set_title('probability of each text', fontsize=drawing.LABEL, color=drawing.INK)
+    axes.legend(loc='lower right', fontsize=drawing.SMALL)
     return fig
 
 

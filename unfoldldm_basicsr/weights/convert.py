@@ -18,20 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.weights.checkpoint import (
-    ARCH_KEY,
-    DEGRADATION_KEY,
-    Checkpoint,
-    CheckpointError,
-    UnsafePickleError,
-    check_finite,
-    file_bytes,
-    is_state_dict,
-    load_content,
-    network_meta,
-    read_checkpoint,
-    refuse_target,
-)
+from unfoldldm_basicsr.weights import checkpoint as files
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
 from unfoldldm_basicsr.weights.networks import build_network, registered_networks
 
@@ -80,26 +67,28 @@ def convert_checkpoint(
     """
     source = Path(source)
     target = source.with_name(f'{source.stem}_basicsr.pth') if target is None else Path(target)
-    refuse_target(source, target, overwrite=overwrite)
+    files.refuse_target(source, target, overwrite=overwrite)
     if classes is not None and len({*classes, ''}) != len(classes) + 1:
-        raise CheckpointError(f'--classes: {", ".join(classes)} has an empty name or one twice.')
+        raise files.CheckpointError(
+            f'--classes: {", ".join(classes)} has an empty name or one twice.'
+        )
     try:
-        content = load_content(source, unsafe_pickle=unsafe_pickle)
-    except UnsafePickleError as error:
-        raise UnsafePickleError(
+        content = files.load_content(source, unsafe_pickle=unsafe_pickle)
+    except files.UnsafePickleError as error:
+        raise files.UnsafePickleError(
             f'{error} Lightning keeps such objects beside the weights; if you trust whoever made'
             f' the file, --unsafe-pickle reads it once and the converted file is free of them.'
         ) from error
     parts = content if isinstance(content, Mapping) else {}
     state_dict = parts.get('state_dict')
-    if is_state_dict(parts.get('learnable_params')):
+    if files.is_state_dict(parts.get('learnable_params')):
         new, about = _adapters(source, parts['learnable_params'], classes), None
-    elif is_state_dict(state_dict) and any(key.startswith(NETWORK) for key in state_dict):
+    elif files.is_state_dict(state_dict) and any(key.startswith(NETWORK) for key in state_dict):
         new, about = _lightning(source, state_dict, classes)
     else:
-        raise CheckpointError(_refusal(source, content))
-    write_bytes_atomic(target, file_bytes(target, new))
-    meta, record = new[ARCH_KEY], new.get(DEGRADATION_KEY)
+        raise files.CheckpointError(_refusal(source, content))
+    write_bytes_atomic(target, files.file_bytes(target, new))
+    meta, record = new[files.ARCH_KEY], new.get(files.DEGRADATION_KEY)
     names = () if record is None else tuple(record['classes'])
     return Converted(meta['type'], meta['kwargs'], names, about, target)
 
@@ -109,8 +98,8 @@ def _refusal(path: Path, content: object) -> str:
     if not isinstance(content, Mapping):
         return f'{path}: not a file to convert (it holds {type(content).__name__}). {ACCEPTED}'
     try:
-        _, meta = build_network(read_checkpoint(path))
-    except CheckpointError:
+        _, meta = build_network(files.read_checkpoint(path))
+    except files.CheckpointError:
         found = ', '.join(sorted(str(key) for key in content)[:8])
         return f'{path}: not a file to convert (it holds a dictionary with {found}). {ACCEPTED}'
     return (
@@ -123,24 +112,24 @@ def _lightning(
     path: Path, state_dict: Mapping[str, Tensor], classes: Sequence[str] | None
 ) -> tuple[dict[str, Any], str | None]:
     """The new file's content, and what makes the degradation vectors."""
-    check_finite(path, state_dict)
+    files.check_finite(path, state_dict)
     strangers = [key for key in state_dict if not key.startswith((NETWORK, EMBEDDING))]
     if strangers:  # a network with parts of its own would be converted without them
-        raise CheckpointError(
+        raise files.CheckpointError(
             f'{path}: its state_dict also holds {", ".join(strangers[:3])}, which no released'
             f' VLU-Net has. {ACCEPTED}'
         )
     network = _without(state_dict, NETWORK)
     kind = registered_networks()['VLUNet']
     try:
-        meta = network_meta({'type': kind.__name__, **kind.infer_kwargs(network)})
+        meta = files.network_meta({'type': kind.__name__, **kind.infer_kwargs(network)})
     except (ValueError, KeyError, IndexError) as error:
-        raise CheckpointError(f'{path}: {error}') from error
-    build_network(Checkpoint(path, 'state_dict', network, meta))  # all must fit
-    content, parts = {'params': network, ARCH_KEY: meta}, _without(state_dict, EMBEDDING)
+        raise files.CheckpointError(f'{path}: {error}') from error
+    build_network(files.Checkpoint(path, 'state_dict', network, meta))  # all must fit
+    content, parts = {'params': network, files.ARCH_KEY: meta}, _without(state_dict, EMBEDDING)
     if not parts:
         if classes is not None:
-            raise CheckpointError(
+            raise files.CheckpointError(
                 f'{path}: holds no {EMBEDDING}*, so there is nothing that --classes could name.'
             )
         return content, None
@@ -151,11 +140,11 @@ def _lightning(
             parts |= {OWN_BACKBONE + key: value for key, value in _without(parts, name).items()}
         parts = {key: value for key, value in parts.items() if not key.startswith(BACKBONES)}
         about = 'CLIP and its adapters'
-        build_network(Checkpoint(path, 'state_dict', parts, network_meta(option)))
+        build_network(files.Checkpoint(path, 'state_dict', parts, files.network_meta(option)))
     else:
         _check_adapters(path, parts)
         about = f'adapters; CLIP itself is had by its tag {RELEASED_BACKBONE}'
-    content[DEGRADATION_KEY] = degradation_meta(names, option, parts)
+    content[files.DEGRADATION_KEY] = degradation_meta(names, option, parts)
     return content, about
 
 
@@ -164,10 +153,10 @@ def _adapters(
 ) -> dict[str, Any]:
     """Adapters alone: the CLIP backbone is the one that they were tuned on, had by its tag."""
     params = _without({key.removeprefix('module.'): value for key, value in params.items()}, '')
-    check_finite(path, params)
+    files.check_finite(path, params)
     _check_adapters(path, params)
     _, option = _clip_options(False, classes)
-    return {'params': params, ARCH_KEY: network_meta(option)}
+    return {'params': params, files.ARCH_KEY: files.network_meta(option)}
 
 
 def _clip_options(
@@ -189,7 +178,7 @@ def _check_adapters(path: Path, params: Mapping[str, Tensor]) -> None:
     weight = params.get(FIRST_ADAPTER)
     shape = 'missing' if weight is None else tuple(weight.shape)
     if shape != (RELEASED_WIDTH, RELEASED_WIDTH):
-        raise CheckpointError(
+        raise files.CheckpointError(
             f'{path}: without CLIP itself the adapters must be those of ViT-B-32'
             f' ({RELEASED_WIDTH} values), and {FIRST_ADAPTER} is {shape}. {ACCEPTED}'
         )
