@@ -22,16 +22,7 @@ from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.weights.checkpoint import (
-    DEGRADATION_KEY,
-    Checkpoint,
-    CheckpointError,
-    check_finite,
-    checked_meta,
-    is_state_dict,
-    network_meta,
-    read_checkpoint,
-)
+from unfoldldm_basicsr.weights import checkpoint as files
 from unfoldldm_basicsr.weights.networks import build_network
 
 AUTO = 'auto'
@@ -53,14 +44,14 @@ def degradation_meta(
     params_ema: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """What to store under :data:`DEGRADATION_KEY`; ``network_opt`` is that of the embedding."""
-    meta = network_meta(network_opt)
+    meta = files.network_meta(network_opt)
     embedding = {'type': meta['type'], 'kwargs': meta['kwargs'], 'params': dict(params)}
     if params_ema is not None:
         embedding['params_ema'] = dict(params_ema)
     return {'classes': [str(name) for name in classes], 'embedding': embedding}
 
 
-def read_record(checkpoint: Checkpoint) -> DegradationRecord | None:
+def read_record(checkpoint: files.Checkpoint) -> DegradationRecord | None:
     """The record of a checkpoint, None if its network needs none; CheckpointError if damaged."""
     content, path = checkpoint.degradation, checkpoint.path
     if content is None:
@@ -71,18 +62,18 @@ def read_record(checkpoint: Checkpoint) -> DegradationRecord | None:
         not isinstance(embedding, Mapping)
         or not isinstance(classes, list | tuple)
         or not all(isinstance(name, str) for name in classes)
-        or not is_state_dict(embedding.get('params'))
+        or not files.is_state_dict(embedding.get('params'))
     ):
-        raise CheckpointError(
-            f"{path}: what it holds under '{DEGRADATION_KEY}' is not"
+        raise files.CheckpointError(
+            f"{path}: what it holds under '{files.DEGRADATION_KEY}' is not"
             f" {{'classes': [names], 'embedding': {{'type', 'kwargs', 'params'}}}}."
         )
     state_dict = embedding['params']
-    if checkpoint.param_key == 'params_ema' and is_state_dict(embedding.get('params_ema')):
+    if checkpoint.param_key == 'params_ema' and files.is_state_dict(embedding.get('params_ema')):
         state_dict = embedding['params_ema']
-    check_finite(path, state_dict)
+    files.check_finite(path, state_dict)
     meta = {'type': embedding.get('type'), 'kwargs': embedding.get('kwargs')}
-    return DegradationRecord(tuple(classes), checked_meta(path, meta), dict(state_dict))
+    return DegradationRecord(tuple(classes), files.checked_meta(path, meta), dict(state_dict))
 
 
 class Conditioning:
@@ -142,7 +133,10 @@ class Conditioning:
 
 
 def build_conditioning(
-    checkpoint: Checkpoint, *, degradation: str | int = AUTO, clip_weights: str | Path | None = None
+    checkpoint: files.Checkpoint,
+    *,
+    degradation: str | int = AUTO,
+    clip_weights: str | Path | None = None,
 ) -> Conditioning:
     """The degradation vectors that belong to a checkpoint of a conditioned network.
 
@@ -159,13 +153,13 @@ def build_conditioning(
         beside = path.with_name(path.name.replace('net_g', 'net_e'))
         stored = None
         if beside != path and beside.is_file():
-            stored = read_checkpoint(beside, checkpoint.param_key, fallback=True)
+            stored = files.read_checkpoint(beside, checkpoint.param_key, fallback=True)
         if stored is None or stored.arch is None:
-            raise CheckpointError(
+            raise files.CheckpointError(
                 f'{path}: the network needs a degradation vector, but the file has no'
-                f" '{DEGRADATION_KEY}' that says where it comes from. Files of training runs and of"
-                f' unfoldldm convert have it; put the net_e_*.pth of the training beside its'
-                f' net_g_*.pth, or in Python, pass degradation=vector to restore.'
+                f" '{files.DEGRADATION_KEY}' that says where it comes from. Files of training"
+                f' runs and of unfoldldm convert have it; put the net_e_*.pth of the training beside'
+                f' its net_g_*.pth, or in Python, pass degradation=vector to restore.'
             )
         count, path = stored.arch['kwargs'].get('num_degradations', 0), beside
         names = tuple(map(str, range(count)))  # such a file has no names
@@ -173,17 +167,19 @@ def build_conditioning(
     meta = record.arch
     if clip_weights is not None:
         if meta['kwargs'].get('pretrained') is None:
-            raise CheckpointError(
+            raise files.CheckpointError(
                 f'{path}: holds all that its degradation vectors need ({meta["type"]});'
                 f' leave out --clip-weights.'
             )
         meta = {**meta, 'kwargs': {**meta['kwargs'], 'pretrained': str(clip_weights)}}
     try:
-        embedding, _ = build_network(Checkpoint(path, DEGRADATION_KEY, record.state_dict, meta))
-    except CheckpointError:
+        embedding, _ = build_network(
+            files.Checkpoint(path, files.DEGRADATION_KEY, record.state_dict, meta)
+        )
+    except files.CheckpointError:
         raise
     except (FileNotFoundError, ValueError) as error:
-        raise CheckpointError(
+        raise files.CheckpointError(
             f'{path}: its degradation vectors come from CLIP weights that are not in the file.'
             f' {error} Weights on this disk are given with --clip-weights FILE.'
         ) from error

@@ -6,14 +6,7 @@ from typing import NamedTuple
 
 from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.weights.checkpoint import (
-    ARCH_KEY,
-    DEGRADATION_KEY,
-    CheckpointError,
-    file_bytes,
-    read_checkpoint,
-    refuse_target,
-)
+from unfoldldm_basicsr.weights import checkpoint as files
 from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
 from unfoldldm_basicsr.weights.networks import build_network
 
@@ -53,12 +46,12 @@ def export_checkpoint(
         FileExistsError: the target exists, or is the source.
     """
     source, target = Path(source), Path(target)
-    checkpoint = read_checkpoint(source, param_key)
-    refuse_target(source, target, overwrite=overwrite)
+    checkpoint = files.read_checkpoint(source, param_key)
+    files.refuse_target(source, target, overwrite=overwrite)
     network, meta = build_network(checkpoint, opt_file=opt_file)
     phase = contract_of(network).phase
     if phase == 1:
-        raise CheckpointError(
+        raise files.CheckpointError(
             f'{source}: holds Phase I weights, whose prior comes from the ground truth; train'
             f' Phase II from them and export that.'
         )
@@ -70,13 +63,13 @@ def export_checkpoint(
     params, embedding = network.state_dict(), {}
     if half:
         params = {k: v.half() if v.is_floating_point() else v for k, v in params.items()}
-    content = {'params': params, ARCH_KEY: meta}
+    content = {'params': params, files.ARCH_KEY: meta}
     record = read_record(checkpoint)
     if record is not None:
         embedding = record.state_dict
         option = {'type': record.arch['type'], **record.arch['kwargs']}
-        content[DEGRADATION_KEY] = degradation_meta(record.classes, option, embedding)
-    write_bytes_atomic(target, file_bytes(target, content))
+        content[files.DEGRADATION_KEY] = degradation_meta(record.classes, option, embedding)
+    write_bytes_atomic(target, files.file_bytes(target, content))
     return Exported(
         network=meta['type'],
         param_key=checkpoint.param_key or 'bare state dict',
