@@ -157,9 +157,9 @@ def build_conditioning(
         if stored is None or stored.arch is None:
             raise files.CheckpointError(
                 f'{path}: the network needs a degradation vector, but the file has no'
-                f" '{files.DEGRADATION_KEY}' that says where it comes from. Files of training"
-                f' runs and of unfoldldm convert have it; put the net_e_*.pth of the training beside'
-                f' its net_g_*.pth, or in Python, pass degradation=vector to restore.'
+                f" '{files.DEGRADATION_KEY}' that says where it comes from. Files of training runs"
+                f' and of unfoldldm convert have it; put the net_e_*.pth of the training beside its'
+                f' net_g_*.pth, or in Python, pass degradation=vector to restore.'
             )
         count, path = stored.arch['kwargs'].get('num_degradations', 0), beside
         names = tuple(map(str, range(count)))  # such a file has no names
