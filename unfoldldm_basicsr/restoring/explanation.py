@@ -1,6 +1,5 @@
 """What VLU-Net did to an image: prompts, gradient steps, and where CLIP looked."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -99,7 +98,4 @@ def reduce_image(image: np.ndarray, max_size: int) -> np.ndarray:
     if factor >= 1:
         return image
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    logging.getLogger('basicsr').info(
-        '%dx%d pixels are explained at %dx%d (--max-size).', width, height, *size
-    )
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -73,8 +73,8 @@ def phase1_misfit(
     differing = []
     if arch is not None:
         for name, parameter in inspect.signature(type(net)).parameters.items():
-            values = (_as_list(a.get(name, parameter.default)) for a in (arch['kwargs'], arguments))
-            then, now = values
+            values = (a.get(name, parameter.default) for a in (arch['kwargs'], arguments))
+            then, now = (list(v) if isinstance(v, tuple) else v for v in values)
             if name not in PHASE2_ARGUMENTS and then != now:
                 differing.append(f'{name}: {then!r} in the file, {now!r} here')
     diff = StateDictDiff.between(net, checkpoint.state_dict, new_modules=NEW_IN_PHASE2)
@@ -148,7 +148,3 @@ def load_phase1_weights(net: nn.Module, path: str | Path, arguments: Mapping[str
             'train.ema_decay: 0.999 in Phase I.',
             path,
         )
-
-
-def _as_list(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value

@@ -13,7 +13,6 @@ default.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -41,7 +40,8 @@ class Parameter:
     def range_of(self, given: object) -> tuple[float, float]:
         """(low, high) of a value in an option file; raises ValueError for others."""
         values = list(given) if isinstance(given, list | tuple) else [given, given]
-        if len(values) != 2 or not all(map(_is_number, values)):
+        numbers = [v for v in values if isinstance(v, int | float | np.number) and v == v]
+        if len(values) != 2 or len(numbers) < 2 or bool in map(type, values):
             raise ValueError(f'must be a number or [low, high], got {given!r}.')
         if values[0] > values[1]:
             raise ValueError(f'is a range upside down: {values}. Low comes first.')
@@ -52,11 +52,6 @@ class Parameter:
             if self.integer and value != int(value):
                 raise ValueError(f'must be a whole number, got {value}.')
         return values[0], values[1]
-
-
-def _is_number(value: object) -> bool:
-    real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return real and math.isfinite(value)
 
 
 def _within(minimum: float, maximum: float, stronger: str = 'up', *, integer: bool = False) -> Any:
