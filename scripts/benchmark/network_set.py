@@ -26,6 +26,8 @@ PEERS: dict[str, dict[str, Any]] = {
     'vlunet': {'type': 'VLUNet'},
     'vlunet-plain': {'type': 'VLUNet'},  # its formulas in plain PyTorch, with its parameters
 }  # fmt: skip
+TRAINED = [*PEERS, *(f'unfoldldm-{preset}-phase{phase}' for preset in PRESETS for phase in (1, 2))]
+NAMES = [*TRAINED, *(f'unfoldldm-{preset}' for preset in PRESETS)]
 
 
 def preset_options(preset: str, phase: int) -> dict[str, Any]:
@@ -37,20 +39,13 @@ def network_options(name: str, **changes: Any) -> dict[str, Any]:
     """``network_g`` of a network, with ``changes`` to its arguments.
 
     ``name``: one of :data:`PEERS`, ``unfoldldm-PRESET`` (as it restores), or
-    ``unfoldldm-PRESET-phase1`` or ``-phase2`` (as it trains); ValueError for others.
+    ``unfoldldm-PRESET-phase1`` or ``-phase2`` (as it trains).
     """
     if name in PEERS:
         return {**PEERS[name], **changes}
-    parts = name.split('-')
-    phases = {'phase1': 1, 'phase2': 2}
-    known = parts[0] == 'unfoldldm' and len(parts) in (2, 3) and parts[1] in PRESETS
-    if not known or (len(parts) == 3 and parts[2] not in phases):
-        raise ValueError(
-            f"network '{name}' is unknown; known are {', '.join(PEERS)} and unfoldldm-PRESET, "
-            f'optionally with -phase1 or -phase2, PRESET one of {", ".join(PRESETS)}.'
-        )
-    phase = phases[parts[2]] if len(parts) == 3 else 'inference'
-    options = preset_options(parts[1], 1 if phase == 1 else 2)['network_g']
+    _, preset, *phase = name.split('-')
+    phase = int(phase[0][-1]) if phase else 'inference'
+    options = preset_options(preset, 1 if phase == 1 else 2)['network_g']
     return {**options, 'phase': phase, **changes}
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 
 import common
 import torch
-from network_set import REFERENCE, build, called, make_inputs, network_options
+from network_set import NAMES, REFERENCE, build, called, make_inputs, network_options
 from torch import Tensor
 
 from unfoldldm_basicsr.common.cost import network_cost
@@ -96,7 +96,7 @@ def compare_networks(args: argparse.Namespace) -> Iterator[dict]:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = common.new_parser(__doc__)
     parser.add_argument(
-        '--networks', nargs='+', metavar='NAME', default=list(NETWORKS),
+        '--networks', nargs='+', metavar='NAME', choices=NAMES, default=list(NETWORKS),
         help=f'default {" ".join(NETWORKS)}',
     )  # fmt: skip
     parser.add_argument('--sizes', type=int, nargs='+', default=[128, 256], help='H = W')
@@ -105,11 +105,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if 'vlunet-plain' in args.networks and any(size % 8 for size in args.sizes):
         parser.error('vlunet-plain needs --sizes that are multiples of 8')
-    for name in args.networks:
-        try:
-            network_options(name)
-        except ValueError as error:
-            parser.error(str(error))
     return args
 
 

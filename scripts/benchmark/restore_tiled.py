@@ -24,7 +24,7 @@ import common
 import numpy as np
 import torch
 from data_loading import make_picture
-from network_set import build, network_options
+from network_set import NAMES, build, network_options
 
 from unfoldldm_basicsr.comparing.measuring import forget_peak, process_memory
 from unfoldldm_basicsr.pictures.drawing import comparison_grid, save_picture
@@ -127,7 +127,7 @@ def measure(source: str, args: argparse.Namespace) -> Iterator[dict]:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = common.new_parser(__doc__)
-    parser.add_argument('--network', default='unfoldldm-tiny', help='default unfoldldm-tiny')
+    parser.add_argument('--network', choices=NAMES, metavar='NAME', default='unfoldldm-tiny')
     parser.add_argument('--weights', help='trained weights instead of random ones')
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
     size = {'type': int, 'nargs': 2, 'metavar': ('WIDTH', 'HEIGHT')}
@@ -147,10 +147,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f'--weights {args.weights}: no such file')
     if 'memory' in args.tasks and not Path('/proc/self/status').exists():
         parser.error('the task memory needs Linux')
-    try:
-        network_options(args.network)
-    except ValueError as error:
-        parser.error(str(error))
     return args
 
 

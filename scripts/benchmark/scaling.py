@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 import common
 import torch
-from network_set import build, make_inputs, network_options
+from network_set import NAMES, build, make_inputs, network_options
 
 from unfoldldm_basicsr import archs
 from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
@@ -174,7 +174,7 @@ def plot(rows: list[dict], args: argparse.Namespace, machine: str) -> None:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = common.new_parser(__doc__)
-    parser.add_argument('--network', default='unfoldldm-tiny', help='default unfoldldm-tiny')
+    parser.add_argument('--network', choices=NAMES, metavar='NAME', default='unfoldldm-tiny')
     parser.add_argument('--axes', nargs='+', choices=AXES, help='default: all that apply')
     parser.add_argument(
         '--sizes', type=int, nargs='+', default=[64, 128, 256, 512, 1024, 2048], help='H = W'
@@ -187,10 +187,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     common.add_run_options(parser, repeats=3, out='results/scaling')
     parser.set_defaults(budget=20.0)
     args = parser.parse_args(argv)
-    try:
-        unfolding = network_options(args.network)['type'] == 'UnfoldLDM'
-    except ValueError as error:
-        parser.error(str(error))
+    unfolding = network_options(args.network)['type'] == 'UnfoldLDM'
     if args.axes is None:
         args.axes = [a for a in AXES if unfolding or a not in UNFOLDING_AXES]
     elif not unfolding and set(args.axes) & set(UNFOLDING_AXES):

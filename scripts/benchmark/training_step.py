@@ -26,8 +26,8 @@ from contextlib import nullcontext
 import common
 import torch
 from network_set import (
-    PRESETS,
     REFERENCE,
+    TRAINED,
     build,
     called,
     make_inputs,
@@ -81,13 +81,6 @@ def loss_of(name: str) -> Callable:
 def options_of(name: str, parts: list[str]) -> dict:
     changes = {'use_checkpoint': True} if 'checkpoint' in parts else {}
     return network_options(name, **changes)
-
-
-def check_network(name: str) -> None:
-    """Raises ValueError: unknown network, or an UnfoldLDM without its phase."""
-    if name in [f'unfoldldm-{preset}' for preset in PRESETS]:
-        raise ValueError(f'{name}: name the phase that is trained, {name}-phase1 or -phase2')
-    options_of(name, [])
 
 
 def make_steps(
@@ -200,7 +193,9 @@ def measure(
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = common.new_parser(__doc__)
-    parser.add_argument('--networks', nargs='+', metavar='NAME', default=list(NETWORKS))
+    parser.add_argument(
+        '--networks', nargs='+', metavar='NAME', choices=TRAINED, default=list(NETWORKS)
+    )
     parser.add_argument('--variants', nargs='+', metavar='VARIANT', default=['plain'])
     parser.add_argument('--sizes', type=int, nargs='+', default=[128], help='H = W')
     parser.add_argument('--batch', type=int, default=1)
@@ -212,11 +207,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                 parser.error(f"variant '{part}' is unknown; known: {', '.join(VARIANTS)}")
         if 'graphs' in variant and args.device == 'cpu':
             parser.error('graphs: needs --device cuda')
-    for name in args.networks:
-        try:
-            check_network(name)
-        except ValueError as error:
-            parser.error(str(error))
     if not sides_of(args.networks, args.variants):
         having = ', '.join(name for name in NETWORKS if recomputes(name))
         parser.error(
