@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +21,22 @@ from unfoldldm_basicsr.weights.conditioning import AUTO
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FILES = (
+    'prompts.png', 'prompts.csv', 'steps.png', 'steps.csv', 'attention.png', 'attention.csv',
+    'trace.png', 'stages.csv',
+)  # fmt: skip
+
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the pictures and tables and names them."""
+    """Writes the pictures and tables and names them, none where one exists already."""
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f'--output {args.output}: is a file; give a folder.')
+    paths = {name: args.output / f'{args.image.stem}_{name}' for name in FILES}
+    existing = [path for path in paths.values() if path.exists()]
+    if existing and not args.overwrite:
+        raise FileExistsError(
+            f'{existing[0]}: exists; choose another --output or pass --overwrite.'
+        )
     original = read_picture(args.image).pixels
     image = reduce_image(original, args.max_size)
     restorer = restorer_of(args)
@@ -65,7 +76,13 @@ def run(args: argparse.Namespace) -> int:
             f'{restorer.name}: {type(restorer.net).__name__} has no unfolding stages to explain;'
             f' UnfoldLDM and VLU-Net have.'
         )
-    write_files(args.output, args.image.stem, files, overwrite=args.overwrite)
+    for name, content in files.items():
+        if isinstance(content, pd.DataFrame):
+            text = content.to_csv(index=False, lineterminator='\n')
+            write_bytes_atomic(paths[name], text.encode())
+        else:
+            save_picture(paths[name], content)
+        print(paths[name])
     if remark:
         print(remark)
     return 0
@@ -82,24 +99,3 @@ def stage_table(trace: Trace) -> pd.DataFrame:
         rows.append(row)
         before = stage.x
     return pd.DataFrame(rows)
-
-
-def write_files(
-    folder: Path, stem: str, files: Mapping[str, Figure | pd.DataFrame], *, overwrite: bool
-) -> None:
-    """Writes and prints ``STEM_NAME`` of every entry, none where one exists already."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f'--output {folder}: is a file; give a folder.')
-    paths = {folder / f'{stem}_{name}': content for name, content in files.items()}
-    existing = [path for path in paths if path.exists()]
-    if existing and not overwrite:
-        raise FileExistsError(
-            f'{existing[0]}: exists; choose another --output or pass --overwrite.'
-        )
-    for path, content in paths.items():
-        if isinstance(content, pd.DataFrame):
-            text = content.to_csv(index=False, lineterminator='\n')
-            write_bytes_atomic(path, text.encode())
-        else:
-            save_picture(path, content)
-        print(path)

@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
     FileNotFoundError, FileExistsError and ValueError come before anything is restored; OSError
     where the disk is full, after what was restored until then is reported.
     """
-    if not args.weights:
-        packaged_file(args.pretrained)  # a misspelt name comes before results that exist
+    args.weights = args.weights or packaged_file(args.pretrained)  # told before what exists
     jobs = plan_jobs(
         args.input, args.output, suffix=args.suffix, recursive=args.recursive,
         save_trace=args.save_trace, go_on=args.skip_existing,

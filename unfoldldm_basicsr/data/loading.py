@@ -29,12 +29,12 @@ from basicsr.data.prefetch_dataloader import PrefetchGenerator
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from unfoldldm_basicsr.common.errors import DEAD_WORKER, LOADER_ADVICE, DataFault, first_line
+from unfoldldm_basicsr.common.sections import LoaderOptions
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.pixels import ImageError
 
 _log = logging.getLogger('basicsr')
-TIMEOUT = 300.0  # seconds for one item
-MAX_ERROR_SHARE = 0.01
+_DEFAULTS = {key: field.default for key, field in LoaderOptions.model_fields.items()}
 _FAULTS = (OSError, ValueError, cv2.error, lmdb.Error)
 # BasicSR's data sets use what a failed decoder returned.
 _STOCK_FAULTS = (*_FAULTS, AttributeError, TypeError, AssertionError)
@@ -123,7 +123,7 @@ class ItemReader:
     def __init__(self, dataset: Dataset, options: Mapping):
         self.dataset = dataset
         self.name = f'dataset {options.get("name", "train")}'
-        self.timeout = options.get('timeout', TIMEOUT)
+        self.timeout = options.get('timeout', _DEFAULTS['timeout'])
         training = options.get('phase', 'train') == 'train'
         self.timeout_key = 'datasets.train.timeout' if training else f'timeout of {self.name}'
 
@@ -186,7 +186,7 @@ class TrainingItems(ItemReader, Dataset):
     def __init__(self, dataset: Dataset, options: Mapping, workers: int = 0):
         super().__init__(dataset, options)
         self.skip = options.get('on_error', 'raise') == 'skip'
-        self.max_share = options.get('max_error_share', MAX_ERROR_SHARE)
+        self.max_share = options.get('max_error_share', _DEFAULTS['max_error_share'])
         # In shared memory, because loader processes write to them.
         self.unreadable = torch.zeros(len(dataset) if self.skip else 0, dtype=torch.bool)
         self.reading = torch.full((max(workers, 1),), -1)
