@@ -1,7 +1,5 @@
 """Runs of a tiny network that are saved and go on, and the files they leave."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Every test starts from the same random state, on few threads, with the package registered."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import os

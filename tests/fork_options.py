@@ -4,8 +4,6 @@ The keys and values are facts about those projects (13 files of Restormer; the 1
 name NAFNet or NAFNetLocal); the files are made anew from them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 _WANDB = {'project': None, 'resume_id': None}
@@ -20,7 +18,6 @@ _PROGRESSIVE = {
 
 
 def restormer_files() -> dict[str, dict]:
-    """The option dicts by name."""
     files = {
         'RealDenoising': _restormer(_pairs('Denoising', 'SIDD'), 'BiasFree', mixup=True),
         'Deraining': _restormer(_pairs('Deraining', 'Rain13K', 'Rain100L'), y_channel=True),
@@ -60,40 +57,25 @@ def _restormer(
             'val': {'name': 'ValSet', **data['val'], 'io_backend': {'type': 'disk'}},
         },
         'network_g': {
-            'type': 'Restormer',
-            'inp_channels': channels,
-            'out_channels': min(channels, 3),
-            'dim': 48,
-            'num_blocks': [4, 6, 6, 8],
-            'num_refinement_blocks': 4,
-            'heads': [1, 2, 4, 8],
-            'ffn_expansion_factor': 2.66,
-            'bias': False,
-            'LayerNorm_type': norm,
-            'dual_pixel_task': channels == 6,
+            'type': 'Restormer', 'inp_channels': channels, 'out_channels': min(channels, 3),
+            'dim': 48, 'num_blocks': [4, 6, 6, 8], 'num_refinement_blocks': 4,
+            'heads': [1, 2, 4, 8], 'ffn_expansion_factor': 2.66, 'bias': False,
+            'LayerNorm_type': norm, 'dual_pixel_task': channels == 6,
         },
         'path': dict(_PATH),
         'train': {
-            'total_iter': 300000,
-            'warmup_iter': -1,
-            'use_grad_clip': True,
+            'total_iter': 300000, 'warmup_iter': -1, 'use_grad_clip': True,
             'scheduler': {
-                'type': 'CosineAnnealingRestartCyclicLR',
-                'periods': [92000, 208000],
-                'restart_weights': [1, 1],
-                'eta_mins': [0.0003, 0.000001],
+                'type': 'CosineAnnealingRestartCyclicLR', 'periods': [92000, 208000],
+                'restart_weights': [1, 1], 'eta_mins': [0.0003, 0.000001],
             },
             'mixing_augs': {'mixup': mixup, 'mixup_beta': 1.2, 'use_identity': True},
             'optim_g': {'type': 'AdamW', 'lr': 3e-4, 'weight_decay': 1e-4, 'betas': [0.9, 0.999]},
             'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1, 'reduction': 'mean'},
         },
         'val': {
-            'window_size': 8,
-            'val_freq': 4e3,
-            'save_img': False,
-            'rgb2bgr': True,
-            'use_image': use_image or y_channel,
-            'max_minibatch': 8,
+            'window_size': 8, 'val_freq': 4e3, 'save_img': False, 'rgb2bgr': True,
+            'use_image': use_image or y_channel, 'max_minibatch': 8,
             'metrics': {
                 'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': y_channel}
             },

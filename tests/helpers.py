@@ -1,7 +1,5 @@
 """Small vocabulary shared by the tests."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import importlib.util
@@ -26,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_script(path: str):
-    """A script of the repository as a module."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -72,7 +69,6 @@ def write_photos(
 
 
 def write_options(path: Path, options: dict) -> Path:
-    """Writes an option file."""
     path.write_text(yaml.safe_dump(options, sort_keys=False), encoding='utf-8')
     return path
 
@@ -102,10 +98,7 @@ def stock_options(folder: Path, total_iter: int = 4, batch: int = 2) -> dict:
             'scheduler': {'type': 'MultiStepLR', 'milestones': [2], 'gamma': 0.5},
             'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0},
         },
-        'val': {
-            'val_freq': 100,
-            'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}},
-        },
+        'val': {'val_freq': 100, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}},
         'logger': {'print_freq': 1, 'save_checkpoint_freq': 2},
     }
 

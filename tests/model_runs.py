@@ -1,7 +1,5 @@
 """Models that train step by step: their batches, their pictures, and what a step has changed."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -55,15 +53,12 @@ class Pictures(Dataset):
 
 
 def validate(model, pictures: Dataset | None = None, iteration: int | str = 1, **settings) -> dict:
-    """Validates; returns the means."""
     settings = {'tb_logger': None, 'save_img': False} | settings
     model.validation(DataLoader(pictures or Pictures()), iteration, **settings)
     return dict(model.metric_results)
 
 
 class Board(dict):
-    """Takes the place of TensorBoard's writer."""
-
     def add_scalar(self, name: str, value: object, step: int) -> None:
         self[name] = value
 
@@ -71,12 +66,10 @@ class Board(dict):
 
 
 def weights(net) -> Tensor:
-    """All parameters in one vector."""
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
 def state_of(net: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights."""
     return {key: value.clone() for key, value in net.state_dict().items()}
 
 

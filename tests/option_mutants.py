@@ -1,7 +1,5 @@
 """Option files with one mistake each: a key dropped, misspelt, of another type, or swapped."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field

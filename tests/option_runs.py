@@ -1,7 +1,5 @@
 """Runs an option file for one step on tiny pictures: the proof that an accepted file is right."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import logging

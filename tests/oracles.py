@@ -1,7 +1,5 @@
 """Slow, obvious reference implementations; nothing here is shared with the package."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Stored outputs and key tables of the released networks, and checks common to all networks."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Option files of Restormer and NAFNet run as they are, and train as their projects do."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np
@@ -166,12 +164,6 @@ def test_what_is_not_understood_is_left_to_the_check_and_said(name, key, value, 
     assert says in ' '.join(map(str, report.notes))
 
 
-def test_a_slip_in_the_model_is_all_that_is_said_of_a_file():
-    options = put(FILES['DefocusDeblur_DualPixel_16bit'], 'model_type', 'ImageClenModel')
-    (line,) = examine(options, 'x.yml', True, here=False).problems
-    assert line.startswith('x.yml: model_type: no model')
-
-
 def test_biases_decay_where_they_do_in_the_forks(tmp_path):
     """A rate of 1 and a decay of 0.1 make 0.9 of a bias of 1, with no gradient."""
     optimizer = {'type': 'SGD', 'lr': 1.0, 'weight_decay': 0.1}
@@ -208,16 +200,12 @@ def test_floats_are_measured_where_the_file_says_so(tmp_path):
     assert found[False] == pytest.approx(60, abs=1e-3)
 
 
-# ---- runs ---------------------------------------------------------------------------------------
-
-
 IN_SHORT = ['GaussianGrayDenoising_Sigma', 'DefocusDeblur_DualPixel_16bit', 'SIDD32']
 IN_SHORT += ['GoPro32_test', 'SIDD32_test']
 
 
 @pytest.mark.parametrize(
-    'name',
-    [n if n in IN_SHORT else pytest.param(n, marks=pytest.mark.slow) for n in FILES],
+    'name', [n if n in IN_SHORT else pytest.param(n, marks=pytest.mark.slow) for n in FILES]
 )
 def test_a_released_file_runs_and_says_how_it_was_read(name, tmp_path, log):
     notes = translate(short_run(Mutant('', FILES[name], (), ()), tmp_path))

@@ -1,7 +1,5 @@
 """Restormer and NAFNet: equal to the released networks and to independent implementations."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -108,12 +106,6 @@ def test_arguments_are_read_back_from_the_weights(name):
     assert {key: kwargs[key] for key in given} == given
 
 
-@pytest.mark.parametrize('factor', [2.66, 1.75])
-def test_expansion_factor_is_read_back(factor):
-    state = Restormer(**{**RESTORMER, 'dim': 48}, ffn_expansion_factor=factor).state_dict()
-    assert Restormer.infer_kwargs(state)['ffn_expansion_factor'] == factor
-
-
 @EACH
 def test_foreign_weights_are_not_recognised(name):
     net = BUILDERS[name]()
@@ -127,14 +119,6 @@ def test_foreign_weights_are_not_recognised(name):
         match=rf'nearest is {name.removesuffix("Local")}: .* down.*missing.*extra\.weight',
     ):
         infer_network(Checkpoint(Path('x.pth'), None, state, None))
-
-
-def test_disagreeing_widths_are_not_recognised():
-    state = Restormer(**RESTORMER).state_dict()
-    key = 'latent.0.ffn.project_out.weight'
-    state[key] = torch.zeros(64, 500, 1, 1)
-    with pytest.raises(ValueError, match='no ffn_expansion_factor'):
-        Restormer.infer_kwargs(state)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +169,9 @@ def test_windows_follow_the_training_patches():
     assert net.encoders[0][0].sca[0].window == (60, 36)
     assert net.encoders[2][0].sca[0].window == (15, 9)
     assert net.middle_blks[0].sca[0].window == (7, 4)
+    assert net.middle_blks[0].sca[0].strides == (1,)
+    fast = NAFNetLocal(**NAFNET, train_size=[1, 3, 40, 20], fast_imp=True)
+    assert max(fast.middle_blks[0].sca[0].strides) > 1
 
 
 def test_local_network_equals_the_global_one_up_to_its_window_and_differs_above():
@@ -197,13 +184,3 @@ def test_local_network_equals_the_global_one_up_to_its_window_and_differs_above(
         )
     torch.testing.assert_close(small[1], small[0])
     assert (large[1] - large[0]).abs().max() > 1e-3
-
-
-def test_fast_option_changes_the_result_slightly():
-    exact = randomise(NAFNetLocal(**NAFNET, train_size=[1, 3, 40, 40]))
-    fast = NAFNetLocal(**NAFNET, train_size=[1, 3, 40, 40], fast_imp=True).eval()
-    fast.load_state_dict(exact.state_dict())
-    x = torch.rand(1, 3, 80, 120)
-    with torch.no_grad():
-        difference = (fast(x) - exact(x)).abs().mean() / exact(x).abs().mean()
-    assert 0 < difference < 0.2

@@ -1,7 +1,5 @@
 """Checkpoints: whole or passed over, never half written, never those of another run."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -22,8 +20,6 @@ from unfoldldm_basicsr.common import files
 from unfoldldm_basicsr.common.errors import OutputWriteError, ResumeError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.progress import progress
-
-# ---- whole or passed over -----------------------------------------------------------------------
 
 
 def flip(path: Path) -> None:
@@ -122,9 +118,6 @@ def test_killed_before_the_list_is_written_the_checkpoint_still_counts(two):
     assert not {path.name for path in leftovers} & set(names(two))
 
 
-# ---- disk full ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('room', range(3))
 def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, room, monkeypatch):
     """There is room for so many of the three files."""
@@ -148,9 +141,6 @@ def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, r
     assert found_in(two) == 4
 
 
-# ---- the checkpoint of another run ---------------------------------------------------------------
-
-
 @pytest.fixture
 def other(tmp_path_factory) -> Path:
     """The folder of another run with a checkpoint of the same number."""
@@ -170,19 +160,6 @@ def test_a_state_brings_its_own_weights_whatever_the_run_is_called(two, other):
     assert changed(model.net_g, saved['params']) == set()
     assert changed(model.net_g_ema, saved['params_ema']) == set()
     assert (other / WEIGHTS).read_bytes() == before
-
-
-@pytest.mark.parametrize('listed', [True, False])
-def test_a_state_beside_the_weights_of_another_run_is_refused_with_both_names(two, other, listed):
-    shutil.copy(two / STATE, other / STATE)
-    shutil.copy(two / LIST, other / LIST) if listed else (other / LIST).unlink()
-    with pytest.raises(ResumeError, match='is not what was written with it') as caught:
-        go_on(options_of(other, state=other / STATE))
-    assert str(other / STATE) in str(caught.value)
-    assert str(other / WEIGHTS) in str(caught.value)
-
-
-# ---- another continuation ------------------------------------------------------------------------
 
 
 def test_an_older_state_than_the_newest_of_the_run_is_refused(two, other):
@@ -209,9 +186,6 @@ def test_the_newest_checkpoints_are_kept_and_never_the_one_just_written_removed(
         model.save(0, iteration)
     rest = ['40.state', '50.state', 'net_g_40.pth', 'net_g_50.pth', 'net_g_latest.pth']
     assert names(two) == sorted([*files_of(10, 11), *rest])
-
-
-# ---- the best -----------------------------------------------------------------------------------
 
 
 def test_the_best_weights_are_kept_and_worse_ones_do_not_replace_them(tmp_path):

@@ -80,7 +80,6 @@ def in_process(monkeypatch):
 
 
 def change(file: Path, path: str, value: object) -> None:
-    """Sets a key of an option file."""
     options = yaml.safe_load(file.read_text())
     *sections, key = path.split('.')
     part = options
@@ -91,7 +90,6 @@ def change(file: Path, path: str, value: object) -> None:
 
 
 def by_side(file: Path) -> dict[str, dict]:
-    """Rows of a table, by the side they are about."""
     return read_csv(file).set_index('side').to_dict('index')
 
 

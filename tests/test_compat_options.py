@@ -1,7 +1,5 @@
 """Option files and --force_yml are data: read safely, completed, seeded from, never executed."""
 
-from __future__ import annotations
-
 import os
 import random
 import sys
@@ -17,11 +15,7 @@ from helpers import put, stock_options, write_options
 
 from unfoldldm_basicsr.options import parse as compat_options
 from unfoldldm_basicsr.options.defaults import fill_defaults
-from unfoldldm_basicsr.options.read import (
-    OptionLoader,
-    apply_overrides,
-    read_option_file,
-)
+from unfoldldm_basicsr.options.read import OptionLoader, apply_overrides, read_option_file
 
 NUMBERS = {
     '1e-4': 1e-4,
@@ -40,14 +34,6 @@ def test_numbers_are_numbers_and_texts_stay_texts():
     for text, value in {**NUMBERS, **{text: text for text in TEXTS}}.items():
         parsed = yaml.load(f'a: {text}', Loader=OptionLoader)['a']
         assert (type(parsed), parsed) == (type(value), value), text
-
-
-def test_basicsr_reads_through_the_safe_loader():
-    loader, _ = basicsr.utils.options.ordered_yaml()
-    assert issubclass(loader, yaml.SafeLoader)
-    stock_loader, _ = basicsr.utils.options.ordered_yaml.replaces()
-    assert not issubclass(stock_loader, yaml.SafeLoader)  # notices when BasicSR mends it
-    assert yaml.load('lr: 1e-4', Loader=stock_loader)['lr'] == '1e-4'
 
 
 def test_merge_keys_fill_in_and_own_keys_win(tmp_path):
@@ -208,23 +194,6 @@ def test_keys_that_basicsr_demands_are_filled_and_whole_floats_become_counts():
     assert train['persistent_workers'] is True
     assert 'persistent_workers' not in val
     assert val['name'] == 'val_2'
-
-
-def test_given_values_are_kept():
-    options = {
-        'datasets': {'train': {'num_worker_per_gpu': 0, 'persistent_workers': True}},
-        'val': {'val_freq': 1e2, 'suffix': 'x'},
-    }
-    fill_defaults(options, is_train=True)
-    assert options['val'] == {'val_freq': 100, 'suffix': 'x', 'save_img': False}
-    assert options['datasets']['train']['persistent_workers'] is False  # torch refuses it
-
-
-def test_only_one_rank_reports_the_problems(command, capsys, monkeypatch):
-    monkeypatch.setenv('RANK', '1')
-    with pytest.raises(SystemExit):
-        command('--force_yml', 'nonsense')
-    assert capsys.readouterr().err == ''
 
 
 def test_resuming_from_the_copy_of_the_option_file_leaves_it_alone(tmp_path, monkeypatch):

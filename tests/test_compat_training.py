@@ -1,7 +1,5 @@
 """BasicSR's training loop: real epochs, fresh crops, errors that arrive, resume, process groups."""
 
-from __future__ import annotations
-
 import logging
 import os
 import pickle
@@ -52,8 +50,6 @@ class Broken(Dataset):
         raise ValueError(f'picture {index} is broken')
 
 
-# ---- weights ------------------------------------------------------------------------------------
-
 STORED = {
     'safetensors': lambda state: state,
     'compiled': lambda state: {'params': {f'_orig_mod.{k}': v for k, v in state.items()}},
@@ -92,9 +88,6 @@ def test_the_last_line_of_the_log_expects_no_more(tmp_path, log):
         done = {'epoch': 0, 'iter': iteration, 'lrs': [1e-3], 'time': 1.0, 'data_time': 0.1}
         logger(done)
     assert re.findall(r'eta: ([-\d:]+)', log.text) == ['0:00:10', '0:00:00']
-
-
-# ---- loaders ------------------------------------------------------------------------------------
 
 
 def parsed(tmp_path: Path, **changes) -> dict:
@@ -187,9 +180,6 @@ def test_stock_datasets_reach_a_spawned_worker_and_no_import_warns(tmp_path):
     assert result.stdout.strip() == 'torch.Size([3, 8, 12])', result.stderr
 
 
-# ---- process groups -----------------------------------------------------------------------------
-
-
 @pytest.fixture
 def one_process(monkeypatch):
     with socket.socket() as probe:
@@ -205,7 +195,6 @@ def one_process(monkeypatch):
 
 
 def launched(environment, rank: str = '0', size: str = '1', gpus: int = 0) -> None:
-    """As torchrun starts a process."""
     environment.setattr(torch.cuda, 'device_count', lambda: gpus)
     for name, value in (('RANK', rank), ('WORLD_SIZE', size), ('LOCAL_RANK', rank)):
         environment.setenv(name, value)

@@ -110,15 +110,6 @@ def test_averaged_weights_are_taken_for_both_or_for_none(tmp_path):
     assert done.values == sum(w.numel() for w in weights)
 
 
-def test_frozen_embeddings_without_an_average_go_with_the_averaged_network(tmp_path, files):
-    _, net, embedding = files['label']
-    averages = net, None
-    path = save_vlunet(tmp_path / 'a.pth', build_vlunet(), 'label', embedding, averages=averages)
-    x = torch.rand(1, 3, 16, 16)
-    expected = net(x, embedding(x, torch.tensor([2])))
-    assert torch.equal(Restorer(path, degradation='haze').restore_tensor(x), expected)
-
-
 def test_clip_that_is_not_in_the_file_is_had_from_where_the_user_says(tmp_path):
     torch.save(open_clip.CLIP(**CLIP).state_dict(), tmp_path / 'clip.pth')
     option = {**OPTIONS['clip'], 'pretrained': str(tmp_path / 'clip.pth')}

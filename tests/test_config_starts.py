@@ -1,7 +1,5 @@
 """How a run is started, on which GPUs and with which scan: judged before anything is touched."""
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 
@@ -40,9 +38,6 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
 
 
-# ---- processes ----------------------------------------------------------------------------------
-
-
 def test_torchrun_without_its_launcher_is_refused(start, plugin, monkeypatch, capsys):
     """Each rank would take itself for the only one and write to the folder of the others."""
     monkeypatch.setenv('WORLD_SIZE', '2')
@@ -57,12 +52,6 @@ def test_torchrun_without_its_launcher_is_refused(start, plugin, monkeypatch, ca
     assert capsys.readouterr().err == ''
 
 
-def test_one_process_needs_no_launcher(start, plugin, monkeypatch):
-    monkeypatch.setenv('WORLD_SIZE', '1')
-    monkeypatch.setenv('SLURM_NTASKS', '8')  # every process in an allocation has it
-    assert start(plugin)['dist'] is False
-
-
 def test_only_the_variable_of_the_launcher_counts(monkeypatch):
     monkeypatch.setenv('SLURM_NTASKS', '8')
     monkeypatch.setenv('WORLD_SIZE', '3')
@@ -70,9 +59,6 @@ def test_only_the_variable_of_the_launcher_counts(monkeypatch):
     assert counts == {None: 1, 'none': 1, 'pytorch': 3, 'slurm': 8}
     monkeypatch.setenv('WORLD_SIZE', 'many')
     assert process_count('pytorch') == 1
-
-
-# ---- GPUs ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('is_train', [True, False])
@@ -102,9 +88,6 @@ def test_the_batch_is_that_of_the_gpus_of_one_process(plugin, two_gpus, gpus, fi
     place = 'datasets.train.batch_size_per_gpu'
     plugin = put(put(plugin, place, 3), 'num_gpu', gpus)
     assert (problems_at(plugin, place) == '') is fits
-
-
-# ---- scan ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ NAMES = ['noise', 'rain', 'haze']
 
 @pytest.fixture(autouse=True)
 def _small_clip(monkeypatch):
-    """The CLIP of the files is smaller than the released one."""
     monkeypatch.setitem(convert.CLIP, 'clip_config', CLIP)
 
 

@@ -1,7 +1,5 @@
 """``train.use_cuda_graphs``: the same training, launched at once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -9,11 +7,7 @@ import torch
 from helpers import model_options, put, rule_problems, tiny_unfoldldm
 from model_runs import state_of, steps
 
-from unfoldldm_basicsr.models import (
-    UnfoldLDMPhase1Model,
-    UnfoldLDMPhase2Model,
-    VLUNetModel,
-)
+from unfoldldm_basicsr.models import UnfoldLDMPhase1Model, UnfoldLDMPhase2Model, VLUNetModel
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
 RESTORMER = {

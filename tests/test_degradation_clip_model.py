@@ -1,7 +1,5 @@
 """DegradationCLIPModel: what is tuned, its loss, accuracy and confusion matrix, its files."""
 
-from __future__ import annotations
-
 import csv
 import math
 
@@ -82,16 +80,11 @@ class Items(Dataset):
 
 
 def planned(model) -> DegradationCLIPModel:
-    """The model with a classifier that predicts PLANNED."""
-
     def restore(batch: dict) -> Restored:
         return Restored(torch.eye(3)[(10 * batch['lq'][:, 0, 0, 0]).round().long()])
 
     model.evaluator.restore = restore
     return model
-
-
-# ---- training ---------------------------------------------------------------------------------
 
 
 def test_a_step_moves_every_adapter_parameter_and_nothing_else(trained):
@@ -115,9 +108,6 @@ def test_loss_and_accuracy_are_those_of_the_scores(make):
     expected = torch.nn.functional.cross_entropy(logits, data['degradation'])
     torch.testing.assert_close(losses['l_clip'], expected)
     assert figures['accuracy'] == (logits.argmax(1) == data['degradation']).float().mean()
-
-
-# ---- validation -------------------------------------------------------------------------------
 
 
 def test_accuracy_and_confusion_are_counted_as_by_hand(make):
@@ -147,9 +137,6 @@ def test_scores_that_are_not_finite_make_the_accuracy_undefined(make, log):
     assert 'scores of 0 are not finite' in log.text
 
 
-# ---- files ------------------------------------------------------------------------------------
-
-
 def test_saved_weights_give_the_same_vectors_in_a_frozen_embedding(trained):
     path, x = file_of(trained, 'g_1'), batch(5)['lq']
     arguments = {k: v for k, v in NETWORK.items() if k not in ('type', 'tune_adapters')}
@@ -173,12 +160,8 @@ def test_weights_of_another_order_of_degradations_are_refused(trained, make):
         make(swapped, is_train=False, network={'class_texts': TEXTS[::-1]})
 
 
-# ---- options ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def options(tmp_path) -> dict:
-    """A whole option file of a tiny training."""
     options = vlunet_file(tmp_path)
     options |= {'name': 'clip', 'model_type': 'DegradationCLIPModel', 'network_g': NETWORK}
     options |= {'path': {}, 'val': {'val_freq': 2}}

@@ -1,7 +1,5 @@
 """Degradation vectors: one interface, frozen CLIP, adapters, checkpoints, errors with a remedy."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -193,12 +191,6 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
         clip_embedding(**changes)
 
 
-def test_file_with_other_weights_is_refused(tmp_path):
-    torch.save({'conv.weight': torch.zeros(1)}, tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match=r'other\.pth. does not hold weights of your clip_config'):
-        clip_embedding(pretrained=str(tmp_path / 'other.pth'))
-
-
 def test_malicious_pickle_is_refused(tmp_path):
     torch.save({'weights': Attack(tmp_path / 'touched')}, tmp_path / 'evil.pth')
     with pytest.raises(ValueError, match='does not hold weights'):
@@ -223,11 +215,3 @@ def test_encoder_gives_finite_gradients_for_flat_images():
     net = LearnedDegradationEmbedding(embed_dim=8, width=4)
     nn.functional.mse_loss(net(torch.zeros(1, 3, 8, 8)), torch.ones(1, 8)).backward()
     assert all(p.grad.isfinite().all() for p in net.parameters())
-
-
-def test_encoder_ignores_how_often_a_pattern_repeats():
-    net = LearnedDegradationEmbedding(embed_dim=8, width=4).eval()
-    x = 0.5 + 0.1 * torch.randn(1, 3, 96, 96)
-    small, large = net(x), net(x.repeat(1, 1, 2, 2))
-    other = net(0.5 + 0.3 * torch.randn(1, 3, 96, 96))
-    assert (small - large).norm() < 0.2 * (small - other).norm()

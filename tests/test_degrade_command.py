@@ -30,12 +30,20 @@ def sheet_options(folder: Path, steps: list) -> Path:
     return write_options(folder / 'o.yml', {'datasets': {'train': {'degradations': steps}}})
 
 
-def test_a_sheet_has_a_row_per_step_and_one_for_the_chain():
-    image = np.full((60, 80, 3), 0.5, np.float32)
-    for steps, rows in ((BLUR_AND_NOISE[:1], 1), (BLUR_AND_NOISE, 3)):
-        chain = DegradationChain(degradations=steps)
-        sheet = degrade_command.contact_sheet(image, {'x': chain})
-        assert len(sheet.axes) == 4 * rows
+def test_cells_show_the_photo_then_growing_strength(photo):
+    image = cv2.imread(str(photo))[:, :, ::-1].astype(np.float32) / 255
+    sheet = degrade_command.contact_sheet(
+        image, {'b': DegradationChain(degradations=BLUR_AND_NOISE[:1])}
+    )
+    cells = [np.asarray(axes.images[0].get_array(), float) for axes in sheet.axes]
+    distance = [np.abs(cell - cells[0]).mean() for cell in cells]
+    assert distance[0] == 0
+    assert distance == sorted(distance)
+    assert distance[3] > 3
+    whole = degrade_command.contact_sheet(
+        image, {'x': DegradationChain(degradations=BLUR_AND_NOISE)}
+    )
+    assert len(whole.axes) == 4 * 3, 'each step, and all of them'
 
 
 def test_all_degradations_are_shown_without_an_option_file(photo, tmp_path, capsys):

@@ -4,8 +4,6 @@ The checks of several ranks run in one job (starting is slow), forked from a pro
 imported everything; the tests look at what it found.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
@@ -196,7 +194,6 @@ CHECKS = ('phases', 'embeddings', 'together')
 
 
 def run_rank(folder: Path, rank: int, world: int, port: int) -> None:
-    """One process of a job."""
     import unfoldldm_basicsr  # noqa: F401
 
     os.environ |= {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}

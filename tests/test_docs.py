@@ -1,7 +1,5 @@
 """README and docs: links lead somewhere, commands are understood, code compiles, files exist."""
 
-from __future__ import annotations
-
 import glob
 import itertools
 import re
@@ -61,7 +59,6 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def expanded(name: str) -> list[str]:
-    """``{a,b}`` written out."""
     braces = re.search(r'\{([^{}]*)\}', name)
     if not braces:
         return [name]

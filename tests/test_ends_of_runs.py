@@ -1,7 +1,5 @@
 """How a run ends: by a signal, by what it meets itself, by what another process meets."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

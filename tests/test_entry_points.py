@@ -1,7 +1,5 @@
 """Training and testing, as a user starts them."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest
@@ -9,8 +7,6 @@ from helpers import plugin_options, run_python, stock_options, write_options
 
 import unfoldldm_basicsr.test
 import unfoldldm_basicsr.train
-
-# ---- training and testing -----------------------------------------------------------------------
 
 OWN_SCRIPT = """
 import sys

@@ -115,13 +115,11 @@ def test_every_figure_shows_in_its_picture(explained):
         text.get_text() for text in table.axes[2].texts
     }
     steps = vlu_pictures.step_picture(explanation)
-    drawn = iter(steps.axes[3:])
-    for stage in maps:
-        for values in (stage.residual, stage.step):
-            axes = next(drawn)
+    for number, stage in enumerate(maps):
+        drawn = steps.axes[3 + 2 * number : 5 + 2 * number]
+        for axes, values in zip(drawn, (stage.residual, stage.step), strict=True):
             large = vlu_pictures.enlarge(values, stage.scale, explanation.lq.shape[:2])
             assert np.array_equal(axes.images[0].get_array(), large)
-            assert f'mean {values.mean():.3g}' in axes.get_xlabel()
     attention = explanation.attention
     page = vlu_pictures.attention_picture(attention)
     for axes, patches in zip(

@@ -1,7 +1,5 @@
 """Trainings on the CPU keep the memory of freed tensors, and nothing else does."""
 
-from __future__ import annotations
-
 import platform
 import sys
 

@@ -31,11 +31,6 @@ def pixels(shape, dtype=np.uint8):
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ImageError, match=r'gone\.png: cannot be read'):
-        read_picture(tmp_path / 'gone.png')
-
-
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize('suffix', ['.png', '.tif'])
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])

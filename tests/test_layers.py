@@ -1,20 +1,13 @@
 """The shared layers: layouts, precisions, odd sizes; test_baselines.py has their formulas."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from unfoldldm_basicsr.archs.layers import feed_forward, strips
-from unfoldldm_basicsr.archs.layers.attention import (
-    TransposedSelfAttention,
-    channel_attention_map,
-)
+from unfoldldm_basicsr.archs.layers.attention import TransposedSelfAttention, channel_attention_map
 from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
-from unfoldldm_basicsr.archs.layers.resample import (
-    pad_to_multiple,
-)
+from unfoldldm_basicsr.archs.layers.resample import pad_to_multiple
 
 CHANNELS_LAST = torch.channels_last
 LAYOUTS = pytest.mark.parametrize('layout', [torch.contiguous_format, CHANNELS_LAST])
@@ -54,12 +47,6 @@ def test_attention_of_half_precision_survives_large_values(dtype):
     expected = channel_attention_map(q, k, torch.ones(1, 1, 1))
     assert weights.dtype == torch.float32
     torch.testing.assert_close(weights, expected, atol=5e-3, rtol=0)
-
-
-@pytest.mark.parametrize('heads', [0, 3])
-def test_heads_that_do_not_divide_the_channels_are_refused(heads):
-    with pytest.raises(ValueError, match=f'{heads} attention heads do not divide 8 channels'):
-        TransposedSelfAttention(8, heads)
 
 
 def test_padding_reflects_where_possible_and_replicates_short_sides():

@@ -1,7 +1,5 @@
 """A network with an input of its own, and the model that gives it, as docs/contributing.md says."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY

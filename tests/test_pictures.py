@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from unfoldldm_basicsr.pictures.confusion import (
-    confusion_matrix,
     confusion_picture,
     write_confusion_csv,
 )
@@ -34,7 +33,6 @@ def shown(figure) -> list[np.ndarray]:
 
 
 def words(figure) -> str:
-    """All texts of a page."""
     from matplotlib.text import Text
 
     return ' | '.join(text.get_text() for text in figure.findobj(Text) if text.get_text().strip())
@@ -133,12 +131,6 @@ def test_traces_of_any_proportion_and_without_a_prior_are_drawn(size, tmp_path):
     page = trace_picture(trace._replace(stages=(bare,)))
     assert 'no prior' in words(page)
     assert pixels(page, tmp_path / 'x.png').shape[0] > 300
-
-
-def test_pairs_are_counted_by_row_and_column():
-    counts = confusion_matrix([(0, 0), (0, 2), (0, 2), (2, 1)], 3)
-    assert counts.tolist() == [[1, 0, 2], [0, 0, 0], [0, 1, 0]]
-    assert confusion_matrix([], 2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_cells_have_count_and_share_of_the_row():

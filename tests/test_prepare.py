@@ -14,7 +14,7 @@ from unfoldldm_basicsr.data.images import Picture, write_picture
 from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.sources import LmdbImages
 from unfoldldm_basicsr.preparing.layouts import Layout, Share, find
-from unfoldldm_basicsr.preparing.matlab import read_mat, sidd_blocks
+from unfoldldm_basicsr.preparing.matlab import read_mat
 from unfoldldm_basicsr.preparing.sets import SETS
 
 SIZE = (12, 16)
@@ -163,18 +163,6 @@ def write_hdf5(path, variables: dict) -> None:
                 cells[place[::-1]] = file[f'#refs#/{"_".join(map(str, place))}'].ref
     with path.open('r+b') as file:
         file.write(b'MATLAB 7.3 MAT-file'.ljust(124) + b'\0\2IM')
-
-
-def test_both_versions_of_matlab_files_give_the_same_blocks(tmp_path):
-    from scipy.io import savemat
-
-    blocks = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 9, 3), dtype=np.uint8)
-    path = tmp_path / 'ValidationNoisyBlocksSrgb.mat'
-    for write in (savemat, write_hdf5):
-        write(path, {path.stem: blocks})
-        found = sidd_blocks(path)
-        assert list(found) == [f'{s:04d}_{b:02d}' for s in (1, 2) for b in (1, 2, 3)]
-        np.testing.assert_array_equal(found['0002_03'](), blocks[1, 2])
 
 
 def test_dnd_is_cut_at_its_boxes_in_version_73(miniature, tmp_path):

@@ -2,14 +2,16 @@
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from basicsr.data import build_dataset
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import ROOT, load_script
+from miniatures import prepare_all
 from option_runs import brief_run
-from published_data import OPTIONS, build_datasets, load_options
 from torch.nn import Parameter
 
 from unfoldldm_basicsr.common.cost import build_on_meta
@@ -17,11 +19,27 @@ from unfoldldm_basicsr.preparing.sets import SETS
 from unfoldldm_basicsr.training.optimisation import build_optimizer
 from unfoldldm_basicsr.training.schedules import LearningRate
 
+OPTIONS = ROOT / 'options'
 CLASSES = ['noise15', 'noise25', 'noise50', 'rain', 'haze', 'blur', 'lowlight']
 TASKS = ['nhr', 'nhrbl', 'denoise', 'dehaze', 'derain', 'deblur', 'lowlight']
 REPEATS = {'noise15': 3, 'noise25': 3, 'noise50': 3, 'rain': 120}
 GPUS, EPOCHS, WARMUP_EPOCHS = 8, 200, 15
 EACH_TASK = pytest.mark.parametrize('task', TASKS)
+
+
+def sets_of(options: dict) -> list[str]:
+    return sorted(set(re.findall(r'datasets/([^/\'"]+)/\w+_(?:gt|lq)\.lmdb', str(options))))
+
+
+def build_datasets(root: Path, options: dict) -> Path:
+    """Writes ``root/datasets`` as ``unfoldldm prepare`` does for these options."""
+    return prepare_all(root, sets_of(options))
+
+
+def load_options(name: str) -> dict:
+    return yaml.safe_load((OPTIONS / name).read_text(encoding='utf-8'))
+
+
 FILES = sorted(f.relative_to(OPTIONS).as_posix() for f in OPTIONS.glob('t*/*/*.yml'))
 
 

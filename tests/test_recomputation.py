@@ -1,7 +1,5 @@
 """``use_checkpoint``: every network with it keeps less for its gradients and has the same ones."""
 
-from __future__ import annotations
-
 import weakref
 
 import pytest
@@ -88,15 +86,3 @@ def test_a_recomputing_network_keeps_less_and_has_the_same_gradients(name):
     assert torch.equal(gradients['loss'], wanted['loss']), 'the same output'
     for key, gradient in wanted.items():
         torch.testing.assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-6)
-
-
-def test_recomputation_works_in_the_warm_up_of_the_prior():
-    gradients = [
-        kept_and_gradients(build(NETWORKS['UnfoldLDM phase 2'], use_checkpoint=use), mode='warmup')[
-            1
-        ]
-        for use in (False, True)
-    ]
-    assert gradients[0].keys() == gradients[1].keys()
-    for key, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][key], gradient)

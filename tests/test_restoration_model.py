@@ -1,7 +1,5 @@
 """RestorationModel: averaging, validation, files, signals and the log."""
 
-from __future__ import annotations
-
 import csv
 import math
 import os
@@ -21,8 +19,6 @@ from unfoldldm_basicsr.training import interruption, restoration_model
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.randomness import rng_state
 
-# ---- averaging ------------------------------------------------------------------------------
-
 
 def test_ema_averages_parameters_copies_buffers_and_spares_frozen_ones(make):
     model = make(NORMED)
@@ -38,9 +34,6 @@ def test_ema_averages_parameters_copies_buffers_and_spares_frozen_ones(make):
     steps(model, 2, 3)
     assert torch.equal(model.net_g_ema.teacher.weight, before['teacher.weight'])
     assert torch.equal(model.net_g_ema.teacher.bias, before['teacher.bias'] + 1)
-
-
-# ---- validation -----------------------------------------------------------------------------
 
 
 def test_validation_averages_images_and_lists_degradations(make, log):
@@ -140,12 +133,6 @@ def test_stage_table_is_written_for_networks_with_stages(tmp_path):
     assert mean == pytest.approx(means['psnr'], abs=0.05)  # 8-bit against float
 
 
-# ---- files ----------------------------------------------------------------------------------
-
-
-# ---- tests ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('is_train', [True, False])
 def test_trainings_on_the_cpu_keep_freed_memory(is_train, tmp_path, monkeypatch):
     asked = []
@@ -187,9 +174,6 @@ def test_a_test_takes_the_average_where_the_file_has_one(make, tmp_path):
         assert torch.equal(SRModel(options).net_g(lq), raw)
         options['path']['param_key_g'] = 'params_ema'
         assert torch.equal(SRModel(options).net_g(lq), average)
-
-
-# ---- signals and the log --------------------------------------------------------------------
 
 
 def test_a_signal_saves_and_stops_at_the_end_of_the_iteration(make, tmp_path):

@@ -313,19 +313,6 @@ def test_missing_inputs_say_where_images_are(tmp_path, weights):
         restore(tmp_path, weights, '--recursive')
 
 
-def test_what_the_network_does_not_have_is_refused(tmp_path, weights):
-    write_photos(tmp_path / 'in', 1)
-    tiles = ('--tile', 40, '--tile-overlap', 8)
-    for words, message in (
-        (('--save-trace',), 'TinyConvNet has no stages'),
-        ((*tiles, '--global-statistics'), 'TinyConvNet uses no statistics of the whole image'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            restore(tmp_path, weights, *words)
-        assert not (tmp_path / 'out').exists()
-    assert restore(tmp_path, weights, *tiles) == 0
-
-
 def test_unfoldldm_is_exported_and_restores_with_tiles_and_traces(tmp_path, capsys):
     kwargs, deploy = unfoldldm_kwargs(), tmp_path / 'deploy.pth'
     path = save_weights(tmp_path / 'net_g.pth', shake(UnfoldLDM(**kwargs)), **kwargs)

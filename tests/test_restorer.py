@@ -11,7 +11,6 @@ from torch import nn
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
-from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
 from unfoldldm_basicsr.restoring import CheckpointError, Restorer, TileError, export_checkpoint
 from unfoldldm_basicsr.restoring.tiling import with_image_statistics
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
@@ -54,7 +53,6 @@ def save_unfoldldm(path, **changes):
 
 @pytest.fixture(scope='module')
 def unfoldldm(tmp_path_factory):
-    """Phase II checkpoint and its network."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights') / 'net_g.pth'
     return path, save_unfoldldm(path)
@@ -249,17 +247,6 @@ def test_what_bare_weights_were_taken_for_is_said(tmp_path):
     torch.save({'params': restormer().state_dict()}, path)
     (note,) = Restorer(path).notes
     assert 'the same weights' not in note
-
-
-def test_the_memory_that_is_counted_grows_with_the_image_and_is_about_what_is_taken():
-    per_pixel = bytes_per_pixel(TinyConvNet(dim=64))
-    planes = 3 + 3 + 64 + 64  # padded input, input, features and features padded again, in fp32
-    assert planes * 4 <= per_pixel <= 3 * planes * 4
-    assert bytes_per_pixel(TinyConvNet(dim=128)) > 1.8 * per_pixel
-    deep = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(20)))
-    assert bytes_per_pixel(deep, channels=8) == 3 * 8 * 4, 'image, input and output'
-    free = free_memory(torch.device('cpu'))
-    assert free is None or 2**20 < free < 2**50
 
 
 def test_phase_one_weights_are_not_exported_and_restoring_with_them_is_labelled(tmp_path):

@@ -3,8 +3,6 @@
 The trainings are those of ``scripts/faults``, as processes forked from one that has imported all.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import signal
@@ -138,8 +136,7 @@ def test_a_damaged_validation_image_of_one_rank_ends_all_with_one_message(tmp_pa
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ('model', 'ranks'),
-    [('phase1', 1), ('phase2', 1), ('vlunet', 1), ('phase1', 2), ('vlunet', 2)],
+    ('model', 'ranks'), [('phase1', 1), ('phase2', 1), ('vlunet', 1), ('phase1', 2), ('vlunet', 2)]
 )
 def test_killed_at_random_moments(tmp_path, model, ranks, capsys):
     arguments = ['--model', model, '--ranks', str(ranks), '--runs', '2', '--kills', '2', '--fork']

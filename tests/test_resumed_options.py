@@ -1,7 +1,5 @@
 """A run goes on with other options: what is kept, applied, refused, and said."""
 
-from __future__ import annotations
-
 import basicsr.train
 import pytest
 from checkpoint_runs import NET, begin, go_on, options_of, state_file

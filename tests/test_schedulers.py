@@ -1,7 +1,5 @@
 """Learning-rate schedules against their formulas, with and without warm-up."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -75,19 +75,6 @@ def test_operators_on_a_grid_keep_their_phase():
     torch.testing.assert_close(tiled, blocks(image), rtol=0, atol=1e-6)
 
 
-def test_only_tiles_reach_the_operator_and_progress_is_reported():
-    shapes, progress = [], []
-    tiled_forward(
-        lambda x: shapes.append(tuple(x.shape[-2:])) or x,
-        torch.rand(1, 3, 100, 90),
-        tile=40,
-        overlap=8,
-        on_tile=lambda done, total: progress.append((done, total)),
-    )
-    assert max(max(shape) for shape in shapes) <= 40
-    assert progress == [(i + 1, len(shapes)) for i in range(len(shapes))]
-
-
 def test_a_failing_tile_raises_with_its_place_and_the_remedy():
     calls = []
 

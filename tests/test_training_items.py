@@ -169,7 +169,6 @@ def test_paired_mixed_and_stock_sets_have_fingerprints(photos, stock, tmp_path):
 
 @pytest.fixture
 def broken(photos) -> dict:
-    """The second of three photos is cut."""
     path = Path(photos['dataroot_gt']) / 'img_1.png'
     path.write_bytes(path.read_bytes()[:200])
     return photos

@@ -1,8 +1,7 @@
-"""One step of a training: optimiser, slices and sizes of batches, and what is not finite."""
-
-from __future__ import annotations
+"""One step: optimiser, slices, sizes and mixing of batches, what is not finite, no memory."""
 
 import math
+import random
 import re
 
 import pytest
@@ -15,8 +14,9 @@ from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.networks import OPTIMIZERS, one_step
 from unfoldldm_basicsr.options.preflight import preflight
-from unfoldldm_basicsr.training.batches import slices_of
+from unfoldldm_basicsr.training.batches import MixingOptions, mixed, prepare, slices_of
 from unfoldldm_basicsr.training.optimisation import parameter_groups
+from unfoldldm_basicsr.training.options import TrainOptions
 
 ADAM = {'type': 'Adam', 'lr': 1e-3}
 
@@ -30,13 +30,6 @@ def test_weight_decay_spares_vectors_and_marked_parameters(make):
     }  # fmt: skip
     assert shapes[0.1] == [('restoration', [(3, 3, 3, 3)]), ('prior', [(3, 3, 1, 1)])]
     assert sum(len(members) for _, members in shapes[0.0]) == 3  # two biases, and the marked step
-
-
-def test_a_network_without_groups_trains_everything_in_one(make):
-    model = make({'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2})
-    assert {k: len(v) for k, v in model.groups.items()} == {
-        'restoration': len(list(model.net_g.parameters()))
-    }
 
 
 def test_groups_of_a_network_hold_every_trained_parameter_once():
@@ -240,3 +233,81 @@ def test_wrong_values_are_named(tmp_path, section, changes, found):
     options['datasets'] = {'train': {'gt_size': 12, 'batch_size_per_gpu': 4}}
     options.setdefault(section, {}).update(changes)
     assert rule_problems(RestorationModel, options) == found
+
+
+RESTORMER = {'type': 'Restormer', 'dim': 4, 'heads': [1, 1, 1, 1], 'num_blocks': [1, 1, 1, 1]}
+NAFNET = {'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}
+
+
+def no_memory(*args, **kwargs):
+    raise torch.cuda.OutOfMemoryError('Tried to allocate 2 GiB')
+
+
+def test_a_training_without_memory_hears_what_its_network_can_do(tmp_path):
+    for network, named in (
+        (RESTORMER, True),
+        ({**RESTORMER, 'use_checkpoint': True}, False),
+        (NAFNET, False),
+    ):
+        model = RestorationModel(model_options(tmp_path, network))
+        model.compute_losses = no_memory
+        image = torch.rand(1, 3, 16, 16)
+        model.feed_data({'lq': image, 'gt': image, 'lq_path': ['a.png']})
+        with pytest.raises(RuntimeError, match=r'Out of GPU memory.*allocate 2 GiB') as caught:
+            model.optimize_parameters(1)
+        assert ('network_g.use_checkpoint: true' in str(caught.value)) == named
+        keys = ('accum_iter', *['use_checkpoint'] * named, 'amp', 'gt_size')
+        found = [str(caught.value).find(key) for key in keys]
+        assert -1 not in found
+        assert found == sorted(found), 'from the cheapest to the dearest'
+
+
+def batch_of(size=4):
+    lq = torch.arange(float(size)).view(size, 1, 1, 1).expand(size, 1, 2, 2)
+    return {'lq': lq, 'gt': lq + 10, 'lq_path': [str(i) for i in range(size)]}
+
+
+def test_mixing_blends_lq_and_gt_of_every_pair_alike():
+    blend = mixed(batch_of(), MixingOptions(), random.Random(7))
+    assert torch.allclose(blend['gt'], blend['lq'] + 10)
+    assert not torch.allclose(blend['lq'], batch_of()['lq'])
+    assert 0 <= blend['lq'].min() <= blend['lq'].max() <= 3
+    assert blend['lq'].mean() == pytest.approx(1.5)  # every image is a partner once
+    assert blend['lq_path'] == ['0', '1', '2', '3']
+
+
+def test_mixing_follows_from_seed_iteration_and_rank():
+    train = TrainOptions.model_construct(mixing_augs=MixingOptions(mixup=True))
+
+    def draw(*place):
+        return prepare(batch_of(), train, *place)['lq'].flatten().tolist()
+
+    first = draw(1, 5, 0)
+    assert first == draw(1, 5, 0)
+    assert all(first != draw(*other) for other in ((2, 5, 0), (1, 5, 1), (1, 6, 0)))
+
+
+def test_half_of_the_batches_stay_as_they_are_and_shares_are_beta_distributed():
+    batch, draw = {'lq': torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)}, random.Random(0)
+    batch['gt'] = batch['lq']
+    halves = MixingOptions(use_identity=True)
+    same = sum(mixed(batch, halves, draw)['lq'] is batch['lq'] for _ in range(400))
+    assert 160 < same < 240
+    for beta in (0.4, 4.0):  # an even distribution has the variance of beta = 1
+        always = MixingOptions(mixup_beta=beta)
+        shares = torch.tensor([float(mixed(batch, always, draw)['lq'][1]) for _ in range(1000)])
+        shares = shares[shares < 1]  # own partner in half of the cases
+        assert float(shares.mean()) == pytest.approx(0.5, abs=0.04)
+        assert float(shares.var()) == pytest.approx(1 / (4 * (2 * beta + 1)), rel=0.15)
+
+
+@pytest.mark.parametrize('mixup', [True, False])
+def test_a_model_mixes_training_batches_where_asked(tmp_path, mixup):
+    options = model_options(tmp_path, {'type': 'TinyConvNet'}, mixing_augs={'mixup': mixup})
+    model = RestorationModel(options)
+    model.current_iter = 7
+    model.feed_data(batch_of())
+    draw = random.Random(f'mixup/{options["manual_seed"]}/7/0')  # as runs before drew it
+    expected = mixed(batch_of(), MixingOptions(), draw) if mixup else batch_of()
+    assert torch.equal(model.batch['lq'], expected['lq'])
+    assert torch.equal(model.batch['gt'], expected['gt'])

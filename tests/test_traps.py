@@ -3,8 +3,6 @@
 docs/compatibility.md lists all of them with the tests of each.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import re
@@ -19,15 +17,7 @@ import yaml
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import ARCH_REGISTRY
-from helpers import (
-    ROOT,
-    model_options,
-    plugin_options,
-    problems_at,
-    put,
-    warnings_at,
-    write_photos,
-)
+from helpers import ROOT, model_options, plugin_options, problems_at, put, warnings_at, write_photos
 from torch import nn
 
 from unfoldldm_basicsr.common.errors import RunFailure
@@ -53,8 +43,6 @@ def test_the_list_of_traps_names_tests_that_exist():
     assert all((ROOT / file).is_file() for file in files)
     assert all(re.search(rf'^\| S{n} ', text, re.MULTILINE) for n in range(1, 13))
 
-
-# ---- metrics ------------------------------------------------------------------------------------
 
 PSNR = {'type': 'calculate_psnr', 'crop_border': 0}
 SSIM = {'type': 'calculate_ssim', 'crop_border': 0}
@@ -120,12 +108,7 @@ def test_images_and_arguments_that_would_give_nonsense_are_refused(images, optio
         measure(options, *images)
 
 
-# ---- models of BasicSR itself -------------------------------------------------------------------
-
-
 class Normalised(nn.Sequential):
-    """A network with running statistics."""
-
     def __init__(self, num_in_ch: int = 3):
         super().__init__(nn.Conv2d(num_in_ch, 48, 1), nn.BatchNorm2d(48), nn.PixelShuffle(4))
 
@@ -185,9 +168,6 @@ def test_a_test_of_a_stock_model_needs_every_weight(stock, tmp_path):
     assert 'missing in the file' in problems_at(test, 'path.pretrain_network_g')
 
 
-# ---- options ------------------------------------------------------------------------------------
-
-
 def test_the_loaders_of_other_libraries_stay_as_they_are():
     """BasicSR's reader adds its constructors to yaml's own loader, for every library."""
     assert yaml.load('a: 1e-4', Loader=OptionLoader) == {'a': 1e-4}
@@ -206,9 +186,6 @@ def test_a_network_without_end_is_refused_at_once(tmp_path, monkeypatch):
 def test_a_misspelt_type_is_recognised(tmp_path):
     options = put(plugin_options(tmp_path), 'train.scheduler', {'tpye': 'MultiStepLR'})
     assert "Is 'tpye' meant to be it?" in problems_at(options, 'train.scheduler.type', here=False)
-
-
-# ---- LMDB and large sets ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -264,8 +241,6 @@ def test_a_truncated_lmdb_is_an_exception(lmdb_options):
 
 
 class Names:
-    """Stands in for a folder of many images."""
-
     root = 'somewhere'
 
     def __init__(self, names: list[str]):

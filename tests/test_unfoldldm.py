@@ -1,31 +1,23 @@
 """UnfoldLDM as a network: identity at start, sizes, gradients, phases, switches."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json
 
 import pytest
 import torch
-from helpers import tiny_unfoldldm
-from tiny_network import shake
+from tiny_network import shake, unfoldldm_kwargs
 
 from unfoldldm_basicsr.archs import UnfoldLDM
 from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA, MGDAOptions
-from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import (
-    OCFormer,
-    OCFormerBlock,
-)
+from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormer, OCFormerBlock
 from unfoldldm_basicsr.archs.unfolding.stage import Estimates
 from unfoldldm_basicsr.losses import ISDALoss, LatentDiffusionLoss
 
 
 def make(phase=2, **changes) -> UnfoldLDM:
-    arguments = tiny_unfoldldm(phase, **changes)
-    arguments.pop('type')
     torch.manual_seed(0)
-    return UnfoldLDM(**arguments)
+    return UnfoldLDM(**unfoldldm_kwargs(phase, **changes))
 
 
 def shaken(net: UnfoldLDM) -> UnfoldLDM:
@@ -200,42 +192,16 @@ def test_diffusion_loss_sends_no_gradient_to_the_target():
 
 # One entry for each constructor argument: a value that is not the tiny configuration's.
 OTHER_VALUES = {
-    'phase': 1,
-    'inp_channels': 1,
-    'dim': 12,
-    'num_blocks': [2, 1, 1],
-    'heads': [2, 0, 2],
-    'num_stages': 3,
-    'coarse_stages': 0,
-    'share_stages': False,
-    'stage_code': False,
-    'mgda_dim': 16,
-    'mgda_stride': 2,
-    'mgda_blocks': 2,
-    'mgda_d_state': 4,
-    'mgda_expand': 1,
-    'mgda_op': 'conv',
-    'mgda_mode': 'holistic',
-    'embed_dim': 16,
-    'wm_rank': 4,
-    'use_ldm': False,
-    'prior_dim': 16,
-    'prior_width': 16,
-    'prior_encoder_blocks': 2,
-    'prior_input': ('gt', {'phase': 1}),
-    'prior_window': 8,
-    'cond_input': 'mgda_lq',
-    'cond_detach': False,
-    'prior_stages': 'all',
-    'prior_source': 'null',
-    'null_prior_prob': (0.9, {'phase': 1}),
-    'num_timesteps': 4,
-    'denoiser_dim': 32,
-    'denoiser_layers': 3,
-    'dra': 'tilde_q',
-    'pdr': 'gate',
-    'use_checkpoint': True,
-}
+    'phase': 1, 'inp_channels': 1, 'dim': 12, 'num_blocks': [2, 1, 1], 'heads': [2, 0, 2],
+    'num_stages': 3, 'coarse_stages': 0, 'share_stages': False, 'stage_code': False,
+    'mgda_dim': 16, 'mgda_stride': 2, 'mgda_blocks': 2, 'mgda_d_state': 4, 'mgda_expand': 1,
+    'mgda_op': 'conv', 'mgda_mode': 'holistic', 'embed_dim': 16, 'wm_rank': 4, 'use_ldm': False,
+    'prior_dim': 16, 'prior_width': 16, 'prior_encoder_blocks': 2,
+    'prior_input': ('gt', {'phase': 1}), 'prior_window': 8, 'cond_input': 'mgda_lq',
+    'cond_detach': False, 'prior_stages': 'all', 'prior_source': 'null',
+    'null_prior_prob': (0.9, {'phase': 1}), 'num_timesteps': 4, 'denoiser_dim': 32,
+    'denoiser_layers': 3, 'dra': 'tilde_q', 'pdr': 'gate', 'use_checkpoint': True,
+}  # fmt: skip
 
 
 def fingerprint(**changes) -> tuple:
@@ -273,15 +239,6 @@ def test_every_constructor_argument_is_covered():
     assert parameters == set(OTHER_VALUES)
 
 
-@pytest.mark.parametrize('name', OTHER_VALUES)
-def test_every_constructor_argument_changes_the_state_dict_or_the_result(name):
-    value, base = OTHER_VALUES[name], {}
-    if isinstance(value, tuple):
-        value, base = value
-    before, after = fingerprint(**base), fingerprint(**{**base, name: value})
-    assert not all(same(a, b) for a, b in zip(before, after, strict=True))
-
-
 SWITCHES = [  # beside OTHER_VALUES
     {'use_ldm': False, 'pdr': 'none'},
     {'cond_input': 'lq'},
@@ -293,19 +250,17 @@ SWITCHES = [  # beside OTHER_VALUES
 ]
 
 
-@pytest.mark.parametrize('switch', SWITCHES, ids=str)
-def test_every_switch_trains_a_step_and_reloads(switch):
-    net = make(**{'null_prior_prob': 0.5, **switch}).train()
-    lq, gt = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 16, 16)
-    trainable = [p for group in net.parameter_groups().values() for _, p in group]
-    optimizer = torch.optim.AdamW(trainable, 1e-2)
-    loss_of(net, lq, gt).backward()
-    assert all(p.grad is not None for p in trainable)  # else DDP would wait for it
-    optimizer.step()
-    again = make(**switch)
-    again.load_state_dict(net.state_dict())
-    with torch.no_grad():
-        assert torch.equal(again.eval()(lq, gt), net.eval()(lq, gt))
+CASES = [{name: value} for name, value in OTHER_VALUES.items()] + SWITCHES
+
+
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_every_argument_and_switch_trains_and_changes_the_state_dict_or_the_result(case):
+    (value, *_), base = case.values(), {}
+    if isinstance(value, tuple):
+        value, base = value
+        case = dict.fromkeys(case, value)
+    before, after = fingerprint(**base), fingerprint(**base, **case)
+    assert not all(same(a, b) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """A project of somebody else, its own classes and train.py, runs with and without the plugin."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -9,15 +7,7 @@ import sys
 
 import pytest
 from basicsr.utils.registry import ARCH_REGISTRY, Registry
-from helpers import (
-    ROOT,
-    problems_at,
-    put,
-    run_python,
-    stock_options,
-    tiny_unfoldldm,
-    write_options,
-)
+from helpers import ROOT, problems_at, put, run_python, stock_options, tiny_unfoldldm, write_options
 from tiny_vlunet import vlunet_kwargs
 from torch import nn
 
@@ -230,9 +220,6 @@ def test_option_files_of_basicsr_are_run_without_and_with_the_plugin(tmp_path):
     assert first == '| a.yml | runs | accepted | runs |', result.stderr
     assert re.match(r"\| b.yml \| TypeError: .* 'num_fet' \| b.yml: network_g.num_fet: .*", second)
     assert last == '2 files; run by BasicSR alone and not with the plugin: 0 []'
-
-
-# ---- networks of this package in models of others -----------------------------------------------
 
 
 def test_phases_under_a_plain_model_are_refused_with_the_model_to_use(stock):

@@ -1,25 +1,25 @@
-"""What a validation reads and writes: named when it fails, in limited time, no two in one file."""
-
-from __future__ import annotations
+"""What a validation reads, writes and shows: named when it fails, no two in one file."""
 
 import os
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
+import torch
 from basicsr.data import build_dataset
 from dataset_options import paired, synthetic
 from helpers import model_options, stock_options, write_photos
-from model_runs import validate
+from model_runs import Board, Pictures, validate
 from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
-from unfoldldm_basicsr.training.evaluation import describe
+from unfoldldm_basicsr.training.evaluation import Evaluator, describe
 from unfoldldm_basicsr.training.saved_images import SavedImages, listed_names
 from unfoldldm_basicsr.training.validation_report import append_rows
 
@@ -44,9 +44,6 @@ def photos(tmp_path) -> dict:
 def saved(model: RestorationModel) -> list[str]:
     folder = Path(model.opt['path']['visualization'])
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.png'))
-
-
-# ---- reading ------------------------------------------------------------------------------------
 
 
 def test_an_unreadable_validation_image_is_named(model, photos):
@@ -78,9 +75,6 @@ def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model
     assert time.monotonic() - begun < 20
 
 
-# ---- writing ------------------------------------------------------------------------------------
-
-
 def full_disk(descriptor):
     raise OSError(28, 'No space left on device')
 
@@ -110,9 +104,6 @@ def test_a_table_gets_all_rows_of_a_validation_or_none(tmp_path, monkeypatch):
         append_rows(path, heading, [['4', 'd']])
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ['x.csv']
-
-
-# ---- names --------------------------------------------------------------------------------------
 
 
 def test_images_of_one_name_in_two_sets_go_to_two_files(model, tmp_path):
@@ -183,3 +174,55 @@ def test_listed_names_are_those_of_the_results(photos, tmp_path, kind):
     results = [describe(i, batch, dataset.opt) for i, batch in enumerate(loader)]
     names = [f'{r.name}_{r.degradation}' if r.degradation else r.name for r in results]
     assert listed_names(dataset) == names
+
+
+OPT = {'is_train': True, 'rank': 0, 'world_size': 1, 'dist': False, 'name': 'x',
+       'logger': {'use_tb_logger': True}}  # fmt: skip
+
+
+def shown(folder, pictures=None, *, traced: bool = False, **changes) -> Board:
+    """What a validation writes; the output is half as bright as the input."""
+
+    def halves(batch):
+        stages = [SimpleNamespace(**dict.fromkeys(('x_hat', 'x_tilde', 'x'), f * batch['lq']))
+                  for f in (0.25, 0.5)]  # fmt: skip
+        trace = SimpleNamespace(stages=stages) if traced else None
+        return SimpleNamespace(output=0.5 * batch['lq'], trace=trace)
+
+    run = Evaluator({**OPT, 'path': {'log': str(folder)}, **changes}, torch.device('cpu'), halves)
+    board = Board()
+    run.report('held_out', run.evaluate(DataLoader(pictures or Pictures(3)), '7', False), 7, board)
+    return board
+
+
+@pytest.mark.parametrize('traced', [False, True])
+def test_panels_show_input_stages_output_and_truth(tmp_path, traced):
+    board = shown(tmp_path, traced=traced)
+    assert [n for n in board if 'images' in n] == ['images/held_out/p0', 'images/held_out/p1']
+    item = Pictures()[0]
+    lq, gt = item['lq'], item['gt']
+    expected = [lq, *([0.25 * lq] if traced else []), 0.5 * lq, gt]
+    assert torch.equal(board['images/held_out/p0'], torch.cat(expected, -1))
+
+
+class LargePicture(Pictures):
+    def __getitem__(self, index: int) -> dict:
+        lq, gt = torch.rand(2, 3, 300, 500)
+        return {'lq': lq, 'gt': gt, 'lq_path': '\udce9.png'}
+
+
+def test_large_images_are_reduced_and_any_name_is_a_tag(tmp_path):
+    board = shown(tmp_path, LargePicture(1))
+    assert board[r'images/held_out/\udce9'].shape == (3, 256, 3 * 427)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'count'),
+    [
+        ({'logger': {'use_tb_logger': True, 'tb_images': 9}}, 3),
+        ({'logger': {'use_tb_logger': True, 'tb_images': 0}}, 0),
+        ({'is_train': False}, 0),
+    ],
+)
+def test_as_many_are_shown_as_the_option_file_says(tmp_path, changes, count):
+    assert sum('images' in name for name in shown(tmp_path, **changes)) == count

@@ -1,7 +1,5 @@
 """VLU-Net: equal to the released network; its prompts, trace, gradients and sizes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """VLUNetModel: the same training with every embedding; what is frozen, averaged, saved, resumed."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from helpers import rule_problems
@@ -62,9 +60,6 @@ def times_logged(log, text: str) -> int:
     return len({id(record) for record in log.records if text in record.getMessage()})
 
 
-# ---- training ---------------------------------------------------------------------------------
-
-
 @EACH
 def test_every_trainable_parameter_gets_a_gradient_and_frozen_ones_keep_their_bits(trained, source):
     model = trained(source)
@@ -98,9 +93,6 @@ def test_the_average_of_the_learned_embedding_follows_it_and_is_what_evaluation_
         torch.testing.assert_close(averaged, average_e(model)(model.batch['lq']))
     assert (vectors.requires_grad, averaged.requires_grad) == (True, False)
     assert not torch.equal(vectors.detach(), averaged)
-
-
-# ---- files ------------------------------------------------------------------------------------
 
 
 @EACH
@@ -216,9 +208,6 @@ def test_a_frozen_embedding_takes_averaged_weights_where_the_file_has_them(make,
     assert changed(bare_e(make('clip', path=path)), averaged) == set()
     raw = make('clip', path={**path, 'param_key_e': 'params'})
     assert changed(bare_e(raw), state) == set()
-
-
-# ---- errors -----------------------------------------------------------------------------------
 
 
 def test_a_test_without_an_embedding_is_refused(trained, tmp_path):

@@ -1,7 +1,5 @@
 """Validation per degradation, and with the degradation vector of another degradation."""
 
-from __future__ import annotations
-
 import csv
 import math
 from pathlib import Path
@@ -115,7 +113,6 @@ def test_images_are_named_by_their_place_below_the_data_root():
 
 
 def outputs(model, loader) -> list[torch.Tensor]:
-    """What validation makes of every item, not rounded."""
     dataset = loader.dataset
     return [
         model.restore(item | model.validation_extras(dataset, index, item)).output

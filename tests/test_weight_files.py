@@ -1,7 +1,6 @@
 """Weight files: read without running code, refused when damaged, rebuilt without an option file."""
 
 import pickle
-import re
 
 import numpy as np
 import pytest
@@ -9,13 +8,12 @@ import safetensors.torch
 import torch
 from basicsr.models.base_model import BaseModel
 from helpers import Attack, network_of, write_options
-from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
+from tiny_network import TinyConvNet, save_weights, shake
 from tiny_vlunet import build_vlunet, embedding_of, save_vlunet
 
 from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
-from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.compat.patching import stock
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta, read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import read_record
@@ -237,20 +235,3 @@ def test_metadata_of_an_unknown_network_suggests_names(tmp_path, opt, message):
     save_tiny(tmp_path / 'x.pth', arch=network_meta(opt))
     with pytest.raises(CheckpointError, match=message):
         network_of(tmp_path / 'x.pth')
-
-
-def test_weights_that_do_not_fit_are_listed_by_module(tmp_path):
-    state = UnfoldLDM(**unfoldldm_kwargs()).state_dict()
-    state = {k: v for k, v in state.items() if not k.startswith('prior_encoder')}
-    state['extra.weight'] = torch.zeros(1)
-    name = next(k for k in state if k.startswith('denoiser') and state[k].ndim == 2)
-    state[name] = state[name][:-1]
-    meta = network_meta({'type': 'UnfoldLDM', **unfoldldm_kwargs()})
-    torch.save({'params': state, 'arch': meta}, tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError) as caught:
-        network_of(tmp_path / 'x.pth')
-    lines = str(caught.value).splitlines()
-    assert re.search(r'prior_encoder: \d+ missing in the file \(first prior_encoder\.', lines[1])
-    assert 'extra: 1 unknown to the network (first extra.weight)' in lines[2]
-    assert f'denoiser: 1 of another shape (first {name}: ' in lines[3]
-    assert len(lines) == 5, 'one line per module, not one per weight'

@@ -1,11 +1,10 @@
 """A restoration network small enough to reason about, registered for the tests that need one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
+from helpers import tiny_unfoldldm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,22 +59,9 @@ TWO_GROUPS = {'type': 'TwoGroupTestNet'}
 NORMED = {**TWO_GROUPS, 'normalise': True}
 
 
-def unfoldldm_kwargs(**changes) -> dict:
+def unfoldldm_kwargs(phase: int | str = 2, **changes) -> dict:
     """Arguments of an UnfoldLDM that runs in milliseconds."""
-    return {
-        'phase': 2,
-        'dim': 8,
-        'num_blocks': [1, 1, 1],
-        'heads': [0, 0, 2],
-        'mgda_dim': 8,
-        'mgda_d_state': 2,
-        'prior_dim': 8,
-        'prior_width': 8,
-        'prior_encoder_blocks': 1,
-        'denoiser_dim': 8,
-        'num_stages': 2,
-        **changes,
-    }
+    return {k: v for k, v in tiny_unfoldldm(phase, **changes).items() if k != 'type'}
 
 
 def shake(net: nn.Module, size: float = 0.03) -> nn.Module:

@@ -1,7 +1,5 @@
 """VLU-Net and its degradation vectors in a size for tests, and the files they come in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

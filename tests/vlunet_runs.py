@@ -1,7 +1,5 @@
 """Tiny VLU-Net trainings for the tests: three degradations, three kinds of embedding."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from helpers import model_options, write_photos
@@ -21,11 +19,7 @@ EMBEDDINGS = {
         'clip_config': TINY_CLIP,
         'class_texts': ['noise', 'blur', 'low light'],
     },
-    'label': {
-        'type': 'LabelDegradationEmbedding',
-        'num_degradations': 3,
-        'embed_dim': EMBED_DIM,
-    },
+    'label': {'type': 'LabelDegradationEmbedding', 'num_degradations': 3, 'embed_dim': EMBED_DIM},
     'learned': {'type': 'LearnedDegradationEmbedding', 'embed_dim': EMBED_DIM, 'width': 4},
 }
 
