@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from vlunet_runs import NAMES, mixture, vlunet_options
 
 from unfoldldm_basicsr.models import VLUNetModel
-from unfoldldm_basicsr.training.saved_images import image_name
 from unfoldldm_basicsr.training.validation_report import (
     ImageResult,
     degradation_rows,
@@ -101,15 +100,6 @@ def test_another_set_of_metrics_starts_another_file(tmp_path):
     assert write_validation_csv(first, path, '4') == path
     assert [line.split(',')[0] for line in path.read_text().splitlines()] == ['iteration', '1', '4']
     assert write_validation_csv([ImageResult(0, 'x', None)], path, '5') is None
-
-
-def test_images_are_named_by_their_place_below_the_data_root():
-    mixed = {'sets': [{'dataroot_gt': 'data/a'}, {'dataroot_gt': 'x', 'dataroot_lq': 'data/b'}]}
-    assert image_name('data/b/S1/blur/1.5.png', mixed) == 'S1_blur_1.5'
-    assert image_name('data/a/1.png', mixed) == '1'
-    assert image_name('elsewhere/S1/1.png', mixed) == '1'
-    assert image_name('S1/1.5', {'dataroot_gt': 'data/a.lmdb'}) == 'S1_1.5'
-    assert image_name('/data/c/S1/1.png', {'dataroot_gt': 'data/a.lmdb'}) == '1'
 
 
 def outputs(model, loader) -> list[torch.Tensor]:
