@@ -12,28 +12,11 @@ import pandas as pd
 import torch
 
 from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.comparing import runs as trainings
+from unfoldldm_basicsr.comparing import task as tasks
 from unfoldldm_basicsr.comparing.measuring import deployed, machine
 from unfoldldm_basicsr.comparing.report import Entry, build
-from unfoldldm_basicsr.comparing.runs import (
-    check_runs,
-    differences,
-    plan,
-    read_run,
-    train,
-    with_costs,
-)
 from unfoldldm_basicsr.comparing.tables import read_csv
-from unfoldldm_basicsr.comparing.task import (
-    COMMON,
-    ROWS,
-    CompareOptions,
-    Side,
-    Task,
-    TestOptions,
-    options_of_test,
-    read_task,
-    test_sets,
-)
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.compat.imports import load_data_only
@@ -57,12 +40,12 @@ DIFFERING = 'allowed to differ besides network, optimiser and schedule'
 def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[str]) -> str:
     """Trains, tests and reports; returns one line that says where the report is."""
     load_data_only()
-    task = read_task(folder, overrides, only)
+    task = tasks.read_task(folder, overrides, only)
     settings = task.settings
     place = Workspace(root, root / 'results' / task.label, settings.threads)
     with place.alone():
-        runs = plan(task, place)
-        train([run for phases in runs.values() for run in phases], place)
+        runs = trainings.plan(task, place)
+        trainings.train([run for phases in runs.values() for run in phases], place)
         entries = []
         for side in task.sides:
             seeds = settings.seeds if side.phases else settings.seeds[:1]
@@ -75,7 +58,7 @@ def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[s
 
 
 def compare_finished(
-    names: Sequence[str], root: Path, opt: Path | None, folder: Path, settings: CompareOptions
+    names: Sequence[str], root: Path, opt: Path | None, folder: Path, settings: tasks.CompareOptions
 ) -> str:
     """Tests finished runs and plain weights (``names``), and writes a report to ``folder``; says
     where.
@@ -89,29 +72,31 @@ def compare_finished(
     load_data_only()
     place = Workspace(root, folder, settings.threads)
     files = [Path(name).resolve() for name in names if Path(name).is_file()]
-    runs = [read_run(Path(name), root) for name in names if not Path(name).is_file()]
-    check_runs([phases[-1] for phases in runs], settings.allow)
+    runs = [trainings.read_run(Path(name), root) for name in names if not Path(name).is_file()]
+    trainings.check_runs([phases[-1] for phases in runs], settings.allow)
     common = runs[0][-1].options if runs else {}
     if opt is not None:
-        common = read_option_file(opt / COMMON if opt.is_dir() else opt)
-    sets, val = test_sets(common), {'metrics': (common.get('val') or {}).get('metrics')}
+        common = read_option_file(opt / tasks.COMMON if opt.is_dir() else opt)
+    sets, val = tasks.test_sets(common), {'metrics': (common.get('val') or {}).get('metrics')}
     if not sets:
         raise ValueError('plain weights come without test sets: name an option file after -opt.')
     with place.alone():
         with tempfile.TemporaryDirectory() as scratch:
-            runs = with_costs(runs, Path(scratch), place)
+            runs = trainings.with_costs(runs, Path(scratch), place)
         sides: dict[str, list] = {}  # runs that differ in the seed alone are one side
         for phases in runs:
             name = re.sub(r'[_-]?seed[_-]?\d+', '', phases[-1].name)
             sides.setdefault(name, []).append(phases)
-        entries, changes = [], TestOptions(val=val)
+        entries, changes = [], tasks.TestOptions(val=val)
         for name, own in sides.items():
-            tests = [options_of_test(r.name, r.options, sets, r.weights, changes) for *_, r in own]
+            tests = [
+                tasks.options_of_test(r.name, r.options, sets, r.weights, changes) for *_, r in own
+            ]
             entries.append(Entry(name, name, None, tests, own))
         for file in files:
             meta = Restorer(file).meta
             own = {'network_g': {'type': meta['type'], **meta['kwargs']}, 'val': val}
-            test = options_of_test(file.stem, own, sets, file)
+            test = tasks.options_of_test(file.stem, own, sets, file)
             entries.append(Entry(file.stem, file.stem, None, [test], []))
         words = {
             'title': ', '.join(names),
@@ -124,7 +109,10 @@ def compare_finished(
 
 
 def _finish(
-    entries: Sequence[Entry], settings: CompareOptions, words: Mapping[str, str], place: Workspace
+    entries: Sequence[Entry],
+    settings: tasks.CompareOptions,
+    words: Mapping[str, str],
+    place: Workspace,
 ) -> str:
     torch.set_num_threads(place.threads)
     scores = {}
@@ -171,17 +159,17 @@ def machines(place: Workspace) -> str:
     return '; '.join([here, *(f'trained on {name}' for name in elsewhere)])
 
 
-def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
+def words_of_task(task: tasks.Task, arguments: Sequence[str]) -> dict[str, str]:
     """How the numbers of a comparison were made, topic by topic."""
     settings, train_set = task.settings, task.common['datasets']['train']
-    command = 'ablate' if (task.folder / ROWS).is_file() else 'compare'
+    command = 'ablate' if (task.folder / tasks.ROWS).is_file() else 'compare'
     # a row of an ablation is named after what it changes, and has the rest from the base
     first = settings.reference if command == 'ablate' else None
     trained = [side for side in task.sides if side.name == (first or side.trained_as)]
     place = task.folder  # of an absolute path options/compare/TASK, wherever it is
     place = Path(*place.parts[-3:]) if place.is_absolute() else place
     choices = {s.title: s.file.test.model_dump(exclude_defaults=True) for s in task.sides}
-    sets = [*test_sets(task.common).values()]
+    sets = [*tasks.test_sets(task.common).values()]
     names = {data.get('name') for data in sets}
     return {
         'title': task.name,
@@ -199,13 +187,13 @@ def words_of_task(task: Task, arguments: Sequence[str]) -> dict[str, str]:
     }
 
 
-def own_options(sides: Iterable[Side], common: Mapping[str, Any]) -> str:
+def own_options(sides: Iterable[tasks.Side], common: Mapping[str, Any]) -> str:
     """What these trainings have for themselves besides networks; equal ones are named together."""
     not_said, found = ('name', 'model_type', 'network_', 'path'), {}
     for side in sides:
         own: dict[str, list] = {}  # key -> its value in each phase, repetitions left out
         for phase in side.phases:
-            for key, _, value in differences(common, phase, not_said):
+            for key, _, value in trainings.differences(common, phase, not_said):
                 if value not in own.setdefault(key, []):
                     own[key].append(value)
         if own:
