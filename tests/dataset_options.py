@@ -65,3 +65,9 @@ def epochs(options: dict, count: int = 1, worker_init_fn=None, **kwargs) -> list
         sampler.set_epoch(epoch)
         batches.append(list(loader))
     return batches
+
+
+def same(first: list[dict], second: list[dict], keys=('lq', 'gt')) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in keys
+    )

@@ -10,6 +10,7 @@ from fork_options import nafnet_files, restormer_files
 from helpers import model_options, put, write_options
 from option_mutants import Mutant
 from option_runs import short_run
+from tiny_trainings import NAFNET
 from torch import nn
 
 from unfoldldm_basicsr import cli
@@ -23,7 +24,6 @@ from unfoldldm_basicsr.training.networks import restore_image
 from unfoldldm_basicsr.training.options import ValOptions
 
 FILES = {**restormer_files(), **nafnet_files()}
-SMALL_NAFNET = {'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}
 
 
 @pytest.mark.usefixtures('networks_once')
@@ -65,7 +65,7 @@ def test_nafnet_clips_unless_told_otherwise():
 
 def test_a_gradient_is_cut_to_the_norm_that_nafnet_allows(tmp_path):
     """A gradient of (3, 4) has the norm 5; of the norm 0.01 it is (0.006, 0.008)."""
-    options = model_options(tmp_path, SMALL_NAFNET, optim_g={'type': 'SGD', 'lr': 1.0})
+    options = model_options(tmp_path, dict(NAFNET), optim_g={'type': 'SGD', 'lr': 1.0})
     translate(options | {'model_type': 'ImageRestorationModel'})
     model = RestorationModel(options)
     weight = model.net_g.intro.weight
@@ -168,7 +168,7 @@ def test_biases_decay_where_they_do_in_the_forks(tmp_path):
     """A rate of 1 and a decay of 0.1 make 0.9 of a bias of 1, with no gradient."""
     optimizer = {'type': 'SGD', 'lr': 1.0, 'weight_decay': 0.1}
     for model_type, bias in (('ImageCleanModel', 0.9), ('RestorationModel', 1.0)):
-        options = model_options(tmp_path, SMALL_NAFNET, optim_g=optimizer)
+        options = model_options(tmp_path, dict(NAFNET), optim_g=optimizer)
         translate(options | {'model_type': model_type})
         model = RestorationModel(options)
         nn.init.ones_(model.net_g.intro.bias)
@@ -185,7 +185,7 @@ def test_floats_are_measured_where_the_file_says_so(tmp_path):
     """An error of 0.001 vanishes in 8 bits and is 60 dB without them."""
     found = {}
     for use_image in (True, False):
-        options = model_options(tmp_path, SMALL_NAFNET)
+        options = model_options(tmp_path, dict(NAFNET))
         options['val']['use_image'] = use_image
         model = RestorationModel(options)
         gt = torch.full((1, 3, 8, 8), 100 / 255)

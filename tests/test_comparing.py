@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from helpers import ROOT, write_options, write_photos
+from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.common.files import write_bytes_atomic
@@ -24,9 +25,6 @@ from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.pictures import plots
 
-NAFNET = {
-    'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'middle_blk_num': 1, 'dec_blk_nums': [1]
-}  # fmt: skip
 ADAM = {'type': 'AdamW', 'lr': 1e-3}
 
 

@@ -11,18 +11,12 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data import build_dataset
-from dataset_options import NOTHING, epochs, paired, refusals, synthetic
+from dataset_options import NOTHING, epochs, paired, refusals, same, synthetic
 from helpers import DELETE, put, write_photos
 
 from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.patches import random_flips, random_window
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
-
-
-def same(first: list[dict], second: list[dict], keys=('lq', 'gt')) -> bool:
-    return len(first) == len(second) and all(
-        torch.equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in keys
-    )
 
 
 def pixels(tensor: torch.Tensor) -> np.ndarray:

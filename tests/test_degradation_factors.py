@@ -56,6 +56,17 @@ def test_norm_bound_holds_for_every_size(n, scale):
     assert (norms <= W.norm_bound * (1 + 1e-9)).all()
 
 
+def test_affinity_norm_is_one_where_a_row_softmax_is_not():
+    q = torch.zeros(1, 1, 256, 1, dtype=torch.float64)
+    k = torch.zeros_like(q)
+    q[:], k[0, 0, 0] = 1.0, 12.0  # every row attends to one column
+    no_decay = torch.zeros(1, dtype=torch.float64)
+    core = affinity_core(q, k, no_decay)[0, 0]
+    softmax = (q @ k.mT).softmax(-1)[0, 0]
+    assert torch.linalg.matrix_norm(core, 2) <= 1 + 1e-9
+    assert torch.linalg.matrix_norm(softmax, 2) > 10
+
+
 @pytest.mark.parametrize('step', [0.2, 1.8])
 def test_decomposed_step_never_raises_the_data_term(step):
     for _ in range(30):

@@ -175,6 +175,8 @@ def test_haze_is_the_atmospheric_scattering_model():
     hazy = haze(image, generator(5), beta=2.0, airlight=0.9, depth_cells=3)
     same_depth = random_depth(*image.shape[:2], 3, generator(5))
     np.testing.assert_allclose(hazy, scatter(image, same_depth, 2.0, 0.9), atol=1e-7)
+    assert (same_depth.min(), same_depth.max()) == (0, 1)
+    assert same_depth[:10].mean() > same_depth[-10:].mean(), 'farther towards the top'
 
 
 @pytest.mark.parametrize('name', DEGRADATIONS)

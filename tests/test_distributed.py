@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers import model_options, tiny_unfoldldm
 from model_runs import Pictures, batch, networks, resumed, steps, validate
+from tiny_trainings import NAFNET
 from torch import distributed
 from training_process import free_port
 from vlunet_runs import vlunet_options
@@ -23,8 +24,6 @@ from vlunet_runs import vlunet_options
 ISDA = {'type': 'ISDALoss', 'loss_weight': 0.1}
 DIFFUSION = {'diffusion_opt': {'type': 'LatentDiffusionLoss'}}
 CLIP = {'use_grad_clip': True}
-NAFNET = {'type': 'NAFNet', 'width': 4, 'middle_blk_num': 1, 'enc_blk_nums': [1],
-          'dec_blk_nums': [1]}  # fmt: skip
 FIVE = Pictures(5, names=('noise', 'blur'))
 
 

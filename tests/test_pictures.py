@@ -12,7 +12,6 @@ from unfoldldm_basicsr.pictures.drawing import (
     comparison_grid,
     crop,
     detail_box,
-    fullest_box,
     save_picture,
     to_rgb8,
 )
@@ -62,21 +61,6 @@ def test_grids_take_every_kind_of_image_and_any_proportion(tmp_path):
     assert np.array_equal(cells[2], photo())
     assert np.array_equal(cells[0][..., 2], photo()[..., 0])
     assert pixels(page, tmp_path / 'x.png').shape[1] == 1200
-
-
-def test_the_magnified_region_is_where_the_structure_is():
-    image = np.full((100, 140, 3), 128, np.uint8)
-    image[30:50, 90:110] = photo(20, 20)
-    top, left, height, width = detail_box(image, 30)
-    assert (height, width) == (30, 30)
-    assert top <= 30
-    assert top + 30 >= 50
-    assert left <= 90
-    assert left + 30 >= 110
-    assert detail_box(photo(5, 9), 30)[2:] == (5, 5)
-    spot = np.zeros((100, 140), np.float32)
-    spot[30:50, 90:110] = 1
-    assert fullest_box(spot, 20) == (30, 90, 20, 20)
 
 
 def test_names_of_files_are_no_formulas(tmp_path):

@@ -34,7 +34,6 @@ from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.testing import lpips_works, metrics_of, scores
 from unfoldldm_basicsr.comparing.workspace import Workspace
-from unfoldldm_basicsr.pictures import plots
 from unfoldldm_basicsr.pictures.drawing import save_picture
 
 
@@ -232,16 +231,6 @@ def test_the_results_page_is_rendered_from_the_tables_of_real_runs(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     write_page(Path('docs/results.md'), [])
     assert Path('docs/results.md').read_text() == (ROOT / 'docs' / 'results.md').read_text()
-
-
-def test_every_side_of_a_curve_is_named_where_all_end_alike(tmp_path):
-    names = [f'side {n}' for n in range(4)]
-    table = pd.DataFrame([(n, x, 27 + x / 100) for n in names for x in (0, 100)],
-                         columns=['side', 'seconds', 'value'])  # fmt: skip
-    with plots.figure(tmp_path / 'x.png', 's', 'psnr') as axes:
-        plots.curves(axes, table, 'seconds', plots.looks(names))
-    texts = [text for text in axes.texts if text.get_text() in names]
-    assert [text.get_tightbbox().width > 0 for text in texts] == [True] * 4
 
 
 def test_a_report_says_where_its_trainings_ran_if_that_was_elsewhere(tmp_path):

@@ -12,7 +12,7 @@ import basicsr.train
 import numpy as np
 import pytest
 import torch
-from dataset_options import paired, synthetic
+from dataset_options import paired, same, synthetic
 from helpers import problems_at, put, stock_options, write_photos
 from torch.utils.data import Dataset
 
@@ -54,14 +54,6 @@ def batches(options: dict, after: int = 0, count: int = 3 * STEPS) -> list[dict]
                 return found
             found.append(batch)
     return found
-
-
-def same(first: list[dict], second: list[dict]) -> bool:
-    return len(first) == len(second) and all(
-        torch.equal(a[key], b[key])
-        for a, b in zip(first, second, strict=True)
-        for key in ('lq', 'gt')
-    )
 
 
 @pytest.fixture(autouse=True)

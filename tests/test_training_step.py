@@ -9,6 +9,7 @@ import torch
 from helpers import model_options, rule_problems
 from model_runs import batch, spoilt, steps, weights
 from tiny_network import NORMED, TWO_GROUPS, TwoGroupTestNet
+from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import RestorationModel
@@ -236,7 +237,6 @@ def test_wrong_values_are_named(tmp_path, section, changes, found):
 
 
 RESTORMER = {'type': 'Restormer', 'dim': 4, 'heads': [1, 1, 1, 1], 'num_blocks': [1, 1, 1, 1]}
-NAFNET = {'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'dec_blk_nums': [1]}
 
 
 def no_memory(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""Weight files: read without running code, refused when damaged, rebuilt without an option file."""
+"""Weight files: read without running code, refused when damaged; those of the package restore."""
 
 import pickle
 
@@ -8,6 +8,8 @@ import safetensors.torch
 import torch
 from basicsr.models.base_model import BaseModel
 from helpers import Attack, network_of, write_options
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio as psnr
 from tiny_network import TinyConvNet, save_weights, shake
 from tiny_vlunet import build_vlunet, embedding_of, save_vlunet
 
@@ -15,10 +17,13 @@ from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.compat.patching import stock
+from unfoldldm_basicsr.data.degradations import DegradationChain
+from unfoldldm_basicsr.restoring import Restorer
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta, read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import read_record
 from unfoldldm_basicsr.weights.export import export_checkpoint
 from unfoldldm_basicsr.weights.loading import load_weights
+from unfoldldm_basicsr.weights.packaged import FOLDER, packaged_file, packaged_weights
 
 
 def save_tiny(path, **extra):
@@ -235,3 +240,43 @@ def test_metadata_of_an_unknown_network_suggests_names(tmp_path, opt, message):
     save_tiny(tmp_path / 'x.pth', arch=network_meta(opt))
     with pytest.raises(CheckpointError, match=message):
         network_of(tmp_path / 'x.pth')
+
+
+GAINS = {  # degradation of a photo that no training saw, and the decibels gained at least
+    'denoise': ([{'type': 'gaussian_noise', 'sigma': 25}], 8),
+    'denoise_deblur': (
+        [{'type': 'gaussian_blur', 'sigma': 0.8}, {'type': 'gaussian_noise', 'sigma': 25}], 5,
+    ),
+    'denoise_deblur_nafnet': (
+        [{'type': 'gaussian_blur', 'sigma': 0.8}, {'type': 'gaussian_noise', 'sigma': 25}], 5,
+    ),
+    'denoise_deblur_jpeg': (
+        [
+            {'type': 'gaussian_blur', 'sigma': 0.8}, {'type': 'gaussian_noise', 'sigma': 15},
+            {'type': 'jpeg', 'quality': 60},
+        ], 1.5,
+    ),
+    'lowlight': ([{'type': 'low_light', 'gamma': 2.2, 'gain': 0.65}], 6),
+    'all_in_one': ([{'type': 'rain', 'density': 0.02, 'intensity': 0.8}], 8),
+}  # fmt: skip
+
+
+def test_every_weight_file_has_a_test_a_card_and_at_most_5_mb():
+    assert set(packaged_weights()) == set(GAINS)
+    assert {p.stem for p in FOLDER.glob('*.safetensors')} == set(GAINS)
+    for found in packaged_weights().values():
+        assert found.path.stat().st_size <= 5e6
+        assert len(found.summary) > 20
+        assert 'What it cannot do' in found.path.with_suffix('.md').read_text()
+
+
+@pytest.mark.parametrize('name', GAINS)
+def test_packaged_weights_restore_a_photo_that_they_have_not_seen(name):
+    steps, gain = GAINS[name]
+    truth = data.chelsea()[60:188, 120:248]
+    chain = DegradationChain(degradations=steps, lq_output='uint8')
+    degraded = chain((truth / 255).astype(np.float32), np.random.default_rng(0))
+    degraded = (degraded * 255).round().astype(np.uint8)
+    told = {'degradation': 'rain'} if name == 'all_in_one' else {}
+    restored = Restorer(packaged_file(name), **told).restore(degraded)
+    assert psnr(truth, restored) > psnr(truth, degraded) + gain
