@@ -37,18 +37,6 @@ def restorer_of(path, source, **settings) -> Restorer:
     return Restorer(path, degradation=degradation, **settings)
 
 
-@pytest.mark.parametrize('source', SOURCES)
-def test_the_file_alone_gives_network_and_degradation_vector(files, source):
-    path, net, embedding = files[source]
-    x = torch.rand(2, 3, 33, 26)
-    vector = embedding(x, torch.tensor([1, 1]))
-    restorer = restorer_of(path, source)
-    assert torch.equal(restorer.restore_tensor(x), net(x, vector))
-    assert restorer.conditioning.classes == tuple(CLASSES)
-    other = torch.randn(2, 64)
-    assert torch.equal(restorer.restore_tensor(x, degradation=other), net(x, other))
-
-
 def test_tiles_share_one_vector_of_the_whole_image(files):
     path, _, embedding = files['clip']
     restorer = Restorer(path, tile=32, tile_overlap=8)
