@@ -14,8 +14,7 @@ from helpers import ROOT, run_python
 
 from unfoldldm_basicsr import compat
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.compat import imports
-from unfoldldm_basicsr.compat.patching import stock
+from unfoldldm_basicsr.compat import imports, stock
 from unfoldldm_basicsr.training.pipeline import install
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 

@@ -20,8 +20,7 @@ from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.training.evaluation import Evaluator, describe
-from unfoldldm_basicsr.training.saved_images import SavedImages, listed_names
-from unfoldldm_basicsr.training.validation_report import append_rows
+from unfoldldm_basicsr.training.validation_report import SavedImages, append_rows, listed_names
 
 
 @pytest.fixture

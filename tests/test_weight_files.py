@@ -16,7 +16,7 @@ from tiny_vlunet import build_vlunet, embedding_of, save_vlunet
 from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
-from unfoldldm_basicsr.compat.patching import stock
+from unfoldldm_basicsr.compat import stock
 from unfoldldm_basicsr.data.degradations import DegradationChain
 from unfoldldm_basicsr.restoring import Restorer
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta, read_checkpoint

@@ -34,7 +34,7 @@ import common
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from unfoldldm_basicsr.compat.patching import stock
+from unfoldldm_basicsr.compat import stock
 from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
 from unfoldldm_basicsr.options.read import read_option_file
 

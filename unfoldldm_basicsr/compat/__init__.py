@@ -8,8 +8,11 @@ BasicSR's pipelines call in this package is installed by :mod:`..training.pipeli
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
 from unfoldldm_basicsr.compat import imports
-from unfoldldm_basicsr.compat.patching import replace
 
 BEFORE_IMPORT = (
     imports.require_packages,
@@ -32,7 +35,7 @@ def apply() -> None:
     import basicsr
 
     from unfoldldm_basicsr.common.registration import do_register
-    from unfoldldm_basicsr.compat import distributed, loading, repairs
+    from unfoldldm_basicsr.compat import distributed, repairs
 
     options, dist_util = basicsr.utils.options, basicsr.utils.dist_util
     prefetch = basicsr.data.prefetch_dataloader
@@ -43,11 +46,45 @@ def apply() -> None:
         (basicsr.utils.logger.MessageLogger, '__init__', repairs.message_logger_init),
         (dist_util, '_init_dist_pytorch', distributed.init_dist_pytorch),
         (dist_util, '_init_dist_slurm', distributed.init_dist_slurm),
-        (basicsr.data, 'worker_init_fn', loading.worker_init_fn),
-        (prefetch.PrefetchGenerator, 'run', loading.prefetch_run),
-        (prefetch.PrefetchGenerator, '__next__', loading.prefetch_next),
-        (prefetch.CPUPrefetcher, '__init__', loading.cpu_prefetcher_init),
+        (basicsr.data, 'worker_init_fn', repairs.worker_init_fn),
+        (prefetch.PrefetchGenerator, 'run', repairs.prefetch_run),
+        (prefetch.PrefetchGenerator, '__next__', repairs.prefetch_next),
+        (prefetch.CPUPrefetcher, '__init__', repairs.cpu_prefetcher_init),
         (basicsr.models.base_model.BaseModel, 'reduce_loss_dict', repairs.reduce_loss_dict),
     ):
         replace(owner, name, replacement)
-    loading.make_stock_datasets_picklable()
+    repairs.make_stock_datasets_picklable()
+
+
+def stock(function: Callable) -> Callable:
+    """The function of BasicSR behind ``function``, or ``function`` itself if it replaces none."""
+    return getattr(function, 'replaces', function)
+
+
+def replace(owner: ModuleType | type, name: str, replacement: Callable) -> None:
+    """Puts ``replacement`` where BasicSR keeps ``owner.name``; a second call changes nothing.
+
+    BasicSR imports functions by name (``from basicsr.utils.options import parse_options``), so a
+    function of a module is replaced in every loaded module of BasicSR that holds it. The original
+    stays readable as ``replacement.replaces``.
+
+    Raises:
+        ImportError: ``owner`` has no such function, so this BasicSR is not the one known here.
+    """
+    current = getattr(owner, name, None)
+    if current is None:
+        raise ImportError(
+            f'{owner.__name__}.{name} does not exist, so the installed BasicSR is not the 1.4.2 '
+            'that unfoldldm_basicsr knows. Fix: pip install --no-build-isolation '
+            '--force-reinstall --no-deps basicsr==1.4.2'
+        )
+    if current is replacement:
+        return
+    replacement.replaces = stock(current)
+    if isinstance(owner, type):
+        setattr(owner, name, replacement)
+        return
+    for module_name, module in list(sys.modules.items()):
+        inside = module_name == 'basicsr' or module_name.startswith('basicsr.')
+        if inside and getattr(module, name, None) is current:
+            setattr(module, name, replacement)

@@ -16,9 +16,8 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.errors import RunFailure, writing
+from unfoldldm_basicsr.common.errors import RunFailure, on_rank_0, together, writing
 from unfoldldm_basicsr.common.files import TEMPORARY_SUFFIX, write_bytes_atomic
-from unfoldldm_basicsr.common.ranks import on_rank_0, together
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.randomness import rng_state

@@ -22,9 +22,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from unfoldldm_basicsr.common.errors import writing
+from unfoldldm_basicsr.common.errors import together, writing
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.common.ranks import together
 from unfoldldm_basicsr.data.loading import ItemReader, preserved_rng
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.options.declared import needs_truth
@@ -32,7 +31,7 @@ from unfoldldm_basicsr.training import validation_report as tables
 from unfoldldm_basicsr.training.batches import Batch, to_device
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.networks import Restored
-from unfoldldm_basicsr.training.saved_images import SavedImages, image_name
+from unfoldldm_basicsr.training.validation_report import SavedImages, image_name
 
 PANEL_HEIGHT = 256  # pixels; larger images are reduced
 

@@ -15,7 +15,7 @@ import basicsr.utils.options
 from basicsr.data import build_dataloader
 from basicsr.models.base_model import BaseModel
 
-from unfoldldm_basicsr.compat.patching import replace
+from unfoldldm_basicsr.compat import replace
 from unfoldldm_basicsr.data import loading
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.options.parse import build_dataset, dict2str, parse_options

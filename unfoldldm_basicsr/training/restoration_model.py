@@ -17,7 +17,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from unfoldldm_basicsr.common.ranks import on_rank_0
+from unfoldldm_basicsr.common.errors import on_rank_0
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.ops.ss2d import set_scan_backend
 from unfoldldm_basicsr.options.progress import progress
@@ -32,10 +32,9 @@ from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restor
 from unfoldldm_basicsr.training.options import RULES, SECTIONS
 from unfoldldm_basicsr.training.randomness import set_rng_state
 from unfoldldm_basicsr.training.resume import run_options
-from unfoldldm_basicsr.training.saved_images import validation_sets
 from unfoldldm_basicsr.training.schedules import LearningRate
 from unfoldldm_basicsr.training.step import Losses, TrainingStep, asked_to_stop
-from unfoldldm_basicsr.training.validation_report import ImageResult, averages
+from unfoldldm_basicsr.training.validation_report import ImageResult, averages, validation_sets
 from unfoldldm_basicsr.weights.checkpoint import ARCH_KEY, network_meta
 from unfoldldm_basicsr.weights.loading import load_weights
 

@@ -11,8 +11,7 @@ from typing import Any
 from basicsr.utils import check_resume, set_random_seed
 
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY
-from unfoldldm_basicsr.common.errors import ResumeError
-from unfoldldm_basicsr.common.ranks import together
+from unfoldldm_basicsr.common.errors import ResumeError, together
 from unfoldldm_basicsr.options.parse import refuse
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.weights import training_state as files
