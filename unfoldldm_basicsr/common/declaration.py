@@ -118,20 +118,9 @@ def takes(declared: type[Options]) -> Callable[[type[T]], type[T]]:
         def build(self, options: Options | None = None, /, **values: Any) -> None:
             init(self, read(declared, values, cls.__name__) if options is None else options)
 
-        keys = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=field.rebuild_annotation(),
-                default=inspect.Parameter.empty
-                if field.is_required()
-                else field.get_default(call_default_factory=True),
-            )
-            for name, field in declared.model_fields.items()
-        ]
-        build.__signature__ = inspect.Signature(
-            [inspect.Parameter('self', inspect.Parameter.POSITIONAL_ONLY), *keys]
-        )
+        keys = inspect.signature(declared).parameters.values()
+        itself = inspect.Parameter('self', inspect.Parameter.POSITIONAL_ONLY)
+        build.__signature__ = inspect.Signature([itself, *keys])
         cls.__init__, cls.Options = build, declared
         return cls
 
@@ -174,7 +163,7 @@ def problems_of(
             if not path and wanted.split()[0] in declared.model_fields:
                 path, _, wanted = wanted.partition(' ')  # a rule of several keys names one first
             problems[path] = wanted if wanted.endswith('.') else f'{wanted}, got {show(value)}.'
-            if isinstance(value, str) and _NUMBER.fullmatch(value):
+            if isinstance(value, str) and 'number' in wanted and _NUMBER.fullmatch(value):
                 problems[path] += ' Write the number without quotes and units.'
             elif kind == 'literal_error':
                 problems[path] += nearest(value, re.findall("'([^']*)'", found['msg']))

@@ -24,22 +24,20 @@ def _words(text: str) -> re.Pattern:
     return re.compile('|'.join(text.split()))
 
 
-def _folder(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise ValueError(f'{name!r} becomes a folder: use letters, digits and _ . + = , @ - only.')
-    return name
+def _becomes(what: str, allowed: re.Pattern) -> AfterValidator:
+    """A text that becomes ``what``, where there is one."""
+
+    def check(text: str | None) -> str | None:
+        if text is not None and not allowed.fullmatch(text):
+            raise ValueError(f'{text!r} becomes {what}.')
+        return text
+
+    return AfterValidator(check)
 
 
-def _part_of_name(text: str | None) -> str | None:
-    if text is not None and not NAME.fullmatch(text):
-        raise ValueError(f'{text!r} becomes part of a file name.')
-    return text
-
-
-def _set_name(name: str) -> str:
-    if not name.strip('. ') or set(name) & set('/\\\0'):
-        raise ValueError(f'{name!r} becomes a folder: it cannot hold / or \\.')
-    return name
+_FOLDER = _becomes('a folder: use letters, digits and _ . + = , @ - only', NAME)
+_PART = _becomes('part of a file name', NAME)
+_SET = _becomes('a folder: it cannot hold / or \\', re.compile(r'(?![. ]*$)[^/\\\0]+'))
 
 
 class DistOptions(Options):
@@ -59,7 +57,7 @@ class BasicTop(Options):
         r'gt_size queue_size (l1_|percep_|gan_)?gt_usm high_order_degradation'
     )
 
-    name: Annotated[str, AfterValidator(_folder)]
+    name: Annotated[str, _FOLDER]
     """Name of the experiment, also of its folder."""
     model_type: str
     """Registered model."""
@@ -139,7 +137,7 @@ class BasicVal(Options):
     """Write the restored images."""
     pbar: bool = False
     """Progress bar."""
-    suffix: Annotated[str | None, AfterValidator(_part_of_name)] = None
+    suffix: Annotated[str | None, _PART] = None
     """Ending of the names of restored images in a test."""
     metrics: dict[str, Any] | None = None
     """Name: {type, arguments, better: higher or lower}."""
@@ -179,7 +177,7 @@ class LoaderOptions(Options):
 
     type: str
     """Registered data set."""
-    name: Annotated[str, AfterValidator(_set_name)] = ''
+    name: Annotated[str, _SET] = ''
     """Name in the log."""
     phase: Literal['train', 'val', 'test'] = 'train'
     """Set by BasicSR."""
