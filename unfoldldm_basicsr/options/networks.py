@@ -120,7 +120,9 @@ def refusal(
     """
     words = set(re.findall(r'\w+', str(error)))
     names = [key for key in arguments if str(key) in words]
-    if not names or any(isinstance(arguments[key], Mapping) for key in names):
+    if isinstance(error, TooLargeError):  # a search for it would build as many again and again
+        names = [max(arguments, key=lambda key: _largest(arguments[key]))]
+    elif not names or any(isinstance(arguments[key], Mapping) for key in names):
         names = blamed(construct, arguments) or names or list(arguments)
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
@@ -130,6 +132,10 @@ def refusal(
         f'{name} cannot be built with these values: {kind}{str(error).rstrip(".")}'
         f'{f" (look at {values})" if values else ""}.'
     )
+
+
+def _largest(value: object) -> int:
+    return max((int(digits) for digits in re.findall(r'\d+', repr(value))), default=0)
 
 
 def _value(section: Mapping, name: str) -> object:
