@@ -3,18 +3,15 @@
 import logging
 import os
 import pickle
-import random
 import re
 import socket
 import subprocess
 import time
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import basicsr.data
 import basicsr.train
-import numpy as np
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -25,22 +22,12 @@ from basicsr.models import build_model
 from basicsr.utils.logger import MessageLogger
 from helpers import put, run_python, stock_options
 from safetensors.torch import save_file
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.compat import distributed
 from unfoldldm_basicsr.data.loading import SeededSampler
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.preflight import preflight
-
-
-class Draws(Dataset):
-    """Items are what the global generators give in the worker."""
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index):
-        return torch.tensor([random.random(), np.random.random()])  # noqa: NPY002
 
 
 class Broken(Dataset):
@@ -106,7 +93,6 @@ def test_epochs_are_counted_from_the_batches_the_loader_gives(tmp_path):
     arguments = options, logging.getLogger('test')
     loader, *_, epochs, _ = basicsr.train.create_train_val_dataloader(*arguments)
     *_, stock_epochs, _ = basicsr.train.create_train_val_dataloader.replaces(*arguments)
-    assert loader.worker_init_fn.func is basicsr.data.worker_init_fn
     steps = len(loader)
     assert steps * (epochs + 1) > 10  # the loop runs epochs + 1 times
     assert steps * (stock_epochs + 1) < 10
@@ -128,26 +114,6 @@ def test_ranks_share_one_permutation_as_in_basicsr(images, ranks, ratio):
     theirs = [list(EnlargedSampler(range(images), ranks, r, ratio)) for r in range(ranks)]
     assert [len(s) for s in shares] == [len(s) for s in theirs]
     assert sorted(chain(*shares)) == sorted(chain(*theirs))
-
-
-def worker_draws(init, epochs: int = 2) -> list[list]:
-    torch.manual_seed(3)
-    loader = DataLoader(
-        Draws(),
-        num_workers=2,
-        multiprocessing_context='fork',
-        worker_init_fn=partial(init, num_workers=2, rank=0, seed=0),
-    )
-    return [torch.cat(list(loader)).flatten().tolist() for _ in range(epochs)]
-
-
-def test_workers_draw_anew_in_every_epoch_and_repeat_in_every_run():
-    stock_first, stock_second = worker_draws(basicsr.data.worker_init_fn.replaces)
-    assert stock_first == stock_second  # the trap
-    first, second = worker_draws(basicsr.data.worker_init_fn)
-    assert not set(first) & set(second)
-    assert len(set(first)) == len(first)  # workers differ
-    assert worker_draws(basicsr.data.worker_init_fn) == [first, second]
 
 
 def test_an_error_while_prefetching_arrives_instead_of_hanging():

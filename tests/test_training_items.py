@@ -95,6 +95,14 @@ def test_a_resumed_run_gets_the_batches_that_the_uninterrupted_one_would(photos,
     assert same(batches(options, after), whole[after:])
 
 
+def test_stock_sets_are_cropped_anew_in_every_epoch(stock):
+    crops = {}
+    for batch in batches(run_options(stock | {'num_worker_per_gpu': 1})):
+        for path, lq in zip(batch['lq_path'], batch['lq'], strict=True):
+            crops.setdefault(path, []).append(lq)
+    assert any(not torch.equal(lq, first) for first, *rest in crops.values() for lq in rest)
+
+
 @pytest.mark.parametrize('kind', ['photos', 'stock'])
 def test_loader_processes_and_their_number_make_no_difference(request, kind):
     train = request.getfixturevalue(kind)

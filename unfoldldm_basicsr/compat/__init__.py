@@ -46,7 +46,6 @@ def apply() -> None:
         (basicsr.utils.logger.MessageLogger, '__init__', repairs.message_logger_init),
         (dist_util, '_init_dist_pytorch', distributed.init_dist_pytorch),
         (dist_util, '_init_dist_slurm', distributed.init_dist_slurm),
-        (basicsr.data, 'worker_init_fn', repairs.worker_init_fn),
         (prefetch.PrefetchGenerator, 'run', repairs.prefetch_run),
         (prefetch.PrefetchGenerator, '__next__', repairs.prefetch_next),
         (prefetch.CPUPrefetcher, '__init__', repairs.cpu_prefetcher_init),

@@ -7,14 +7,11 @@ import importlib
 import logging
 import math
 import queue
-import random
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -85,17 +82,6 @@ def copy_opt_file(opt_file: str, experiments_root: str) -> None:
 
 
 # ---- loader processes and prefetching ------------------------------------------------------------
-
-
-def worker_init_fn(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
-    """Replaces ``basicsr.data.worker_init_fn``, which gives every epoch the same crops and flips.
-
-    torch seeds each worker from the main process's generator: differently for every epoch, worker
-    and rank, and reproducibly. The generators of ``random`` and ``numpy`` follow it.
-    """
-    base = torch.initial_seed()
-    random.seed(base)
-    np.random.seed(base % 2**32)  # noqa: NPY002  (BasicSR's augmentations use the global generator)
 
 
 class _Failure:
