@@ -118,7 +118,15 @@ def takes(declared: type[Options]) -> Callable[[type[T]], type[T]]:
         def build(self, options: Options | None = None, /, **values: Any) -> None:
             init(self, read(declared, values, cls.__name__) if options is None else options)
 
-        keys = inspect.signature(declared).parameters.values()
+        keys = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=field.rebuild_annotation(),
+                default=inspect.Parameter.empty if field.is_required() else field.default,
+            )
+            for name, field in declared.model_fields.items()
+        ]
         itself = inspect.Parameter('self', inspect.Parameter.POSITIONAL_ONLY)
         build.__signature__ = inspect.Signature([itself, *keys])
         cls.__init__, cls.Options = build, declared
