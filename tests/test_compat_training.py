@@ -1,6 +1,7 @@
 """BasicSR's training loop: real epochs, fresh crops, errors that arrive, resume, process groups."""
 
 import logging
+import multiprocessing
 import os
 import pickle
 import re
@@ -25,7 +26,7 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.compat import distributed
-from unfoldldm_basicsr.data.loading import SeededSampler
+from unfoldldm_basicsr.data.loading import SeededSampler, TrainingItems
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.preflight import preflight
 
@@ -124,22 +125,20 @@ def test_an_error_while_prefetching_arrives_instead_of_hanging():
     assert torch.cat(list(loader)).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_prefetcher_starts_one_set_of_workers_per_epoch():
-    starts = []
-
-    class Loader:
-        def __iter__(self):
-            starts.append(1)
-            return iter([1, 2])
-
-    prefetcher = CPUPrefetcher(Loader())
+def test_the_prefetcher_starts_one_set_of_workers_per_epoch(tmp_path):
+    options = put(parsed(tmp_path), 'datasets.train.num_worker_per_gpu', 1)
+    loader, *_ = basicsr.train.create_train_val_dataloader(options, logging.getLogger('test'))
+    before = set(multiprocessing.active_children())
+    prefetcher = CPUPrefetcher(loader)
+    assert set(multiprocessing.active_children()) == before
     prefetcher.reset()
-    assert [prefetcher.next() for _ in range(3)] == [1, 2, None]
-    assert len(starts) == 1
+    assert prefetcher.next()['lq'].shape == (2, 3, 8, 8)
+    assert len(set(multiprocessing.active_children()) - before) == 1
 
 
 def test_stock_datasets_reach_a_spawned_worker_and_no_import_warns(tmp_path):
-    dataset = PairedImageDataset(parsed(tmp_path)['datasets']['val'])
+    section = parsed(tmp_path)['datasets']['val']
+    dataset = TrainingItems(PairedImageDataset(section), section)  # as the training loader has it
     (tmp_path / 'dataset.pkl').write_bytes(pickle.dumps(dataset))
     code = 'import pickle; d = pickle.load(open("dataset.pkl", "rb")); print(d[0]["lq"].shape)'
     # imports nothing of this package by itself

@@ -48,11 +48,9 @@ def apply() -> None:
         (dist_util, '_init_dist_slurm', distributed.init_dist_slurm),
         (prefetch.PrefetchGenerator, 'run', repairs.prefetch_run),
         (prefetch.PrefetchGenerator, '__next__', repairs.prefetch_next),
-        (prefetch.CPUPrefetcher, '__init__', repairs.cpu_prefetcher_init),
         (basicsr.models.base_model.BaseModel, 'reduce_loss_dict', repairs.reduce_loss_dict),
     ):
         replace(owner, name, replacement)
-    repairs.make_stock_datasets_picklable()
 
 
 def stock(function: Callable) -> Callable:

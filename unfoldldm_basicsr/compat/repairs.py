@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
-import importlib
 import logging
 import math
 import queue
@@ -13,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.errors import RunFailure
 
@@ -117,37 +114,3 @@ def prefetch_next(self) -> object:
     if item is None:
         raise StopIteration
     return item
-
-
-def cpu_prefetcher_init(self, loader) -> None:
-    """Replaces ``CPUPrefetcher.__init__``, which started a set of workers that nobody reads.
-
-    The training loop calls ``reset`` before every epoch, the first one included.
-    """
-    self.ori_loader = loader
-    self.loader = iter(())
-
-
-def make_stock_datasets_picklable() -> None:
-    """BasicSR's data sets reach workers that were spawned, not forked.
-
-    Such a worker unpickles the data set before it imports anything of this package, and importing
-    BasicSR fails there. Pickled through :func:`_rebuild`, they bring this package along.
-    """
-    from basicsr.utils.registry import DATASET_REGISTRY
-
-    for _, cls in DATASET_REGISTRY:
-        if cls.__module__.startswith('basicsr.'):
-            copyreg.pickle(cls, _reduce)
-
-
-def _reduce(dataset: Dataset) -> tuple:
-    cls = type(dataset)
-    return _rebuild, (cls.__module__, cls.__qualname__, dataset.__dict__)
-
-
-def _rebuild(module: str, name: str, state: dict) -> Dataset:
-    cls = getattr(importlib.import_module(module), name)
-    dataset = cls.__new__(cls)
-    dataset.__dict__.update(state)
-    return dataset
