@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from unfoldldm_basicsr.restoring.tiling import (
     TileError,
     check_tile,
-    sample_tiles,
     tile_spans,
     tiled_forward,
 )
@@ -101,15 +100,3 @@ def test_an_operator_that_changes_the_size_is_refused():
 def test_useless_tile_sizes_are_refused(tile, overlap, multiple, message):
     with pytest.raises(ValueError, match=message):
         check_tile(tile, overlap, multiple)
-
-
-@pytest.mark.parametrize('size', [(24, 100), (7, 500)])
-def test_sampled_tiles_are_of_one_size_aligned_and_reach_both_ends(size):
-    tiles = sample_tiles(*size, 64, 8)
-    assert 1 <= len(tiles) <= 9
-    for axis in (0, 1):
-        spans = sorted({(tile[axis].start, tile[axis].stop) for tile in tiles})
-        side = min(size[axis], 64)
-        assert all(stop - start == side and start % 8 == 0 for start, stop in spans)
-        assert spans[0][0] == 0
-        assert size[axis] - 8 < spans[-1][1] <= size[axis]
