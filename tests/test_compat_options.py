@@ -22,12 +22,13 @@ NUMBERS = {
     '1E+3': 1000.0,
     '-2.5e-3': -2.5e-3,
     '.5': 0.5,
+    '-.5': -0.5,
     '5.': 5.0,
     '3': 3,
     '!!float 2': 2.0,
     '.inf': float('inf'),
 }
-TEXTS = ('e-4', '1e', 'v1.2.3', '1-2', 'x1e4')
+TEXTS = ('e-4', '1e', 'v1.2.3', '1-2', 'x1e4', '-.', '+._5')
 
 
 def test_numbers_are_numbers_and_texts_stay_texts():

@@ -15,8 +15,8 @@ import yaml
 
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
-# What YAML 1.1 leaves a text: an exponent without a dot or a sign.
-_FLOAT = re.compile(r'^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$')
+# What YAML 1.1 leaves a text: an exponent without a dot or a sign, and a sign before a dot.
+_FLOAT = re.compile(r'^[-+]?(?:(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+|\.\d[\d_]*)$')
 _MERGE = 'tag:yaml.org,2002:merge'
 
 
