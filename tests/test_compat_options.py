@@ -157,10 +157,12 @@ def test_both_spellings_of_local_rank_are_accepted(command, word):
 
 
 def test_paths_are_those_of_basicsr_with_home_folders_expanded(command, tmp_path):
-    forced = ['datasets:val:dataroot_gt=~/x', 'path:resume_state=~/y']
+    parts = 'datasets:val:sets=[{dataroot_gt: ~/z}, other]'  # of a mixture; a class of anybody
+    forced = ['datasets:val:dataroot_gt=~/x', parts, 'path:resume_state=~/y']
     options, home = command('--force_yml', *forced), os.path.expanduser('~')
     paths, root = options['path'], tmp_path / 'experiments' / 'stock'
     assert options['datasets']['val']['dataroot_gt'] == f'{home}/x'
+    assert options['datasets']['val']['sets'] == [{'dataroot_gt': f'{home}/z'}, 'other']
     assert paths['resume_state'] == f'{home}/y'
     assert paths['experiments_root'] == paths['log'] == str(root)
     names = ('models', 'training_states', 'visualization')

@@ -53,9 +53,11 @@ def _fill_dataset(section: dict, phase: str, scale: Any) -> None:
     section['phase'], section['scale'] = phase.split('_')[0], scale
     if section.get('io_backend') is None:
         section['io_backend'] = {'type': 'disk'}
-    for key, value in section.items():
-        if isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info')):
-            section[key] = os.path.expanduser(value)
+    parts = section.get('sets')  # of a mixture
+    for part in (section, *(parts if isinstance(parts, list) else ())):
+        for key, value in part.items() if isinstance(part, dict) else ():
+            if isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info')):
+                part[key] = os.path.expanduser(value)
     if phase == 'train':
         section.setdefault('num_worker_per_gpu', 4)
         if not hasattr(registered(DATASET_REGISTRY, section.get('type')), 'Options'):
