@@ -298,9 +298,10 @@ class UndeclaredDataset(Dataset):
         return {}
 
 
-def test_what_an_undeclared_class_reads_is_not_guessed(stock, monkeypatch):
+@pytest.mark.parametrize('sets', [['rain', 'haze'], {'a': 1}, 3])
+def test_what_an_undeclared_class_reads_is_not_guessed(stock, monkeypatch, sets):
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'UndeclaredDataset', UndeclaredDataset)
-    data = {'type': 'UndeclaredDataset', 'crop_mode': 'x', 'batch_size_per_gpu': 2}
+    data = {'type': 'UndeclaredDataset', 'crop_mode': 'x', 'batch_size_per_gpu': 2, 'sets': sets}
     stock = put(stock, 'datasets.train', data)
     assert preflight(stock, 'x.yml', True) == []
     assert 'left as it is' in warnings_at(stock, 'datasets.train.crop_mode')

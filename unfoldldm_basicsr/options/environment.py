@@ -181,8 +181,10 @@ def network_can_be_compiled(run: Run) -> Found:
 
 def data_are_there(run: Run) -> Found:
     for root, whole in run.sets():
-        sections = {root: whole}
-        for index, part in enumerate(whole.get('sets') or ()):
+        sections, parts = {root: whole}, whole.get('sets')  # of a class of anybody
+        for index, part in enumerate(parts if isinstance(parts, list) else ()):
+            if not isinstance(part, Mapping):
+                continue
             sections[f'{root}.sets.{index}'] = {'io_backend': whole.get('io_backend'), **part}
         for path, section in sections.items():
             for key, value in section.items():
