@@ -119,6 +119,19 @@ def test_a_network_that_loads_any_pickle_is_not_let(scene, capsys, monkeypatch, 
     assert 'network_g' in refused(entry, put(scene, 'network_g', network), capsys)
 
 
+def test_a_file_is_migrated_without_what_it_would_execute(scene, capsys, monkeypatch):
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    monkeypatch.setattr(torch, 'load', getattr(torch.load, 'replaces', torch.load))
+    torch.save(Attack(), 'evil.pth')
+    network = {'type': 'SpyNet', 'load_path': 'evil.pth'}
+    assert (
+        cli.main(['migrate', str(write_options(Path('x.yml'), put(scene, 'network_g', network)))])
+        == 0
+    )
+    assert 'could execute code' in capsys.readouterr().err
+    assert not Path(PROOF).exists()
+
+
 def test_entries_load_data_only_unless_the_caller_decides_otherwise(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.aliases import Note, translate
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.options.read import OptionLoader, read_option_file
@@ -23,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'{args.output} exists: name a new file.')
     else:
         write_bytes_atomic(args.output, text.encode())
+    load_data_only()  # networks are built now
     for problem in preflight(options, args.file, is_training(options), here=False):
         print(problem, file=sys.stderr)
     return 0
