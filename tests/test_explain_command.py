@@ -270,9 +270,11 @@ def test_without_clip_the_attention_is_left_out_with_the_reason(weights, tmp_pat
 def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path):
     kwargs = unfoldldm_kwargs()
     save_weights(tmp_path / 'net.pth', shake(UnfoldLDM(**kwargs)), **kwargs)
-    photo = write_photos(tmp_path, 1)[0]
+    photo, names = write_photos(tmp_path, 1)[0], {'img_0_trace.png', 'img_0_stages.csv'}
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'img_0_prompts.png').touch()  # of VLU-Net, which nothing here replaces
     assert explain(tmp_path / 'net.pth', photo, tmp_path / 'out') == 0
-    assert {p.name for p in (tmp_path / 'out').iterdir()} == {'img_0_trace.png', 'img_0_stages.csv'}
+    assert {p.name for p in (tmp_path / 'out').iterdir()} == names | {'img_0_prompts.png'}
     trace, _ = Restorer(tmp_path / 'net.pth').trace(read_picture(photo).pixels)
     before = trace.lq
     for row, stage in zip(

@@ -21,25 +21,26 @@ from unfoldldm_basicsr.weights.conditioning import AUTO
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FILES = (
+VLUNET_FILES = (
     'prompts.png', 'prompts.csv', 'steps.png', 'steps.csv', 'attention.png', 'attention.csv',
-    'trace.png', 'stages.csv',
 )  # fmt: skip
+TRACE_FILES = ('trace.png', 'stages.csv')
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the pictures and tables and names them, none where one exists already."""
     if args.output.exists() and not args.output.is_dir():
         raise ValueError(f'--output {args.output}: is a file; give a folder.')
-    paths = {name: args.output / f'{args.image.stem}_{name}' for name in FILES}
+    original = read_picture(args.image).pixels
+    image = reduce_image(original, args.max_size)
+    restorer = restorer_of(args)
+    expected = VLUNET_FILES * can_explain(restorer) + TRACE_FILES * restorer.contract.can_trace
+    paths = {name: args.output / f'{args.image.stem}_{name}' for name in expected}
     existing = [path for path in paths.values() if path.exists()]
     if existing and not args.overwrite:
         raise FileExistsError(
             f'{existing[0]}: exists; choose another --output or pass --overwrite.'
         )
-    original = read_picture(args.image).pixels
-    image = reduce_image(original, args.max_size)
-    restorer = restorer_of(args)
     size = f'{image.shape[1]} x {image.shape[0]} pixels'
     if image.shape != original.shape:
         size += f', reduced from {original.shape[1]} x {original.shape[0]}'
