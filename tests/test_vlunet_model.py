@@ -175,6 +175,8 @@ def test_a_record_without_the_backbone_that_is_not_had_elsewhere_is_refused(make
     torch.save(content, file := file.replace('g_2', 'bare'))
     with pytest.raises(CheckpointError, match=r'no backbone for .*pretrained: laion2b_s34b_b79k'):
         make('clip', path={'pretrain_network_g': file})
+    embedding = file_of(trained('clip'), 'e_2')  # has one
+    make('clip', path={'pretrain_network_g': file, 'pretrain_network_e': embedding})
 
 
 def test_other_vectors_than_the_network_was_trained_with_are_reported(make, log):

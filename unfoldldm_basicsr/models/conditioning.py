@@ -256,7 +256,8 @@ class Conditioning:
                 f'{file}: was trained with network_e.type: {record.arch["type"]}, not {kind}.'
             )
         fault = class_order_fault(record.classes, self.names, self.needs_label)
-        if contract_of(net).save_backbone and net.state_dict().keys() - record.state_dict.keys():
+        missing = net.state_dict().keys() - record.state_dict.keys()
+        if contract_of(net).save_backbone and missing and not self.path.pretrain_network_e:
             fault = (
                 f'holds no backbone for network_e, which would keep random weights. Write '
                 f'network_e.pretrained: {record.arch["kwargs"].get("pretrained")}, as it was '
