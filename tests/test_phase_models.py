@@ -36,6 +36,7 @@ PHASE2 = {
     'prior_warmup_iter': 2,
 }
 NEW = {'condition_encoder', 'denoiser'}
+CROP = {'iters': [1], 'gt_sizes': [16], 'mini_batch_sizes': [2]}
 
 
 def build1(folder, network: dict | None = None, **train) -> UnfoldLDMPhase1Model:
@@ -217,6 +218,24 @@ def test_one_large_step_warns_and_a_row_of_them_stops():
         watch.observe(1.5, 2)
 
 
+@pytest.mark.parametrize('phase', [1, 2])
+def test_priors_are_made_of_the_whole_patches_of_the_loader(phase, phase1, tmp_path):
+    file = file_of(phase1, 'g_3')
+    train = {'prior_context': True, 'progressive': CROP, 'prior_warmup_iter': 1}
+    if phase == 1:
+        model = build1(tmp_path, **{k: train[k] for k in ('prior_context', 'progressive')})
+    else:
+        model = UnfoldLDMPhase2Model(phase2_options(tmp_path, file, train))
+    sizes = []
+    encoders = [model.net_g.prior_encoder]
+    encoders += [model.net_g.condition_encoder] if phase == 2 else []
+    for encoder in encoders:
+        encoder.register_forward_pre_hook(lambda _, seen: sizes.append(tuple(seen[0].shape[2:])))
+    steps(model, 1, 2, side=32)
+    assert model.batch['lq'].shape[2:] == (16, 16)
+    assert set(sizes) == ({(32, 32)} if phase == 1 else {(32, 32), (16, 16)})  # PI' sees half of it
+
+
 @pytest.mark.parametrize(
     ('phase', 'section', 'changes', 'keys'),
     [
@@ -233,6 +252,9 @@ def test_one_large_step_warns_and_a_row_of_them_stops():
         (2, 'network_g', {'type': 'VLUNet'}, ['network_g.type']),
         (2, 'network_g', {'prior_source': 'shuffled'}, []),
         (2, 'val', {'prior_source': 'shuffled', 'tile': 64}, ['val.tile']),
+        (2, 'train', {'prior_context': True}, ['train.prior_context']),
+        (2, 'train', {'prior_context': True, 'progressive': CROP}, []),
+        (1, 'train', {'prior_context': True, 'progressive': CROP}, []),
         (2, 'train', {'prior_warmup_iter': 100}, ['train.prior_warmup_iter']),
         (2, 'train', {'diffusion_opt': {'type': 'L1Loss'}}, ['train.diffusion_opt.type']),
         (2, 'path', {'pretrain_network_phase1': None}, ['path.pretrain_network_phase1']),

@@ -91,6 +91,32 @@ def test_prior_of_a_photo_is_the_mean_over_windows_of_a_patch():
     assert encoder(torch.rand(1, 6, 20, 40), 16).shape == (1, 8)  # windows overlap where they must
 
 
+def test_an_untrained_prior_tells_brightness_rather_than_content():
+    encoder, images = make(prior_dim=64).prior_encoder, torch.rand(32, 6, 16, 16)
+    levels = torch.linspace(0.05, 1, 32)[:, None, None, None]
+    by_content, by_level = ((p - p.mean(0)).std() for p in map(encoder, (images, images * levels)))
+    assert by_level > 4 * by_content
+    assert by_level > 0.4  # of vectors with a variance of one
+
+
+def test_priors_of_a_patch_are_those_of_the_larger_patch_around_it():
+    net, seen = shaken(make()).eval(), {}
+    (lq, gt), around = torch.rand(2, 2, 3, 16, 16), torch.rand(2, 2, 3, 32, 48)
+    with torch.no_grad():
+        seen['patch'] = net(lq, gt, return_trace=True)
+        seen['around'] = net(*around, return_trace=True)
+        seen['both'] = net(lq, gt, context=(around[0], around[1]), return_trace=True)
+    both, large = seen['both'], seen['around']
+    torch.testing.assert_close(both.stages[-1].prior, large.stages[-1].prior)
+    torch.testing.assert_close(both.target_prior, large.target_prior)
+    assert not torch.allclose(both.target_prior, seen['patch'].target_prior, atol=1e-3)
+    assert both.output.shape == lq.shape
+    assert not torch.equal(both.output, seen['patch'].output)
+    net.train()
+    net(lq, gt, context=(around[0], around[1])).mean().backward()
+    assert net.condition_encoder.head[0].weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize('size', [(65, 97), (8, 8), (3, 5), (1, 1)])
 def test_output_has_the_size_of_the_input(size):
     net = shaken(make()).eval()

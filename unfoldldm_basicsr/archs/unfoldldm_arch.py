@@ -20,7 +20,12 @@ from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.resample import crop_to, pad_to_multiple
 from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA, Degradation, MGDAOptions
-from unfoldldm_basicsr.archs.unfolding.latent_prior import LatentPrior, PriorOptions
+from unfoldldm_basicsr.archs.unfolding.latent_prior import (
+    GENERATING,
+    Guidance,
+    LatentPrior,
+    PriorOptions,
+)
 from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormer, OCFormerOptions
 from unfoldldm_basicsr.archs.unfolding.stage import Estimates, StageTrace, UnfoldTrace
 from unfoldldm_basicsr.common.declaration import takes
@@ -104,6 +109,7 @@ class UnfoldLDM(LatentPrior):
         mode: str = 'restore',
         prior_source: str | None = None,
         prior: Tensor | None = None,
+        context: tuple[Tensor, Tensor] | None = None,
         return_trace: bool = False,
     ) -> Tensor | UnfoldTrace:
         """Restores a batch.
@@ -115,6 +121,8 @@ class UnfoldLDM(LatentPrior):
                 f_theta receive gradients.
             prior_source: overrides the constructor's.
             prior: (B, C_p) or (K, B, C_p) to use instead of any source.
+            context: lq and gt, each (B, c, H', W'), of larger patches around these; training. The
+                priors are made of them, so that they say what holds for a photo.
             return_trace: returns :class:`UnfoldTrace` instead of the output.
 
         Returns:
@@ -126,7 +134,10 @@ class UnfoldLDM(LatentPrior):
         y, size = pad_to_multiple(lq, self.size_multiple)
         gt = None if gt is None else pad_to_multiple(gt, self.size_multiple)[0]
         how = {'mode': mode, 'source': prior_source, 'given': prior, 'trace': return_trace}
-        call = self.guidance(y, gt, **how)
+        around = [pad_to_multiple(image, self.size_multiple)[0] for image in context or ()]
+        call = self.guidance(*(around or (y, gt)), **how)
+        if around and call.source in GENERATING:
+            self.generate_prior(around[0], call)
         trained = mode != 'warmup' and torch.is_grad_enabled()
         with torch.set_grad_enabled(trained):
             degradations = self.degradations(y)
@@ -157,6 +168,15 @@ class UnfoldLDM(LatentPrior):
         seen = self.mgda.look(y)
         known = {scale: self.mgda.estimate(seen, size) for scale, size in sizes.items()}
         return [known[scale] for scale in scales]
+
+    def generate_prior(self, y: Tensor, call: Guidance) -> None:
+        """Makes the prior of all stages from y (B, c, H', W'), as the first stage would."""
+        y_0 = F.avg_pool2d(y, self.options.scales[0])
+        with torch.no_grad():
+            mgda = self.mgda if self.options.share_stages else self.mgda[0]
+            degradation = mgda.estimate(mgda.look(y), y_0.shape[2:])
+            estimates = self.gradient_step(y_0, y_0, 0, degradation)
+        self.prior(estimates, y_0, 0, call)
 
     def gradient_step(
         self, x: Tensor, y: Tensor, k: int, degradation: Degradation | None

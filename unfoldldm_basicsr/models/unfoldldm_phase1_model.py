@@ -22,7 +22,7 @@ from unfoldldm_basicsr.models.unfolding_losses import StepWatch, restoration_los
 from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training import options as base
-from unfoldldm_basicsr.training.batches import Batch
+from unfoldldm_basicsr.training.batches import Batch, to_device
 from unfoldldm_basicsr.training.evaluation import Evaluator
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 from unfoldldm_basicsr.training.step import Losses
@@ -44,6 +44,9 @@ class UnfoldingTrain(base.TrainOptions):
     isda_opt: dict[str, Any] | None = None
     """ISDALoss and its arguments; ~: off, as in the comparisons on noise, where it costs quality;
     UnfoldLDM's other option files set a loss_weight of 0.01."""
+    prior_context: bool = False
+    """The priors are made of the whole patches that the loader gives, of which progressive cuts the
+    restored ones: they must then say what holds for a photo."""
     stage_loss_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the pixel loss of the stages before the last."""
 
@@ -110,6 +113,22 @@ def isda_acts(run: Run) -> Iterator[Problem]:
         yield Problem('train.isda_opt.start', f'{message}would be 0: lower it, or remove isda_opt.')
 
 
+def context_is_there(run: Run) -> Iterator[Problem]:
+    """What a prior of larger patches needs."""
+    if not run.is_train or not run.train.prior_context:
+        return
+    place, section = 'train.prior_context', run.network_sections['network_g']
+    if run.train.progressive is None:
+        yield Problem(place, 'needs train.progressive, which cuts the restored patches.')
+    if run.train.mixing_augs is not None:
+        yield Problem(place, 'cannot be combined with train.mixing_augs.')
+    if not uses_ldm(run):
+        yield Problem(place, 'has no effect with network_g.use_ldm: false.')
+    if section.get('prior_stages', 'first') != 'first' or not section.get('cond_detach', True):
+        message = 'needs one prior for all stages: prior_stages: first and cond_detach: true.'
+        yield Problem(place, message)
+
+
 def is_phase1(run: Run) -> Iterator[Problem]:
     """Phase I of the network, and what its oracle prior rules out."""
     if run.network_sections['network_g'].get('phase', 2) != 1:
@@ -123,7 +142,7 @@ def is_phase1(run: Run) -> Iterator[Problem]:
         yield Problem('val.tile', 'the oracle prior belongs to the whole image; remove val.tile.')
 
 
-UNFOLDING_RULES = (*base.RULES, network_has_phases, isda_acts)
+UNFOLDING_RULES = (*base.RULES, network_has_phases, isda_acts, context_is_there)
 
 
 # ---- the model ----------------------------------------------------------------------------------
@@ -154,8 +173,21 @@ class UnfoldLDMPhase1Model(RestorationModel):
         self.cri_isda = self.build_optional_loss(self.run.train.isda_opt)
         self.step_watch = StepWatch()
 
+    def feed_data(self, data: Batch) -> None:
+        super().feed_data(data)
+        if self.is_train and self.run.train.prior_context:
+            count = len(self.batch['lq'])  # train.progressive has kept the first ones
+            whole = {f'context_{key}': data[key][:count] for key in ('lq', 'gt')}
+            self.batch |= to_device(whole, self.device)
+
+    def network_arguments(self, batch: Batch) -> dict[str, Any]:
+        arguments = super().network_arguments(batch)
+        if 'context_lq' in batch:
+            arguments['context'] = batch['context_lq'], batch['context_gt']
+        return arguments
+
     def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
-        arguments = self.network_arguments(batch)  # of a subclass
+        arguments = self.network_arguments(batch)
         with self.autocast():
             trace = self.net_g(batch['lq'], batch['gt'], **arguments, return_trace=True)
         return self.trace_losses(trace, batch['gt']), self.trace_figures(trace, batch, current_iter)

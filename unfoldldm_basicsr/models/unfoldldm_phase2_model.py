@@ -170,7 +170,7 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
 
     def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
         lq, gt, mode = batch['lq'], batch['gt'], 'warmup' if self.warming_up else 'restore'
-        arguments = self.network_arguments(batch)  # of a subclass
+        arguments = self.network_arguments(batch)
         with self.autocast():
             trace = self.net_g(lq, gt, mode=mode, **arguments, return_trace=True)
         if self.warming_up:

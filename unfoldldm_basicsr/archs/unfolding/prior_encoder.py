@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 
+LEVEL_CENTRES, LEVEL_SPREAD = (-1.5, -2.5), 0.7  # of log means and log deviations of photos
+
 
 class EncoderOptions(PriorVectorOptions):
     """Options of both prior encoders."""
@@ -68,12 +70,22 @@ class PriorEncoder(nn.Module):
             nn.LeakyReLU(0.1),
             nn.Linear(options.prior_dim, options.prior_dim),
         )
-        # torch's default shrinks the signal in every layer until the biases are all that the final
-        # normalisation sees, and all images have nearly the same prior.
+        # Otherwise all images start with nearly the same prior, and the restoration learns to
+        # ignore it: torch's default biases outgrow the signal, and what the body sees of
+        # standardised images is much the same for all. So the levels, standardised by the first
+        # layer, speak loudest, and a bias keeps the normalisation from hiding how large they are.
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, a=0.1)
                 nn.init.zeros_(layer.bias)
+        first, _, last = self.head
+        with torch.no_grad():
+            seen, levels = first.weight.split([4 * width, 2 * in_channels], 1)
+            seen.mul_(0.1)
+            nn.init.kaiming_normal_(levels, a=0.1).div_(LEVEL_SPREAD)
+            centres = torch.tensor(LEVEL_CENTRES).repeat_interleave(in_channels)
+            first.bias.sub_(levels @ centres)
+            last.bias.normal_()
 
     def forward(self, images: Tensor, window: int | None = None) -> Tensor:
         """(B, in_channels, h, w) -> (B, prior_dim), zero mean and unit variance per item.
