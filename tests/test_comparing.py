@@ -131,7 +131,12 @@ def test_a_report_names_own_options_once(place, begin):
     assert 'train.stage_loss_weight 0.3 then 0.05' in words  # of Phase I and II
     assert words.count(' then ') == 1  # what both phases have alike is said once
     task = read_task(ROOT / 'options' / 'compare' / 'dark', ['datasets:test_real=~'])
-    assert words_of_task(task, [])['unseen'] == 'CBSD68_unseen_strength'  # of those that are there
+    words = words_of_task(task, [])
+    left = 'CBSD68_middle_strength, CBSD68_unseen_strength'  # of those that are there
+    assert words['unseen'] == left
+    assert 'patches of 48 cut from 144, batch 8' in words['training data']
+    noise = words_of_task(read_task(ROOT / 'options' / 'compare' / 'noise'), [])
+    assert 'patches of 48, batch 8' in noise['training data']
 
 
 SHIPPED = sorted(p for kind in ('compare', 'ablate') for p in (ROOT / 'options' / kind).iterdir())

@@ -171,13 +171,16 @@ def words_of_task(task: tasks.Task, arguments: Sequence[str]) -> dict[str, str]:
     choices = {s.title: s.file.test.model_dump(exclude_defaults=True) for s in task.sides}
     sets = [*tasks.test_sets(task.common).values()]
     names = {data.get('name') for data in sets}
+    patches, cut = train_set.get('gt_size'), task.common['train'].get('progressive')
+    if cut:
+        patches = f'{" then ".join(map(str, cut["gt_sizes"]))} cut from {patches}'
     return {
         'title': task.name,
         'budget': f'{settings.budget.amount:g} {UNITS[settings.budget.equal]} for each side, all '
         'its phases together',
         'seeds': ', '.join(map(str, settings.seeds)),
         'training data': data_words(train_set)
-        + f', patches of {train_set.get("gt_size")}, batch {train_set.get("batch_size_per_gpu")}',
+        + f', patches of {patches}, batch {train_set.get("batch_size_per_gpu")}',
         'test data': '; '.join(map(data_words, sets)),
         DIFFERING: ', '.join(settings.allow),
         'choices of the test': '; '.join(f'{t}: {json.dumps(c)}' for t, c in choices.items() if c),
