@@ -91,8 +91,8 @@ def test_prior_of_a_photo_is_the_mean_over_windows_of_a_patch():
     assert encoder(torch.rand(1, 6, 20, 40), 16).shape == (1, 8)  # windows overlap where they must
 
 
-def test_an_untrained_prior_tells_brightness_rather_than_content():
-    encoder, images = make(prior_dim=64).prior_encoder, torch.rand(32, 6, 16, 16)
+def test_a_prior_that_starts_from_levels_tells_brightness_rather_than_content():
+    encoder, images = make(prior_dim=64, prior_levels=True).prior_encoder, torch.rand(32, 6, 16, 16)
     levels = torch.linspace(0.05, 1, 32)[:, None, None, None]
     by_content, by_level = ((p - p.mean(0)).std() for p in map(encoder, (images, images * levels)))
     assert by_level > 4 * by_content

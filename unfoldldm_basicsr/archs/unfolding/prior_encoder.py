@@ -25,6 +25,9 @@ class EncoderOptions(PriorVectorOptions):
     """Channels of PI and PI'."""
     prior_encoder_blocks: NonNegativeInt = 2
     """Residual blocks of PI and PI'."""
+    prior_levels: bool = False
+    """PI and PI' start from how bright and rich in contrast images are rather than from what is in
+    them: for darkness or haze. On noise it costs quality."""
     prior_window: int = Field(48, gt=0, multiple_of=8)
     """Side of the windows that PI and PI' look at one by one in evaluation, in pixels: that of the
     training patches."""
@@ -70,22 +73,28 @@ class PriorEncoder(nn.Module):
             nn.LeakyReLU(0.1),
             nn.Linear(options.prior_dim, options.prior_dim),
         )
-        # Otherwise all images start with nearly the same prior, and the restoration learns to
-        # ignore it: torch's default biases outgrow the signal, and what the body sees of
-        # standardised images is much the same for all. So the levels, standardised by the first
-        # layer, speak loudest, and a bias keeps the normalisation from hiding how large they are.
+        # torch's default shrinks the signal in every layer until the biases are all that the final
+        # normalisation sees, and all images have nearly the same prior.
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, a=0.1)
                 nn.init.zeros_(layer.bias)
+        if options.prior_levels:
+            self._start_from_levels(4 * width, 2 * in_channels)
+
+    @torch.no_grad()
+    def _start_from_levels(self, num_features: int, num_levels: int) -> None:
+        """What the body sees of standardised images is much the same for all of them: the levels,
+        standardised by the first layer, outweigh it, and a random bias keeps the normalisation from
+        hiding how large they are.
+        """
         first, _, last = self.head
-        with torch.no_grad():
-            seen, levels = first.weight.split([4 * width, 2 * in_channels], 1)
-            seen.mul_(0.1)
-            nn.init.kaiming_normal_(levels, a=0.1).div_(LEVEL_SPREAD)
-            centres = torch.tensor(LEVEL_CENTRES).repeat_interleave(in_channels)
-            first.bias.sub_(levels @ centres)
-            last.bias.normal_()
+        features, levels = first.weight.split([num_features, num_levels], 1)
+        features.mul_(0.1)
+        nn.init.kaiming_normal_(levels, a=0.1).div_(LEVEL_SPREAD)
+        centres = torch.tensor(LEVEL_CENTRES).repeat_interleave(num_levels // 2)
+        first.bias.sub_(levels @ centres)
+        last.bias.normal_()
 
     def forward(self, images: Tensor, window: int | None = None) -> Tensor:
         """(B, in_channels, h, w) -> (B, prior_dim), zero mean and unit variance per item.
