@@ -222,7 +222,7 @@ OTHER_VALUES = {
     'num_stages': 3, 'coarse_stages': 0, 'share_stages': False, 'stage_code': False,
     'mgda_dim': 16, 'mgda_stride': 2, 'mgda_blocks': 2, 'mgda_d_state': 4, 'mgda_expand': 1,
     'mgda_op': 'conv', 'mgda_mode': 'holistic', 'embed_dim': 16, 'wm_rank': 4, 'use_ldm': False,
-    'prior_dim': 16, 'prior_width': 16, 'prior_encoder_blocks': 2,
+    'prior_dim': 16, 'prior_width': 16, 'prior_encoder_blocks': 2, 'prior_levels': True,
     'prior_input': ('gt', {'phase': 1}), 'prior_window': 8, 'cond_input': 'mgda_lq',
     'cond_detach': False, 'prior_stages': 'all', 'prior_source': 'null',
     'null_prior_prob': (0.9, {'phase': 1}), 'num_timesteps': 4, 'denoiser_dim': 32,

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -79,10 +78,13 @@ class Training:
     @contextmanager
     def launched(self) -> Iterator[None]:
         """Operations one by one: inside of CUDA graphs they cannot be counted."""
-        step = getattr(self.model, 'step', SimpleNamespace())  # of the models of this package
-        graphs, step.graphs = getattr(step, 'graphs', None), None
+        step = getattr(self.model, 'step', None)  # of the models of this package
+        graphs = getattr(step, 'graphs', None)
+        if graphs is not None:
+            step.graphs = None
         yield
-        step.graphs = graphs
+        if graphs is not None:
+            step.graphs = graphs
 
     def measure(self, progress: float) -> dict[str, object]:
         """Seconds (the fastest of three: other work on the machine must not count) and
