@@ -179,6 +179,10 @@ def test_missing_openclip_comes_with_the_install_command(monkeypatch):
         ({'pretrained': 'openai'}, 'neither a file nor an OpenCLIP tag of your clip_config'),
         ({'clip_config': {'dim': 3}}, "clip_config: .*'dim'"),
         (
+            {'clip_config': {**TINY_CLIP, 'text_cfg': {**TINY_CLIP['text_cfg'], 'vocab_size': 9}}},
+            r'clip_config\.text_cfg\.vocab_size is 9, but the tokenizer has 49408 tokens',
+        ),
+        (
             {'clip_config': {**TINY_CLIP, 'text_cfg': -1}},
             r'clip_config\.text_cfg must be a section',
         ),

@@ -24,6 +24,8 @@ def import_open_clip() -> ModuleType:
     return open_clip
 
 
+VOCABULARY = 49408  # tokens of open_clip.tokenize
+
 _SIZES = (
     'embed_dim', 'layers', 'width', 'head_width', 'heads', 'patch_size', 'image_size',
     'context_length', 'vocab_size',
@@ -48,6 +50,11 @@ def _check_sizes(config: dict, prefix: str = 'clip_config') -> None:
     image, patch = config.get('image_size'), config.get('patch_size')
     if isinstance(image, int) and isinstance(patch, int) and image < patch:
         raise ValueError(f'{prefix}.image_size ({image}) is less than patch_size ({patch}).')
+    words = config.get('vocab_size', VOCABULARY)
+    if words < VOCABULARY:
+        raise ValueError(
+            f'{prefix}.vocab_size is {words}, but the tokenizer has {VOCABULARY} tokens.'
+        )
 
 
 def build_clip(model_name: str, pretrained: str | None, clip_config: dict | None) -> nn.Module:
