@@ -179,16 +179,17 @@ def test_a_record_without_the_backbone_that_is_not_had_elsewhere_is_refused(make
     make('clip', path={'pretrain_network_g': file, 'pretrain_network_e': embedding})
 
 
-def test_other_vectors_than_the_network_was_trained_with_are_reported(make, log):
-    first = make('label')
+def test_other_vectors_than_the_network_was_trained_with_are_reported_once(make, log):
+    first = make('learned', ema_decay=0.9)
     first.save(0, 1)
     with torch.no_grad():
-        bare_e(first).table.weight.add_(1)
+        for net in (bare_e(first), first.conditioning.network.average):
+            next(net.parameters()).add_(1)
     first.save(0, 2)
     for label in ('e_1', 'e_2'):
         assert 'other degradation vectors' not in log.text
         path = {f'pretrain_network_{part[0]}': file_of(first, part) for part in ('g_1', label)}
-        make('label', path=path)
+        make('learned', path=path, ema_decay=0.9)
     assert times_logged(log, 'other degradation vectors') == 1
 
 

@@ -224,8 +224,11 @@ class Conditioning:
         trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
         return {GROUP: trained} if trained else {}
 
-    def _load(self, net: nn.Module, kind: str, key: str | None = None) -> None:
+    def _load(
+        self, net: nn.Module, kind: str, key: str | None = None, *, is_average: bool = False
+    ) -> None:
         """``kind`` of weights where the file has them; those under ``key`` where it is given."""
+        warn = get_root_logger().debug if is_average else get_root_logger().warning  # said once
         file, source, record = self.path.pretrain_network_g, self.path.pretrain_network_e, None
         if file:  # averaged if the network's is
             stored = kind if self.run.is_train else self.path.param_key_g or kind
@@ -236,14 +239,14 @@ class Conditioning:
             load_weights(net, source, key or kind, fallback=not key, label='e')
             own, known = net.state_dict(), {} if record is None else record.state_dict
             if not all(torch.equal(own[k].cpu(), known[k].cpu()) for k in own.keys() & known):
-                get_root_logger().warning(
+                warn(
                     f'path.pretrain_network_e: {source} holds other degradation vectors than those '
                     'that the network of path.pretrain_network_g was trained with.'
                 )
         elif record is not None:
             net.load_state_dict(record.state_dict)
         elif self.run.is_train and contract_of(net).save_backbone is not None:
-            get_root_logger().warning(
+            warn(
                 f'path.pretrain_network_e is empty: the adapters of {type(net).__name__} keep '
                 'their random initial values for the whole training. Tune them first with '
                 'model_type: DegradationCLIPModel and name its net_g_latest.pth.'
@@ -270,7 +273,7 @@ class Conditioning:
         """Averages a trained embedding from here on."""
         if self.is_trained:
             self.network.start_average()
-            self._load(self.network.average, 'params_ema')
+            self._load(self.network.average, 'params_ema', is_average=True)
 
     def weight_file(self) -> dict[str, Any]:
         """Content of ``net_e_*.pth``."""
