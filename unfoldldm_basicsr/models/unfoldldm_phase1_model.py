@@ -174,11 +174,11 @@ class UnfoldLDMPhase1Model(RestorationModel):
         self.step_watch = StepWatch()
 
     def feed_data(self, data: Batch) -> None:
+        data = to_device(data, self.device)
         super().feed_data(data)
         if self.is_train and self.run.train.prior_context:
             count = len(self.batch['lq'])  # train.progressive has kept the first ones
-            whole = {f'context_{key}': data[key][:count] for key in ('lq', 'gt')}
-            self.batch |= to_device(whole, self.device)
+            self.batch |= {f'context_{key}': data[key][:count] for key in ('lq', 'gt')}
 
     def network_arguments(self, batch: Batch) -> dict[str, Any]:
         arguments = super().network_arguments(batch)
