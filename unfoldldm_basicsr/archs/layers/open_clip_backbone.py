@@ -51,7 +51,7 @@ def _check_sizes(config: dict, prefix: str = 'clip_config') -> None:
     if isinstance(image, int) and isinstance(patch, int) and image < patch:
         raise ValueError(f'{prefix}.image_size ({image}) is less than patch_size ({patch}).')
     words = config.get('vocab_size', VOCABULARY)
-    if words < VOCABULARY:
+    if isinstance(words, int) and words < VOCABULARY:
         raise ValueError(
             f'{prefix}.vocab_size is {words}, but the tokenizer has {VOCABULARY} tokens.'
         )
