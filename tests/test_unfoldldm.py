@@ -62,7 +62,8 @@ def test_holistic_operator_is_linear_with_its_true_adjoint():
 def test_first_stages_work_at_half_the_resolution():
     sizes = []
     net = shaken(make(num_stages=3)).eval()
-    net.ocformer.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:])))
+    for ocformer in net.ocformer:
+        ocformer.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:])))
     with torch.no_grad():
         trace = net(torch.rand(1, 3, 32, 48), return_trace=True)
         fine = shaken(make(num_stages=3, coarse_stages=0)).eval()(
@@ -71,6 +72,19 @@ def test_first_stages_work_at_half_the_resolution():
     assert sizes == [(16, 24), (16, 24), (32, 48)]
     assert [s.W.matrix.shape[-1] for s in trace.stages] == [16, 16, 32]
     assert [s.W.matrix.shape[-1] for s in fine.stages] == [32, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ('share', 'expected'), [(True, [0, 0, 0]), ('resolution', [0, 0, 1]), (False, [0, 1, 2])]
+)
+def test_stages_share_ocformer_as_told(share, expected):
+    net, used = make(num_stages=3, share_stages=share).eval(), []
+    parts = [m for m in net.modules() if isinstance(m, OCFormer)]
+    for part in parts:
+        part.register_forward_pre_hook(lambda module, _: used.append(parts.index(module)))
+    with torch.no_grad():
+        net(torch.rand(1, 3, 16, 16))
+    assert used == expected
 
 
 def test_the_degradation_of_shared_stages_is_looked_at_once():

@@ -53,6 +53,15 @@ def test_the_network_is_rebuilt_from_the_file_alone_with_averaged_weights(tmp_pa
     assert not torch.equal(plain(image), ema(image))
 
 
+@pytest.mark.parametrize(('version', 'shared'), [('0.1.0', True), (__version__, None)])
+def test_a_file_means_the_defaults_of_its_version(tmp_path, version, shared):
+    arch = {'type': 'UnfoldLDM', 'kwargs': {'dim': 8}, 'version': version}
+    save_tiny(tmp_path / 'x.pth', arch=arch)
+    assert read_checkpoint(tmp_path / 'x.pth').arch['kwargs'].get('share_stages') is shared
+    save_tiny(tmp_path / 'x.pth', arch={**arch, 'kwargs': {'share_stages': False}})
+    assert read_checkpoint(tmp_path / 'x.pth').arch['kwargs'] == {'share_stages': False}
+
+
 def test_files_with_metadata_load_with_basicsrs_own_loader(tmp_path):
     ema = save_tiny(tmp_path / 'x.pth')
     model = BaseModel({'num_gpu': 0, 'is_train': False, 'dist': False})

@@ -6,7 +6,7 @@ from unfoldldm_basicsr.common import process as _process
 
 _process.let_threads_sleep()  # before register() loads torch
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 
 @_cache

@@ -4,13 +4,15 @@
                                P = PI(x_gt)  (Phase I)   or   DR-LDM(x_hat, x_tilde)  (Phase II)
                                x_k = OCFormer(x_hat, x_tilde, P)
 
-All stages share their weights, but the first ones see x and y at half the resolution: they cost a
-quarter and hand on an estimate that is enlarged for the next.
+The first stages see x and y at half the resolution: they cost a quarter and hand on an estimate
+that is enlarged for the next. All stages share MGDA, those of one resolution share OCFormer.
 
 A re-implementation: docs/method.md says what the paper leaves open and what is chosen here.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -37,8 +39,9 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
 
     num_stages: PositiveInt = 3
     """Number K of stages."""
-    share_stages: bool = True
-    """All stages share MGDA and OCFormer but for the step sizes and the stage code."""
+    share_stages: bool | Literal['resolution'] = 'resolution'
+    """Stages share MGDA but for the step sizes, and OCFormer but for the stage code: those of the
+    same resolution (resolution) or all (true). false: nothing is shared."""
     stage_code: bool = True
     """Shared stages add a learned vector of their own to the prior, so that OCFormer knows which
     one it serves."""
@@ -51,6 +54,15 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
         """Of every stage: 2 at half the resolution, 1 at the full one."""
         coarse = self.num_stages - 1 if self.coarse_stages is None else self.coarse_stages
         return (2,) * coarse + (1,) * (self.num_stages - coarse)
+
+    @property
+    def ocformers(self) -> tuple[int, ...]:
+        """Of every stage, which OCFormer is its own."""
+        if self.share_stages is True:
+            return (0,) * self.num_stages
+        if self.share_stages is False:
+            return tuple(range(self.num_stages))
+        return tuple(int(scale < self.scales[0]) for scale in self.scales)
 
     @model_validator(mode='after')
     def _effects(self) -> UnfoldLDMOptions:
@@ -86,10 +98,12 @@ class UnfoldLDM(LatentPrior):
         self.options = options
         if options.share_stages:
             self.mgda = MGDA(options, num_stages=options.num_stages)
-            self.ocformer = OCFormer(options)
         else:
             self.mgda = nn.ModuleList(MGDA(options) for _ in range(options.num_stages))
-            self.ocformer = nn.ModuleList(OCFormer(options) for _ in range(options.num_stages))
+        if options.share_stages is True:
+            self.ocformer = OCFormer(options)
+        else:
+            self.ocformer = nn.ModuleList(OCFormer(options) for _ in set(options.ocformers))
         self.init_prior(
             options,
             channels=options.inp_channels,
@@ -187,7 +201,9 @@ class UnfoldLDM(LatentPrior):
 
     def proximal_step(self, estimates: Estimates, z: Tensor | None, k: int) -> Tensor:
         """The new x (B, c, h, w) of stage ``k``, guided by ``z`` (B, C_p) and the stage's code."""
-        ocformer = self.ocformer if self.options.share_stages else self.ocformer[k]
+        ocformer = self.ocformer
+        if isinstance(ocformer, nn.ModuleList):
+            ocformer = ocformer[self.options.ocformers[k]]
         if self.stage_code is not None:
             z = z + self.stage_code[k]
         return ocformer(estimates.x_hat, estimates.x_tilde, z)

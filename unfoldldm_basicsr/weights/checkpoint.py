@@ -3,7 +3,7 @@
 A file of this package is BasicSR's format plus one key::
 
     {'params': state_dict, 'params_ema': state_dict,
-     'arch': {'type': 'UnfoldLDM', 'kwargs': {...}, 'version': '0.1.0'}}
+     'arch': {'type': 'UnfoldLDM', 'kwargs': {...}, 'version': '0.2.0'}}
 
 A network steered by a degradation vector has one key more, see :mod:`.conditioning`. BasicSR's own
 ``load_network`` ignores the extra keys. A ``.safetensors`` file has the state dict, and the two
@@ -31,6 +31,8 @@ from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
 ARCH_KEY = 'arch'
+# (type, version that wrote a file) -> what its default arguments were, where others are it today
+EARLIER_DEFAULTS = {('UnfoldLDM', '0.1.0'): {'share_stages': True}}
 DEGRADATION_KEY = 'degradation'
 # where weights lie, the averaged ones first: BasicSR, StyleGAN and its kin, Lightning, PyTorch
 PARAM_KEYS = ('params_ema', 'g_ema', 'params', 'state_dict', 'model_state_dict', 'model')
@@ -250,9 +252,11 @@ def checked_meta(path: Path, meta: object) -> dict[str, Any] | None:
             f"{path}: the metadata under '{ARCH_KEY}' is not {{'type', 'kwargs', 'version'}};"
             f' give the option file instead: --opt file.yml.'
         )
+    version = str(meta.get('version', 'unknown'))
+    defaults = EARLIER_DEFAULTS.get((meta['type'], version), {})
     return {
-        **network_meta({'type': meta['type'], **meta['kwargs']}),
-        'version': str(meta.get('version', 'unknown')),
+        **network_meta({'type': meta['type'], **defaults, **meta['kwargs']}),
+        'version': version,
     }
 
 
