@@ -31,8 +31,8 @@ UNITS = {
 COST_NOTE = (
     'Parameters and multiply-accumulates as deployed (without what only training needs); latency '
     '(the fastest of ten rounds) and peak memory of one image without tiles, all sides in turn in '
-    'one process; training time and '
-    'multiply-accumulates are those of the steps, measured in turn, times the iterations.'
+    'one process; training time and multiply-accumulates are those of the steps (the fastest of '
+    'eight, measured in turn) times the iterations.'
 )
 DIFFERING = 'allowed to differ besides network, optimiser and schedule'
 

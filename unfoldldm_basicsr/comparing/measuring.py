@@ -31,21 +31,28 @@ from unfoldldm_basicsr.options.read import read_option_file
 # ---- training steps -------------------------------------------------------------------------
 
 
-def steps(root: str, runs: Sequence[Mapping[str, Any]], rounds: int = 6) -> pd.DataFrame:
+def steps(
+    root: str, runs: Sequence[Mapping[str, Any]], places: int = 6, rounds: int = 8
+) -> pd.DataFrame:
     """Seconds and multiply-accumulates of single steps of trainings.
 
-    Every round makes one step of every training, at iterations spread evenly over it, so that
-    parts of a training (frozen modules, progressive patches) count with their share.
+    Steps are made at iterations spread evenly over a training, so that its parts (frozen modules,
+    progressive patches) count with their share. Other work on a machine comes in bursts longer
+    than a step: every round makes each step of each training once, and a step's fastest counts.
 
     Args:
         root: folder for what the trainings write.
         runs: option files; a later one may start from the (random) weights of an earlier one.
-        rounds: steps of each training.
+        places: iterations of each training at which it is measured.
+        rounds: how often each of these steps is timed.
     """
     trainings = [Training(options, Path(root)) for options in runs]
-    return pd.DataFrame(
-        training.measure((turn + 0.5) / rounds) for turn in range(rounds) for training in trainings
-    )
+    progress = [(place + 0.5) / places for place in range(places)]
+    rows = [(training, training.count(p)) for p in progress for training in trainings]
+    for _ in range(rounds):
+        for training, row in rows:
+            row['seconds'] = min(row['seconds'], training.seconds(row['iteration']))
+    return pd.DataFrame(row for _, row in rows)
 
 
 class Training:
@@ -86,21 +93,21 @@ class Training:
         if graphs is not None:
             step.graphs = graphs
 
-    def measure(self, progress: float) -> dict[str, object]:
-        """Seconds (the fastest of three: other work on the machine must not count) and
-        multiply-accumulates of a step; the counted one also warms up."""
+    def count(self, progress: float) -> dict[str, Any]:
+        """Multiply-accumulates of a step, which also warms up; its seconds are still unknown."""
         iteration = int(progress * self.options['total_iter']) + 1
         backward = {torch.ops.aten.convolution_backward: convolution_backward_flops}
         with FlopCounterMode(display=False, custom_mapping=backward) as counter, self.launched():
             self.step(iteration)
-        device = self.model.device.type
-        seconds = min(seconds_of(lambda: self.step(iteration), device) for _ in range(3))
         name, digest = self.key
         return {
             'run': name, 'options': digest, 'iteration': iteration,
-            'seconds': round(seconds, 6), 'macs': counter.get_total_flops() // 2,
+            'seconds': math.inf, 'macs': counter.get_total_flops() // 2,
             'machine': machine(torch.get_num_threads()),
         }  # fmt: skip
+
+    def seconds(self, iteration: int) -> float:
+        return round(seconds_of(lambda: self.step(iteration), self.model.device.type), 6)
 
 
 def default_device() -> str:
