@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.comparing import runs as trainings
 from unfoldldm_basicsr.comparing import task as tasks
@@ -127,7 +128,8 @@ def _finish(
     said = (' '.join([n, *(f'{k}: {v}' for k, v in m.items())]) for n, m in metrics.items())
     own = {
         'scores': f'{"; ".join(said)}; RGB, inputs as the data set gives them, outputs rounded to '
-        '8 bit', 'machine': machines(place), 'cost': COST_NOTE,
+        '8 bit', 'version': f'unfoldldm_basicsr {__version__}', 'machine': machines(place),
+        'cost': COST_NOTE,
     }  # fmt: skip
     build(place.folder, entries, scores, {**words, **own}, costs, metrics, reference)
     return f'Report: {place.folder / "report.md"}'
