@@ -18,14 +18,6 @@ from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 from unfoldldm_basicsr.weights.networks import construct
 
-# BasicSR alone runs once its import of torchvision is repaired, which a project does by itself.
-REPAIR = """
-import sys, types
-from torchvision.transforms import functional
-name = 'torchvision.transforms.functional_tensor'
-sys.modules[name] = types.ModuleType(name)
-sys.modules[name].rgb_to_grayscale = functional.rgb_to_grayscale
-"""
 PROJECT = """
 import torch
 from basicsr.data.paired_image_dataset import PairedImageDataset
@@ -85,9 +77,8 @@ exec('class MyGANModel(Base):\\n    notes = "no source to read"', space)
 MODEL_REGISTRY.register(space['MyGANModel'])
 """
 TRAIN = """
-{first}
+import unfoldldm_basicsr
 import mine
-{second}
 import sys
 from basicsr.train import train_pipeline
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
@@ -99,7 +90,6 @@ if __name__ == '__main__':
     train_pipeline('.')
     assert mine.PairsWithMargin.built == 1  # the check builds none beside
 """
-PLUGIN = 'import unfoldldm_basicsr'
 
 
 def project_options(folder) -> dict:
@@ -125,26 +115,16 @@ def project_options(folder) -> dict:
     return options
 
 
-@pytest.mark.parametrize(
-    ('first', 'second'),
-    [
-        pytest.param(REPAIR, '', marks=pytest.mark.slow),  # BasicSR alone: guards this test
-        (PLUGIN, ''),
-        pytest.param(REPAIR, PLUGIN, marks=pytest.mark.slow),  # registration has a test of its own
-    ],
-    ids=['alone', 'after', 'before'],
-)
-def test_a_project_with_classes_of_its_own_trains(tmp_path, first, second):
+def test_a_project_with_classes_of_its_own_trains(tmp_path):
     (tmp_path / 'mine.py').write_text(PROJECT)
-    (tmp_path / 'train.py').write_text(TRAIN.format(first=first, second=second))
+    (tmp_path / 'train.py').write_text(TRAIN)
     write_options(tmp_path / 'x.yml', project_options(tmp_path))
     result = run_python('train.py', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / 'experiments' / 'stock' / 'models' / 'net_g_latest.pth').is_file()
     assert '# psnr' in result.stderr
-    if PLUGIN in (first, second):
-        assert "the one of this package is called 'Restormer_unfoldldm'" in result.stderr
-        assert 'our_own_key: is nothing that is known here; left as it is' in result.stderr
+    assert "the one of this package is called 'Restormer_unfoldldm'" in result.stderr
+    assert 'our_own_key: is nothing that is known here; left as it is' in result.stderr
 
 
 def test_check_imports_the_project_first(tmp_path, monkeypatch, capsys):
