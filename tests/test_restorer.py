@@ -181,7 +181,7 @@ def test_lack_of_memory_names_the_remedy():
         Restorer(net).restore(image)
     with pytest.raises(TileError, match=r'30x30 pixels.*lower --tile'):
         Restorer(net, tile=32, tile_overlap=4).restore(image)
-    with pytest.raises(TileError, match=r'lower --tile \(now 24\)'):
+    with pytest.raises(TileError, match=r'Tile 1 of 4 .*lower --tile \(now 24\)'):
         Restorer(net, tile=24, tile_overlap=4).restore(image)
     assert np.array_equal(Restorer(net, tile=16, tile_overlap=4).restore(image), image)
 
