@@ -6,7 +6,6 @@ The trainings are those of ``scripts/faults``, as processes forked from one that
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -182,27 +181,3 @@ def test_torchrun_restarts_the_job_by_itself(tmp_path, rendezvous):
     assert (run / 'died').exists()
     assert 'Resuming training from epoch: 2, iter: 10.' in output
     assert_equal(run, tmp_path / 'reference', files=4)
-
-
-@pytest.mark.faults
-def test_a_real_disk_that_fills_up_ends_a_real_training(tmp_path):
-    file = write_project(tmp_path, 'nafnet')
-    disk = tmp_path / 'disk'
-    disk.mkdir()
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=512k', 'tmpfs', str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip('mounting needs root')
-    try:
-        training = start(disk, file, ranks=2)
-        training.wait()
-        assert training.codes == [1, 1], training.tail()
-        message = 'The run has ended: cannot write'
-        assert training.output.count(message) == 1, training.tail()
-        assert 'No space left on device' in training.output
-        whole = states(disk)
-        assert whole
-        subprocess.run(['mount', '-o', 'remount,size=8m', str(disk)], check=True)
-        second = finish(start(disk, file, ranks=2))
-        assert second.resumed_at == max(whole)
-    finally:
-        subprocess.run(['umount', str(disk)], check=True)
