@@ -12,7 +12,7 @@ import torch
 from basicsr.models.sr_model import SRModel
 from checkpoint_runs import begin, found_in, go_on, options_of, state_file
 from helpers import model_options, put, tiny_unfoldldm
-from model_runs import Pictures, batch, file_of, spoilt, steps, validate
+from model_runs import Board, Pictures, batch, file_of, spoilt, steps, validate
 from tiny_network import NORMED, TWO_GROUPS
 
 from unfoldldm_basicsr.common import errors as failures
@@ -41,9 +41,10 @@ def test_ema_averages_parameters_copies_buffers_and_spares_frozen_ones(make):
     assert torch.equal(model.net_g_ema.teacher.bias, before['teacher.bias'] + 1)
 
 
-def test_validation_averages_images_and_lists_degradations(make, log):
+def test_validation_averages_images_and_lists_degradations(make, log, tmp_path):
     model, pictures, values = make(), Pictures(5, names=('noise', 'blur')), []
-    means = validate(model, pictures, 7)
+    board = Board()
+    means = validate(model, pictures, 7, tb_logger=board)
     for item in map(pictures.__getitem__, range(5)):
         with torch.no_grad():
             images = [model.net_g_ema(item['lq'][None])[0], item['gt']]
@@ -52,9 +53,15 @@ def test_validation_averages_images_and_lists_degradations(make, log):
         values.append(float(20 * math.log10(255) - 10 * mse.log10()))
     assert means['psnr'] == pytest.approx(np.mean(values), rel=1e-6)
     assert model.best_metric_results['held_out']['psnr']['iter'] == 7
+    noise, blur = np.mean(values[::2]), np.mean(values[1::2])
+    expected = [('noise', '3', noise), ('blur', '2', blur), ('average', '5', (noise + blur) / 2)]
     rows = [line.split() for line in log.text.splitlines()]
-    assert ['noise', '3', f'{np.mean(values[::2]):.4f}'] in rows
-    assert ['blur', '2', f'{np.mean(values[1::2]):.4f}'] in rows
+    with open(tmp_path / 'validation_held_out.csv', encoding='utf-8') as file:
+        written = [list(row.values()) for row in csv.DictReader(file)]
+    for (name, count, value), row in zip(expected, written, strict=True):
+        assert [name, count, f'{value:.4f}'] in rows
+        assert row == ['7', name, count, f'{value:.4f}']
+        assert board[f'metrics/held_out/{name}/psnr'] == pytest.approx(value)
 
 
 def test_validation_leaves_random_numbers_and_training_mode_alone(make):

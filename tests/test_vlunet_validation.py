@@ -1,13 +1,11 @@
 """Validation per degradation, and with the degradation vector of another degradation."""
 
-import csv
 import math
 from pathlib import Path
 
 import pytest
 import torch
 from basicsr.data import build_dataset
-from model_runs import Board
 from torch.utils.data import DataLoader
 from vlunet_runs import NAMES, mixture, vlunet_options
 
@@ -15,7 +13,6 @@ from unfoldldm_basicsr.models import VLUNetModel
 from unfoldldm_basicsr.training.validation_report import (
     ImageResult,
     degradation_rows,
-    table_lines,
     write_validation_csv,
 )
 
@@ -30,7 +27,6 @@ def make(tmp_path):
     def build(source: str = 'label', **val):
         torch.manual_seed(0)
         options = vlunet_options(tmp_path / 'run', source)
-        options['val']['metrics']['ssim'] = {'type': 'calculate_ssim', 'crop_border': 0}
         options['val'] |= val
         model = VLUNetModel(options)
         with torch.no_grad():  # random weights that the vector steers strongly
@@ -44,39 +40,6 @@ def make(tmp_path):
 def psnr_by_image(model, loader) -> list[float]:
     name = model.evaluator.prefix + 'psnr'
     return [r.metrics[name] for r in model.evaluator.evaluate(loader, 'x', save_img=False)]
-
-
-def test_every_degradation_has_its_row_and_the_average_weighs_them_equally(make, loader):
-    model, board = make(), Board()
-    model.validation(loader, 7, board, False)
-    each = psnr_by_image(model, loader)
-    expected = {name: sum(each[2 * k : 2 * k + 2]) / 2 for k, name in enumerate(NAMES)}
-    expected['average'] = sum(expected.values()) / 3
-    for name, value in expected.items():
-        assert board[f'metrics/held_out/{name}/psnr'] == pytest.approx(value)
-    with open(Path(model.opt['path']['log']) / 'validation_held_out.csv', newline='') as file:
-        rows = list(csv.DictReader(file))
-    assert [row['degradation'] for row in rows] == [*NAMES, 'average']
-    assert {row['iteration'] for row in rows} == {'7'}
-    assert [row['images'] for row in rows] == ['2', '2', '2', '6']
-    for row in rows:
-        assert float(row['psnr']) == pytest.approx(expected[row['degradation']], abs=1e-4)
-        assert -1 <= float(row['ssim']) <= 1
-
-
-def test_the_average_row_counts_degradations_not_images():
-    values = [('a', 10.0), ('a', 20.0), ('a', 30.0), ('b', 40.0)]
-    results = [ImageResult(i, str(i), name, {'psnr': v}) for i, (name, v) in enumerate(values)]
-    rows = degradation_rows(results)
-    assert {name: (count, means['psnr']) for name, (count, means) in rows.items()} == {
-        'a': (3, 20.0),
-        'b': (1, 40.0),
-        'average': (4, 30.0),
-    }
-    lines = table_lines(rows)
-    assert lines[0].split() == ['degradation', 'images', 'psnr']
-    assert lines[-1].split() == ['average', '4', '30.0000']
-    assert len({len(line) for line in lines}) == 1
 
 
 def test_a_degradation_without_a_defined_value_makes_the_average_undefined():
@@ -118,7 +81,7 @@ def test_a_wrong_vector_changes_the_result_and_its_name(make, loader, source):
     assert model.evaluator.prefix == 'wrong_'
     assert not any(map(torch.equal, right, wrong))
     model.validation(loader, 1, None, False)
-    assert list(model.metric_results) == ['wrong_psnr', 'wrong_ssim']
+    assert list(model.metric_results) == ['wrong_psnr']
     assert 'ablation' in model.evaluator.note
 
 
