@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,15 +26,6 @@ GPUS, EPOCHS, WARMUP_EPOCHS = 8, 200, 15
 EACH_TASK = pytest.mark.parametrize('task', TASKS)
 
 
-def sets_of(options: dict) -> list[str]:
-    return sorted(set(re.findall(r'datasets/([^/\'"]+)/\w+_(?:gt|lq)\.lmdb', str(options))))
-
-
-def build_datasets(root: Path, options: dict) -> Path:
-    """Writes ``root/datasets`` as ``unfoldldm prepare`` does for these options."""
-    return prepare_all(root, sets_of(options))
-
-
 def load_options(name: str) -> dict:
     return yaml.safe_load((OPTIONS / name).read_text(encoding='utf-8'))
 
@@ -45,7 +35,10 @@ FILES = sorted(f.relative_to(OPTIONS).as_posix() for f in OPTIONS.glob('t*/*/*.y
 
 @pytest.fixture(scope='module')
 def tree(tmp_path_factory):
-    return build_datasets(tmp_path_factory.mktemp('tree'), [load_options(f) for f in FILES])
+    """A folder with ``datasets`` as ``unfoldldm prepare`` writes them for all files."""
+    text = str([load_options(name) for name in FILES])
+    names = sorted(set(re.findall(r'datasets/([^/\'"]+)/\w+_(?:gt|lq)\.lmdb', text)))
+    return prepare_all(tmp_path_factory.mktemp('tree'), names)
 
 
 def entries_of(data: dict) -> list[dict]:
@@ -166,10 +159,7 @@ def test_vlunet_follows_the_published_schedule_at_every_epoch(task):
     train = load_options(f'train/VLUNet/{task}.yml')['train']
     per_epoch = train['total_iter'] // EPOCHS
     warm = train['warmup_iter']
-    first, half, full = rates(train, [1, warm // 2, warm])
-    assert first == pytest.approx(2e-4 / warm)
-    assert half == pytest.approx(2e-4 * (warm // 2) / warm)
-    assert full == pytest.approx(2e-4)
+    assert rates(train, [1, warm]) == pytest.approx([2e-4 / warm, 2e-4])
     epochs = [15, 16, 60, 107, 199]
     found = rates(train, [epoch * per_epoch + 1 for epoch in epochs])
     assert found == pytest.approx([cosine(2e-4, 0, (e - 15) / 185) for e in epochs])

@@ -1,9 +1,6 @@
 """What a validation reads, writes and shows: named when it fails, no two in one file."""
 
 import os
-import threading
-import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,21 +54,9 @@ def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model
     path = Path(photos['dataroot_gt'], 'img_2.png')
     path.unlink()
     os.mkfifo(path)  # nobody writes to it
-
-    def release() -> None:  # a validation without an end fails instead of waiting for ever
-        with suppress(OSError):
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-
-    late = threading.Timer(15, release)
-    late.start()
-    begun = time.monotonic()
     fault = r'img_2\.png: .*no answer within 0\.3 s \(timeout of dataset photos\)'
-    try:
-        with pytest.raises(DataFault, match=fault):
-            model.evaluator.evaluate(loader, '1', save_img=False)
-    finally:
-        late.cancel()
-    assert time.monotonic() - begun < 20
+    with pytest.raises(DataFault, match=fault):
+        model.evaluator.evaluate(loader, '1', save_img=False)
 
 
 def full_disk(descriptor):
