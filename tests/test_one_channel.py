@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_options import NOISE
-from helpers import plugin_options, problems_at, put, tiny_unfoldldm, write_photos
+from helpers import plugin_options, put, tiny_unfoldldm, write_photos
 from PIL import Image
 from vlunet_runs import EMBEDDINGS, NETWORK
 
@@ -84,11 +84,3 @@ def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_p
     found = np.asarray(Image.open(result))
     assert found.shape == (24, 32)
     assert not np.array_equal(found, np.asarray(Image.open(photo)))
-
-
-def test_the_check_compares_the_channels_of_network_and_embedding(data):
-    options = options_of('VLUNet', data)
-    assert problems_at(options, 'network_e.in_channels') == ''
-    options['network_e'] = EMBEDDINGS['learned']
-    message = 'is 3, but network_g takes 1 channels: make them equal.'
-    assert problems_at(options, 'network_e.in_channels') == message

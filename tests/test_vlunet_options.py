@@ -12,6 +12,7 @@ from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
 
 TUNED = {**EMBEDDINGS['clip'], 'tune_adapters': True}
+ONE_CHANNEL = {**EMBEDDINGS['learned'], 'in_channels': 1}
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def test_each_embedding_passes(options, source):
         ('network_e.num_degradation', 3, 'network_e.num_degradation', ['num_degradations']),
         ('network_e.num_degradations', 4, 'network_e.num_degradations', ['4', 'lists 3']),
         ('network_e.embed_dim', 16, 'network_g.embed_dim', ['is 8', 'set it to 16']),
+        ('network_e', ONE_CHANNEL, 'network_e.in_channels', ['is 1', 'takes 3 channels']),
         ('network_g.type', 'NAFNet', 'network_g.type', ['no degradation', 'RestorationModel']),
         ('model_type', 'RestorationModel', 'network_g.type', ['degradation', 'VLUNetModel']),
         ('val.degradation_override', 'blurr', 'val.degradation_override', ["'blur'"]),
