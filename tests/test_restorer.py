@@ -124,7 +124,9 @@ def uneven_image(height=64, width=128, seed=0):
     'make',
     [
         # W and M are no statistics of fixed length: with them every tile sees its own.
-        lambda: UnfoldLDM(**unfoldldm_kwargs(phase='inference', mgda_mode='holistic')),
+        lambda: UnfoldLDM(
+            **unfoldldm_kwargs(phase='inference', mgda_mode='holistic', share_stages=True)
+        ),
         restormer,
         nafnet,
     ],
