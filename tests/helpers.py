@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import csv
 import importlib.util
 import os
 import subprocess
@@ -33,13 +34,7 @@ def load_script(path: str):
 def run_python(
     *args: str, cwd: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess:
-    """Runs a fresh interpreter that finds this checkout; output as text, no exception on failure.
-
-    Args:
-        args: command line of Python, for example ``'-c', code`` or ``'-m', module``.
-        cwd: folder to run in.
-        variables: environment variables to add.
-    """
+    """Runs a fresh interpreter that finds this checkout; gives text, and raises nothing."""
     places = os.pathsep.join(map(str, (ROOT, ROOT / 'scripts' / 'faults', ROOT / 'tests')))
     environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=places, **variables)
     return subprocess.run(
@@ -66,6 +61,17 @@ def write_photos(
         paths.append(folder / f'img_{index}.png')
         cv2.imwrite(str(paths[-1]), picture)
     return paths
+
+
+def image_of(shape: tuple[int, ...], dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+    """Noise over the whole range of the type."""
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
 
 
 def write_options(path: Path, options: dict) -> Path:

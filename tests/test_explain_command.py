@@ -1,13 +1,12 @@
 """``unfoldldm explain``: its figures are those of the network, and every file is written."""
 
-import csv
 import re
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import write_photos
+from helpers import csv_rows, image_of, write_photos
 from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
 from tiny_vlunet import CLASSES, OPTIONS, TEXTS, build_vlunet, embedding_of, save_vlunet
 from torch.nn import functional as F
@@ -23,10 +22,6 @@ from unfoldldm_basicsr.restoring.explanation import explain_vlunet, reduce_image
 
 STAGES = ['encoder_level1', 'encoder_level2', 'encoder_level3', 'latent', 'decoder_level3',
           'decoder_level2', 'decoder_level1', 'refinement']  # fmt: skip
-
-
-def image_of(shape, dtype=np.uint8):
-    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
 
 
 def tensor_of(image) -> torch.Tensor:
@@ -214,11 +209,6 @@ def test_maps_are_enlarged_to_the_pixels_that_they_describe():
     assert large[:32, :40].max() == 0
 
 
-def rows_of(path):
-    with path.open(newline='') as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture
 def unsaved(monkeypatch):
     """Pictures are drawn and named, but not rendered, which takes a second each."""
@@ -242,15 +232,15 @@ def test_the_command_writes_pictures_and_the_figures_in_them(weights, tmp_path, 
     printed = capsys.readouterr().out.split()
     assert sorted(printed) == sorted(str(tmp_path / 'out' / name) for name in names)
     explanation = explain_vlunet(Restorer(weights['clip']), read_picture(photo).pixels)
-    table = rows_of(tmp_path / 'out' / 'img_0_prompts.csv')
+    table = csv_rows(tmp_path / 'out' / 'img_0_prompts.csv')
     assert list(table[0]) == ['stage', *CLASSES]
     for row, stage in zip(table, explanation.stages, strict=True):
         assert [float(row[name]) for name in CLASSES] == stage.weights.tolist()
-    steps = rows_of(tmp_path / 'out' / 'img_0_steps.csv')
+    steps = csv_rows(tmp_path / 'out' / 'img_0_steps.csv')
     assert [float(row['mean_step']) for row in steps] == [
         float(stage.step.mean()) for stage in explanation.stages
     ]
-    scores = rows_of(tmp_path / 'out' / 'img_0_attention.csv')
+    scores = csv_rows(tmp_path / 'out' / 'img_0_attention.csv')
     assert [row['text'] for row in scores] == TEXTS
     for side in ('before', 'after'):
         expected = getattr(explanation.attention, f'scores_{side}')
@@ -278,7 +268,7 @@ def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path):
     trace, _ = Restorer(tmp_path / 'net.pth').trace(read_picture(photo).pixels)
     before = trace.lq
     for row, stage in zip(
-        rows_of(tmp_path / 'out' / 'img_0_stages.csv'), trace.stages, strict=True
+        csv_rows(tmp_path / 'out' / 'img_0_stages.csv'), trace.stages, strict=True
     ):
         assert float(row['moved']) == pytest.approx(255 * np.abs(stage.x - before).mean())
         apart = 255 * np.abs(stage.x_hat - stage.x_tilde).mean()

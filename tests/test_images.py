@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import image_of
 from odd_images import PLAIN, READ, SRGB, TURNED, pillow, tiff
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -27,15 +28,11 @@ UPRIGHT = {  # EXIF orientation -> how a viewer has to turn the stored pixels
 }
 
 
-def pixels(shape, dtype=np.uint8):
-    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
-
-
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize('suffix', ['.png', '.tif'])
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
 def test_what_is_written_is_read_back(tmp_path, shape, suffix, dtype):
-    image = pixels(shape, dtype)
+    image = image_of(shape, dtype)
     write_picture(tmp_path / f'x{suffix}', Picture(image))
     found = read_picture(tmp_path / f'x{suffix}')
     assert found.pixels.dtype == dtype
@@ -48,7 +45,7 @@ def test_what_is_written_is_read_back(tmp_path, shape, suffix, dtype):
 @pytest.mark.parametrize('orientation', UPRIGHT)
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'TIFF', 'WEBP'])
 def test_camera_orientation_is_applied(orientation, kind):
-    image = Image.fromarray(np.kron(pixels((2, 3, 3)), np.ones((8, 8, 1), np.uint8)))
+    image = Image.fromarray(np.kron(image_of((2, 3, 3)), np.ones((8, 8, 1), np.uint8)))
     exif = image.getexif()
     exif[0x0112] = orientation
     content = pillow(image, kind, exif=exif, quality=100, subsampling=0, lossless=True)
@@ -60,7 +57,7 @@ def test_camera_orientation_is_applied(orientation, kind):
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
 def test_camera_orientation_is_applied_once_to_grey_tiff(dtype):
     for orientation, turn in UPRIGHT.items():
-        stored = pixels((4, 6), dtype)
+        stored = image_of((4, 6), dtype)
         found = decode(pillow(stored, 'TIFF', tiffinfo={0x0112: orientation}), 'x').pixels
         assert found.dtype == dtype
         assert np.array_equal(found, turn(stored))
@@ -68,7 +65,7 @@ def test_camera_orientation_is_applied_once_to_grey_tiff(dtype):
 
 @pytest.mark.parametrize('mode', ['L', 'LA', 'P', '1', 'RGBA'])
 def test_grey_palettes_and_bits_transparent_in_one_value_keep_it(mode):
-    image = Image.fromarray(pixels((9, 7, 3))).convert(mode)
+    image = Image.fromarray(image_of((9, 7, 3))).convert(mode)
     options = {} if mode in ('LA', 'RGBA') else {'transparency': int(np.asarray(image)[0, 0])}
     content = pillow(image, 'PNG', **options)
     picture = decode(content, 'x')
@@ -105,10 +102,10 @@ def test_metadata_are_handed_on_with_the_orientation_normal(tmp_path, kind):
 
 
 def test_only_a_profile_that_fits_the_pixels_is_kept(tmp_path):
-    assert Picture(pixels((9, 7, 4), np.uint16), SRGB).icc_profile == SRGB
-    assert Picture(pixels((9, 7)), SRGB).icc_profile is None
+    assert Picture(image_of((9, 7, 4), np.uint16), SRGB).icc_profile == SRGB
+    assert Picture(image_of((9, 7)), SRGB).icc_profile is None
     grey = SRGB[:16] + b'GRAY' + SRGB[20:]
-    assert Picture(pixels((9, 7, 2)), grey).icc_profile == grey
+    assert Picture(image_of((9, 7, 2)), grey).icc_profile == grey
     cmyk = SRGB[:16] + b'CMYK' + SRGB[20:]  # no sound profile: converted without it
     ink = Image.fromarray(PLAIN).convert('CMYK')
     for kind in ('JPEG', 'TIFF'):
@@ -120,7 +117,7 @@ def test_only_a_profile_that_fits_the_pixels_is_kept(tmp_path):
 @pytest.mark.parametrize('kind', ['.png', '.jpg', '.bmp', '.tif', '.webp', '.ppm', 'deep', 'early'])
 @pytest.mark.parametrize('keep', [0.1, 0.9])
 def test_truncated_files_are_named_and_never_read_half(tmp_path, kind, keep):
-    noise = pixels((64, 64, 3))
+    noise = image_of((64, 64, 3))
     if kind == 'deep':
         data = cv2.imencode('.png', noise.astype(np.uint16) * 257)[1].tobytes()
     elif kind == 'early':  # a TIFF whose directory comes before the pixels
@@ -159,9 +156,9 @@ def test_metadata_that_cannot_be_unpacked_do_not_damage_an_image():
 
 def test_lossy_formats_and_floats_are_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"not '\.jpg'"):
-        write_picture(tmp_path / 'x.jpg', Picture(pixels((9, 7, 3))))
+        write_picture(tmp_path / 'x.jpg', Picture(image_of((9, 7, 3))))
     with pytest.raises(ValueError, match='float32 images are not stored'):
-        write_picture(tmp_path / 'x.png', Picture(pixels((9, 7)).astype(np.float32)))
+        write_picture(tmp_path / 'x.png', Picture(image_of((9, 7)).astype(np.float32)))
     assert not list(tmp_path.iterdir())
 
 

@@ -9,16 +9,13 @@ import pytest
 import torch
 from basicsr.losses import build_loss
 from basicsr.metrics import calculate_metric
+from helpers import image_of
 from skimage.color import rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
 from unfoldldm_basicsr.common.declaration import OptionError, read
 from unfoldldm_basicsr.metrics import perceptual
 from unfoldldm_basicsr.options.declared import options_of
-
-
-def photo(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def flat(*bgr: int, shape=(20, 20)) -> np.ndarray:
@@ -112,12 +109,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch, name, options):
 
 
 def test_gt_mean_undoes_a_wrong_exposure_and_nothing_else():
-    truth = photo(24, 24, 3) // 4 * 2  # even, at most 126
+    truth = image_of((24, 24, 3)) // 4 * 2  # even, at most 126
     dark = (truth // 2).astype(np.uint8)
     assert measured('psnr', dark, truth, crop_border=0) < 20
     assert measured('psnr_gt_mean', dark, truth) == math.inf
     assert measured('ssim_gt_mean', dark, truth) == pytest.approx(1)
-    other = photo(24, 24, 3, seed=1)
+    other = image_of((24, 24, 3), seed=1)
     grey = [x @ [0.114, 0.587, 0.299] for x in (other.astype(float), truth.astype(float))]
     scaled = np.clip(other * grey[1].mean() / grey[0].mean(), 0, 255)
     expected = 10 * math.log10(255**2 / np.mean((scaled - truth) ** 2))
@@ -174,7 +171,7 @@ def uiqm_by_loops(image: np.ndarray) -> float:
 
 
 def test_uiqm_agrees_with_its_formulas_pixel_by_pixel():
-    image = photo(33, 27, 3)
+    image = image_of((33, 27, 3))
     image[:10, :10] = 77  # a flat block
     assert measured('uiqm', image) == pytest.approx(uiqm_by_loops(image), rel=1e-9)
     image[..., 0] //= 3
@@ -190,7 +187,7 @@ def test_uiqm_of_a_flat_image_is_its_cast_and_the_contrast_of_its_channels():
     assert measured('uiqm', flat(50, 50, 50)) == 0
     assert math.isnan(measured('uiqm', flat(0, 0, 0, shape=(9, 40))))
     with pytest.raises(ValueError, match='colour'):
-        measured('uiqm', photo(20, 20))
+        measured('uiqm', image_of((20, 20)))
 
 
 @pytest.fixture

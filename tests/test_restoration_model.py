@@ -1,6 +1,5 @@
 """RestorationModel: averaging, validation, files, the log; by what a run ends and how."""
 
-import csv
 import json
 import math
 import os
@@ -11,7 +10,7 @@ import pytest
 import torch
 from basicsr.models.sr_model import SRModel
 from checkpoint_runs import begin, found_in, go_on, options_of, state_file
-from helpers import model_options, put, tiny_unfoldldm
+from helpers import csv_rows, model_options, put, tiny_unfoldldm
 from model_runs import Board, Pictures, batch, file_of, spoilt, steps, validate
 from tiny_network import NORMED, TWO_GROUPS
 
@@ -56,8 +55,7 @@ def test_validation_averages_images_and_lists_degradations(make, log, tmp_path):
     noise, blur = np.mean(values[::2]), np.mean(values[1::2])
     expected = [('noise', '3', noise), ('blur', '2', blur), ('average', '5', (noise + blur) / 2)]
     rows = [line.split() for line in log.text.splitlines()]
-    with open(tmp_path / 'validation_held_out.csv', encoding='utf-8') as file:
-        written = [list(row.values()) for row in csv.DictReader(file)]
+    written = [list(row.values()) for row in csv_rows(tmp_path / 'validation_held_out.csv')]
     for (name, count, value), row in zip(expected, written, strict=True):
         assert [name, count, f'{value:.4f}'] in rows
         assert row == ['7', name, count, f'{value:.4f}']
@@ -79,7 +77,7 @@ def test_the_end_of_a_training_is_validated_once(tmp_path, val_freq, validated):
     model = RestorationModel(options)
     for iteration in (validated[0], 5):  # as BasicSR's trainer calls it
         validate(model, iteration=iteration)
-    rows = list(csv.DictReader((tmp_path / 'validation_held_out.csv').open()))
+    rows = csv_rows(tmp_path / 'validation_held_out.csv')
     assert [int(row['iteration']) for row in rows] == validated
 
 
@@ -137,8 +135,7 @@ def test_stage_table_is_written_for_networks_with_stages(tmp_path):
     options = model_options(tmp_path, tiny_unfoldldm('joint'))
     options['val']['trace'] = True
     means = validate(RestorationModel(options), iteration=5)
-    with open(tmp_path / 'stage_psnr_held_out.csv', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows(tmp_path / 'stage_psnr_held_out.csv')
     found = [(r['iteration'], r['image'], r['stage']) for r in rows]
     assert found == [('5', image, stage) for image in ('p0', 'p1') for stage in '12']
     mean = np.mean([float(r['psnr']) for r in rows if r['stage'] == '2'])

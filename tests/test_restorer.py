@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from helpers import image_of
 from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
 from torch import nn
 
@@ -22,10 +23,6 @@ def restormer():
 
 def nafnet():
     return NAFNet(width=4, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1], middle_blk_num=1)
-
-
-def image_of(shape, dtype=np.uint8, seed=0):
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
 
 
 class Network(nn.Module):

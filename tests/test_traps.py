@@ -17,7 +17,16 @@ import yaml
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import ARCH_REGISTRY
-from helpers import ROOT, model_options, plugin_options, problems_at, put, warnings_at, write_photos
+from helpers import (
+    ROOT,
+    image_of,
+    model_options,
+    plugin_options,
+    problems_at,
+    put,
+    warnings_at,
+    write_photos,
+)
 from torch import nn
 
 from unfoldldm_basicsr.common.errors import RunFailure
@@ -49,10 +58,6 @@ SSIM = {'type': 'calculate_ssim', 'crop_border': 0}
 NIQE = {'type': 'calculate_niqe', 'crop_border': 0}
 
 
-def image(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
 def measure(options: dict, *images: np.ndarray, stock: bool = False) -> float:
     data = dict(zip(('img', 'img2'), images, strict=False))
     function = basicsr.metrics.calculate_metric
@@ -61,7 +66,7 @@ def measure(options: dict, *images: np.ndarray, stock: bool = False) -> float:
 
 @pytest.mark.parametrize('options', [PSNR | {'crop_border': 2}, SSIM], ids=['psnr', 'ssim'])
 def test_a_grey_image_has_no_order_of_channels(options):
-    pair, first = (image(20, 24), image(20, 24, seed=1)), {'input_order': 'CHW'}
+    pair, first = (image_of((20, 24)), image_of((20, 24), seed=1)), {'input_order': 'CHW'}
     expected = measure(options, *pair, stock=True)
     assert measure(options, *pair) == expected
     with np.errstate(all='ignore'):
@@ -80,7 +85,7 @@ def test_a_grey_image_has_no_order_of_channels(options):
 )
 def test_an_undefined_value_is_nan_with_its_reason(options, shape, says, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
-    images = [image(*shape, seed=s) for s in range(1 if options is NIQE else 2)]
+    images = [image_of(shape, seed=s) for s in range(1 if options is NIQE else 2)]
     with caplog.at_level('WARNING', logger='basicsr'):
         assert math.isnan(measure(options, *images))
     assert f'{options["type"]} is undefined: ' in caplog.text
@@ -97,10 +102,10 @@ def test_niqe_of_a_flat_image_ends_no_training():
 @pytest.mark.parametrize(
     ('images', 'options', 'says'),
     [
-        ([image(20, 24, 3) / 255] * 2, PSNR, 'takes uint8 images.*float64'),
-        ([image(3, 20, 24)] * 2, PSNR, 'in the order HWC'),
-        ([image(20, 24, 3)] * 2, SSIM | {'input_order': 'CHW'}, 'in the order CHW'),
-        ([image(20, 24, 3), image(20, 25, 3)], PSNR, 'differ in size'),
+        ([image_of((20, 24, 3)) / 255] * 2, PSNR, 'takes uint8 images.*float64'),
+        ([image_of((3, 20, 24))] * 2, PSNR, 'in the order HWC'),
+        ([image_of((20, 24, 3))] * 2, SSIM | {'input_order': 'CHW'}, 'in the order CHW'),
+        ([image_of((20, 24, 3)), image_of((20, 25, 3))], PSNR, 'differ in size'),
     ],
 )
 def test_images_and_arguments_that_would_give_nonsense_are_refused(images, options, says):
