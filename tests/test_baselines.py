@@ -1,4 +1,4 @@
-"""Restormer and NAFNet: equal to the released networks and to independent implementations."""
+"""Restormer, NAFNet, VLU-Net: equal to the released networks and to independent ones."""
 
 from pathlib import Path
 
@@ -6,10 +6,12 @@ import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from released import build_released, randomise, released_keys, released_pair, without_gradient
+from test_vlunet import TINY
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.nafnet_arch import LocalAveragePool2d, NAFNet, NAFNetLocal
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
+from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError
 from unfoldldm_basicsr.weights.networks import infer_network
 
@@ -24,19 +26,28 @@ BUILDERS = {
     'Restormer': lambda **changes: Restormer(**{**RESTORMER, **changes}),
     'NAFNet': lambda **changes: NAFNet(**{**NAFNET, **changes}),
     'NAFNetLocal': lambda **changes: NAFNetLocal(**{**NAFNET, **changes}),
+    'VLUNet': lambda **changes: VLUNet(**{**TINY, **changes}),
 }
+GIVEN = {'Restormer': RESTORMER, 'VLUNet': TINY}  # of the others: NAFNET
 EACH = pytest.mark.parametrize('name', BUILDERS)
 
 
-@pytest.mark.parametrize('name', ['restormer', 'nafnet'])
-def test_output_equals_the_released_network(name):
+def inputs(name: str, *size: int, batch: int = 1) -> tuple[torch.Tensor, ...]:
+    vectors = [torch.randn(batch, TINY['embed_dim'])] if name == 'VLUNet' else []
+    return torch.rand(batch, 3, *size), *vectors
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('name', ['restormer', 'nafnet', 'vlunet'])
+def test_output_equals_the_released_network(name, layout):
     pair = released_pair(name)
+    net, (lq, *vectors) = build_released(pair).to(memory_format=layout), pair['inputs']
     with torch.no_grad():
-        out = build_released(pair)(*pair['inputs'])
+        out = net(lq.contiguous(memory_format=layout), *vectors)
     torch.testing.assert_close(out, pair['output'], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize('arch', ['Restormer', 'NAFNet'])
+@pytest.mark.parametrize('arch', ['Restormer', 'NAFNet', 'VLUNet'])
 def test_keys_shapes_and_parameter_count_equal_the_released_ones(arch):
     released = released_keys(arch)
     with torch.device('meta'):
@@ -59,27 +70,33 @@ def test_restormer_equals_an_independent_implementation():
 
 
 @EACH
-def test_every_parameter_receives_a_gradient(name):
-    assert without_gradient(randomise(BUILDERS[name]()), torch.rand(1, 3, 16, 24)) == []
+def test_every_parameter_that_is_trained_receives_a_gradient(name):
+    net = randomise(BUILDERS[name](**({'bias': True} if name == 'VLUNet' else {})))
+    frozen = ['down1_2_i.body.0.weight'] if name == 'VLUNet' else []
+    assert without_gradient(net, *inputs(name, 16, 24)) == frozen
+    assert [key for key, p in net.named_parameters() if not p.requires_grad] == frozen
 
 
 @EACH
 @pytest.mark.parametrize('size', [(1, 1), (17, 33)])
 def test_any_size_goes_in_and_comes_out(name, size):
     with torch.no_grad():
-        out = BUILDERS[name]().eval()(torch.rand(1, 3, *size))
+        out = BUILDERS[name]().eval()(*inputs(name, *size))
     assert out.shape == (1, 3, *size)
     assert out.isfinite().all()
 
 
 @EACH
 def test_result_depends_neither_on_the_batch_nor_on_the_memory_format(name):
-    net, x = randomise(BUILDERS[name]()).double(), torch.rand(3, 3, 13, 24).double()
+    net = randomise(BUILDERS[name]()).double()
+    x, *vectors = (t.double() for t in inputs(name, 13, 24, batch=3))
     with torch.no_grad():
-        expected = torch.cat([net(item) for item in x.split(1)])
-        torch.testing.assert_close(net(x), expected, atol=1e-9, rtol=1e-9)
+        expected = torch.cat(
+            [net(x[i : i + 1], *(v[i : i + 1] for v in vectors)) for i in range(3)]
+        )
+        torch.testing.assert_close(net(x, *vectors), expected, atol=1e-9, rtol=1e-9)
         net.to(memory_format=torch.channels_last)
-        out = net(x.contiguous(memory_format=torch.channels_last))
+        out = net(x.contiguous(memory_format=torch.channels_last), *vectors)
     torch.testing.assert_close(out, expected, atol=1e-9, rtol=1e-9)
 
 
@@ -88,21 +105,20 @@ def test_padding_comes_from_the_attribute_of_the_network(name):
     """An image that is already a multiple of size_multiple is not padded, any other one is."""
     net = randomise(BUILDERS[name]())
     multiple = net.size_multiple
-    x = torch.rand(1, 3, 2 * multiple - 1, 2 * multiple)
-    mode = 'reflect' if name == 'Restormer' else 'constant'
-    padded = F.pad(x, (0, 0, 0, 1), mode)
+    x, *vectors = inputs(name, 2 * multiple - 1, 2 * multiple)
+    padded = F.pad(x, (0, 0, 0, 1), 'constant' if name.startswith('NAFNet') else 'reflect')
     with torch.no_grad():
-        torch.testing.assert_close(net(x), net(padded)[..., :-1, :])
+        torch.testing.assert_close(net(x, *vectors), net(padded, *vectors)[..., :-1, :])
 
 
 @EACH
 def test_arguments_are_read_back_from_the_weights(name):
-    changes = {'LayerNorm_type': 'BiasFree', 'bias': True} if name == 'Restormer' else {}
+    changes = {'LayerNorm_type': 'BiasFree', 'bias': True} if name in GIVEN else {}
     net = BUILDERS[name](**changes)
     kwargs = type(net).infer_kwargs(net.state_dict())
     again = type(net)(**kwargs)
     again.load_state_dict(net.state_dict(), strict=True)
-    given = {**(RESTORMER if name == 'Restormer' else NAFNET), **changes}
+    given = {**GIVEN.get(name, NAFNET), **changes}
     assert {key: kwargs[key] for key in given} == given
 
 
