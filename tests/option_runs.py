@@ -3,15 +3,14 @@
 import copy
 import inspect
 import logging
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import basicsr.test
 import basicsr.train
+import pytest
 import torch
 from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -77,12 +76,23 @@ def brief_run(options: dict, folder: Path, steps: int) -> None:
 def _run(options: dict, folder: Path, names: set, steps: int) -> None:
     _use_weights(options, folder, names)
     write_options(folder / 'short.yml', options)
-    with _in_folder(folder), _steps(steps):
-        sys.argv[1:] = ['-opt', 'short.yml']
-        if 'train' in options:
-            basicsr.train.train_pipeline(str(folder))
-        else:
-            basicsr.test.test_pipeline(str(folder))
+    logger, create = logging.getLogger('basicsr'), basicsr.train.create_train_val_dataloader
+
+    def shortened(opt: dict, logger: logging.Logger) -> tuple:
+        return *create(opt, logger)[:3], 0, steps  # BasicSR's loop ends after so many iterations
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, 'argv', ['run', '-opt', 'short.yml'])
+        patch.setattr(logger, 'handlers', list(logger.handlers))
+        patch.setattr(basicsr.train, 'create_train_val_dataloader', shortened)
+        try:
+            if 'train' in options:
+                basicsr.train.train_pipeline(str(folder))
+            else:
+                basicsr.test.test_pipeline(str(folder))
+        finally:
+            initialized_logger.clear()
 
 
 def network_cost_or_zero(network: dict) -> int:
@@ -221,36 +231,3 @@ def _mappings(value: object) -> Iterator[dict]:
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _mappings(item)
-
-
-@contextmanager
-def _in_folder(folder: Path) -> Iterator[None]:
-    """Inside the folder, with BasicSR's logger and the command line as before afterwards."""
-    here, words = Path.cwd(), list(sys.argv)
-    logger = logging.getLogger('basicsr')
-    handlers = list(logger.handlers)
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(here)
-        sys.argv[:] = words
-        for handler in set(logger.handlers) - set(handlers):
-            handler.close()
-        logger.handlers[:] = handlers
-        initialized_logger.clear()
-
-
-@contextmanager
-def _steps(number: int) -> Iterator[None]:
-    """BasicSR's training loop ends after so many iterations."""
-    create = basicsr.train.create_train_val_dataloader
-
-    def shortened(opt: dict, logger: logging.Logger) -> tuple:
-        return *create(opt, logger)[:3], 0, number
-
-    basicsr.train.create_train_val_dataloader = shortened
-    try:
-        yield
-    finally:
-        basicsr.train.create_train_val_dataloader = create
