@@ -22,6 +22,9 @@ from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.networks import build_network
 
 ROOT = Path(__file__).resolve().parents[1]
+# of trainings and tests; those of comparisons are parts of option files
+OPTION_FILES = sorted(f for kind in ('smoke', 'train', 'test')
+                      for f in (ROOT / 'options' / kind).rglob('*.yml'))  # fmt: skip
 
 
 def load_script(path: str):

@@ -18,18 +18,11 @@ OPERATIONS = ('drop', 'misspell', 'retype', 'swap')
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake.
-
-    Attributes:
-        operation: one of ``OPERATIONS``.
-        options: the option dict with the mistake.
-        names: the keys at fault, one of which an error has to name.
-        paths: where they stand.
-    """
+    """Options with one mistake."""
 
     operation: str
     options: dict = field(repr=False)
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # one of these an error has to name
     paths: tuple[Place, ...]
     note: str = ''
 

@@ -5,23 +5,23 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
+from helpers import OPTION_FILES, ROOT
 
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.run import is_training
 
-ROOT = Path(__file__).resolve().parents[1]
-KINDS = ('smoke', 'train', 'test')  # comparisons: test_comparing.py
-FILES = sorted(file for kind in KINDS for file in (ROOT / 'options' / kind).rglob('*.yml'))
+EACH = pytest.mark.parametrize(
+    'file', OPTION_FILES, ids=lambda f: str(f.relative_to(ROOT / 'options'))
+)
 
 
 def load(file: Path) -> dict:
-    import yaml
-
     return yaml.safe_load(file.read_text(encoding='utf-8'))
 
 
 @pytest.mark.usefixtures('networks_once')
-@pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT / 'options')))
+@EACH
 def test_option_file_passes_the_check(file):
     options = load(file)
     report = examine(options, str(file), is_training(options), here=False)
@@ -29,7 +29,7 @@ def test_option_file_passes_the_check(file):
     assert report.run.networks['network_g'] is not None
 
 
-@pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT / 'options')))
+@EACH
 def test_first_lines_give_purpose_and_a_command_for_this_very_file(file):
     first = file.read_text(encoding='utf-8').splitlines()[:3]
     assert first[0].startswith('# ')
@@ -45,4 +45,4 @@ def test_readme_lists_every_option_file_and_no_other():
     for entry in re.findall(r'^\| `(\S+\.yml)`', text, re.M):
         parts = [part.strip('{}').split(',') for part in re.split(r'(\{.*?\})', entry)]
         listed |= {''.join(choice) for choice in product(*parts)}
-    assert listed == {file.relative_to(ROOT / 'options').as_posix() for file in FILES}
+    assert listed == {file.relative_to(ROOT / 'options').as_posix() for file in OPTION_FILES}

@@ -20,7 +20,7 @@ from random import Random
 import basicsr.test
 import basicsr.train
 import pytest
-from helpers import ROOT, write_options
+from helpers import OPTION_FILES, ROOT, write_options
 from option_mutants import OPERATIONS, Mutant, drop, key_paths, mutant_of
 from option_runs import short_run
 
@@ -29,11 +29,7 @@ from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.read import read_option_file
 
 OPTIONS = ROOT / 'options'
-FILES = sorted(
-    str(file.relative_to(OPTIONS))
-    for kind in ('smoke', 'train', 'test')
-    for file in (OPTIONS / kind).rglob('*.yml')
-)
+FILES = [str(file.relative_to(OPTIONS)) for file in OPTION_FILES]
 COUNTS: Counter[str] = Counter()  # over the whole form
 
 
