@@ -43,22 +43,18 @@ def refusals(options: dict) -> dict[str, str]:
     return {}
 
 
-def make_loader(options: dict, rank: int = 0, world_size: int = 1, seed: int = 10):
-    """The loader as BasicSR's train pipeline makes it on one rank."""
-    random.seed(seed + rank)
-    np.random.seed(seed + rank)  # noqa: NPY002
-    torch.manual_seed(seed + rank)
+def epochs(
+    options: dict, count: int = 1, worker_init_fn=None, rank: int = 0, world_size: int = 1
+) -> list[list[dict]]:
+    """The batches of the first epochs, from the loader that BasicSR makes on one rank."""
+    random.seed(10 + rank)
+    np.random.seed(10 + rank)  # noqa: NPY002
+    torch.manual_seed(10 + rank)
     dataset = build_dataset(options)
-    sampler = EnlargedSampler(dataset, world_size, rank, options.get('dataset_enlarge_ratio', 1))
+    sampler = EnlargedSampler(dataset, world_size, rank, ratio=1)
     loader = build_dataloader(
-        dataset, options, num_gpu=1, dist=world_size > 1, sampler=sampler, seed=seed
+        dataset, options, num_gpu=1, dist=world_size > 1, sampler=sampler, seed=10
     )
-    return loader, sampler
-
-
-def epochs(options: dict, count: int = 1, worker_init_fn=None, **kwargs) -> list[list[dict]]:
-    """The batches of the first epochs."""
-    loader, sampler = make_loader(options, **kwargs)
     loader.worker_init_fn = worker_init_fn or loader.worker_init_fn
     batches = []
     for epoch in range(count):

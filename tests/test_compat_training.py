@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import pickle
 import re
-import socket
 import subprocess
 import time
 from itertools import chain
@@ -24,6 +23,7 @@ from basicsr.utils.logger import MessageLogger
 from helpers import put, run_python, stock_options
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
+from training_process import free_port
 
 from unfoldldm_basicsr.compat import distributed
 from unfoldldm_basicsr.data.loading import SeededSampler, TrainingItems
@@ -148,13 +148,10 @@ def test_stock_datasets_reach_a_spawned_worker_and_no_import_warns(tmp_path):
 
 @pytest.fixture
 def one_process(monkeypatch):
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = str(probe.getsockname()[1])
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
-    monkeypatch.setenv('MASTER_PORT', port)
+    monkeypatch.setenv('MASTER_PORT', str(free_port()))
     yield monkeypatch
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from basicsr.data import build_dataset
-from dataset_options import epochs, refusals
+from dataset_options import epochs, refusals, synthetic
 from helpers import DELETE, put, write_photos
 
 from unfoldldm_basicsr.common.declaration import read
@@ -23,38 +23,21 @@ def mixture(tmp_path) -> dict:
     for index, root in enumerate(('gt', 'lq')):
         write_photos(tmp_path / root, 2, seed=2 + index)
         write_lmdb(tmp_path / root, tmp_path / f'{root}.lmdb')
-    return {
-        'name': 'mixture',
-        'type': 'MixedDegradationDataset',
-        'phase': 'train',
-        'scale': 1,
-        'gt_size': 16,
-        'io_backend': {'type': 'disk'},
-        'degradation_names': NAMES,
-        'batch_size_per_gpu': 2,
-        'num_worker_per_gpu': 0,
-        'sets': [
-            {
-                'type': 'SyntheticDegradationDataset',
-                'degradation_name': 'noise',
-                'dataroot_gt': str(tmp_path / 'six'),
-                'degradations': [{'type': 'gaussian_noise', 'sigma': 25}],
-            },
-            {
-                'type': 'PairedDegradationDataset',
-                'degradation_name': 'rain',
-                'dataroot_gt': str(tmp_path / 'gt.lmdb'),
-                'dataroot_lq': str(tmp_path / 'lq.lmdb'),
-                'io_backend': {'type': 'lmdb'},
-            },
-            {
-                'type': 'SyntheticDegradationDataset',
-                'degradation_name': 'blur',
-                'dataroot_gt': str(tmp_path / 'three'),
-                'degradations': [{'type': 'gaussian_blur', 'sigma': 2}],
-            },
-        ],
-    }
+    options = synthetic(tmp_path, name='mixture', type='MixedDegradationDataset')
+    del options['dataroot_gt'], options['degradations']
+
+    def part(kind: str, name: str, root: str, **keys) -> dict:
+        keys |= {'type': f'{kind}DegradationDataset', 'degradation_name': name}
+        return {'dataroot_gt': str(tmp_path / root), **keys}
+
+    noise, blur = {'type': 'gaussian_noise', 'sigma': 25}, {'type': 'gaussian_blur', 'sigma': 2}
+    lmdb = {'dataroot_lq': str(tmp_path / 'lq.lmdb'), 'io_backend': {'type': 'lmdb'}}
+    sets = [
+        part('Synthetic', 'noise', 'six', degradations=[noise]),
+        part('Paired', 'rain', 'gt.lmdb', **lmdb),
+        part('Synthetic', 'blur', 'three', degradations=[blur]),
+    ]
+    return options | {'degradation_names': NAMES, 'sets': sets}
 
 
 def with_shares(mixture: dict, key: str, values: list) -> dict:
