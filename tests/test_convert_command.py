@@ -109,17 +109,7 @@ def test_classes_without_degradation_vectors_are_refused(tmp_path):
 
 
 def small_clip_of_released_width() -> CLIPDegradationEmbedding:
-    config = {
-        'embed_dim': 512,
-        'vision_cfg': {'layers': 1, 'width': 64, 'patch_size': 16, 'image_size': 32},
-        'text_cfg': {
-            'context_length': 16,
-            'vocab_size': 49408,
-            'width': 8,
-            'heads': 1,
-            'layers': 1,
-        },
-    }
+    config = {**CLIP, 'embed_dim': 512}
     return CLIPDegradationEmbedding(pretrained=None, clip_config=config).eval()
 
 

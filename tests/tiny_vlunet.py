@@ -3,14 +3,10 @@
 from pathlib import Path
 
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 from released import randomise
 from torch import nn
 
-from unfoldldm_basicsr.archs.degradation_embedding import (
-    CLIPDegradationEmbedding,
-    LabelDegradationEmbedding,
-    LearnedDegradationEmbedding,
-)
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
 from unfoldldm_basicsr.weights.checkpoint import network_meta
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
@@ -34,7 +30,6 @@ OPTIONS = {
     'label': {'type': 'LabelDegradationEmbedding', 'num_degradations': 3, 'embed_dim': WIDTH},
     'learned': {'type': 'LearnedDegradationEmbedding', 'embed_dim': WIDTH, 'width': 4},
 }
-_KINDS = (CLIPDegradationEmbedding, LabelDegradationEmbedding, LearnedDegradationEmbedding)
 
 
 def vlunet_kwargs(**changes) -> dict:
@@ -58,12 +53,9 @@ def build_vlunet(**changes) -> VLUNet:
 def embedding_of(source: str, **changes) -> nn.Module:
     """The embedding that ``OPTIONS[source]`` describes, its own weights random."""
     option = {**OPTIONS[source], **changes}
-    name = option.pop('type')
-    kind = next(kind for kind in _KINDS if kind.__name__ == name)
-    embedding = kind(**option).eval().requires_grad_(False)
-    for part in (
-        (embedding.ad_imageEncoder, embedding.ad_textEncoder) if source == 'clip' else (embedding,)
-    ):
+    embedding = ARCH_REGISTRY.get(option.pop('type'))(**option).eval().requires_grad_(False)
+    adapters = source == 'clip' and (embedding.ad_imageEncoder, embedding.ad_textEncoder)
+    for part in adapters or (embedding,):
         randomise(part)
     return embedding
 
@@ -75,7 +67,6 @@ def save_vlunet(
     embedding: nn.Module,
     option: dict | None = None,
     *,
-    kwargs: dict | None = None,
     averages: tuple[nn.Module, nn.Module | None] = (None, None),
 ) -> Path:
     """A file as training writes it; ``averages`` are those of network and embedding."""
@@ -83,7 +74,7 @@ def save_vlunet(
     states = [e.state_dict() for e in (embedding, other) if e is not None]
     content = {
         'params': net.state_dict(),
-        'arch': network_meta({'type': type(net).__name__, **(kwargs or vlunet_kwargs())}),
+        'arch': network_meta({'type': 'VLUNet', **vlunet_kwargs()}),
         'degradation': degradation_meta(CLASSES, option, *states),
     }
     if average is not None:
