@@ -24,6 +24,7 @@ from unfoldldm_basicsr.training.networks import restore_image
 from unfoldldm_basicsr.training.options import ValOptions
 
 FILES = {**restormer_files(), **nafnet_files()}
+COLOUR = 'GaussianColorDenoising_Sigma15'
 
 
 @pytest.mark.usefixtures('networks_once')
@@ -103,7 +104,7 @@ def test_noise_levels_and_flips_keep_their_meaning():
 
 
 def test_of_several_noise_levels_each_is_drawn_as_often():
-    options = copy.deepcopy(FILES['GaussianColorDenoising_Sigma15'])
+    options = copy.deepcopy(FILES[COLOUR])
     unused = {'mean': [0.5] * 3, 'std': [0.5] * 3, 'sigma_test': 10}
     options['datasets']['train'] |= {'sigma_type': 'choice', 'sigma_range': [15, 50], **unused}
     options['datasets']['val'] |= {'sigma_type': 'random', 'sigma_range': [0, 50]}
@@ -145,13 +146,8 @@ def test_a_tile_may_be_a_share_of_the_image():
 @pytest.mark.parametrize(
     ('name', 'key', 'value', 'says'),
     [
-        (
-            'GaussianColorDenoising_Sigma15',
-            'datasets.train.sigma_type',
-            'choose',
-            'constant, random',
-        ),
-        ('GaussianColorDenoising_Sigma15', 'datasets.train.sigma_type', 'choice', 'must be a list'),
+        (COLOUR, 'datasets.train.sigma_type', 'choose', 'constant, random'),
+        (COLOUR, 'datasets.train.sigma_type', 'choice', 'must be a list'),
         ('GoPro32_test', 'val.grids', True, 'needs crop_size_h'),
         ('SIDD32', 'train.mixup', True, 'write mixing_augs'),
         ('GoPro32', 'datasets.train.use_hflip', False, 'use_hflip is there too'),

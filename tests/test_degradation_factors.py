@@ -81,24 +81,17 @@ def test_decomposed_step_never_raises_the_data_term(step):
         assert (after_loss <= before_loss * (1 + 1e-12)).all()
 
 
-@pytest.mark.parametrize('gain', [0.1, 1.9])
-def test_one_step_inverts_a_change_of_exposure(gain):
+@pytest.mark.parametrize('gain', [0.1, 1.9, 0.01])
+def test_one_step_inverts_a_change_of_exposure_and_amplifies_noise_at_most_tenfold(gain):
     ones = torch.ones(1, 3, 8, dtype=torch.float64)
     core = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
     W, M = factor(gain * ones, 0 * ones, core), factor(ones, 0 * ones, core)
     x = torch.rand(1, 3, 8, 8, dtype=torch.float64)
-    y = gain * x
-    restored = decomposed_step(y, y, W, M, torch.tensor(1.0, dtype=torch.float64))
-    torch.testing.assert_close(restored, x, rtol=0, atol=1e-12)
-
-
-def test_amplification_of_noise_is_capped_at_ten():
-    ones = torch.ones(1, 1, 8, dtype=torch.float64)
-    core = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
-    W, M = factor(0.01 * ones, 0 * ones, core), factor(ones, 0 * ones, core)
-    y = torch.ones(1, 1, 8, 8, dtype=torch.float64)
-    step = decomposed_step(0 * y, y, W, M, torch.tensor(1.0, dtype=torch.float64))
-    assert step.abs().max() <= 10
+    step = torch.tensor(1.0, dtype=torch.float64)
+    if gain >= 0.1:
+        restored = decomposed_step(gain * x, gain * x, W, M, step)
+        torch.testing.assert_close(restored, x, rtol=0, atol=1e-12)
+    assert decomposed_step(0 * x, torch.ones_like(x), W, M, step).abs().max() <= 10 + 1e-9
 
 
 def test_head_starts_at_the_identity_and_fixes_the_scale():

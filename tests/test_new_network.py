@@ -28,13 +28,12 @@ class LeveledModel(RestorationModel):
         return {'level': batch['lq'].std((1, 2, 3))}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _registered(monkeypatch):
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Leveled', Leveled)
     monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'LeveledModel', LeveledModel)
 
 
-@pytest.mark.usefixtures('_registered')
 def test_the_check_knows_which_model_gives_a_network_its_input(tmp_path):
     options = plugin_options(tmp_path)
     del options['train']['isda_opt']
@@ -45,7 +44,6 @@ def test_the_check_knows_which_model_gives_a_network_its_input(tmp_path):
     assert problems_at(options, 'network_g.type') == ''
 
 
-@pytest.mark.usefixtures('_registered')
 def test_it_trains_and_restores(tmp_path):
     model = LeveledModel(model_options(tmp_path, {'type': 'Leveled'}))
     before = model.net_g.conv.weight.clone()

@@ -167,20 +167,21 @@ def test_vlunet_follows_the_published_schedule_at_every_epoch(task):
     assert 0 < last < 1e-7
 
 
-def test_restormer_follows_the_published_schedule():
-    train = load_options('train/Restormer/denoise.yml')['train']
-    found = rates(train, [1, 50_000, 92_001, 196_001, 300_000])
-    share = 207_999 / 208_000
-    expected = [3e-4, 3e-4, 3e-4, cosine(3e-4, 1e-6, 0.5), cosine(3e-4, 1e-6, share)]
-    assert found == pytest.approx(expected, rel=1e-6)
-    assert sum(train['progressive']['iters']) == train['total_iter'] == 300_000
-
-
-def test_nafnet_follows_the_published_schedule():
-    train = load_options('train/NAFNet/deblur_gopro.yml')['train']
-    found = rates(train, [1, 50_001, 100_001, 200_000])
-    shares = [0, 0.25, 0.5, 199_999 / 200_000]
-    assert found == pytest.approx([cosine(1e-3, 1e-7, share) for share in shares], rel=1e-6)
+@pytest.mark.parametrize(
+    ('name', 'lr', 'end', 'held', 'total'),
+    [
+        ('Restormer/denoise', 3e-4, 1e-6, 92_000, 300_000),
+        ('NAFNet/deblur_gopro', 1e-3, 1e-7, 0, 200_000),
+    ],
+)
+def test_baselines_follow_the_published_schedule(name, lr, end, held, total):
+    train = load_options(f'train/{name}.yml')['train']
+    shares = [0, 0.25, 0.5, 1 - 1 / (total - held)]
+    places = [round(held + share * (total - held)) + 1 for share in shares]
+    expected = [cosine(lr, end, share) for share in shares]
+    assert rates(train, [1, *places]) == pytest.approx([lr, *expected], rel=1e-6)
+    sizes = train.get('progressive', {'iters': [total]})
+    assert sum(sizes['iters']) == train['total_iter'] == total
 
 
 @pytest.mark.parametrize(
