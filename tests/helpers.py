@@ -211,6 +211,14 @@ def put(options: dict, path: str, value: object) -> dict:
     return options
 
 
+def for_test(options: dict) -> dict:
+    """The option file of a training as that of a test on its validation set."""
+    options = {k: v for k, v in options.items() if k not in ('train', 'logger')}
+    options['datasets'] = {'test': options['datasets']['val']}
+    options['val'] = {k: v for k, v in options['val'].items() if k != 'val_freq'}
+    return options
+
+
 def rule_problems(model: type, options: dict) -> list[str]:
     """Key paths that a model's declarations and rules find fault with, each once."""
     from basicsr.utils.registry import ARCH_REGISTRY

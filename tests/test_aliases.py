@@ -20,7 +20,7 @@ from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.aliases import TABLE, translate
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.read import OptionLoader
-from unfoldldm_basicsr.training.networks import restore_image
+from unfoldldm_basicsr.training.networks import Restored, restore_image
 from unfoldldm_basicsr.training.options import ValOptions
 
 FILES = {**restormer_files(), **nafnet_files()}
@@ -186,9 +186,7 @@ def test_floats_are_measured_where_the_file_says_so(tmp_path):
         model = RestorationModel(options)
         gt = torch.full((1, 3, 8, 8), 100 / 255)
         item = {'lq': gt[0], 'gt': gt[0], 'lq_path': 'x.png'}
-        model.evaluator.restore = lambda batch: type(
-            'Restored', (), {'output': batch['gt'] + 0.001, 'trace': None}
-        )
+        model.evaluator.restore = lambda batch: Restored(batch['gt'] + 0.001)
         loader = torch.utils.data.DataLoader([item])
         (result,) = model.evaluator.evaluate(loader, 'x', save_img=False)
         found[use_image] = result.metrics['psnr']

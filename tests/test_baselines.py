@@ -7,6 +7,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from released import build_released, randomise, released_keys, released_pair, without_gradient
 from test_vlunet import TINY
+from tiny_network import RESTORMER
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.nafnet_arch import LocalAveragePool2d, NAFNet, NAFNetLocal
@@ -15,12 +16,6 @@ from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError
 from unfoldldm_basicsr.weights.networks import infer_network
 
-RESTORMER = {
-    'dim': 8,
-    'num_blocks': [1, 2, 1, 1],
-    'num_refinement_blocks': 2,
-    'heads': [1, 2, 2, 4],
-}
 NAFNET = {'width': 4, 'middle_blk_num': 2, 'enc_blk_nums': [1, 0, 2], 'dec_blk_nums': [0, 1, 1]}
 BUILDERS = {
     'Restormer': lambda **changes: Restormer(**{**RESTORMER, **changes}),

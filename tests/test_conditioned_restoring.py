@@ -32,11 +32,6 @@ def files(tmp_path_factory):
     return found
 
 
-def restorer_of(path, source, **settings) -> Restorer:
-    degradation = 'rain' if source == 'label' else 'auto'
-    return Restorer(path, degradation=degradation, **settings)
-
-
 def test_tiles_share_one_vector_of_the_whole_image(files):
     path, _, embedding = files['clip']
     restorer = Restorer(path, tile=32, tile_overlap=8)
@@ -116,8 +111,9 @@ def test_clip_that_is_not_in_the_file_is_had_from_where_the_user_says(tmp_path):
 
 def test_clip_weights_without_use_are_refused(files):
     for source in SOURCES:
+        name = 'rain' if source == 'label' else 'auto'
         with pytest.raises(CheckpointError, match='leave out --clip-weights'):
-            restorer_of(files[source][0], source, clip_weights='x.pth')
+            Restorer(files[source][0], degradation=name, clip_weights='x.pth')
     for setting in ({'degradation': 'rain'}, {'clip_weights': 'x.pth'}):
         with pytest.raises(ValueError, match='TinyConvNet: its weights know no degradations'):
             Restorer(TinyConvNet(), **setting)

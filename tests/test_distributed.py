@@ -233,10 +233,11 @@ def found(tmp_path_factory) -> dict:
 
 
 REPLICAS = ['phase1', 'warmup', 'joint', 'label_start', 'label', 'learned_start', 'learned']
+TOGETHER = ['resumed_numbers', 'resumed_bits', 'stopped_together', 'saved_on_signal']
 
 
-@pytest.mark.parametrize('part', REPLICAS)
-def test_replicas_stay_bit_identical(found, part):
+@pytest.mark.parametrize('part', [*REPLICAS, *TOGETHER])
+def test_replicas_stay_bit_identical_and_ranks_resume_and_stop_together(found, part):
     assert found['data_differs']
     assert found[part]
 
@@ -256,11 +257,6 @@ def test_validation_split_over_ranks_gives_the_numbers_of_one(found):
     assert 3 < found['validation_score'] < 40
 
 
-def test_resuming_restores_every_rank(found):
-    assert found['resumed_numbers']
-    assert found['resumed_bits']
-
-
 def test_what_goes_wrong_on_one_rank_of_a_validation_ends_all_with_its_message(found):
     fault = 'dataset held_out: item 3: ValueError: p3.png: damaged'
     assert found['damaged_image'] == [fault, fault]
@@ -272,8 +268,3 @@ def test_what_goes_wrong_on_one_rank_of_a_validation_ends_all_with_its_message(f
 
 def test_a_nan_on_one_rank_makes_all_skip(found):
     assert found['all_skip_together']
-
-
-def test_a_signal_to_one_rank_saves_and_stops_all(found):
-    assert found['stopped_together']
-    assert found['saved_on_signal']

@@ -60,12 +60,7 @@ def part_of(module: str) -> str:
 def imports_of(module: str, path: Path, *, top_level: bool = False) -> list[tuple[str, int]]:
     """Imported names with their lines: modules of this package as ``archs.x``, others as ``>x``.
 
-    Imports for type checkers only do not count.
-
-    Args:
-        module: name of the importing module.
-        path: its file.
-        top_level: only imports that run when the module is imported.
+    Imports for type checkers only do not count; ``top_level``: nor those inside functions.
     """
     found = []
     tree = ast.parse(path.read_text(encoding='utf-8'))

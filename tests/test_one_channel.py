@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_options import NOISE
-from helpers import plugin_options, put, tiny_unfoldldm, write_photos
+from helpers import for_test, plugin_options, put, tiny_unfoldldm, write_photos
 from PIL import Image
 from vlunet_runs import EMBEDDINGS, NETWORK
 
@@ -69,10 +69,7 @@ def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_p
         assert 'psnr: ' in run_here({**options, 'name': 'second'})
         weights = tmp_path / 'experiments' / 'second' / 'models' / 'net_g_1.pth'
         options['path'].clear()
-    del options['train'], options['logger'], options['datasets']['train']
-    del options['val']['val_freq']
-    options['datasets'] = {'test': options['datasets']['val']}
-    options['path'] = {'pretrain_network_g': str(weights)}
+    options = for_test(options) | {'path': {'pretrain_network_g': str(weights)}}
     options['val']['save_img'] = True
     assert 'psnr: ' in run_here(options, 'test')
     names = [os.fsencode(path) for path in (tmp_path / 'results').rglob('*.png')]

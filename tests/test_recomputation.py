@@ -6,17 +6,14 @@ import pytest
 import torch
 from helpers import tiny_unfoldldm
 from released import randomise
+from tiny_network import RESTORMER
 from tiny_vlunet import vlunet_kwargs
 
 from unfoldldm_basicsr import archs
 
-RESTORMER = {
-    'type': 'Restormer', 'dim': 8, 'num_blocks': [1, 2, 1, 1], 'num_refinement_blocks': 2,
-    'heads': [1, 2, 2, 4],
-}  # fmt: skip
 DEEP = {'dim': 16, 'num_blocks': [4, 4, 4]}  # else what lies between the blocks counts
 NETWORKS = {
-    'Restormer': RESTORMER,
+    'Restormer': {'type': 'Restormer', **RESTORMER},
     'UnfoldLDM phase 1': tiny_unfoldldm(1, null_prior_prob=0.5, **DEEP),
     'UnfoldLDM phase 2': tiny_unfoldldm(2, **DEEP),
     'UnfoldLDM conv': tiny_unfoldldm(2, mgda_op='conv', share_stages=False, **DEEP),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import Attack, plugin_options, put, write_options
+from helpers import Attack, for_test, plugin_options, put, write_options
 
 import unfoldldm_basicsr.test
 import unfoldldm_basicsr.train
@@ -57,13 +57,6 @@ def refused(entry: str, options: dict | str, capsys, *words: str) -> str:
     assert sorted(Path().rglob('*')) == before
     assert 'Traceback' not in message
     return message
-
-
-def for_test(options: dict) -> dict:
-    options = {k: v for k, v in options.items() if k not in ('train', 'logger')}
-    options['datasets'] = {'test': options['datasets']['val']}
-    options['val'] = {k: v for k, v in options['val'].items() if k != 'val_freq'}
-    return options
 
 
 EACH = pytest.mark.parametrize('entry', ENTRIES)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.errors import DataFault
 from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader
+from unfoldldm_basicsr.data.sources import FolderImages
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.training.resume import report_changes
@@ -75,15 +76,6 @@ def stock(tmp_path) -> dict:
     return options['datasets']['train'] | {'phase': 'train', 'scale': 4}
 
 
-def read_names(monkeypatch) -> list[str]:
-    """Fills with the names of the images that are read from now on."""
-    from unfoldldm_basicsr.data.sources import FolderImages
-
-    names, read = [], FolderImages.read
-    monkeypatch.setattr(FolderImages, 'read', lambda self, n: (names.append(n), read(self, n))[1])
-    return names
-
-
 @pytest.mark.parametrize('after', [STEPS - 1, STEPS, STEPS + 2])
 def test_a_resumed_run_gets_the_batches_that_the_uninterrupted_one_would(photos, after):
     options = run_options(photos)
@@ -114,7 +106,8 @@ def test_loader_processes_and_their_number_make_no_difference(request, kind):
 
 
 def test_images_before_the_position_are_not_read(photos, monkeypatch):
-    names = read_names(monkeypatch)
+    names, read = [], FolderImages.read
+    monkeypatch.setattr(FolderImages, 'read', lambda self, n: (names.append(n), read(self, n))[1])
     batches(run_options(photos), after=STEPS + 3, count=2 * STEPS)
     assert len(names) <= 2 * 2  # the last batch of the epoch, and the one that ended the reading
 

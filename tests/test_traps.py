@@ -19,6 +19,7 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import (
     ROOT,
+    for_test,
     image_of,
     model_options,
     plugin_options,
@@ -166,9 +167,7 @@ def test_a_test_of_a_stock_model_needs_every_weight(stock, tmp_path):
     net = ARCH_REGISTRY.get(network.pop('type'))(**network)
     state = {k: v for k, v in net.state_dict().items() if not k.startswith('body.1')}
     torch.save({'params': state}, tmp_path / 'part.pth')
-    data = stock['datasets']['val']
-    test = {k: v for k, v in stock.items() if k not in ('train', 'logger')}
-    test |= {'datasets': {'test': data}, 'network_g': dict(stock['network_g'], num_block=2)}
+    test = put(for_test(stock), 'network_g.num_block', 2)
     test['path'] = {'pretrain_network_g': str(tmp_path / 'part.pth'), 'strict_load_g': False}
     assert 'missing in the file' in problems_at(test, 'path.pretrain_network_g')
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import pytest
@@ -59,10 +60,6 @@ def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model
         model.evaluator.evaluate(loader, '1', save_img=False)
 
 
-def full_disk(descriptor):
-    raise OSError(28, 'No space left on device')
-
-
 @pytest.mark.parametrize(
     ('key', 'save_img', 'file'),
     [('log', False, 'validation_photos.csv'), ('visualization', True, 'img_0_')],
@@ -83,7 +80,8 @@ def test_a_table_gets_all_rows_of_a_validation_or_none(tmp_path, monkeypatch):
     append_rows(path, heading, [['3', 'c']])
     before = path.read_bytes()
     assert before == b'iteration,image\r\n1,a\r\n2,b\r\n3,c\r\n'
-    monkeypatch.setattr(os, 'fsync', full_disk)
+    full_disk = OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'fsync', Mock(side_effect=full_disk))
     with pytest.raises(OutputWriteError, match=r'cannot write .*x\.csv: No space left on device'):
         append_rows(path, heading, [['4', 'd']])
     assert path.read_bytes() == before
@@ -189,14 +187,9 @@ def test_panels_show_input_stages_output_and_truth(tmp_path, traced):
     assert torch.equal(board['images/held_out/p0'], torch.cat(expected, -1))
 
 
-class LargePicture(Pictures):
-    def __getitem__(self, index: int) -> dict:
-        lq, gt = torch.rand(2, 3, 300, 500)
-        return {'lq': lq, 'gt': gt, 'lq_path': '\udce9.png'}
-
-
 def test_large_images_are_reduced_and_any_name_is_a_tag(tmp_path):
-    board = shown(tmp_path, LargePicture(1))
+    lq, gt = torch.rand(2, 3, 300, 500)
+    board = shown(tmp_path, [{'lq': lq, 'gt': gt, 'lq_path': '\udce9.png'}])
     assert board[r'images/held_out/\udce9'].shape == (3, 256, 3 * 427)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
-from helpers import DELETE, problems_at, put
+from helpers import DELETE, for_test, problems_at, put
 from torch import nn
 from vlunet_runs import EMBEDDINGS, NAMES, vlunet_file
 
@@ -75,9 +75,7 @@ def test_a_test_knows_the_vectors_that_its_network_was_trained_with(options, tmp
 
     net, embedding = build('network_g'), build('network_e')
     record = degradation_meta(NAMES, options['network_e'], embedding.state_dict())
-    test = {key: value for key, value in options.items() if key not in ('train', 'logger')}
-    test['datasets'] = {'test': options['datasets']['val']}
-    del test['val']['val_freq']
+    test = for_test(options)
     bare = {'pretrain_network_g': weights('bare.pth', net)}
     whole = {'pretrain_network_g': weights('whole.pth', net, **{DEGRADATION_KEY: record})}
     named = {**bare, 'pretrain_network_e': weights('e.pth', embedding)}

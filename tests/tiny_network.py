@@ -55,6 +55,13 @@ class TwoGroupTestNet(nn.Module):
         return lq + self.step * self.prior(self.norm(self.restore(lq))) + 0 * self.teacher(lq)
 
 
+# arguments of the smallest Restormer that has every part
+RESTORMER = {
+    'dim': 8,
+    'num_blocks': [1, 2, 1, 1],
+    'num_refinement_blocks': 2,
+    'heads': [1, 2, 2, 4],
+}
 TWO_GROUPS = {'type': 'TwoGroupTestNet'}
 NORMED = {**TWO_GROUPS, 'normalise': True}
 

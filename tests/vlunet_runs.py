@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from helpers import model_options, write_photos
+from helpers import model_options, plugin_options, write_photos
 from tiny_trainings import VLUNET as NETWORK
 
 NAMES = ['noise', 'blur', 'dark']
@@ -66,28 +66,18 @@ def vlunet_options(
 
 def vlunet_file(folder: Path) -> dict:
     """A whole option file of a training that passes the check."""
-    data = mixture(folder)
+    options, data = plugin_options(folder), mixture(folder)
     sizes = {'gt_size': 16, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
-    return {
+    options |= {
         'name': 'vlunet',
         'model_type': 'VLUNetModel',
-        'scale': 1,
-        'num_gpu': 0,
         'datasets': {'train': {**data, **sizes}, 'val': data},
         'network_g': dict(NETWORK),
         'network_e': dict(EMBEDDINGS['label']),
         'path': {'pretrain_network_e': None},
-        'train': {
-            'total_iter': 10,
-            'warmup_iter': 2,
-            'optim_g': {'type': 'AdamW', 'lr': 1e-3},
-            'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': 10, 'eta_min': 1e-6},
-            'pixel_opt': {'type': 'L1Loss'},
-        },
-        'val': {
-            'val_freq': 5,
-            'degradation_override': 'wrong',
-            'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}},
-        },
-        'logger': {'print_freq': 1, 'save_checkpoint_freq': 5},
     }
+    schedule = {'type': 'TrueCosineAnnealingLR', 'T_max': 10, 'eta_min': 1e-6}
+    options['train'] |= {'warmup_iter': 2, 'scheduler': schedule}
+    del options['train']['isda_opt'], options['train']['ema_decay']
+    options['val']['degradation_override'] = 'wrong'
+    return options
