@@ -77,6 +77,11 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def load_options(file: Path | str) -> dict:
+    """A shipped option file, named below ``options``."""
+    return yaml.safe_load((ROOT / 'options' / file).read_text(encoding='utf-8'))
+
+
 def write_options(path: Path, options: dict) -> Path:
     path.write_text(yaml.safe_dump(options, sort_keys=False), encoding='utf-8')
     return path

@@ -1,8 +1,10 @@
 """How a run is started, on which GPUs and with which scan: judged before anything is touched."""
 
+import multiprocessing
 import sys
 from functools import partial
 
+import basicsr.train
 import pytest
 import torch
 from basicsr.utils.options import dict2str
@@ -132,10 +134,6 @@ def test_a_missing_compiler_is_found_before_the_run(plugin, monkeypatch):
 
 def test_a_script_without_a_main_guard_is_told_so(monkeypatch, capsys):
     """The start method spawn imports it again in every loader process."""
-    import multiprocessing
-
-    import basicsr.train
-
     monkeypatch.setattr(multiprocessing.current_process(), '_inheriting', True, raising=False)
     with pytest.raises(SystemExit) as caught:
         basicsr.train.load_resume_state({'path': {}})

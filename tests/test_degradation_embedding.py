@@ -1,13 +1,11 @@
 """Degradation vectors: one interface, frozen CLIP, adapters, checkpoints, errors with a remedy."""
 
 import sys
-from pathlib import Path
 
 import open_clip
 import pytest
 import torch
-import yaml
-from helpers import Attack
+from helpers import Attack, load_options
 from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
@@ -109,8 +107,7 @@ def test_preprocessing_equals_the_transforms_of_the_released_code(size):
 
 
 def test_texts_name_the_classes_of_the_released_training_in_their_order():
-    file = Path(__file__).parents[1] / 'options/train/VLUNet/degradation_clip.yml'
-    options = yaml.safe_load(file.read_text(encoding='utf-8'))
+    options = load_options('train/VLUNet/degradation_clip.yml')
     assert options['network_g']['class_texts'] == list(CLASS_TEXTS.values())
     assert options['datasets']['train']['degradation_names'] == list(CLASS_TEXTS)
 

@@ -16,6 +16,7 @@ from unfoldldm_basicsr.commands.init_command import Trial, fitted, memory_of, tr
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.preparing.new_training import NETWORKS, TASKS, NewTraining
+from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
 
 @pytest.fixture
@@ -165,8 +166,6 @@ def test_a_trial_makes_steps_of_the_training_itself():
 
 
 def test_a_trial_without_memory_is_none_and_other_errors_are_not_hidden(monkeypatch):
-    from unfoldldm_basicsr.training.restoration_model import RestorationModel
-
     small = replace(training(num_gpu=0), network='nafnet-small', patch=32)
     options = yaml.safe_load(small.text(Path()))
     fails = Mock(side_effect=RuntimeError("can't allocate memory: 9 bytes"))

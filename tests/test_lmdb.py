@@ -8,6 +8,7 @@ import lmdb
 import numpy as np
 import pytest
 from basicsr.data import build_dataset
+from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from dataset_options import paired
 from helpers import load_script, write_photos
 
@@ -34,8 +35,6 @@ def test_basicsr_reads_the_lmdbs_with_its_own_dataset(tmp_path):
 
 
 def test_lmdbs_written_by_basicsr_are_readable_even_with_dotted_names(tmp_path):
-    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-
     paths = write_photos(tmp_path / 'images', 2)
     names = [p.name for p in paths]
     make_lmdb_from_imgs(str(tmp_path / 'images'), str(tmp_path / 'b.lmdb'), names, ['b.v1', 'a'])

@@ -20,6 +20,7 @@ from torch import nn
 
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
+from unfoldldm_basicsr.data.degradations import DEGRADATIONS
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.listing import find_images, read_meta_info
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs
@@ -131,8 +132,6 @@ def test_y_is_what_basicsr_gives(tmp_path):
 
 
 def test_every_degradation_takes_one_channel(tmp_path):
-    from unfoldldm_basicsr.data.degradations import DEGRADATIONS
-
     write_photos(tmp_path, 2)
     for name in DEGRADATIONS:
         options = synthetic(tmp_path, color='grey', degradations=[{'type': name}])

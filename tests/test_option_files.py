@@ -2,11 +2,9 @@
 
 import re
 from itertools import product
-from pathlib import Path
 
 import pytest
-import yaml
-from helpers import OPTION_FILES, ROOT
+from helpers import OPTION_FILES, ROOT, load_options
 
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.run import is_training
@@ -16,14 +14,10 @@ EACH = pytest.mark.parametrize(
 )
 
 
-def load(file: Path) -> dict:
-    return yaml.safe_load(file.read_text(encoding='utf-8'))
-
-
 @pytest.mark.usefixtures('networks_once')
 @EACH
 def test_option_file_passes_the_check(file):
-    options = load(file)
+    options = load_options(file)
     report = examine(options, str(file), is_training(options), here=False)
     assert report.problems == []
     assert report.run.networks['network_g'] is not None
@@ -36,7 +30,7 @@ def test_first_lines_give_purpose_and_a_command_for_this_very_file(file):
     name = str(file.relative_to(ROOT))
     command = next(line for line in first if '-m unfoldldm_basicsr' in line)
     assert name in command
-    assert ('unfoldldm_basicsr.test' in command) == ('train' not in load(file))
+    assert ('unfoldldm_basicsr.test' in command) == ('train' not in load_options(file))
 
 
 def test_readme_lists_every_option_file_and_no_other():

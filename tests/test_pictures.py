@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from unfoldldm_basicsr.pictures.confusion import (
@@ -32,8 +33,6 @@ def shown(figure) -> list[np.ndarray]:
 
 
 def words(figure) -> str:
-    from matplotlib.text import Text
-
     return ' | '.join(text.get_text() for text in figure.findobj(Text) if text.get_text().strip())
 
 

@@ -5,10 +5,9 @@ import re
 
 import pytest
 import torch
-import yaml
 from basicsr.data import build_dataset
 from basicsr.utils.registry import ARCH_REGISTRY
-from helpers import ROOT, load_script
+from helpers import ROOT, load_options, load_script
 from miniatures import prepare_all
 from option_runs import brief_run
 from torch.nn import Parameter
@@ -24,10 +23,6 @@ TASKS = ['nhr', 'nhrbl', 'denoise', 'dehaze', 'derain', 'deblur', 'lowlight']
 REPEATS = {'noise15': 3, 'noise25': 3, 'noise50': 3, 'rain': 120}
 GPUS, EPOCHS, WARMUP_EPOCHS = 8, 200, 15
 EACH_TASK = pytest.mark.parametrize('task', TASKS)
-
-
-def load_options(name: str) -> dict:
-    return yaml.safe_load((OPTIONS / name).read_text(encoding='utf-8'))
 
 
 FILES = sorted(f.relative_to(OPTIONS).as_posix() for f in OPTIONS.glob('t*/*/*.yml'))
@@ -69,9 +64,8 @@ def test_every_set_opens_as_prepare_writes_it(name, tree, monkeypatch):
             elif 'VLUNet' in name:
                 assert item['lq'].shape[-2:] == (32, 48)  # 40 x 56 cut to multiples of 16
             if 'degradation_names' in section:
-                assert (
-                    section['degradation_names'][item['degradation']] == (item['degradation_name'])
-                )
+                name_of = section['degradation_names'].__getitem__
+                assert name_of(item['degradation']) == item['degradation_name']
 
 
 QUICK = ('train/Restormer/denoise.yml', 'train/VLUNet/nhr.yml')

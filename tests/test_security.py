@@ -117,10 +117,8 @@ def test_a_file_is_migrated_without_what_it_would_execute(scene, capsys, monkeyp
     monkeypatch.setattr(torch, 'load', getattr(torch.load, 'replaces', torch.load))
     torch.save(Attack(), 'evil.pth')
     network = {'type': 'SpyNet', 'load_path': 'evil.pth'}
-    assert (
-        cli.main(['migrate', str(write_options(Path('x.yml'), put(scene, 'network_g', network)))])
-        == 0
-    )
+    file = write_options(Path('x.yml'), put(scene, 'network_g', network))
+    assert cli.main(['migrate', str(file)]) == 0
     assert 'could execute code' in capsys.readouterr().err
     assert not Path(PROOF).exists()
 

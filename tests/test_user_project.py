@@ -1,6 +1,5 @@
 """A project of somebody else, its own classes and train.py, runs with and without the plugin."""
 
-import logging
 import os
 import re
 import sys
@@ -155,14 +154,10 @@ def test_processes_that_a_command_starts_import_the_project_too(tmp_path, monkey
     assert os.environ['UNFOLDLDM_IMPORT'] == 'mine_too'
 
 
-@pytest.fixture
-def registry(monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
-    return Registry('names')
-
-
 @pytest.mark.parametrize('first', ['ours', 'theirs'])
-def test_the_class_of_a_project_has_the_name_in_either_order(registry, caplog, first):
+def test_the_class_of_a_project_has_the_name_in_either_order(log, first):
+    registry = Registry('names')
+
     def of(module: str) -> type:
         return type('Net', (nn.Module,), {'__module__': module})
 
@@ -172,7 +167,7 @@ def test_the_class_of_a_project_has_the_name_in_either_order(registry, caplog, f
         step()
     assert registry.get('Net') is theirs
     assert registry.get('Net_unfoldldm') is ours
-    assert caplog.text.count('is that of mine.net') == 1
+    assert log.text.count('is that of mine.net') == 1
     with pytest.raises(AssertionError, match='already registered'):
         registry.register(of('another.net'))
 
