@@ -19,9 +19,9 @@ from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 from helpers import DELETE, problems_at, put, warnings_at, write_options
-from tiny_vlunet import vlunet_kwargs
 from torch import nn
 from torch.utils.data import Dataset
+from vlunet_runs import EMBEDDINGS, vlunet_file
 
 from unfoldldm_basicsr.common.declaration import OptionError, read
 from unfoldldm_basicsr.options.declared import options_of
@@ -50,7 +50,6 @@ STOCK_FAULTS = [
     ('datasets.train.meta_info_file', '/no/such/file', 'no such file'),
     ('datasets.train', {'type': 'PairedImageDataset', 'batch_size_per_gpu': 1}, 'does not work'),
     ('path.my_folder', 3, 'makes a folder'),
-    ('path.pretrain_network_g', '/no.pth', 'no such file'),
     ('train.total_iter', DELETE, 'is missing'),
     ('train.total_iter', 1e30, 'at most 1000000000'),
     ('train.optim_g.type', 'AdamW', "no optimiser 'AdamW' is known.*RestorationModel"),
@@ -65,56 +64,31 @@ STOCK_FAULTS = [
     ('val.metrics.psnr.test_y_chanel', True, "Did you mean 'test_y_channel'"),
     ('val.metrics.psnr.crop_border', DELETE, 'is missing'),
 ]
-
-
+PLUGIN_FAULTS = [
+    ('network_g.num_blocks.1', 'a', 'must be'),
+    ('network_g.prior_input', 'gtt', "Did you mean 'gt'"),
+    ('train.scheduler.periods', [4, 5], 'total_iter'),
+    ('train.optim_g.type', 'Adamw', "Did you mean 'AdamW'"),
+    ('train.isda_opt.start_stage', 2, 'is not an option of ISDALoss'),
+    ('train.isda_opt.norm', 'l3', 'ISDALoss'),
+]
 WHERE = {  # where a fault is named that stands elsewhere
     'network_g.upscale': 'network_g',
+    'train.isda_opt.norm': 'train.isda_opt',
     'train.pixel_opt.reduction': 'train.pixel_opt',
     'train.scheduler.milestones': 'train.scheduler',
 }
 
 
 @pytest.mark.parametrize(
-    ('path', 'value', 'says'),
-    STOCK_FAULTS,
-    ids=[f'{path}-{says}'[:40] for path, _, says in STOCK_FAULTS],
+    ('kind', 'path', 'value', 'says'),
+    [*(('stock', *f) for f in STOCK_FAULTS), *(('plugin', *f) for f in PLUGIN_FAULTS)],
 )
-def test_a_fault_with_stock_classes_is_explained_where_it_is(stock, path, value, says):
-    where = WHERE.get(path, path)
-    found = problems_at(put(stock, path, value), where)
+def test_a_fault_with_stock_classes_is_explained_where_it_is(request, kind, path, value, says):
+    options = put(request.getfixturevalue(kind), path, value)
+    found = problems_at(options, WHERE.get(path, path))
     assert found
     assert re.search(says, found), found
-
-
-PLUGIN_FAULTS = [
-    ('network_g.num_blocks', [1, 'a', 1, 1], 'network_g.num_blocks.1: must be'),
-    ('network_g.prior_input', 'gtt', "network_g.prior_input: .*Did you mean 'gt'"),
-    ('train.scheduler.periods', [4, 5], 'train.scheduler.periods: .*total_iter'),
-    ('train.optim_g.type', 'Adamw', "train.optim_g.type: .*Did you mean 'AdamW'"),
-    ('train.isda_opt.start_stage', 2, 'train.isda_opt.start_stage: is not an option of ISDALoss'),
-    ('train.isda_opt.norm', 'l3', 'train.isda_opt: ISDALoss'),
-]
-
-
-@pytest.mark.parametrize(
-    ('path', 'value', 'says'), PLUGIN_FAULTS, ids=[p for p, *_ in PLUGIN_FAULTS]
-)
-def test_a_fault_with_classes_of_this_package_is_explained(plugin, path, value, says):
-    text = '\n'.join(preflight(put(plugin, path, value), 'x.yml', True))
-    assert re.search(f'x.yml: {says}', text), text
-
-
-def test_nothing_is_changed_written_or_logged(stock, plugin, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    before = sorted(p for p in tmp_path.rglob('*'))
-    loggers = dict(initialized_logger), list(logging.getLogger('basicsr').handlers)
-    for options in (stock, plugin):
-        original = copy.deepcopy(options)
-        preflight(options, 'x.yml', True)
-        assert options == original
-    assert sorted(p for p in tmp_path.rglob('*')) == before
-    assert loggers == (dict(initialized_logger), list(logging.getLogger('basicsr').handlers))
-    assert capfd.readouterr() == ('', '')
 
 
 class Talkative(PairedImageDataset):
@@ -125,14 +99,19 @@ class Talkative(PairedImageDataset):
         get_root_logger().warning('set up')
 
 
-def test_basicsr_can_still_set_its_logger_up_afterwards(stock, monkeypatch, capfd):
-    """The first call decides about the log file, and it belongs to the training."""
+def test_nothing_is_changed_written_or_logged(stock, plugin, tmp_path, monkeypatch, capfd):
+    """Nor is BasicSR's logger set up: its first call decides about the log file of the training."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Talkative', Talkative)
     monkeypatch.delitem(initialized_logger, 'basicsr', raising=False)
-    handlers = list(logging.getLogger('basicsr').handlers)
-    assert preflight(put(stock, 'datasets.train.type', 'Talkative'), 'x.yml', True) == []
-    assert 'basicsr' not in initialized_logger
-    assert logging.getLogger('basicsr').handlers == handlers
+    before = sorted(tmp_path.rglob('*'))
+    loggers = dict(initialized_logger), list(logging.getLogger('basicsr').handlers)
+    for options in (stock, plugin, put(stock, 'datasets.train.type', 'Talkative')):
+        original = copy.deepcopy(options)
+        assert preflight(options, 'x.yml', True) == []
+        assert options == original
+    assert sorted(tmp_path.rglob('*')) == before
+    assert loggers == (dict(initialized_logger), list(logging.getLogger('basicsr').handlers))
     assert capfd.readouterr() == ('', '')
 
 
@@ -229,36 +208,20 @@ def test_tiles_are_judged_after_their_alignment_to_the_network(plugin):
     assert problems_at(put(plugin, 'val.tile_overlap', 16), 'val.tile') == ''
 
 
-LABELS = {'type': 'LabelDegradationEmbedding', 'num_degradations': 1, 'embed_dim': 16}
-LEARNED = {'type': 'LearnedDegradationEmbedding', 'embed_dim': 16}
-
-
 @pytest.mark.parametrize(
-    ('embedding', 'limits', 'says'),
+    ('embedding', 'groups', 'says'),
     [
-        (LEARNED, {'restoration': 1, 'embedding': 1}, ''),
-        (LEARNED, {'restoration': 1}, "no limit for the parameter group 'embedding'"),
-        (
-            LEARNED,
-            {'restoration': 1, 'embeding': 1},
-            "no parameter group 'embeding'. Did you mean 'embedding'",
-        ),
-        (LABELS, {'restoration': 1}, ''),
-        (LABELS, {'restoration': 1, 'embedding': 1}, "no parameter group 'embedding'"),
+        ('learned', ['restoration', 'embedding'], ''),
+        ('learned', ['restoration'], "no limit for the parameter group 'embedding'"),
+        ('learned', ['restoration', 'embeding'], "'embeding'. Did you mean 'embedding'"),
+        ('label', ['restoration'], ''),
+        ('label', ['restoration', 'embedding'], "no parameter group 'embedding'"),
     ],
 )
-def test_limits_name_the_groups_that_are_trained(plugin, embedding, limits, says):
-    names = {'degradation_names': ['noise'], 'degradation_name': 'noise'}
-    for data in plugin['datasets'].values():
-        data.update(names)
-    plugin['train'].pop('isda_opt')
-    plugin |= {
-        'model_type': 'VLUNetModel',
-        'network_g': {'type': 'VLUNet', **vlunet_kwargs(embed_dim=16)},
-        'network_e': embedding,
-    }
-    plugin['train'] |= {'use_grad_clip': True, 'grad_clip_norm': limits}
-    found = problems_at(plugin, 'train.grad_clip_norm')
+def test_limits_name_the_groups_that_are_trained(tmp_path, embedding, groups, says):
+    options = put(vlunet_file(tmp_path), 'network_e', EMBEDDINGS[embedding])
+    options['train'] |= {'use_grad_clip': True, 'grad_clip_norm': dict.fromkeys(groups, 1)}
+    found = problems_at(options, 'train.grad_clip_norm')
     assert says in found
     assert (found == '') is (says == '')
 
