@@ -67,33 +67,10 @@ def misspellings(key: str) -> list[str]:
     return [word for word in dict.fromkeys(found) if word and word != key]
 
 
-def misspell(options: dict, path: Place, word: str) -> Mutant:
-    options = copy.deepcopy(options)
-    section = at(options, path[:-1])
-    items = [(word if key == path[-1] else key, value) for key, value in section.items()]
-    section.clear()
-    section.update(items)
-    return Mutant('misspell', options, (word,), ((*path[:-1], word),), f'for {path[-1]}')
-
-
-def retype(options: dict, path: Place, value: object) -> Mutant:
-    options = copy.deepcopy(options)
-    at(options, path[:-1])[path[-1]] = copy.deepcopy(value)
-    return Mutant('retype', options, (str(path[-1]),), (path,), repr(value))
-
-
 def other_values(value: object) -> list:
     """Values of another type than ``value``, or of its type and senseless."""
     kind = type(value)
     return [v for v in OTHER_VALUES if type(v) is not kind or kind in (int, float, list, dict)]
-
-
-def swap(options: dict, first: Place, second: Place) -> Mutant:
-    options = copy.deepcopy(options)
-    a, b = copy.deepcopy(at(options, first)), copy.deepcopy(at(options, second))
-    at(options, first[:-1])[first[-1]] = b
-    at(options, second[:-1])[second[-1]] = a
-    return Mutant('swap', options, (str(first[-1]), str(second[-1])), (first, second))
 
 
 def swap_partners(options: dict, path: Place) -> list[Place]:
@@ -109,14 +86,25 @@ def swap_partners(options: dict, path: Place) -> list[Place]:
 
 def mutant_of(options: dict, path: Place, operation: str, rng: Random) -> Mutant:
     """One mistake at a place; a value without a partner is dropped instead of swapped."""
+    key = path[-1]
+    if operation in ('drop', 'swap'):
+        partners = swap_partners(options, path) if operation == 'swap' else []
+        if not partners:
+            return drop(options, path)
+        siblings = [p for p in partners if p[:-1] == path[:-1]]
+        other = rng.choice(siblings if siblings and rng.random() < 0.5 else partners)
+    options = copy.deepcopy(options)
+    section = at(options, path[:-1])
     if operation == 'misspell':
-        return misspell(options, path, rng.choice(misspellings(path[-1])))
+        word = rng.choice(misspellings(key))
+        items = [(word if k == key else k, value) for k, value in section.items()]
+        section.clear()
+        section.update(items)
+        return Mutant('misspell', options, (word,), ((*path[:-1], word),), f'for {key}')
     if operation == 'retype':
-        return retype(options, path, rng.choice(other_values(at(options, path))))
-    partners = swap_partners(options, path)
-    if operation == 'drop' or not partners:
-        return drop(options, path)
-    siblings = [p for p in partners if p[:-1] == path[:-1]]
-    return swap(
-        options, path, rng.choice(siblings if siblings and rng.random() < 0.5 else partners)
-    )
+        value = rng.choice(other_values(section[key]))
+        section[key] = copy.deepcopy(value)
+        return Mutant('retype', options, (str(key),), (path,), repr(value))
+    place = at(options, other[:-1])
+    section[key], place[other[-1]] = place[other[-1]], section[key]
+    return Mutant('swap', options, (str(key), str(other[-1])), (path, other))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import put, stock_options, write_options
+from helpers import stock_options, write_options
 
 from unfoldldm_basicsr.options import parse as compat_options
 from unfoldldm_basicsr.options.defaults import fill_defaults
@@ -124,9 +124,9 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setattr(compat_options, 'examine', partial(compat_options.examine, here=False))
     write_options(tmp_path / 'x.yml', stock_options(tmp_path))
 
-    def call(*words, is_train=True):
+    def call(*words):
         monkeypatch.setattr(sys, 'argv', ['train', '-opt', 'x.yml', *words])
-        return basicsr.train.parse_options(str(tmp_path), is_train=is_train)[0]
+        return basicsr.train.parse_options(str(tmp_path), is_train=True)[0]
 
     return call
 
@@ -167,15 +167,6 @@ def test_paths_are_those_of_basicsr_with_home_folders_expanded(command, tmp_path
     assert paths['experiments_root'] == paths['log'] == str(root)
     names = ('models', 'training_states', 'visualization')
     assert [paths[n] for n in names] == [str(root / n) for n in names]
-
-
-def test_test_paths_are_those_of_basicsr(command, tmp_path):
-    options = stock_options(tmp_path)
-    del options['train'], options['datasets']['train']
-    write_options(tmp_path / 'x.yml', put(options, 'path.pretrain_network_g', '/x.pth'))
-    options = command(is_train=False)
-    assert options['path']['results_root'] == str(tmp_path / 'results' / 'stock')
-    assert options['is_train'] is False
 
 
 def test_debug_prefixes_the_name_once_and_validates_often(command):

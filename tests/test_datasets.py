@@ -38,20 +38,6 @@ def test_training_items_hold_the_batch_contract(tmp_path):
     assert (item['degradation'], item['degradation_name']) == (0, 'gaussian_noise')
 
 
-def test_validation_returns_the_whole_photo_and_the_stated_noise(tmp_path):
-    write_photos(tmp_path, 1, (200, 200))
-    options = synthetic(
-        tmp_path,
-        'val',
-        degradations=[{'type': 'gaussian_noise', 'sigma': 25}],
-        lq_output='unclipped',
-    )
-    item = build_dataset(options)[0]
-    photo = cv2.imread(str(tmp_path / 'img_0.png'))[:, :, ::-1].astype(np.float32) / 255
-    np.testing.assert_array_equal(pixels(item['gt']), photo)
-    assert (item['lq'] - item['gt']).std() * 255 == pytest.approx(25, rel=0.02)
-
-
 def test_validation_is_identical_in_every_run_and_depends_on_seed_and_index(tmp_path):
     write_photos(tmp_path, 2, seed=3)
     (tmp_path / 'img_1.png').write_bytes((tmp_path / 'img_0.png').read_bytes())

@@ -10,7 +10,7 @@ from helpers import model_options, network_of, problems_at, put
 from model_runs import Board, batch, file_of, state_of, steps, validate
 from PIL import Image
 from torch.utils.data import Dataset
-from vlunet_runs import NAMES, TINY_CLIP, vlunet_file
+from vlunet_runs import EMBEDDINGS, NAMES, vlunet_file
 
 from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbedding
 from unfoldldm_basicsr.models import DegradationCLIPModel
@@ -20,14 +20,8 @@ from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint as read
 from unfoldldm_basicsr.weights.conditioning import build_conditioning
 
-TEXTS = ['image with noise', 'image with blur', 'image with low light']
-NETWORK = {
-    'type': 'CLIPDegradationEmbedding',
-    'pretrained': None,
-    'clip_config': TINY_CLIP,
-    'tune_adapters': True,
-    'class_texts': TEXTS,
-}
+NETWORK = {**EMBEDDINGS['clip'], 'tune_adapters': True}
+TEXTS = NETWORK['class_texts']
 DATASETS = {'train': {'degradation_names': NAMES}, 'val': {'degradation_names': NAMES}}
 # what a prediction of PLANNED makes of it, counted by hand
 TRUTH, PLANNED = [0, 0, 1, 1, 2], [0, 1, 1, 1, 0]
@@ -139,7 +133,7 @@ def test_scores_that_are_not_finite_make_the_accuracy_undefined(make, log):
 
 def test_saved_weights_give_the_same_vectors_in_a_frozen_embedding(trained):
     path, x = file_of(trained, 'g_1'), batch(5)['lq']
-    arguments = {k: v for k, v in NETWORK.items() if k not in ('type', 'tune_adapters')}
+    arguments = {k: v for k, v in EMBEDDINGS['clip'].items() if k != 'type'}
     frozen = CLIPDegradationEmbedding(**arguments).eval()
     assert not torch.allclose(frozen(x), trained.net_g(x))
     for key, net in (('params', trained.net_g), ('params_ema', trained.net_g_ema)):

@@ -52,13 +52,7 @@ def test_clip_is_frozen_and_adapters_only_train_on_request():
     assert not any(p.requires_grad for p in clip_embedding().parameters())
     net = clip_embedding(tune_adapters=True)
     names = {name for name, p in net.named_parameters() if p.requires_grad}
-    expected = {
-        f'ad_{branch}Encoder.adapter.{index}.{kind}'
-        for branch in ('image', 'text')
-        for index in (0, 1, 3, 4, 6, 7)
-        for kind in ('weight', 'bias')
-    }
-    assert names == expected
+    assert names == {name for name, _ in net.named_parameters() if name.startswith('ad_')} != set()
     assert net.training
     assert not net.clip_model.training
     assert not net.train().clip_model.training

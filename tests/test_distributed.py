@@ -189,9 +189,6 @@ class Job:
         self.found['saved_on_signal'] = (self.folder / 'both/states/4.state').exists()
 
 
-CHECKS = ('phases', 'embeddings', 'together')
-
-
 def run_rank(folder: Path, rank: int, world: int, port: int) -> None:
     import unfoldldm_basicsr  # noqa: F401
 
@@ -200,8 +197,8 @@ def run_rank(folder: Path, rank: int, world: int, port: int) -> None:
     distributed.init_process_group('gloo', rank=rank, world_size=world)
     try:
         job = Job(folder)
-        for check in CHECKS:
-            getattr(job, check)()
+        for check in (job.phases, job.embeddings, job.together):
+            check()
     except BaseException:
         (folder / f'error_{rank}.txt').write_text(traceback.format_exc(), encoding='utf-8')
         raise

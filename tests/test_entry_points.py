@@ -47,24 +47,6 @@ def test_train_resume_and_test_run_through_basicsr(project, monkeypatch):
     assert '# psnr' in written.read_text()
 
 
-@pytest.mark.parametrize('entry', [unfoldldm_basicsr.train.main, unfoldldm_basicsr.test.main])
-def test_a_faulty_option_file_ends_with_status_2_and_touches_nothing(
-    entry, project, monkeypatch, capsys
-):
-    monkeypatch.chdir(project)
-    monkeypatch.setattr(sys, 'argv', ['entry'])
-    before = sorted(project.rglob('*'))
-    with pytest.raises(SystemExit) as caught:
-        entry(['-opt', 'x.yml', '--force_yml', 'network_g:num_fet=3', 'path:mine=3'])
-    assert caught.value.code == 2
-    errors = capsys.readouterr().err
-    assert "x.yml: network_g.num_fet: is not an option of MSRResNet. Did you mean 'num_feat'" in (
-        errors
-    )
-    assert 'x.yml: path.mine' in errors
-    assert sorted(project.rglob('*')) == before
-
-
 def test_the_root_folder_is_the_current_one_unless_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     take = unfoldldm_basicsr.train.take_root

@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,15 +92,22 @@ def _shorten(name: str) -> str:
     return '.'.join(inner)
 
 
+def wrong_imports(is_wrong: Callable[[str, str], bool]) -> list[str]:
+    """Where a module imports a target that it must not."""
+    return [
+        f'{path.relative_to(ROOT)}:{line} imports {target}'
+        for module, path in MODULES.items()
+        for target, line in imports_of(module, path)
+        if is_wrong(module, target)
+    ]
+
+
 def test_imports_go_down_the_levels():
-    wrong = []
-    for module, path in MODULES.items():
-        for target, line in imports_of(module, path):
-            if target.startswith('>') or target == '':
-                continue
-            if LEVELS[part_of(target)] > LEVELS[part_of(module)]:
-                wrong.append(f'{path.relative_to(ROOT)}:{line} imports {target}')
-    assert wrong == []
+    def goes_up(module: str, target: str) -> bool:
+        inside = target and not target.startswith('>')
+        return inside and LEVELS[part_of(target)] > LEVELS[part_of(module)]
+
+    assert wrong_imports(goes_up) == []
 
 
 def test_no_two_folders_import_each_other():
@@ -113,27 +121,18 @@ def test_no_two_folders_import_each_other():
 
 
 def test_pure_parts_know_neither_basicsr_nor_each_other():
-    wrong = []
-    for module, path in MODULES.items():
+    def is_foreign(module: str, target: str) -> bool:
         own = part_of(module)
-        if own not in PURE:
-            continue
-        for target, line in imports_of(module, path):
-            other = '' if target.startswith('>') else part_of(target)
-            foreign = other in PURE and other != own and (own, other) not in MAY_IMPORT
-            if foreign or target.startswith('>basicsr'):
-                wrong.append(f'{path.relative_to(ROOT)}:{line} imports {target.lstrip(">")}')
-    assert wrong == []
+        if own not in PURE or target.startswith('>'):
+            return own in PURE and target.startswith('>basicsr')
+        other = part_of(target)
+        return other in PURE and other != own and (own, other) not in MAY_IMPORT
+
+    assert wrong_imports(is_foreign) == []
 
 
 def test_models_reach_networks_and_losses_only_by_name():
-    wrong = [
-        f'{path.relative_to(ROOT)}:{line} imports {target}'
-        for module, path in MODULES.items()
-        for target, line in imports_of(module, path)
-        if (module.split('.')[0], target.split('.')[0]) in NEVER
-    ]
-    assert wrong == []
+    assert wrong_imports(lambda *pair: tuple(m.split('.')[0] for m in pair) in NEVER) == []
 
 
 def test_no_module_imports_itself_through_others():

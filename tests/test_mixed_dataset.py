@@ -4,7 +4,6 @@ from collections import Counter
 from copy import deepcopy
 
 import pytest
-import torch
 from basicsr.data import build_dataset
 from dataset_options import epochs, refusals, synthetic
 from helpers import DELETE, put, write_photos
@@ -100,16 +99,6 @@ def test_ranks_together_see_the_epoch_exactly_once(mixture, num_workers):
              for path, index in zip(batch['gt_path'], batch['degradation'], strict=True)
              if index == 0]  # fmt: skip
     assert len(set(noise)) == 6
-
-
-def test_validation_sees_every_image_once_and_identically(mixture):
-    options = mixture | {'phase': 'val', 'crop_multiple': 16}
-    del options['gt_size']
-    first, second = build_dataset(options), build_dataset(options)
-    assert len(first) == 11
-    for index in range(11):
-        assert torch.equal(first[index]['lq'], second[index]['lq'])
-    assert first[8]['gt'].shape == (3, 48, 64)
 
 
 def test_sets_inherit_common_keys_and_may_override_them(mixture):
