@@ -39,6 +39,7 @@ def _same_random_state():
 @pytest.fixture(autouse=True)
 def _leave_no_trace():
     """Undoes what a test (or the code it runs) left in the environment and in BasicSR's logger."""
+    progress.begin()
     environment, logger = dict(os.environ), logging.getLogger('basicsr')
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
     yield
@@ -47,12 +48,6 @@ def _leave_no_trace():
     logger.handlers[:] = handlers
     logger.setLevel(level)
     logger.propagate = propagate
-
-
-@pytest.fixture(autouse=True)
-def _no_run_yet():
-    progress.begin()
-    yield
     stop_request.remove()
 
 

@@ -88,25 +88,22 @@ def _restormer(
 
 
 def _pairs(task: str, train: str, val: str | None = None) -> dict[str, dict]:
-    def section(folder: str) -> dict:
-        root = f'./{task}/Datasets/{folder}'
-        kind = 'Dataset_PairedImage'
-        return {'type': kind, 'dataroot_gt': f'{root}/target', 'dataroot_lq': f'{root}/input'}
-
-    return {'train': section(f'train/{train}'), 'val': section(f'test/{val or train}')}
+    roots = {'train': f'./{task}/Datasets/train/{train}'}
+    roots['val'] = f'./{task}/Datasets/test/{val or train}'
+    return _sections('Dataset_PairedImage', roots, gt='target', lq='input')
 
 
 def _dual_pixel() -> dict[str, dict]:
-    def section(split: str) -> dict:
-        root = f'./Defocus_Deblurring/Datasets/{split}/DPDD'
-        return {
-            'type': 'Dataset_DefocusDeblur_DualPixel_16bit',
-            'dataroot_gt': f'{root}/target_crops',
-            'dataroot_lqL': f'{root}/inputL_crops',
-            'dataroot_lqR': f'{root}/inputR_crops',
-        }
+    roots = {split: f'./Defocus_Deblurring/Datasets/{split}/DPDD' for split in ('train', 'val')}
+    folders = {'gt': 'target_crops', 'lqL': 'inputL_crops', 'lqR': 'inputR_crops'}
+    return _sections('Dataset_DefocusDeblur_DualPixel_16bit', roots, **folders)
 
-    return {split: section(split) for split in ('train', 'val')}
+
+def _sections(kind: str, roots: dict[str, str], **folders: str) -> dict[str, dict]:
+    return {
+        split: {'type': kind, **{f'dataroot_{key}': f'{root}/{f}' for key, f in folders.items()}}
+        for split, root in roots.items()
+    }
 
 
 def _noise(channels: int, sigma: int | None) -> dict[str, dict]:

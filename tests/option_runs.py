@@ -175,7 +175,8 @@ def _use_pictures(section: dict, backend: object, folder: Path, names: set) -> N
         stem = template if key == 'dataroot_lq' else '{}'
         place = folder / f'{kind}_{key}_{stem.replace("{}", "_")}'
         if not place.exists():
-            _write_pictures(place, stem)
+            for path in write_photos(place, 4, (40, 48)):
+                path.rename(path.with_name(f'{stem.format(path.stem)}.png'))
         if key == 'meta_info_file':
             if section[key]:
                 section[key] = str(folder / 'list.txt')
@@ -187,11 +188,6 @@ def _use_pictures(section: dict, backend: object, folder: Path, names: set) -> N
                 write_lmdb(place, root)
             place = root
         section[key] = str(place)
-
-
-def _write_pictures(folder: Path, template: str) -> None:
-    for path in write_photos(folder, 4, (40, 48)):
-        path.rename(path.with_name(f'{template.format(path.stem)}.png'))
 
 
 def _use_weights(options: dict, folder: Path, names: set) -> None:

@@ -8,6 +8,7 @@ import torch
 import yaml
 from fork_options import nafnet_files, restormer_files
 from helpers import model_options, put, write_options
+from model_runs import steps
 from option_mutants import Mutant
 from option_runs import short_run
 from tiny_trainings import NAFNET
@@ -64,20 +65,25 @@ def test_nafnet_clips_unless_told_otherwise():
     assert translate(own) == []
 
 
+def moved(folder, model_type: str, gradient: list[float], **decay) -> tuple:
+    """How a step of rate 1 moves biases of 1 and two weights with so large gradients."""
+    options = model_options(folder, dict(NAFNET), optim_g={'type': 'SGD', 'lr': 1.0, **decay})
+    translate(options | {'model_type': model_type})
+    model = RestorationModel(options)
+    weight, bias = model.net_g.intro.parameters()
+    nn.init.ones_(bias)
+    before, factors = weight.detach().clone(), torch.tensor(gradient)
+    model.cri_pix.register_forward_hook(
+        lambda loss, images, value: 0 * value + (factors * weight[:2, 0, 0, 0]).sum()
+    )
+    steps(model, 1)
+    return (before - weight.detach())[:2, 0, 0, 0].tolist(), bias.detach().unique().tolist()
+
+
 def test_a_gradient_is_cut_to_the_norm_that_nafnet_allows(tmp_path):
     """A gradient of (3, 4) has the norm 5; of the norm 0.01 it is (0.006, 0.008)."""
-    options = model_options(tmp_path, dict(NAFNET), optim_g={'type': 'SGD', 'lr': 1.0})
-    translate(options | {'model_type': 'ImageRestorationModel'})
-    model = RestorationModel(options)
-    weight = model.net_g.intro.weight
-    before = weight.detach().clone()
-    model.cri_pix.register_forward_hook(
-        lambda loss, images, value: 0 * value + 3 * weight[0, 0, 0, 0] + 4 * weight[1, 0, 0, 0]
-    )
-    model.feed_data({'lq': torch.rand(1, 3, 8, 8), 'gt': torch.rand(1, 3, 8, 8)})
-    model.optimize_parameters(1)
-    moved = (before - weight.detach())[:2, 0, 0, 0]
-    assert moved.tolist() == pytest.approx([0.006, 0.008], rel=1e-4)
+    weights, _ = moved(tmp_path, 'ImageRestorationModel', [3.0, 4.0])
+    assert weights == pytest.approx([0.006, 0.008], rel=1e-4)
 
 
 def test_pairs_that_are_shifted_are_pairs_of_basicsr():
@@ -162,16 +168,9 @@ def test_what_is_not_understood_is_left_to_the_check_and_said(name, key, value, 
 
 def test_biases_decay_where_they_do_in_the_forks(tmp_path):
     """A rate of 1 and a decay of 0.1 make 0.9 of a bias of 1, with no gradient."""
-    optimizer = {'type': 'SGD', 'lr': 1.0, 'weight_decay': 0.1}
     for model_type, bias in (('ImageCleanModel', 0.9), ('RestorationModel', 1.0)):
-        options = model_options(tmp_path, dict(NAFNET), optim_g=optimizer)
-        translate(options | {'model_type': model_type})
-        model = RestorationModel(options)
-        nn.init.ones_(model.net_g.intro.bias)
-        model.cri_pix.register_forward_hook(lambda loss, images, value: 0 * value)
-        model.feed_data({'lq': torch.rand(1, 3, 8, 8), 'gt': torch.rand(1, 3, 8, 8)})
-        model.optimize_parameters(1)
-        assert model.net_g.intro.bias.detach().unique().tolist() == pytest.approx([bias])
+        _, biases = moved(tmp_path, model_type, [0.0, 0.0], weight_decay=0.1)
+        assert biases == pytest.approx([bias])
     without = put(FILES['SIDD32'], 'train.optim_g.weight_decay', 0)
     translate(without)
     assert 'decay_all' not in without['train']

@@ -23,14 +23,12 @@ from unfoldldm_basicsr.options.progress import progress
 
 
 def flip(path: Path) -> None:
-    """Inverts one bit of a number in an archive of torch, or of the middle of another file."""
-    content, place = bytearray(path.read_bytes()), path.stat().st_size // 2
-    if path.suffix != '.json':
-        with zipfile.ZipFile(path) as archive:
-            record = next(r for r in archive.infolist() if r.filename.endswith('data/0'))
-        sizes = struct.unpack('<HH', content[record.header_offset + 26 : record.header_offset + 30])
-        place = record.header_offset + 30 + sum(sizes)
-    content[place] ^= 1
+    """Inverts one bit of a number in an archive of torch."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        record = next(r for r in archive.infolist() if r.filename.endswith('data/0'))
+    sizes = struct.unpack('<HH', content[record.header_offset + 26 : record.header_offset + 30])
+    content[record.header_offset + 30 + sum(sizes)] ^= 1
     path.write_bytes(bytes(content))
 
 

@@ -86,15 +86,9 @@ def test_files_are_read_as_utf8_wherever_python_runs(tmp_path):
     ],
 )
 def test_force_yml_takes_yaml_values(text, value):
-    options = {'train': {'lr': 0}}
-    apply_overrides(options, [f'train:lr={text}'])
-    assert options == {'train': {'lr': value}}
-
-
-def test_force_yml_reaches_into_lists():
-    options = {'mix': [{'prob': 0}, {'prob': 0}]}
-    apply_overrides(options, ['mix:1:prob=0.5'])
-    assert options == {'mix': [{'prob': 0}, {'prob': 0.5}]}
+    options = {'train': {'lr': 0}, 'mix': [{'prob': 0}, {'prob': 0}]}
+    apply_overrides(options, [f'train:lr={text}', f'mix:1:prob={text}'])
+    assert options == {'train': {'lr': value}, 'mix': [{'prob': 0}, {'prob': value}]}
 
 
 @pytest.mark.parametrize(

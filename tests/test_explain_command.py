@@ -129,13 +129,9 @@ def test_every_figure_shows_in_its_picture(explained):
     assert bars == pytest.approx([*attention.scores_before, *attention.scores_after])
 
 
-@pytest.fixture
-def embedding():
-    return embedding_of('clip')
-
-
-def test_maps_are_shares_of_the_patches_and_scores_those_of_clip_and_of_the_adapters(embedding):
-    x, clip = torch.rand(1, 3, 50, 41), embedding.clip_model
+def test_maps_are_shares_of_the_patches_and_scores_those_of_clip_and_of_the_adapters():
+    x, embedding = torch.rand(1, 3, 50, 41), embedding_of('clip')
+    clip = embedding.clip_model
     found = clip_attention(embedding, x)
     for maps in (found.attention, found.before, found.after):
         assert maps.shape == (4, 4)
@@ -154,9 +150,9 @@ def test_maps_are_shares_of_the_patches_and_scores_those_of_clip_and_of_the_adap
     np.testing.assert_allclose(found.scores_before, expected, rtol=1e-4)
 
 
-def test_relevance_is_the_gradient_of_the_score_along_the_attention(embedding, monkeypatch):
+def test_relevance_is_the_gradient_of_the_score_along_the_attention():
     """Against differences: the last block's attention is changed by a little in one place."""
-    embedding.double()
+    embedding = embedding_of('clip').double()
     x = torch.rand(1, 3, 32, 32, dtype=torch.float64)
     found = clip_attention(embedding, x)
     layer = embedding.clip_model.visual.transformer.resblocks[-1].attn

@@ -127,17 +127,6 @@ def training(**changes) -> NewTraining:
     return NewTraining('x', 'unfoldldm-tiny', {}, {}, 'blind', 20, patch=128, **changes)
 
 
-def law(steps: list, most: float):
-    """Memory that grows with the pixels: 1 GiB for 128 x 128 beside half a GiB."""
-
-    def measure(sized: NewTraining) -> Trial | None:
-        steps.append((sized.patch, sized.part))
-        gib = 0.5 + sized.part * (sized.patch / 128) ** 2
-        return Trial(gib, 1.0) if gib <= most else None
-
-    return measure
-
-
 @pytest.mark.parametrize(
     ('limit', 'most', 'free', 'patch', 'parts'),
     [
@@ -149,8 +138,15 @@ def law(steps: list, most: float):
 )  # fmt: skip
 def test_the_largest_sizes_that_fit_are_taken(monkeypatch, limit, most, free, patch, parts):
     monkeypatch.setattr(init_command, 'free_memory', lambda device: free * 2**30)
-    steps: list = []
-    sized, trial = fitted(training(), limit, law(steps, most=most))
+    steps = []
+
+    def measure(sized: NewTraining) -> Trial | None:
+        """Memory that grows with the pixels: 1 GiB for 128 x 128 beside half a GiB."""
+        steps.append((sized.patch, sized.part))
+        gib = 0.5 + sized.part * (sized.patch / 128) ** 2
+        return Trial(gib, 1.0) if gib <= most else None
+
+    sized, trial = fitted(training(), limit, measure)
     assert (sized.patch, sized.part, sized.batch) == (patch, parts[-1] if parts else 8, 8)
     assert (trial is None) == (not parts)
     assert trial is None or trial.gib <= limit
