@@ -45,7 +45,10 @@ def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
     networks = dict(iter(ARCH_REGISTRY))
     if kind not in networks:
         raise KeyError(f"no network '{kind}' is registered.")
-    return module_cost(build_on_meta(networks[kind], arguments), size)
+    net = build_on_meta(networks[kind], arguments).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(**_meta_input(net, 3, size))
+    return Cost(sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2)
 
 
 def build_on_meta(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
@@ -60,14 +63,6 @@ def build_on_meta(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Modu
         if 'meta' not in str(error).lower():
             raise
         return cls(**arguments).to('meta')
-
-
-def module_cost(net: nn.Module, size: int = 256) -> Cost:
-    """Cost of a network on the meta device, for one RGB image of ``size`` x ``size`` pixels."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.eval()(**_meta_input(net, 3, size))
-    params = sum(p.numel() for p in net.parameters())
-    return Cost(params, counter.get_total_flops() // 2)
 
 
 def bytes_per_pixel(net: nn.Module, channels: int = 3, size: int = 256) -> float:
@@ -100,12 +95,11 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _meta_input(net: nn.Module, channels: int, size: int) -> dict[str, Tensor]:
-    contract, image = contract_of(net), torch.empty(1, channels, size, size, device='meta')
-    first = next(iter(inspect.signature(net.forward).parameters))
+    contract, first = contract_of(net), next(iter(inspect.signature(net.forward).parameters))
+    inputs = {first: torch.empty(1, channels, size, size, device='meta')}
     if contract.takes_degradation:
-        vector = torch.empty(1, contract.embed_dim, device='meta')
-        return {first: image, 'degradation': vector}
-    return {first: image}
+        inputs['degradation'] = torch.empty(1, contract.embed_dim, device='meta')
+    return inputs
 
 
 class _LiveTensors(TorchDispatchMode):
