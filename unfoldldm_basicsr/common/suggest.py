@@ -41,8 +41,7 @@ def written_as(name: str, keys: Iterable[object]) -> str:
     nothing like it the keys that are there.
     """
     keys = [str(k) for k in keys]
-    near = _near(name, keys)
-    if near:
+    if near := _near(name, keys):
         return f" Is '{near}' meant to be it?"
     return f' There are: {", ".join(keys)}.' if keys else ''
 

@@ -23,12 +23,7 @@ from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.errors import ResumeError, first_line
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs, read_lmdb_index, stored_keys
-from unfoldldm_basicsr.data.loading import (
-    ItemReader,
-    TrainingItems,
-    no_full_batch,
-    preserved_rng,
-)
+from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch, preserved_rng
 from unfoldldm_basicsr.ops.ss2d import describe_backends
 from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.networks import VALUE_ERRORS
@@ -89,8 +84,7 @@ def weights_are_there_and_fit(run: Run) -> Found:
             remedy = _remedy(key, file) if is_weights else ' To start anew, write ~.'
             yield Problem(place, f'no such file: {value}.{remedy}')
         elif is_weights:
-            fault = _weights_fault(run, key.removeprefix('pretrain_network_'), file)
-            if fault:
+            if fault := _weights_fault(run, key.removeprefix('pretrain_network_'), file):
                 yield Problem(place, fault)
         else:
             try:
@@ -188,10 +182,9 @@ def data_are_there(run: Run) -> Found:
             sections[f'{root}.sets.{index}'] = {'io_backend': whole.get('io_backend'), **part}
         for path, section in sections.items():
             for key, value in section.items():
-                if isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info')):
-                    fault = _path_fault(str(key), value, section.get('io_backend'))
-                    if fault:
-                        yield Problem(f'{path}.{key}', fault)
+                is_path = isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info'))
+                if is_path and (fault := _path_fault(str(key), value, section.get('io_backend'))):
+                    yield Problem(f'{path}.{key}', fault)
 
 
 def _path_fault(key: str, value: str, backend: object) -> str:
@@ -244,7 +237,8 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
                 with preserved_rng():
                     _read_one(dataset, section)
         except OptionError as error:
-            problems.extend(path, error.problems)
+            for key, *rest in error.problems:
+                problems.add(f'{path}.{key}'.strip('.'), *rest)
             continue
         except (*VALUE_ERRORS, lmdb.Error, cv2.error) as error:
             kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '

@@ -34,8 +34,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     """
     load_data_only()
     args = build_parser().parse_args()
-    fault = forgotten_launcher(args.launcher)
-    if fault:
+    if fault := forgotten_launcher(args.launcher):
         refuse([fault])
     try:
         options = read_option_file(args.opt)

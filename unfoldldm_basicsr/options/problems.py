@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from unfoldldm_basicsr.common.declaration import Options, Problem, keys_of, problems_of
+from unfoldldm_basicsr.common.declaration import Options, keys_of, problems_of
 from unfoldldm_basicsr.common.suggest import nearest, one_slip
 
 
@@ -31,11 +31,6 @@ class Problems:
             self.refused[path] = message
         if kind == 'unknown':
             self.ignored.append(path)
-
-    def extend(self, prefix: str, problems: Iterable[Problem]) -> None:
-        """Adds problems whose paths begin at the section ``prefix``."""
-        for path, *rest in problems:
-            self.add(f'{prefix}.{path}'.strip('.'), *rest)
 
     def at(self, path: str) -> bool:
         """Whether ``path``, a section around it or anything in it has a problem."""

@@ -136,8 +136,7 @@ def load_network(
 def load_phase1_weights(net: nn.Module, path: str | Path, arguments: Mapping[str, Any]) -> None:
     """Starts a Phase II network from the averaged weights of Phase I; see :func:`phase1_misfit`."""
     checkpoint = read_checkpoint(path, 'params_ema', fallback=True)
-    fault = phase1_misfit(net, checkpoint, arguments)
-    if fault:
+    if fault := phase1_misfit(net, checkpoint, arguments):
         raise CheckpointError(f'path.pretrain_network_phase1: {fault}')
     net.load_state_dict(checkpoint.state_dict, strict=False)
     log, key = logging.getLogger('basicsr'), checkpoint.param_key
