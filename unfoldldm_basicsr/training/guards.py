@@ -6,7 +6,7 @@ import inspect
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +86,12 @@ def memory_advice(advice: str) -> Iterator[None]:
         raise RuntimeError(f'Out of GPU memory. {advice} ({error})') from error
 
 
-@contextmanager
-def training_memory(opt: Mapping[str, Any]) -> Iterator[None]:
+def training_memory(opt: Mapping[str, Any]) -> AbstractContextManager[None]:
     """:func:`memory_advice` for a step of the training with these options."""
     network = opt['network_g']
     option = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters.get('use_checkpoint')
     off = option is not None and not network.get('use_checkpoint', option.default)
-    with memory_advice(TRAINING_ADVICE.format(CHECKPOINT_ADVICE if off else '')):
-        yield
+    return memory_advice(TRAINING_ADVICE.format(CHECKPOINT_ADVICE if off else ''))
 
 
 class SpeedMeter:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -77,13 +78,8 @@ class TrainingStep:
         """
         self.optimizer.zero_grad(set_to_none=True)
         statistics = [buffer.clone() for buffer in self.statistics]
-
-        def accumulate(batch: Batch) -> dict[str, Tensor]:
-            return self._accumulate(batch, current_iter, compute_losses, wrapped)
-
-        def random() -> AbstractContextManager:
-            return step_rng(self.seed, current_iter, self.opt['rank'])
-
+        accumulate = partial(self._accumulate, current_iter, compute_losses, wrapped)
+        random = partial(step_rng, self.seed, current_iter, self.opt['rank'])
         with training_memory(self.opt):
             if self.graphs is not None:
                 is_logged = current_iter % self.print_freq == 0  # computes figures, too
@@ -105,7 +101,7 @@ class TrainingStep:
         return Done(log, not bad, stop)
 
     def _accumulate(
-        self, batch: Batch, current_iter: int, compute_losses: Callable, wrapped: Sequence
+        self, current_iter: int, compute_losses: Callable, wrapped: Sequence, batch: Batch
     ) -> dict[str, Tensor]:
         """Adds up the gradients of the batch's slices; returns their weighted losses.
 
