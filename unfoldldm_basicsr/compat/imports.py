@@ -72,12 +72,9 @@ def provide_removed_modules() -> None:
     ``basicsr.data.degradations``, reached by every import of BasicSR, takes a function from a
     private module that torchvision 0.17 removed; NIQE one from a module that SciPy 2 removes.
     """
+    transforms = 'torchvision.transforms.functional'
     for name, source, function in (
-        (
-            'torchvision.transforms.functional_tensor',
-            'torchvision.transforms.functional',
-            'rgb_to_grayscale',
-        ),
+        (f'{transforms}_tensor', transforms, 'rgb_to_grayscale'),
         ('scipy.ndimage.filters', 'scipy.ndimage', 'convolve'),
     ):
         if not is_installed(name):

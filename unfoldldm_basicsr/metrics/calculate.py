@@ -56,10 +56,9 @@ def calculate_metric(
     metric = metrics[name]
     if name not in _SMALLEST_SIDE:
         return metric(**data, **arguments)
+    order = arguments.get('input_order', 'HWC')
     for image in data.values():
-        _check_image(
-            name, image if rounded else image.astype(np.uint8), arguments.get('input_order', 'HWC')
-        )
+        _check_image(name, image if rounded else image.astype(np.uint8), order)
     if data['img'].ndim == 2 and name != 'calculate_niqe':
         arguments['input_order'] = 'HWC'  # a grey image has no order of channels
     elif data['img'].ndim == 2:

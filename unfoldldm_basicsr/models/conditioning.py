@@ -82,12 +82,9 @@ def _datasets(run: Run) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _embeddings() -> dict[str, type]:
     """Registered networks with the interface ``embedding(lq, label) -> (B, embed_dim)``."""
-    classes = {name: cls for name, cls in ARCH_REGISTRY if inspect.isclass(cls)}
-    return {
-        name: cls
-        for name, cls in classes.items()
-        if list(inspect.signature(cls.forward).parameters)[2:3] == ['label']
-    }
+    classes = ((name, cls) for name, cls in ARCH_REGISTRY if inspect.isclass(cls))
+    inputs = ((name, cls, list(inspect.signature(cls.forward).parameters)) for name, cls in classes)
+    return {name: cls for name, cls, names in inputs if names[2:3] == ['label']}
 
 
 def embedding_fits(run: Run) -> Iterator[Problem]:

@@ -38,11 +38,7 @@ from unfoldldm_basicsr.training.options import RULES, forward_inputs, something_
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 from unfoldldm_basicsr.training.step import Losses
 from unfoldldm_basicsr.training.validation_report import ImageResult
-from unfoldldm_basicsr.weights.checkpoint import (
-    DEGRADATION_KEY,
-    CheckpointError,
-    read_checkpoint,
-)
+from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY, CheckpointError, read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
 
 _WITHOUT_EFFECT = {
@@ -137,8 +133,7 @@ class DegradationCLIPModel(RestorationModel):
         record = read_record(read_checkpoint(file)) if file else None
         if record is None:
             return
-        fault = class_order_fault(record.classes, names, needs_label=True)
-        if fault:
+        if fault := class_order_fault(record.classes, names, needs_label=True):
             raise CheckpointError(f'path.pretrain_network_g: {file}: {fault}')
         then = list(record.arch['kwargs']['class_texts'])
         if then != list(texts):
@@ -180,24 +175,21 @@ class DegradationCLIPModel(RestorationModel):
     ) -> None:
         super().report(dataset, results, current_iter, tb_logger)
         names = self.degradation_names
-        pairs = [
-            (names.index(r.degradation), names.index(r.predicted)) for r in results if r.predicted
-        ]
-        counts = confusion_matrix(pairs, len(names))
+        pairs = ((r.degradation, r.predicted) for r in results if r.predicted)
+        places = [tuple(map(names.index, pair)) for pair in pairs]
+        counts = confusion_matrix(places, len(names))
         label = current_iter if self.is_train else self.run.val.suffix or self.opt['name']
         folder = Path(self.opt['path']['visualization']) / dataset
         right, items = int(counts.trace()), int(counts.sum())
         title = f'{right} of {items} right ({100 * right / max(1, items):.1f} %)'
         when = f'iteration {label}' if self.is_train else str(label)
-        picture = confusion_picture(
-            counts, names, title, f'{dataset}, {when}; cells: images, share of row'
-        )
+        about = f'{dataset}, {when}; cells: images, share of row'
         file = folder / f'confusion_{label}.csv'
         with writing(file):
             write_confusion_csv(counts, names, file)
         file = file.with_suffix('.png')
         with writing(file):
-            save_picture(file, picture)
+            save_picture(file, confusion_picture(counts, names, title, about))
         get_root_logger().info(f'Confusion matrix: {file}')
 
     # ---- checkpoints --------------------------------------------------------------------------

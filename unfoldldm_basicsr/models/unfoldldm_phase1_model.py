@@ -81,10 +81,8 @@ def network_has_phases(run: Run) -> Iterator[Problem]:
         message = f'{section["type"]} has no phases: use network_g.type: UnfoldLDM.'
         yield Problem('network_g.type', message)
     if not uses_ldm(run):
-        for key, source in (
-            ('network_g', section.get('prior_source')),
-            ('val', run.val.prior_source),
-        ):
+        sources = {'network_g': section.get('prior_source'), 'val': run.val.prior_source}
+        for key, source in sources.items():
             if source not in (None, 'auto', 'null'):
                 yield Problem(f'{key}.prior_source', 'has no effect with network_g.use_ldm: false.')
 

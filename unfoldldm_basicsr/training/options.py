@@ -137,13 +137,9 @@ def network_takes_what_it_gets(run: Run) -> Problems:
     missing = [name for name in needed[1:] if name not in given]
     unused = [name for name in given if name not in inputs]
     if missing:
-        message = (
-            f'{kind} also needs {", ".join(missing)} with every image, which this model_type does '
-            'not provide.'
-        )
-        if missing == ['degradation']:
-            message += ' Use model_type: VLUNetModel.'
-        yield Problem('network_g.type', message)
+        message = f'{kind} also needs {", ".join(missing)} with every image, which this model_type '
+        hint = ' Use model_type: VLUNetModel.' if missing == ['degradation'] else ''
+        yield Problem('network_g.type', f'{message}does not provide.{hint}')
     elif unused:
         message = f'{kind} takes no {", ".join(unused)}, which this model_type is for; '
         yield Problem('network_g.type', f'{message}use model_type: RestorationModel.')

@@ -145,10 +145,8 @@ class RestorationModel(SRModel):
         self.optimizers = [self.optimizer_g]
         self.learning_rate = LearningRate(self.optimizer_g, self.opt['train'])
         self.schedulers = [self.learning_rate]
-        limit = None
-        if train.use_grad_clip:
-            limit = train.grad_clip_norm or self.default_grad_clip_norm()
-        clip = optimisation.GradientClipper(self.groups, limit)
+        limit = train.grad_clip_norm or self.default_grad_clip_norm()
+        clip = optimisation.GradientClipper(self.groups, limit if train.use_grad_clip else None)
         self.step = TrainingStep(
             self.opt, self.run, self.seed, self.network.bare, self.optimizer_g, clip
         )

@@ -167,11 +167,8 @@ def _clip_options(
     released = registered_networks()[CLIP['type']].released_texts
     names = tuple(released if classes is None else classes)
     texts = [released.get(name, f'image with {name.replace("_", " ")}') for name in names]
-    return names, {
-        **CLIP,
-        'class_texts': texts,
-        'pretrained': None if stored else RELEASED_BACKBONE,
-    }
+    pretrained = None if stored else RELEASED_BACKBONE
+    return names, {**CLIP, 'class_texts': texts, 'pretrained': pretrained}
 
 
 def _check_adapters(path: Path, params: Mapping[str, Tensor]) -> None:
