@@ -81,20 +81,13 @@ def copy_opt_file(opt_file: str, experiments_root: str) -> None:
 # ---- loader processes and prefetching ------------------------------------------------------------
 
 
-class _Failure:
-    """An exception on its way from the reading thread to the training loop."""
-
-    def __init__(self, error: BaseException):
-        self.error = error
-
-
 def prefetch_run(self) -> None:
     """Replaces ``PrefetchGenerator.run``: an error in the thread used to hang the training."""
     try:
         for item in self.generator:
             self.queue.put(item)
     except BaseException as error:  # noqa: BLE001  (re-raised in the consuming thread)
-        self.queue.put(_Failure(error))
+        self.queue.put(error)
     else:
         self.queue.put(None)
 
@@ -109,8 +102,8 @@ def prefetch_next(self) -> object:
         item = self.queue.get(timeout=patience)
     except queue.Empty as error:
         raise RuntimeError(f'DataLoader timed out after {patience:g} seconds') from error
-    if isinstance(item, _Failure):
-        raise item.error
+    if isinstance(item, BaseException):
+        raise item
     if item is None:
         raise StopIteration
     return item
