@@ -14,13 +14,6 @@ from types import ModuleType
 
 from unfoldldm_basicsr.compat import imports
 
-BEFORE_IMPORT = (
-    imports.require_packages,
-    imports.provide_distutils,
-    imports.provide_removed_modules,
-    imports.import_basicsr,
-)
-
 
 def apply() -> None:
     """Applies every remedy; a second call changes nothing.
@@ -29,8 +22,10 @@ def apply() -> None:
         ImportError: torch, torchvision or BasicSR is missing or another release; the message holds
             the commands that put it right.
     """
-    for remedy in BEFORE_IMPORT:
-        remedy()
+    imports.require_packages()
+    imports.provide_distutils()
+    imports.provide_removed_modules()
+    imports.import_basicsr()
 
     import basicsr
 
