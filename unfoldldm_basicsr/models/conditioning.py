@@ -274,10 +274,8 @@ class Conditioning:
 
     def weight_file(self) -> dict[str, Any]:
         """Content of ``net_e_*.pth``."""
-        return {
-            **self.network.states(),
-            checkpoints.ARCH_KEY: checkpoints.network_meta(self.run.opt['network_e']),
-        }
+        meta = checkpoints.network_meta(self.run.opt['network_e'])
+        return {**self.network.states(), checkpoints.ARCH_KEY: meta}
 
     def record(self) -> dict[str, Any]:
         """What ``net_g_*.pth`` says about its vectors."""

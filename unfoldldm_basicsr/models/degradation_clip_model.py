@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,6 @@ def network_tells_apart(run: Run) -> Iterator[Problem]:
         yield Problem('network_g.class_texts', message)
 
 
-def classes_are_named(run: Run) -> Iterator[Problem]:
-    """The classes, in all data."""
-    return same_order(run, needed=True)
-
-
 def options_have_effect(run: Run) -> Iterator[Problem]:
     """Options of restoring models that a classifier has no use for."""
     for name, reasons in _WITHOUT_EFFECT.items():
@@ -115,7 +111,7 @@ class DegradationCLIPModel(RestorationModel):
     rules = (
         *(rule for rule in RULES if rule is not something_is_trained),
         network_tells_apart,
-        classes_are_named,
+        partial(same_order, needed=True),
         options_have_effect,
     )
 

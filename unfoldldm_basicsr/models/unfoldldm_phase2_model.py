@@ -106,9 +106,6 @@ def starts_from_phase1(run: Run) -> Iterator[Problem]:
         yield Problem(place, f'{file}: no such file. {train_phase1(name)}')
 
 
-PHASE2_RULES = (*phase1.UNFOLDING_RULES, is_phase2, starts_from_phase1)
-
-
 # ---- the model ----------------------------------------------------------------------------------
 
 
@@ -122,7 +119,7 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
     """
 
     sections = {**SECTIONS, 'train': Phase2Train, 'path': Phase2Path, 'val': Phase2Val}
-    rules = PHASE2_RULES
+    rules = (*phase1.UNFOLDING_RULES, is_phase2, starts_from_phase1)
     default_prior_source = 'generated'
 
     # ---- starting from Phase I ----------------------------------------------------------------

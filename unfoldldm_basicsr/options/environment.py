@@ -97,10 +97,9 @@ def _weights_fault(run: Run, label: str, file: Path) -> str | None:
     paths, stock = section_values(run.opt, 'path'), not hasattr(run.model, 'sections')
     key, strict = paths.get(f'param_key_{label}'), paths.get(f'strict_load_{label}') is not False
     named = isinstance(key, str)
+    chosen = key if named else 'params' if stock else None
     try:
-        checkpoint = read_checkpoint(
-            file, key if named else ('params' if stock else None), fallback=not named
-        )
+        checkpoint = read_checkpoint(file, chosen, fallback=not named)
     except (ValueError, OSError) as error:
         return str(error)
     if label == 'phase1':

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-if TYPE_CHECKING:
-    from unfoldldm_basicsr.weights.training_state import Checkpoint
+from unfoldldm_basicsr.weights.training_state import Checkpoint
 
 
 @dataclass

@@ -10,8 +10,6 @@ from unfoldldm_basicsr.weights import checkpoint as files
 from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
 from unfoldldm_basicsr.weights.networks import build_network
 
-RESTORING_PHASE = 'inference'
-
 
 class Exported(NamedTuple):
     """What :func:`export_checkpoint` did: sizes in bytes, numbers of values, names left out."""
@@ -56,7 +54,7 @@ def export_checkpoint(
             f' Phase II from them and export that.'
         )
     if phase is not None:
-        meta = {**meta, 'kwargs': {**meta['kwargs'], 'phase': RESTORING_PHASE}}
+        meta = {**meta, 'kwargs': {**meta['kwargs'], 'phase': 'inference'}}
         checkpoint = dataclasses.replace(checkpoint, arch=meta)
         network, meta = build_network(checkpoint, drop_unexpected=True)
 
