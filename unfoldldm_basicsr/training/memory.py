@@ -58,7 +58,4 @@ def keep_freed_memory() -> bool:
     if sys.platform != 'linux' or any(name in os.environ for name in GLIBC_VARIABLES):
         return False
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # glibc has it, musl has not
-    return mallopt is not None and all(
-        mallopt(parameter, value)
-        for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER))
-    )
+    return bool(mallopt and mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, _NEVER))

@@ -116,16 +116,11 @@ class RestorationModel(SRModel):
         Without ``param_key_g`` a training takes ``params`` and a test ``params_ema``, each only
         where the file has them.
         """
-        path, key = self.run.path, self.run.path.param_key_g
-        if path.pretrain_network_g:
-            load_weights(
-                net,
-                path.pretrain_network_g,
-                key or ('params' if self.is_train else None),
-                fallback=not key,
-                strict=path.strict_load_g,
-                allow_missing=self.is_train,
-            )
+        path, training = self.run.path, self.is_train
+        file, key, strict = path.pretrain_network_g, path.param_key_g, path.strict_load_g
+        if file:
+            kind = key or ('params' if training else None)
+            load_weights(net, file, kind, fallback=not key, strict=strict, allow_missing=training)
 
     # ---- training -----------------------------------------------------------------------------
 
@@ -211,9 +206,8 @@ class RestorationModel(SRModel):
 
     def autocast(self) -> AbstractContextManager:
         """bf16 autocast around the network where ``train.amp`` asks for it."""
-        if self.run.train.amp == 'bf16':
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+        enabled = self.run.train.amp == 'bf16'
+        return torch.autocast(self.device.type, torch.bfloat16) if enabled else nullcontext()
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step on the batch of :meth:`feed_data`; skipped when a value is not finite.

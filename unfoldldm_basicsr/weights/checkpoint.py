@@ -209,11 +209,8 @@ def plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def is_state_dict(value: object) -> bool:
     """Whether ``value`` maps names to tensors and nothing else."""
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(v, Tensor) for v in value.values())
-    )
+    filled = isinstance(value, Mapping) and len(value) > 0
+    return filled and all(isinstance(v, Tensor) for v in value.values())
 
 
 def check_finite(path: Path, state_dict: Mapping[str, Tensor]) -> None:
@@ -254,10 +251,8 @@ def checked_meta(path: Path, meta: object) -> dict[str, Any] | None:
         )
     version = str(meta.get('version', 'unknown'))
     defaults = EARLIER_DEFAULTS.get((meta['type'], version), {})
-    return {
-        **network_meta({'type': meta['type'], **defaults, **meta['kwargs']}),
-        'version': version,
-    }
+    meta = network_meta({'type': meta['type'], **defaults, **meta['kwargs']})
+    return {**meta, 'version': version}
 
 
 def _plain(value: Any, key: str) -> Any:

@@ -73,13 +73,11 @@ class Checkpoint:
         missing = [k for k in _STATE_KEYS if not isinstance(state, dict) or k not in state]
         if missing:
             raise ResumeError(f'{path} is not a training state (no {", ".join(missing)})')
-        listed = state.get('weights') or {}
         if manifest is not None:
-            listed = manifest['files']
-            state['best_metric_results'] = manifest.get(
-                'best_metric_results', state.get('best_metric_results', {})
-            )
+            listed, best = manifest['files'], state.get('best_metric_results', {})
+            state['best_metric_results'] = manifest.get('best_metric_results', best)
         else:
+            listed = state.get('weights') or {}
             _verify(path, listed)
         state['manifest'] = manifest
         found = {name: _weights(path, name, state['iter'], listed) for name in networks}
