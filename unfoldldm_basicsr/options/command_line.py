@@ -12,30 +12,22 @@ def build_parser() -> argparse.ArgumentParser:
         epilog='python -m unfoldldm_basicsr.train and .test also take --root FOLDER: where '
         'experiments/ and results/ are (default: the current folder).',
     )
-    parser.add_argument('-opt', required=True, help='option file (YAML)')
-    parser.add_argument(
+    add = parser.add_argument
+    add('-opt', required=True, help='option file (YAML)')
+    add(
         '--launcher',
         choices=['none', 'pytorch', 'slurm'],
         default='none',
         help='pytorch under torchrun, slurm under srun (default: none)',
     )
-    parser.add_argument(
-        '--auto_resume', action='store_true', help='go on from the newest state of this experiment'
-    )
-    parser.add_argument(
-        '--debug', action='store_true', help="name 'debug_...', log every step, validate every 8"
-    )
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help='set by old launchers, not used'
-    )
-    parser.add_argument(
+    add('--auto_resume', action='store_true', help='go on from the newest state of this experiment')
+    add('--debug', action='store_true', help="name 'debug_...', log every step, validate every 8")
+    add('--local_rank', '--local-rank', type=int, default=0, help='set by old launchers, not used')
+    add(
         '--force_yml',
         nargs='+',
-        default=None,
         metavar='KEY:KEY=VALUE',
         help='change options, for example train:total_iter=1000 train:optim_g:lr=1e-4',
     )
-    parser.add_argument(
-        '--no-strict', action='store_true', help='warn about unknown keys instead of refusing them'
-    )
+    add('--no-strict', action='store_true', help='warn about unknown keys instead of refusing them')
     return parser

@@ -126,11 +126,8 @@ def gpus_are_there(run: Run) -> Found:
     if not isinstance(wanted, int) or launcher not in (None, 'none'):
         return
     if wanted > present:
-        message = (
-            f'{wanted} asked for, but torch sees {present} here. '
-            "Write 'auto' for what there is, or 0 for the CPU."
-        )
-        yield Problem('num_gpu', message)
+        message = f'{wanted} asked for, but torch sees {present} here. '
+        yield Problem('num_gpu', f"{message}Write 'auto' for what there is, or 0 for the CPU.")
     elif launcher == 'none' and wanted > 1 and getattr(run.model, 'one_gpu_per_process', False):
         message = (
             f'is {wanted}, but one process was started, which uses one GPU. Start with torchrun '
@@ -162,11 +159,8 @@ def network_can_be_compiled(run: Run) -> Found:
             warnings.simplefilter('ignore')  # of the caches, which would hide the fault
             torch.compile(torch.sin)(torch.ones(8, device=device))
     except (RuntimeError, ImportError, OSError) as error:
-        message = (
-            f'torch.compile does not work here ({first_line(error)}). Install a C++ compiler '
-            '(g++), or set it to false.'
-        )
-        yield Problem('train.use_compile', message)
+        message = f'torch.compile does not work here ({first_line(error)}). Install a C++ '
+        yield Problem('train.use_compile', f'{message}compiler (g++), or set it to false.')
 
 
 # ---- data ---------------------------------------------------------------------------------------

@@ -44,15 +44,8 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     if args.debug and isinstance(options.get('name'), str):
         options['name'] = 'debug_' + options['name'].removeprefix('debug_')
     resuming = is_train and _goes_on(options, root_path, args.auto_resume)
-    report = examine(
-        options,
-        args.opt,
-        is_train,
-        resuming=resuming,
-        launcher=args.launcher,
-        strict=not args.no_strict,
-        later=True,
-    )
+    start = {'resuming': resuming, 'launcher': args.launcher, 'strict': not args.no_strict}
+    report = examine(options, args.opt, is_train, **start, later=True)
     if report.problems:
         refuse(report.problems)
     asked, options = options.get('num_gpu', 'auto'), report.run.opt  # translated and completed

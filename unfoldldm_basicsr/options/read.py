@@ -24,23 +24,17 @@ class OptionLoader(yaml.SafeLoader):
     """Safe YAML with ``1e-4`` as a number, merge keys, and an error on a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = {}
+        seen, refusal = {}, yaml.constructor.ConstructorError
         for key_node, _ in node.value:
             if key_node.tag == _MERGE:
                 continue
-            key = self.construct_object(key_node, deep=True)
+            key, mark = self.construct_object(key_node, deep=True), key_node.start_mark
             if isinstance(key, (dict, list)):
-                raise yaml.constructor.ConstructorError(
-                    None, None, 'a key must be a plain word', key_node.start_mark
-                )
+                raise refusal(None, None, 'a key must be a plain word', mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    f"the key '{key}' appears twice, first here",
-                    seen[key],
-                    'and again here',
-                    key_node.start_mark,
-                )
-            seen[key] = key_node.start_mark
+                twice = f"the key '{key}' appears twice, first here"
+                raise refusal(twice, seen[key], 'and again here', mark)
+            seen[key] = mark
         return super().construct_mapping(node, deep=deep)
 
 

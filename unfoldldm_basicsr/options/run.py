@@ -68,11 +68,8 @@ class Run:
     @property
     def network_sections(self) -> dict[str, Mapping[str, Any]]:
         """``network_g`` and the like: type and arguments."""
-        return {
-            key: section
-            for key, section in self.opt.items()
-            if str(key).startswith('network_') and isinstance(section, Mapping)
-        }
+        named = {k: v for k, v in self.opt.items() if str(k).startswith('network_')}
+        return {key: section for key, section in named.items() if isinstance(section, Mapping)}
 
     def sets(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Path and section of every data set that is read."""
