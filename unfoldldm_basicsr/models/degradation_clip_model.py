@@ -74,11 +74,9 @@ def network_tells_apart(run: Run) -> Iterator[Problem]:
         message = 'is missing: one text per degradation, in the order of degradation_names.'
         yield Problem('network_g.class_texts', message)
     elif names and len(texts) != len(names):
-        message = (
-            f'has {len(texts)} texts for {len(names)} degradations: write one for each of '
-            f'{", ".join(names)}, in this order (datasets: degradation_names).'
-        )
-        yield Problem('network_g.class_texts', message)
+        listed = f'{", ".join(names)}, in this order (datasets: degradation_names).'
+        message = f'has {len(texts)} texts for {len(names)} degradations: write one for each of '
+        yield Problem('network_g.class_texts', f'{message}{listed}')
     elif len(set(texts)) < len(texts):
         message = 'holds a text twice: two degradations with one text cannot be told apart.'
         yield Problem('network_g.class_texts', message)

@@ -176,9 +176,8 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
             losses = {n: lq.new_zeros(()) for n, p in zip(names, present, strict=True) if p}
         else:
             losses = self.trace_losses(trace, gt)
-        losses['l_diff'] = self.cri_diff(
-            [stage.generated.float() for stage in trace.stages], trace.target_prior
-        )
+        priors = [stage.generated.float() for stage in trace.stages]
+        losses['l_diff'] = self.cri_diff(priors, trace.target_prior)
         return losses, self.trace_figures(trace, batch, current_iter)
 
     # ---- evaluation ---------------------------------------------------------------------------

@@ -39,10 +39,8 @@ def slices_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
 def _take(batch: Batch, start: int, stop: int) -> Batch:
     if start == 0 and stop == batch['lq'].shape[0]:
         return dict(batch)  # a project's own entries may be of any length
-    return {
-        key: value[start:stop] if isinstance(value, Tensor | list | tuple) else value
-        for key, value in batch.items()
-    }
+    cut = Tensor | list | tuple
+    return {k: v[start:stop] if isinstance(v, cut) else v for k, v in batch.items()}
 
 
 class ProgressiveOptions(Options):

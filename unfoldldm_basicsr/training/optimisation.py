@@ -86,7 +86,5 @@ class GradientClipper:
 
     def __call__(self) -> dict[str, Tensor]:
         """Clips in place and returns each group's norm before clipping (scalar tensors)."""
-        return {
-            name: nn.utils.clip_grad_norm_(members, self.limits[name])
-            for name, members in self.groups.items()
-        }
+        clip = nn.utils.clip_grad_norm_
+        return {name: clip(members, self.limits[name]) for name, members in self.groups.items()}

@@ -281,6 +281,9 @@ class LearningRate(LRScheduler):
 
 
 def _report(changed: list[tuple[str, Any, Any]], apply: bool) -> None:
+    end = '; the new value applies from here on.'
+    if not apply:
+        end = ' and keeps it. Set train.apply_new_schedule: true to apply the new value.'
     for key, then, now in changed:
         if key == 'train.optim_g.type':
             raise ResumeError(
@@ -288,11 +291,6 @@ def _report(changed: list[tuple[str, Any, Any]], apply: bool) -> None:
                 'whose moments it cannot use. Put the old optimiser back, or start a new run from '
                 'the weights (path.pretrain_network_g).'
             )
-        end = (
-            '; the new value applies from here on.'
-            if apply
-            else ' and keeps it. Set train.apply_new_schedule: true to apply the new value.'
-        )
         get_root_logger().warning(
             f'{key} is {now} in the option file, but the resumed state was made with {then}{end}'
         )

@@ -52,12 +52,9 @@ def averages(results: Sequence[ImageResult]) -> dict[str, float]:
 def unusual_values(results: Sequence[ImageResult]) -> list[str]:
     """A sentence for each metric that is infinite or undefined for images, with their names."""
     sentences = []
-    kinds = {
-        'infinite (left out of the mean)': math.isinf,
-        'undefined (so is the mean)': math.isnan,
-    }
+    odd = {'infinite (left out of the mean)': math.isinf, 'undefined (so is the mean)': math.isnan}
     for name in dict.fromkeys(name for result in results for name in result.metrics):
-        for what, is_so in kinds.items():
+        for what, is_so in odd.items():
             images = [r.name for r in results if is_so(r.metrics.get(name, 0.0))]
             if images:
                 sentences.append(

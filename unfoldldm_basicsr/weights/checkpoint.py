@@ -240,11 +240,8 @@ def checked_meta(path: Path, meta: object) -> dict[str, Any] | None:
     """Metadata as :func:`network_meta` makes it, or :class:`CheckpointError`; None stays None."""
     if meta is None:
         return None
-    if (
-        not isinstance(meta, Mapping)
-        or not isinstance(meta.get('type'), str)
-        or not isinstance(meta.get('kwargs'), Mapping)
-    ):
+    parts = meta if isinstance(meta, Mapping) else {}
+    if not isinstance(parts.get('type'), str) or not isinstance(parts.get('kwargs'), Mapping):
         raise CheckpointError(
             f"{path}: the metadata under '{ARCH_KEY}' is not {{'type', 'kwargs', 'version'}};"
             f' give the option file instead: --opt file.yml.'
