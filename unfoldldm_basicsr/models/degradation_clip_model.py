@@ -91,9 +91,6 @@ def options_have_effect(run: Run) -> Iterator[Problem]:
                 yield Problem(f'{name}.{key}', f'has no effect here ({reason}); remove it.')
 
 
-# ---- the model ----------------------------------------------------------------------------------
-
-
 @register(MODEL_REGISTRY)
 class DegradationCLIPModel(RestorationModel):
     """Tunes the adapters of CLIPDegradationEmbedding by telling degradations apart.
@@ -145,8 +142,6 @@ class DegradationCLIPModel(RestorationModel):
         accuracy = (logits.argmax(1) == labels).float().mean()
         return {'l_clip': F.cross_entropy(logits, labels)}, {'accuracy': accuracy}
 
-    # ---- validation ---------------------------------------------------------------------------
-
     def build_evaluator(self, **settings: Any) -> Evaluator:
         return super().build_evaluator(measure=self.measure, **settings)
 
@@ -185,8 +180,6 @@ class DegradationCLIPModel(RestorationModel):
         with writing(file):
             save_picture(file, confusion_picture(counts, names, title, about))
         get_root_logger().info(f'Confusion matrix: {file}')
-
-    # ---- checkpoints --------------------------------------------------------------------------
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """The record that conditioned networks keep of their embedding, here of itself."""

@@ -143,9 +143,6 @@ def is_phase1(run: Run) -> Iterator[Problem]:
 UNFOLDING_RULES = (*base.RULES, network_has_phases, isda_acts, context_is_there)
 
 
-# ---- the model ----------------------------------------------------------------------------------
-
-
 @register(MODEL_REGISTRY)
 class UnfoldLDMPhase1Model(RestorationModel):
     """Trains ``UnfoldLDM(phase=1)`` on L1 and the intra-stage consistency.

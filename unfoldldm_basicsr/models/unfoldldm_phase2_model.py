@@ -106,9 +106,6 @@ def starts_from_phase1(run: Run) -> Iterator[Problem]:
         yield Problem(place, f'{file}: no such file. {train_phase1(name)}')
 
 
-# ---- the model ----------------------------------------------------------------------------------
-
-
 @register(MODEL_REGISTRY)
 class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
     """Trains ``UnfoldLDM(phase=2)`` from the weights of Phase I (``path.pretrain_network_phase1``).
@@ -121,8 +118,6 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
     sections = {**SECTIONS, 'train': Phase2Train, 'path': Phase2Path, 'val': Phase2Val}
     rules = (*phase1.UNFOLDING_RULES, is_phase2, starts_from_phase1)
     default_prior_source = 'generated'
-
-    # ---- starting from Phase I ----------------------------------------------------------------
 
     def load_initial_weights(self, net: nn.Module) -> None:
         super().load_initial_weights(net)
@@ -149,8 +144,6 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
     def default_grad_clip_norm(self) -> dict[str, float]:
         # L_diff starts near 0.8 and L_rec near 0.02: one norm for both would stop the restoration.
         return {'restoration': 0.01, 'prior': 1.0}
-
-    # ---- training -----------------------------------------------------------------------------
 
     def init_losses(self) -> None:
         super().init_losses()
@@ -179,8 +172,6 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
         priors = [stage.generated.float() for stage in trace.stages]
         losses['l_diff'] = self.cri_diff(priors, trace.target_prior)
         return losses, self.trace_figures(trace, batch, current_iter)
-
-    # ---- evaluation ---------------------------------------------------------------------------
 
     def validation_extras(self, dataset: Dataset, index: int, batch: Batch) -> Batch:
         """For the shuffled prior: the next image of the set, cut or padded to this one's size."""

@@ -211,9 +211,6 @@ def _refuse_other_networks(opt: Mapping[str, Any], checkpoint: files.Checkpoint)
         )
 
 
-# ---- going on -----------------------------------------------------------------------------------
-
-
 def report_changes(opt: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
     """Says what has changed since a state was written, one sentence for each key."""
     following = f'the new value is used from iteration {state["iter"] + 1} on.'
