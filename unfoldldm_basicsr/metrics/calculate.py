@@ -59,10 +59,8 @@ def calculate_metric(
     order = arguments.get('input_order', 'HWC')
     for image in data.values():
         _check_image(name, image if rounded else image.astype(np.uint8), order)
-    if data['img'].ndim == 2 and name != 'calculate_niqe':
-        arguments['input_order'] = 'HWC'  # a grey image has no order of channels
-    elif data['img'].ndim == 2:
-        arguments['input_order'] = 'HW'
+    if data['img'].ndim == 2:  # a grey image has no order of channels
+        arguments['input_order'] = 'HW' if name == 'calculate_niqe' else 'HWC'
     if 'img2' in data and data['img'].shape != data['img2'].shape:
         raise ValueError(
             f'{name}: the images differ in size: {data["img"].shape} and {data["img2"].shape}.'

@@ -145,10 +145,7 @@ def _rows(section: Any, path: str, owner: Any) -> list[Note]:
         if owner not in row.owners or row.key not in section or not path.startswith(row.section):
             continue
         value = before[row.key]
-        if isinstance(row.new, str):
-            new = {row.new: value} if row.new else {}
-        else:
-            new = row.new(value, before)
+        new = row.new(value, before) if callable(row.new) else {row.new: value} if row.new else {}
         twice = [key for key in new if key in before] if isinstance(new, dict) else ()
         if twice or isinstance(new, str):  # for the check to judge
             reason = new if isinstance(new, str) else f'{twice[0]} is there too'

@@ -80,11 +80,8 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
         resumed.state['epoch'] = first_epoch
         resume.report_changes(opt, resumed.state)
     logger.info(
-        'Training statistics:'
-        f'\n\tNumber of train images: {len(loader.dataset)}'
-        f'\n\tBatch size per process: {loader.batch_size}'
-        f'\n\tProcesses: {opt["world_size"]}'
-        f'\n\tSteps per epoch: {steps}'
-        f'\n\tTotal epochs: {epochs}; iters: {total_iters}.'
+        f'Training statistics:\n\tNumber of train images: {len(loader.dataset)}'
+        f'\n\tBatch size per process: {loader.batch_size}\n\tProcesses: {opt["world_size"]}'
+        f'\n\tSteps per epoch: {steps}\n\tTotal epochs: {epochs}; iters: {total_iters}.'
     )
     return loader, sampler, val_loaders, epochs, total_iters

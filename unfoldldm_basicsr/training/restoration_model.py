@@ -145,9 +145,8 @@ class RestorationModel(SRModel):
         self.step = TrainingStep(
             self.opt, self.run, self.seed, self.network.bare, self.optimizer_g, clip
         )
-        self.checkpointer = Checkpointer(
-            self.opt, self.weight_files, self.training_state, self.run.logger.keep_checkpoints
-        )
+        keep = self.run.logger.keep_checkpoints
+        self.checkpointer = Checkpointer(self.opt, self.weight_files, self.training_state, keep)
         self.speed = guards.SpeedMeter()
         stop_request.install()
 

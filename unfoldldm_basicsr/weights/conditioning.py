@@ -58,12 +58,9 @@ def read_record(checkpoint: files.Checkpoint) -> DegradationRecord | None:
         return None
     content = content if isinstance(content, Mapping) else {}
     embedding, classes = content.get('embedding'), content.get('classes')
-    if (
-        not isinstance(embedding, Mapping)
-        or not isinstance(classes, list | tuple)
-        or not all(isinstance(name, str) for name in classes)
-        or not files.is_state_dict(embedding.get('params'))
-    ):
+    named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
+    held = isinstance(embedding, Mapping) and files.is_state_dict(embedding.get('params'))
+    if not named or not held:
         raise files.CheckpointError(
             f"{path}: what it holds under '{files.DEGRADATION_KEY}' is not"
             f" {{'classes': [names], 'embedding': {{'type', 'kwargs', 'params'}}}}."
@@ -173,9 +170,8 @@ def build_conditioning(
             )
         meta = {**meta, 'kwargs': {**meta['kwargs'], 'pretrained': str(clip_weights)}}
     try:
-        embedding, _ = build_network(
-            files.Checkpoint(path, files.DEGRADATION_KEY, record.state_dict, meta)
-        )
+        own = files.Checkpoint(path, files.DEGRADATION_KEY, record.state_dict, meta)
+        embedding, _ = build_network(own)
     except files.CheckpointError:
         raise
     except (FileNotFoundError, ValueError) as error:
