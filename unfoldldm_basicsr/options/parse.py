@@ -122,11 +122,7 @@ def _seed(options: dict) -> None:
 
 
 def _open_datasets(report: Report) -> None:
-    """Builds the data sets, for the pipeline to find; with the seeded generators, as BasicSR does.
-
-    Raises:
-        SystemExit: they cannot be built or read.
-    """
+    """Builds the data sets for the pipeline to find, with the seeded generators, like BasicSR."""
     if not report.run.machine.here:
         return
     with basicsr_logger_untouched():

@@ -218,11 +218,7 @@ def _check_class(
     build: Callable[..., Any] | None = None,
     here: bool = True,
 ) -> Any:
-    """Reads the arguments of the class or function of a section.
-
-    Returns:
-        What ``build`` makes of them; None with the problems added.
-    """
+    """What ``build`` makes of the arguments in a section; None with the problems added."""
     owner = _find(problems, path, section, registry, what)
     if owner is None:
         return None

@@ -190,11 +190,7 @@ def _named(opt: dict, path: Path, folder: Path) -> files.Checkpoint:
 
 
 def _refuse_other_networks(opt: Mapping[str, Any], checkpoint: files.Checkpoint) -> None:
-    """A run cannot change its network.
-
-    Raises:
-        ResumeError: names every key that differs.
-    """
+    """A run cannot change its network: ResumeError names every key that differs."""
     ignored = opt['path'].get('ignore_resume_networks') or ()
     current = run_options(opt)
     changed = [
