@@ -29,6 +29,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unfoldldm_basicsr.archs.layers.norm import mean_std
 from unfoldldm_basicsr.archs.layers.open_clip_backbone import build_clip, import_open_clip
 from unfoldldm_basicsr.common.declaration import Options, Tuple, takes
 from unfoldldm_basicsr.common.registration import register
@@ -338,7 +339,4 @@ class LearnedDegradationEmbedding(nn.Module):
         Returns:
             (B, E).
         """
-        maps = self.features(lq).flatten(2)
-        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-        variance = maps.var(-1, correction=0)
-        return self.head(torch.cat([maps.mean(-1), (variance + 1e-6).sqrt()], 1))
+        return self.head(torch.cat(mean_std(self.features(lq), (2, 3), 1e-6), 1))

@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.blocks import Blocks, NetworkOptions
+from unfoldldm_basicsr.archs.layers.norm import mean_std
+from unfoldldm_basicsr.archs.layers.resample import Unshuffle
 from unfoldldm_basicsr.archs.layers.vss import VSSBlock
 from unfoldldm_basicsr.archs.unfolding.degradation import (
     Factor,
@@ -85,6 +87,7 @@ class HolisticOperator(nn.Module):
     def __init__(self, options: MGDAOptions):
         super().__init__()
         self.stride, dim = options.mgda_stride, options.mgda_dim
+        self.unshuffle = Unshuffle(self.stride)
         pixels = options.inp_channels * self.stride**2
         self.gains = nn.Conv2d(dim, dim, 1)
         self.analysis = nn.Parameter(torch.empty(dim, pixels, 3, 3))
@@ -93,14 +96,13 @@ class HolisticOperator(nn.Module):
 
     def forward(self, x: Tensor, gains: Tensor) -> Tensor:
         """D(x) for x (B, c, h, w) and the gains (B, d_m, h / s, w / s)."""
-        z = F.conv2d(F.pixel_unshuffle(x, self.stride), self.analysis, padding=1) * gains
-        return x + F.pixel_shuffle(F.conv2d(z, self.synthesis, padding=1), self.stride)
+        z = F.conv2d(self.unshuffle(x), self.analysis, padding=1) * gains
+        return x + self.unshuffle.undo(F.conv2d(z, self.synthesis, padding=1))
 
     def adjoint(self, r: Tensor, gains: Tensor) -> Tensor:
         """D^T(r)."""
-        z = F.pixel_unshuffle(r, self.stride)
-        z = F.conv_transpose2d(z, self.synthesis, padding=1) * gains
-        return r + F.pixel_shuffle(F.conv_transpose2d(z, self.analysis, padding=1), self.stride)
+        z = F.conv_transpose2d(self.unshuffle(r), self.synthesis, padding=1) * gains
+        return r + self.unshuffle.undo(F.conv_transpose2d(z, self.analysis, padding=1))
 
 
 class FactorHead(nn.Module):
@@ -158,7 +160,7 @@ class MGDA(nn.Module):
             return
         stride, sizes = 2 * options.mgda_stride, (options.mgda_d_state, options.mgda_expand)
         self.trunk = Blocks(
-            nn.PixelUnshuffle(stride),
+            Unshuffle(stride),
             nn.Conv2d(self.channels * stride**2, dim, 3, padding=1),
             *(
                 VSSBlock(dim, d_state=sizes[0], expand=sizes[1], mixer=options.mgda_op)
@@ -188,7 +190,7 @@ class MGDA(nn.Module):
         if not (self.holistic or self.decomposed):
             return None
         features = self.trunk(y)
-        embedding = self.embed(torch.cat(_mean_std(features, (2, 3)), 1))
+        embedding = self.embed(torch.cat(mean_std(features, (2, 3), 1e-6), 1))
         return features, image_statistic(embedding)
 
     def estimate(self, seen: tuple[Tensor, Tensor] | None, size: torch.Size) -> Degradation | None:
@@ -201,8 +203,8 @@ class MGDA(nn.Module):
             at = [side // self.operator.stride for side in size]
             gains = F.interpolate(self.operator.gains(features), at, mode='nearest')
         if self.decomposed:
-            W = self.rows(torch.cat(_mean_std(features, (3,)), 1), size[0])
-            M = self.columns(torch.cat(_mean_std(features, (2,)), 1), size[1])
+            W = self.rows(torch.cat(mean_std(features, (3,), 1e-6), 1), size[0])
+            M = self.columns(torch.cat(mean_std(features, (2,), 1e-6), 1), size[1])
         return Degradation(embedding, gains, W, M)
 
     def forward(
@@ -239,9 +241,3 @@ def _full_precision(device_type: str) -> AbstractContextManager:
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
-
-
-def _mean_std(features: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over ``dims``, in fp32 (16-bit sums over rows lose digits)."""
-    var, mean = torch.var_mean(features.float(), dims, correction=0)
-    return mean, (var + 1e-6).sqrt()

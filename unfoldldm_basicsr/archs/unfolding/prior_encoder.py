@@ -13,6 +13,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unfoldldm_basicsr.archs.layers.norm import mean_std
+from unfoldldm_basicsr.archs.layers.resample import Unshuffle
 from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 
 LEVEL_CENTRES, LEVEL_SPREAD = (-1.5, -2.5), 0.7  # of log means and log deviations of photos
@@ -62,7 +64,7 @@ class PriorEncoder(nn.Module):
         super().__init__()
         width = options.prior_width
         self.body = nn.Sequential(
-            nn.PixelUnshuffle(4),
+            Unshuffle(4),
             nn.Conv2d(16 * in_channels, width, 3, padding=1),
             *(ResidualBlock(width) for _ in range(options.prior_encoder_blocks)),
             nn.Conv2d(width, 2 * width, 3, padding=1),
@@ -111,18 +113,13 @@ class PriorEncoder(nn.Module):
         return self._prior(torch.cat(parts)).unflatten(0, (len(parts), -1)).mean(0)
 
     def _prior(self, images: Tensor) -> Tensor:
-        std, mean = _std_mean(images)
+        mean, std = mean_std(images, (2, 3), 1e-5)
         features = self.body((images - mean[..., None, None]) / std[..., None, None])
         levels = (mean + 0.05).clamp_min(0.01).log(), std.log()
-        prior = self.head(torch.cat([*_std_mean(features), *levels], 1))
+        of_features = mean_std(features, (2, 3), 1e-5)[::-1]
+        prior = self.head(torch.cat([*of_features, *levels], 1))
         prior = prior.to(torch.promote_types(prior.dtype, torch.float32))
         return F.layer_norm(prior, prior.shape[1:])
-
-
-def _std_mean(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean over the positions, each (B, C)."""
-    var, mean = torch.var_mean(images, (2, 3), correction=0)
-    return (var + 1e-5).sqrt(), mean
 
 
 def _starts(size: int, window: int) -> list[int]:

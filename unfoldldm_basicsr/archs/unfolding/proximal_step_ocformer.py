@@ -21,7 +21,6 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, NonNegativeInt, Strict, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.attention import (
     attend_and_project,
@@ -32,6 +31,7 @@ from unfoldldm_basicsr.archs.layers.blocks import Blocks, NetworkOptions
 from unfoldldm_basicsr.archs.layers.feed_forward import simple_gate
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
+from unfoldldm_basicsr.archs.layers.resample import Unshuffle
 from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 
 Levels = Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=3, max_length=3)]
@@ -168,6 +168,7 @@ class OCFormer(nn.Module):
         def up(width: int) -> nn.Module:
             return nn.Sequential(nn.Conv2d(width, 2 * width, 1, bias=False), nn.PixelShuffle(2))
 
+        self.unshuffle = Unshuffle(SQUEEZE)
         self.embed_hat = nn.Conv2d(pixels, d // 2, 3, padding=1)
         self.embed_tilde = nn.Conv2d(pixels, d // 2, 3, padding=1)
         self.encoder1, self.down1 = blocks(0), down(d)
@@ -181,8 +182,8 @@ class OCFormer(nn.Module):
         """x_hat, x_tilde (B, c, h, w), h and w multiples of 8; prior (B, C_p) -> (B, c, h, w)."""
         z1 = torch.cat(
             [
-                self.embed_hat(F.pixel_unshuffle(x_hat, SQUEEZE)),
-                self.embed_tilde(F.pixel_unshuffle(x_tilde, SQUEEZE)),
+                self.embed_hat(self.unshuffle(x_hat)),
+                self.embed_tilde(self.unshuffle(x_tilde)),
             ],
             1,
         )
@@ -191,4 +192,4 @@ class OCFormer(nn.Module):
         z3 = self.latent(self.down2(z2), prior)
         z = self.decoder2(self.up2(z3) + z2, prior)
         z = self.decoder1(self.up1(z) + z1, prior)
-        return x_hat + F.pixel_shuffle(self.output(z), SQUEEZE)
+        return x_hat + self.unshuffle.undo(self.output(z))
