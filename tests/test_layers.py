@@ -6,8 +6,8 @@ import torch
 from unfoldldm_basicsr.archs.layers import feed_forward, strips
 from unfoldldm_basicsr.archs.layers.attention import TransposedSelfAttention, channel_attention_map
 from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
-from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
-from unfoldldm_basicsr.archs.layers.resample import pad_to_multiple
+from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d, mean_std
+from unfoldldm_basicsr.archs.layers.resample import Unshuffle, pad_to_multiple
 
 CHANNELS_LAST = torch.channels_last
 LAYOUTS = pytest.mark.parametrize('layout', [torch.contiguous_format, CHANNELS_LAST])
@@ -47,6 +47,24 @@ def test_attention_of_half_precision_survives_large_values(dtype):
     expected = channel_attention_map(q, k, torch.ones(1, 1, 1))
     assert weights.dtype == torch.float32
     torch.testing.assert_close(weights, expected, atol=5e-3, rtol=0)
+
+
+def test_unshuffling_is_that_of_torch_and_can_be_undone():
+    x = torch.randn(2, 3, 8, 12)
+    unshuffle = Unshuffle(4)
+    assert torch.equal(unshuffle(x), torch.nn.functional.pixel_unshuffle(x, 4))
+    assert torch.equal(unshuffle.undo(unshuffle(x)), x)
+
+
+def test_statistics_are_those_of_torch_in_fp32():
+    x = 100 + torch.randn(2, 3, 8, 12)  # E x^2 - (E x)^2 would lose all digits
+    std, mean = torch.std_mean(x.double(), (2, 3), correction=0)
+    for given, tolerance in ((x, 1e-6), (x.bfloat16(), 2e-3)):
+        own = mean_std(given, (2, 3), 0)
+        assert own[0].dtype == own[1].dtype == torch.float32
+        torch.testing.assert_close(own[0].double(), mean, rtol=tolerance, atol=0)
+        if given is x:
+            torch.testing.assert_close(own[1].double(), std, rtol=1e-5, atol=0)
 
 
 def test_padding_reflects_where_possible_and_replicates_short_sides():
