@@ -15,12 +15,12 @@ from tiny_trainings import NAFNET
 from torch import nn
 
 from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.common.option_files import OptionLoader
 from unfoldldm_basicsr.common.sections import SECTIONS
 from unfoldldm_basicsr.data.degradations import DegradationChain
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.aliases import TABLE, translate
 from unfoldldm_basicsr.options.preflight import examine
-from unfoldldm_basicsr.options.read import OptionLoader
 from unfoldldm_basicsr.training.networks import Restored, restore_image
 from unfoldldm_basicsr.training.options import ValOptions
 

@@ -15,9 +15,9 @@ from helpers import ROOT
 
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.common.cost import Cost
+from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.options.parse import build_parser
 from unfoldldm_basicsr.options.preflight import preflight
-from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
 
 SHORT = ['--repeats', '1', '--threads', '1']
 

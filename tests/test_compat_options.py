@@ -13,9 +13,9 @@ import torch
 import yaml
 from helpers import stock_options, write_options
 
+from unfoldldm_basicsr.common.option_files import OptionLoader, apply_overrides, read_option_file
 from unfoldldm_basicsr.options import parse as compat_options
 from unfoldldm_basicsr.options.defaults import fill_defaults
-from unfoldldm_basicsr.options.read import OptionLoader, apply_overrides, read_option_file
 
 NUMBERS = {
     '1e-4': 1e-4,

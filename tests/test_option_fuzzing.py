@@ -24,9 +24,9 @@ from helpers import OPTION_FILES, ROOT, write_options
 from option_mutants import OPERATIONS, Mutant, drop, key_paths, mutant_of
 from option_runs import short_run
 
+from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.options import parse as compat_options
 from unfoldldm_basicsr.options.preflight import examine
-from unfoldldm_basicsr.options.read import read_option_file
 
 OPTIONS = ROOT / 'options'
 FILES = [str(file.relative_to(OPTIONS)) for file in OPTION_FILES]

@@ -34,9 +34,9 @@ import common
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.compat import stock
 from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
-from unfoldldm_basicsr.options.read import read_option_file
 
 SMOKE = Path(__file__).resolve().parents[2] / 'options' / 'smoke' / 'unfoldldm_phase1.yml'
 NAFNET = {

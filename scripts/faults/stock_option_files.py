@@ -236,8 +236,8 @@ def _send(sender, job, *args) -> None:
 
 def verdict(file: Path) -> str:
     """What the check says of a file as it stands."""
+    from unfoldldm_basicsr.common.option_files import read_option_file
     from unfoldldm_basicsr.options.preflight import examine
-    from unfoldldm_basicsr.options.read import read_option_file
 
     options = read_option_file(str(file))
     found = examine(options, file.name, 'train' in options['datasets'], here=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unfoldldm_basicsr.common.declaration import OptionError
+from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.data.degradations import (
     DEGRADATIONS,
     ChainOptions,
@@ -19,7 +20,6 @@ from unfoldldm_basicsr.data.degradations import (
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.patches import center_crop
 from unfoldldm_basicsr.data.pixels import to_float, with_three_channels
-from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.pictures.drawing import comparison_grid, save_picture, to_rgb8
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.common.process import IMPORT
-from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.weights.packaged import packaged_weights
 
 SIZE = 256  # of the image that the operations are counted for

@@ -7,10 +7,10 @@ from pathlib import Path
 import yaml
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.common.option_files import OptionLoader, read_option_file
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.aliases import Note, translate
 from unfoldldm_basicsr.options.preflight import preflight
-from unfoldldm_basicsr.options.read import OptionLoader, read_option_file
 from unfoldldm_basicsr.options.run import is_training
 
 

@@ -13,6 +13,7 @@ import torch
 
 from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.comparing import runs as trainings
 from unfoldldm_basicsr.comparing import task as tasks
 from unfoldldm_basicsr.comparing.measuring import deployed, machine
@@ -21,7 +22,6 @@ from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.compat.imports import load_data_only
-from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.restoring import Restorer
 
 UNITS = {

@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import unfoldldm_basicsr  # noqa: F401
 from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
-from unfoldldm_basicsr.options.read import read_option_file
 
 # ---- training steps -------------------------------------------------------------------------
 

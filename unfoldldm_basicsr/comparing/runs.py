@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.comparing.measuring import key_of, mean_steps
 from unfoldldm_basicsr.comparing.task import COMMON, Task, weights_of
 from unfoldldm_basicsr.comparing.workspace import Workspace, plain
 from unfoldldm_basicsr.options.preflight import preflight
-from unfoldldm_basicsr.options.read import read_option_file
 from unfoldldm_basicsr.training import resume
 
 # What a side may have of its own: the network, how it is optimised, the parts of its loss that

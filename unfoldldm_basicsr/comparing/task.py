@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from unfoldldm_basicsr.common.declaration import Options, Tuple, read
+from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
 
 COMMON, ROWS = 'common.yml', 'rows.yml'
 SHARE = re.compile(r'\s*(\d+(?:\.\d+)?)\s*%\s*')

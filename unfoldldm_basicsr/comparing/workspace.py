@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.options.read import read_option_file
+from unfoldldm_basicsr.common.option_files import read_option_file
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from basicsr.utils import dist_util, get_root_logger, set_random_seed
 from torch.utils.data import Dataset
 
+from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.command_line import build_parser
 from unfoldldm_basicsr.options.environment import basicsr_logger_untouched, open_datasets
 from unfoldldm_basicsr.options.preflight import Report, examine
 from unfoldldm_basicsr.options.progress import progress
-from unfoldldm_basicsr.options.read import apply_overrides, read_option_file
 from unfoldldm_basicsr.options.run import forgotten_launcher, gpu_count
 from unfoldldm_basicsr.weights.training_state import iterations_of
 

@@ -15,12 +15,12 @@ import basicsr.utils.options
 from basicsr.data import build_dataloader
 from basicsr.models.base_model import BaseModel
 
+from unfoldldm_basicsr.common.option_files import ordered_yaml, parse_value
 from unfoldldm_basicsr.compat import replace
 from unfoldldm_basicsr.data import loading
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.options.parse import build_dataset, dict2str, parse_options
 from unfoldldm_basicsr.options.progress import progress
-from unfoldldm_basicsr.options.read import ordered_yaml, parse_value
 from unfoldldm_basicsr.training import resume
 from unfoldldm_basicsr.weights.loading import load_network
 
