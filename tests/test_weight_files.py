@@ -168,19 +168,21 @@ def test_unrecognised_weights_ask_for_an_option_file_and_take_it(tmp_path):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('a: [1', 'no valid YAML'),
-        ('network_g: !!python/object/apply:os.mkdir [victim]', 'no valid YAML'),
-        ('', "no section 'network_g'"),
+        ('a: [1', 'line 1'),
+        ('a: 1\na: 2', 'appears twice'),
+        ('network_g: !!python/object/apply:os.mkdir [victim]', 'line 1'),
+        ('', 'not an option file'),
+        ('scale: 1', "no section 'network_g'"),
     ],
 )
 def test_unusable_option_files_are_named_and_run_no_code(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / 'x.pth')
     (tmp_path / 'a.yml').write_text(text)
-    with pytest.raises(CheckpointError, match=f'a.yml: .*{message}'):
+    with pytest.raises(ValueError, match=f'a.yml: .*{message}'):
         network_of(tmp_path / 'x.pth', opt_file=tmp_path / 'a.yml')
     assert not (tmp_path / 'victim').exists()
-    with pytest.raises(FileNotFoundError, match=r'b\.yml: no such option file'):
+    with pytest.raises(ValueError, match=r'b\.yml: cannot be read: No such file'):
         network_of(tmp_path / 'x.pth', opt_file=tmp_path / 'b.yml')
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.comparing.measuring import key_of, mean_steps
 from unfoldldm_basicsr.comparing.task import COMMON, Task, weights_of
-from unfoldldm_basicsr.comparing.workspace import Workspace, plain
+from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.training import resume
 
@@ -150,7 +150,7 @@ def option_problems(options: Mapping[str, Any], is_train: bool = True) -> list[s
     """What the check of option files says, but for weights that are not trained yet."""
     paths = [v for v in (options.get('path') or {}).values() if isinstance(v, str)]
     awaited = [path for path in paths if not (is_train and Path(path).exists())]
-    lines = preflight(plain(options), options['name'], is_train)
+    lines = preflight(resume.plain(options), options['name'], is_train)
     return [line for line in lines if not any(path in line for path in awaited)]
 
 
@@ -197,7 +197,7 @@ def _problems(run: Run, place: Workspace) -> list[str]:
     return [
         f'{run.folder}: was trained with {key} {before!r}, now {now!r}: give the comparison '
         'another name, or remove that folder.'
-        for key, before, now in differences(read_option_file(file), plain(run.options))
+        for key, before, now in differences(read_option_file(file), resume.plain(run.options))
     ]
 
 

@@ -1,7 +1,6 @@
 """Where a comparison works: its folders, and the processes that train and measure for it."""
 
 import fcntl
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import yaml
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.common.option_files import read_option_file
+from unfoldldm_basicsr.training.resume import plain
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,3 @@ class Workspace:
                 self.say(f'{self.folder}: waiting for another comparison, or its training ...')
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def plain(options: Any) -> Any:
-    """Options as a file brings them back: lists for tuples, nothing shared."""
-    return json.loads(json.dumps(options))

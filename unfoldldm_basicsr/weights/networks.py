@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
+from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.common.registration import SECOND_NAME
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.weights.checkpoint import (
@@ -118,14 +118,7 @@ def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _read_network_opt(opt_file: str | Path) -> Mapping[str, Any]:
-    opt_file = Path(opt_file)
-    if not opt_file.is_file():
-        raise FileNotFoundError(f'{opt_file}: no such option file (--opt).')
-    try:
-        opt = yaml.safe_load(opt_file.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f'{opt_file}: no valid YAML ({error}).') from error
-    network_opt = opt.get('network_g') if isinstance(opt, Mapping) else None
+    network_opt = read_option_file(opt_file).get('network_g')
     if not isinstance(network_opt, Mapping) or 'type' not in network_opt:
         raise CheckpointError(
             f"{opt_file}: no section 'network_g' with a 'type'; give a training or test option"
