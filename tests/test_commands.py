@@ -48,6 +48,18 @@ def test_check_reports_every_file_and_continues(project, monkeypatch, capsys):
     ]
 
 
+def test_a_migrated_file_has_no_aliases_and_keeps_its_letters(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    options = put(stock_options(project), 'logger', {'print_freq': 7})
+    write_options(project / 'y.yml', options)
+    text = (project / 'y.yml').read_text().replace('print_freq: 7', '<<: &a {print_freq: 7}')
+    (project / 'y.yml').write_text(text + '\nnote: grün\nother: {<<: *a}\nmore: &b [1]\nlast: *b\n')
+    assert cli.main(['migrate', 'y.yml']) == 0
+    out = capsys.readouterr().out
+    assert 'note: grün' in out
+    assert '&id' not in out
+
+
 def test_migrate_names_the_mistakes_that_are_left(project, monkeypatch, capsys):
     monkeypatch.chdir(project)
     write_options(project / 'y.yml', put(stock_options(project), 'train.ema_decy', 0.9))

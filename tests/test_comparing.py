@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tiny_trainings import NAFNET
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing.comparison import words_of_task
-from unfoldldm_basicsr.comparing.runs import check_equal
+from unfoldldm_basicsr.comparing.runs import check_equal, read_run
 from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import read_task
 from unfoldldm_basicsr.comparing.testing import CLASSICAL
@@ -239,6 +240,30 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     assert other['tiny_iterations8_small']['psnr'] == first['small']['psnr']
     assert other['net_g_latest']['psnr'] == pytest.approx(first['wide & deep']['psnr'], abs=1e-3)
 
+    other = weights.parents[2] / 'tiny_iterations8_small_seed3' / 'models' / weights.name
+    assert main([*finished, '--runs', str(other), str(weights)]) == 0  # called alike
+    assert by_side(root / 'results' / 'runs' / 'quality.csv').keys() == {
+        'degraded',
+        'tiny_iterations8_small_seed3_models_net_g_latest',
+        'tiny_iterations8_wide_seed3_models_net_g_latest',
+    }
+    run, capture = ['--runs', 'tiny_iterations8_small_seed3'], capsys.readouterr
+    capture()
+    for words, message in (
+        ([*run, '--only', 'small'], '--only is for comparisons that train'),
+        ([*run, '--reference', 'nobody'], "--reference: no side 'nobody'"),
+        ([*run, '--threads', '0'], '--runs: threads must be'),
+        (['--threads', '2'], '--threads is for --runs'),
+    ):
+        assert main([*finished, *words] if '--runs' in words else [*command, *words]) == 2
+        assert message in capture().err
+    change(folder / 'common.yml', 'val.metrics', {})
+    assert main([*finished, *run]) == 2
+    assert 'nothing to compare by' in capture().err
+    change(
+        folder / 'common.yml', 'val.metrics', {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}
+    )
+
     assert main(['report', 'tiny_iterations8_small_seed3', '--root', str(root)]) == 0
     single = root / 'results' / 'report_tiny_iterations8_small_seed3'
     assert 'validation_psnr.png' in (single / 'report.md').read_text()
@@ -249,6 +274,16 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
 
 
 @pytest.mark.faults
+def test_a_run_is_read_with_what_its_command_line_changed(tmp_path):
+    folder = tmp_path / 'experiments' / 'debug_b'
+    folder.mkdir(parents=True)
+    words = ['train', '-opt', 'a.yml', '--debug', '--force_yml', 'name=b', 'train:lr=[1, 2]']
+    text = f'# GENERATE TIME: now\n# CMD:\n# {shlex.join(words)}\n\nname: a\ntrain: {{lr: 0}}\n'
+    (folder / 'a.yml').write_text(text)
+    (run,) = read_run(Path('debug_b'), tmp_path)
+    assert run.options == {'name': 'debug_b', 'train': {'lr': [1, 2]}}
+
+
 def test_a_killed_comparison_goes_on_and_ends_with_the_same_numbers(folder):
     change(folder / 'common.yml', 'compare.budget.amount', 40)
     roots = [folder.parent / name for name in ('whole', 'killed')]

@@ -196,3 +196,20 @@ def test_resuming_from_the_copy_of_the_option_file_leaves_it_alone(tmp_path, mon
     assert (tmp_path / 'run' / 'x.yml').read_text().endswith(text)
     assert (tmp_path / 'run' / 'x.yml').read_text().startswith('# GENERATE TIME')
     assert r'caf\udce9/x.yml' in (tmp_path / 'run' / 'x.yml').read_text()
+
+
+def test_merge_keys_may_be_merged_again(tmp_path):
+    text = """
+common: &common {dataroot_gt: gt, name: any}
+sets:
+  - parts:
+      - &noise
+        <<: *common
+        name: noise
+val: {<<: *noise, scale: 1}
+again: {<<: *noise}
+"""
+    (tmp_path / 'a.yml').write_text(text)
+    options = read_option_file(tmp_path / 'a.yml')
+    assert options == yaml.safe_load(text)
+    assert options['val']['name'] == 'noise'

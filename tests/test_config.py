@@ -18,14 +18,16 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
-from helpers import DELETE, problems_at, put, warnings_at, write_options
+from helpers import DELETE, plugin_options, problems_at, put, warnings_at, write_options
 from torch import nn
 from torch.utils.data import Dataset
 from vlunet_runs import EMBEDDINGS, vlunet_file
 
 from unfoldldm_basicsr.common.declaration import OptionError, read
+from unfoldldm_basicsr.common.sections import BasicDataset
 from unfoldldm_basicsr.options.declared import options_of
 from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.options.problems import Problems
 
 STOCK_FAULTS = [
     ('name', DELETE, 'is missing'),
@@ -360,3 +362,32 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
     sys.argv.pop()
     with pytest.raises(SystemExit):
         parse_options(str(tmp_path), is_train=True)
+
+
+@pytest.mark.parametrize(
+    ('path', 'value'),
+    [
+        ('name', 'Ünï_x'),
+        (
+            'train.progressive',
+            {'iters': [2e0, 2], 'gt_sizes': [16, 16], 'mini_batch_sizes': [1, 2]},
+        ),
+        ('val.metrics.psnr', {'type': 'calculate_psnr_gt_mean', 'better': 'higher'}),
+    ],
+)
+def test_values_that_mean_something_pass(tmp_path, path, value):
+    assert problems_at(put(plugin_options(tmp_path), path, value), path) == ''
+
+
+def test_a_metric_gets_only_arguments_that_it_has(tmp_path):
+    metric = {'type': 'calculate_psnr_gt_mean', 'input_order': 'HWC'}
+    options = put(plugin_options(tmp_path), 'val.metrics', {'psnr': metric})
+    assert 'is not an option' in problems_at(options, 'val.metrics.psnr.input_order')
+
+
+def test_a_numbered_key_of_a_class_of_somebody_else_is_no_slip():
+    problems = Problems()
+    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lq1': 'a'}, foreign=True)
+    assert problems.refused == {}
+    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, foreign=True)
+    assert 'x.dataroot_lqq' in problems.refused

@@ -219,3 +219,15 @@ def test_equal_images_give_a_finite_loss_and_gradient(pair):
 def test_other_reductions_are_refused():
     with pytest.raises(ValueError, match="only 'mean' is defined, got 'sum'"):
         build_loss({'type': 'PSNRLoss', 'reduction': 'sum'})
+
+
+def test_which_values_are_better_is_no_argument_of_a_metric():
+    image = image_of((16, 16, 3))
+    options = {'type': 'calculate_psnr_gt_mean', 'better': 'higher'}
+    assert calculate_metric({'img': image, 'img2': image}, options) == math.inf
+
+
+def test_the_mean_of_the_truth_is_matched_in_one_channel_too():
+    image = image_of((16, 16, 1))
+    options = {'type': 'calculate_psnr_gt_mean'}
+    assert calculate_metric({'img': image // 2, 'img2': image // 2}, options) == math.inf

@@ -102,6 +102,25 @@ def tile(model, size: int, overlap: int) -> None:
     model.run.val = model.run.val.model_copy(update=changes)
 
 
+def test_a_metric_whose_direction_has_changed_starts_a_new_record(make):
+    evaluator = make().evaluator
+    evaluator.metrics = {'niqe': {'type': 'calculate_niqe'}}
+    assert evaluator.update_best('set', {'niqe': 5.0}, 1) == ['niqe']
+    evaluator.metrics = {'niqe': {'type': 'calculate_niqe', 'better': 'lower'}}
+    assert evaluator.update_best('set', {'niqe': 6.0}, 2) == ['niqe']
+    assert evaluator.best['set']['niqe'] == {'better': 'lower', 'val': 6.0, 'iter': 2}
+    assert evaluator.update_best('set', {'niqe': 7.0}, 3) == []
+
+
+def test_a_model_shows_its_images_as_those_of_basicsr_do(make):
+    model = make()
+    model.feed_data(batch(size=2))
+    model.test()
+    shown = model.get_current_visuals()
+    assert [*shown] == ['lq', 'result', 'gt']
+    assert shown['result'].shape == shown['gt'].shape
+
+
 def test_tiles_that_change_results_are_warned_of_once(make, log):
     model, data = make(), {'lq': torch.rand(1, 3, 40, 52)}
     tile(model, 32, 16)

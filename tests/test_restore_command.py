@@ -19,6 +19,7 @@ from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import restore_command
+from unfoldldm_basicsr.commands.restore_command import plan_jobs
 from unfoldldm_basicsr.pictures import drawing
 from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.weights import packaged
@@ -322,3 +323,11 @@ def test_unfoldldm_is_exported_and_restores_with_tiles_and_traces(tmp_path, caps
     assert restore(tmp_path, deploy, '--tile', 40, '--tile-overlap', 16, '--save-trace') == 0
     assert files_in(tmp_path / 'out') == ['img_0.png', 'img_0_trace.png']
     assert result(tmp_path / 'out' / 'img_0_trace.png').shape[1] > 1000
+
+
+def test_traces_of_one_photo_in_two_formats_have_names_of_their_own(tmp_path):
+    for name in ('a.png', 'a.tiff'):
+        Image.new('RGB', (8, 8)).save(tmp_path / name)
+    jobs = plan_jobs([tmp_path], tmp_path / 'out', save_trace=True)
+    traces = {job.outputs[1].name for job in jobs}
+    assert traces == {'a.png_trace.png', 'a.tiff_trace.png'}

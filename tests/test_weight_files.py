@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from basicsr.models.base_model import BaseModel
+from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import Attack, network_of, write_options
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio as psnr
@@ -16,6 +17,7 @@ from tiny_vlunet import build_vlunet, embedding_of, save_vlunet
 from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
+from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.compat import stock
 from unfoldldm_basicsr.data.degradations import DegradationChain
 from unfoldldm_basicsr.restoring import Restorer
@@ -291,3 +293,13 @@ def test_packaged_weights_restore_a_photo_that_they_have_not_seen(name):
     told = {'degradation': 'rain'} if name == 'all_in_one' else {}
     restored = Restorer(packaged_file(name), **told).restore(degraded)
     assert psnr(truth, restored) > psnr(truth, degraded) + gain
+
+
+def test_weights_name_networks_of_basicsr_as_option_files_do(tmp_path):
+    network = {'type': 'SRVGGNetCompact', 'num_feat': 4, 'num_conv': 1, 'upscale': 1}
+    kwargs = {key: value for key, value in network.items() if key != 'type'}
+    net = ARCH_REGISTRY.get('SRVGGNetCompact')(**kwargs)
+    file = {'params': net.state_dict(), 'arch': network_meta(network)}
+    torch.save(file, tmp_path / 'x.pth')
+    assert type(network_of(tmp_path / 'x.pth')) is type(net)
+    assert network_cost(network, 32).params == sum(p.numel() for p in net.parameters())

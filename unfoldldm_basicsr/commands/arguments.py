@@ -197,8 +197,8 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     finished.add_argument(
         '--allow', nargs='+', default=[], metavar='KEY', help='option keys in which they may differ'
     )
-    finished.add_argument('--sizes', type=int, nargs='+', default=[256], help='of costs (256)')
-    finished.add_argument('--threads', type=int, default=1, help='of tests and costs (1)')
+    finished.add_argument('--sizes', type=int, nargs='+', help='of costs (256)')
+    finished.add_argument('--threads', type=int, help='of tests and costs (1)')
     finished.add_argument('--reference', metavar='NAME', help='that the others are compared with')
     finished.add_argument('-o', '--output', type=Path, help='folder (results/runs)')
 

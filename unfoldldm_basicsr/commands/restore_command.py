@@ -152,10 +152,10 @@ def plan_jobs(
     same = Counter(_key(folder / image.stem) for image, folder in images)
     for image, folder in images:
         kind = image.suffix if image.suffix.lower() in LOSSLESS else '.png'
-        shared = same[_key(folder / image.stem)] > 1 and kind != image.suffix
-        stem = (image.name if shared else image.stem) + suffix
+        several = same[_key(folder / image.stem)] > 1
+        stem = (image.name if several and kind != image.suffix else image.stem) + suffix
         target = file or output / folder / f'{stem}{kind}'
-        trace = target.with_name(f'{target.stem}_trace.png')
+        trace = target.with_name(f'{target.name if several else target.stem}_trace.png')
         jobs.append(Job(image, (target, trace) if save_trace else (target,)))
 
     inputs = {_identity(job.source): job.source for job in jobs}

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.registration import registered
 
 
 class Cost(NamedTuple):
@@ -42,10 +43,10 @@ def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
 
     arguments = dict(network_opt)
     kind = arguments.pop('type')
-    networks = dict(iter(ARCH_REGISTRY))
-    if kind not in networks:
+    cls = registered(ARCH_REGISTRY, kind)
+    if cls is None:
         raise KeyError(f"no network '{kind}' is registered.")
-    net = build_on_meta(networks[kind], arguments).eval()
+    net = build_on_meta(cls, arguments).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(**_meta_input(net, 3, size))
     return Cost(sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2)

@@ -23,7 +23,15 @@ _MERGE = 'tag:yaml.org,2002:merge'
 class OptionLoader(yaml.SafeLoader):
     """Safe YAML with ``1e-4`` as a number, merge keys, and an error on a repeated key."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.checked: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Writes merge keys out, in the node itself, which anchors may name again."""
+        if id(node) in self.checked:
+            return
+        self.checked.add(id(node))
         seen, refusal = {}, yaml.constructor.ConstructorError
         for key_node, _ in node.value:
             if key_node.tag == _MERGE:
@@ -35,7 +43,7 @@ class OptionLoader(yaml.SafeLoader):
                 twice = f"the key '{key}' appears twice, first here"
                 raise refusal(twice, seen[key], 'and again here', mark)
             seen[key] = mark
-        return super().construct_mapping(node, deep=deep)
+        super().flatten_mapping(node)
 
 
 OptionLoader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+0123456789.'))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar('T', bound=type)
@@ -30,6 +30,12 @@ def register(registry) -> Callable[[T], T]:
         return obj
 
     return decorate
+
+
+def registered(registry: Iterable[tuple[str, Any]], name: object) -> Any:
+    """The class or function of that name in a registry of BasicSR, None if there is none."""
+    known = dict(iter(registry))
+    return known.get(name, known.get(f'{name}_basicsr')) if isinstance(name, str) else None
 
 
 def do_register(self, name: str, obj: Any, suffix: str | None = None) -> None:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, Strict, ValidationInfo, field_valida
 
 from unfoldldm_basicsr.common.declaration import Options, count
 
-NAME = re.compile(r'[A-Za-z0-9_][\w.+=,@-]*')
+NAME = re.compile(r'\w[\w.+=,@-]*')
 Section = dict[str, Any] | None
 Positive = count(ge=1)
 
@@ -252,18 +252,23 @@ class BasicDataset(LoaderOptions):
     """Divides the images, one per channel."""
 
 
-class MetricOptions(Options):
-    """Arguments of BasicSR's metrics, which have no annotations, in ``val.metrics``."""
+class AnyMetric(Options):
+    """What ``val.metrics`` may say about every metric."""
+
+    better: Literal['higher', 'lower'] = 'higher'
+    """Which values are better, for net_g_best_METRIC.pth and the verdicts of reports. Write lower
+    for calculate_niqe, calculate_lpips and many of pyiqa: it is not guessed from the name."""
+
+
+class MetricOptions(AnyMetric):
+    """Arguments of BasicSR's metrics, which have no annotations and take any key."""
 
     crop_border: count(ge=0) = 0
-    """Pixels left out at each border."""
+    """Pixels left out at each border; these three metrics demand it."""
     input_order: Literal['HWC'] = 'HWC'
     """What validation gives."""
     test_y_channel: bool = False
     """Compare the luminance only."""
-    better: Literal['higher', 'lower'] = 'higher'
-    """Which values are better, for net_g_best_METRIC.pth and the verdicts of reports. Write lower
-    for calculate_niqe, calculate_lpips and many of pyiqa: it is not guessed from the name."""
 
 
 SECTIONS: dict[str, type[Options]] = {

@@ -1,9 +1,11 @@
 """A comparison, from option files or finished runs and weights, to a folder with its report."""
 
 import json
+import os
 import re
 import shlex
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,11 +96,15 @@ def compare_finished(
                 tasks.options_of_test(r.name, r.options, sets, r.weights, changes) for *_, r in own
             ]
             entries.append(Entry(name, name, None, tests, own))
-        for file in files:
+        for file, name in named_files(files).items():
             meta = Restorer(file).meta
             own = {'network_g': {'type': meta['type'], **meta['kwargs']}, 'val': val}
-            test = tasks.options_of_test(file.stem, own, sets, file)
-            entries.append(Entry(file.stem, file.stem, None, [test], []))
+            test = tasks.options_of_test(name, own, sets, file)
+            entries.append(Entry(name, name, None, [test], []))
+        known = [entry.name for entry in entries]
+        if len({*known}) < len(known):
+            raise ValueError(f'every run and file needs a name of its own, got {known}.')
+        tasks.check_known(settings.reference, known, '--reference')
         words = {
             'title': ', '.join(names),
             'budget': 'that of each run, see the cost; weights without runs have none',
@@ -109,12 +115,26 @@ def compare_finished(
         return _finish(entries, settings, words, place)
 
 
+def named_files(files: Sequence[Path]) -> dict[Path, str]:
+    """Weight files and their names in a report; where some are called alike, with their folders."""
+    stems = Counter(file.stem for file in dict.fromkeys(files))
+    names = {}
+    for file in files:
+        alike = [other.parent for other in files if other.stem == file.stem]
+        parts = file.relative_to(os.path.commonpath(alike)).with_suffix('').parts
+        names[file] = '_'.join(parts) if stems[file.stem] > 1 else file.stem
+    return names
+
+
 def _finish(
     entries: Sequence[Entry],
     settings: tasks.CompareOptions,
     words: Mapping[str, str],
     place: Workspace,
 ) -> str:
+    metrics, reference = metrics_of(entries[0].tests[0]), settings.reference
+    if not metrics:
+        raise ValueError('val.metrics of the test sets is empty: there is nothing to compare by.')
     torch.set_num_threads(place.threads)
     scores = {}
     for entry in entries:
@@ -123,7 +143,6 @@ def _finish(
             scores[entry.title, number] = tested(test, place, pictures=number == 0)
     place.say('Measuring latency and memory in turn ...')
     costs = deployment_costs(entries, settings.sizes, place)
-    metrics, reference = metrics_of(entries[0].tests[0]), settings.reference
     # metrics with their settings, and what they are computed on
     said = (' '.join([n, *(f'{k}: {v}' for k, v in m.items())]) for n, m in metrics.items())
     own = {

@@ -1,5 +1,6 @@
 """Trainings: what may differ between them, and what the budget buys."""
 
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from unfoldldm_basicsr.common.option_files import read_option_file
+from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.comparing.measuring import key_of, mean_steps
 from unfoldldm_basicsr.comparing.task import COMMON, Task, weights_of
 from unfoldldm_basicsr.comparing.workspace import Workspace
+from unfoldldm_basicsr.options.command_line import build_parser
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.training import resume
 
@@ -78,10 +80,22 @@ def read_run(path: Path, root: Path) -> tuple[Run, ...]:
 
 def _run_in(folder: Path) -> Run | None:
     for file in sorted(folder.glob('*.yml')):
-        options = read_option_file(file)
+        options = _as_started(file)
         if 'train' in options and options.get('name') == folder.name:
             return Run(folder.parent.parent, options)
     return None
+
+
+def _as_started(file: Path) -> dict[str, Any]:
+    """The options in the copy that a run keeps of its file, with what its command line changed."""
+    options, text = read_option_file(file), file.read_text(encoding='utf-8')
+    words = shlex.split(text.partition('# CMD:\n# ')[2].partition('\n')[0])
+    if '--force_yml' in words or '--debug' in words:
+        args, _ = build_parser().parse_known_args(['-opt', str(file), *words[1:]])
+        apply_overrides(options, args.force_yml or [])
+        if args.debug:
+            options['name'] = f'debug_{options["name"]}'
+    return options
 
 
 def _earlier(run: Run) -> Iterator[Run]:

@@ -56,7 +56,8 @@ def report(path: Path, root: Path, folder: Path | None) -> str:
     for name, (beginnings, label) in FIGURES.items():
         own = log[log['figure'].str.startswith(beginnings)]
         draw(name, f'Log: {name}', label, own, 'figure', 'value')
-    if run.weights.exists() and (sources := prior_sources(run.options)):
+    sources = prior_sources(run.options)
+    if run.weights.exists() and sources and metrics_of(run.options):
         place.say('Testing with every prior ...')
         table = prior_table(run, sources, place)
         write_csv(table, place.folder / 'prior.csv')

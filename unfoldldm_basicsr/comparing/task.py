@@ -223,7 +223,7 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
         files = {file.stem: read_option_file(file) for file in found if file.name != COMMON}
         for side, values in files.items():
             if base := values.pop('of', None):
-                _known(base, files, f'{folder / side}.yml: of')
+                check_known(base, files, f'{folder / side}.yml: of')
                 files[side] = merged(files[base], {'title': side} | values)
     file = place / COMMON
     if not file.is_file():
@@ -243,9 +243,9 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
     titles = [side.title for side in sides]
     if len({*titles}) < len(titles):
         raise ValueError(f'{folder}: every side needs a title of its own, got {titles}.')
-    _known(settings.reference, [*files], f'{file}: compare.reference')
+    check_known(settings.reference, [*files], f'{file}: compare.reference')
     for wanted in only:
-        _known(wanted, [*files], '--only')
+        check_known(wanted, [*files], '--only')
     needed = {s.trained_as for s in sides if s.name in only} | {*only, settings.reference}
     chosen = tuple(side for side in sides if not only or side.name in needed)
     return Task(folder, name or head.name, settings, common, chosen)
@@ -286,7 +286,8 @@ def _side(name: str, values: Mapping[str, Any], common: Mapping[str, Any], folde
     return side
 
 
-def _known(name: str | None, names: Iterable[str], where: str) -> None:
+def check_known(name: str | None, names: Iterable[str], where: str) -> None:
+    """Raises ValueError where ``name``, if there is one, is none of the sides."""
     if name is not None and name not in names:
         raise ValueError(f"{where}: no side '{name}'.{did_you_mean(name, names)}")
 

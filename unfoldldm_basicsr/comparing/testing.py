@@ -167,7 +167,4 @@ def scores(image: np.ndarray, truth: np.ndarray, metrics: Mapping[str, Mapping])
     from basicsr.metrics import calculate_metric
 
     pair = {'img': image[..., ::-1], 'img2': truth[..., ::-1]}  # BasicSR takes BGR
-    return {
-        name: float(calculate_metric(pair, {k: v for k, v in metric.items() if k != 'better'}))
-        for name, metric in metrics.items()
-    }
+    return {name: float(calculate_metric(pair, dict(metric))) for name, metric in metrics.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -74,7 +75,7 @@ def copy_opt_file(opt_file: str, experiments_root: str) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     text = Path(opt_file).read_text(encoding='utf-8')
-    header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {" ".join(sys.argv)}\n\n'
+    header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {shlex.join(sys.argv)}\n\n'
     target.write_text(header + text, encoding='utf-8', errors='backslashreplace')
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
 # Metrics of arrays, and the smallest image side that each is defined for.
@@ -36,7 +37,7 @@ def calculate_metric(
     Args:
         data: ``img`` and, for metrics with a reference, ``img2``: uint8, (H, W), (H, W, C), or
             (C, H, W) with ``input_order: CHW``; C is 1 or 3, colours are BGR.
-        opt: ``type`` and arguments of the metric.
+        opt: ``type`` and arguments of the metric; ``better`` is for reports.
         rounded: false for floats in 0..255 that nobody has rounded to 8 bits.
 
     Returns:
@@ -48,12 +49,12 @@ def calculate_metric(
     """
     from basicsr.utils.registry import METRIC_REGISTRY
 
-    arguments = dict(opt)
+    arguments = {key: value for key, value in opt.items() if key != 'better'}
     name = arguments.pop('type')
-    metrics = dict(iter(METRIC_REGISTRY))
-    if name not in metrics:
-        raise KeyError(f"no metric '{name}' is registered.{did_you_mean(name, metrics)}")
-    metric = metrics[name]
+    metric = registered(METRIC_REGISTRY, name)
+    if metric is None:
+        hint = did_you_mean(name, [known for known, _ in METRIC_REGISTRY])
+        raise KeyError(f"no metric '{name}' is registered.{hint}")
     if name not in _SMALLEST_SIDE:
         return metric(**data, **arguments)
     order = arguments.get('input_order', 'HWC')

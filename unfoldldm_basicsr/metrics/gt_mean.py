@@ -19,9 +19,9 @@ def match_mean(img: np.ndarray, img2: np.ndarray) -> np.ndarray:
     """``img`` times the ratio of the mean luminances (BT.601), clipped to 0..255, not rounded.
 
     Args:
-        img, img2: (H, W) or (H, W, 3) BGR in 0..255; the output and the clean image.
+        img, img2: (H, W), (H, W, 1) or (H, W, 3) BGR in 0..255; the output and the clean image.
     """
-    means = [(x @ _BGR_TO_GREY if x.ndim == 3 else x).mean() for x in (img, img2)]
+    means = [(x @ _BGR_TO_GREY if x.shape[2:] == (3,) else x).mean() for x in (img, img2)]
     return np.clip(img * (means[1] / means[0]) if means[0] else img.astype(float), 0, 255)
 
 

@@ -17,9 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from unfoldldm_basicsr.common.declaration import Problem
-from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.common.registration import register, registered
 from unfoldldm_basicsr.models.unfolding_losses import StepWatch, restoration_losses, step_figures
-from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training import options as base
 from unfoldldm_basicsr.training.batches import Batch, to_device

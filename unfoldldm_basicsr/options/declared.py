@@ -14,16 +14,11 @@ from basicsr.utils.registry import METRIC_REGISTRY
 from pydantic import AfterValidator, Field, Strict, create_model
 
 from unfoldldm_basicsr.common.declaration import Options
+from unfoldldm_basicsr.common.registration import registered
 
 _EMPTY = inspect.Parameter.empty
 _SCALARS = (bool, int, float, str, type(None), None)
 _LISTS = (list, Sequence, Iterable, Collection)
-
-
-def registered(registry: Iterable[tuple[str, Any]], name: object) -> Any:
-    """The class or function of that name in a registry of BasicSR, None if there is none."""
-    known = dict(iter(registry))
-    return known.get(name, known.get(f'{name}_basicsr')) if isinstance(name, str) else None
 
 
 @functools.cache

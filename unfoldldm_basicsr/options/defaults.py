@@ -8,8 +8,8 @@ from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
+from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.sections import SECTIONS
-from unfoldldm_basicsr.options.declared import registered
 
 _FILLED = {
     '': ('num_gpu', 'scale', 'manual_seed'),

@@ -21,11 +21,11 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.errors import ResumeError, first_line
+from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.lmdbs import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch, preserved_rng
 from unfoldldm_basicsr.ops.ss2d import describe_backends
-from unfoldldm_basicsr.options.declared import registered
 from unfoldldm_basicsr.options.networks import VALUE_ERRORS
 from unfoldldm_basicsr.options.problems import Problems
 from unfoldldm_basicsr.options.rules import Found
@@ -175,41 +175,41 @@ def data_are_there(run: Run) -> Found:
             sections[f'{root}.sets.{index}'] = {'io_backend': whole.get('io_backend'), **part}
         for path, section in sections.items():
             for key, value in section.items():
-                is_path = isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info'))
-                if is_path and (fault := _path_fault(str(key), value, section.get('io_backend'))):
-                    yield Problem(f'{path}.{key}', fault)
+                if isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info')):
+                    for fault in _path_faults(str(key), value, section.get('io_backend')):
+                        yield Problem(f'{path}.{key}', *fault)
 
 
-def _path_fault(key: str, value: str, backend: object) -> str:
+def _path_faults(key: str, value: str, backend: object) -> Iterator[tuple[str, ...]]:
     place, is_lmdb = Path(value), backend == {'type': 'lmdb'}
     is_list = key.startswith('meta_info')
     if not (place.is_file() if is_list else place.is_dir()):
         rest = '' if place.is_absolute() else f' Relative paths start at {Path.cwd()}.'
-        return f'no such {"file" if is_list else "folder"}: {value}.{rest}'
-    if is_lmdb and not is_list and not value.endswith('.lmdb'):
-        return f"the name of an LMDB must end with '.lmdb': {value}."
-    if is_lmdb and (place / 'data.mdb').is_file():
-        return _lmdb_fault(str(place))
-    return ''
+        yield (f'no such {"file" if is_list else "folder"}: {value}.{rest}',)
+    elif is_lmdb and not is_list and not value.endswith('.lmdb'):
+        yield (f"the name of an LMDB must end with '.lmdb': {value}.",)
+    elif is_lmdb and (place / 'data.mdb').is_file():
+        yield from _lmdb_faults(str(place))
 
 
-def _lmdb_fault(folder: str) -> str:
+def _lmdb_faults(folder: str) -> Iterator[tuple[str, ...]]:
     """The list of an LMDB against what it holds; a truncated file is never touched."""
     try:
         listed, stored = read_lmdb_index(folder).keys(), stored_keys(folder)
     except (ValueError, OSError) as error:
-        return str(error)
+        yield (str(error),)
+        return
     finally:
         close_lmdbs()
-    if listed == stored:
-        return ''
-    lacking, keys = listed - stored, listed ^ stored
-    kind, keys = ('lacks', lacking) if lacking else ('does not list', keys)
-    return (
-        f'{folder} {kind} {len(keys)} of {len(listed | stored)} images, the first is '
-        f"'{min(keys)}': data.mdb and meta_info.txt do not belong together. Make it again with "
-        'unfoldldm prepare.'
-    )
+    if lacking := listed - stored:
+        yield (
+            f"{folder} lacks {len(lacking)} of {len(listed)} listed images, the first is '"
+            f"{min(lacking)}': data.mdb and meta_info.txt do not belong together. Make it again "
+            'with unfoldldm prepare.',
+        )
+    elif listed != stored:  # a shortened list is a way to choose images
+        count = f'{len(listed)} of the {len(stored)} images'
+        yield f'{folder} lists {count} that it holds; the others are not used.', 'warning'
 
 
 def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Dataset]]:

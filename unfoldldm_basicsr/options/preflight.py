@@ -22,11 +22,12 @@ from basicsr.models import lr_scheduler
 from basicsr.utils import registry as registries
 
 from unfoldldm_basicsr.common.declaration import Options, show
-from unfoldldm_basicsr.common.sections import BasicDataset, MetricOptions
+from unfoldldm_basicsr.common.registration import registered
+from unfoldldm_basicsr.common.sections import AnyMetric, BasicDataset, MetricOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.options import environment, networks, rules
 from unfoldldm_basicsr.options.aliases import MODELS, Note, translate
-from unfoldldm_basicsr.options.declared import options_of, registered, takes_any_key
+from unfoldldm_basicsr.options.declared import options_of, takes_any_key
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.problems import Problems
 from unfoldldm_basicsr.options.run import Machine, Run, gpu_count, is_read, section_values, typed
@@ -173,9 +174,10 @@ def _check_classes(problems: Problems, run: Run) -> None:
             problems.add(f'{path}.type', f'is missing.{written_as("type", section)}')
     for name, section in (run.val.metrics or {}).items():
         path, given = f'val.metrics.{name}', ('img', 'img2')
-        _check_class(
-            problems, path, section, registries.METRIC_REGISTRY, 'metric', given, base=MetricOptions
-        )
+        kind = section.get('type') if isinstance(section, Mapping) else None
+        metric = registered(registries.METRIC_REGISTRY, kind)
+        base = MetricOptions if metric and takes_any_key(metric) else AnyMetric
+        _check_class(problems, path, section, registries.METRIC_REGISTRY, 'metric', given, base)
     run.datasets = {}
     for phase, section in section_values(run.opt, 'datasets').items():
         path = f'datasets.{phase}'

@@ -81,10 +81,11 @@ class Problems:
 def _of_somebody_else(key: str, known: list[str], present: Mapping) -> tuple[str, str]:
     """Message and kind for an unknown key of a class whose own keys nobody has declared.
 
-    What such a class reads is not guessed: only a slip of a known key is refused. A second
-    ``dataroot_gt2`` beside ``dataroot_gt`` is none.
+    What such a class reads is not guessed: only a slip of a known key is refused. ``dataroot_gt2``
+    is none, nor is a longer key beside the one that it begins with.
     """
     for near in known:
-        if one_slip(key, near) and not (key.startswith(near) and near in present):
+        numbered = key.rstrip('0123456789') == near
+        if one_slip(key, near) and not (numbered or (key.startswith(near) and near in present)):
             return f"is not known here. Did you mean '{near}'?", 'slip'
     return f'is nothing that is known here; left as it is.{nearest(key, known)}', 'warning'

@@ -17,8 +17,9 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import Problem, keys_of, show
+from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.options.declared import needs_truth, registered
+from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.options.run import Run, is_read, section_values
 
 Found = Iterator[Problem]

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from unfoldldm_basicsr.common.declaration import Options, Tuple
+from unfoldldm_basicsr.common.sections import Positive
 
-Positive = Annotated[int, Field(ge=1)]
 Batch = dict[str, Any]
 
 

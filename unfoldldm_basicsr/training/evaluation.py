@@ -129,7 +129,6 @@ class Evaluator:
         for name, options in self.metrics.items():
             if gt is None and needs_truth(options['type']):
                 continue
-            options = {key: value for key, value in options.items() if key != 'better'}
             value = float(calculate_metric(images, options, rounded=rounded)) if finite else nan
             result.metrics[self.prefix + name] = value
         if restored.trace is not None and gt is not None:
@@ -147,7 +146,9 @@ class Evaluator:
             options = self.metrics.get(name.removeprefix(self.prefix), {})
             better = options.get('better', 'higher')
             worst = -inf if better == 'higher' else inf
-            record = records.setdefault(name, {'better': better, 'val': worst, 'iter': -1})
+            record = records.get(name)
+            if record is None or record['better'] != better:  # new, or changed in a resumed run
+                record = records[name] = {'better': better, 'val': worst, 'iter': -1}
             if value >= record['val'] if record['better'] == 'higher' else value <= record['val']:
                 record.update(val=value, iter=iteration)
                 improved.append(name)

@@ -12,13 +12,13 @@ from pydantic import Field
 from unfoldldm_basicsr.common import sections
 from unfoldldm_basicsr.common.contract import check_tile, contract_of
 from unfoldldm_basicsr.common.declaration import Problem, count
-from unfoldldm_basicsr.options.declared import registered
+from unfoldldm_basicsr.common.registration import registered
+from unfoldldm_basicsr.common.sections import Positive
 from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.training.batches import MixingOptions, ProgressiveOptions
 from unfoldldm_basicsr.training.optimisation import GradientClipper
 from unfoldldm_basicsr.training.schedules import check_schedule
 
-Positive = count(ge=1)
 Limit = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Problems = Iterator[Problem]

@@ -271,7 +271,12 @@ class RestorationModel(SRModel):
         return restore_image(net, batch['lq'], arguments, self.run.val)
 
     def test(self) -> None:
+        """As BasicSR's models; validation itself goes through :meth:`restore`."""
         self.output = self.restore(self.batch).output
+
+    def get_current_visuals(self) -> OrderedDict[str, Tensor]:
+        images = {'lq': self.batch['lq'], 'result': self.output, 'gt': self.batch.get('gt')}
+        return OrderedDict((k, v.detach().cpu()) for k, v in images.items() if v is not None)
 
     @property
     def best_metric_results(self) -> dict[str, Any]:

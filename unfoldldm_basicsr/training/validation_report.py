@@ -98,28 +98,26 @@ def table_lines(rows: Rows) -> list[str]:
     return tabulate(cells, head, 'plain', colalign=sides, disable_numparse=True).splitlines()
 
 
-def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str) -> Path | None:
-    """Appends :func:`degradation_rows` to a CSV file, or one row 'all' where there are none.
+def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str) -> None:
+    """Adds :func:`degradation_rows` to a CSV file, or one row 'all' where there are none.
 
-    A file with other columns (the metrics of the option file were changed) is left as it is and
-    the next free name is used. ``label`` is the iteration, or the name of the test. Returns the
-    file, None where nothing was measured.
+    Metrics that are new in it get a column, empty in the rows before. ``label`` is the iteration,
+    or the name of the test. Without metrics nothing is written.
     """
     rows = degradation_rows(results) or {'all': (len(results), averages(results))}
-    metrics = list(dict.fromkeys(m for _, means in rows.values() for m in means))
-    if not metrics:
-        return None
-    columns, original, number = [*CSV_COLUMNS, *metrics], path, 1
-    with writing(path):
-        while next(csv.reader(_text(path).splitlines()), columns) != columns:
-            number += 1
-            path = original.with_stem(f'{original.stem}_{number}')
-    lines = [
-        [label, name, count, *(f'{means[m]:.4f}' if m in means else '' for m in metrics)]
+    new = [
+        dict(zip(CSV_COLUMNS, (label, name, count), strict=True))
+        | {metric: f'{value:.4f}' for metric, value in means.items()}
         for name, (count, means) in rows.items()
     ]
-    append_rows(path, columns, lines)
-    return path
+    if not any(means for _, means in rows.values()):
+        return
+    with writing(path):
+        lines, table = [*csv.DictReader(io.StringIO(_text(path))), *new], io.StringIO()
+        writer = csv.DictWriter(table, dict.fromkeys(key for line in lines for key in line))
+        writer.writeheader()
+        writer.writerows(lines)
+        write_bytes_atomic(path, table.getvalue().encode('utf-8', 'surrogateescape'))
 
 
 def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list[tuple]:

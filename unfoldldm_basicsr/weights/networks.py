@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unfoldldm_basicsr.common.option_files import read_option_file
-from unfoldldm_basicsr.common.registration import SECOND_NAME
+from unfoldldm_basicsr.common.registration import SECOND_NAME, registered
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.weights.checkpoint import (
     ARCH_KEY,
@@ -65,14 +65,15 @@ def registered_networks() -> dict[str, type[nn.Module]]:
 def construct(meta: Mapping[str, Any], where: str) -> nn.Module:
     """A registered network with the arguments of ``meta``; ``where`` they stand, for errors."""
     networks, kind = registered_networks(), meta['type']
-    if kind not in networks:  # the second name that it has beside a class of a project
-        kind = kind.removesuffix(SECOND_NAME.format(''))
-    if kind not in networks:
+    # also by the second name that it has beside a class of a project
+    names = (kind, kind.removesuffix(SECOND_NAME.format('')))
+    cls = next(filter(None, (registered(networks.items(), name) for name in names)), None)
+    if cls is None:
         raise CheckpointError(
             f'{where}: the network {kind!r} is not registered; import the package that defines it'
             f' first (--import PACKAGE).{did_you_mean(kind, networks)}'
         )
-    signature = inspect.signature(networks[kind])
+    signature = inspect.signature(cls)
     try:
         signature.bind(**meta['kwargs'])
     except TypeError as error:
@@ -83,7 +84,7 @@ def construct(meta: Mapping[str, Any], where: str) -> nn.Module:
             f'{where}: {kind} of this version does not take these arguments ({error}; written by'
             f' version {meta["version"]}).{hint}'
         ) from error
-    return networks[kind](**meta['kwargs'])
+    return cls(**meta['kwargs'])
 
 
 def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
