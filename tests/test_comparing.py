@@ -273,7 +273,6 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     assert 'was trained with network_g.width 8, now 6' in capsys.readouterr().err
 
 
-@pytest.mark.faults
 def test_a_run_is_read_with_what_its_command_line_changed(tmp_path):
     folder = tmp_path / 'experiments' / 'debug_b'
     folder.mkdir(parents=True)
@@ -284,6 +283,7 @@ def test_a_run_is_read_with_what_its_command_line_changed(tmp_path):
     assert run.options == {'name': 'debug_b', 'train': {'lr': [1, 2]}}
 
 
+@pytest.mark.faults
 def test_a_killed_comparison_goes_on_and_ends_with_the_same_numbers(folder):
     change(folder / 'common.yml', 'compare.budget.amount', 40)
     roots = [folder.parent / name for name in ('whole', 'killed')]
