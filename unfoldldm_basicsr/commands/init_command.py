@@ -18,6 +18,7 @@ import yaml
 
 from unfoldldm_basicsr.common.cost import free_memory
 from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.data.listing import read_entry
 from unfoldldm_basicsr.data.sources import open_source
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.preflight import examine
@@ -129,6 +130,12 @@ def plan(args: argparse.Namespace, *, on_cpu: bool) -> tuple[NewTraining, dict[P
             path = args.output / f'{args.name}_{part}.txt'
             section['meta_info_file'] = str(path)
             lists[path] = listed
+    for name in (name for listed in lists.values() for name in listed):
+        if not train.get('dataroot_lq') and read_entry(name) != (name, None):
+            raise ValueError(
+                f'{args.clean}: {name}: a space at an end, (1, 2) at the end or ".png," '
+                'means something else in a list of images: rename it, or give --val.'
+            )
     network = args.network or ('unfoldldm-tiny' if on_cpu else 'unfoldldm-small')
     sides = [side for side in SIDES if side <= 48 or not on_cpu]
     training = NewTraining(

@@ -115,5 +115,11 @@ def read_meta_info(path: str | os.PathLike) -> list[tuple[str, str | None]]:
     lines = [name for name in (split_size(line)[0] for line in read_lines(path)) if name]
     if not lines:
         raise ValueError(f'{path}: the list of images is empty.')
-    pairs = [(line, _PAIR.match(line)) for line in lines]
-    return [pair.groups() if pair else (line, None) for line, pair in pairs]
+    return [read_entry(line) for line in lines]
+
+
+def read_entry(line: str) -> tuple[str, str | None]:
+    """(gt name, lq name or None) of one line of such a list."""
+    name = split_size(line)[0]
+    pair = _PAIR.match(name)
+    return pair.groups() if pair else (name, None)
