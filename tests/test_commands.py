@@ -15,6 +15,7 @@ import unfoldldm_basicsr.test
 import unfoldldm_basicsr.train
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.commands import doctor_command, list_command
+from unfoldldm_basicsr.commands.migrate_command import commented
 from unfoldldm_basicsr.common import process
 from unfoldldm_basicsr.ops.ss2d import dispatch
 from unfoldldm_basicsr.training import memory
@@ -58,6 +59,7 @@ def test_a_migrated_file_has_no_aliases_and_keeps_its_letters(project, monkeypat
     out = capsys.readouterr().out
     assert 'note: grün' in out
     assert '&id' not in out
+    assert 'm: {0: a}' in commented({'m': {0: 'a'}}, [])
 
 
 def test_migrate_names_the_mistakes_that_are_left(project, monkeypatch, capsys):

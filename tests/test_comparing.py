@@ -17,7 +17,7 @@ from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.comparing.comparison import words_of_task
+from unfoldldm_basicsr.comparing.comparison import named_files, words_of_task
 from unfoldldm_basicsr.comparing.runs import check_equal, read_run
 from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import read_task
@@ -258,8 +258,10 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
         assert main([*finished, *words] if '--runs' in words else [*command, *words]) == 2
         assert message in capture().err
     change(folder / 'common.yml', 'val.metrics', {})
-    assert main([*finished, *run]) == 2
-    assert 'nothing to compare by' in capture().err
+    for words in ([*finished, *run], [*command, '--force_yml', 'name=other']):
+        assert main(words) == 2
+        assert 'nothing to compare by' in capture().err
+    assert [*root.glob('experiments/other*')] == []
     change(
         folder / 'common.yml', 'val.metrics', {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}
     )
@@ -273,14 +275,37 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     assert 'was trained with network_g.width 8, now 6' in capsys.readouterr().err
 
 
-def test_a_run_is_read_with_what_its_command_line_changed(tmp_path):
-    folder = tmp_path / 'experiments' / 'debug_b'
+@pytest.mark.parametrize(
+    ('name', 'command', 'changed'),
+    [
+        ('debug_b', ['--debug', '--force_yml', 'name=b', 'train:lr=[1, 2]'], [1, 2]),
+        ('b', ['--force_yml=name=b'], 0),
+        ('debug_a', ['--debug'], 0),
+    ],
+)
+def test_a_run_is_read_with_what_its_command_line_changed(tmp_path, name, command, changed):
+    folder = tmp_path / 'experiments' / name
     folder.mkdir(parents=True)
-    words = ['train', '-opt', 'a.yml', '--debug', '--force_yml', 'name=b', 'train:lr=[1, 2]']
-    text = f'# GENERATE TIME: now\n# CMD:\n# {shlex.join(words)}\n\nname: a\ntrain: {{lr: 0}}\n'
-    (folder / 'a.yml').write_text(text)
-    (run,) = read_run(Path('debug_b'), tmp_path)
-    assert run.options == {'name': 'debug_b', 'train': {'lr': [1, 2]}}
+    command = shlex.join(['train', '-opt', 'a.yml', *command])
+    for own in ('a', 'debug_a'):  # BasicSR's own start names no run debug_debug_a
+        text = f'# GENERATE TIME: now\n# CMD:\n# {command}\n\nname: {own}\ntrain: {{lr: 0}}\n'
+        (folder / 'a.yml').write_text(text)
+        (run,) = read_run(Path(name), tmp_path)
+        assert run.options == {'name': name, 'train': {'lr': changed}}
+
+
+@pytest.mark.parametrize('line', ["/o'brien/train.py -opt a.yml", 'x --force_yml train:lr=[1, 2]'])
+def test_a_command_line_that_cannot_be_taken_apart_changes_nothing(tmp_path, line):
+    folder = tmp_path / 'experiments' / 'a'
+    folder.mkdir(parents=True)
+    (folder / 'a.yml').write_text(f'# CMD:\n# {line}\n\nname: a\ntrain: {{lr: 0}}\n')
+    assert read_run(Path('a'), tmp_path)[0].options == {'name': 'a', 'train': {'lr': 0}}
+
+
+def test_files_of_one_name_are_told_apart():
+    files = [Path('/r/A/net_g.pth'), Path('/r/B/net_g.pth'), Path('/r/x.pth'), Path('/r/x.st')]
+    names = [*named_files([*files, Path('/q/y.pth')]).values()]
+    assert names == ['A_net_g', 'B_net_g', 'x.pth', 'x.st', 'y']
 
 
 @pytest.mark.faults

@@ -379,6 +379,9 @@ def test_a_metric_gets_only_arguments_that_it_has(tmp_path):
     metric = {'type': 'calculate_psnr_gt_mean', 'input_order': 'HWC'}
     options = put(plugin_options(tmp_path), 'val.metrics', {'psnr': metric})
     assert 'is not an option' in problems_at(options, 'val.metrics.psnr.input_order')
+    metric = {'type': 'calculate_psnr_gt_mean', 'crop_border': -1}
+    options = put(options, 'val.metrics', {'psnr': metric})
+    assert 'must be at least 0' in problems_at(options, 'val.metrics.psnr.crop_border')
 
 
 def test_a_numbered_key_of_a_class_of_somebody_else_is_no_slip():

@@ -227,7 +227,8 @@ def test_which_values_are_better_is_no_argument_of_a_metric():
     assert calculate_metric({'img': image, 'img2': image}, options) == math.inf
 
 
-def test_the_mean_of_the_truth_is_matched_in_one_channel_too():
-    image = image_of((16, 16, 1))
+@pytest.mark.parametrize('shape', [(16, 16, 1), (16, 16)])
+def test_the_mean_of_the_truth_is_matched_in_one_channel_too(shape):
+    image = image_of(shape)
     options = {'type': 'calculate_psnr_gt_mean'}
     assert calculate_metric({'img': image // 2, 'img2': image // 2}, options) == math.inf

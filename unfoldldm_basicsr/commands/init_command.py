@@ -124,18 +124,18 @@ def plan(args: argparse.Namespace, *, on_cpu: bool) -> tuple[NewTraining, dict[P
     if args.val:
         val, _ = images_in(args.val, args.val_degraded)
     else:
-        val, train = dict(train), dict(train)
+        val, train, pairs = dict(train), dict(train), 'meta_info_file' in train
         names, kept = held_back(names, args.clean)
         for section, part, listed in ((train, 'train', names), (val, 'val', kept)):
             path = args.output / f'{args.name}_{part}.txt'
             section['meta_info_file'] = str(path)
             lists[path] = listed
-    for name in (name for listed in lists.values() for name in listed):
-        if not train.get('dataroot_lq') and read_entry(name) != (name, None):
-            raise ValueError(
-                f'{args.clean}: {name}: a space at an end, (1, 2) at the end or ".png," '
-                'means something else in a list of images: rename it, or give --val.'
-            )
+        for name in (*names, *kept) if not pairs else ():
+            if read_entry(name) != (name, None) or '\n' in name:
+                raise ValueError(
+                    f'{args.clean}: {name}: a space at an end, (1, 2) at the end, ".png," or a '
+                    'line break means something else in a list of images: rename it, or give --val.'
+                )
     network = args.network or ('unfoldldm-tiny' if on_cpu else 'unfoldldm-small')
     sides = [side for side in SIDES if side <= 48 or not on_cpu]
     training = NewTraining(

@@ -12,7 +12,13 @@ from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.aliases import Note, translate
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.options.run import is_training
-from unfoldldm_basicsr.training.resume import plain
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what stands in several places out in each of them."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,9 +40,8 @@ def run(args: argparse.Namespace) -> int:
 def commented(options: dict, notes: list[Note]) -> str:
     """YAML of an option dict, with a comment above each key that a note is about."""
     text = yaml.dump(
-        plain(options), Dumper=yaml.SafeDumper, sort_keys=False, default_flow_style=None,
-        allow_unicode=True,
-    )  # fmt: skip
+        options, Dumper=_Plain, sort_keys=False, default_flow_style=None, allow_unicode=True
+    )
     root = yaml.compose(text, Loader=OptionLoader)
     comments: dict[int, list[str]] = {}
     for note in notes:

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ COST_NOTE = (
     'one process; training time and multiply-accumulates are those of the steps (the fastest of '
     'eight, measured in turn) times the iterations.'
 )
+_SEED = re.compile(r'[_-]?seed[_-]?\d+')
 DIFFERING = 'allowed to differ besides network, optimiser and schedule'
 
 
@@ -45,6 +45,7 @@ def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[s
     load_data_only()
     task = tasks.read_task(folder, overrides, only)
     settings = task.settings
+    metrics_of(task.common)  # before anything is trained
     place = Workspace(root, root / 'results' / task.label, settings.threads)
     with place.alone():
         runs = trainings.plan(task, place)
@@ -83,28 +84,29 @@ def compare_finished(
     sets, val = tasks.test_sets(common), {'metrics': (common.get('val') or {}).get('metrics')}
     if not sets:
         raise ValueError('plain weights come without test sets: name an option file after -opt.')
+    metrics_of({'val': val})
+    of_files, side_of = named_files(files), lambda phases: _SEED.sub('', phases[-1].name)
+    known = [*dict.fromkeys(map(side_of, runs)), *of_files.values()]
+    if len({*known}) < len(known):
+        raise ValueError(f'every run and file needs a name of its own, got {known}.')
+    tasks.check_known(settings.reference, known, '--reference')
     with place.alone():
         with tempfile.TemporaryDirectory() as scratch:
             runs = trainings.with_costs(runs, Path(scratch), place)
         sides: dict[str, list] = {}  # runs that differ in the seed alone are one side
         for phases in runs:
-            name = re.sub(r'[_-]?seed[_-]?\d+', '', phases[-1].name)
-            sides.setdefault(name, []).append(phases)
+            sides.setdefault(side_of(phases), []).append(phases)
         entries, changes = [], tasks.TestOptions(val=val)
         for name, own in sides.items():
             tests = [
                 tasks.options_of_test(r.name, r.options, sets, r.weights, changes) for *_, r in own
             ]
             entries.append(Entry(name, name, None, tests, own))
-        for file, name in named_files(files).items():
+        for file, name in of_files.items():
             meta = Restorer(file).meta
             own = {'network_g': {'type': meta['type'], **meta['kwargs']}, 'val': val}
             test = tasks.options_of_test(name, own, sets, file)
             entries.append(Entry(name, name, None, [test], []))
-        known = [entry.name for entry in entries]
-        if len({*known}) < len(known):
-            raise ValueError(f'every run and file needs a name of its own, got {known}.')
-        tasks.check_known(settings.reference, known, '--reference')
         words = {
             'title': ', '.join(names),
             'budget': 'that of each run, see the cost; weights without runs have none',
@@ -117,12 +119,13 @@ def compare_finished(
 
 def named_files(files: Sequence[Path]) -> dict[Path, str]:
     """Weight files and their names in a report; where some are called alike, with their folders."""
-    stems = Counter(file.stem for file in dict.fromkeys(files))
     names = {}
-    for file in files:
-        alike = [other.parent for other in files if other.stem == file.stem]
-        parts = file.relative_to(os.path.commonpath(alike)).with_suffix('').parts
-        names[file] = '_'.join(parts) if stems[file.stem] > 1 else file.stem
+    for file in dict.fromkeys(files):
+        alike = {other for other in files if other.stem == file.stem}
+        place = file.relative_to(os.path.commonpath([other.parent for other in alike]))
+        ending = place.suffix if len({other.parent for other in alike}) < len(alike) else ''
+        name = place.with_suffix(ending) if len(alike) > 1 else file.stem
+        names[file] = str(name).replace(os.sep, '_')
     return names
 
 
@@ -133,8 +136,6 @@ def _finish(
     place: Workspace,
 ) -> str:
     metrics, reference = metrics_of(entries[0].tests[0]), settings.reference
-    if not metrics:
-        raise ValueError('val.metrics of the test sets is empty: there is nothing to compare by.')
     torch.set_num_threads(place.threads)
     scores = {}
     for entry in entries:

@@ -3,6 +3,7 @@
 import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -87,14 +88,21 @@ def _run_in(folder: Path) -> Run | None:
 
 
 def _as_started(file: Path) -> dict[str, Any]:
-    """The options in the copy that a run keeps of its file, with what its command line changed."""
-    options, text = read_option_file(file), file.read_text(encoding='utf-8')
-    words = shlex.split(text.partition('# CMD:\n# ')[2].partition('\n')[0])
-    if '--force_yml' in words or '--debug' in words:
-        args, _ = build_parser().parse_known_args(['-opt', str(file), *words[1:]])
-        apply_overrides(options, args.force_yml or [])
-        if args.debug:
-            options['name'] = f'debug_{options["name"]}'
+    """The options in the copy that a run keeps of its file, with what its command line changed.
+
+    Copies of plain BasicSR and of earlier versions may hold a line that cannot be taken apart.
+    """
+    written, text = read_option_file(file), file.read_text(encoding='utf-8')
+    options = deepcopy(written)
+    try:
+        words = shlex.split(text.partition('# CMD:\n# ')[2].partition('\n')[0])
+        if any(word.partition('=')[0] in ('--force_yml', '--debug') for word in words):
+            args, _ = build_parser().parse_known_args(['-opt', str(file), *words[1:]])
+            apply_overrides(options, args.force_yml or [])
+            if args.debug:
+                options['name'] = f'debug_{str(options.get("name")).removeprefix("debug_")}'
+    except ValueError:
+        return written
     return options
 
 

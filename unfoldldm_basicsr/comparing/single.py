@@ -57,7 +57,7 @@ def report(path: Path, root: Path, folder: Path | None) -> str:
         own = log[log['figure'].str.startswith(beginnings)]
         draw(name, f'Log: {name}', label, own, 'figure', 'value')
     sources = prior_sources(run.options)
-    if run.weights.exists() and sources and metrics_of(run.options):
+    if run.weights.exists() and sources and (run.options.get('val') or {}).get('metrics'):
         place.say('Testing with every prior ...')
         table = prior_table(run, sources, place)
         write_csv(table, place.folder / 'prior.csv')

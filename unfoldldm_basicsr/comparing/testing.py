@@ -141,8 +141,10 @@ CLASSICAL = {method.__name__: method for method in (non_local_means, non_local_m
 
 
 def metrics_of(options: Mapping[str, Any]) -> dict[str, dict]:
-    """The metrics of ``val.metrics``, with LPIPS where it can be measured."""
+    """The metrics of ``val.metrics``, with LPIPS where it can be measured; ValueError for none."""
     metrics = dict((options.get('val') or {}).get('metrics') or {})
+    if not metrics:
+        raise ValueError('val.metrics of the test sets is empty: there is nothing to compare by.')
     if lpips_works():
         metrics.setdefault('lpips', LPIPS)
     return metrics

@@ -75,7 +75,8 @@ def copy_opt_file(opt_file: str, experiments_root: str) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     text = Path(opt_file).read_text(encoding='utf-8')
-    header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {shlex.join(sys.argv)}\n\n'
+    command = shlex.join(sys.argv).replace('\n', '\n# ')
+    header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {command}\n\n'
     target.write_text(header + text, encoding='utf-8', errors='backslashreplace')
 
 

@@ -22,6 +22,7 @@ _SMALLEST_SIDE = {
     'calculate_uciqe': 1,
     'calculate_uiqm': 10,
 }
+_WITH_ORDER = ('calculate_psnr', 'calculate_ssim', 'calculate_niqe')  # take input_order
 _NIQE_BLOCK = 96  # NIQE needs statistics over at least two such blocks
 
 
@@ -60,7 +61,7 @@ def calculate_metric(
     order = arguments.get('input_order', 'HWC')
     for image in data.values():
         _check_image(name, image if rounded else image.astype(np.uint8), order)
-    if data['img'].ndim == 2:  # a grey image has no order of channels
+    if data['img'].ndim == 2 and name in _WITH_ORDER:  # a grey image has no order of channels
         arguments['input_order'] = 'HW' if name == 'calculate_niqe' else 'HWC'
     if 'img2' in data and data['img'].shape != data['img2'].shape:
         raise ValueError(

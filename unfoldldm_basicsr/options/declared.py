@@ -23,14 +23,18 @@ _LISTS = (list, Sequence, Iterable, Collection)
 
 @functools.cache
 def options_of(
-    owner: Callable, given: tuple[str, ...] = (), base: type[Options] = Options
+    owner: Callable,
+    given: tuple[str, ...] = (),
+    base: type[Options] = Options,
+    known: type[Options] = Options,
 ) -> type[Options]:
     """Declaration of what a section may say about a class or function of anybody.
 
     Args:
         owner: one with ``Options`` is declared by these.
         given: parameters that do not come from the option file.
-        base: declares keys beside, and types parameters of these names.
+        base: declares keys beside.
+        known: types parameters of these names.
     """
     if hasattr(owner, 'Options'):
         return owner.Options
@@ -44,8 +48,8 @@ def options_of(
         if name in given or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
             continue
         default = ... if p.default is _EMPTY else p.default
-        if name in base.model_fields:
-            fields[name] = (base.model_fields[name].rebuild_annotation(), Field(default))
+        if name in known.model_fields:
+            fields[name] = (known.model_fields[name].rebuild_annotation(), Field(default))
             continue
         annotation = _plain(hints[name]) if name in hints else _like(name, p.default)
         # The name of a field is free of what pydantic keeps for itself; the alias is the key.

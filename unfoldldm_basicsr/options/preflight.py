@@ -177,7 +177,10 @@ def _check_classes(problems: Problems, run: Run) -> None:
         kind = section.get('type') if isinstance(section, Mapping) else None
         metric = registered(registries.METRIC_REGISTRY, kind)
         base = MetricOptions if metric and takes_any_key(metric) else AnyMetric
-        _check_class(problems, path, section, registries.METRIC_REGISTRY, 'metric', given, base)
+        _check_class(
+            problems, path, section, registries.METRIC_REGISTRY, 'metric', given, base,
+            MetricOptions,
+        )  # fmt: skip
     run.datasets = {}
     for phase, section in section_values(run.opt, 'datasets').items():
         path = f'datasets.{phase}'
@@ -217,6 +220,7 @@ def _check_class(
     what: str,
     given: tuple[str, ...] = (),
     base: type[Options] = Options,
+    known: type[Options] = Options,
     build: Callable[..., Any] | None = None,
     here: bool = True,
 ) -> Any:
@@ -225,7 +229,7 @@ def _check_class(
     if owner is None:
         return None
     arguments = {str(key): value for key, value in section.items() if key != 'type'}
-    declared, foreign = options_of(owner, given, base), takes_any_key(owner)
+    declared, foreign = options_of(owner, given, base, known), takes_any_key(owner)
     problems.read(path, declared, arguments, owner.__name__, foreign=foreign)
     if build is None or problems.at(path):
         return None

@@ -50,7 +50,8 @@ class Restorer:
 
     Raises:
         FileNotFoundError, CheckpointError: the weights cannot be used; the message says why.
-        ValueError: an unusable device, tile or overlap, or ``global_statistics`` without effect.
+        ValueError: an unreadable option file, an unusable device, tile or overlap, or
+            ``global_statistics`` without effect.
     """
 
     def __init__(

@@ -42,6 +42,7 @@ def export_checkpoint(
         FileNotFoundError, CheckpointError: the weights cannot be used, such as those of Phase I,
             which cannot restore without ground truth.
         FileExistsError: the target exists, or is the source.
+        ValueError: the option file cannot be read.
     """
     source, target = Path(source), Path(target)
     checkpoint = files.read_checkpoint(source, param_key)

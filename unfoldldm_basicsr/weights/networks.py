@@ -32,6 +32,7 @@ def build_network(
 
     Raises:
         CheckpointError: network unknown, arguments or weights that do not fit.
+        ValueError: the option file cannot be read.
     """
     if opt_file is not None:
         meta = network_meta(_read_network_opt(opt_file))

@@ -114,10 +114,11 @@ class PriorEncoder(nn.Module):
 
     def _prior(self, images: Tensor) -> Tensor:
         mean, std = mean_std(images, (2, 3), 1e-5)
-        features = self.body((images - mean[..., None, None]) / std[..., None, None])
+        standard = (images - mean[..., None, None]) / std[..., None, None]
+        features = self.body(standard.to(images.dtype))
         levels = (mean + 0.05).clamp_min(0.01).log(), std.log()
         of_features = mean_std(features, (2, 3), 1e-5)[::-1]
-        prior = self.head(torch.cat([*of_features, *levels], 1))
+        prior = self.head(torch.cat([*of_features, *levels], 1).to(features.dtype))
         prior = prior.to(torch.promote_types(prior.dtype, torch.float32))
         return F.layer_norm(prior, prior.shape[1:])
 
