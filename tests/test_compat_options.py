@@ -213,3 +213,12 @@ again: {<<: *noise}
     options = read_option_file(tmp_path / 'a.yml')
     assert options == yaml.safe_load(text)
     assert options['val']['name'] == 'noise'
+
+
+def test_the_copy_of_an_option_file_can_be_read_whatever_the_command_line_holds(
+    tmp_path, monkeypatch
+):
+    (tmp_path / 'a.yml').write_text('name: a\n')
+    monkeypatch.setattr(sys, 'argv', ['train', '--force_yml', 'note=one\n[two'])
+    basicsr.train.copy_opt_file(str(tmp_path / 'a.yml'), str(tmp_path / 'run'))
+    assert read_option_file(tmp_path / 'run' / 'a.yml') == {'name': 'a'}
