@@ -167,6 +167,18 @@ def test_every_trainable_parameter_has_had_a_gradient_within_three_steps(phase):
     assert set(trainable) - seen == set()
 
 
+def test_a_stage_adds_to_its_base():
+    y = torch.rand(1, 3, 16, 16)
+    for base in ('x_hat', 'x'):
+        net = shaken(make('inference', num_stages=1, base=base)).eval()
+        net.ocformer[0].output.requires_grad_(False).weight.zero_()
+        net.ocformer[0].output.bias.zero_()
+        with torch.no_grad():
+            stage = net(y, return_trace=True).stages[0]
+        assert torch.equal(stage.x, stage.x_hat if base == 'x_hat' else y)
+        assert not torch.equal(stage.x_hat, y)
+
+
 def test_the_code_of_a_stage_changes_that_stage_and_later_ones_alone():
     net, y = shaken(make('inference', num_stages=3)).eval(), torch.rand(1, 3, 16, 16)
     with torch.no_grad():
@@ -240,7 +252,8 @@ OTHER_VALUES = {
     'prior_input': ('gt', {'phase': 1}), 'prior_window': 8, 'cond_input': 'mgda_lq',
     'cond_detach': False, 'prior_stages': 'all', 'prior_source': 'null',
     'null_prior_prob': (0.9, {'phase': 1}), 'num_timesteps': 4, 'denoiser_dim': 32,
-    'denoiser_layers': 3, 'dra': 'tilde_q', 'pdr': 'gate', 'use_checkpoint': True,
+    'denoiser_layers': 3, 'dra': 'tilde_q', 'pdr': 'gate', 'base': 'x',
+    'use_checkpoint': True,
 }  # fmt: skip
 
 
@@ -331,7 +344,7 @@ def test_mixed_precision_stays_close_and_keeps_the_factors_in_fp32():
 def test_foreign_parts_fit_the_stage():
     class Average(torch.nn.Module):
         def forward(self, x_hat, x_tilde, prior):
-            return (x_hat + x_tilde) / 2 + prior.mean()
+            return (x_tilde - x_hat) / 2 + prior.mean()
 
     class Shift(torch.nn.Module):
         def look(self, y):

@@ -2,7 +2,7 @@
 
     x_0 = y;   for k = 1..K:   x_hat, x_tilde, W, M = MGDA(x_{k-1}, y)
                                P = PI(x_gt)  (Phase I)   or   DR-LDM(x_hat, x_tilde)  (Phase II)
-                               x_k = OCFormer(x_hat, x_tilde, P)
+                               x_k = x_hat + OCFormer(x_hat, x_tilde, P)
 
 The first stages see x and y at half the resolution: they cost a quarter and hand on an estimate
 that is enlarged for the next. All stages share MGDA, those of one resolution share OCFormer.
@@ -45,6 +45,9 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
     stage_code: bool = True
     """Shared stages add a learned vector of their own to the prior, so that OCFormer knows which
     one it serves."""
+    base: Literal['x_hat', 'x'] = 'x_hat'
+    """What OCFormer's output is added to: the holistic step x_hat, or x, the last estimate. x for
+    darkness: there every gradient step makes the estimate almost as dark as y again."""
     coarse_stages: NonNegativeInt | None = None
     """How many stages, the first ones, work at half the resolution (none given: all but the
     last)."""
@@ -163,7 +166,7 @@ class UnfoldLDM(LatentPrior):
                 estimates = self.gradient_step(x, y_k, k, degradations[k])
             z = self.prior(estimates, y_k, k, call)
             with torch.set_grad_enabled(trained):
-                x = self.proximal_step(estimates, z.guide, k)
+                x = self.proximal_step(x, estimates, z.guide, k)
             if return_trace:
                 x_hat, x_tilde, W, M, e = estimates
                 images = (crop_to(enlarge(image, y), size) for image in (x_hat, x_tilde, x))
@@ -199,14 +202,15 @@ class UnfoldLDM(LatentPrior):
         mgda, k = (self.mgda, k) if self.options.share_stages else (self.mgda[k], 0)
         return mgda(x, y, k, degradation)
 
-    def proximal_step(self, estimates: Estimates, z: Tensor | None, k: int) -> Tensor:
+    def proximal_step(self, x: Tensor, estimates: Estimates, z: Tensor | None, k: int) -> Tensor:
         """The new x (B, c, h, w) of stage ``k``, guided by ``z`` (B, C_p) and the stage's code."""
         ocformer = self.ocformer
         if isinstance(ocformer, nn.ModuleList):
             ocformer = ocformer[self.options.ocformers[k]]
         if self.stage_code is not None:
             z = z + self.stage_code[k]
-        return ocformer(estimates.x_hat, estimates.x_tilde, z)
+        base = x if self.options.base == 'x' else estimates.x_hat
+        return base + ocformer(estimates.x_hat, estimates.x_tilde, z)
 
 
 def enlarge(image: Tensor, other: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """OCFormer, the proximal step of UnfoldLDM (arXiv 2511.18152).
 
-A three-level U-shaped network turns both gradient-step estimates and the prior into the next
-estimate. It works on pixel-unshuffled images, at half the resolution, and each block is
+A three-level U-shaped network turns both gradient-step estimates and the prior into what is added
+to x_hat (or x) for the next estimate. It works on pixel-unshuffled images, at half the resolution:
 
     F <- F + beta . DRA(LN F)      one estimate's features gate, or attend to, the other's
     F <- F + gamma . PDR(LN F, P)  features modulated by the prior, then a simple gate
-    x = U^-1 conv(F) + x_hat
+    output = U^-1 conv(F)
 
 No block averages over the image: what is global comes in with the prior, and with the attention
 between channels at the lowest resolution. The simple gate (one half times the other) is NAFNet's;
@@ -179,7 +179,7 @@ class OCFormer(nn.Module):
         self.output = nn.Conv2d(d, pixels, 3, padding=1)
 
     def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:
-        """x_hat, x_tilde (B, c, h, w), h and w multiples of 8; prior (B, C_p) -> (B, c, h, w)."""
+        """x_hat, x_tilde (B, c, h, w), h, w multiples of 8; prior (B, C_p) -> like x_hat."""
         z1 = torch.cat(
             [
                 self.embed_hat(self.unshuffle(x_hat)),
@@ -192,4 +192,4 @@ class OCFormer(nn.Module):
         z3 = self.latent(self.down2(z2), prior)
         z = self.decoder2(self.up2(z3) + z2, prior)
         z = self.decoder1(self.up1(z) + z1, prior)
-        return x_hat + self.unshuffle.undo(self.output(z))
+        return self.unshuffle.undo(self.output(z))

@@ -2,7 +2,7 @@
 
     estimates = gradient_step(x, y)         data term
     z         = prior(estimates)            optional
-    x         = proximal_step(estimates, z)
+    x         = proximal_step(x, estimates, z)
 
 Any unfolding network of this shape can take UnfoldLDM's gradient step, its prior or its proximal
 step, and UnfoldLDM can take another's.
