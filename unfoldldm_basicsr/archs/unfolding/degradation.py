@@ -18,7 +18,9 @@ import math
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class Factor(NamedTuple):
@@ -84,3 +86,23 @@ def affinity_core(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:
     scores = (q @ k.mT) / math.sqrt(r) - decay[:, None, None] * distance
     rows, cols = scores.logsumexp(-1, keepdim=True), scores.logsumexp(-2, keepdim=True)
     return (scores - 0.5 * (rows + cols)).exp()
+
+
+def cut(images: Tensor, side: int) -> Tensor:
+    """(B, c, h, w), h and w multiples of ``side`` -> (B n, c, side, side), overlapping by half."""
+    windows = images.unfold(2, side, side // 2).unfold(3, side, side // 2)
+    return rearrange(windows, 'b c i j h w -> (b i j) c h w')
+
+
+def join(windows: Tensor, size: torch.Size) -> Tensor:
+    """Undoes :func:`cut` for images of ``size`` (h, w); the windows fade into each other."""
+    side = windows.shape[-1]
+    fade = torch.hann_window(side + 2, periodic=False, device=windows.device)[1:-1]
+    fade = (fade[:, None] * fade).expand(1, 1, -1, -1)
+    count = math.prod(2 * length // side - 1 for length in size)
+
+    def add(parts: Tensor) -> Tensor:
+        parts = rearrange(parts, '(b n) c h w -> b (c h w) n', n=count)
+        return F.fold(parts, size, side, stride=side // 2)
+
+    return add(windows * fade) / add(fade.repeat(count, 1, 1, 1))

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from einops import rearrange
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,8 +34,10 @@ from unfoldldm_basicsr.archs.layers.vss import VSSBlock
 from unfoldldm_basicsr.archs.unfolding.degradation import (
     Factor,
     affinity_core,
+    cut,
     decomposed_step,
     factor,
+    join,
 )
 from unfoldldm_basicsr.archs.unfolding.stage import Estimates
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
@@ -64,6 +66,9 @@ class MGDAOptions(NetworkOptions):
     """Length d_e of the degradation embedding."""
     wm_rank: PositiveInt = 8
     """Rank r of the scores q_i . k_j of the factors W, M."""
+    wm_window: int | None = Field(None, gt=0, multiple_of=16)
+    """Side of windows with factors W, M of their own, in pixels, where images are larger: that of
+    the training patches, since rows of a photo are not like those of a patch. none: one W and M."""
 
 
 class Degradation(NamedTuple):
@@ -72,7 +77,7 @@ class Degradation(NamedTuple):
     Attributes:
         embedding: (B, d_e).
         gains: (B, d_m, h / s, w / s) of the holistic operator, or None.
-        W, M: factors, or None.
+        W, M: factors of every image, or of every window (:func:`.degradation.cut`), or None.
     """
 
     embedding: Tensor
@@ -156,6 +161,7 @@ class MGDA(nn.Module):
         self.channels, dim = options.inp_channels, options.mgda_dim
         self.holistic = options.mgda_mode in ('both', 'holistic')
         self.decomposed = options.mgda_mode in ('both', 'decomposed')
+        self.window = options.wm_window and options.wm_window // (2 * options.mgda_stride)
         if not (self.holistic or self.decomposed):
             return
         stride, sizes = 2 * options.mgda_stride, (options.mgda_d_state, options.mgda_expand)
@@ -203,8 +209,12 @@ class MGDA(nn.Module):
             at = [side // self.operator.stride for side in size]
             gains = F.interpolate(self.operator.gains(features), at, mode='nearest')
         if self.decomposed:
-            W = self.rows(torch.cat(mean_std(features, (3,), 1e-6), 1), size[0])
-            M = self.columns(torch.cat(mean_std(features, (2,), 1e-6), 1), size[1])
+            height, width = size
+            if self.window and max(features.shape[2:]) > self.window:
+                height = width = height * self.window // features.shape[2]
+                features = cut(features, self.window)
+            W = self.rows(torch.cat(mean_std(features, (3,), 1e-6), 1), height)
+            M = self.columns(torch.cat(mean_std(features, (2,), 1e-6), 1), width)
         return Degradation(embedding, gains, W, M)
 
     def forward(
@@ -213,7 +223,8 @@ class MGDA(nn.Module):
         """One gradient step of stage ``k`` (from 0).
 
         Args:
-            x, y: (B, c, h, w), h and w multiples of twice the stride.
+            x, y: (B, c, h, w), h and w multiples of twice the stride, or of ``wm_window`` where one
+                of them is larger.
             k: counts the stages.
             degradation: of ``y``; looked at here where it is not given.
         """
@@ -230,10 +241,19 @@ class MGDA(nn.Module):
         if self.decomposed:  # the factor 0.2 + 1.6 sigmoid(.) per image starts at 1
             step = 0.2 + 1.6 * torch.sigmoid(self.step_decomposed(e)[:, k, None, None, None])
             with _full_precision(x.device.type):
-                x_tilde = decomposed_step(x.float(), y.float(), W, M, step.float())
+                x_tilde = _in_windows(x.float(), y.float(), W, M, step.float())
         return Estimates(
             x_tilde if x_hat is None else x_hat, x_hat if x_tilde is None else x_tilde, W, M, e
         )
+
+
+def _in_windows(x: Tensor, y: Tensor, W: Factor, M: Factor, step: Tensor) -> Tensor:
+    """:func:`decomposed_step` with the factors of each image, or of each of its windows."""
+    side = W.matrix.shape[-1]
+    if x.shape[2:] == (side, M.matrix.shape[-1]):
+        return decomposed_step(x, y, W, M, step)
+    step = step.repeat_interleave(len(W.matrix) // len(x), 0)
+    return join(decomposed_step(cut(x, side), cut(y, side), W, M, step), x.shape[2:])
 
 
 def _full_precision(device_type: str) -> AbstractContextManager:
