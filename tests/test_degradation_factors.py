@@ -8,8 +8,10 @@ import torch
 from unfoldldm_basicsr.archs.unfolding.degradation import (
     Factor,
     affinity_core,
+    cut,
     decomposed_step,
     factor,
+    join,
     kronecker_adjoint,
     kronecker_apply,
 )
@@ -151,3 +153,14 @@ def test_training_starts_from_the_noised_target_and_inference_from_stored_noise(
     first, again, second = (net.eval()(condition, k) for k in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)  # each stage has its own start
+
+
+def test_windows_fade_into_each_other():
+    image = torch.rand(2, 3, 16, 24)
+    windows = cut(image, 8)
+    assert windows.shape == (2 * 3 * 5, 3, 8, 8)
+    torch.testing.assert_close(join(windows, image.shape[2:]), image)
+    ramp = join(torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 1, 8, 8), (8, 16))[0, 0]
+    assert (ramp.diff(dim=1) >= 0).all()
+    assert ramp.diff(dim=1).max() < 0.5  # no seam, where windows side by side differ by 1
+    torch.testing.assert_close(ramp[0], ramp[5])

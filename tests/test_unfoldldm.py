@@ -179,6 +179,28 @@ def test_a_stage_adds_to_its_base():
         assert not torch.equal(stage.x_hat, y)
 
 
+def test_windows_of_a_photo_have_the_factors_of_a_patch():
+    mgda = shaken(MGDA(MGDAOptions(mgda_dim=8, embed_dim=8, wm_window=16))).eval()
+    x, y = torch.rand(2, 2, 3, 32, 48).unbind(0)
+    features, embedding = mgda.look(y)
+    seen = {'photo': (features, embedding), 'patch': (features[..., 2:, 1:3], embedding)}
+    photo, patch = (
+        mgda.estimate(seen[k], s) for k, s in (('photo', (32, 48)), ('patch', (16, 16)))
+    )
+    assert photo.W.matrix.shape == photo.M.matrix.shape == (2 * 3 * 5, 3, 16, 16)
+    torch.testing.assert_close(photo.W.matrix[[11, 26]], patch.W.matrix)  # the third row's second
+    corner = (..., slice(0, 8), slice(40, 48))  # of one window alone
+    patch = mgda.estimate((features[..., :2, 4:], embedding), (16, 16))
+    photo = mgda(x, y, 0, photo).x_tilde[corner]
+    patch = mgda(x[..., :16, 32:], y[..., :16, 32:], 0, patch).x_tilde[..., :8, 8:]
+    torch.testing.assert_close(photo, patch)
+    network = {w: shaken(make(num_stages=1, wm_window=w)).eval() for w in (None, 16)}
+    with torch.no_grad():
+        one, many = (torch.stack([n(i) for n in network.values()]) for i in (x[..., :16, :16], x))
+    assert torch.equal(*one)
+    assert not torch.allclose(*many, atol=1e-4)
+
+
 def test_the_code_of_a_stage_changes_that_stage_and_later_ones_alone():
     net, y = shaken(make('inference', num_stages=3)).eval(), torch.rand(1, 3, 16, 16)
     with torch.no_grad():
@@ -253,7 +275,7 @@ OTHER_VALUES = {
     'cond_detach': False, 'prior_stages': 'all', 'prior_source': 'null',
     'null_prior_prob': (0.9, {'phase': 1}), 'num_timesteps': 4, 'denoiser_dim': 32,
     'denoiser_layers': 3, 'dra': 'tilde_q', 'pdr': 'gate', 'base': 'x',
-    'use_checkpoint': True,
+    'wm_window': 16, 'use_checkpoint': True,
 }  # fmt: skip
 
 
@@ -263,7 +285,7 @@ def fingerprint(changes: str) -> tuple:
     net = shaken(make(**json.loads(changes)))
     channels = next(m for m in net.modules() if isinstance(m, OCFormer)).output.out_channels // 4
     generator = torch.Generator().manual_seed(2)
-    lq, gt = torch.rand(2, 2, channels, 16, 16, generator=generator).unbind(0)
+    lq, gt = torch.rand(2, 2, channels, 16, 32, generator=generator).unbind(0)
     with torch.no_grad():
         evaluated = net.eval()(lq)
     calls = []
