@@ -156,10 +156,11 @@ def test_training_starts_from_the_noised_target_and_inference_from_stored_noise(
 
 
 def test_windows_fade_into_each_other():
-    image = torch.rand(2, 3, 16, 24)
-    windows = cut(image, 8)
-    assert windows.shape == (2 * 3 * 5, 3, 8, 8)
-    torch.testing.assert_close(join(windows, image.shape[2:]), image)
+    for size, count in (((16, 24), 3 * 5), ((17, 5), 4 * 1), ((3, 9), 1 * 2)):
+        image = torch.rand(2, 3, *size)
+        windows = cut(image, 8)
+        assert windows.shape == (2 * count, 3, 8, 8)
+        torch.testing.assert_close(join(windows, image.shape[2:]), image)
     ramp = join(torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 1, 8, 8), (8, 16))[0, 0]
     assert (ramp.diff(dim=1) >= 0).all()
     assert ramp.diff(dim=1).max() < 0.5  # no seam, where windows side by side differ by 1

@@ -148,10 +148,10 @@ class UnfoldLDM(LatentPrior):
         Raises:
             ValueError: an unknown mode or source, or one that lacks gt, PI or the diffusion.
         """
-        y, size = self.padded(lq)
-        gt = None if gt is None else self.padded(gt)[0]
+        y, size = pad_to_multiple(lq, self.size_multiple)
+        gt = None if gt is None else pad_to_multiple(gt, self.size_multiple)[0]
         how = {'mode': mode, 'source': prior_source, 'given': prior, 'trace': return_trace}
-        around = [self.padded(image)[0] for image in context or ()]
+        around = [pad_to_multiple(image, self.size_multiple)[0] for image in context or ()]
         call = self.guidance(*(around or (y, gt)), **how)
         if around and call.source in GENERATING:
             self.generate_prior(around[0], call)
@@ -174,12 +174,6 @@ class UnfoldLDM(LatentPrior):
                 stages.append(StageTrace(x_hat, x_tilde, W, M, *z, x_k, e))
         output = crop_to(x, size)
         return UnfoldTrace(output, tuple(stages), stages[0].target) if return_trace else output
-
-    def padded(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """``image`` (B, c, H, W), to whole windows where it is larger than one; and H, W."""
-        window = self.options.wm_window
-        several = window and max(image.shape[2:]) > window
-        return pad_to_multiple(image, window if several else self.size_multiple)
 
     def degradations(self, y: Tensor) -> list[Degradation | None]:
         """What MGDA sees of y (B, c, H, W), for every stage: shared stages look once."""

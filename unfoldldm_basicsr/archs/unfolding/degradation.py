@@ -89,7 +89,9 @@ def affinity_core(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:
 
 
 def cut(images: Tensor, side: int) -> Tensor:
-    """(B, c, h, w), h and w multiples of ``side`` -> (B n, c, side, side), overlapping by half."""
+    """(B, c, h, w) -> (B n, c, side, side): windows that overlap by half, edges repeated beyond."""
+    bottom, right = (_covered(length, side) - length for length in images.shape[2:])
+    images = F.pad(images, (0, right, 0, bottom), 'replicate')
     windows = images.unfold(2, side, side // 2).unfold(3, side, side // 2)
     return rearrange(windows, 'b c i j h w -> (b i j) c h w')
 
@@ -97,12 +99,20 @@ def cut(images: Tensor, side: int) -> Tensor:
 def join(windows: Tensor, size: torch.Size) -> Tensor:
     """Undoes :func:`cut` for images of ``size`` (h, w); the windows fade into each other."""
     side = windows.shape[-1]
+    covered = [_covered(length, side) for length in size]
+    count = math.prod(2 * length // side - 1 for length in covered)
     fade = torch.hann_window(side + 2, periodic=False, device=windows.device)[1:-1]
     fade = (fade[:, None] * fade).expand(1, 1, -1, -1)
-    count = math.prod(2 * length // side - 1 for length in size)
 
     def add(parts: Tensor) -> Tensor:
         parts = rearrange(parts, '(b n) c h w -> b (c h w) n', n=count)
-        return F.fold(parts, size, side, stride=side // 2)
+        return F.fold(parts, covered, side, stride=side // 2)
 
-    return add(windows * fade) / add(fade.repeat(count, 1, 1, 1))
+    image = add(windows * fade) / add(fade.repeat(count, 1, 1, 1))
+    return image[..., : size[0], : size[1]]
+
+
+def _covered(length: int, side: int) -> int:
+    """How far windows of an even ``side`` reach that overlap by half and cover ``length``."""
+    half = side // 2
+    return max(-(-length // half) * half, side)

@@ -223,8 +223,7 @@ class MGDA(nn.Module):
         """One gradient step of stage ``k`` (from 0).
 
         Args:
-            x, y: (B, c, h, w), h and w multiples of twice the stride, or of ``wm_window`` where one
-                of them is larger.
+            x, y: (B, c, h, w), h and w multiples of twice the stride.
             k: counts the stages.
             degradation: of ``y``; looked at here where it is not given.
         """
