@@ -27,6 +27,7 @@ from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.pictures import plots
 
 ADAM = {'type': 'AdamW', 'lr': 1e-3}
+PSNR = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}
 
 
 @pytest.fixture
@@ -50,8 +51,7 @@ def folder(tmp_path) -> Path:
         },
         'train': {'optim_g': ADAM, 'pixel_opt': {'type': 'L1Loss'},
                   'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': '100 %'}},
-        'val': {'val_freq': '50 %',
-                'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
+        'val': {'val_freq': '50 %', 'metrics': PSNR},
         'logger': {'print_freq': 2, 'save_checkpoint_freq': '50%', 'use_tb_logger': False},
     }  # fmt: skip
     small = {'model_type': 'RestorationModel', 'network_g': NAFNET}
@@ -113,7 +113,8 @@ def test_rows_of_an_ablation_that_change_the_test_alone_are_not_trained_again():
     task = read_task(ROOT / 'options' / 'ablate' / 'dark')
     assert task.settings.reference == 'unfoldldm'
     untrained = {s.name for s in task.sides if s.trained_as != s.name}
-    assert untrained == {'prior_oracle', 'prior_null', 'prior_other', 'isda'}  # the base has it
+    as_the_base = {'isda', 'from_x', 'windows'}
+    assert untrained == {'prior_oracle', 'prior_null', 'prior_other', 'one_window'} | as_the_base
     null = next(s for s in task.sides if s.name == 'prior_null')
     base = task.test_options(task.sides[0], 0, Path('/r'))
     options = task.test_options(null, 0, Path('/r'))
@@ -262,9 +263,7 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
         assert main(words) == 2
         assert 'nothing to compare by' in capture().err
     assert [*root.glob('experiments/other*')] == []
-    change(
-        folder / 'common.yml', 'val.metrics', {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}
-    )
+    change(folder / 'common.yml', 'val.metrics', PSNR)
 
     assert main(['report', 'tiny_iterations8_small_seed3', '--root', str(root)]) == 0
     single = root / 'results' / 'report_tiny_iterations8_small_seed3'

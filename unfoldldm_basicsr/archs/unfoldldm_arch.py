@@ -2,7 +2,7 @@
 
     x_0 = y;   for k = 1..K:   x_hat, x_tilde, W, M = MGDA(x_{k-1}, y)
                                P = PI(x_gt)  (Phase I)   or   DR-LDM(x_hat, x_tilde)  (Phase II)
-                               x_k = x_hat + OCFormer(x_hat, x_tilde, P)
+                               x_k = x_hat (or x_{k-1}) + OCFormer(x_hat, x_tilde, P)
 
 The first stages see x and y at half the resolution: they cost a quarter and hand on an estimate
 that is enlarged for the next. All stages share MGDA, those of one resolution share OCFormer.
@@ -47,7 +47,8 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
     one it serves."""
     base: Literal['x_hat', 'x'] = 'x_hat'
     """What OCFormer's output is added to: the holistic step x_hat, or x, the last estimate. x for
-    darkness: there every gradient step makes the estimate almost as dark as y again."""
+    darkness: there every gradient step makes the estimate almost as dark as y again. No effect with
+    mgda_mode none, where both are the same."""
     coarse_stages: NonNegativeInt | None = None
     """How many stages, the first ones, work at half the resolution (none given: all but the
     last)."""

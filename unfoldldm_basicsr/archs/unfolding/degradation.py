@@ -100,8 +100,10 @@ def join(windows: Tensor, size: torch.Size) -> Tensor:
     """Undoes :func:`cut` for images of ``size`` (h, w); the windows fade into each other."""
     side = windows.shape[-1]
     covered = [_covered(length, side) for length in size]
-    count = math.prod(2 * length // side - 1 for length in covered)
-    fade = torch.hann_window(side + 2, periodic=False, device=windows.device)[1:-1]
+    below, beside = (2 * length // side - 1 for length in covered)
+    count = below * beside
+    fade = torch.hann_window(side + 2, periodic=False, dtype=windows.dtype, device=windows.device)
+    fade = fade[1:-1]
     fade = (fade[:, None] * fade).expand(1, 1, -1, -1)
 
     def add(parts: Tensor) -> Tensor:

@@ -67,8 +67,9 @@ class MGDAOptions(NetworkOptions):
     wm_rank: PositiveInt = 8
     """Rank r of the scores q_i . k_j of the factors W, M."""
     wm_window: int | None = Field(None, gt=0, multiple_of=16)
-    """Side of windows with factors W, M of their own, in pixels, where images are larger: that of
-    the training patches, since rows of a photo are not like those of a patch. none: one W and M."""
+    """Side of windows with factors W, M of their own, in pixels, a multiple of 16, where images are
+    larger: that of the training patches, since rows of a photo are not like those of a patch. none
+    given: one W and M. For the decomposed step alone."""
 
 
 class Degradation(NamedTuple):
@@ -249,7 +250,7 @@ class MGDA(nn.Module):
 def _in_windows(x: Tensor, y: Tensor, W: Factor, M: Factor, step: Tensor) -> Tensor:
     """:func:`decomposed_step` with the factors of each image, or of each of its windows."""
     side = W.matrix.shape[-1]
-    if x.shape[2:] == (side, M.matrix.shape[-1]):
+    if len(W.matrix) == len(x):
         return decomposed_step(x, y, W, M, step)
     step = step.repeat_interleave(len(W.matrix) // len(x), 0)
     return join(decomposed_step(cut(x, side), cut(y, side), W, M, step), x.shape[2:])

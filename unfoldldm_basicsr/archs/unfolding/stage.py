@@ -31,8 +31,8 @@ class Estimates(NamedTuple):
 
     Attributes:
         x_hat, x_tilde: (B, c, h, w) estimates after the holistic and the decomposed step.
-        W, M: degradation factors, or None where not estimated; as matrices ``W.matrix``
-            and ``M.matrix.mT``.
+        W, M: degradation factors of every image (with ``wm_window``: of every window), or None
+            where not estimated; as matrices ``W.matrix`` and ``M.matrix.mT``.
         embedding: (B, d_e) degradation embedding, or None.
     """
 
