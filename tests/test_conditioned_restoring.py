@@ -9,12 +9,7 @@ from tiny_network import TinyConvNet
 from tiny_vlunet import CLASSES, CLIP, OPTIONS, build_vlunet, embedding_of, save_vlunet
 
 from unfoldldm_basicsr import cli
-from unfoldldm_basicsr.restoring import (
-    CheckpointError,
-    Restorer,
-    export_checkpoint,
-    read_picture,
-)
+from unfoldldm_basicsr.restoring import CheckpointError, Restorer, export_checkpoint, read_picture
 from unfoldldm_basicsr.weights.checkpoint import network_meta, read_checkpoint
 
 SOURCES = ('clip', 'label', 'learned')

@@ -18,7 +18,7 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
-from helpers import DELETE, plugin_options, problems_at, put, warnings_at, write_options
+from helpers import DELETE, problems_at, put, warnings_at, write_options
 from torch import nn
 from torch.utils.data import Dataset
 from vlunet_runs import EMBEDDINGS, vlunet_file
@@ -364,20 +364,15 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
         parse_options(str(tmp_path), is_train=True)
 
 
-@pytest.mark.parametrize(
-    ('path', 'value', 'place'),
-    [
-        ('name', 'Ünï_x', 'name'),
-        ('train.progressive', {'iters': [2e0]}, 'train.progressive.iters.0'),
-    ],
-)
-def test_values_that_mean_something_pass(tmp_path, path, value, place):
-    assert problems_at(put(plugin_options(tmp_path), path, value), place) == ''
+def test_values_that_mean_something_pass(plugin):
+    assert problems_at(put(plugin, 'name', 'Ünï_x'), 'name') == ''
+    plugin = put(plugin, 'train.progressive', {'iters': [2e0]})
+    assert problems_at(plugin, 'train.progressive.iters.0') == ''
 
 
-def test_a_metric_gets_only_arguments_that_it_has(tmp_path):
+def test_a_metric_gets_only_arguments_that_it_has(plugin):
     metric = {'type': 'calculate_psnr_gt_mean', 'input_order': 'HWC'}
-    options = put(plugin_options(tmp_path), 'val.metrics', {'psnr': metric})
+    options = put(plugin, 'val.metrics', {'psnr': metric})
     assert 'is not an option' in problems_at(options, 'val.metrics.psnr.input_order')
     metric = {'type': 'calculate_psnr_gt_mean', 'crop_border': -1}
     options = put(options, 'val.metrics', {'psnr': metric})

@@ -189,19 +189,13 @@ def test_meta_info_lists_pairs_of_any_names_and_subsets(tmp_path):
     lq[2].rename(tmp_path / 'lq' / 'img 2, hazy.png')
     meta = tmp_path / 'pairs.txt'
     meta.write_text('img_2.png, img 2, hazy.png\r\n\nimg_0.png (48,64,3)\nimg_0.png (48,64,3) 1\n')
-    assert read_meta_info(meta) == [
-        ('img_2.png', 'img 2, hazy.png'),
-        ('img_0.png', None),
-        ('img_0.png', None),
-    ]
+    names = ['img 2, hazy.png', 'img_0.png', 'img_0.png']
+    listed = [('img_2.png', names[0]), ('img_0.png', None), ('img_0.png', None)]
+    assert read_meta_info(meta) == listed
     dataset = build_dataset(
         paired(tmp_path / 'gt', tmp_path / 'lq', 'val', meta_info_file=str(meta))
     )
-    assert [Path(dataset[i]['lq_path']).name for i in range(3)] == [
-        'img 2, hazy.png',
-        'img_0.png',
-        'img_0.png',
-    ]
+    assert [Path(dataset[i]['lq_path']).name for i in range(3)] == names
     for root in ('gt', 'lq'):
         write_lmdb(tmp_path / root, tmp_path / f'{root}.lmdb')
     roots = tmp_path / 'gt.lmdb', tmp_path / 'lq.lmdb'

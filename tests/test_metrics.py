@@ -221,12 +221,6 @@ def test_other_reductions_are_refused():
         build_loss({'type': 'PSNRLoss', 'reduction': 'sum'})
 
 
-def test_which_values_are_better_is_no_argument_of_a_metric():
-    image = image_of((16, 16, 3))
-    options = {'type': 'calculate_psnr_gt_mean', 'better': 'higher'}
-    assert calculate_metric({'img': image, 'img2': image}, options) == math.inf
-
-
 @pytest.mark.parametrize('shape', [(16, 16, 1), (16, 16)])
 def test_the_mean_of_the_truth_is_matched_in_one_channel_too(shape):
     image = image_of(shape)

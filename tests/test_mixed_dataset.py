@@ -68,14 +68,11 @@ def test_every_item_carries_its_class_by_the_explicit_order(mixture):
 
 def test_repeat_factors_compose_the_epoch(mixture):
     dataset = build_dataset(with_shares(mixture, 'repeat', [1, 4, 2]))
-    seen = Counter(
-        (item['degradation_name'], item['gt_path'])
-        for item in (dataset[i] for i in range(len(dataset)))
-    )
+    items = [dataset[i] for i in range(len(dataset))]
+    seen = Counter((item['degradation_name'], item['gt_path']) for item in items)
     assert len(dataset) == 6 + 8 + 6
-    assert {count for (name, _), count in seen.items() if name == 'noise'} == {1}
-    assert {count for (name, _), count in seen.items() if name == 'rain'} == {4}
-    assert {count for (name, _), count in seen.items() if name == 'blur'} == {2}
+    counts = {(name, count) for (name, _), count in seen.items()}
+    assert counts == {('noise', 1), ('rain', 4), ('blur', 2)}
 
 
 def test_weights_give_exact_shares_and_every_image(mixture):

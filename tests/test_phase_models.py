@@ -32,6 +32,7 @@ PHASE2 = {
     'prior_warmup_iter': 2,
 }
 NEW = {'condition_encoder', 'denoiser'}
+PHASE1_FILE = 'path.pretrain_network_phase1'
 CROP = {'iters': [1], 'gt_sizes': [16], 'mini_batch_sizes': [2]}
 
 
@@ -248,13 +249,8 @@ def test_priors_are_made_of_the_whole_patches_of_the_loader(phase, phase1, tmp_p
         (1, 'train', {'prior_context': True, 'progressive': CROP}, []),
         (2, 'train', {'prior_warmup_iter': 100}, ['train.prior_warmup_iter']),
         (2, 'train', {'diffusion_opt': {'type': 'L1Loss'}}, ['train.diffusion_opt.type']),
-        (2, 'path', {'pretrain_network_phase1': None}, ['path.pretrain_network_phase1']),
-        (
-            2,
-            'network_g',
-            {'phase': 'joint'},
-            ['path.pretrain_network_phase1', 'train.prior_warmup_iter'],
-        ),
+        (2, 'path', {'pretrain_network_phase1': None}, [PHASE1_FILE]),
+        (2, 'network_g', {'phase': 'joint'}, [PHASE1_FILE, 'train.prior_warmup_iter']),
     ],
 )
 def test_options_of_both_phases_are_checked(tmp_path, phase, section, changes, keys):

@@ -5,10 +5,7 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from unfoldldm_basicsr.pictures.confusion import (
-    confusion_picture,
-    write_confusion_csv,
-)
+from unfoldldm_basicsr.pictures.confusion import confusion_picture, write_confusion_csv
 from unfoldldm_basicsr.pictures.drawing import (
     comparison_grid,
     crop,

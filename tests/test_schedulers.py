@@ -9,17 +9,14 @@ from basicsr.models import lr_scheduler
 from unfoldldm_basicsr.training.schedules import SCHEDULES, LearningRate, check_schedule
 
 LR, TOTAL = 2e-4, 20
+CYCLES = {'periods': [12, 8], 'restart_weights': [1, 0.5]}
 OPTIONS = {
     'MultiStepLR': {'milestones': [3, 8], 'gamma': 0.5},
     'MultiStepRestartLR': {'milestones': [3, 8], 'gamma': 0.5},
-    'CosineAnnealingRestartLR': {'periods': [12, 8], 'restart_weights': [1, 0.5], 'eta_min': 1e-6},
+    'CosineAnnealingRestartLR': {**CYCLES, 'eta_min': 1e-6},
     'ConstantCosineLR': {'constant_iter': 8, 'eta_min': 1e-6},
     'TrueCosineAnnealingLR': {'T_max': TOTAL, 'eta_min': 1e-6},
-    'CosineAnnealingRestartCyclicLR': {
-        'periods': [12, 8],
-        'restart_weights': [1, 0.5],
-        'eta_mins': [1e-4, 1e-6],
-    },
+    'CosineAnnealingRestartCyclicLR': {**CYCLES, 'eta_mins': [1e-4, 1e-6]},
 }
 
 

@@ -16,6 +16,7 @@ from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.compat.imports import load_data_only
 
 PROOF = 'proof'  # the folder that every attack tries to make
+MEMCACHED = {'type': 'memcached', 'sys_path': 'plugin', 'server_list_cfg': 'a', 'client_cfg': 'b'}
 
 
 def check(words: list[str]) -> None:
@@ -148,13 +149,7 @@ def test_a_node_list_reaches_no_shell(scene, capsys, monkeypatch, nodes):
 @pytest.mark.parametrize('kind', ['SyntheticDegradationDataset', 'PairedImageDataset'])
 @pytest.mark.parametrize(
     ('backend', 'keys'),
-    [
-        (
-            {'type': 'memcached', 'sys_path': 'plugin', 'server_list_cfg': 'a', 'client_cfg': 'b'},
-            ('type', 'sys_path', 'server_list_cfg', 'client_cfg'),
-        ),
-        ({'type': 'lmdb', 'readonly': False}, ('readonly',)),
-    ],
+    [(MEMCACHED, [*MEMCACHED]), ({'type': 'lmdb', 'readonly': False}, ['readonly'])],
 )
 def test_only_known_backends_read_data(scene, capsys, entry, kind, backend, keys):
     """BasicSR's own data sets would import a module from the folder that an option names."""

@@ -14,12 +14,7 @@ from helpers import run_python
 from oracles import naive_selective_scan
 from test_ss2d import NAMES, relative_error, scan_inputs
 
-from unfoldldm_basicsr.ops.ss2d import (
-    _torch,
-    describe_backends,
-    dispatch,
-    set_scan_backend,
-)
+from unfoldldm_basicsr.ops.ss2d import _torch, describe_backends, dispatch, set_scan_backend
 
 PACKAGE = 'unfoldldm_basicsr.ops.ss2d'
 needs_triton = pytest.mark.skipif(
@@ -27,8 +22,8 @@ needs_triton = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def fresh_choice():
+@pytest.fixture(autouse=True)
+def _fresh_choice():
     """Forgets what this process has decided, before and after."""
     set_scan_backend(None)
     yield
@@ -43,7 +38,6 @@ def said(log, level: str) -> list[str]:
     ('unusable', 'expected'),
     [((), 'mamba'), (('mamba',), 'triton'), (('mamba', 'triton'), 'torch')],
 )
-@pytest.mark.usefixtures('fresh_choice')
 def test_the_first_usable_backend_is_taken_on_cuda(monkeypatch, log, unusable, expected):
     monkeypatch.delenv(dispatch.ENVIRONMENT, raising=False)
     monkeypatch.setattr(dispatch, '_why_not', lambda name: 'broken' if name in unusable else '')
@@ -55,7 +49,6 @@ def test_the_first_usable_backend_is_taken_on_cuda(monkeypatch, log, unusable, e
     assert all('broken' in text for text in warned)
 
 
-@pytest.mark.usefixtures('fresh_choice')
 def test_a_named_backend_wins_and_the_call_wins_over_the_environment(monkeypatch):
     monkeypatch.setattr(dispatch, '_why_not', lambda name: '')
     monkeypatch.setenv(dispatch.ENVIRONMENT, 'torch')
@@ -66,7 +59,6 @@ def test_a_named_backend_wins_and_the_call_wins_over_the_environment(monkeypatch
     assert dispatch._select('cuda') == 'torch'
 
 
-@pytest.mark.usefixtures('fresh_choice')
 def test_cpu_tensors_always_use_torch(monkeypatch):
     monkeypatch.setattr(dispatch, '_why_not', lambda name: '')
     monkeypatch.setenv(dispatch.ENVIRONMENT, 'triton')
@@ -83,7 +75,6 @@ def test_cpu_tensors_always_use_torch(monkeypatch):
     ids=lambda failure: type(failure).__name__,
 )
 @pytest.mark.parametrize('stage', ['import', 'trial'])
-@pytest.mark.usefixtures('fresh_choice')
 def test_a_backend_that_breaks_is_passed_over_with_the_reason(monkeypatch, log, failure, stage):
     def broken(*args):
         raise failure

@@ -8,11 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.restoring.tiling import (
-    check_tile,
-    tile_spans,
-    tiled_forward,
-)
+from unfoldldm_basicsr.restoring.tiling import check_tile, tile_spans, tiled_forward
 
 
 def local_maximum(image: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from unfoldldm_basicsr.training.optimisation import parameter_groups
 from unfoldldm_basicsr.training.options import TrainOptions
 
 ADAM = {'type': 'Adam', 'lr': 1e-3}
+LARGER = {'iters': [2], 'gt_sizes': [32], 'mini_batch_sizes': [2]}
 
 
 def test_weight_decay_spares_vectors_and_marked_parameters(make):
@@ -125,14 +126,7 @@ def test_progressive_sizes_follow_the_iteration_and_cut_lq_and_gt_alike(make):
 
 @pytest.mark.parametrize(
     ('progressive', 'side', 'words'),
-    [
-        (None, 10, 'differ in size'),
-        (
-            {'iters': [2], 'gt_sizes': [32], 'mini_batch_sizes': [2]},
-            16,
-            r'asks for 2 patches of 32 .* gives 2 of 16x16',
-        ),
-    ],
+    [(None, 10, 'differ in size'), (LARGER, 16, r'asks for 2 patches of 32 .* gives 2 of 16x16')],
 )
 def test_batches_of_wrong_sizes_are_refused(make, progressive, side, words):
     data = batch()

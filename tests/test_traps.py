@@ -16,17 +16,7 @@ import yaml
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import ARCH_REGISTRY
-from helpers import (
-    ROOT,
-    for_test,
-    image_of,
-    model_options,
-    plugin_options,
-    problems_at,
-    put,
-    warnings_at,
-    write_photos,
-)
+from helpers import ROOT, for_test, image_of, model_options, problems_at, put, warnings_at
 from torch import nn
 
 from unfoldldm_basicsr.common.errors import RunFailure
@@ -177,26 +167,24 @@ def test_the_loaders_of_other_libraries_stay_as_they_are():
     assert type(yaml.load('{a: 1}', Loader=yaml.CSafeLoader)) is dict
 
 
-def test_a_network_without_end_is_refused_at_once(tmp_path, monkeypatch):
+def test_a_network_without_end_is_refused_at_once(plugin, monkeypatch):
     monkeypatch.setattr(networks, '_MODULES', 500)
-    options = put(plugin_options(tmp_path), 'network_g.num_blocks', [10**9, 1, 1])
+    options = put(plugin, 'network_g.num_blocks', [10**9, 1, 1])
     found = problems_at(options, 'network_g', here=False)
     assert 'more than 500 modules' in found
     assert 'num_blocks: [1000000000, 1, 1]' in found
 
 
-def test_a_misspelt_type_is_recognised(tmp_path):
-    options = put(plugin_options(tmp_path), 'train.scheduler', {'tpye': 'MultiStepLR'})
+def test_a_misspelt_type_is_recognised(plugin):
+    options = put(plugin, 'train.scheduler', {'tpye': 'MultiStepLR'})
     assert "Is 'tpye' meant to be it?" in problems_at(options, 'train.scheduler.type', here=False)
 
 
 @pytest.fixture
-def lmdb_options(tmp_path):
+def lmdb_options(tmp_path, plugin):
     """Stock and own data sets on LMDBs; the training set's is ``gt.lmdb``."""
-    options = plugin_options(tmp_path)
-    write_photos(tmp_path / 'many', 8, (64, 64))
-    write_lmdb(tmp_path / 'many', tmp_path / 'gt.lmdb')
-    options = put(options, 'datasets.train.dataroot_gt', str(tmp_path / 'gt.lmdb'))
+    write_lmdb(tmp_path / 'clean', tmp_path / 'gt.lmdb')
+    options = put(plugin, 'datasets.train.dataroot_gt', str(tmp_path / 'gt.lmdb'))
     return put(options, 'datasets.train.io_backend', {'type': 'lmdb'}), tmp_path / 'gt.lmdb'
 
 
@@ -215,10 +203,7 @@ def invent(root: Path) -> None:
         meta.write('zebra.png (64,64,3) 1\n')
 
 
-@pytest.mark.parametrize(
-    ('damage', 'says'),
-    [(cut, 'truncated'), (invent, "lacks 1 .*'zebra'")],
-)
+@pytest.mark.parametrize(('damage', 'says'), [(cut, 'truncated'), (invent, "lacks 1 .*'zebra'")])
 def test_a_damaged_lmdb_is_found_by_the_check(lmdb_options, damage, says):
     options, root = lmdb_options
     place = 'datasets.train.dataroot_gt'
@@ -238,7 +223,7 @@ def test_an_lmdb_that_lists_some_of_its_images_is_used_with_a_warning(lmdb_optio
     forget(root)
     report = examine(options, 'x.yml', True)
     assert report.problems == []
-    assert any('lists 7 of the 8 images' in line for line in report.warnings)
+    assert any('lists 2 of the 3 images' in line for line in report.warnings)
 
 
 def test_a_truncated_lmdb_is_an_exception(lmdb_options):
@@ -247,7 +232,7 @@ def test_a_truncated_lmdb_is_an_exception(lmdb_options):
     close_lmdbs()
     cut(root)
     with pytest.raises(ValueError, match='is truncated'):
-        LmdbImages(str(root)).read('img_7')
+        LmdbImages(str(root)).read('img_2')
 
 
 class Names:

@@ -4,20 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from released import randomise, released_pair
+from released import randomise
+from tiny_vlunet import vlunet_kwargs
 
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet, VLUTrace
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError
 from unfoldldm_basicsr.weights.networks import infer_network
 
-TINY = {
-    'de_dim': 3,
-    'dim': 10,
-    'num_blocks': [1, 1, 2, 1],
-    'num_refinement_blocks': 1,
-    'heads': [1, 2, 2, 4],
-    'embed_dim': 6,
-}
+TINY = vlunet_kwargs(num_blocks=[1, 1, 2, 1], heads=[1, 2, 2, 4], embed_dim=6)
 STAGES = {
     'encoder_level1': 1,
     'encoder_level2': 2,
@@ -36,11 +30,6 @@ def tiny(**changes) -> VLUNet:
 
 def inputs(batch: int = 2, height: int = 16, width: int = 24):
     return torch.rand(batch, 3, height, width), torch.randn(batch, 6)
-
-
-@pytest.fixture(scope='module')
-def pair():
-    return released_pair('vlunet')
 
 
 def test_autocast_stays_near_the_fp32_result():
@@ -93,13 +82,7 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
         VLUNet(**{**TINY, **changes})
 
 
-def test_arguments_are_read_back_from_the_weights(pair):
-    kwargs = VLUNet.infer_kwargs(pair['params'])
-    assert {key: kwargs[key] for key in pair['kwargs']} == pair['kwargs']
-    assert kwargs['ffn_expansion_factor'] == 2.66
-
-
-def test_weights_of_another_shape_are_not_recognised(pair):
-    state = {**pair['params'], 'output.weight': torch.zeros(3, 7, 3, 3)}
+def test_weights_of_another_shape_are_not_recognised():
+    state = {**tiny().state_dict(), 'output.weight': torch.zeros(3, 7, 3, 3)}
     with pytest.raises(CheckpointError, match=r'nearest is VLUNet.*output.weight: \(3, 7, 3, 3\)'):
         infer_network(Checkpoint(Path('x.pth'), None, state, None))

@@ -20,16 +20,19 @@ CLIP = {
     'vision_cfg': {'layers': 2, 'width': 64, 'head_width': 64, 'patch_size': 8, 'image_size': 32},
     'text_cfg': {'context_length': 16, 'vocab_size': 49408, 'width': 64, 'heads': 1, 'layers': 1},
 }
-OPTIONS = {
-    'clip': {
-        'type': 'CLIPDegradationEmbedding',
-        'pretrained': None,
-        'clip_config': CLIP,
-        'class_texts': TEXTS,
-    },
-    'label': {'type': 'LabelDegradationEmbedding', 'num_degradations': 3, 'embed_dim': WIDTH},
-    'learned': {'type': 'LearnedDegradationEmbedding', 'embed_dim': WIDTH, 'width': 4},
-}
+
+
+def embeddings(clip_config: dict, class_texts: list[str]) -> dict[str, dict]:
+    """``network_e`` of every source for three degradations."""
+    width, clip = clip_config['embed_dim'], {'pretrained': None, 'clip_config': clip_config}
+    return {
+        'clip': {'type': 'CLIPDegradationEmbedding', **clip, 'class_texts': class_texts},
+        'label': {'type': 'LabelDegradationEmbedding', 'num_degradations': 3, 'embed_dim': width},
+        'learned': {'type': 'LearnedDegradationEmbedding', 'embed_dim': width, 'width': 4},
+    }
+
+
+OPTIONS = embeddings(CLIP, TEXTS)
 
 
 def vlunet_kwargs(**changes) -> dict:

@@ -4,24 +4,15 @@ from pathlib import Path
 
 from helpers import model_options, plugin_options, write_photos
 from tiny_trainings import VLUNET as NETWORK
+from tiny_vlunet import embeddings
 
 NAMES = ['noise', 'blur', 'dark']
-EMBED_DIM = 8
 TINY_CLIP = {
-    'embed_dim': EMBED_DIM,
+    'embed_dim': 8,
     'vision_cfg': {'layers': 1, 'width': 16, 'head_width': 8, 'patch_size': 8, 'image_size': 32},
     'text_cfg': {'context_length': 12, 'vocab_size': 49408, 'width': 8, 'heads': 2, 'layers': 1},
 }
-EMBEDDINGS = {
-    'clip': {
-        'type': 'CLIPDegradationEmbedding',
-        'pretrained': None,
-        'clip_config': TINY_CLIP,
-        'class_texts': ['noise', 'blur', 'low light'],
-    },
-    'label': {'type': 'LabelDegradationEmbedding', 'num_degradations': 3, 'embed_dim': EMBED_DIM},
-    'learned': {'type': 'LearnedDegradationEmbedding', 'embed_dim': EMBED_DIM, 'width': 4},
-}
+EMBEDDINGS = embeddings(TINY_CLIP, ['noise', 'blur', 'low light'])
 
 
 def mixture(folder: Path, names: list[str] | None = None) -> dict:
