@@ -170,6 +170,15 @@ def test_joint_training_from_scratch_needs_no_phase1(tmp_path):
     assert 'prior_encoder' in changed(model.net_g, before)
 
 
+def test_weights_that_fit_but_mean_another_network_are_warned_of(tmp_path, phase2, caplog):
+    for base in ('x_hat', 'x'):
+        options = model_options(tmp_path, tiny_unfoldldm(2) | {'base': base}, is_train=False)
+        options['path']['pretrain_network_g'] = file_of(phase2, 'g_4')
+        UnfoldLDMPhase2Model(options)
+        assert ("base: 'x_hat' in the file, 'x' here" in caplog.text) is (base == 'x')
+        assert ('another network' in caplog.text) is (base == 'x')
+
+
 @pytest.mark.parametrize('source', ['generated', 'oracle', 'null', 'shuffled'])
 def test_a_test_with_each_prior_source(tmp_path, phase2, source):
     options = model_options(tmp_path, tiny_unfoldldm(2), is_train=False)

@@ -120,7 +120,8 @@ class RestorationModel(SRModel):
         file, key, strict = path.pretrain_network_g, path.param_key_g, path.strict_load_g
         if file:
             kind = key or ('params' if training else None)
-            load_weights(net, file, kind, fallback=not key, strict=strict, allow_missing=training)
+            how = {'fallback': not key, 'strict': strict, 'allow_missing': training}
+            load_weights(net, file, kind, **how, arguments=self.run.network_sections['network_g'])
 
     # ---- training -----------------------------------------------------------------------------
 

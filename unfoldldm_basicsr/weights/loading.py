@@ -63,20 +63,14 @@ def phase1_misfit(
     Exactly the weights of the modules that Phase I does not have may be missing; ``arguments`` of
     ``net`` are compared with the file's metadata, as equal shapes do not make an equal network.
     """
-    path, arch = checkpoint.path, checkpoint.arch
+    path = checkpoint.path
     already = [key for key in checkpoint.state_dict if module_of(key) in NEW_IN_PHASE2]
     if already:
         return (
             f'{path} is no Phase I of this network_g: it was written by Phase II and holds'
             f' {already[0]}; to go on from it use path.pretrain_network_g.'
         )
-    differing = []
-    if arch is not None:
-        for name, parameter in inspect.signature(type(net)).parameters.items():
-            values = (a.get(name, parameter.default) for a in (arch['kwargs'], arguments))
-            then, now = (list(v) if isinstance(v, tuple) else v for v in values)
-            if name not in PHASE2_ARGUMENTS and then != now:
-                differing.append(f'{name}: {then!r} in the file, {now!r} here')
+    differing = _differing(net, checkpoint, arguments)
     diff = StateDictDiff.between(net, checkpoint.state_dict, new_modules=NEW_IN_PHASE2)
     if not diff and not differing:
         return None
@@ -85,6 +79,19 @@ def phase1_misfit(
         f'{path} is no Phase I of this network_g: {faults}. The network arguments of both phases'
         f' must agree (but for phase).'
     )
+
+
+def _differing(net: nn.Module, checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> list[str]:
+    """Arguments that the file's network had otherwise, but for those that a phase may change."""
+    if checkpoint.arch is None:
+        return []
+    differing = []
+    for name, parameter in inspect.signature(type(net)).parameters.items():
+        values = (a.get(name, parameter.default) for a in (checkpoint.arch['kwargs'], arguments))
+        then, now = (list(v) if isinstance(v, tuple) else v for v in values)
+        if name not in PHASE2_ARGUMENTS and then != now:
+            differing.append(f'{name}: {then!r} in the file, {now!r} here')
+    return differing
 
 
 def load_weights(
@@ -96,10 +103,13 @@ def load_weights(
     strict: bool = True,
     allow_missing: bool = True,
     label: str = 'g',
+    arguments: Mapping[str, Any] | None = None,
 ) -> None:
     """Loads a weight file into a bare network; where not strict, what fits, and says the rest.
 
-    See :func:`read_checkpoint` and :func:`misfit` for arguments and errors.
+    See :func:`read_checkpoint` and :func:`misfit` for arguments and errors. ``arguments``, those of
+    ``net``: what the file's network had otherwise is warned of, as equal shapes do not make an
+    equal network.
     """
     checkpoint = read_checkpoint(path, param_key, fallback=fallback)
     name, log = type(net).__name__, logging.getLogger('basicsr')
@@ -107,6 +117,9 @@ def load_weights(
     fault = misfit(net, checkpoint, strict=strict, allow_missing=allow_missing, label=label)
     if fault:
         raise CheckpointError(fault)
+    same = arguments and checkpoint.arch and checkpoint.arch['type'] == arguments['type']
+    if same and (differing := _differing(net, checkpoint, arguments)):
+        log.warning('%s was trained as another network: %s.', path, '; '.join(differing))
     diff = StateDictDiff.between(net, checkpoint.state_dict)
     net.load_state_dict({k: checkpoint.state_dict[k] for k in diff.fitting}, strict=False)
     if diff:
