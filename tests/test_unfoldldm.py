@@ -181,18 +181,18 @@ def test_a_stage_adds_to_its_base():
 
 def test_windows_of_a_photo_have_the_factors_of_a_patch():
     mgda = shaken(MGDA(MGDAOptions(mgda_dim=8, embed_dim=8, wm_window=16))).eval()
-    x, y = torch.rand(2, 2, 3, 32, 48).unbind(0)
-    features, embedding = mgda.look(y)
+    x, y = torch.rand(2, 2, 3, 32, 40).unbind(0)
+    features, embedding = mgda.look(y)[0], 3 * torch.randn(2, 8)  # steps of their own
     seen = {'photo': (features, embedding), 'patch': (features[..., 2:, 1:3], embedding)}
     photo, patch = (
-        mgda.estimate(seen[k], s) for k, s in (('photo', (32, 48)), ('patch', (16, 16)))
+        mgda.estimate(seen[k], s) for k, s in (('photo', (32, 40)), ('patch', (16, 16)))
     )
-    assert photo.W.matrix.shape == photo.M.matrix.shape == (2 * 3 * 5, 3, 16, 16)
-    torch.testing.assert_close(photo.W.matrix[[11, 26]], patch.W.matrix)  # the third row's second
-    corner = (..., slice(0, 8), slice(40, 48))  # of one window alone
-    patch = mgda.estimate((features[..., :2, 4:], embedding), (16, 16))
+    assert photo.W.matrix.shape == photo.M.matrix.shape == (2 * 3 * 4, 3, 16, 16)
+    torch.testing.assert_close(photo.W.matrix[[9, 21]], patch.W.matrix)  # the third row's second
+    corner = (..., slice(0, 8), slice(32, 40))  # of one window alone
+    patch = mgda.estimate((features[..., :2, 3:], embedding), (16, 16))
     photo = mgda(x, y, 0, photo).x_tilde[corner]
-    patch = mgda(x[..., :16, 32:], y[..., :16, 32:], 0, patch).x_tilde[..., :8, 8:]
+    patch = mgda(x[..., :16, 24:], y[..., :16, 24:], 0, patch).x_tilde[..., :8, 8:]
     torch.testing.assert_close(photo, patch)
     network = {w: shaken(make(num_stages=1, wm_window=w)).eval() for w in (None, 16)}
     with torch.no_grad():
