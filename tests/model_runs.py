@@ -81,9 +81,7 @@ def changed(net: nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 def networks(model) -> list[nn.Module]:
     """Everything that a model trains or averages."""
-    parts = [model.network]
-    if model.conditioning is not None:
-        parts.append(model.conditioning.network)
+    parts = model.networks.values()
     return [net for part in parts for net in (part.bare, part.average) if net is not None]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -109,6 +108,9 @@ def embedding_fits(run: Run) -> Iterator[Problem]:
     if run.is_train and run.train.mixing_augs is not None and run.train.mixing_augs.mixup:
         message = 'would blend images of different degradations; remove it.'
         yield Problem('train.mixing_augs.mixup', message)
+    if run.is_train and run.train.use_cuda_graphs:
+        message = 'is not possible with network_e, which looks at the names in every batch.'
+        yield Problem('train.use_cuda_graphs', message)
     yield from same_order(run, needed=contract_of(cls).needs_label)
     choice = run.val.degradation_override
     if choice is not None and len(names) < 2:
@@ -179,6 +181,14 @@ def class_order_fault(
 # ---- the embedding ------------------------------------------------------------------------------
 
 
+def trained_group(net: nn.Module) -> Groups:
+    """The parameters of an embedding that is trained jointly, as a named group."""
+    if not contract_of(net).trained_jointly:
+        return {}
+    trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    return {GROUP: trained} if trained else {}
+
+
 class Conditioning:
     """The embedding of a run and its vectors.
 
@@ -186,40 +196,35 @@ class Conditioning:
     itself starts from, else anew. It is saved as ``net_e_*.pth`` for resuming and, with the order
     of the degradations (``names``), in ``net_g_*.pth``, which therefore restores images alone.
     ``groups`` has its parameters where it is trained jointly.
+
+    With ``val.degradation_override`` an item of a validation gets the vector of another
+    degradation: that name, or for 'wrong' the next one in the order of ``names`` (for embeddings
+    of images, the next that the set contains). A label embedding is told another label. An
+    embedding that looks at images is shown an item of the other degradation in its place: the one
+    at the same position among its own, which in a mixture over the same photos is the same photo,
+    degraded otherwise.
     """
 
-    def __init__(self, run: Run, network: TrainedNetwork):
+    def __init__(self, run: Run, device: torch.device):
         self.run, self.path, self.names = run, run.path, class_order(run)
         net = build_network(run.opt['network_e'])
-        self.groups = self.trained_groups(net) if run.is_train else {}
+        self.groups = trained_group(net) if run.is_train else {}
         self.is_trained = bool(self.groups)
         self.needs_label = contract_of(net).needs_label
         self._load(net, 'params' if self.is_trained else 'params_ema', self.path.param_key_e)
         if not self.is_trained:
             net.requires_grad_(False).eval()
         train = run.train if self.is_trained else None
-        self.network = TrainedNetwork(net, network.device, train, dist=run.opt['dist'])
+        self.network = TrainedNetwork(net, device, train, dist=run.opt['dist'])
         if run.opt['dist'] and not self.is_trained:
             # Random vectors differ from rank to rank; the wrapper of a trained network sees to it.
             for tensor in net.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
-        choice = run.val.degradation_override
-        self.override = (
-            DegradationOverride(choice, self.names, self.needs_label) if choice else None
-        )
         get_root_logger().info(
             f'Degradation vectors: {type(net).__name__}, {net.embed_dim} numbers, '
             f'{"trained jointly" if self.is_trained else "frozen"}; degradations: '
             f'{", ".join(self.names) or "not named"}.'
         )
-
-    @staticmethod
-    def trained_groups(net: nn.Module) -> Groups:
-        """The parameters of an embedding that is trained jointly, as a named group."""
-        if not contract_of(net).trained_jointly:
-            return {}
-        trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-        return {GROUP: trained} if trained else {}
 
     def _load(
         self, net: nn.Module, kind: str, key: str | None = None, *, is_average: bool = False
@@ -272,11 +277,6 @@ class Conditioning:
             self.network.start_average()
             self._load(self.network.average, 'params_ema', is_average=True)
 
-    def weight_file(self) -> dict[str, Any]:
-        """Content of ``net_e_*.pth``."""
-        meta = checkpoints.network_meta(self.run.opt['network_e'])
-        return {**self.network.states(), checkpoints.ARCH_KEY: meta}
-
     def record(self) -> dict[str, Any]:
         """What ``net_g_*.pth`` says about its vectors."""
         meta = degradation_meta(self.names, self.run.opt['network_e'], **self.network.states())
@@ -296,45 +296,17 @@ class Conditioning:
 
     @property
     def label(self) -> dict[str, str]:
-        """What scores with the vectors of other degradations are called, as they are no results."""
-        return {} if self.override is None else self.override.label
-
-    def extras(self, dataset: Dataset, index: int, batch: Batch) -> Batch:
-        """The entry ``stand_in`` of a validation item, where its vector is another's."""
-        if self.override is None:
+        """Prefix of the scores, and the same in words, where they are no results."""
+        choice = self.run.val.degradation_override
+        if choice is None:
             return {}
-        return {'stand_in': self.override.stand_in(dataset, index, batch)}
-
-
-# ---- the vector of another degradation ----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DegradationOverride:
-    """Chooses the item whose degradation vector an item of the validation set gets.
-
-    A label embedding is told another label. An embedding that looks at images is shown an item of
-    the other degradation in its place: the one at the same position among its own, which in a
-    mixture over the same photos is the same photo, degraded otherwise.
-
-    ``choice`` is the name of the degradation, or 'wrong': for each item the next degradation in the
-    order of ``names`` (for embeddings of images, the next that the set contains).
-    """
-
-    choice: str
-    names: Sequence[str]
-    needs_label: bool
-
-    @property
-    def label(self) -> dict[str, str]:
-        """Prefix of the scores, and the same in words."""
-        prefix = 'wrong_' if self.choice == WRONG else f'as_{self.choice}_'
-        whose = 'the next degradation' if self.choice == WRONG else self.choice
+        prefix = 'wrong_' if choice == WRONG else f'as_{choice}_'
+        whose = 'the next degradation' if choice == WRONG else choice
         note = f' (ablation: every image is restored with the degradation vector of {whose})'
         return {'prefix': prefix, 'note': note}
 
     def stand_in(self, dataset: Dataset, index: int, batch: Batch) -> dict[str, Tensor]:
-        """``lq`` (1, 3, H, W) and ``degradation`` (1,) that the embedding gets for an item.
+        """``lq`` (1, 3, H, W) and ``degradation`` (1,) of another degradation for an item.
 
         ``batch`` is the item as a batch of one.
 
@@ -346,18 +318,19 @@ class DegradationOverride:
                 'val.degradation_override needs a validation set that knows the degradations of '
                 'its images, such as MixedDegradationDataset.'
             )
-        label, count = int(batch['degradation'][0]), len(self.names)
-        if self.choice == WRONG:
+        choice, count = self.run.val.degradation_override, len(self.names)
+        label = int(batch['degradation'][0])
+        if choice == WRONG:
             wanted = [(label + step) % count for step in range(1, count)]
         else:
-            wanted = [self.names.index(self.choice)]
+            wanted = [self.names.index(choice)]
         if self.needs_label:
             return {'lq': batch['lq'], 'degradation': torch.tensor(wanted[:1])}
         labels = [dataset.label_of(place) for place in range(len(dataset))]
         other = next((other for other in wanted if other in labels), None)
         if other is None:
             raise ValueError(
-                f'val.degradation_override: {self.choice}: the validation set has no image with '
+                f'val.degradation_override: {choice}: the validation set has no image with '
                 f'{" or ".join(self.names[other] for other in wanted)} to take the vector from.'
             )
         others = [place for place, found in enumerate(labels) if found == other]

@@ -130,8 +130,6 @@ def network_takes_what_it_gets(run: Run) -> Problems:
     if not inputs:
         return
     given = run.model.network_inputs
-    if run.model.conditioning_class is not None:
-        given = (*given, 'degradation')
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = [p.name for p in inputs.values() if p.default is p.empty and p.kind in kinds]
     missing = [name for name in needed[1:] if name not in given]
@@ -221,9 +219,6 @@ def graphs_fit(run: Run) -> Problems:
         return
     if run.opt.get('dist'):
         message = 'is for one process: gradients of several are averaged in the backward pass.'
-        yield Problem('train.use_cuda_graphs', message)
-    if run.model.conditioning_class is not None:
-        message = 'is not possible with network_e, which looks at the names in every batch.'
         yield Problem('train.use_cuda_graphs', message)
 
 

@@ -49,15 +49,13 @@ class RestorationModel(SRModel):
     Attributes:
         sections: declarations of the sections of an option file.
         rules: what must fit together in them; each takes the typed run and gives problems.
-        network_inputs: what a subclass's :meth:`network_arguments` gives besides a degradation.
-        conditioning_class: makes the vectors that steer the network, or None; see models.
+        network_inputs: what a subclass's :meth:`network_arguments` gives.
         run: typed options.
     """
 
     sections = SECTIONS
     rules = RULES
     network_inputs: tuple[str, ...] = ()
-    conditioning_class: Any = None
     one_gpu_per_process = True
 
     def __init__(self, opt: dict[str, Any]):
@@ -75,13 +73,9 @@ class RestorationModel(SRModel):
         net = build_network(opt['network_g'])
         self.groups = self.trained_groups({'network_g': net})
         self.load_initial_weights(net)
-        self.network = self.trained_network(net)
         count = sum(parameter.numel() for parameter in net.parameters())
         get_root_logger().info(f'Network: {type(net).__name__}, with parameters: {count:,d}')
-        self.conditioning = None
-        if self.conditioning_class is not None:
-            self.conditioning = self.conditioning_class(self.run, self.network)
-            self.groups = {**self.groups, **self.conditioning.groups}
+        self.network = self.trained_network(net)
         self.evaluator = self.build_evaluator()
         if self.is_train:
             self.init_training_settings()
@@ -89,11 +83,7 @@ class RestorationModel(SRModel):
     @classmethod
     def trained_groups(cls, networks: Mapping[str, nn.Module]) -> optimisation.Groups:
         """Named parameter groups that a model of these bare ``network_*`` trains."""
-        groups = optimisation.parameter_groups(networks['network_g'])
-        embedding = networks.get('network_e')
-        if cls.conditioning_class is not None and embedding is not None:
-            groups = {**groups, **cls.conditioning_class.trained_groups(embedding)}
-        return groups
+        return optimisation.parameter_groups(networks['network_g'])
 
     # ---- network ------------------------------------------------------------------------------
 
@@ -104,6 +94,11 @@ class RestorationModel(SRModel):
     @property
     def net_g_ema(self) -> nn.Module | None:
         return self.network.average
+
+    @property
+    def networks(self) -> dict[str, TrainedNetwork]:
+        """All networks of the run by the names of their weight files."""
+        return {'net_g': self.network}
 
     def trained_network(self, bare: nn.Module) -> TrainedNetwork:
         """Subclasses freeze parameters before."""
@@ -126,14 +121,9 @@ class RestorationModel(SRModel):
     # ---- training -----------------------------------------------------------------------------
 
     def init_training_settings(self) -> None:
-        train, path = self.run.train, self.run.path
+        train = self.run.train
         if train.ema_decay:
-            if self.conditioning is not None:
-                self.conditioning.start_average()
-            self.network.start_average()
-            if path.pretrain_network_g:
-                file, strict = path.pretrain_network_g, path.strict_load_g
-                load_weights(self.network.average, file, strict=strict)
+            self.start_averages()
         self.init_losses()
         self.optimizer_g = optimisation.build_optimizer(
             self.groups, train.optim_g, decay_all=train.decay_all
@@ -150,6 +140,13 @@ class RestorationModel(SRModel):
         self.checkpointer = Checkpointer(self.opt, self.weight_files, self.training_state, keep)
         self.speed = guards.SpeedMeter()
         stop_request.install()
+
+    def start_averages(self) -> None:
+        """Averages from here on, from the averaged weights of a file where there is one."""
+        self.network.start_average()
+        file, strict = self.run.path.pretrain_network_g, self.run.path.strict_load_g
+        if file:
+            load_weights(self.network.average, file, strict=strict)
 
     def init_losses(self) -> None:
         self.cri_pix = self.build_optional_loss(self.run.train.pixel_opt)
@@ -181,7 +178,7 @@ class RestorationModel(SRModel):
 
     def network_arguments(self, batch: Batch) -> dict[str, Any]:
         """What the network's forward pass needs besides ``lq``, in training and evaluation."""
-        return {} if self.conditioning is None else {'degradation': self.conditioning(batch)}
+        return {}
 
     def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
         """Runs the network on a batch or a slice of one.
@@ -216,9 +213,7 @@ class RestorationModel(SRModel):
             RunFailure: too many skipped steps in a row.
             SystemExit: a signal asked to stop; the run has been saved.
         """
-        nets = [self.net_g]
-        if self.conditioning is not None and self.conditioning.is_trained:
-            nets.append(self.conditioning.network.net)
+        nets = [network.net for network in self.networks.values() if network.train is not None]
         done = self.step(self.batch, current_iter, self.compute_losses, nets)
         self.log_dict = done.log
         if done.applied and self.run.train.ema_decay:
@@ -227,9 +222,8 @@ class RestorationModel(SRModel):
             self.checkpointer.save_and_stop(current_iter)
 
     def model_ema(self, decay: float = 0.999) -> None:
-        self.network.update_average(decay)
-        if self.conditioning is not None:
-            self.conditioning.network.update_average(decay)
+        for network in self.networks.values():
+            network.update_average(decay)
 
     def get_current_log(self) -> OrderedDict[str, float]:
         """Losses, norms, speed and peak memory; for TensorBoard also the learning rates."""
@@ -241,21 +235,13 @@ class RestorationModel(SRModel):
 
     # ---- evaluation ---------------------------------------------------------------------------
 
-    def build_evaluator(self, prefix: str = '', note: str = '', measure: Any = None) -> Evaluator:
-        label = {} if self.conditioning is None else self.conditioning.label
-        return Evaluator(
-            self.opt,
-            self.device,
-            self.restore,
-            extras=self.validation_extras,
-            measure=measure,
-            prefix=prefix + label.get('prefix', ''),
-            note=note + label.get('note', ''),
-        )
+    def build_evaluator(self, **settings: Any) -> Evaluator:
+        extras = self.validation_extras
+        return Evaluator(self.opt, self.device, self.restore, extras=extras, **settings)
 
     def validation_extras(self, dataset: Dataset, index: int, batch: Batch) -> Batch:
         """Entries that the batch of a validation item gets beside those of its data set."""
-        return {} if self.conditioning is None else self.conditioning.extras(dataset, index, batch)
+        return {}
 
     def inference_arguments(self, batch: Batch) -> dict[str, Any]:
         """Keyword arguments of the network in :meth:`restore` that it does not get in training."""
@@ -318,15 +304,16 @@ class RestorationModel(SRModel):
 
     def weight_files(self) -> dict[str, dict[str, Any]]:
         """Content of the weight files ``net_*``, in BasicSR's format."""
-        meta = {ARCH_KEY: network_meta(self.opt['network_g'])}
-        files = {'net_g': self.network.states() | meta | self.checkpoint_extras()}
-        if self.conditioning is not None:
-            files['net_e'] = self.conditioning.weight_file()
+        files = {}
+        for name, network in self.networks.items():
+            meta = network_meta(self.opt[name.replace('net_', 'network_')])
+            files[name] = network.states() | {ARCH_KEY: meta}
+        files['net_g'] |= self.checkpoint_extras()
         return files
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """Further entries of ``net_g_*.pth`` beside the weights: plain values and tensors."""
-        return {} if self.conditioning is None else self.conditioning.record()
+        return {}
 
     def training_state(self) -> dict[str, Any]:
         """Everything but weights and generators that the run needs to go on with the same bits."""
