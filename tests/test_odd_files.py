@@ -163,7 +163,7 @@ def test_names_that_are_no_utf8_are_read_listed_and_told(tmp_path):
     dataset = build_dataset(paired(tmp_path / 'gt', tmp_path / 'lq', 'val'))
     assert os.fsencode(dataset[0]['gt_path']).endswith(b'/caf\xe9.png')
     assert dataset.fingerprint()['images'] == 1
-    append_rows(tmp_path / 'table.csv', ['image'], [[os.path.basename(dataset[0]['gt_path'])]])
+    append_rows(tmp_path / 'table.csv', [{'image': os.path.basename(dataset[0]['gt_path'])}])
     assert b'caf\xe9.png' in (tmp_path / 'table.csv').read_bytes()
     write_csv(pd.DataFrame({'image': ['caf\udce9']}), tmp_path / 'images.csv')
     assert (tmp_path / 'images.csv').read_bytes() == b'image\ncaf\xe9\n'

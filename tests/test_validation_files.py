@@ -75,15 +75,15 @@ def test_a_result_that_cannot_be_written_is_named(model, photos, key, save_img, 
 
 
 def test_a_table_gets_all_rows_of_a_validation_or_none(tmp_path, monkeypatch):
-    path, heading = tmp_path / 'x.csv', ['iteration', 'image']
-    append_rows(path, heading, [['1', 'a'], ['2', 'b']])
-    append_rows(path, heading, [['3', 'c']])
+    path = tmp_path / 'x.csv'
+    append_rows(path, [{'iteration': '1', 'image': 'a'}, {'iteration': '2', 'image': 'b'}])
+    append_rows(path, [{'iteration': '3', 'image': 'c'}])
     before = path.read_bytes()
     assert before == b'iteration,image\r\n1,a\r\n2,b\r\n3,c\r\n'
     full_disk = OSError(28, 'No space left on device')
     monkeypatch.setattr(os, 'fsync', Mock(side_effect=full_disk))
     with pytest.raises(OutputWriteError, match=r'cannot write .*x\.csv: No space left on device'):
-        append_rows(path, heading, [['4', 'd']])
+        append_rows(path, [{'iteration': '4', 'image': 'd'}])
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ['x.csv']
 

@@ -17,8 +17,6 @@ from unfoldldm_basicsr.common.errors import writing
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 
 AVERAGE = 'average'  # name of the row with the means of the other rows
-CSV_COLUMNS = ('iteration', 'degradation', 'images')
-STAGE_COLUMNS = ('iteration', 'image', 'degradation', 'stage', 'psnr_hat', 'psnr_tilde', 'psnr')
 
 Rows = dict[str, tuple[int, Mapping[str, float]]]  # name: number of images, mean of each metric
 
@@ -101,56 +99,57 @@ def table_lines(rows: Rows) -> list[str]:
 def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str) -> None:
     """Adds :func:`degradation_rows` to a CSV file, or one row 'all' where there are none.
 
-    Metrics that are new in it get a column, empty in the rows before. ``label`` is the iteration,
-    or the name of the test. Without metrics nothing is written.
+    ``label`` is the iteration, or the name of the test. Without metrics nothing is written.
     """
     rows = degradation_rows(results) or {'all': (len(results), averages(results))}
-    new = [
-        dict(zip(CSV_COLUMNS, (label, name, count), strict=True))
-        | {metric: f'{value:.4f}' for metric, value in means.items()}
-        for name, (count, means) in rows.items()
-    ]
-    if not any(means for _, means in rows.values()):
-        return
-    with writing(path):
-        lines, table = [*csv.DictReader(io.StringIO(_text(path))), *new], io.StringIO()
-        writer = csv.DictWriter(table, dict.fromkeys(key for line in lines for key in line))
-        writer.writeheader()
-        writer.writerows(lines)
-        write_bytes_atomic(path, table.getvalue().encode('utf-8', 'surrogateescape'))
+    if any(means for _, means in rows.values()):
+        append_rows(
+            path,
+            [
+                {'iteration': label, 'degradation': name, 'images': count, **_rounded(means)}
+                for name, (count, means) in rows.items()
+            ],
+        )
 
 
 def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list[tuple]:
-    """Appends one row per image and stage to a CSV file (columns ``STAGE_COLUMNS``).
+    """Adds one row per image and stage to a CSV file: PSNR of x_hat, of x_tilde and of x.
 
-    Returns for each stage the mean PSNR of x_hat, of x_tilde and of x.
+    Returns for each stage the means of the three.
     """
     traced = [r for r in results if r.stages]
     if not traced:
         return []
     rows = [
-        [label, r.name, r.degradation or '', k, *(f'{value:.4f}' for value in values)]
+        {'iteration': label, 'image': r.name, 'degradation': r.degradation, 'stage': k}
+        | _rounded(dict(zip(('psnr_hat', 'psnr_tilde', 'psnr'), values, strict=True)))
         for r in traced
         for k, values in enumerate(r.stages, start=1)
     ]
-    append_rows(path, STAGE_COLUMNS, rows)
+    append_rows(path, rows)
     return [
         tuple(sum(column) / len(column) for column in zip(*stage, strict=True))
         for stage in zip(*(r.stages for r in traced), strict=True)
     ]
 
 
-def append_rows(path: Path, heading: Sequence[str], rows: Sequence[Sequence]) -> None:
-    """Appends rows to a CSV file, all or none (OutputWriteError); a new one gets a heading."""
+def _rounded(values: Mapping[str, float]) -> dict[str, str]:
+    return {name: f'{value:.4f}' for name, value in values.items()}
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds rows, column -> value, to a CSV file, all or none (OutputWriteError).
+
+    New columns are empty in the rows before; names of files in another encoding stay the bytes
+    that they are on the disk.
+    """
     with writing(path):
-        before, new = _text(path), io.StringIO()
-        csv.writer(new).writerows(rows if before else [heading, *rows])
-        write_bytes_atomic(path, (before + new.getvalue()).encode('utf-8', 'surrogateescape'))
-
-
-def _text(path: Path) -> str:
-    """A table; names of files in another encoding stay the bytes that they are on the disk."""
-    return path.read_bytes().decode('utf-8', 'surrogateescape') if path.exists() else ''
+        before = path.read_bytes().decode('utf-8', 'surrogateescape') if path.exists() else ''
+        lines, table = [*csv.DictReader(io.StringIO(before)), *rows], io.StringIO()
+        writer = csv.DictWriter(table, dict.fromkeys(key for line in lines for key in line))
+        writer.writeheader()
+        writer.writerows(lines)
+        write_bytes_atomic(path, table.getvalue().encode('utf-8', 'surrogateescape'))
 
 
 # ---- saved images -------------------------------------------------------------------------------
