@@ -20,7 +20,7 @@ from model_runs import (
 
 from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import UnfoldLDMPhase1Model, UnfoldLDMPhase2Model
-from unfoldldm_basicsr.models.unfolding_losses import StepWatch, step_figures
+from unfoldldm_basicsr.models.unfoldldm_phase1_model import StepWatch, step_figures
 from unfoldldm_basicsr.models.unfoldldm_phase2_model import fit_to
 
 ISDA = {'type': 'ISDALoss', 'loss_weight': 0.1}

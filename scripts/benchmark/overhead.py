@@ -36,7 +36,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.compat import stock
-from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
+from unfoldldm_basicsr.models.unfoldldm_phase1_model import restoration_losses
 
 SMOKE = Path(__file__).resolve().parents[2] / 'options' / 'smoke' / 'unfoldldm_phase1.yml'
 NAFNET = {

@@ -36,7 +36,7 @@ def train(threads: int, ranks: int, port: int, rank: int, steps: int) -> None:
     from basicsr.losses import build_loss
 
     from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM  # repairs BasicSR's import
-    from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
+    from unfoldldm_basicsr.models.unfoldldm_phase1_model import restoration_losses
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

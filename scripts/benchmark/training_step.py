@@ -39,7 +39,7 @@ from torch.nn import functional as F
 
 from unfoldldm_basicsr import archs
 from unfoldldm_basicsr.common.cost import network_cost
-from unfoldldm_basicsr.models.unfolding_losses import restoration_losses
+from unfoldldm_basicsr.models.unfoldldm_phase1_model import restoration_losses
 from unfoldldm_basicsr.training.cuda_graphs import GradientGraphs
 from unfoldldm_basicsr.training.memory import keep_freed_memory
 
