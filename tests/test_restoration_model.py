@@ -20,8 +20,8 @@ from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.training import interruption, restoration_model
+from unfoldldm_basicsr.training.checkpointer import rng_state
 from unfoldldm_basicsr.training.interruption import stop_request
-from unfoldldm_basicsr.training.randomness import rng_state
 
 
 def test_ema_averages_parameters_copies_buffers_and_spares_frozen_ones(make):

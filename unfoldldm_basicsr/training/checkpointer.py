@@ -6,12 +6,14 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
@@ -20,7 +22,6 @@ from unfoldldm_basicsr.common.errors import RunFailure, on_rank_0, together, wri
 from unfoldldm_basicsr.common.files import TEMPORARY_SUFFIX, write_bytes_atomic
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.training.interruption import stop_request
-from unfoldldm_basicsr.training.randomness import rng_state
 from unfoldldm_basicsr.weights.training_state import Sums, iterations_of, manifest_path, weights_of
 
 
@@ -51,6 +52,33 @@ def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, Any]:
     with writing(path):
         write_bytes_atomic(path, data)
     return {'size': len(data), 'sha256': hashlib.sha256(data).hexdigest()}
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the global generators, which code outside of a step draws from.
+
+    In plain python types and tensors (``weights_only`` safe).
+    """
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    return {
+        'python': random.getstate(),
+        'numpy': [kind, keys.tolist(), int(position), int(has_gauss), float(gauss)],
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Puts back what :func:`rng_state` returned, also after it went through a file."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state['numpy']
+    np.random.set_state(  # noqa: NPY002
+        (kind, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached)
+    )
+    torch.set_rng_state(state['torch'].cpu())
+    if state['cuda'] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'].cpu())
 
 
 class Checkpointer:

@@ -24,13 +24,12 @@ from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import typed
 from unfoldldm_basicsr.training import guards, optimisation
 from unfoldldm_basicsr.training.batches import Batch, prepare, to_device
-from unfoldldm_basicsr.training.checkpointer import Checkpointer
+from unfoldldm_basicsr.training.checkpointer import Checkpointer, set_rng_state
 from unfoldldm_basicsr.training.evaluation import Evaluator
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.memory import keep_freed_memory
 from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restore_image
 from unfoldldm_basicsr.training.options import RULES, SECTIONS
-from unfoldldm_basicsr.training.randomness import set_rng_state
 from unfoldldm_basicsr.training.resume import run_options
 from unfoldldm_basicsr.training.schedules import LearningRate
 from unfoldldm_basicsr.training.step import Losses, TrainingStep, asked_to_stop
