@@ -116,7 +116,7 @@ class Checkpointer:
             RunFailure: the weights are not finite; nothing is written.
         """
         if iteration == -1:
-            on_rank_0(self.opt, lambda: self._write_weights('latest'))
+            on_rank_0(self.opt, lambda: self._save(self._weight_files('latest')))
             return
         facts = {'epoch': epoch, 'iter': iteration, 'rng': together(self.opt, rng_state)}
         on_rank_0(self.opt, lambda: self._write(facts | self.state()))
@@ -140,7 +140,7 @@ class Checkpointer:
 
         def note() -> None:
             for label in keep:
-                self._write_weights('best_' + re.sub(r'[^\w.-]', '_', label))
+                self._save(self._weight_files('best_' + re.sub(r'[^\w.-]', '_', label)))
             if self.manifest is not None and self.manifest['iter'] == iteration:
                 if dataset not in self.manifest.setdefault('validated', []):
                     self.manifest['validated'].append(dataset)
@@ -154,13 +154,12 @@ class Checkpointer:
         self.manifest = state.get('manifest') if own else None
 
     def _write(self, state: Mapping[str, Any]) -> None:
-        iteration, weights = state['iter'], self.weights()
-        names = [self.models / f'{name}_{iteration}.pth' for name in weights]
-        path = self.states / f'{iteration}.state'
-        new = [file for file in (*names, path) if not file.exists()]
+        iteration, path = state['iter'], self.states / f'{state["iter"]}.state'
+        weights = self._weight_files(iteration)
+        new = [file for file in (*weights, path) if not file.exists()]
         try:
-            sums = self._write_weights(iteration, weights)
-            sums |= self._save({**state, 'weights': dict(sums)}, path)
+            sums = self._save(weights)
+            sums |= self._save({path: {**state, 'weights': dict(sums)}})
             self.manifest = {'iter': iteration, 'files': sums, 'validated': []}
             self._write_manifest(state['best_metric_results'])
         except Exception:  # the disk may be full: what was begun is of no use and takes room
@@ -170,14 +169,12 @@ class Checkpointer:
         if self.keep:
             self._remove_old(iteration)
 
-    def _write_weights(self, label: str | int, weights: Mapping[str, Any] | None = None) -> Sums:
-        sums: Sums = {}
-        for name, content in (weights or self.weights()).items():
-            sums |= self._save(content, self.models / f'{name}_{label}.pth')
-        return sums
+    def _weight_files(self, label: str | int) -> dict[Path, Any]:
+        return {self.models / f'{name}_{label}.pth': c for name, c in self.weights().items()}
 
-    def _save(self, content: Any, path: Path) -> Sums:
-        return {os.path.relpath(path, self.states).replace(os.sep, '/'): save_atomic(content, path)}
+    def _save(self, files: Mapping[Path, Any]) -> Sums:
+        sums = {path: save_atomic(content, path) for path, content in files.items()}
+        return {os.path.relpath(p, self.states).replace(os.sep, '/'): s for p, s in sums.items()}
 
     def _write_manifest(self, best: Mapping[str, Any]) -> None:
         self.manifest['best_metric_results'] = best

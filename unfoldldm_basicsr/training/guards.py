@@ -6,7 +6,7 @@ import inspect
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,14 @@ class NonFiniteGuard:
         return False
 
 
+def training_advice(opt: Mapping[str, Any]) -> str:
+    """What to do where memory runs out in a training with these options."""
+    network = opt['network_g']
+    option = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters.get('use_checkpoint')
+    off = option is not None and not network.get('use_checkpoint', option.default)
+    return TRAINING_ADVICE.format(CHECKPOINT_ADVICE if off else '')
+
+
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
     """Adds ``advice`` to the RuntimeError of a GPU that runs out of memory inside."""
@@ -84,14 +92,6 @@ def memory_advice(advice: str) -> Iterator[None]:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise RuntimeError(f'Out of GPU memory. {advice} ({error})') from error
-
-
-def training_memory(opt: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """:func:`memory_advice` for a step of the training with these options."""
-    network = opt['network_g']
-    option = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters.get('use_checkpoint')
-    off = option is not None and not network.get('use_checkpoint', option.default)
-    return memory_advice(TRAINING_ADVICE.format(CHECKPOINT_ADVICE if off else ''))
 
 
 class SpeedMeter:

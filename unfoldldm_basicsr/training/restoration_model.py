@@ -132,9 +132,7 @@ class RestorationModel(SRModel):
         self.schedulers = [self.learning_rate]
         limit = train.grad_clip_norm or self.default_grad_clip_norm()
         clip = optimisation.GradientClipper(self.groups, limit if train.use_grad_clip else None)
-        self.step = TrainingStep(
-            self.opt, self.run, self.seed, self.network.bare, self.optimizer_g, clip
-        )
+        self.step = TrainingStep(self.run, self.network.bare, self.optimizer_g, clip)
         keep = self.run.logger.keep_checkpoints
         self.checkpointer = Checkpointer(self.opt, self.weight_files, self.training_state, keep)
         self.speed = guards.SpeedMeter()

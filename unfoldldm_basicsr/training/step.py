@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.batches import Batch, slices_of
 from unfoldldm_basicsr.training.cuda_graphs import GradientGraphs
-from unfoldldm_basicsr.training.guards import NonFiniteGuard, training_memory
+from unfoldldm_basicsr.training.guards import NonFiniteGuard, memory_advice, training_advice
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.optimisation import GradientClipper
 
@@ -34,24 +34,16 @@ class Done(NamedTuple):
 
 
 class TrainingStep:
-    """Makes steps of the optimiser on all ranks alike, as the typed options ``run`` say.
-
-    Random numbers in a step follow from ``seed``; ``net`` is the bare network.
-    """
+    """Makes steps of the optimiser on all ranks alike; ``net`` is the bare network."""
 
     def __init__(
-        self,
-        opt: Mapping[str, Any],
-        run: Run,
-        seed: int,
-        net: nn.Module,
-        optimizer: Optimizer,
-        clip_gradients: GradientClipper,
+        self, run: Run, net: nn.Module, optimizer: Optimizer, clip_gradients: GradientClipper
     ):
         train = run.train
-        self.opt, self.seed, self.optimizer = opt, seed, optimizer
+        self.opt, self.seed, self.optimizer = run.opt, run.top.manual_seed or 0, optimizer
         self.clip_gradients, self.accum_iter = clip_gradients, train.accum_iter
-        self.guard = NonFiniteGuard(opt, train.max_nonfinite)
+        self.guard = NonFiniteGuard(run.opt, train.max_nonfinite)
+        self.memory_advice = training_advice(run.opt)
         # A forward pass changes running statistics at once: a NaN would stay in them for good.
         norms = [m for m in net.modules() if isinstance(m, _NormBase)]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
@@ -80,7 +72,7 @@ class TrainingStep:
         statistics = [buffer.clone() for buffer in self.statistics]
         accumulate = partial(self._accumulate, current_iter, compute_losses, wrapped)
         random = partial(step_rng, self.seed, current_iter, self.opt['rank'])
-        with training_memory(self.opt):
+        with memory_advice(self.memory_advice):
             if self.graphs is not None:
                 is_logged = current_iter % self.print_freq == 0  # computes figures, too
                 values = self.graphs(batch, accumulate, random, is_logged)
