@@ -22,13 +22,14 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.declaration import Problem
+from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import read_item
 from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.networks import TrainedNetwork
 from unfoldldm_basicsr.training.optimisation import Groups
-from unfoldldm_basicsr.training.options import PathOptions, TopOptions, ValOptions
+from unfoldldm_basicsr.training.options import TopOptions, ValOptions
 from unfoldldm_basicsr.weights import checkpoint as checkpoints
 from unfoldldm_basicsr.weights.conditioning import DegradationRecord, degradation_meta, read_record
 from unfoldldm_basicsr.weights.loading import load_weights
@@ -43,7 +44,7 @@ class ConditionedTop(TopOptions):
     """CLIPDegradationEmbedding, LabelDegradationEmbedding or LearnedDegradationEmbedding."""
 
 
-class ConditionedPath(PathOptions):
+class ConditionedPath(BasicPath):
     """``path``."""
 
     pretrain_network_e: str | None = None

@@ -24,11 +24,12 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import Problem, count
 from unfoldldm_basicsr.common.registration import register
+from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.models import unfoldldm_phase1_model as phase1
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork
-from unfoldldm_basicsr.training.options import SECTIONS, PathOptions, ValOptions
+from unfoldldm_basicsr.training.options import SECTIONS, ValOptions
 from unfoldldm_basicsr.training.step import Losses
 from unfoldldm_basicsr.weights.loading import load_phase1_weights
 
@@ -42,7 +43,7 @@ class Phase2Train(phase1.UnfoldingTrain):
     """Iterations of II-a; 0: start with II-b."""
 
 
-class Phase2Path(PathOptions):
+class Phase2Path(BasicPath):
     """``path``."""
 
     pretrain_network_phase1: str | None = None

@@ -70,12 +70,8 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
     """Puts back what :func:`rng_state` returned, also after it went through a file."""
-    version, internal, gauss = state['python']
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = state['numpy']
-    np.random.set_state(  # noqa: NPY002
-        (kind, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached)
-    )
+    random.setstate(state['python'])
+    np.random.set_state(tuple(state['numpy']))  # noqa: NPY002
     torch.set_rng_state(state['torch'].cpu())
     if state['cuda'] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'].cpu())

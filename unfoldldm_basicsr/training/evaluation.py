@@ -143,13 +143,12 @@ class Evaluator:
         """
         records, improved = self.best.setdefault(dataset, {}), []
         for name, value in means.items():
-            options = self.metrics.get(name.removeprefix(self.prefix), {})
-            better = options.get('better', 'higher')
+            better = self.metrics.get(name.removeprefix(self.prefix), {}).get('better', 'higher')
             worst = -inf if better == 'higher' else inf
             record = records.get(name)
             if record is None or record['better'] != better:  # new, or changed in a resumed run
                 record = records[name] = {'better': better, 'val': worst, 'iter': -1}
-            if value >= record['val'] if record['better'] == 'higher' else value <= record['val']:
+            if value >= record['val'] if better == 'higher' else value <= record['val']:
                 record.update(val=value, iter=iteration)
                 improved.append(name)
         return improved
@@ -191,10 +190,8 @@ class Evaluator:
 
 def describe(index: int, batch: Batch, options: Mapping[str, Any]) -> tables.ImageResult:
     """Name and degradation of an item, a batch of one, of a data set with these ``options``."""
-    degradation = batch.get('degradation_name')
-    if isinstance(degradation, list | tuple):
-        degradation = degradation[0]
-    return tables.ImageResult(index, image_name(batch['lq_path'][0], options), degradation)
+    name = image_name(batch['lq_path'][0], options)
+    return tables.ImageResult(index, name, batch.get('degradation_name', [None])[0])
 
 
 def _image(batch: Tensor):

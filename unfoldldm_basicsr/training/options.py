@@ -75,10 +75,6 @@ class ValOptions(sections.BasicVal):
     """Write the PSNR of every stage to stage_psnr_DATASET.csv."""
 
 
-class PathOptions(sections.BasicPath):
-    """``path``."""
-
-
 class LoggerOptions(sections.BasicLogger):
     """``logger``."""
 
@@ -94,7 +90,7 @@ SECTIONS = {
     '': TopOptions,
     'train': TrainOptions,
     'val': ValOptions,
-    'path': PathOptions,
+    'path': sections.BasicPath,
     'logger': LoggerOptions,
 }
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tabulate import tabulate
@@ -76,10 +77,8 @@ def degradation_rows(results: Sequence[ImageResult]) -> Rows:
     if len(groups) < 2:
         return {}
     rows = {name: (len(group), averages(group)) for name, group in groups.items()}
-    average = {}
-    for metric in dict.fromkeys(name for _, means in rows.values() for name in means):
-        values = [means[metric] for _, means in rows.values() if metric in means]
-        average[metric] = math.fsum(values) / len(values)
+    metrics = dict.fromkeys(name for _, means in rows.values() for name in means)
+    average = {m: fmean(means[m] for _, means in rows.values() if m in means) for m in metrics}
     return {**rows, AVERAGE: (sum(map(len, groups.values())), average)}
 
 
