@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from unfoldldm_basicsr.common.errors import RunFailure, on_rank_0, together, writing
 from unfoldldm_basicsr.common.files import TEMPORARY_SUFFIX, write_bytes_atomic
 from unfoldldm_basicsr.options.progress import progress
+from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.weights.training_state import Sums, iterations_of, manifest_path, weights_of
 
@@ -83,21 +84,19 @@ class Checkpointer:
     Args:
         weights: content of the file of each network, by its name ``net_g``.
         state: training state without ``epoch``, ``iter`` and ``rng``.
-        keep: how many of the newest checkpoints stay; None: all.
     """
 
     def __init__(
         self,
-        opt: Mapping[str, Any],
+        run: Run,
         weights: Callable[[], Mapping[str, Any]],
         state: Callable[[], Mapping[str, Any]],
-        keep: int | None = None,
     ):
-        self.opt, self.weights, self.state, self.keep = opt, weights, state, keep
-        self.models = Path(opt['path']['models'])
-        self.states = Path(opt['path']['training_states'])
+        self.opt, self.weights, self.state = run.opt, weights, state
+        self.keep = run.logger.keep_checkpoints
+        self.models, self.states = (Path(run.opt['path'][k]) for k in ('models', 'training_states'))
         self.manifest: dict[str, Any] | None = None  # of the newest checkpoint of this process
-        if opt['rank'] == 0:
+        if run.opt['rank'] == 0:
             for folder in (self.models, self.states):
                 for leftover in folder.glob(f'.*{TEMPORARY_SUFFIX}'):  # of a killed run
                     leftover.unlink(missing_ok=True)

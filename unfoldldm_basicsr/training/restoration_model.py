@@ -133,8 +133,7 @@ class RestorationModel(SRModel):
         limit = train.grad_clip_norm or self.default_grad_clip_norm()
         clip = optimisation.GradientClipper(self.groups, limit if train.use_grad_clip else None)
         self.step = TrainingStep(self.run, self.network.bare, self.optimizer_g, clip)
-        keep = self.run.logger.keep_checkpoints
-        self.checkpointer = Checkpointer(self.opt, self.weight_files, self.training_state, keep)
+        self.checkpointer = Checkpointer(self.run, self.weight_files, self.training_state)
         self.speed = guards.SpeedMeter()
         stop_request.install()
 
