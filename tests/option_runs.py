@@ -19,7 +19,7 @@ from option_mutants import Mutant
 from vlunet_runs import TINY_CLIP
 
 from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
-from unfoldldm_basicsr.models.conditioning import class_order
+from unfoldldm_basicsr.models.vlunet_model import class_order
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY
 from unfoldldm_basicsr.weights.conditioning import degradation_meta

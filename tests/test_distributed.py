@@ -114,7 +114,7 @@ class Job:
             model = VLUNetModel(
                 self.ranks(vlunet_options(self.folder / source, source, accum_iter=2))
             )
-            embedding = model.conditioning.network.bare
+            embedding = model.embedding.bare
             self.found[f'{source}_start'] = self.equal_on_all_ranks(embedding)
             self.step(model, 1, 2)  # a second step hangs or fails where a gradient was missing
             self.found[source] = self.equal_on_all_ranks(*networks(model))

@@ -7,7 +7,7 @@ from model_runs import batch, changed, file_of, resumed, same_networks, state_of
 from vlunet_runs import EMBEDDINGS, NAMES, vlunet_options
 
 from unfoldldm_basicsr.models import VLUNetModel
-from unfoldldm_basicsr.models.conditioning import class_order_fault
+from unfoldldm_basicsr.models.vlunet_model import class_order_fault
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError, read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import build_conditioning
@@ -49,11 +49,11 @@ def trained(tmp_path_factory):
 
 
 def bare_e(model):
-    return model.conditioning.network.bare
+    return model.embedding.bare
 
 
 def average_e(model):
-    return model.conditioning.network.average
+    return model.embedding.average
 
 
 def times_logged(log, text: str) -> int:
@@ -68,7 +68,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_frozen_ones_keep_their_bi
     assert silent == []
     frozen = {n for n, p in model.net_g.named_parameters() if not p.requires_grad}
     assert frozen == {'down1_2_i.body.0.weight'}  # never used by the released network either
-    assert model.conditioning.is_trained == (source == 'learned')
+    assert (model.embedding.train is not None) == (source == 'learned')
     assert changed(model.net_g, model.start[0])
     assert bool(changed(bare_e(model), model.start[1])) == (source == 'learned')
 
@@ -183,7 +183,7 @@ def test_other_vectors_than_the_network_was_trained_with_are_reported_once(make,
     first = make('learned', ema_decay=0.9)
     first.save(0, 1)
     with torch.no_grad():
-        for net in (bare_e(first), first.conditioning.network.average):
+        for net in (bare_e(first), first.embedding.average):
             next(net.parameters()).add_(1)
     first.save(0, 2)
     for label in ('e_1', 'e_2'):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.errors import writing
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.models.conditioning import class_order, class_order_fault, same_order
+from unfoldldm_basicsr.models.vlunet_model import class_order, class_order_fault, same_order
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.pictures.confusion import (
     confusion_matrix,

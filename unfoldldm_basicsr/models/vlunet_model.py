@@ -1,25 +1,179 @@
 """VLU-Net: all-in-one restoration steered by a degradation vector (CVPR 2025, arXiv 2503.16930).
 
-L = |VLUNet(lq, E(lq, label)) - gt|_1,   E frozen (CLIP, label) or trained jointly (learned)
+    d = E(lq, label),   L = |VLUNet(lq, d) - gt|_1
+
+The same for every embedding E (``network_e``): one that is trained jointly (learned) becomes the
+parameter group 'embedding' of the model's optimiser, with clipping, averaging and
+DistributedDataParallel of its own; any other (CLIP, label) is frozen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from basicsr.utils.registry import MODEL_REGISTRY
-from torch import nn
+import torch
+from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.registration import register
-from unfoldldm_basicsr.models import conditioning
+from unfoldldm_basicsr.common.sections import BasicPath
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.data.loading import read_item
+from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.evaluation import Evaluator
 from unfoldldm_basicsr.training.networks import TrainedNetwork
 from unfoldldm_basicsr.training.optimisation import Groups
-from unfoldldm_basicsr.training.options import RULES, SECTIONS
+from unfoldldm_basicsr.training.options import RULES, SECTIONS, TopOptions, ValOptions
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
+from unfoldldm_basicsr.weights import checkpoint as checkpoints
+from unfoldldm_basicsr.weights.conditioning import DegradationRecord, degradation_meta, read_record
+from unfoldldm_basicsr.weights.loading import load_weights
+
+GROUP, WRONG = 'embedding', 'wrong'
+
+
+class ConditionedTop(TopOptions):
+    """The top level of an option file."""
+
+    network_e: dict[str, Any]
+    """CLIPDegradationEmbedding, LabelDegradationEmbedding or LearnedDegradationEmbedding."""
+
+
+class ConditionedPath(BasicPath):
+    """``path``."""
+
+    pretrain_network_e: str | None = None
+    """Weights of network_e: net_g_*.pth of DegradationCLIPModel or net_e_*.pth."""
+    param_key_e: str | None = None
+    """Which weights of that file: params or params_ema."""
+
+
+class ConditionedVal(ValOptions):
+    """``val``."""
+
+    degradation_override: str | None = None
+    """Restore with the vector of another degradation: its name, or 'wrong' for the next one."""
+
+
+# ---- what must fit together ---------------------------------------------------------------------
+
+
+def class_order(run: Run) -> list[str]:
+    """``degradation_names`` of the data, the training set's first; empty where none has any."""
+    for _, section in _datasets(run):
+        if isinstance(section.get('degradation_names'), list):
+            return [str(name) for name in section['degradation_names']]
+    return []
+
+
+def _datasets(run: Run) -> list[tuple[str, Mapping[str, Any]]]:
+    sections = section_values(run.opt, 'datasets')
+    found = [(str(k), v) for k, v in sections.items() if isinstance(v, Mapping)]
+    return sorted(found, key=lambda pair: pair[0] != 'train')
+
+
+def _embeddings() -> dict[str, type]:
+    """Registered networks with the interface ``embedding(lq, label) -> (B, embed_dim)``."""
+    classes = ((name, cls) for name, cls in ARCH_REGISTRY if inspect.isclass(cls))
+    inputs = ((name, cls, list(inspect.signature(cls.forward).parameters)) for name, cls in classes)
+    return {name: cls for name, cls, names in inputs if names[2:3] == ['label']}
+
+
+def embedding_fits(run: Run) -> Iterator[Problem]:
+    """``network_e`` and what belongs to it."""
+    section, known, names = run.top.network_e, _embeddings(), class_order(run)
+    cls = known.get(section.get('type'))
+    if cls is None:
+        hint = did_you_mean(section.get('type'), sorted(known))
+        message = f"'{section.get('type')}' is no degradation embedding.{hint}"
+        yield Problem('network_e.type', message)
+        return
+    if section.get('tune_adapters'):
+        yield Problem(
+            'network_e.tune_adapters',
+            'the embedding is frozen here: tune the adapters with model_type: '
+            'DegradationCLIPModel and name its weights in path.pretrain_network_e.',
+        )
+    count = section.get('num_degradations')
+    if names and count is not None and count != len(names):
+        message = f'is {count}, but degradation_names lists {len(names)}: {", ".join(names)}.'
+        yield Problem('network_e.num_degradations', message)
+    if run.is_train and run.train.mixing_augs is not None and run.train.mixing_augs.mixup:
+        message = 'would blend images of different degradations; remove it.'
+        yield Problem('train.mixing_augs.mixup', message)
+    if run.is_train and run.train.use_cuda_graphs:
+        message = 'is not possible with network_e, which looks at the names in every batch.'
+        yield Problem('train.use_cuda_graphs', message)
+    yield from same_order(run, needed=contract_of(cls).needs_label)
+    choice = run.val.degradation_override
+    if choice is not None and len(names) < 2:
+        message = 'needs data with at least two degradation_names.'
+        yield Problem('val.degradation_override', message)
+    elif choice is not None and choice not in (WRONG, *names):
+        message = f"'{choice}' is no degradation.{did_you_mean(choice, (WRONG, *names))}"
+        yield Problem('val.degradation_override', message)
+
+
+def same_order(run: Run, *, needed: bool) -> Iterator[Problem]:
+    """The order of the degradations must be the same in all data; ``needed``: must be there."""
+    names = class_order(run)
+    for phase, section in _datasets(run):
+        place, own = f'datasets.{phase}.degradation_names', section.get('degradation_names')
+        if own is None and needed:
+            message = 'is missing: the vectors of a label embedding follow this order of names.'
+            yield Problem(place, message)
+        elif isinstance(own, list) and own != names:
+            message = f'{own} differs from {names} of the other data: indices would mix up.'
+            yield Problem(place, message)
+
+
+def tested_embedding_is_known(run: Run) -> Iterator[Problem]:
+    """Whether a test knows the vectors that its network was trained with.
+
+    Files that are missing or damaged are for other rules to name.
+    """
+    weights = run.path.pretrain_network_g
+    if run.is_train or run.path.pretrain_network_e or not weights:
+        return
+    try:
+        known = checkpoints.read_checkpoint(weights).degradation is not None
+    except (checkpoints.CheckpointError, OSError):
+        return
+    if not known:
+        yield Problem(
+            'path.pretrain_network_g',
+            f'{weights}: holds no degradation embedding, so the test would steer the network with '
+            "random vectors. Name the embedding's weights in path.pretrain_network_e.",
+        )
+
+
+def class_order_fault(
+    stored: Sequence[str], current: Sequence[str], needs_label: bool
+) -> str | None:
+    """Why weights trained with one order of degradations do not go with another.
+
+    Label embeddings need the same list. The others may gain or lose degradations, as the vector
+    comes from the image, but what both lists name must stand in the same order.
+
+    ``stored`` is empty where it is unknown, ``current`` where the data have none.
+    """
+    if not stored or not current or list(stored) == list(current):
+        return None
+    then, now = ([n for n in a if n in b] for a, b in ((stored, current), (current, stored)))
+    if not needs_label and then == now:
+        return None
+    return (
+        f'the weights were trained with degradation_names: [{", ".join(stored)}], the data have '
+        f'[{", ".join(current)}]; write the same names in the same order.'
+    )
 
 
 @register(MODEL_REGISTRY)
@@ -30,43 +184,168 @@ class VLUNetModel(RestorationModel):
     What is checked: the embedding's length against ``network_g.embed_dim``, the order of
     ``degradation_names`` in all data and in the weights, the size of a label table against it. The
     number of prompts ``network_g.de_dim`` is free: prompts are a bank that the vector mixes, not a
-    list of classes. ``val.degradation_override`` validates with the vector of another degradation.
+    list of classes.
+
+    The embedding starts from ``path.pretrain_network_e``, else from that in the file that the
+    network itself starts from, else anew. It is saved as ``net_e_*.pth`` for resuming and, with
+    the order of the degradations, in ``net_g_*.pth``, which therefore restores images alone.
+
+    ``val.degradation_override`` validates with the vector of another degradation: that name, or for
+    'wrong' the next one in the order of ``names`` (for embeddings of images, the next that the set
+    contains). A label embedding is told another label. An embedding that looks at images is shown
+    an item of the other degradation in its place: the one at the same position among its own, which
+    in a mixture over the same photos is the same photo, degraded otherwise.
     """
 
-    sections = {**SECTIONS, **conditioning.SECTIONS}
-    rules = (*RULES, *conditioning.RULES)
+    sections = {**SECTIONS, '': ConditionedTop, 'path': ConditionedPath, 'val': ConditionedVal}
+    rules = (*RULES, embedding_fits, tested_embedding_is_known)
     network_inputs = ('degradation',)
+
+    # ---- the embedding ------------------------------------------------------------------------
 
     @classmethod
     def trained_groups(cls, networks: Mapping[str, nn.Module]) -> Groups:
         groups, embedding = super().trained_groups(networks), networks.get('network_e')
-        return groups if embedding is None else groups | conditioning.trained_group(embedding)
+        if embedding is None or not contract_of(embedding).trained_jointly:
+            return groups
+        trained = [(name, p) for name, p in embedding.named_parameters() if p.requires_grad]
+        return {**groups, GROUP: trained} if trained else groups
 
     def trained_network(self, bare: nn.Module) -> TrainedNetwork:
-        network = super().trained_network(bare)
-        self.conditioning = conditioning.Conditioning(self.run, self.device)
-        self.groups = self.groups | self.conditioning.groups
+        network, net = super().trained_network(bare), build_network(self.opt['network_e'])
+        self.names = class_order(self.run)
+        if self.is_train:
+            self.groups = self.trained_groups({'network_g': bare, 'network_e': net})
+        trained = self.is_train and GROUP in self.groups
+        self.load_embedding(net, 'params' if trained else 'params_ema', self.run.path.param_key_e)
+        if not trained:
+            net.requires_grad_(False).eval()
+        train, dist = self.run.train if trained else None, self.opt['dist']
+        self.embedding = TrainedNetwork(net, self.device, train, dist=dist)
+        if dist and not trained:
+            # Random vectors differ from rank to rank; the wrapper of a trained network sees to it.
+            for tensor in net.state_dict().values():
+                torch.distributed.broadcast(tensor, 0)
+        get_root_logger().info(
+            f'Degradation vectors: {type(net).__name__}, {net.embed_dim} numbers, '
+            f'{"trained jointly" if trained else "frozen"}; degradations: '
+            f'{", ".join(self.names) or "not named"}.'
+        )
         return network
 
     @property
     def networks(self) -> dict[str, TrainedNetwork]:
-        return super().networks | {'net_e': self.conditioning.network}
+        return {**super().networks, 'net_e': self.embedding}
+
+    def load_embedding(
+        self, net: nn.Module, kind: str, key: str | None = None, *, is_average: bool = False
+    ) -> None:
+        """``kind`` of weights where the file has them; those under ``key`` where it is given."""
+        warn = get_root_logger().debug if is_average else get_root_logger().warning  # said once
+        path, record = self.run.path, None
+        file, source = path.pretrain_network_g, path.pretrain_network_e
+        if file:  # averaged if the network's is
+            stored = kind if self.is_train else path.param_key_g or kind
+            record = read_record(checkpoints.read_checkpoint(file, stored, fallback=True))
+        if record is not None:
+            self._check_record(net, record)
+        if source:
+            load_weights(net, source, key or kind, fallback=not key, label='e')
+            own, known = net.state_dict(), {} if record is None else record.state_dict
+            if not all(torch.equal(own[k].cpu(), known[k].cpu()) for k in own.keys() & known):
+                warn(
+                    f'path.pretrain_network_e: {source} holds other degradation vectors than those '
+                    'that the network of path.pretrain_network_g was trained with.'
+                )
+        elif record is not None:
+            net.load_state_dict(record.state_dict)
+        elif self.is_train and contract_of(net).save_backbone is not None:
+            warn(
+                f'path.pretrain_network_e is empty: the adapters of {type(net).__name__} keep '
+                'their random initial values for the whole training. Tune them first with '
+                'model_type: DegradationCLIPModel and name its net_g_latest.pth.'
+            )
+
+    def _check_record(self, net: nn.Module, record: DegradationRecord) -> None:
+        file, kind = self.run.path.pretrain_network_g, type(net).__name__
+        if record.arch['type'] != kind:
+            raise checkpoints.CheckpointError(
+                f'{file}: was trained with network_e.type: {record.arch["type"]}, not {kind}.'
+            )
+        contract = contract_of(net)
+        fault = class_order_fault(record.classes, self.names, contract.needs_label)
+        missing = net.state_dict().keys() - record.state_dict.keys()
+        if contract.save_backbone and missing and not self.run.path.pretrain_network_e:
+            fault = (
+                f'holds no backbone for network_e, which would keep random weights. Write '
+                f'network_e.pretrained: {record.arch["kwargs"].get("pretrained")}, as it was '
+                'trained with.'
+            )
+        if fault:
+            raise checkpoints.CheckpointError(f'{file}: {fault}')
 
     def start_averages(self) -> None:
-        self.conditioning.start_average()
+        if self.embedding.train is not None:
+            self.embedding.start_average()
+            self.load_embedding(self.embedding.average, 'params_ema', is_average=True)
         super().start_averages()
 
-    def network_arguments(self, batch: Batch) -> dict[str, Any]:
-        return {'degradation': self.conditioning(batch)}
+    def checkpoint_extras(self) -> dict[str, Any]:
+        """What ``net_g_*.pth`` says about its vectors."""
+        meta = degradation_meta(self.names, self.opt['network_e'], **self.embedding.states())
+        return {checkpoints.DEGRADATION_KEY: meta}
+
+    # ---- vectors ------------------------------------------------------------------------------
+
+    def network_arguments(self, batch: Batch) -> dict[str, Tensor]:
+        """Vectors (B, E) in fp32; without gradients by the averaged embedding."""
+        batch = batch.get('stand_in', batch)
+        inputs = batch['lq'], batch.get('degradation')
+        with torch.autocast(self.device.type, enabled=False):
+            if torch.is_grad_enabled() and self.embedding.train is not None:
+                return {'degradation': self.embedding.net(*inputs)}
+            with torch.no_grad(), self.embedding.evaluating() as net:
+                return {'degradation': net(*inputs)}
 
     def build_evaluator(self, **settings: Any) -> Evaluator:
-        return super().build_evaluator(**self.conditioning.label, **settings)
+        choice = self.run.val.degradation_override
+        if choice is not None:  # such scores are no results
+            whose = 'the next degradation' if choice == WRONG else choice
+            settings = {
+                'prefix': 'wrong_' if choice == WRONG else f'as_{choice}_',
+                'note': ' (ablation: every image is restored with the degradation vector of '
+                f'{whose})',
+            }
+        return super().build_evaluator(**settings)
 
     def validation_extras(self, dataset: Dataset, index: int, batch: Batch) -> Batch:
-        """With ``val.degradation_override``: whose vector the item gets."""
-        if self.run.val.degradation_override is None:
-            return {}
-        return {'stand_in': self.conditioning.stand_in(dataset, index, batch)}
+        """``stand_in``: ``lq`` (1, 3, H, W) and ``degradation`` (1,) that the embedding gets.
 
-    def checkpoint_extras(self) -> dict[str, Any]:
-        return self.conditioning.record()
+        Raises:
+            ValueError: the items have no label, or the set has none of the degradation.
+        """
+        choice = self.run.val.degradation_override
+        if choice is None:
+            return {}
+        if 'degradation' not in batch or not hasattr(dataset, 'label_of'):
+            raise ValueError(
+                'val.degradation_override needs a validation set that knows the degradations of '
+                'its images, such as MixedDegradationDataset.'
+            )
+        label, count = int(batch['degradation'][0]), len(self.names)
+        if choice == WRONG:
+            wanted = [(label + step) % count for step in range(1, count)]
+        else:
+            wanted = [self.names.index(choice)]
+        if contract_of(self.embedding.bare).needs_label:
+            return {'stand_in': {'lq': batch['lq'], 'degradation': torch.tensor(wanted[:1])}}
+        labels = [dataset.label_of(place) for place in range(len(dataset))]
+        other = next((other for other in wanted if other in labels), None)
+        if other is None:
+            raise ValueError(
+                f'val.degradation_override: {choice}: the validation set has no image with '
+                f'{" or ".join(self.names[other] for other in wanted)} to take the vector from.'
+            )
+        others = [place for place, found in enumerate(labels) if found == other]
+        item = read_item(dataset, others[labels[:index].count(label) % len(others)])
+        return {'stand_in': {'lq': item['lq'][None], 'degradation': torch.tensor([other])}}
