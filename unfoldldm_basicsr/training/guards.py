@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,18 +91,6 @@ def memory_advice(advice: str) -> Iterator[None]:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise RuntimeError(f'Out of GPU memory. {advice} ({error})') from error
-
-
-class SpeedMeter:
-    """``it_per_s``: iterations per second since the last call; nothing at the first."""
-
-    def __init__(self):
-        self._mark = 0, time.monotonic()
-
-    def __call__(self, iteration: int) -> dict[str, float]:
-        (last, then), now = self._mark, time.monotonic()
-        self._mark = iteration, now
-        return {'it_per_s': (iteration - last) / (now - then)} if 0 < last < iteration else {}
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

@@ -44,11 +44,9 @@ def install() -> None:
 def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
     """Replaces ``basicsr.train.create_train_val_dataloader``.
 
-    BasicSR counts a last partial batch that its loader drops, so training ends before
-    ``total_iter``, and after no step at all when a batch is larger than the data. Its sampler gives
-    every seed the same order, and a resumed run starts the epoch anew. Here epochs are counted from
-    the loader, the order of the images and their random numbers follow ``manual_seed``, and a
-    resumed run goes on with the batch after the last one it used, reading none before it.
+    Epochs are counted from the loader, which drops a last partial batch; the order of the images
+    and their random numbers follow ``manual_seed``, and a resumed run goes on with the batch after
+    the last one it used, reading none before it.
 
     Returns:
         ``(train_loader, train_sampler, val_loaders, total_epochs, total_iters)``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -134,7 +135,7 @@ class RestorationModel(SRModel):
         clip = optimisation.GradientClipper(self.groups, limit if train.use_grad_clip else None)
         self.step = TrainingStep(self.run, self.network.bare, self.optimizer_g, clip)
         self.checkpointer = Checkpointer(self.run, self.weight_files, self.training_state)
-        self.speed = guards.SpeedMeter()
+        self.logged = 0, 0.0  # iteration and time of the last line of the log
         stop_request.install()
 
     def start_averages(self) -> None:
@@ -223,8 +224,11 @@ class RestorationModel(SRModel):
 
     def get_current_log(self) -> OrderedDict[str, float]:
         """Losses, norms, speed and peak memory; for TensorBoard also the learning rates."""
-        log = OrderedDict(self.log_dict)
-        log |= self.speed(self.current_iter) | guards.peak_memory(self.device)
+        log, (last, then), now = OrderedDict(self.log_dict), self.logged, time.monotonic()
+        self.logged = self.current_iter, now
+        if 0 < last < self.current_iter:
+            log['it_per_s'] = (self.current_iter - last) / (now - then)
+        log |= guards.peak_memory(self.device)
         if self.run.logger.use_tb_logger:
             log |= {f'lr_{g["group"]}': g['lr'] for g in self.optimizer_g.param_groups}
         return log

@@ -81,11 +81,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
 def load_resume_state(opt: dict) -> dict | None:
     """Replaces ``basicsr.train.load_resume_state``: state to go on from, None for a fresh start.
 
-    BasicSR looks for states below the current folder instead of the experiment's, needs a GPU to
-    load them, gives up on a truncated file and takes weights of the same number from the run's own
-    folder, whoever wrote them. Here ``--auto_resume`` takes the newest checkpoint all of whose
-    files are what was written, and says which newer ones it passed over; the weights are those that
-    the state lists, wherever it lies. Rank 0 chooses for all.
+    ``--auto_resume`` takes the newest checkpoint of the experiment all of whose files are what was
+    written, and says which newer ones it passed over; the weights are those that the state lists,
+    wherever it lies. Rank 0 chooses for all.
 
     Raises:
         ResumeError: ``path.resume_state`` cannot be used, there are states but none is whole
