@@ -43,16 +43,12 @@ from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY, CheckpointErro
 from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
 
 _WITHOUT_EFFECT = {
-    'train': {
-        'pixel_opt': 'the loss is the cross-entropy of the degradations',
-        'perceptual_opt': 'the loss is the cross-entropy of the degradations',
-        'mixing_augs': 'a blend of two degradations has no class',
-    },
-    'val': {
-        'metrics': 'the accuracy is always measured',
-        'save_img': 'no image is restored; the confusion matrix is always written',
-        'tile': 'the whole image is classified',
-    },
+    'train.pixel_opt': 'the loss is the cross-entropy of the degradations',
+    'train.perceptual_opt': 'the loss is the cross-entropy of the degradations',
+    'train.mixing_augs': 'a blend of two degradations has no class',
+    'val.metrics': 'the accuracy is always measured',
+    'val.save_img': 'no image is restored; the confusion matrix is always written',
+    'val.tile': 'the whole image is classified',
 }
 
 
@@ -84,11 +80,10 @@ def network_tells_apart(run: Run) -> Iterator[Problem]:
 
 def options_have_effect(run: Run) -> Iterator[Problem]:
     """Options of restoring models that a classifier has no use for."""
-    for name, reasons in _WITHOUT_EFFECT.items():
-        section = getattr(run, name)
-        for key, reason in reasons.items():
-            if getattr(section, key, None):
-                yield Problem(f'{name}.{key}', f'has no effect here ({reason}); remove it.')
+    for path, reason in _WITHOUT_EFFECT.items():
+        section, key = path.split('.')
+        if getattr(getattr(run, section), key, None):
+            yield Problem(path, f'has no effect here ({reason}); remove it.')
 
 
 @register(MODEL_REGISTRY)

@@ -185,22 +185,18 @@ class UnfoldLDMPhase1Model(RestorationModel):
             arguments['context'] = batch['context_lq'], batch['context_gt']
         return arguments
 
-    def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
-        arguments = self.network_arguments(batch)
+    def compute_losses(self, batch: Batch, current_iter: int, **mode: str) -> tuple[Losses, Losses]:
+        """Losses, and figures of the steps in the iterations that are logged."""
+        lq, gt, arguments = batch['lq'], batch['gt'], self.network_arguments(batch)
         with self.autocast():
-            trace = self.net_g(batch['lq'], batch['gt'], **arguments, return_trace=True)
-        return self.trace_losses(trace, batch['gt']), self.trace_figures(trace, batch, current_iter)
+            trace = self.net_g(lq, gt, **mode, **arguments, return_trace=True)
+        is_logged = current_iter % self.run.logger.print_freq == 0
+        return self.trace_losses(trace, gt), step_figures(trace, lq) if is_logged else {}
 
     def trace_losses(self, trace, gt: Tensor) -> Losses:
-        """Losses of the restoration part; see :func:`restoration_losses`."""
+        """See :func:`restoration_losses`."""
         weight = self.run.train.stage_loss_weight
         return restoration_losses(trace, gt, self.cri_pix, self.cri_isda, weight)
-
-    def trace_figures(self, trace, batch: Batch, current_iter: int) -> Losses:
-        """Figures of the steps, in the iterations that are logged."""
-        if current_iter % self.run.logger.print_freq:
-            return {}
-        return step_figures(trace, batch['lq'])
 
     def optimize_parameters(self, current_iter: int) -> None:
         super().optimize_parameters(current_iter)

@@ -160,19 +160,19 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
             self.network.wrap()
 
     def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
-        lq, gt, mode = batch['lq'], batch['gt'], 'warmup' if self.warming_up else 'restore'
-        arguments = self.network_arguments(batch)
-        with self.autocast():
-            trace = self.net_g(lq, gt, mode=mode, **arguments, return_trace=True)
+        mode = 'warmup' if self.warming_up else 'restore'
+        return super().compute_losses(batch, current_iter, mode=mode)
+
+    def trace_losses(self, trace, gt: Tensor) -> Losses:
         if self.warming_up:
             names = ['l_pix', 'l_isda', 'l_stage']
             present = [True, self.cri_isda is not None, self.run.train.stage_loss_weight > 0]
-            losses = {n: lq.new_zeros(()) for n, p in zip(names, present, strict=True) if p}
+            losses = {n: gt.new_zeros(()) for n, p in zip(names, present, strict=True) if p}
         else:
-            losses = self.trace_losses(trace, gt)
+            losses = super().trace_losses(trace, gt)
         priors = [stage.generated.float() for stage in trace.stages]
         losses['l_diff'] = self.cri_diff(priors, trace.target_prior)
-        return losses, self.trace_figures(trace, batch, current_iter)
+        return losses
 
     def validation_extras(self, dataset: Dataset, index: int, batch: Batch) -> Batch:
         """For the shuffled prior: the next image of the set, cut or padded to this one's size."""

@@ -156,13 +156,13 @@ def _choose(opt: dict) -> files.Checkpoint | None:
             found = files.Checkpoint.read(folder / f'{iteration}.state', _networks(opt))
         except ResumeError as error:
             skipped.append(str(error))
-            continue
-        if skipped:
-            # BasicSR's logger is set up later; an unconfigured one writes warnings to stderr.
-            logging.getLogger('basicsr').warning(
-                'Resuming from %s, passing over: %s.', found.path, '; '.join(skipped)
-            )
-        return found
+        else:
+            if skipped:
+                # BasicSR's logger is set up later; an unconfigured one writes warnings to stderr.
+                logging.getLogger('basicsr').warning(
+                    'Resuming from %s, passing over: %s.', found.path, '; '.join(skipped)
+                )
+            return found
     if skipped:
         raise ResumeError(
             f'no training state can be resumed: {"; ".join(skipped)}. To start anew, move '
