@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import basicsr.test
 import basicsr.train
@@ -19,7 +18,6 @@ from option_mutants import Mutant
 from vlunet_runs import TINY_CLIP
 
 from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
-from unfoldldm_basicsr.models.vlunet_model import class_order
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
@@ -218,7 +216,8 @@ def _embedding(options: dict) -> dict:
     """What the file of a steered network says about its vectors."""
     network = dict(options['network_e'])
     net = ARCH_REGISTRY.get(network['type'])(**{k: v for k, v in network.items() if k != 'type'})
-    return degradation_meta(class_order(SimpleNamespace(opt=options)), network, net.state_dict())
+    orders = (section.get('degradation_names') for section in options['datasets'].values())
+    return degradation_meta(next(filter(None, orders), []), network, net.state_dict())
 
 
 def _mappings(value: object) -> Iterator[dict]:

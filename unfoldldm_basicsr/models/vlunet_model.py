@@ -26,7 +26,7 @@ from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import read_item
-from unfoldldm_basicsr.options.run import Run, section_values
+from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.evaluation import Evaluator
 from unfoldldm_basicsr.training.networks import TrainedNetwork
@@ -68,16 +68,9 @@ class ConditionedVal(ValOptions):
 
 def class_order(run: Run) -> list[str]:
     """``degradation_names`` of the data, the training set's first; empty where none has any."""
-    for _, section in _datasets(run):
-        if isinstance(section.get('degradation_names'), list):
-            return [str(name) for name in section['degradation_names']]
-    return []
-
-
-def _datasets(run: Run) -> list[tuple[str, Mapping[str, Any]]]:
-    sections = section_values(run.opt, 'datasets')
-    found = [(str(k), v) for k, v in sections.items() if isinstance(v, Mapping)]
-    return sorted(found, key=lambda pair: pair[0] != 'train')
+    sets = sorted(run.sets(), key=lambda item: item[0] != 'datasets.train')
+    orders = (section.get('degradation_names') for _, section in sets)
+    return [str(name) for name in next((o for o in orders if isinstance(o, list)), ())]
 
 
 def _embeddings() -> dict[str, type]:
@@ -125,8 +118,8 @@ def embedding_fits(run: Run) -> Iterator[Problem]:
 def same_order(run: Run, *, needed: bool) -> Iterator[Problem]:
     """The order of the degradations must be the same in all data; ``needed``: must be there."""
     names = class_order(run)
-    for phase, section in _datasets(run):
-        place, own = f'datasets.{phase}.degradation_names', section.get('degradation_names')
+    for path, section in run.sets():
+        place, own = f'{path}.degradation_names', section.get('degradation_names')
         if own is None and needed:
             message = 'is missing: the vectors of a label embedding follow this order of names.'
             yield Problem(place, message)
