@@ -3,7 +3,6 @@
 import itertools
 import pickle
 import random
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,7 +14,6 @@ from dataset_options import NOTHING, epochs, paired, refusals, same, synthetic
 from helpers import DELETE, put, write_photos
 
 from unfoldldm_basicsr.data.listing import read_meta_info
-from unfoldldm_basicsr.data.patches import random_flips, random_window
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 
@@ -105,22 +103,28 @@ def test_paired_crops_and_flips_are_the_same_for_both_images(tmp_path):
         assert torch.equal(item['gt'], item['lq'])
 
 
-def test_flips_cover_all_eight_orientations_or_none():
-    image = np.arange(12).reshape(2, 2, 3)
-    rng = np.random.default_rng(0)
-    flip_all = partial(random_flips, rng, hflip=True, rot=True)
-    seen = {flip_all().apply(image).tobytes() for _ in range(200)}
-    assert len(seen) == 8
-    mirrored = {random_flips(rng, hflip=True, rot=False).apply(image).tobytes() for _ in range(50)}
-    assert mirrored == {image.tobytes(), image[:, ::-1].tobytes()}
-    kept = {random_flips(rng, hflip=False, rot=False).apply(image).tobytes() for _ in range(50)}
-    assert kept == {image.tobytes()}
+def test_flips_cover_all_eight_orientations_or_none(tmp_path):
+    write_photos(tmp_path, 1, (16, 16))
+
+    def seen(**options) -> set[bytes]:
+        dataset = build_dataset(synthetic(tmp_path, **options))
+        return {dataset[0]['gt'].numpy().tobytes() for _ in range(100)}
+
+    image = build_dataset(synthetic(tmp_path, 'val'))[0]['gt'].numpy()
+    assert len(seen()) == 8
+    assert seen(use_rot=False) == {image.tobytes(), image[..., ::-1].tobytes()}
+    assert seen(use_hflip=False, use_rot=False) == {image.tobytes()}
 
 
-def test_windows_reach_every_corner():
-    rng = np.random.default_rng(0)
-    windows = [random_window(12, 10, 8, rng, margin=3) for _ in range(300)]
-    assert {(w.top, w.left) for w in windows} == {(t, x) for t in range(5) for x in range(3)}
+def test_patches_reach_every_corner(tmp_path):
+    write_photos(tmp_path, 1, (12, 10))
+    image = pixels(build_dataset(synthetic(tmp_path, 'val'))[0]['gt'])
+    blur = [{'type': 'gaussian_blur', 'sigma': 1}]  # patches are cut with a margin
+    options = {'gt_size': 8, 'use_hflip': False, 'use_rot': False, 'degradations': blur}
+    dataset = build_dataset(synthetic(tmp_path, **options))
+    seen = {pixels(dataset[0]['gt']).tobytes() for _ in range(300)}
+    places = itertools.product(range(5), range(3))
+    assert seen == {image[top : top + 8, left : left + 8].tobytes() for top, left in places}
 
 
 @pytest.mark.parametrize(

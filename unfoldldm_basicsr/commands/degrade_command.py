@@ -18,8 +18,7 @@ from unfoldldm_basicsr.data.degradations import (
     DegradationChain,
 )
 from unfoldldm_basicsr.data.images import read_picture
-from unfoldldm_basicsr.data.patches import center_crop
-from unfoldldm_basicsr.data.pixels import to_float, with_three_channels
+from unfoldldm_basicsr.data.pixels import center_crop, to_float, with_three_channels
 from unfoldldm_basicsr.pictures.drawing import comparison_grid, save_picture, to_rgb8
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
-"""Samples of images: scaling, channels, turning. Arrays are uint8 or uint16, H W or H W C."""
+"""Arrays of images, H W or H W C: their samples, channels and geometry, and the way to tensors."""
 
 import io
 
 import numpy as np
+import torch
 from basicsr.utils.color_util import rgb2ycbcr
 from PIL import Image, ImageCms
 
@@ -62,12 +63,38 @@ def rgb_of_cmyk(image: Image.Image, icc: bytes | None) -> np.ndarray:
     return np.asarray(image.convert('RGB'))
 
 
+def flipped(image: np.ndarray, horizontal: bool, vertical: bool, transpose: bool) -> np.ndarray:
+    """One of the eight flips and rotations by 90 degrees: mirrors, turns over, then transposes (a
+    view).
+    """
+    if horizontal:
+        image = image[:, ::-1]
+    if vertical:
+        image = image[::-1]
+    return image.swapaxes(0, 1) if transpose else image
+
+
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turns an image as ``orientation`` (1 to 8, as in EXIF) says (a view)."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+    horizontal, vertical = orientation in (2, 3, 7, 8), orientation in (3, 4, 6, 7)
+    return flipped(pixels, horizontal, vertical, transpose=orientation in (5, 6, 7, 8))
+
+
+def pad_to_size(image: np.ndarray, size: int) -> np.ndarray:
+    """Reflect-pads sides of H W C shorter than ``size`` to ``size``, at the bottom and right."""
+    missing = [max(0, size - side) for side in image.shape[:2]]
+    if not any(missing):
+        return image
+    return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode='reflect')
+
+
+def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The central part of at most ``height`` x ``width`` (a view)."""
+    top = max(0, image.shape[0] - height) // 2
+    left = max(0, image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """float32 H W C to a contiguous C H W tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))

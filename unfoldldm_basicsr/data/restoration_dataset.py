@@ -15,9 +15,16 @@ import torch
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read
-from unfoldldm_basicsr.data import patches as geometry
 from unfoldldm_basicsr.data.options import DatasetOptions, at_key, title
-from unfoldldm_basicsr.data.pixels import one_channel, to_float, with_three_channels
+from unfoldldm_basicsr.data.pixels import (
+    center_crop,
+    flipped,
+    one_channel,
+    pad_to_size,
+    to_float,
+    to_tensor,
+    with_three_channels,
+)
 from unfoldldm_basicsr.data.sources import ImageSource, open_source
 
 _NUM_FINGERPRINTED = 1000  # files per folder whose sizes are part of the fingerprint
@@ -61,16 +68,15 @@ class RestorationDataset(Dataset):
         names, rng = self.items[index % len(self.items)], self._generator(index)
         images = self._read(names)
         if self.is_train:
-            images, window = self._training_patch(images, rng)
+            images, inside = self._training_patch(images, rng)
         else:
-            images = [self._validation_crop(image) for image in images]
-            window = geometry.Window(0, 0, *images[0].shape[:2])
+            images, inside = [self._validation_crop(image) for image in images], np.s_[:, :]
         gt, *views = map(self._float, images)
         lq = self.degraded(gt, views, rng)
         paths = [source.path(name) for source, name in zip(self.images, names, strict=True)]
         return {
-            'lq': geometry.to_tensor(window.trim(lq)),
-            'gt': geometry.to_tensor(window.trim(gt)),
+            'lq': to_tensor(lq[inside]),
+            'gt': to_tensor(gt[inside]),
             'lq_path': paths[min(1, len(paths) - 1)],
             'gt_path': paths[0],
             'degradation': self.degradation,
@@ -153,22 +159,33 @@ class RestorationDataset(Dataset):
 
     def _training_patch(
         self, images: list[np.ndarray], rng: np.random.Generator
-    ) -> tuple[list[np.ndarray], geometry.Window]:
+    ) -> tuple[list[np.ndarray], tuple[slice, slice]]:
         """The same random crop and flip of every image, still in its integer type: patches with up
-        to ``reach`` pixels around them, and the window that trims them.
+        to ``reach`` pixels around them, and their place in that.
         """
-        size = self.options.gt_size
-        images = [geometry.pad_to_size(image, size) for image in images]
-        window = geometry.random_window(*images[0].shape[:2], size, rng, self.reach)
-        flips = geometry.random_flips(rng, hflip=self.options.use_hflip, rot=self.options.use_rot)
-        patches = [np.ascontiguousarray(flips.apply(window.cut(image))) for image in images]
-        return patches, flips.apply_to_margins(window)
+        size, reach = self.options.gt_size, self.reach
+        images = [pad_to_size(image, size) for image in images]
+        top, left = (int(rng.integers(s - size, endpoint=True)) for s in images[0].shape[:2])
+        above, before = min(reach, top), min(reach, left)
+        window = np.s_[top - above : top + size + reach, left - before : left + size + reach]
+        height, width = images[0][window].shape[:2]
+        # BasicSR's augmentation: use_hflip mirrors, use_rot turns over and transposes.
+        allowed = self.options.use_hflip, self.options.use_rot, self.options.use_rot
+        flips = horizontal, vertical, transpose = (rng.random(3) < 0.5) & allowed
+        patches = [np.ascontiguousarray(flipped(image[window], *flips)) for image in images]
+        if horizontal:
+            before = width - size - before
+        if vertical:
+            above = height - size - above
+        if transpose:
+            above, before = before, above
+        return patches, np.s_[above : above + size, before : before + size]
 
     def _validation_crop(self, image: np.ndarray) -> np.ndarray:
         side, multiple = self.options.center_crop, self.options.crop_multiple
         if side:
-            image = geometry.center_crop(image, side, side)
+            image = center_crop(image, side, side)
         if multiple:
             height, width = (s - s % multiple or s for s in image.shape[:2])
-            image = geometry.center_crop(image, height, width)
+            image = center_crop(image, height, width)
         return np.ascontiguousarray(image)
