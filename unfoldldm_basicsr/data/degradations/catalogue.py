@@ -79,12 +79,12 @@ class Degradation(Options):
     @classmethod
     def parameters(cls) -> dict[str, Parameter]:
         """By name, in the order in which they are drawn."""
-        found = {}
-        for name, field in cls.model_fields.items():
-            for item in field.metadata:
-                if isinstance(item, Parameter):
-                    found[name] = item
-        return found
+        return {
+            name: item
+            for name, field in cls.model_fields.items()
+            for item in field.metadata
+            if isinstance(item, Parameter)
+        }
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:

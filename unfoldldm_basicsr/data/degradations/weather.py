@@ -10,29 +10,6 @@ from unfoldldm_basicsr.data.degradations.blur import convolve, gaussian_psf, mot
 _FAR_STREAK_LENGTH = 0.5  # streaks of the far half of the rain, relative to the near half
 
 
-def streak_layer(
-    height: int,
-    width: int,
-    rng: np.random.Generator,
-    *,
-    density: float,
-    length: float,
-    angle: float,
-    thickness: float,
-) -> np.ndarray:
-    """Opacity of one layer of rain, random drops smeared along their fall: float32 H W in [0, 1]; a
-    streak of a full-strength drop peaks at 1.
-    """
-    psf = motion_psf(length, 90.0 - angle, fade=True)  # angle 0 falls straight down
-    radius = 2 * math.ceil(thickness)
-    psf = cv2.filter2D(np.pad(psf, radius), -1, gaussian_psf(thickness / 2))
-    margin = psf.shape[0] // 2  # streaks that start outside the picture reach into it
-    shape = (height + 2 * margin, width + 2 * margin)
-    drops = (rng.random(shape) < density) * rng.uniform(0.4, 1.0, shape)
-    layer = convolve(drops.astype(np.float32), psf / psf.max())
-    return np.clip(layer[margin : margin + height, margin : margin + width], 0.0, 1.0)
-
-
 def rain(
     image: np.ndarray,
     rng: np.random.Generator,
@@ -45,6 +22,7 @@ def rain(
 ) -> np.ndarray:
     """Bright streaks over the scene: y = (1 - a S) x + a S with the opacity map S of two layers.
 
+    A layer is random drops smeared along their fall; a streak of a full-strength drop peaks at 1.
     Blending towards white keeps y within [0, 1], where the additive model x + S saturates.
 
     Args:
@@ -57,15 +35,14 @@ def rain(
     height, width = image.shape[:2]
     clear = np.ones((height, width), np.float32)
     for scale in (1.0, _FAR_STREAK_LENGTH):
-        layer = streak_layer(
-            height,
-            width,
-            rng,
-            density=density / 2,
-            length=length * scale,
-            angle=angle,
-            thickness=thickness * scale,
-        )
+        psf = motion_psf(length * scale, 90.0 - angle, fade=True)  # angle 0 falls straight down
+        thick = thickness * scale
+        psf = cv2.filter2D(np.pad(psf, 2 * math.ceil(thick)), -1, gaussian_psf(thick / 2))
+        margin = psf.shape[0] // 2  # streaks that start outside the picture reach into it
+        shape = (height + 2 * margin, width + 2 * margin)
+        drops = (rng.random(shape) < density / 2) * rng.uniform(0.4, 1.0, shape)
+        layer = convolve(drops.astype(np.float32), psf / psf.max())
+        layer = np.clip(layer[margin : margin + height, margin : margin + width], 0.0, 1.0)
         clear *= 1.0 - np.float32(intensity) * layer
     return 1.0 - clear[..., None] * (1.0 - image)
 
