@@ -17,7 +17,7 @@ from unfoldldm_basicsr.data.listing import read_lines, split_size, without_exten
 # Open environments of this process. The lock covers every read, so that `close_lmdbs` never pulls
 # an environment from under a reader in another thread.
 _environments: dict[tuple[int, int], object] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def key_of(name: str) -> str:
@@ -113,17 +113,13 @@ def _open(root: str, size: int) -> Any:
 def close_lmdbs() -> None:
     """Closes every LMDB of this process; the next read opens it again."""
     with _lock:
-        _close_all()
-
-
-def _close_all() -> None:
-    while _environments:
-        _environments.popitem()[1].close()
+        while _environments:
+            _environments.popitem()[1].close()
 
 
 def _before_fork() -> None:
     _lock.acquire()
-    _close_all()
+    close_lmdbs()
 
 
 if hasattr(os, 'register_at_fork'):  # not on Windows, which cannot fork
