@@ -112,10 +112,11 @@ def read_meta_info(path: str | os.PathLike) -> list[tuple[str, str | None]]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such meta_info_file (current folder: {Path.cwd()}).')
-    lines = [name for name in (split_size(line)[0] for line in read_lines(path)) if name]
-    if not lines:
+    entries = [read_entry(line) for line in read_lines(path)]
+    entries = [(gt, lq) for gt, lq in entries if gt]
+    if not entries:
         raise ValueError(f'{path}: the list of images is empty.')
-    return [read_entry(line) for line in lines]
+    return entries
 
 
 def read_entry(line: str) -> tuple[str, str | None]:
