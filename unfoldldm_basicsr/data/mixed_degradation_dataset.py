@@ -20,8 +20,7 @@ from unfoldldm_basicsr.data.restoration_dataset import RestorationDataset
 from unfoldldm_basicsr.data.synthetic_degradation_dataset import SyntheticDegradationDataset
 
 _SET_CLASSES: dict[str, type[RestorationDataset]] = {
-    'SyntheticDegradationDataset': SyntheticDegradationDataset,
-    'PairedDegradationDataset': PairedDegradationDataset,
+    cls.__name__: cls for cls in (SyntheticDegradationDataset, PairedDegradationDataset)
 }
 _OF_ONE_SET = ('degradation_name', 'repeat')
 _OF_THE_MIXTURE = {*LoaderOptions.model_fields} - {'type', 'io_backend'} | {'degradation_names'}
