@@ -25,8 +25,9 @@ import cv2
 import lmdb
 import numpy as np
 import torch
+from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.prefetch_dataloader import PrefetchGenerator
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from unfoldldm_basicsr.common.errors import DEAD_WORKER, LOADER_ADVICE, DataFault, first_line
 from unfoldldm_basicsr.common.sections import LoaderOptions
@@ -57,19 +58,17 @@ class SeededIndex(int):
         return int(self), self.seed
 
 
-class SeededSampler(Sampler):
+class SeededSampler(EnlargedSampler):
     """Order of the images of each epoch, a function of seed and epoch only.
 
-    As BasicSR's ``EnlargedSampler`` (every rank its share of one permutation, the data repeated
-    ``ratio`` times), but ``seed`` takes part in the permutation, and every index carries the seed
-    of its own draw, a function of seed, epoch and place in the permutation.
+    As in ``EnlargedSampler``, every rank has its share of one permutation, the data repeated
+    ``ratio`` times; but ``seed`` takes part in the permutation, and every index carries the seed of
+    its own draw, a function of seed, epoch and place in the permutation.
     """
 
     def __init__(self, dataset: Dataset, num_replicas: int, rank: int, ratio: float, seed: int):
-        self.dataset, self.num_replicas, self.rank, self.seed = dataset, num_replicas, rank, seed
-        self.epoch = 0
-        self.num_samples = math.ceil(len(dataset) * ratio / num_replicas)
-        self._first = 0, 0
+        super().__init__(dataset, num_replicas, rank, ratio)
+        self.seed, self._first = seed, (0, 0)
 
     def start_at(self, epoch: int, samples: int) -> None:
         """The run starts in ``epoch``, whose first ``samples`` (of each rank) are used already."""
@@ -80,17 +79,10 @@ class SeededSampler(Sampler):
         epoch = self.epoch
         used = self._first[1] if epoch == self._first[0] else 0
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.num_samples * self.num_replicas, generator=generator)
-        order %= len(self.dataset)
+        order = torch.randperm(self.total_size, generator=generator) % len(self.dataset)
         for position in range(used * self.num_replicas + self.rank, len(order), self.num_replicas):
             draw = hashlib.blake2b(f'{self.seed}/{epoch}/{position}'.encode(), digest_size=8)
             yield SeededIndex(int(order[position]), int.from_bytes(draw.digest(), 'big') >> 1)
-
-    def __len__(self) -> int:
-        return self.num_samples
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
 
 def no_full_batch(images: int, samples: int, batch: int) -> str:
