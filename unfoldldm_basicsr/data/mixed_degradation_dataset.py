@@ -14,9 +14,13 @@ from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, 
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.sections import LoaderOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
-from unfoldldm_basicsr.data.options import DatasetOptions, at_key, title
 from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
-from unfoldldm_basicsr.data.restoration_dataset import RestorationDataset
+from unfoldldm_basicsr.data.restoration_dataset import (
+    DatasetOptions,
+    RestorationDataset,
+    at_key,
+    title,
+)
 from unfoldldm_basicsr.data.synthetic_degradation_dataset import SyntheticDegradationDataset
 
 _SET_CLASSES: dict[str, type[RestorationDataset]] = {

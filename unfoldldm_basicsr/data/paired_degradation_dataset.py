@@ -10,8 +10,12 @@ from pydantic import field_validator
 
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.data.listing import read_meta_info, without_extension
-from unfoldldm_basicsr.data.options import DatasetOptions, Root, at_key
-from unfoldldm_basicsr.data.restoration_dataset import RestorationDataset
+from unfoldldm_basicsr.data.restoration_dataset import (
+    DatasetOptions,
+    RestorationDataset,
+    Root,
+    at_key,
+)
 from unfoldldm_basicsr.data.sources import FolderImages, ImageSource
 
 _NUM_CHECKED_PAIRS = 16  # of folders, whose sizes are compared before a run; of LMDBs it is all

@@ -7,27 +7,118 @@ In validation an item's seed is (``seed``, index): the same in every run and wor
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, ValidationInfo, field_validator
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, read
-from unfoldldm_basicsr.data.options import DatasetOptions, at_key, title
-from unfoldldm_basicsr.data.pixels import (
-    center_crop,
-    flipped,
-    one_channel,
-    pad_to_size,
-    to_float,
-    to_tensor,
-    with_three_channels,
-)
+from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, count, read
+from unfoldldm_basicsr.common.sections import LoaderOptions, Positive
+from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.data import pixels
 from unfoldldm_basicsr.data.sources import ImageSource, open_source
 
+Root = Annotated[str, Field(min_length=1)]
 _NUM_FINGERPRINTED = 1000  # files per folder whose sizes are part of the fingerprint
+
+
+class DatasetOptions(LoaderOptions):
+    """A data set of degraded and clean images of equal size."""
+
+    color: Literal['rgb', 'grey', 'y'] = 'rgb'
+    """Channels of the images: rgb; grey, one channel, grey files as they are and the luminance
+    (0 to 255) of colour files; y, one channel, the luma (16 to 235) that BasicSR means by it."""
+    gt_size: Positive | None = Field(None, validate_default=True)
+    """Training: side of the patches in pixels."""
+    use_hflip: bool = True
+    """Training: random mirroring."""
+    use_rot: bool = True
+    """Training: random turns by 90 degrees."""
+    repeat: count(ge=1, le=10_000_000) = 1
+    """Training: how many times an epoch sees each image."""
+    seed: count(ge=0) = 0
+    """Seed of the degradations in validation."""
+    center_crop: Positive | None = None
+    """Validation: use only the central square of this side."""
+    crop_multiple: Positive | None = None
+    """Validation: crop centrally to a multiple of this size."""
+    degradation_names: Tuple[str] | None = None
+    """All classes of the run, in order of their index."""
+    degradation_name: str | None = Field(None, validate_default=True)
+    """Class of this set, one of degradation_names."""
+
+    @property
+    def channels(self) -> int:
+        """Of the images that the data set gives."""
+        return 3 if self.color == 'rgb' else 1
+
+    @field_validator('scale')
+    @classmethod
+    def _equal_sizes(cls, scale: int) -> int:
+        if scale != 1:
+            raise ValueError(f'is {scale}, but these data sets give lq and gt of equal size: 1.')
+        return scale
+
+    @field_validator('gt_size')
+    @classmethod
+    def _patches(cls, size: int | None, info: ValidationInfo) -> int | None:
+        in_parts = 'sets' in cls.model_fields  # which may have it, each
+        if size is None and info.data.get('phase') == 'train' and not in_parts:
+            raise ValueError('is missing: the side of the training patches in pixels.')
+        return size
+
+    @field_validator('center_crop', 'crop_multiple')
+    @classmethod
+    def _whole_images(cls, size: int | None, info: ValidationInfo) -> int | None:
+        if size is not None and info.data.get('phase') == 'train':
+            raise ValueError('is for validation; training patches have gt_size.')
+        return size
+
+    @field_validator('repeat')
+    @classmethod
+    def _once(cls, repeat: int, info: ValidationInfo) -> int:
+        if repeat != 1 and info.data.get('phase') in ('val', 'test'):
+            raise ValueError('is for training; validation sees every image once.')
+        return repeat
+
+    @field_validator('degradation_names')
+    @classmethod
+    def _classes(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and (not names or len(set(names)) < len(names)):
+            raise ValueError(f'must be a list of different names, got {list(names)}.')
+        return names
+
+    @field_validator('degradation_name')
+    @classmethod
+    def _one_of_the_classes(cls, name: str | None, info: ValidationInfo) -> str | None:
+        names = info.data.get('degradation_names')
+        if names and name is None:
+            raise ValueError(f'is missing: which of {", ".join(names)} this set is.')
+        if names and name not in names:
+            raise ValueError(f"'{name}' is no class.{did_you_mean(name, names)}")
+        return name
+
+
+def title(values: Any, cls: type) -> str:
+    """What errors call a data set; ``values`` are options or a section."""
+    name = values.name if isinstance(values, Options) else values.get('name')
+    return f'dataset {name or "without a name"} ({cls.__name__})'
+
+
+@contextmanager
+def at_key(owner: str, key: str) -> Iterator[None]:
+    """Raises what goes wrong in the block as OptionError at ``key`` of ``owner``."""
+    try:
+        yield
+    except OptionError as error:
+        problems = [Problem(f'{key}.{path}', text) for path, text, *_ in error.problems]
+        raise OptionError(owner, problems) from error
+    except (OSError, ValueError) as error:
+        raise OptionError(owner, [Problem(key, str(error))]) from error
 
 
 class RestorationDataset(Dataset):
@@ -75,8 +166,8 @@ class RestorationDataset(Dataset):
         lq = self.degraded(gt, views, rng)
         paths = [source.path(name) for source, name in zip(self.images, names, strict=True)]
         return {
-            'lq': to_tensor(lq[inside]),
-            'gt': to_tensor(gt[inside]),
+            'lq': pixels.to_tensor(lq[inside]),
+            'gt': pixels.to_tensor(gt[inside]),
             'lq_path': paths[min(1, len(paths) - 1)],
             'gt_path': paths[0],
             'degradation': self.degradation,
@@ -141,7 +232,7 @@ class RestorationDataset(Dataset):
         for source, name in zip(self.images, names, strict=True):
             image = source.read(name)
             keep = image.ndim == 2 and self.options.color == 'grey'
-            images.append(image[..., None] if keep else with_three_channels(image))
+            images.append(image[..., None] if keep else pixels.with_three_channels(image))
             if image.shape[:2] != images[0].shape[:2]:
                 (height, width), (gt_height, gt_width) = image.shape[:2], images[0].shape[:2]
                 raise ValueError(
@@ -154,8 +245,10 @@ class RestorationDataset(Dataset):
 
     def _float(self, image: np.ndarray) -> np.ndarray:
         """float32 H W C in [0, 1] of the channels that ``color`` asks for."""
-        image = to_float(image)
-        return image if self.options.color == 'rgb' else one_channel(image, self.options.color)
+        image = pixels.to_float(image)
+        return (
+            image if self.options.color == 'rgb' else pixels.one_channel(image, self.options.color)
+        )
 
     def _training_patch(
         self, images: list[np.ndarray], rng: np.random.Generator
@@ -164,7 +257,7 @@ class RestorationDataset(Dataset):
         to ``reach`` pixels around them, and their place in that.
         """
         size, reach = self.options.gt_size, self.reach
-        images = [pad_to_size(image, size) for image in images]
+        images = [pixels.pad_to_size(image, size) for image in images]
         top, left = (int(rng.integers(s - size, endpoint=True)) for s in images[0].shape[:2])
         above, before = min(reach, top), min(reach, left)
         window = np.s_[top - above : top + size + reach, left - before : left + size + reach]
@@ -172,7 +265,7 @@ class RestorationDataset(Dataset):
         # BasicSR's augmentation: use_hflip mirrors, use_rot turns over and transposes.
         allowed = self.options.use_hflip, self.options.use_rot, self.options.use_rot
         flips = horizontal, vertical, transpose = (rng.random(3) < 0.5) & allowed
-        patches = [np.ascontiguousarray(flipped(image[window], *flips)) for image in images]
+        patches = [np.ascontiguousarray(pixels.flipped(image[window], *flips)) for image in images]
         if horizontal:
             before = width - size - before
         if vertical:
@@ -184,8 +277,8 @@ class RestorationDataset(Dataset):
     def _validation_crop(self, image: np.ndarray) -> np.ndarray:
         side, multiple = self.options.center_crop, self.options.crop_multiple
         if side:
-            image = center_crop(image, side, side)
+            image = pixels.center_crop(image, side, side)
         if multiple:
             height, width = (s - s % multiple or s for s in image.shape[:2])
-            image = center_crop(image, height, width)
+            image = pixels.center_crop(image, height, width)
         return np.ascontiguousarray(image)

@@ -9,8 +9,12 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.data.degradations import ChainOptions, DegradationChain
 from unfoldldm_basicsr.data.listing import read_meta_info
-from unfoldldm_basicsr.data.options import DatasetOptions, Root, at_key
-from unfoldldm_basicsr.data.restoration_dataset import RestorationDataset
+from unfoldldm_basicsr.data.restoration_dataset import (
+    DatasetOptions,
+    RestorationDataset,
+    Root,
+    at_key,
+)
 
 
 class SyntheticOptions(ChainOptions, DatasetOptions):
