@@ -1,7 +1,6 @@
 """Losses beside BasicSR's own; importing registers them."""
 
-from unfoldldm_basicsr.losses.isda_loss import ISDALoss
-from unfoldldm_basicsr.losses.latent_diffusion_loss import LatentDiffusionLoss
 from unfoldldm_basicsr.losses.psnr_loss import PSNRLoss
+from unfoldldm_basicsr.losses.unfoldldm_loss import ISDALoss, LatentDiffusionLoss
 
 __all__ = ['ISDALoss', 'LatentDiffusionLoss', 'PSNRLoss']

@@ -1,9 +1,10 @@
-"""ISDA, the intra-stage consistency of UnfoldLDM's two gradient steps (arXiv 2511.18152).
+"""The losses of UnfoldLDM beside the pixel loss (arXiv 2511.18152).
 
     L_ISDA = 1 / (K - start + 1) sum_{k=start..K} mean |x_hat_k - x_tilde_k|
+    L_diff = 1 / K sum_{k=1..K} mean |P_hat_k - stopgrad(P)|
 
-It starts at stage 2: in stage 1 the degradation is least informed, and both steps start from y.
-The norm is not published; it is an option here.
+ISDA starts at stage 2: in stage 1 the degradation is least informed, and both steps start from y.
+The norm is not published; it is an option here. L_diff counts at the end of the diffusion chain.
 """
 
 from __future__ import annotations
@@ -48,4 +49,26 @@ class ISDALoss(nn.Module):
             terms.append(gap.abs().mean() if self.norm == 'l1' else gap.square().mean())
         if not terms:
             return x_hats[-1].sum() * 0.0
+        return self.loss_weight * sum(terms) / len(terms)
+
+
+@register(LOSS_REGISTRY)
+class LatentDiffusionLoss(nn.Module):
+    """Mean absolute error between generated priors and the teacher's prior.
+
+    Args:
+        loss_weight: factor of the loss.
+    """
+
+    def __init__(self, loss_weight: float = 1.0):
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, generated_priors: Sequence[Tensor], target: Tensor):
+        """Generated priors of all stages and their target, each (B, C_p); a scalar.
+
+        No gradient reaches the target.
+        """
+        target = target.detach().float()
+        terms = [(prior.float() - target).abs().mean() for prior in generated_priors]
         return self.loss_weight * sum(terms) / len(terms)
