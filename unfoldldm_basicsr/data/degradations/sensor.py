@@ -1,4 +1,7 @@
-"""Noise, under-exposure, JPEG. Images are float32 H W C, RGB or one channel, [0, 1]."""
+"""Noise, under-exposure, JPEG. Images are float32 H W C, RGB or one channel, [0, 1].
+
+Units and limits of the parameters: :mod:`.catalogue`.
+"""
 
 import cv2
 import numpy as np
@@ -32,13 +35,8 @@ def low_light(
     """Dark image d = gain * x^gamma with signal-dependent and constant noise, not clipped.
 
     y = d + n with Var(n) = shot_noise * d + (read_noise / 255)^2: the Poisson-Gaussian sensor
-    model of Foi et al. (IEEE TIP 2008). The tone curve is the one of LLNet (Lore et al. 2017).
-
-    Args:
-        gamma: exponent of the tone curve; above 1 darkens shadows more than highlights.
-        gain: exposure factor in (0, 1].
-        shot_noise: variance per unit intensity, 1 / (photons at intensity 1); 0: none.
-        read_noise: standard deviation of the constant part in 8-bit units (0..255); 0: none.
+    model of Foi et al. (IEEE TIP 2008). The tone curve is the one of LLNet (Lore et al. 2017);
+    gamma above 1 darkens shadows more than highlights. shot_noise: 1 / (photons at intensity 1).
     """
     dark = gain * np.maximum(image, 0.0).astype(np.float64) ** gamma
     if shot_noise > 0:

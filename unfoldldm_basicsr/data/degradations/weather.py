@@ -1,4 +1,7 @@
-"""Rain streaks and haze. Images are float32 H W C, RGB or one channel, [0, 1]."""
+"""Rain streaks and haze. Images are float32 H W C, RGB or one channel, [0, 1].
+
+Units and limits of the parameters: :mod:`.catalogue`.
+"""
 
 import math
 
@@ -25,12 +28,8 @@ def rain(
     A layer is random drops smeared along their fall; a streak of a full-strength drop peaks at 1.
     Blending towards white keeps y within [0, 1], where the additive model x + S saturates.
 
-    Args:
-        density: drops per pixel.
-        length: streak length of the near layer in pixels; the far layer is half as large.
-        angle: slant from the vertical in degrees; positive falls towards the left.
-        thickness: streak thickness in pixels.
-        intensity: the largest opacity a, in [0, 1].
+    ``length`` and ``thickness`` are those of the near layer, the far one has half of both. Streaks
+    of positive ``angle`` fall towards the left. ``intensity`` is the largest a.
     """
     height, width = image.shape[:2]
     clear = np.ones((height, width), np.float32)
