@@ -127,16 +127,14 @@ class ItemReader:
         except self.faults() as error:
             raise DataFault(f'{self.name}: {self.describe(index, error)}') from error
 
-    def paths(self, index: int) -> str:
+    def paths(self, index: int) -> list[str]:
         """Names of the files behind an item, as far as its class tells them."""
         known: object = getattr(self.dataset, 'paths', None)
         if hasattr(self.dataset, 'item_paths'):
-            found = self.dataset.item_paths(index)
-        elif isinstance(known, list) and known:
-            found = _files_of(known[index % len(known)])
-        else:
-            return f'item {index}'
-        return ', '.join(map(str, found))
+            return [*map(str, self.dataset.item_paths(index))]
+        if isinstance(known, list) and known:
+            return _files_of(known[index % len(known)])
+        return [f'item {index}']
 
     def faults(self) -> tuple[type[Exception], ...]:
         """The errors that mean an unreadable item."""
@@ -146,7 +144,7 @@ class ItemReader:
     def describe(self, index: int, error: Exception) -> str:
         """One line with the files of an item and what is wrong with them."""
         cause = ' '.join(f'{error}'.split()) or type(error).__name__
-        parts = self.paths(index).split(', ')
+        parts = self.paths(index)
         if any(part in cause for part in parts):
             return cause
         # BasicSR's data sets go on with what a failed decoder returned, and fail somewhere else.
@@ -155,7 +153,7 @@ class ItemReader:
                 read_picture(path)
             except ImageError as damage:
                 return str(damage)
-        return f'{self.paths(index)}: {type(error).__name__}: {cause}'
+        return f'{", ".join(parts)}: {type(error).__name__}: {cause}'
 
 
 def read_item(dataset: Dataset, index: int) -> object:
@@ -217,7 +215,8 @@ class TrainingItems(ItemReader, Dataset):
 
     def being_read(self) -> str:
         """Names of the files that are open at this moment."""
-        return ', '.join(self.paths(i) for i in self.reading.tolist() if i >= 0) or 'none'
+        paths = [path for i in self.reading.tolist() if i >= 0 for path in self.paths(i)]
+        return ', '.join(paths) or 'none'
 
     def _deal_with(self, index: int, error: Exception) -> None:
         """Counts an unreadable item. Raises DataFault without ``skip``, or for too many."""
