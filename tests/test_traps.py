@@ -249,6 +249,5 @@ def test_pairing_many_images_is_not_quadratic():
     """BasicSR looks every name up in a list: 14 s for 40000 pairs, hours for a million."""
     names = [f'{i:06d}.png' for i in range(40_000)]
     start = time.process_time()
-    pairs = match_names(Names(names), Names(names), '{}')
-    assert len(pairs) == len(names)
+    assert match_names(Names(names), Names(names), '{}') == names
     assert time.process_time() - start < 3

@@ -71,8 +71,9 @@ class PairedDegradationDataset(RestorationDataset):
         if not options.meta_info_file:
             for place, key in enumerate(lq_keys, start=1):
                 with at_key(self.title, key if options.filename_tmpl == '{}' else 'filename_tmpl'):
-                    found = match_names(self.images[0], self.images[place], options.filename_tmpl)
-                columns[place] = [lq for _, lq in found]
+                    columns[place] = match_names(
+                        self.images[0], self.images[place], options.filename_tmpl
+                    )
         self.items = [*zip(*columns, strict=True)]
         if options.on_error != 'skip':
             self._check_sizes()
@@ -132,17 +133,15 @@ def partner_name(gt_name: str, template: str) -> str:
     return posixpath.join(folder, template.format(stem) + file[len(stem) :])
 
 
-def match_names(
-    gt_images: ImageSource, lq_images: ImageSource, template: str
-) -> list[tuple[str, str]]:
-    """Pairs every clean image with its degraded one by name; extensions may differ.
+def match_names(gt_images: ImageSource, lq_images: ImageSource, template: str) -> list[str]:
+    """The degraded image of every clean one by name; extensions may differ.
 
     Raises ValueError for images without a partner, or with several.
     """
     by_stem: dict[str, list[str]] = {}
     for name in lq_images.names:
         by_stem.setdefault(without_extension(name), []).append(name)
-    pairs, unmatched, used = [], [], set()
+    partners, unmatched = [], []
     for gt in gt_images.names:
         wanted = partner_name(gt, template)
         candidates = by_stem.get(without_extension(wanted), [])
@@ -154,15 +153,14 @@ def match_names(
         if not candidates:
             unmatched.append((gt, wanted))
             continue
-        partner = wanted if wanted in candidates else candidates[0]
-        used.add(partner)
-        pairs.append((gt, partner))
+        partners.append(wanted if wanted in candidates else candidates[0])
     if unmatched:
         raise ValueError(
             f'{len(unmatched)} of {len(gt_images.names)} images in {gt_images.root} have no '
             f'partner in {lq_images.root}, the first is {unmatched[0][0]} (looked for '
             f'{unmatched[0][1]}). Set filename_tmpl, or list the pairs in a meta_info_file.'
         )
+    used = set(partners)
     extra = [name for name in lq_images.names if name not in used]
     if extra:
         raise ValueError(
@@ -170,4 +168,4 @@ def match_names(
             f'in {gt_images.root}, the first is {extra[0]}. Remove them, or list the pairs in a '
             f'meta_info_file ("gt_name, lq_name" per line).'
         )
-    return pairs
+    return partners

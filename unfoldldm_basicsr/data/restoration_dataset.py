@@ -209,21 +209,19 @@ class RestorationDataset(Dataset):
 
     def fingerprint(self) -> dict[str, int | str]:
         """Number of images, and a hash of names and sizes (reading the contents would be slow)."""
-        digest, images = hashlib.sha256(), 0
+        digest = hashlib.sha256()
         for source, names in self.sources():
-            images = len(names)
             step = max(1, len(names) // _NUM_FINGERPRINTED)
             measured = set(range(0, len(names), step))
             for index, name in enumerate(names):
                 size = source.size(name) if index in measured else ''
                 digest.update(f'{name}\0{size}\n'.encode('utf-8', 'surrogateescape'))
-        return {'images': images, 'sha256': digest.hexdigest()}
+        return {'images': len(self.items), 'sha256': digest.hexdigest()}
 
     def _generator(self, index: int) -> np.random.Generator:
         """The source of all randomness of one item (see the module docstring)."""
         if self.is_train:
-            draw = int(torch.randint(2**63 - 1, (1,)).item())
-            return np.random.default_rng([self.options.seed, draw])
+            index = int(torch.randint(2**63 - 1, (1,)).item())
         return np.random.default_rng([self.options.seed, index])
 
     def _read(self, names: Sequence[str]) -> list[np.ndarray]:
