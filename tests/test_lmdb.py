@@ -12,8 +12,7 @@ from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from dataset_options import paired
 from helpers import load_script, write_photos
 
-from unfoldldm_basicsr.data.lmdbs import close_lmdbs, read_lmdb
-from unfoldldm_basicsr.data.sources import FolderImages, LmdbImages
+from unfoldldm_basicsr.data.sources import FolderImages, LmdbImages, close_lmdbs, read_lmdb
 from unfoldldm_basicsr.preparing import lmdb_writer
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, plan_keys, write_lmdb
 

@@ -23,8 +23,8 @@ from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 from unfoldldm_basicsr.data.degradations import DEGRADATIONS
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.listing import find_images, read_meta_info
-from unfoldldm_basicsr.data.lmdbs import close_lmdbs
 from unfoldldm_basicsr.data.pixels import ImageError
+from unfoldldm_basicsr.data.sources import close_lmdbs
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.training.validation_report import append_rows

@@ -21,9 +21,8 @@ from torch import nn
 
 from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.common.option_files import OptionLoader
-from unfoldldm_basicsr.data.lmdbs import close_lmdbs
 from unfoldldm_basicsr.data.paired_degradation_dataset import match_names
-from unfoldldm_basicsr.data.sources import LmdbImages
+from unfoldldm_basicsr.data.sources import LmdbImages, close_lmdbs
 from unfoldldm_basicsr.options import networks
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb

@@ -38,7 +38,7 @@ import numpy as np
 import torch
 
 from unfoldldm_basicsr.data.images import read_picture
-from unfoldldm_basicsr.data.lmdbs import close_lmdbs
+from unfoldldm_basicsr.data.sources import close_lmdbs
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, write_lmdb
 
 WHOLE = ('folder', 'lmdb png', 'lmdb bmp')

@@ -1,19 +1,31 @@
-"""Where images come from: a folder or an LMDB in BasicSR's layout.
+"""Where images come from: a folder, or an LMDB in BasicSR's layout.
 
 Both kinds list names in the same order (sorted by name without extension) and decode by the same
 rules (:mod:`.images`), so that a folder and the LMDB made from it give equal batches. Objects hold
 no open file and can be pickled.
+
+An LMDB is ``data.mdb`` with image files by key, listed in ``meta_info.txt``. Environments are
+opened on first use, one per database and process (LMDB forbids a second one), and never cross a
+fork.
 """
 
 import os
-from collections.abc import Collection
+import re
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unfoldldm_basicsr.data.images import decode, read_picture, size_in_header
-from unfoldldm_basicsr.data.listing import list_images, without_extension
-from unfoldldm_basicsr.data.lmdbs import key_of, read_lmdb, read_lmdb_index
+from unfoldldm_basicsr.data.listing import list_images, read_lines, split_size, without_extension
+
+# Open environments of this process. The lock covers every read, so that `close_lmdbs` never pulls
+# an environment from under a reader in another thread.
+_environments: dict[tuple[int, int], object] = {}
+_lock = threading.RLock()
 
 
 class FolderImages:
@@ -109,3 +121,114 @@ def _check_listed(root: str, missing: list[str], names: Collection[str], what: s
 
 def open_source(root: str | os.PathLike, kind: str, names: list[str] | None = None) -> ImageSource:
     return (LmdbImages if kind == 'lmdb' else FolderImages)(os.path.expanduser(root), names)
+
+
+# ---- LMDBs --------------------------------------------------------------------------------------
+
+
+def key_of(name: str) -> str:
+    """Key of a file: its name without extension, in ASCII and without dots.
+
+    BasicSR cuts keys at the first dot and looks up no others; ``ä.1.png`` becomes ``_e4__1``.
+    """
+    stem = without_extension(name).replace('.', '_')
+    return re.sub('[^ -~]', lambda found: f'_{ord(found[0]):x}_', stem)
+
+
+def read_lmdb_index(root: str) -> dict[str, tuple[int, int] | None]:
+    """Keys of an LMDB from its ``meta_info.txt``, with (height, width) where given.
+
+    Raises:
+        FileNotFoundError, ValueError: it is no LMDB, its end is missing, or it lists no image.
+    """
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f'{root}: no such LMDB folder (current folder: {Path.cwd()}).')
+    for part in ('data.mdb', 'meta_info.txt'):
+        if not os.path.isfile(os.path.join(root, part)):
+            raise FileNotFoundError(
+                f'{root}: has no {part}, so it is not an LMDB in the layout of BasicSR. '
+                f'unfoldldm prepare folder builds one.'
+            )
+    with _reading(root):  # finds damage before a run
+        pass
+    close_lmdbs()
+    lines = (split_size(line) for line in read_lines(Path(root, 'meta_info.txt')))
+    index = {without_extension(name): size for name, size in lines if name}
+    if not index:
+        raise ValueError(f'{root}: meta_info.txt lists no image.')
+    return index
+
+
+def read_lmdb(root: str, key: str) -> bytes | None:
+    """The value of ``key``, or None; opens the database read-only on first use."""
+    with _reading(root, f' on key {key}') as transaction:
+        return transaction.get(key.encode('utf-8', 'surrogateescape'))
+
+
+def stored_keys(root: str) -> set[str]:
+    """Every key in the database, whatever its ``meta_info.txt`` lists."""
+    with _reading(root) as transaction:
+        return {
+            bytes(key).decode('utf-8', 'surrogateescape')
+            for key in transaction.cursor().iternext(values=False)
+        }
+
+
+@contextmanager
+def _reading(root: str, what: str = '') -> Iterator[Any]:
+    """A read transaction of the database, with its errors explained."""
+    import lmdb
+
+    file = os.path.join(root, 'data.mdb')
+    try:
+        status = os.stat(file)
+        with _lock:
+            environment = _environments.get((status.st_dev, status.st_ino))
+            if environment is None:
+                environment = _open(root, status.st_size)
+                _environments[status.st_dev, status.st_ino] = environment
+            with environment.begin() as transaction:
+                yield transaction
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{file}: the LMDB has disappeared.') from error
+    except lmdb.Error as error:
+        hint = ''
+        if 'already open' in str(error):
+            hint = (
+                ' Another dataset class in this process has it open and LMDB allows one only: '
+                'use the datasets of unfoldldm_basicsr for both, or workers for one of them.'
+            )
+        raise ValueError(f'{root}: LMDB error{what}: {error}.{hint}') from error
+
+
+def _open(root: str, size: int) -> Any:
+    """The environment; LMDB maps the file, and touching a missing part would kill the process."""
+    import lmdb
+
+    environment = lmdb.open(root, readonly=True, lock=False, readahead=False, create=False)
+    expected = (environment.info()['last_pgno'] + 1) * environment.stat()['psize']
+    if size < expected:
+        environment.close()
+        raise ValueError(
+            f'{root}: LMDB error: data.mdb is truncated: {size} of {expected} bytes are there. '
+            'Copy or build it again.'
+        )
+    return environment
+
+
+def close_lmdbs() -> None:
+    """Closes every LMDB of this process; the next read opens it again."""
+    with _lock:
+        while _environments:
+            _environments.popitem()[1].close()
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    close_lmdbs()
+
+
+if hasattr(os, 'register_at_fork'):  # not on Windows, which cannot fork
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release
+    )

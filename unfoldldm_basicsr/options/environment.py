@@ -23,8 +23,8 @@ from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.errors import ResumeError, first_line
 from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.data.lmdbs import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch, preserved_rng
+from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.ops.ss2d import describe_backends
 from unfoldldm_basicsr.options.networks import VALUE_ERRORS
 from unfoldldm_basicsr.options.problems import Problems

@@ -17,7 +17,7 @@ import numpy as np
 
 from unfoldldm_basicsr.data.images import Picture, decode, encode_bmp, encode_png
 from unfoldldm_basicsr.data.listing import list_images
-from unfoldldm_basicsr.data.lmdbs import key_of
+from unfoldldm_basicsr.data.sources import key_of
 
 _MAX_KEY_BYTES = 511
 _FIRST_MAP_SIZE = 64 * 2**20
@@ -64,7 +64,7 @@ class Record(NamedTuple):
 
 def plan_keys(names: Iterable[str], *, sub_images: bool = False) -> dict[str, str]:
     """key -> name of every image, sorted by key, so that the database has the order of the folder;
-    see :func:`..data.lmdbs.key_of`. Keys of ``sub_images`` get ``_s001``, ... appended later.
+    see :func:`..data.sources.key_of`. Keys of ``sub_images`` get ``_s001``, ... appended later.
 
     Raises ValueError: a key that BasicSR could not read back, or two images with one key.
     """

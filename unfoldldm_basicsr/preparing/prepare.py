@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import find_images
-from unfoldldm_basicsr.data.lmdbs import key_of
+from unfoldldm_basicsr.data.sources import key_of
 from unfoldldm_basicsr.preparing.layouts import Found, Layout, find
 from unfoldldm_basicsr.preparing.lmdb_writer import Image, write_lmdb
 from unfoldldm_basicsr.preparing.sets import DataSet, Part, Source
