@@ -15,7 +15,7 @@ from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import explain_command
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.pictures import vlu_pictures
+from unfoldldm_basicsr.pictures import stages as pictures
 from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
 from unfoldldm_basicsr.restoring.explanation import explain_vlunet, reduce_image
@@ -97,26 +97,26 @@ def test_maps_are_recomputed_by_hooks(explained, restorer):
 def test_an_image_of_one_pixel_is_explained_and_drawn(restorer):
     explanation = explain_vlunet(restorer, image_of((1, 1), np.uint16))
     assert explanation.lq.shape == explanation.output.shape == (1, 1, 3)
-    for draw in (vlu_pictures.prompt_picture, vlu_pictures.step_picture):
+    for draw in (pictures.prompt_picture, pictures.step_picture):
         assert draw(explanation).get_figwidth() >= 9
 
 
 def test_every_figure_shows_in_its_picture(explained):
     explanation, _ = explained
     weights, maps = ([stage.weights for stage in explanation.stages], explanation.stages)
-    table = vlu_pictures.prompt_picture(explanation, note='a note')
+    table = pictures.prompt_picture(explanation, note='a note')
     assert np.array_equal(table.axes[2].images[0].get_array(), weights)
     assert {f'{100 * v:.1f} %' for v in np.ravel(weights)} <= {
         text.get_text() for text in table.axes[2].texts
     }
-    steps = vlu_pictures.step_picture(explanation)
+    steps = pictures.step_picture(explanation)
     for number, stage in enumerate(maps):
         drawn = steps.axes[3 + 2 * number : 5 + 2 * number]
         for axes, values in zip(drawn, (stage.residual, stage.step), strict=True):
-            large = vlu_pictures.enlarge(values, stage.scale, explanation.lq.shape[:2])
+            large = pictures.enlarge(values, stage.scale, explanation.lq.shape[:2])
             assert np.array_equal(axes.images[0].get_array(), large)
     attention = explanation.attention
-    page = vlu_pictures.attention_picture(attention)
+    page = pictures.attention_picture(attention)
     for axes, patches in zip(
         page.axes[1:4], (attention.attention, attention.before, attention.after), strict=True
     ):
@@ -199,7 +199,7 @@ def test_embeddings_without_attention_say_so():
 def test_maps_are_enlarged_to_the_pixels_that_they_describe():
     maps = np.zeros((6, 7), np.float32)
     maps[5, 6] = 1  # describes rows 40 to 41 and columns 48 to 52 of 42 x 53
-    large = vlu_pictures.enlarge(maps, 8, (42, 53))
+    large = pictures.enlarge(maps, 8, (42, 53))
     assert large.shape == (42, 53)
     assert np.unravel_index(large.argmax(), large.shape) >= (40, 48)
     assert large[:32, :40].max() == 0

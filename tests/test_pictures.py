@@ -13,7 +13,7 @@ from unfoldldm_basicsr.pictures.drawing import (
     save_picture,
     to_rgb8,
 )
-from unfoldldm_basicsr.pictures.trace_picture import difference, trace_picture
+from unfoldldm_basicsr.pictures.stages import difference, trace_picture
 from unfoldldm_basicsr.restoring.traces import StageImages, Trace
 
 NAMES = ['noise', 'rain', 'haze']

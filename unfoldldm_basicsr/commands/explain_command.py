@@ -12,8 +12,12 @@ from unfoldldm_basicsr.commands.restore_command import restorer_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures.drawing import save_picture
-from unfoldldm_basicsr.pictures.trace_picture import trace_picture
-from unfoldldm_basicsr.pictures.vlu_pictures import attention_picture, prompt_picture, step_picture
+from unfoldldm_basicsr.pictures.stages import (
+    attention_picture,
+    prompt_picture,
+    step_picture,
+    trace_picture,
+)
 from unfoldldm_basicsr.restoring.explanation import can_explain, explain_vlunet, reduce_image
 from unfoldldm_basicsr.restoring.traces import Trace, levels
 from unfoldldm_basicsr.weights.conditioning import AUTO

@@ -197,7 +197,7 @@ def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: 
     write_picture(job.outputs[0], dataclasses.replace(picture, pixels=restored, **kept))
     for target in job.outputs[1:]:
         from unfoldldm_basicsr.pictures.drawing import save_picture
-        from unfoldldm_basicsr.pictures.trace_picture import trace_picture
+        from unfoldldm_basicsr.pictures.stages import trace_picture
 
         trace, cropped = restorer.trace(picture.pixels)
         part = ' (middle of the image, one tile)' if cropped else ''
