@@ -12,7 +12,6 @@ import numpy as np
 from unfoldldm_basicsr.pictures import drawing
 from unfoldldm_basicsr.restoring.traces import (
     ClipAttention,
-    StageImages,
     StageSteps,
     Trace,
     VLUExplanation,
@@ -47,12 +46,9 @@ def trace_picture(trace: Trace, *, note: str = '') -> Figure:
     fig, cells = drawing.new_page(
         heights, 6.4 * TRACE_CELL, 6, title=title, note=note, footer=footer
     )
-    for place, image, name in (
-        (slice(0, 3), trace.lq, 'input y'),
-        (slice(3, 6), trace.output, f'output, stage {len(trace.stages)}'),
-    ):
-        drawing.show(fig.add_subplot(cells[0, place]), image, name, box=box)
-
+    last = f'output, stage {len(trace.stages)}'
+    drawing.show(fig.add_subplot(cells[0, :3]), trace.lq, 'input y', box=box)
+    drawing.show(fig.add_subplot(cells[0, 3:]), trace.output, last, box=box)
     estimates = _gain([(s.x_hat, s.x_tilde) for s in trace.stages], box)
     effect = _gain([(s.x, s.x_null) for s in trace.stages if s.x_null is not None], box)
     end = max(float(np.abs(s.prior).max(initial=0.1)) for s in trace.stages)
@@ -64,12 +60,9 @@ def trace_picture(trace: Trace, *, note: str = '') -> Figure:
         line = [fig.add_subplot(cells[number, column]) for column in range(6)]
         for axes, image in ((line[0], stage.x_hat), (line[1], stage.x_tilde), (line[5], stage.x)):
             drawing.show(axes, drawing.crop(image, box), f'moves by {levels(image, before):.2f}')
-        apart = f'apart by {levels(stage.x_hat, stage.x_tilde):.2f}'
-        drawing.show(
-            line[2], difference(stage.x_hat, stage.x_tilde, box), apart, limit=1 / estimates
-        )
+        _apart(line[2], 'apart', (stage.x_hat, stage.x_tilde), box, estimates)
         _bars(line[3], stage.prior, end)
-        _effect(line[4], stage, box, 1 / effect)
+        _apart(line[4], 'shifts output', (stage.x, stage.x_null), box, effect)
         line[0].set_ylabel(f'stage {number}', fontsize=drawing.TITLE, color=drawing.INK)
         for axes, head in zip(line, heads if number == 1 else [], strict=False):
             axes.set_title(head, fontsize=drawing.LABEL, color=drawing.INK)
@@ -82,13 +75,13 @@ def difference(first: np.ndarray, second: np.ndarray, box: drawing.Box) -> np.nd
     return np.abs(drawing.crop(first, box) - drawing.crop(second, box)).mean(2)
 
 
-def _effect(axes: Axes, stage: StageImages, box: drawing.Box, limit: float) -> None:
-    if stage.x_null is None:
+def _apart(axes: Axes, words: str, pair: tuple, box: drawing.Box, gain: int) -> None:
+    if pair[1] is None:
         axes.set_axis_off()
         axes.text(0.5, 0.5, 'no prior', ha='center', fontsize=drawing.SMALL, color=drawing.GREY)
         return
-    shift = f'shifts output by {levels(stage.x, stage.x_null):.2f}'
-    drawing.show(axes, difference(stage.x, stage.x_null, box), shift, limit=limit)
+    caption = f'{words} by {levels(*pair):.2f}'
+    drawing.show(axes, difference(*pair, box), caption, limit=1 / gain)
 
 
 def _bars(axes: Axes, prior: np.ndarray, end: float) -> None:
@@ -130,11 +123,8 @@ def prompt_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
     texts = [[f'{100 * value:.1f} %' for value in row] for row in weights]
     axes, rows = fig.add_subplot(cells[1, :]), [stage_title(*each) for each in enumerate(stages)]
     drawing.table(axes, weights, texts, rows, names)
-    axes.set_title(
-        drawing.printable(_verdict(explanation.attention)),
-        fontsize=drawing.SMALL,
-        color=drawing.INK,
-    )
+    verdict = drawing.printable(_verdict(explanation.attention))
+    axes.set_title(verdict, fontsize=drawing.SMALL, color=drawing.INK)
     return fig
 
 
@@ -153,14 +143,13 @@ def step_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
     size, stages = explanation.lq.shape[:2], explanation.stages
     half = (len(stages) + 1) // 2
     tall = max(80, min(CELL * size[0] / size[1], CELL))
-    title, heights = 'What the gradient steps remove', [tall] * (half + 1)
-    heights = [height + 22 for height in heights]  # for the titles of the stages
+    title = 'What the gradient steps remove'
+    heights = [tall + 22] * (half + 1)  # 22 for the titles of the stages
     fig, cells = drawing.new_page(heights, 4.2 * CELL, 4, title=title, note=note, footer=footer)
     drawing.show(fig.add_subplot(cells[0, 0]), explanation.lq, 'input')
     drawing.show(fig.add_subplot(cells[0, 1]), explanation.output, 'output')
     change = np.abs(explanation.output - explanation.lq).mean(2)
-    drawing.show(fig.add_subplot(cells[0, 2]), change, _figures('|output - input|', change),
-         limit=_limit(change))  # fmt: skip
+    _show_map(fig.add_subplot(cells[0, 2]), change, change, '|output - input|')
     for number, stage in enumerate(stages):
         row, left = 1 + number % half, 2 * (number // half)
         about = f'{stage.residual.shape[1]} x {stage.residual.shape[0]}, {stage.channels} channels'
@@ -169,7 +158,7 @@ def step_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
             (left + 1, stage.step, '|step|', about),
         ):
             axes, large = fig.add_subplot(cells[row, column]), enlarge(maps, stage.scale, size)
-            drawing.show(axes, large, _figures(name, maps), title=head, limit=_limit(maps))
+            _show_map(axes, large, maps, name, head)
     return fig
 
 
@@ -186,18 +175,20 @@ def attention_picture(attention: ClipAttention, *, note: str = '') -> Figure:
     heights = [CELL, 60 + 44 * len(attention.texts)]
     fig, cells = drawing.new_page(heights, 4.2 * CELL, 4, title=title, note=note, footer=footer)
     seen, grey = attention.view, cv2.cvtColor(drawing.to_rgb8(attention.view), cv2.COLOR_RGB2GRAY)
-    first = fig.add_subplot(cells[0, 0])
-    drawing.show(first, seen, 'centre square of the image', title='what CLIP sees')
+    caption, head = 'centre square of the image', 'what CLIP sees'
+    drawing.show(fig.add_subplot(cells[0, 0]), seen, caption, title=head)
     for column, patches, head in (
         (1, attention.attention, 'attention of the class token'),
         (2, attention.before, 'relevance before tuning'),
         (3, attention.after, 'relevance after tuning'),
     ):
         axes = fig.add_subplot(cells[0, column])
-        drawing.show(axes, grey, _largest(patches), title=head)
-        share = patches / patches.max() if patches.any() else patches
-        smooth = cv2.resize(share, seen.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-        smooth = smooth.clip(0, 1)
+        caption, share = 'no patch speaks for the text', patches
+        if patches.any():
+            caption = f'largest patch {100 * patches.max():.1f} %'
+            share = patches / patches.max()
+        drawing.show(axes, grey, caption, title=head)
+        smooth = cv2.resize(share, seen.shape[1::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
         axes.imshow(smooth, cmap='inferno', vmin=0, vmax=1, alpha=0.25 + 0.45 * smooth)
     axes, places = fig.add_subplot(cells[1, :]), np.arange(len(attention.texts))
     for shift, scores, label, colour in (
@@ -230,12 +221,11 @@ def enlarge(maps: np.ndarray, scale: int, size: tuple[int, int]) -> np.ndarray:
     return large[: size[0], : size[1]]
 
 
-def _limit(maps: np.ndarray) -> float:
-    return float(np.quantile(maps, 0.995))
-
-
-def _figures(name: str, maps: np.ndarray) -> str:
-    return f'{name}, mean {maps.mean():.3g}, white {_limit(maps):.3g}'
+def _show_map(axes: Axes, large: np.ndarray, maps: np.ndarray, name: str, head: str = '') -> None:
+    """Fills a cell with ``maps``, enlarged to ``large``, on a scale of their own."""
+    limit = float(np.quantile(maps, 0.995))
+    caption = f'{name}, mean {maps.mean():.3g}, white {limit:.3g}'
+    drawing.show(axes, large, caption, title=head, limit=limit)
 
 
 def _verdict(attention: ClipAttention | None) -> str:
@@ -245,9 +235,3 @@ def _verdict(attention: ClipAttention | None) -> str:
     best = np.argsort(-attention.scores_after)[:3]
     found = (f'"{attention.texts[i]}" {100 * attention.scores_after[i]:.1f} %' for i in best)
     return f'CLIP after tuning:\n{", ".join(found)}'
-
-
-def _largest(patches: np.ndarray) -> str:
-    if not patches.any():
-        return 'no patch speaks for the text'
-    return f'largest patch {100 * patches.max():.1f} %'
