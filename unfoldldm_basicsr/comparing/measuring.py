@@ -13,8 +13,8 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ def steps(
     rows = [(training, training.count(p)) for p in progress for training in trainings]
     for _ in range(rounds):
         for training, row in rows:
-            row['seconds'] = min(row['seconds'], training.seconds(row['iteration']))
+            step = partial(training.step, row['iteration'])
+            took = seconds_of(step, training.model.device.type)
+            row['seconds'] = min(row['seconds'], round(took, 6))
     return pd.DataFrame(row for _, row in rows)
 
 
@@ -68,10 +70,9 @@ class Training:
         file.write_text(yaml.safe_dump(options, sort_keys=False), encoding='utf-8')
         sys.argv[1:] = ['-opt', str(file)]
         opt, _ = parse_options(str(root), is_train=True)
-        own = {'num_worker_per_gpu': 0, 'persistent_workers': False}
-        data = opt['datasets']['train'] | own
-        dataset = build_dataset(data)
-        loader = build_dataloader(dataset, data, num_gpu=opt['num_gpu'], seed=opt['manual_seed'])
+        data = opt['datasets']['train'] | {'num_worker_per_gpu': 0, 'persistent_workers': False}
+        settings = {'num_gpu': opt['num_gpu'], 'seed': opt['manual_seed']}
+        loader = build_dataloader(build_dataset(data), data, **settings)
         self.batch, self.options = next(iter(loader)), opt['train']
         Path(opt['path']['models']).mkdir(parents=True, exist_ok=True)
         self.model = build_model(opt)
@@ -82,32 +83,24 @@ class Training:
         self.model.feed_data(self.batch)
         self.model.optimize_parameters(iteration)
 
-    @contextmanager
-    def launched(self) -> Iterator[None]:
-        """Operations one by one: inside of CUDA graphs they cannot be counted."""
-        step = getattr(self.model, 'step', None)  # of the models of this package
-        graphs = getattr(step, 'graphs', None)
-        if graphs is not None:
-            step.graphs = None
-        yield
-        if graphs is not None:
-            step.graphs = graphs
-
     def count(self, progress: float) -> dict[str, Any]:
         """Multiply-accumulates of a step, which also warms up; its seconds are still unknown."""
         iteration = int(progress * self.options['total_iter']) + 1
         backward = {torch.ops.aten.convolution_backward: convolution_backward_flops}
-        with FlopCounterMode(display=False, custom_mapping=backward) as counter, self.launched():
+        step = getattr(self.model, 'step', None)  # of the models of this package
+        graphs = getattr(step, 'graphs', None)
+        if graphs is not None:  # inside of them operations cannot be counted
+            step.graphs = None
+        with FlopCounterMode(display=False, custom_mapping=backward) as counter:
             self.step(iteration)
+        if graphs is not None:
+            step.graphs = graphs
         name, digest = self.key
         return {
             'run': name, 'options': digest, 'iteration': iteration,
             'seconds': math.inf, 'macs': counter.get_total_flops() // 2,
             'machine': machine(torch.get_num_threads()),
         }  # fmt: skip
-
-    def seconds(self, iteration: int) -> float:
-        return round(seconds_of(lambda: self.step(iteration), self.model.device.type), 6)
 
 
 def default_device() -> str:
@@ -186,13 +179,12 @@ def deployment(
     device, calls = default_device(), {}
     for name, opt in networks.items():
         net = build_network(dict(opt)).to(device).eval()
-        contract = contract_of(net)
-        extra = {}
+        contract, extra = contract_of(net), {}
         if contract.takes_degradation:
             extra['degradation'] = torch.zeros(1, contract.embed_dim, device=device)
         for size in sizes:
             image = torch.rand(1, 3, size, size, device=device)
-            calls[name, size] = lambda net=net, image=image, extra=extra: net(image, **extra)
+            calls[name, size] = partial(net, image, **extra)
     rows = []
     with torch.no_grad():
         for number in range(rounds + 1):
