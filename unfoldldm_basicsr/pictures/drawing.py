@@ -39,7 +39,7 @@ def new_page(
 ) -> tuple[Figure, GridSpec]:
     """An empty page, and its cells with rows of these heights (pixels, without captions).
 
-    ``title`` is a headline, ``note`` small under it, ``footer`` small below everything.
+    ``title`` is a headline, ``note`` small under one, ``footer`` small below everything.
     """
     from matplotlib.figure import Figure
 
@@ -47,13 +47,11 @@ def new_page(
     head = 44 * bool(title) + 24 * bool(note)
     height = sum(heights) + len(heights) * CAPTION + head + 22 * (foot.count('\n') + 1)
     fig = Figure((width / DPI, height / DPI), dpi=DPI, layout='constrained', facecolor=PAPER)
-    top = 1 - 6 / height
     left = 10 / width
-    if title or note:  # the layout makes room for one text only
-        fig.suptitle('\n' * (bool(title) + bool(note) - 1) + ' ', fontsize=TITLE)
-        fig.text(left, top, printable(title), fontsize=TITLE, color=INK, va='top')
-        y = top - 32 * bool(title) / height
-        fig.text(left, y, printable(note), fontsize=SMALL, color=GREY, va='top')
+    if title:  # the layout makes room for one text only
+        fig.suptitle('\n' * bool(note) + ' ', fontsize=TITLE)
+        fig.text(left, 1 - 6 / height, printable(title), fontsize=TITLE, color=INK, va='top')
+        fig.text(left, 1 - 38 / height, printable(note), fontsize=SMALL, color=GREY, va='top')
     if foot:
         fig.supxlabel(foot, x=left, ha='left', fontsize=SMALL, color=GREY)
     return fig, fig.add_gridspec(len(heights), columns, height_ratios=heights)

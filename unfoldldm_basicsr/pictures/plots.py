@@ -41,8 +41,7 @@ def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
     axes.grid(color='#dddddd', linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
-    if note:
-        axes.set_title(note, fontsize=9, loc='left', color='#555555')
+    axes.set_title(note, fontsize=9, loc='left', color='#555555')
     yield axes
     save_picture(path, page)
 
@@ -55,7 +54,7 @@ def curves(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> N
     for name, own in table.groupby('side', sort=False):
         look, points = style[name], style[name] | {'linestyle': '', 'markersize': 6}
         axes.plot(own[x], own['value'], **(look | {'marker': ''}), linewidth=1.6)
-        hollow = own['hollow'] if 'hollow' in own else own[x].isna()
+        hollow = own.get('hollow', own[x].isna())
         for part, face in ((own[~hollow], look['color']), (own[hollow], 'white')):
             axes.plot(part[x], part['value'], **points, markerfacecolor=face)
         ends.append((own['value'].iloc[-1], own[x].iloc[-1], name))
