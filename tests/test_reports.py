@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.common.cost import network_cost
-from unfoldldm_basicsr.comparing import curves
+from unfoldldm_basicsr.comparing import single
 from unfoldldm_basicsr.comparing.comparison import machines
 from unfoldldm_basicsr.comparing.measuring import convolution_backward_flops
 from unfoldldm_basicsr.comparing.report import (
@@ -205,12 +205,12 @@ def test_what_a_resumed_training_repeats_counts_once(tmp_path):
     (tmp_path / 'validation_set.csv').write_text(
         'iteration,degradation,images,psnr\n4,all,3,20.5\n8,all,3,21\n8,all,3,21.25\n'
     )
-    assert list(curves.validations(tmp_path)['value']) == [20.5, 21.25]
+    assert list(single.validations(tmp_path)['value']) == [20.5, 21.25]
     line = '2026-01-01 INFO: [tiny][epoch:  0, iter:{:>8}, lr:(1.0e-03,)] [eta: 0:00] l_pix: {} \n'
     (tmp_path / 'train_a.log').write_text(line.format('1,025', '5.0e-01'))
     (tmp_path / 'train_b.log').write_text(line.format('1,025', '4.0e-01'))
     expected = [{'figure': 'l_pix', 'iteration': 1025, 'value': 0.4}]
-    assert curves.log(tmp_path).to_dict('records') == expected
+    assert single.log(tmp_path).to_dict('records') == expected
 
 
 def test_the_results_page_is_rendered_from_the_tables_of_real_runs(tmp_path, monkeypatch):

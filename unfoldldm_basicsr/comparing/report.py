@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.comparing import curves
 from unfoldldm_basicsr.comparing.runs import Run
+from unfoldldm_basicsr.comparing.single import validations
 from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import decimals, latex, markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.testing import DEGRADED, KEYS, TRUTH
@@ -174,7 +174,7 @@ def curve_table(entry: Entry) -> pd.DataFrame:
     for seed, phases in enumerate(entry.runs):
         iterations, seconds = 0, 0.0
         for phase, run in enumerate(phases):
-            frame = curves.validations(run.folder)
+            frame = validations(run.folder)
             own = {'side': entry.title, 'seed': seed, 'phase': phase + 1}
             time = (seconds + frame['iteration'] * run.seconds).round(2)
             frame['iteration'] += iterations

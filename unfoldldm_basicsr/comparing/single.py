@@ -1,6 +1,7 @@
-"""The report of a single run: curves from its log and tables, and what its prior is worth."""
+"""The report of a single run: its validations, stages and log, and what its prior is worth."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,9 @@ import pandas as pd
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.comparing import curves
 from unfoldldm_basicsr.comparing.runs import Run, read_run
 from unfoldldm_basicsr.comparing.statistics import paired_difference
-from unfoldldm_basicsr.comparing.tables import markdown, write_csv
+from unfoldldm_basicsr.comparing.tables import markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.task import TestOptions, options_of_test, test_sets
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
 from unfoldldm_basicsr.comparing.workspace import Workspace
@@ -22,10 +22,13 @@ from unfoldldm_basicsr.pictures import plots
 PRIORS = ('generated', 'null', 'shuffled', 'oracle')
 NOTE = 'Differences to the generated prior, paired by image, with 95 % intervals (bootstrap).'
 FIGURES = {  # of the log: beginnings of names, label of the axis
-    'losses': (('l_',), 'loss'),
-    'step_size': (('step_size',), 'mean |x_hat - x| of a gradient step'),
-    'isda_ratio': (('isda_ratio',), '|x_hat - x_tilde| in steps'),
+    'losses': ('l_', 'loss'),
+    'step_size': ('step_size', 'mean |x_hat - x| of a gradient step'),
+    'isda_ratio': ('isda_ratio', '|x_hat - x_tilde| in steps'),
 }
+_WHOLE = ('all', 'average')  # names of the row with the mean of a validation
+_ITERATION = re.compile(r'iter:\s*([\d,]+)')
+_FIGURE = re.compile(r'\b([A-Za-z_][\w/]*): (-?\d+\.\d+e[+-]\d+)')
 
 
 def report(path: Path, root: Path, folder: Path | None) -> str:
@@ -33,9 +36,8 @@ def report(path: Path, root: Path, folder: Path | None) -> str:
     load_data_only()
     *_, run = read_run(path, root)
     place = Workspace(root, folder or root / 'results' / f'report_{run.name}', threads=1)
-    validation, stages, log = (
-        read(run.folder) for read in (curves.validations, curves.stages, curves.log)
-    )
+    tables = {'validation': validations, 'stages': stages, 'log': log}
+    tables = {name: read(run.folder) for name, read in tables.items()}
     parts = [f'# {run.name}\n']
 
     def draw(name: str, title: str, label: str, table: pd.DataFrame, by: str, value: str) -> None:
@@ -45,16 +47,15 @@ def report(path: Path, root: Path, folder: Path | None) -> str:
                 plots.curves(axes, lines, 'iteration', plots.looks(lines['side'].unique()))
             parts.append(f'\n## {title}\n\n![{title}]({name}.png)\n')
 
-    for name, table in (('validation', validation), ('stages', stages), ('log', log)):
+    for name, table in tables.items():
         if len(table):
             write_csv(table, place.folder / f'{name}.csv')
-    for metric, own in validation.groupby('metric') if len(validation) else ():
+    for metric, own in tables['validation'].groupby('metric'):
         draw(f'validation_{metric}', f'Validation: {metric}', metric, own, 'set', 'value')
-    if len(stages):
-        stages['stage'] = 'stage ' + stages['stage'].astype(str)
-        draw('stages', 'Stages: PSNR of x_k', 'PSNR in dB', stages, 'stage', 'psnr')
-    for name, (beginnings, label) in FIGURES.items():
-        own = log[log['figure'].str.startswith(beginnings)]
+    own = tables['stages'].assign(stage='stage ' + tables['stages']['stage'].astype(str))
+    draw('stages', 'Stages: PSNR of x_k', 'PSNR in dB', own, 'stage', 'psnr')
+    for name, (beginning, label) in FIGURES.items():
+        own = tables['log'][tables['log']['figure'].str.startswith(beginning)]
         draw(name, f'Log: {name}', label, own, 'figure', 'value')
     sources = prior_sources(run.options)
     if run.weights.exists() and sources and (run.options.get('val') or {}).get('metrics'):
@@ -64,6 +65,48 @@ def report(path: Path, root: Path, folder: Path | None) -> str:
         parts.append(f'\n## What the prior is worth\n\n{markdown(table, NOTE)}')
     write_bytes_atomic(place.folder / 'report.md', ''.join(parts).encode())
     return f'Report: {place.folder / "report.md"}'
+
+
+def validations(run: Path) -> pd.DataFrame:
+    """Last means of every validation: ``set``, ``iteration``, ``metric``, ``value``."""
+    frames = []
+    for file in sorted(run.glob('validation_*.csv')):
+        table = read_csv(file)
+        table = table[table['degradation'].isin(_WHOLE)].drop(columns=['degradation', 'images'])
+        long = table.melt('iteration', var_name='metric').dropna()
+        frames.append(long.assign(set=file.stem.removeprefix('validation_')))
+    return _last(frames, ['set', 'metric', 'iteration'])
+
+
+def stages(run: Path) -> pd.DataFrame:
+    """Mean PSNR of every stage at every validation with ``val.trace``: ``set``, ``iteration``,
+    ``stage``, ``psnr_hat``, ``psnr_tilde``, ``psnr``."""
+    frames = []
+    for file in sorted(run.glob('stage_psnr_*.csv')):
+        means = read_csv(file).groupby(['iteration', 'stage'])[['psnr_hat', 'psnr_tilde', 'psnr']]
+        frames.append(means.mean().reset_index().assign(set=file.stem.removeprefix('stage_psnr_')))
+    return _last(frames, ['set', 'stage', 'iteration'])
+
+
+def log(run: Path) -> pd.DataFrame:
+    """Last losses and other figures of the logs: ``figure``, ``iteration``, ``value``."""
+    rows = []
+    for file in sorted(run.glob('train_*.log')):
+        for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
+            if place := _ITERATION.search(line):
+                figures = _FIGURE.findall(line.rpartition(']')[2])
+                iteration = int(place[1].replace(',', ''))
+                rows += [(name, iteration, float(value)) for name, value in figures]
+    frame = pd.DataFrame(rows, columns=['figure', 'iteration', 'value'])
+    return _last([frame], ['figure', 'iteration'])
+
+
+def _last(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
+    """One row for each key, the last that was written, in order."""
+    if not frames:
+        return pd.DataFrame(columns=keys)
+    frame = pd.concat(frames).drop_duplicates(keys, keep='last')
+    return frame.sort_values(keys).reset_index(drop=True)
 
 
 def prior_sources(options: Mapping[str, Any]) -> tuple[str, ...]:
