@@ -161,10 +161,9 @@ def deployment_costs(
     """Parameters, MACs, latency and memory of every network at every size."""
     networks = {entry.name: deployed(entry.tests[0]['network_g']) for entry in entries}
     networks = {name: network for name, network in networks.items() if network}
-    job = {'networks': networks, 'sizes': sizes, 'threads': place.threads}
+    job = {'networks': networks, 'sizes': list(sizes), 'threads': place.threads}
     table = place.folder / 'deployment.csv'
-    if not (table.exists() and place.written('deployment', job)):
-        table.unlink(missing_ok=True)  # until it is measured again
+    if not place.has(table, 'deployment', job):
         place.measure('deployment', job)
     costs = read_csv(table)
     counted = [network_cost(networks[row.side], row.size) for row in costs.itertuples(index=False)]

@@ -32,25 +32,20 @@ KEYS = ['set', 'image', 'input']  # columns of a table of images before the metr
 def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.DataFrame:
     """Tests one network, or takes what an earlier call found for the same options and weights.
 
-    Args:
-        options: of a test, as BasicSR reads them; ``val.metrics`` says what is measured. Instead
-            of ``model_type`` and ``network_g``: ``classical: NAME`` for a method without weights,
-            or nothing, where the weights (of ``path``) say their network.
-        place: keeps tables, option files and pictures.
-        pictures: save the images of the first set.
+    ``options`` are those of a test, as BasicSR reads them. Instead of ``model_type`` and
+    ``network_g``: ``classical: NAME`` for a method without weights, or nothing, where the weights
+    (of ``path``) say their network. ``pictures``: save the images of the first set.
 
-    Returns:
-        A row for each image: ``set``, ``image``, ``input`` (hash of the degraded image), metrics,
-        and those of the degraded image.
+    Returns a row for each image: ``set``, ``image``, ``input`` (hash of the degraded image),
+    metrics, and those of the degraded image.
     """
     name, weights = options['name'], options['path']['pretrain_network_g']
     table, test = place.folder / 'images' / f'{name}.csv', f'test_{name}'
-    written = table.stat().st_mtime if table.exists() else 0
-    fresh = written > (Path(weights).stat().st_mtime if weights else 0)
-    if not (fresh and place.written(test, options)):
-        file = place.write_options(test, options)
-        rows = _rows(options, file, place.folder / 'restored' if pictures else None)
-        write_csv(pd.DataFrame(rows), table)
+    if weights and table.exists() and table.stat().st_mtime <= Path(weights).stat().st_mtime:
+        table.unlink()  # of earlier weights
+    if not place.has(table, test, options):
+        shown = place.folder / 'restored' if pictures else None
+        write_csv(pd.DataFrame(_rows(options, place.option_file(test), shown)), table)
     return read_csv(table)
 
 
@@ -58,12 +53,9 @@ def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterato
     """Restores and scores every image; saves those of the first set."""
     from basicsr.data import build_dataloader, build_dataset
 
-    sets = {
-        key: {'phase': 'test', 'scale': 1, 'name': key, **section}
-        for key, section in options['datasets'].items()
-    }
     restore, metrics = restoring(options, file), metrics_of(options)
-    for number, section in enumerate(sets.values()):
+    for number, (key, section) in enumerate(options['datasets'].items()):
+        section = {'phase': 'test', 'scale': 1, 'name': key, **section}
         data = build_dataset(dict(section))
         loader = build_dataloader(data, section)
         for index in range(len(data)):
@@ -71,17 +63,15 @@ def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterato
             with torch.no_grad():
                 output = restore(data, index, loader.collate_fn([item]))
             pixels = item['lq'].contiguous().numpy().tobytes()  # tensor2img clamps it in place
-            name = f'{index:04d}_{Path(item["lq_path"]).stem}'
-            row = {'set': section['name'], 'image': name}
-            row['input'] = hashlib.sha256(pixels).hexdigest()[:12]
+            name, digest = f'{index:04d}_{Path(item["lq_path"]).stem}', hashlib.sha256(pixels)
             kinds = {TRUTH: item['gt'], DEGRADED: item['lq'], options['name']: output}
             kinds = {kind: tensor2img(image, rgb2bgr=False) for kind, image in kinds.items()}
             for kind, picture in kinds.items() if shown and number == 0 else ():
                 save_picture(shown / kind / section['name'] / f'{name}.png', picture)
             truth, degraded, image = kinds.values()
-            before = scores(degraded, truth, metrics)
-            row |= scores(image, truth, metrics)
-            yield row | {f'{DEGRADED} {key}': value for key, value in before.items()}
+            row = {'set': section['name'], 'image': name, 'input': digest.hexdigest()[:12]}
+            before = {f'{DEGRADED} {k}': v for k, v in scores(degraded, truth, metrics).items()}
+            yield row | scores(image, truth, metrics) | before
 
 
 def restoring(
@@ -105,10 +95,10 @@ def restoring(
     model = build_model(opt)
     logger.setLevel(level)
 
+    extras = getattr(model, 'validation_extras', lambda *_: {})  # BasicSR's own models have none
+
     def restore(data: Dataset, index: int, batch: dict) -> Tensor:
-        if hasattr(model, 'validation_extras'):  # BasicSR's own models have none
-            batch |= model.validation_extras(data, index, batch)
-        model.feed_data(batch)
+        model.feed_data(batch | extras(data, index, batch))
         model.test()
         return model.output
 

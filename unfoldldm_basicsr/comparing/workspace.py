@@ -33,14 +33,19 @@ class Workspace:
         return self.folder / 'options' / f'{name}.yml'
 
     def write_options(self, name: str, options: Mapping[str, Any]) -> Path:
-        text = yaml.safe_dump(plain(options), sort_keys=False, allow_unicode=True)
+        copies = plain(options)  # else YAML names what is there twice by anchors
+        text = yaml.safe_dump(copies, sort_keys=False, allow_unicode=True)
         write_bytes_atomic(self.option_file(name), text.encode())
         return self.option_file(name)
 
-    def written(self, name: str, options: Mapping[str, Any]) -> bool:
-        """Whether these options were written before, as they are."""
+    def has(self, table: Path, name: str, options: Mapping[str, Any]) -> bool:
+        """Whether there is a table made with these options; else writes them, and removes it."""
         file = self.option_file(name)
-        return file.exists() and read_option_file(file) == plain(options)
+        if table.exists() and file.exists() and read_option_file(file) == options:
+            return True
+        table.unlink(missing_ok=True)  # until it is made again
+        self.write_options(name, options)
+        return False
 
     def measure(self, kind: str, job: Mapping[str, Any]) -> None:
         """Runs :mod:`.measuring` in a process of its own; its table is ``KIND.csv``."""
