@@ -207,13 +207,10 @@ def weights_of(root: Path, run: str) -> Path:
 def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] = ()) -> Task:
     """A folder of option files: of a comparison, or with ``rows.yml`` of an ablation.
 
-    Args:
-        folder: of the option files.
-        overrides: ``KEY:KEY=VALUE`` for ``common.yml``, as of ``--force_yml``.
-        only: names of the sides that are wanted; those that they need are added. All where empty.
+    ``overrides`` are ``KEY:KEY=VALUE`` for ``common.yml``, as of ``--force_yml``; ``only`` names
+    the sides that are wanted (none: all), to which those that they need are added.
 
-    Raises:
-        ValueError: a file is missing or wrong; the message names file and key.
+    Raises ValueError: a file is missing or wrong; the message names file and key.
     """
     name, place, reference = None, folder, None
     if (folder / ROWS).is_file():
@@ -221,10 +218,10 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
     else:
         found = sorted(folder.glob('*.yml'))
         files = {file.stem: read_option_file(file) for file in found if file.name != COMMON}
-        for side, values in files.items():
-            if base := values.pop('of', None):
-                check_known(base, files, f'{folder / side}.yml: of')
-                files[side] = merged(files[base], {'title': side} | values)
+    for side, values in files.items():
+        if base := values.pop('of', None):
+            check_known(base, files.keys() - {side}, f'{folder / side}.yml: of')
+            files[side] = merged(files[base], {'title': side} | values)
     file = place / COMMON
     if not file.is_file():
         raise ValueError(f'{place}: no {COMMON} there; a comparison is a folder of option files.')
@@ -261,10 +258,8 @@ def _ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
     place, rows = folder / options.of, options.rows
     if isinstance(rows, str):
         rows = rows_of(folder / rows).rows
-    base = read_option_file(place / f'{options.base}.yml')
-    files = {options.base: base} | {
-        name: merged(base, {'title': name} | row) for name, row in rows.items()
-    }
+    files = {options.base: read_option_file(place / f'{options.base}.yml')}
+    files |= {name: {'of': options.base, **row} for name, row in rows.items()}
     return f'ablate_{folder.resolve().name}', place, files, options.base
 
 
