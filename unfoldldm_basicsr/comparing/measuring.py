@@ -34,17 +34,13 @@ from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 def steps(
     root: str, runs: Sequence[Mapping[str, Any]], places: int = 6, rounds: int = 8
 ) -> pd.DataFrame:
-    """Seconds and multiply-accumulates of single steps of trainings.
+    """Seconds and multiply-accumulates of single steps of trainings, which write below ``root``.
 
-    Steps are made at iterations spread evenly over a training, so that its parts (frozen modules,
-    progressive patches) count with their share. Other work on a machine comes in bursts longer
-    than a step: every round makes each step of each training once, and a step's fastest counts.
-
-    Args:
-        root: folder for what the trainings write.
-        runs: option files; a later one may start from the (random) weights of an earlier one.
-        places: iterations of each training at which it is measured.
-        rounds: how often each of these steps is timed.
+    Steps are made at ``places`` iterations spread evenly over a training, so that its parts (frozen
+    modules, progressive patches) count with their share. Other work on a machine comes in bursts
+    longer than a step: every round makes each step of each training once, and a step's fastest
+    counts. ``runs`` are option files; a later one may start from the (random) weights of an earlier
+    one.
     """
     trainings = [Training(options, Path(root)) for options in runs]
     progress = [(place + 0.5) / places for place in range(places)]

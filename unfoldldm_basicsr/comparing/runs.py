@@ -2,10 +2,11 @@
 
 import shlex
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -70,21 +71,27 @@ def read_run(path: Path, root: Path) -> tuple[Run, ...]:
     Raises ValueError: no such run, or it has no option file.
     """
     folder = (path if path.is_dir() else root / 'experiments' / path).resolve()
-    run = _run_in(folder)
-    if run is None:
+    runs = _runs_of(folder)
+    if not runs:
         raise ValueError(
             f'{path}: neither a weight file nor a run: no folder {folder} with the option file of '
             'a training.'
         )
-    return (*_earlier(run), run)
+    return runs
 
 
-def _run_in(folder: Path) -> Run | None:
+def _runs_of(folder: Path) -> tuple[Run, ...]:
     for file in sorted(folder.glob('*.yml')):
         options = _as_started(file)
         if 'train' in options and options.get('name') == folder.name:
-            return Run(folder.parent.parent, options)
-    return None
+            earlier = [
+                run
+                for key, value in (options.get('path') or {}).items()
+                if key.startswith('pretrain_network') and isinstance(value, str)
+                for run in _runs_of(Path(value).expanduser().parent.parent)
+            ]
+            return (*earlier, Run(folder.parent.parent, options))
+    return ()
 
 
 def _as_started(file: Path) -> dict[str, Any]:
@@ -104,14 +111,6 @@ def _as_started(file: Path) -> dict[str, Any]:
     except ValueError:
         return written
     return options
-
-
-def _earlier(run: Run) -> Iterator[Run]:
-    for key, value in (run.options.get('path') or {}).items():
-        if key.startswith('pretrain_network') and isinstance(value, str):
-            before = _run_in(Path(value).expanduser().parent.parent)
-            if before is not None:
-                yield from (*_earlier(before), before)
 
 
 # ---- what is equal --------------------------------------------------------------------------
@@ -137,22 +136,20 @@ def check_equal(task: Task) -> None:
             if phase['network_g'].get('type') != side.phases[-1]['network_g'].get('type'):
                 allowed += 'train', 'val'  # VLU-Net's embedding: a network with its own loss
             found += _differing(side.name, phase, COMMON, task.common, allowed)
-    refuse(
-        found, f'{task.folder}: these sides are not comparable:',
+    remedy = (
         f'Move what is meant for all into {COMMON}, or allow the key there (compare.allow; the '
-        'report then says so).',
-    )  # fmt: skip
+        'report then says so).'
+    )
+    refuse(found, f'{task.folder}: these sides are not comparable:', remedy)
 
 
 def check_runs(runs: Sequence[Run], allow: Sequence[str]) -> None:
     """Raises ValueError where finished runs differ outside the allow-list."""
-    found: list[str] = []
-    for run in runs[1:]:
-        found += _differing(run.name, run.options, runs[0].name, runs[0].options, allow)
-    refuse(
-        found, 'these runs are not comparable:',
-        'Where that is meant, name the keys after --allow; the report then says so.',
-    )  # fmt: skip
+    remedy = 'Where that is meant, name the keys after --allow; the report then says so.'
+    found = (
+        _differing(run.name, run.options, runs[0].name, runs[0].options, allow) for run in runs[1:]
+    )
+    refuse(chain.from_iterable(found), 'these runs are not comparable:', remedy)
 
 
 def _differing(
@@ -172,7 +169,7 @@ def option_problems(options: Mapping[str, Any], is_train: bool = True) -> list[s
     """What the check of option files says, but for weights that are not trained yet."""
     paths = [v for v in (options.get('path') or {}).values() if isinstance(v, str)]
     awaited = [path for path in paths if not (is_train and Path(path).exists())]
-    lines = preflight(resume.plain(options), options['name'], is_train)
+    lines = preflight(options, options['name'], is_train)
     return [line for line in lines if not any(path in line for path in awaited)]
 
 
@@ -199,14 +196,13 @@ def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
         ]
         measured = with_costs(provisional, root, place)
     budget, runs = task.settings.budget, {}
-    for seed in task.settings.seeds:
-        for side, phases in zip(sides, measured, strict=True):
-            own = runs[side.name, seed] = []
-            for phase, (share, step) in enumerate(zip(side.shares, phases, strict=True)):
-                unit = {'iterations': 1, 'time': step.seconds, 'macs': step.macs / 1e12}
-                iterations = max(1, round(budget.amount * share / unit[budget.equal]))
-                options = task.options(side, phase, iterations, seed, place.root)
-                own.append(replace(step, root=place.root, options=options))
+    for seed, (side, phases) in product(task.settings.seeds, zip(sides, measured, strict=True)):
+        own = runs[side.name, seed] = []
+        for phase, (share, step) in enumerate(zip(side.shares, phases, strict=True)):
+            unit = {'iterations': 1, 'time': step.seconds, 'macs': step.macs / 1e12}
+            iterations = max(1, round(budget.amount * share / unit[budget.equal]))
+            options = task.options(side, phase, iterations, seed, place.root)
+            own.append(replace(step, root=place.root, options=options))
     refuse(line for own in runs.values() for run in own for line in _problems(run, place))
     return runs
 
@@ -219,7 +215,7 @@ def _problems(run: Run, place: Workspace) -> list[str]:
     return [
         f'{run.folder}: was trained with {key} {before!r}, now {now!r}: give the comparison '
         'another name, or remove that folder.'
-        for key, before, now in differences(read_option_file(file), resume.plain(run.options))
+        for key, before, now in differences(read_option_file(file), run.options)
     ]
 
 
