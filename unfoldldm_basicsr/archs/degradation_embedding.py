@@ -204,6 +204,15 @@ class CLIPDegradationEmbedding(nn.Module):
         self._raw_texts = None  # computed again where the network now lives
         return super()._apply(fn, recurse)
 
+    @staticmethod
+    def merge_backbones(state_dict: dict[str, Tensor], prefix: str = '') -> bool:
+        """Keeps the backbone once, which released weights hold twice; whether there is one."""
+        for released in RELEASED_BACKBONES:
+            start = prefix + released
+            for key in [key for key in state_dict if key.startswith(start)]:
+                state_dict[prefix + BACKBONE + key[len(start) :]] = state_dict.pop(key)
+        return any(key.startswith(prefix + BACKBONE) for key in state_dict)
+
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
         """As usual, without a backbone that can be loaded again from where it came."""
         state = super().state_dict(*args, **kwargs)
@@ -215,11 +224,7 @@ class CLIPDegradationEmbedding(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         self._raw_texts = None
-        for released in RELEASED_BACKBONES:
-            start = prefix + released
-            for key in [key for key in state_dict if key.startswith(start)]:
-                state_dict[prefix + BACKBONE + key[len(start) :]] = state_dict.pop(key)
-        if any(key.startswith(prefix + BACKBONE) for key in state_dict):
+        if self.merge_backbones(state_dict, prefix):
             self._random_backbone = False
         else:
             for key, value in self.clip_model.state_dict().items():

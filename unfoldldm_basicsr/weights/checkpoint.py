@@ -102,17 +102,15 @@ def read_checkpoint(
     if is_state_dict(content):
         present = {None: content}
     else:
-        keys = PARAM_KEYS if param_key is None else (param_key, *PARAM_KEYS)
+        keys = (param_key, *PARAM_KEYS)
         present = {k: v for k in keys if is_state_dict(v := content.get(k))}
     if not present:
         raise CheckpointError(_no_weights(path, content))
-    if param_key is not None and param_key not in present:
-        if not fallback:
-            hint = ' It holds the weights as they are: name no key (~).'
-            hint = hint if None in present else did_you_mean(param_key, present)
-            raise CheckpointError(f'{path}: no {param_key!r}.{hint}')
-        param_key = None
-    chosen = param_key if param_key is not None else next(iter(present))
+    if not (param_key is None or param_key in present or fallback):
+        hint = ' It holds the weights as they are: name no key (~).'
+        hint = hint if None in present else did_you_mean(param_key, present)
+        raise CheckpointError(f'{path}: no {param_key!r}.{hint}')
+    chosen = next(iter(present))
     state_dict = plain_names(present[chosen])
     check_finite(path, state_dict)
     meta = checked_meta(path, content.get(ARCH_KEY))

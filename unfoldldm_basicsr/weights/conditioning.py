@@ -13,7 +13,7 @@ again from there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,10 @@ AUTO = 'auto'
 
 
 @dataclass(frozen=True)
-class DegradationRecord:
-    """What a weight file says about its degradation vectors."""
+class DegradationRecord(files.Checkpoint):
+    """The embedding of a weight file and the names of its degradations."""
 
-    classes: tuple[str, ...]
-    arch: dict[str, Any]  # {'type', 'kwargs', 'version'} of the embedding
-    state_dict: dict[str, Tensor] = field(repr=False)
+    classes: tuple[str, ...] = ()
 
 
 def degradation_meta(
@@ -69,8 +67,9 @@ def read_record(checkpoint: files.Checkpoint) -> DegradationRecord | None:
     if checkpoint.param_key == 'params_ema' and files.is_state_dict(embedding.get('params_ema')):
         state_dict = embedding['params_ema']
     files.check_finite(path, state_dict)
-    meta = {'type': embedding.get('type'), 'kwargs': embedding.get('kwargs')}
-    return DegradationRecord(tuple(classes), files.checked_meta(path, meta), dict(state_dict))
+    meta = files.checked_meta(path, embedding)
+    key = files.DEGRADATION_KEY
+    return DegradationRecord(path, key, dict(state_dict), meta, classes=tuple(classes))
 
 
 class Conditioning:
@@ -99,8 +98,7 @@ class Conditioning:
         """Vectors (B, E) of whole images (B, 3, H, W), RGB in [0, 1], on the embedding's device."""
         label = None
         if self.label is not None:
-            device = next(self.embedding.parameters()).device
-            label = torch.full((len(lq),), self.label, device=device)
+            label = torch.full((len(lq),), self.label, device=lq.device)
         return self.embedding(lq, label)
 
     def _index(self, degradation: str) -> int | None:
@@ -145,38 +143,40 @@ def build_conditioning(
             weights do not fit, or its CLIP backbone cannot be had.
         ValueError: see :class:`Conditioning`.
     """
-    path, record = checkpoint.path, read_record(checkpoint)
-    if record is None:
-        beside = path.with_name(path.name.replace('net_g', 'net_e'))
-        stored = None
-        if beside != path and beside.is_file():
-            stored = files.read_checkpoint(beside, checkpoint.param_key, fallback=True)
-        if stored is None or stored.arch is None:
-            raise files.CheckpointError(
-                f'{path}: the network needs a degradation vector, but the file has no'
-                f" '{files.DEGRADATION_KEY}' that says where it comes from. Files of training runs"
-                f' and of unfoldldm convert have it; put the net_e_*.pth of the training beside its'
-                f' net_g_*.pth, or in Python, pass degradation=vector to restore.'
-            )
-        count, path = stored.arch['kwargs'].get('num_degradations', 0), beside
-        names = tuple(map(str, range(count)))  # such a file has no names
-        record = DegradationRecord(names, stored.arch, stored.state_dict)
-    meta = record.arch
+    record = read_record(checkpoint) or _record_beside(checkpoint)
     if clip_weights is not None:
-        if meta['kwargs'].get('pretrained') is None:
+        kind, kwargs = record.arch['type'], record.arch['kwargs']
+        if kwargs.get('pretrained') is None:
             raise files.CheckpointError(
-                f'{path}: holds all that its degradation vectors need ({meta["type"]});'
+                f'{record.path}: holds all that its degradation vectors need ({kind});'
                 f' leave out --clip-weights.'
             )
-        meta = {**meta, 'kwargs': {**meta['kwargs'], 'pretrained': str(clip_weights)}}
+        kwargs = {**kwargs, 'pretrained': str(clip_weights)}
+        record = replace(record, arch={**record.arch, 'kwargs': kwargs})
     try:
-        own = files.Checkpoint(path, files.DEGRADATION_KEY, record.state_dict, meta)
-        embedding, _ = build_network(own)
+        embedding, _ = build_network(record)
     except files.CheckpointError:
         raise
     except (FileNotFoundError, ValueError) as error:
         raise files.CheckpointError(
-            f'{path}: its degradation vectors come from CLIP weights that are not in the file.'
-            f' {error} Weights on this disk are given with --clip-weights FILE.'
+            f'{record.path}: its degradation vectors come from CLIP weights that are not in the'
+            f' file. {error} Weights on this disk are given with --clip-weights FILE.'
         ) from error
     return Conditioning(embedding, record.classes, degradation)
+
+
+def _record_beside(checkpoint: files.Checkpoint) -> DegradationRecord:
+    """The embedding of a training, saved beside its network without the names of degradations."""
+    path, stored = checkpoint.path, None
+    beside = path.with_name(path.name.replace('net_g', 'net_e'))
+    if beside != path and beside.is_file():
+        stored = files.read_checkpoint(beside, checkpoint.param_key, fallback=True)
+    if stored is None or stored.arch is None:
+        raise files.CheckpointError(
+            f'{path}: the network needs a degradation vector, but the file has no'
+            f" '{files.DEGRADATION_KEY}' that says where it comes from. Files of training runs"
+            f' and of unfoldldm convert have it; put the net_e_*.pth of the training beside its'
+            f' net_g_*.pth, or in Python, pass degradation=vector to restore.'
+        )
+    names = tuple(map(str, range(stored.arch['kwargs'].get('num_degradations', 0))))
+    return DegradationRecord(**vars(stored), classes=names)

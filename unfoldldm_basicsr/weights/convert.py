@@ -24,8 +24,6 @@ from unfoldldm_basicsr.weights.networks import build_network, registered_network
 
 NETWORK, EMBEDDING = 'net.', 'model_degradation.'
 CLIP = {'type': 'CLIPDegradationEmbedding', 'model_name': 'ViT-B-32'}  # the released one
-BACKBONES = ('ad_imageEncoder.clip_model.', 'ad_textEncoder.clip_model.')
-OWN_BACKBONE = 'clip_model.'
 RELEASED_BACKBONE = 'laion2b_s34b_b79k'  # tag of the ViT-B-32 that the released adapters belong to
 RELEASED_WIDTH, FIRST_ADAPTER = 512, 'ad_imageEncoder.adapter.0.weight'
 ACCEPTED = (
@@ -133,12 +131,9 @@ def _lightning(
                 f'{path}: holds no {EMBEDDING}*, so there is nothing that --classes could name.'
             )
         return content, None
-    backbone = any(key.startswith(BACKBONES) for key in parts)
-    names, option = _clip_options(backbone, classes)
-    if backbone:  # twice, and one network: kept once
-        for name in BACKBONES:
-            parts |= {OWN_BACKBONE + key: value for key, value in _without(parts, name).items()}
-        parts = {key: value for key, value in parts.items() if not key.startswith(BACKBONES)}
+    stored = registered_networks()[CLIP['type']].merge_backbones(parts)
+    names, option = _clip_options(stored, classes)
+    if stored:
         about = 'CLIP and its adapters'
         build_network(files.Checkpoint(path, 'state_dict', parts, files.network_meta(option)))
     else:

@@ -35,14 +35,12 @@ def build_network(
         ValueError: the option file cannot be read.
     """
     if opt_file is not None:
-        meta = network_meta(_read_network_opt(opt_file))
-        net = construct(meta, f'{opt_file} (network_g)')
+        meta, where = network_meta(_read_network_opt(opt_file)), f'{opt_file} (network_g)'
     elif checkpoint.arch is not None:
-        meta = checkpoint.arch
-        net = construct(meta, f'{checkpoint.path} ({ARCH_KEY})')
+        meta, where = checkpoint.arch, f'{checkpoint.path} ({ARCH_KEY})'
     else:
-        meta = infer_network(checkpoint)
-        net = construct(meta, f'{checkpoint.path} (inferred)')
+        meta, where = infer_network(checkpoint), f'{checkpoint.path} (inferred)'
+    net = construct(meta, where)
     state_dict = checkpoint.state_dict
     if drop_unexpected:
         state_dict = {k: v for k, v in state_dict.items() if k in net.state_dict()}

@@ -6,14 +6,13 @@ the weight files; the first of them is what ``unfoldldm restore`` takes when no 
 """
 
 import hashlib
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 from unfoldldm_basicsr.common.suggest import nearest
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 
-FOLDER = Path(str(resources.files('unfoldldm_basicsr.weights').joinpath('pretrained')))
+FOLDER = Path(__file__).with_name('pretrained')
 
 
 class Packaged(NamedTuple):

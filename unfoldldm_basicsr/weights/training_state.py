@@ -25,7 +25,6 @@ from unfoldldm_basicsr.weights.checkpoint import CheckpointError, load_content
 Sums = dict[str, dict[str, Any]]  # path relative to the state: {'size', 'sha256'}
 
 _STATE_KEYS = ('epoch', 'iter', 'optimizers', 'schedulers')
-_BLOCK = 1 << 20
 
 
 def manifest_path(state_path: Path) -> Path:
@@ -102,21 +101,18 @@ def _verify(state_path: Path, files: Sums) -> None:
     """Compares the listed files with their sizes and sums."""
     for place, sums in files.items():
         path = Path(os.path.normpath(state_path.parent / place))
-        digest, fault = hashlib.sha256(), ''
         try:
-            with open(path, 'rb') as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-                size = file.tell()
-            if size != sums['size']:
-                fault = f'is incomplete: {path} has {size} bytes of {sums["size"]}'
-            elif digest.hexdigest() != sums['sha256']:
-                fault = f'is damaged: {path} is not what was written with it (SHA-256 differs)'
-        except FileNotFoundError:
-            fault = f'is incomplete: {path} is missing'
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise ResumeError(f'{state_path} is incomplete: {path} is missing') from error
         except OSError as error:
             fault = f'cannot be read: {path}: {first_line(error)}'
-        if fault:
+            raise ResumeError(f'{state_path} {fault}') from error
+        if len(data) != sums['size']:
+            size = f'{len(data)} bytes of {sums["size"]}'
+            raise ResumeError(f'{state_path} is incomplete: {path} has {size}')
+        if hashlib.sha256(data).hexdigest() != sums['sha256']:
+            fault = f'is damaged: {path} is not what was written with it (SHA-256 differs)'
             raise ResumeError(f'{state_path} {fault}')
 
 
