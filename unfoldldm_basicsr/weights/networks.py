@@ -18,7 +18,7 @@ from unfoldldm_basicsr.weights.checkpoint import (
     CheckpointError,
     network_meta,
 )
-from unfoldldm_basicsr.weights.diff import StateDictDiff
+from unfoldldm_basicsr.weights.loading import StateDictDiff
 
 
 def build_network(
