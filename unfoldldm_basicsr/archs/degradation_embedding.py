@@ -57,12 +57,11 @@ class DegradationLogits(NamedTuple):
 
 def build_adapter(dim: int) -> nn.Sequential:
     """Three linear layers with layer norm, GELU between them: (B, dim) -> (B, dim)."""
-    layers: list[nn.Module] = []
-    for index in range(3):
-        layers += [nn.Linear(dim, dim), nn.LayerNorm(dim)]
-        if index < 2:
-            layers.append(nn.GELU())
-    return nn.Sequential(*layers)
+
+    def layer() -> tuple[nn.Module, ...]:
+        return nn.Linear(dim, dim), nn.LayerNorm(dim)
+
+    return nn.Sequential(*layer(), nn.GELU(), *layer(), nn.GELU(), *layer())
 
 
 class CLIPEmbeddingOptions(Options):

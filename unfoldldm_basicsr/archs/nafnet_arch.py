@@ -22,11 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.feed_forward import simple_gate
-from unfoldldm_basicsr.archs.layers.hyperparameters import (
-    StateDict,
-    count_blocks,
-    shape_of,
-)
+from unfoldldm_basicsr.archs.layers.hyperparameters import StateDict, count_blocks, shape_of
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
 from unfoldldm_basicsr.archs.layers.resample import crop_to, pad_to_multiple

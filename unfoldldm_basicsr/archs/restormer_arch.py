@@ -10,12 +10,13 @@ and the refinement keep 2 dim channels.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.archs.layers.blocks import Blocks
 from unfoldldm_basicsr.archs.layers.hyperparameters import StateDict
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.resample import (
@@ -70,9 +71,7 @@ class Restormer(nn.Module):
         super().__init__()
         inp_channels, dim, bias = options.inp_channels, options.dim, options.bias
         heads, num_blocks = options.heads, options.num_blocks
-
-        def blocks(channels: int, num_heads: int, count: int) -> Blocks:
-            return transformer_blocks(channels, num_heads, count, options)
+        blocks = partial(transformer_blocks, options=options)
 
         self.patch_embed = OverlapPatchEmbed(inp_channels, dim)
         self.encoder_level1 = blocks(dim, heads[0], num_blocks[0])

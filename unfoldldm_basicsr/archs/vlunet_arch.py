@@ -14,6 +14,7 @@ and the refinement keep 2 dim channels in both streams.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 import torch
@@ -31,9 +32,12 @@ from unfoldldm_basicsr.archs.layers.resample import (
     crop_to,
     pad_to_multiple,
 )
-from unfoldldm_basicsr.archs.layers.transformer import UShapeOptions, infer_ushape_kwargs
+from unfoldldm_basicsr.archs.layers.transformer import (
+    UShapeOptions,
+    infer_ushape_kwargs,
+    transformer_blocks,
+)
 from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM, GradientStepTrace
-from unfoldldm_basicsr.archs.unfolding.proximal_step_transformer import PMM
 from unfoldldm_basicsr.common.declaration import takes
 from unfoldldm_basicsr.common.registration import register
 
@@ -59,6 +63,17 @@ class VLUTrace(NamedTuple):
 
     output: Tensor
     stages: tuple[VLUStageTrace, ...]
+
+
+class PMM(nn.Sequential):
+    """The proximal step, section 3: transformer blocks as the learned proximal operator.
+
+    x <- prox(x) = Block_n(... Block_1(x))
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_blocks: int, options: UShapeOptions) -> None:
+        blocks = transformer_blocks(dim, num_heads, num_blocks, options)
+        super().__init__(OrderedDict(blocks=blocks))
 
 
 class VLUStage(nn.Module):

@@ -11,6 +11,8 @@ Shapes: B batch, C channels, H x W positions; all tensors here are (B, C, H, W).
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,7 +62,7 @@ class LayerNorm2d(nn.Module):
         return (centred * scale * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)).to(dtype)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(nn.Sequential):
     """The normalisation under its released name: parameters live in ``body``.
 
     Args:
@@ -69,9 +71,5 @@ class LayerNorm(nn.Module):
     """
 
     def __init__(self, dim: int, LayerNorm_type: str = 'WithBias') -> None:
-        super().__init__()
-        self.body = LayerNorm2d(dim, bias_free=LayerNorm_type == 'BiasFree')
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return self.body(x)
+        body = LayerNorm2d(dim, bias_free=LayerNorm_type == 'BiasFree')
+        super().__init__(OrderedDict(body=body))

@@ -75,15 +75,14 @@ def build_clip(model_name: str, pretrained: str | None, clip_config: dict | None
     if clip_config is None and model_name not in open_clip.list_models():
         known = [name for name in open_clip.list_models() if name.startswith('ViT-B')]
         raise ValueError(f"model_name: unknown '{model_name}'.{did_you_mean(model_name, known)}")
-    device = torch.get_default_device()
+    name, device = 'your clip_config' if clip_config else model_name, torch.get_default_device()
     loads = pretrained is not None and device.type != 'meta'
-    is_file = pretrained is not None and Path(pretrained).expanduser().is_file()
-    if pretrained is not None and not is_file:
+    file = Path(pretrained or '').expanduser()
+    if pretrained is not None and not file.is_file():
         tags = [] if clip_config else open_clip.list_pretrained_tags_by_model(model_name)
         if pretrained not in tags:
             raise ValueError(
-                f"pretrained: '{pretrained}' is neither a file nor an OpenCLIP tag of "
-                f'{"your clip_config" if clip_config else model_name}.'
+                f"pretrained: '{pretrained}' is neither a file nor an OpenCLIP tag of {name}."
                 f'{did_you_mean(pretrained, tags)}'
             )
         try:
@@ -102,11 +101,10 @@ def build_clip(model_name: str, pretrained: str | None, clip_config: dict | None
             net = open_clip.create_model(model_name, load_weights=False, device=device)
     if loads:
         try:
-            open_clip.load_checkpoint(net, str(Path(pretrained).expanduser()), weights_only=True)
+            open_clip.load_checkpoint(net, str(file), weights_only=True)
         except (RuntimeError, KeyError, pickle.UnpicklingError) as error:
             raise ValueError(
-                f"pretrained: '{pretrained}' does not hold weights of "
-                f'{"your clip_config" if clip_config else model_name}: {error}'
+                f"pretrained: '{pretrained}' does not hold weights of {name}: {error}"
             ) from error
     return net
 

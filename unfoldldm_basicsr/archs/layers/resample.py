@@ -5,46 +5,35 @@ Key names of swz30/Restormer, so that released weights load without a map.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class OverlapPatchEmbed(nn.Module):
+class OverlapPatchEmbed(nn.Sequential):
     """3x3 convolution from image to feature channels: (B, C_in, H, W) -> (B, dim, H, W)."""
 
-    def __init__(self, in_channels: int = 3, dim: int = 48, bias: bool = False) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, 3, padding=1, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+    def __init__(self, in_channels: int, dim: int) -> None:
+        proj = nn.Conv2d(in_channels, dim, 3, padding=1, bias=False)
+        super().__init__(OrderedDict(proj=proj))
 
 
-class Downsample(nn.Module):
+class Downsample(nn.Sequential):
     """(B, C, H, W) -> (B, 2C, H/2, W/2): 3x3 convolution to C/2, then PixelUnshuffle."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
+        conv = nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False)
+        super().__init__(OrderedDict(body=nn.Sequential(conv, nn.PixelUnshuffle(2))))
 
 
-class Upsample(nn.Module):
+class Upsample(nn.Sequential):
     """(B, C, H, W) -> (B, C/2, 2H, 2W): 3x3 convolution to 2C, then PixelShuffle."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(dim, dim * 2, 3, padding=1, bias=False), nn.PixelShuffle(2)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
+        conv = nn.Conv2d(dim, dim * 2, 3, padding=1, bias=False)
+        super().__init__(OrderedDict(body=nn.Sequential(conv, nn.PixelShuffle(2))))
 
 
 class Unshuffle(nn.Module):

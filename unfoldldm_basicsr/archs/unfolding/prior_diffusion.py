@@ -97,14 +97,13 @@ class PriorDiffusion(nn.Module):
 
         In training the chain starts from the noised ``target`` (B, C_p), or without one from noise.
         """
-        p = self._start(condition, k, target if self.training else None)
+        if self.training:
+            p, a = torch.randn_like(condition), self.abar[-1]
+            if target is not None:
+                p = a**0.5 * target + (1 - a) ** 0.5 * p
+        else:
+            p = self.start_noise[k].to(condition).expand_as(condition)
         for t in range(len(self.abar), 0, -1):
             p0 = self.denoise(p, t, condition)
             p = self.c1[t - 1] * p0 + self.c2[t - 1] * p
         return p
-
-    def _start(self, condition: Tensor, k: int, target: Tensor | None) -> Tensor:
-        if not self.training:
-            return self.start_noise[k].to(condition).expand_as(condition)
-        noise, a = torch.randn_like(condition), self.abar[-1]
-        return noise if target is None else a**0.5 * target + (1 - a) ** 0.5 * noise

@@ -180,13 +180,8 @@ class OCFormer(nn.Module):
 
     def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:
         """x_hat, x_tilde (B, c, h, w), h, w multiples of 8; prior (B, C_p) -> like x_hat."""
-        z1 = torch.cat(
-            [
-                self.embed_hat(self.unshuffle(x_hat)),
-                self.embed_tilde(self.unshuffle(x_tilde)),
-            ],
-            1,
-        )
+        hat, tilde = self.unshuffle(x_hat), self.unshuffle(x_tilde)
+        z1 = torch.cat([self.embed_hat(hat), self.embed_tilde(tilde)], 1)
         z1 = self.encoder1(to_quick_layout(z1), prior)
         z2 = self.encoder2(self.down1(z1), prior)
         z3 = self.latent(self.down2(z2), prior)
