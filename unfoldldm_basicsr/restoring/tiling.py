@@ -174,14 +174,11 @@ def tiled_forward(
                 f'Tiles need a network whose output has the size of its input, but'
                 f' {tuple(part.shape[-2:])} became {tuple(result.shape[-2:])} (height, width).'
             )
-        if total == 1:
-            blended = result
-        else:
-            if blended is None:
-                blended = torch.zeros(*result.shape[:2], height, width, dtype=torch.float64)
-            weight = row.weight[:, None] * column.weight[None, :]
-            target = blended[..., row.start : row.stop, column.start : column.stop]
-            target.addcmul_(result.double(), weight)
+        if blended is None:
+            blended = torch.zeros(*result.shape[:2], height, width, dtype=torch.float64)
+        weight = row.weight[:, None] * column.weight[None, :]
+        target = blended[..., row.start : row.stop, column.start : column.stop]
+        target.addcmul_(result.double(), weight)
         if on_tile is not None:
             on_tile(done, total)
     return blended.to(result.dtype)
@@ -208,13 +205,14 @@ def restore_in_tiles(
     """
     side, step = check_tile(tile, overlap, contract.size_multiple)[0], contract.size_multiple
     note, grid = '', {'size_multiple': step, 'device': device}
-    if contract.tiling_changes_result and max(image.shape[-2:]) > tile:
+    if contract.tiling_changes_result and global_statistics is False:
         hint = ', or use the same statistics for all tiles (--global-statistics)'
-        if global_statistics is not False:
-            fixed, hint = with_image_statistics(forward, image, tile=side, **grid), ''
-            if fixed is None and global_statistics:
-                raise ValueError('The network marks no statistics of the image to be fixed.')
-            forward = fixed or forward
-        if global_statistics is False or fixed is None:
-            note = GLOBAL_NETWORK.format(hint)
+        note = GLOBAL_NETWORK.format(hint)
+    elif contract.tiling_changes_result:
+        fixed = with_image_statistics(forward, image, tile=side, **grid)
+        if fixed is None and global_statistics:
+            raise ValueError('The network marks no statistics of the image to be fixed.')
+        if fixed is None:
+            note = GLOBAL_NETWORK.format('')
+        forward = fixed or forward
     return tiled_forward(forward, image, tile=tile, overlap=overlap, **grid, on_tile=on_tile), note

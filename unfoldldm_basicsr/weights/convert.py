@@ -80,7 +80,10 @@ def convert_checkpoint(
     parts = content if isinstance(content, Mapping) else {}
     state_dict = parts.get('state_dict')
     if files.is_state_dict(parts.get('learnable_params')):
-        new, about = _adapters(source, parts['learnable_params'], classes), None
+        params = _without(files.plain_names(parts['learnable_params']), '')
+        files.check_finite(source, params)
+        _, option = _embedding(source, params, classes)
+        new, about = {'params': params, files.ARCH_KEY: files.network_meta(option)}, None
     elif files.is_state_dict(state_dict) and any(key.startswith(NETWORK) for key in state_dict):
         new, about = _lightning(source, state_dict, classes)
     else:
@@ -131,42 +134,27 @@ def _lightning(
                 f'{path}: holds no {EMBEDDING}*, so there is nothing that --classes could name.'
             )
         return content, None
-    stored = registered_networks()[CLIP['type']].merge_backbones(parts)
-    names, option = _clip_options(stored, classes)
-    if stored:
-        about = 'CLIP and its adapters'
-        build_network(files.Checkpoint(path, 'state_dict', parts, files.network_meta(option)))
-    else:
-        _check_adapters(path, parts)
-        about = f'adapters; CLIP itself is had by its tag {RELEASED_BACKBONE}'
+    names, option = _embedding(path, parts, classes)
     content[files.DEGRADATION_KEY] = degradation_meta(names, option, parts)
-    return content, about
+    if option['pretrained'] is None:
+        return content, 'CLIP and its adapters'
+    return content, f'adapters; CLIP itself is had by its tag {RELEASED_BACKBONE}'
 
 
-def _adapters(
-    path: Path, params: Mapping[str, Tensor], classes: Sequence[str] | None
-) -> dict[str, Any]:
-    """Adapters alone: the CLIP backbone is the one that they were tuned on, had by its tag."""
-    params = _without({key.removeprefix('module.'): value for key, value in params.items()}, '')
-    files.check_finite(path, params)
-    _check_adapters(path, params)
-    _, option = _clip_options(False, classes)
-    return {'params': params, files.ARCH_KEY: files.network_meta(option)}
-
-
-def _clip_options(
-    stored: bool, classes: Sequence[str] | None
+def _embedding(
+    path: Path, params: dict[str, Tensor], classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Names of the degradations (default: all that the released adapters were tuned on), and
-    ``type`` and arguments of the embedding; a backbone that is not stored is had by its tag."""
-    released = registered_networks()[CLIP['type']].released_texts
-    names = tuple(released if classes is None else classes)
-    texts = [released.get(name, f'image with {name.replace("_", " ")}') for name in names]
-    pretrained = None if stored else RELEASED_BACKBONE
-    return names, {**CLIP, 'class_texts': texts, 'pretrained': pretrained}
-
-
-def _check_adapters(path: Path, params: Mapping[str, Tensor]) -> None:
+    ``type`` and arguments of the embedding; a backbone that is not stored is had by its tag.
+    """
+    kind = registered_networks()[CLIP['type']]
+    stored = kind.merge_backbones(params)
+    names = tuple(kind.released_texts if classes is None else classes)
+    texts = [kind.released_texts.get(n, f'image with {n.replace("_", " ")}') for n in names]
+    option = {**CLIP, 'class_texts': texts, 'pretrained': None if stored else RELEASED_BACKBONE}
+    if stored:  # all must fit
+        build_network(files.Checkpoint(path, 'state_dict', params, files.network_meta(option)))
+        return names, option
     weight = params.get(FIRST_ADAPTER)
     shape = 'missing' if weight is None else tuple(weight.shape)
     if shape != (RELEASED_WIDTH, RELEASED_WIDTH):
@@ -174,6 +162,7 @@ def _check_adapters(path: Path, params: Mapping[str, Tensor]) -> None:
             f'{path}: without CLIP itself the adapters must be those of ViT-B-32'
             f' ({RELEASED_WIDTH} values), and {FIRST_ADAPTER} is {shape}. {ACCEPTED}'
         )
+    return names, option
 
 
 def _without(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
