@@ -78,15 +78,15 @@ def tile_spans(size: int, tile: int, overlap: int, size_multiple: int = 1) -> li
 
 
 def sample_tiles(
-    height: int, width: int, tile: int, size_multiple: int = 1, per_axis: int = 3
+    height: int, width: int, tile: int, size_multiple: int
 ) -> list[tuple[slice, slice]]:
-    """(rows, columns) of tiles of one size spread evenly over an image, at most ``per_axis`` along
-    each side; all start at multiples of ``size_multiple``.
+    """(rows, columns) of tiles of one size spread evenly over an image, at most three along each
+    side; all start at multiples of ``size_multiple``.
     """
 
     def spans(size: int) -> list[slice]:
         side = min(size, tile)
-        count = min(per_axis, -(-size // side))
+        count = min(3, -(-size // side))
         last = (size - side) // size_multiple * size_multiple
         steps = [last * i // max(1, count - 1) for i in range(count)]
         starts = [start // size_multiple * size_multiple for start in steps]

@@ -139,25 +139,16 @@ class VSSBlock(nn.Module):
         dim: C.
         d_state: state size of the scan.
         expand: inner width of the mixer over dim.
-        ffn_expansion: hidden width of the FFN over dim.
         mixer: 'vss' (SS2D) or 'conv' (convolutional counterpart of equal cost).
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        d_state: int = 16,
-        expand: int = 2,
-        ffn_expansion: float = 2.0,
-        mixer: str = 'vss',
-    ) -> None:
+    def __init__(self, dim: int, *, d_state: int = 16, expand: int = 2, mixer: str = 'vss') -> None:
         super().__init__()
         self.norm1 = LayerNorm2d(dim)
         self.mixer = MIXERS[mixer](dim, d_state=d_state, expand=expand)
         self.scale1 = nn.Parameter(torch.ones(dim))
         self.norm2 = LayerNorm2d(dim)
-        self.ffn = GatedFeedForward(dim, expansion=ffn_expansion)
+        self.ffn = GatedFeedForward(dim, expansion=2.0)
         self.scale2 = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:

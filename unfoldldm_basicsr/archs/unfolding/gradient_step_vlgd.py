@@ -23,7 +23,6 @@ from unfoldldm_basicsr.archs.layers.attention import (
     TransposedSelfAttention,
     attend_and_project,
     channel_attention_map,
-    check_heads,
 )
 from unfoldldm_basicsr.archs.layers.convolution import separable_parts
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
@@ -52,13 +51,11 @@ class PromptCrossAttention(nn.Module):
     Args:
         dim: C of x.
         prompt_dim: channels p of the prompt.
-        num_heads: heads; divides ``dim``.
     """
 
-    def __init__(self, dim: int, prompt_dim: int, num_heads: int = NUM_HEADS) -> None:
+    def __init__(self, dim: int, prompt_dim: int) -> None:
         super().__init__()
-        check_heads(dim, num_heads)
-        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.temperature = nn.Parameter(torch.ones(NUM_HEADS, 1, 1))
         self.qv = nn.Conv2d(dim, 2 * dim, 1, bias=False)
         self.qv_dwconv = nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, groups=2 * dim, bias=False)
         self.k = nn.Conv2d(prompt_dim, dim, 1, bias=False)
