@@ -15,6 +15,7 @@ and the refinement keep 2 dim channels in both streams.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -82,12 +83,11 @@ class VLUStage(nn.Module):
     ``use_checkpoint`` computes the gradient step again for its gradients.
     """
 
-    def __init__(
-        self, gradient_descent: DGDM, denoiser: PMM, *, use_checkpoint: bool = False
-    ) -> None:
+    def __init__(self, dim: int, level: int, num_blocks: int, options: VLUNetOptions) -> None:
         super().__init__()
-        self.use_checkpoint = use_checkpoint
-        self.gradient_descent = gradient_descent
+        self.use_checkpoint = options.use_checkpoint
+        denoiser = PMM(dim, options.heads[level - 1], num_blocks, options)
+        self.gradient_descent = DGDM(dim, level, options.de_dim, options.embed_dim)
         self.denoiser = denoiser
 
     def forward(
@@ -150,11 +150,7 @@ class VLUNet(nn.Module):
         super().__init__()
         self.embed_dim = options.embed_dim
         dim, bias, num_blocks = options.dim, options.bias, options.num_blocks
-
-        def stage(channels: int, level: int, count: int) -> VLUStage:
-            denoiser = PMM(channels, options.heads[level - 1], count, options)
-            gradient_descent = DGDM(channels, level, options.de_dim, options.embed_dim)
-            return VLUStage(gradient_descent, denoiser, use_checkpoint=options.use_checkpoint)
+        stage = partial(VLUStage, options=options)
 
         self.patch_embed = OverlapPatchEmbed(options.inp_channels, dim)
         self.patch_embed_i = OverlapPatchEmbed(options.inp_channels, dim)

@@ -35,7 +35,13 @@ def build_network(
         ValueError: the option file cannot be read.
     """
     if opt_file is not None:
-        meta, where = network_meta(_read_network_opt(opt_file)), f'{opt_file} (network_g)'
+        section = read_option_file(opt_file).get('network_g')
+        if not isinstance(section, Mapping) or 'type' not in section:
+            raise CheckpointError(
+                f"{opt_file}: no section 'network_g' with a 'type'; give a training or test option"
+                f' file of the network.'
+            )
+        meta, where = network_meta(section), f'{opt_file} (network_g)'
     elif checkpoint.arch is not None:
         meta, where = checkpoint.arch, f'{checkpoint.path} ({ARCH_KEY})'
     else:
@@ -115,13 +121,3 @@ def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
         f' that can be recognised.{nearest} Give the option file it was trained with: --opt'
         f' file.yml.'
     )
-
-
-def _read_network_opt(opt_file: str | Path) -> Mapping[str, Any]:
-    network_opt = read_option_file(opt_file).get('network_g')
-    if not isinstance(network_opt, Mapping) or 'type' not in network_opt:
-        raise CheckpointError(
-            f"{opt_file}: no section 'network_g' with a 'type'; give a training or test option"
-            f' file of the network.'
-        )
-    return network_opt
