@@ -28,9 +28,7 @@ from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
-from unfoldldm_basicsr.ops.ss2d import scan_flops, ss2d_scan
-
-NUM_DIRECTIONS = 4
+from unfoldldm_basicsr.ops.ss2d.op import NUM_DIRECTIONS, scan_flops, ss2d_scan
 
 
 def _exempt_from_decay(parameter: nn.Parameter) -> nn.Parameter:
