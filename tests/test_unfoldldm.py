@@ -4,6 +4,7 @@ import functools
 import inspect
 import json
 
+import numpy as np
 import pytest
 import torch
 from tiny_network import shake, unfoldldm_kwargs
@@ -111,6 +112,20 @@ def test_a_prior_that_starts_from_levels_tells_brightness_rather_than_content():
     by_content, by_level = ((p - p.mean(0)).std() for p in map(encoder, (images, images * levels)))
     assert by_level > 4 * by_content
     assert by_level > 0.4  # of vectors with a variance of one
+
+
+def test_levels_of_a_prior_are_statistics_of_the_whole_photo():
+    encoder, images = make(prior_dim=64, prior_levels=True).prior_encoder, torch.rand(1, 6, 16, 32)
+    encoder.head = torch.nn.Identity()  # what it would see is the prior, but for a scale and offset
+    means = images.unflatten(2, (8, 2)).unflatten(4, (16, 2)).mean((3, 5))[0].flatten(1)
+    of_means = np.quantile(means, [0, 0.1, 0.5, 0.9, 1], axis=1, method='nearest')
+    values = images[0].flatten(1).numpy()
+    logs = [np.log(values.mean(1) + 0.05), np.log(values.std(1))]
+    expected = np.concatenate([*logs, *np.log(of_means + 0.05)])
+    for window in (None, 16):
+        levels = encoder(images, window)[0, -42:].numpy(force=True)
+        slope, offset = np.polyfit(expected, levels, 1)
+        np.testing.assert_allclose(levels, slope * expected + offset, atol=1e-2)
 
 
 def test_priors_of_a_patch_are_those_of_the_larger_patch_around_it():

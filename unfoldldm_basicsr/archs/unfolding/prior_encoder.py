@@ -18,6 +18,8 @@ from unfoldldm_basicsr.archs.layers.resample import Unshuffle
 from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 
 LEVEL_CENTRES, LEVEL_SPREAD = (-1.5, -2.5), 0.7  # of log means and log deviations of photos
+QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
+QUANTILE_CENTRES = (-2.6, -2.4, -2.0, -1.5, -1.0)  # of their logs
 
 
 class EncoderOptions(PriorVectorOptions):
@@ -28,8 +30,8 @@ class EncoderOptions(PriorVectorOptions):
     prior_encoder_blocks: NonNegativeInt = 2
     """Residual blocks of PI and PI'."""
     prior_levels: bool = False
-    """PI and PI' start from how bright and rich in contrast images are rather than from what is in
-    them: for darkness or haze. On noise it costs quality."""
+    """PI and PI' see how bright and rich in contrast the whole image is, with its quantiles, before
+    what is in it: for darkness or haze. On noise it costs quality."""
     prior_window: int = Field(48, gt=0, multiple_of=8)
     """Side of the windows that PI and PI' look at one by one in evaluation, in pixels: that of the
     training patches."""
@@ -53,7 +55,8 @@ class PriorEncoder(nn.Module):
 
     The body sees standardised images, so dark ones do not look alike; their mean and deviation go
     to the head. Statistics of a photo differ from those of a training patch: larger images are cut
-    into windows of a patch's size, and the mean over the windows counts.
+    into windows of a patch's size, and the mean over the windows counts. With ``prior_levels``
+    mean, deviation and quantiles are those of the whole image.
 
     Args:
         in_channels: channels of all input images together.
@@ -63,6 +66,8 @@ class PriorEncoder(nn.Module):
     def __init__(self, in_channels: int, options: EncoderOptions):
         super().__init__()
         width = options.prior_width
+        self.levels = options.prior_levels
+        num_levels = (2 + len(QUANTILES) * self.levels) * in_channels
         self.body = nn.Sequential(
             Unshuffle(4),
             nn.Conv2d(16 * in_channels, width, 3, padding=1),
@@ -71,7 +76,7 @@ class PriorEncoder(nn.Module):
             nn.LeakyReLU(0.1),
         )
         self.head = nn.Sequential(
-            nn.Linear(4 * width + 2 * in_channels, options.prior_dim),
+            nn.Linear(4 * width + num_levels, options.prior_dim),
             nn.LeakyReLU(0.1),
             nn.Linear(options.prior_dim, options.prior_dim),
         )
@@ -82,7 +87,7 @@ class PriorEncoder(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, a=0.1)
                 nn.init.zeros_(layer.bias)
         if options.prior_levels:
-            self._start_from_levels(4 * width, 2 * in_channels)
+            self._start_from_levels(4 * width, num_levels)
 
     @torch.no_grad()
     def _start_from_levels(self, num_features: int, num_levels: int) -> None:
@@ -94,7 +99,8 @@ class PriorEncoder(nn.Module):
         features, levels = first.weight.split([num_features, num_levels], 1)
         features.mul_(0.1)
         nn.init.kaiming_normal_(levels, a=0.1).div_(LEVEL_SPREAD)
-        centres = torch.tensor(LEVEL_CENTRES).repeat_interleave(num_levels // 2)
+        centres = torch.tensor(LEVEL_CENTRES + QUANTILE_CENTRES)
+        centres = centres.repeat_interleave(num_levels // len(centres))
         first.bias.sub_(levels @ centres)
         last.bias.normal_()
 
@@ -103,24 +109,42 @@ class PriorEncoder(nn.Module):
 
         ``window``: the largest side that is looked at in one piece, a multiple of 4.
         """
-        if window is None or max(images.shape[2:]) <= window:
-            return self._prior(images)
-        parts = [
-            images[:, :, top : top + window, left : left + window]
-            for top in _starts(images.shape[2], window)
-            for left in _starts(images.shape[3], window)
-        ]
-        return self._prior(torch.cat(parts)).unflatten(0, (len(parts), -1)).mean(0)
+        parts = [images]
+        if window is not None and max(images.shape[2:]) > window:
+            parts = [
+                images[:, :, top : top + window, left : left + window]
+                for top in _starts(images.shape[2], window)
+                for left in _starts(images.shape[3], window)
+            ]
+        levels = self._levels(images).repeat(len(parts), 1) if self.levels else None
+        return self._prior(torch.cat(parts), levels).unflatten(0, (len(parts), -1)).mean(0)
 
-    def _prior(self, images: Tensor) -> Tensor:
+    def _levels(self, images: Tensor) -> Tensor:
+        """(B, c, h, w) -> (B, 7 c) logs of mean, deviation and quantiles: the brightest spots of a
+        photo tell how it was exposed. Means of 2 x 2 pixels have less noise.
+        """
+        mean, std = mean_std(images, (2, 3), 1e-5)
+        order = F.avg_pool2d(images.to(mean.dtype), 2).flatten(2).sort(2).values
+        at = [round(q * (order.shape[2] - 1)) for q in QUANTILES]
+        quantiles = torch.cat([order[:, :, i] for i in at], 1)
+        return torch.cat([_log_level(mean), std.log(), _log_level(quantiles)], 1)
+
+    def _prior(self, images: Tensor, levels: Tensor | None) -> Tensor:
         mean, std = mean_std(images, (2, 3), 1e-5)
         standard = (images - mean[..., None, None]) / std[..., None, None]
         features = self.body(standard.to(images.dtype))
-        levels = (mean + 0.05).clamp_min(0.01).log(), std.log()
-        of_features = mean_std(features, (2, 3), 1e-5)[::-1]
-        prior = self.head(torch.cat([*of_features, *levels], 1).to(features.dtype))
+        features = torch.cat(mean_std(features, (2, 3), 1e-5)[::-1], 1)
+        if levels is None:
+            levels = torch.cat([_log_level(mean), std.log()], 1)
+        else:
+            features = features * 0.1  # small inputs learn slowly: levels first
+        prior = self.head(torch.cat([features, levels], 1).to(images.dtype))
         prior = prior.to(torch.promote_types(prior.dtype, torch.float32))
         return F.layer_norm(prior, prior.shape[1:])
+
+
+def _log_level(value: Tensor) -> Tensor:
+    return (value + 0.05).clamp_min(0.01).log()
 
 
 def _starts(size: int, window: int) -> list[int]:
