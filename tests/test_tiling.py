@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.restoring.tiling import check_tile, tile_spans, tiled_forward
+from unfoldldm_basicsr.common.contract import Contract
+from unfoldldm_basicsr.ops.image_statistics import image_statistic
+from unfoldldm_basicsr.restoring.tiling import (
+    check_tile,
+    restore_in_tiles,
+    tile_spans,
+    tiled_forward,
+    with_image_statistics,
+)
 
 
 def local_maximum(image: torch.Tensor) -> torch.Tensor:
@@ -81,3 +89,39 @@ def test_an_operator_that_changes_the_size_is_refused():
 def test_useless_tile_sizes_are_refused(tile, overlap, multiple, message):
     with pytest.raises(ValueError, match=message):
         check_tile(tile, overlap, multiple)
+
+
+def scaled_by_quantiles(image: torch.Tensor) -> torch.Tensor:
+    """Sees minimum, median and maximum of an image, and the mean of what it makes of them."""
+    order = image.flatten(2).sort(2).values
+    ranks = [round(i / 20 * (order.shape[2] - 1)) for i in range(21)]
+    order = image_statistic(order[:, :, ranks], 'sorted')
+    low, middle, high = order[:, :, [0, 10, 20], None].unbind(2)
+    scaled = (image - low[..., None]) / (high - low)[..., None] + middle[..., None]
+    return scaled * image_statistic(scaled.mean((2, 3), keepdim=True))
+
+
+def test_quantiles_of_tiles_and_what_follows_from_them_are_those_of_the_image():
+    """The mean of the tiles' maxima would be dark: there is one bright patch."""
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 0.1
+    image[..., 40:52, 70:82] += 0.9
+    fixed = with_image_statistics(scaled_by_quantiles, image, tile=32)
+    whole, tiled = scaled_by_quantiles(image), tiled_forward(fixed, image, tile=32, overlap=0)
+    torch.testing.assert_close(tiled, whole, rtol=0.01, atol=0.001)
+
+
+def test_an_image_that_fits_a_tile_is_not_said_to_differ():
+    network = Contract(frozenset({'lq'}), tiling_changes_result=True)
+    image = torch.rand(1, 3, 30, 40)
+    for shared in (False, None):
+        options = {'tile': 40, 'overlap': 8, 'global_statistics': shared}
+        output, note = restore_in_tiles(scaled_by_quantiles, image, network, **options)
+        assert torch.equal(output, scaled_by_quantiles(image))
+        assert note == ''
+    wide = restore_in_tiles(
+        scaled_by_quantiles,
+        image[..., :30, :],
+        network,
+        **options | {'tile': 39, 'global_statistics': False},
+    )
+    assert 'global-statistics' in wide[1]

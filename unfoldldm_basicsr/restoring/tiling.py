@@ -110,13 +110,19 @@ def with_image_statistics(
     where the network marks no statistics. TileError: ``fn`` failed.
     """
     statistics = ImageStatistics()
-    for rows, columns in sample_tiles(*image.shape[-2:], tile, size_multiple):
-        part = image[..., rows, columns].to(image.device if device is None else device)
-        what = f'Statistics of {part.shape[-1]}x{part.shape[-2]} pixels failed'
-        with telling_remedy(what, f'lower --tile (now {tile})'), statistics.recorded():
-            fn(part)
+
+    def record() -> None:
+        for rows, columns in sample_tiles(*image.shape[-2:], tile, size_multiple):
+            part = image[..., rows, columns].to(image.device if device is None else device)
+            what = f'Statistics of {part.shape[-1]}x{part.shape[-2]} pixels failed'
+            with telling_remedy(what, f'lower --tile (now {tile})'), statistics.recorded():
+                fn(part)
+
+    record()
     if len(statistics) == 0:
         return None
+    if statistics.settle_sorted():
+        record()
 
     def fixed(part: Tensor) -> Tensor:
         with statistics.used():
@@ -205,10 +211,11 @@ def restore_in_tiles(
     """
     side, step = check_tile(tile, overlap, contract.size_multiple)[0], contract.size_multiple
     note, grid = '', {'size_multiple': step, 'device': device}
-    if contract.tiling_changes_result and global_statistics is False:
+    changes = contract.tiling_changes_result and max(image.shape[-2:]) > tile
+    if changes and global_statistics is False:
         hint = ', or use the same statistics for all tiles (--global-statistics)'
         note = GLOBAL_NETWORK.format(hint)
-    elif contract.tiling_changes_result:
+    elif changes:
         fixed = with_image_statistics(forward, image, tile=side, **grid)
         if fixed is None and global_statistics:
             raise ValueError('The network marks no statistics of the image to be fixed.')

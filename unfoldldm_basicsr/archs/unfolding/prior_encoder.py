@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from unfoldldm_basicsr.archs.layers.norm import mean_std
 from unfoldldm_basicsr.archs.layers.resample import Unshuffle
 from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
+from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 LEVEL_CENTRES, LEVEL_SPREAD = (-1.5, -2.5), 0.7  # of log means and log deviations of photos
-QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
+RANKS, QUANTILES = 40, (0, 4, 20, 36, 40)  # minimum, 10 %, median, 90 %, maximum
 QUANTILE_CENTRES = (-2.6, -2.4, -2.0, -1.5, -1.0)  # of their logs
 
 
@@ -124,9 +125,14 @@ class PriorEncoder(nn.Module):
         photo tell how it was exposed. Means of 2 x 2 pixels have less noise.
         """
         mean, std = mean_std(images, (2, 3), 1e-5)
+        second = image_statistic(std.square() + mean.square())
+        mean = image_statistic(mean)
+        std = (second - mean.square()).clamp_min(1e-5).sqrt()
         order = F.avg_pool2d(images.to(mean.dtype), 2).flatten(2).sort(2).values
-        at = [round(q * (order.shape[2] - 1)) for q in QUANTILES]
-        quantiles = torch.cat([order[:, :, i] for i in at], 1)
+        last = order.shape[2] - 1
+        order = torch.stack([order[:, :, round(i / RANKS * last)] for i in range(RANKS + 1)], 2)
+        order = image_statistic(order, 'sorted')
+        quantiles = torch.cat([order[:, :, i] for i in QUANTILES], 1)
         return torch.cat([_log_level(mean), std.log(), _log_level(quantiles)], 1)
 
     def _prior(self, images: Tensor, levels: Tensor | None) -> Tensor:
