@@ -274,6 +274,26 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     assert 'was trained with network_g.width 8, now 6' in capsys.readouterr().err
 
 
+def test_a_comparison_that_was_moved_is_not_trained_again(folder, in_process, capsys):
+    phases = [{'share': 0.5}, {'share': 0.5, 'path': {'pretrain_network_g': 'previous'}}]
+    write_options(
+        folder / 'small.yml',
+        {'model_type': 'RestorationModel', 'network_g': NAFNET, 'phases': phases},
+    )
+    command = ['compare', '-opt', str(folder), '--only', 'small', '--root']
+    here, moved = folder.parent / 'here', folder.parent / 'moved'
+    assert main([*command, str(here)]) == 0
+    here.rename(moved)
+    capsys.readouterr()
+    assert main([*command, str(moved)]) == 0
+    assert ' iterations' not in capsys.readouterr().out
+    runs = read_run(Path('tiny_iterations8_small_seed3_phase2'), moved)
+    assert [(run.root, run.iterations) for run in runs] == [(moved, 4), (moved, 4)]
+    change(folder / 'small.yml', 'phases', [phases[0], {'share': 0.5}])
+    assert main([*command, str(moved)]) == 2
+    assert 'was trained with path' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('name', 'command', 'changed'),
     [

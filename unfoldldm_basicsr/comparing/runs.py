@@ -84,11 +84,15 @@ def _runs_of(folder: Path) -> tuple[Run, ...]:
     for file in sorted(folder.glob('*.yml')):
         options = _as_started(file)
         if 'train' in options and options.get('name') == folder.name:
-            earlier = [
-                run
+            weights = [
+                Path(value).expanduser()
                 for key, value in (options.get('path') or {}).items()
                 if key.startswith('pretrain_network') and isinstance(value, str)
-                for run in _runs_of(Path(value).expanduser().parent.parent)
+            ]
+            earlier = [
+                run
+                for before in (file.parent.parent for file in weights)
+                for run in _runs_of(before) or _runs_of(folder.parent / before.name)
             ]
             return (*earlier, Run(folder.parent.parent, options))
     return ()
@@ -216,7 +220,16 @@ def _problems(run: Run, place: Workspace) -> list[str]:
         f'{run.folder}: was trained with {key} {before!r}, now {now!r}: give the comparison '
         'another name, or remove that folder.'
         for key, before, now in differences(read_option_file(file), run.options)
+        if not _moved(before, now)
     ]
+
+
+def _moved(before: object, now: object) -> bool:
+    """Whether these are weights of one run in a project that was moved or copied."""
+    if not (isinstance(before, str) and isinstance(now, str)):
+        return False
+    place = Path(now).parts[-4:]
+    return place[0] == 'experiments' and Path(before).parts[-4:] == place
 
 
 def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) -> list[list[Run]]:
