@@ -37,19 +37,17 @@ from unfoldldm_basicsr.weights.training_state import Checkpoint
 
 @contextmanager
 def basicsr_logger_untouched() -> Iterator[None]:
-    """Undoes a set-up of BasicSR's logger inside: the first one decides about its log file."""
-    logger = logging.getLogger('basicsr')
-    known, handlers = dict(initialized_logger), list(logger.handlers)
-    level, propagate = logger.level, logger.propagate
+    """Inside, nothing sets BasicSR's logger up: the first one decides about its log file."""
+    logger, known = logging.getLogger('basicsr'), dict(initialized_logger)
+    level = logger.level
+    initialized_logger['basicsr'] = True
     logger.setLevel(logging.ERROR)  # what is built here only to be checked has nothing to say
     try:
         yield
     finally:
         initialized_logger.clear()
         initialized_logger.update(known)
-        logger.handlers[:] = handlers
         logger.setLevel(level)
-        logger.propagate = propagate
 
 
 # ---- weights ------------------------------------------------------------------------------------
@@ -212,6 +210,7 @@ def _lmdb_faults(folder: str) -> Iterator[tuple[str, ...]]:
         yield f'{folder} lists {count} that it holds; the others are not used.', 'warning'
 
 
+@basicsr_logger_untouched()
 def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Dataset]]:
     """Builds the data sets as BasicSR will, and reads one item of each.
 

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.command_line import build_parser
-from unfoldldm_basicsr.options.environment import basicsr_logger_untouched, open_datasets
-from unfoldldm_basicsr.options.preflight import Report, examine
+from unfoldldm_basicsr.options.environment import open_datasets
+from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import forgotten_launcher, gpu_count
 from unfoldldm_basicsr.weights.training_state import iterations_of
@@ -66,7 +66,9 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     progress.seed_drawn = options['manual_seed'] is None
     _seed(options)
     options['auto_resume'] = args.auto_resume
-    _open_datasets(report)
+    progress.built = open_datasets(report.found, report.run)  # seeded, for the pipeline to find
+    if report.problems:
+        refuse(report.problems)
     _complete_paths(options, root_path, is_train)
     if is_train and 'debug' in options['name']:
         if options.get('val') is not None:
@@ -119,16 +121,6 @@ def _seed(options: dict) -> None:
             torch.distributed.broadcast_object_list(seed, src=0)
         options['manual_seed'] = seed[0]
     set_random_seed(options['manual_seed'] + options['rank'])
-
-
-def _open_datasets(report: Report) -> None:
-    """Builds the data sets for the pipeline to find, with the seeded generators, like BasicSR."""
-    if not report.run.machine.here:
-        return
-    with basicsr_logger_untouched():
-        progress.built = open_datasets(report.found, report.run)
-    if report.problems:
-        refuse(report.problems)
 
 
 def dict2str(opt: dict, indent_level: int = 1) -> str:
