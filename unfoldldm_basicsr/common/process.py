@@ -15,20 +15,15 @@ WAITING = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')
 IMPORT = 'UNFOLDLDM_IMPORT'
 
 
-def program() -> str:
-    """The script or module that this process runs; '' where another process started it as a copy.
+def is_program() -> bool:
+    """Whether this process runs a program of this package, and is no copy that one started.
 
-    Such a process has the arguments of its parent, which are not those that it was started with.
+    Such a copy has the arguments of its parent, which are not those that it was started with.
     """
     started, name = sys.orig_argv[1:], (sys.argv or [''])[0]
     if name == '-m':  # the module is being looked for
-        return started[started.index('-m') + 1] if '-m' in started else ''
-    return os.path.basename(name).removesuffix('.exe') if name in started else ''
-
-
-def is_program() -> bool:
-    """Whether this process runs a program of this package."""
-    return program() in PROGRAMS
+        return '-m' in started and started[started.index('-m') + 1] in PROGRAMS
+    return name in started and os.path.basename(name).removesuffix('.exe') in PROGRAMS
 
 
 def let_threads_sleep() -> None:
