@@ -8,7 +8,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 import unfoldldm_basicsr
 from unfoldldm_basicsr.commands.arguments import COMMANDS
@@ -17,7 +16,9 @@ from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Runs one command: ``run(args)`` of its module gives the exit status.
+
+    A command raises ValueError, KeyError, OSError or ImportError where the input is at fault.
 
     Returns:
         Exit status: 0, or what the command gives; 2 when the user's input is at fault, with one
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.command != 'doctor':  # which says how to mend it
                 raise
         import_packages(args.packages)
-        return load_command(args.command).run(args)
+        command = importlib.import_module(f'unfoldldm_basicsr.commands.{args.command}_command')
+        return command.run(args)
     except BrokenPipeError:  # the reader of the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -68,14 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         subparser.add_argument('--debug', action='store_true', help='show the traceback of errors')
     return parser
-
-
-def load_command(name: str) -> ModuleType:
-    """Module of a command: ``run(args)`` gives the exit status.
-
-    It raises ValueError, KeyError, OSError or ImportError where the user's input is at fault.
-    """
-    return importlib.import_module(f'unfoldldm_basicsr.commands.{name}_command')
 
 
 if __name__ == '__main__':
