@@ -21,12 +21,11 @@ def register(registry) -> Callable[[T], T]:
 
     def decorate(obj: T) -> T:
         name = obj.__name__
-        present = registry._obj_map.get(name)
-        if present is None or present.__module__ == obj.__module__:
-            registry._obj_map[name] = obj
-        else:
-            registry._obj_map[SECOND_NAME.format(name)] = obj
+        present = registry._obj_map.get(name, obj)
+        if present.__module__ != obj.__module__:
             _say(registry, name, present)
+            name = SECOND_NAME.format(name)
+        registry._obj_map[name] = obj
         return obj
 
     return decorate
