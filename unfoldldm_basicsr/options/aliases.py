@@ -37,23 +37,19 @@ class Note(NamedTuple):
 class Row(NamedTuple):
     """One key of a fork.
 
-    ``new`` is its new name, '' where nothing is needed in its place, or what gives the new keys
+    ``new`` are its new names, none where nothing is needed in its place, or what gives the new keys
     from the value and its section.
     """
 
     section: str  # ``train``, ``val``, ``path``, ``datasets.train``, or ``datasets`` for any set
     key: str
     owners: tuple[str, ...]  # types of the models, or data sets, that have it so
-    new: str | Callable[[Any, Mapping[str, Any]], New]
+    new: tuple[str, ...] | Callable[[Any, Mapping[str, Any]], New] = ()
     why: str = ''  # for users
 
 
 def _not_mixed(value: Any, section: Mapping) -> New:
     return {} if value is False else 'NAFNet has no mixup; write mixing_augs: {mixup: true}'
-
-
-def _flips(value: Any, section: Mapping) -> New:
-    return {'use_hflip': value, 'use_rot': value}
 
 
 def _noise(value: Any, section: Mapping) -> New:
@@ -85,29 +81,30 @@ def _tiles(value: Any, section: Mapping) -> New:
 _FORKS, _RESTORMER, _SETS = tuple(MODELS), ('ImageCleanModel',), tuple(DATASETS)
 _CROPS = ('crop_size_h', 'crop_size_w', 'crop_size_h_ratio', 'crop_size_w_ratio')
 _ONE_BY_ONE = 'images are restored one by one'
+_FLIPS = ('use_hflip', 'use_rot')
 _OF_NOISE = 'the noise is one of the degradations'
 TABLE = (
-    Row('path', 'param_key', _FORKS, 'param_key_g'),
+    Row('path', 'param_key', _FORKS, ('param_key_g',)),
     Row('train', 'mixup', _FORKS, _not_mixed, 'nothing is mixed without mixing_augs'),
-    Row('val', 'window_size', _FORKS, '', 'the networks pad images by themselves'),
-    Row('val', 'max_minibatch', _FORKS, '', _ONE_BY_ONE),
-    Row('val', 'rgb2bgr', _FORKS, '', 'images are saved in their colours'),
+    Row('val', 'window_size', _FORKS, (), 'the networks pad images by themselves'),
+    Row('val', 'max_minibatch', _FORKS, (), _ONE_BY_ONE),
+    Row('val', 'rgb2bgr', _FORKS, (), 'images are saved in their colours'),
     Row('val', 'grids', _FORKS, _tiles, 'tiles overlap and are blended'),
-    *(Row('val', key, _FORKS, '', 'tiles are square') for key in _CROPS),
-    Row('datasets', 'use_flip', (_STOCK, *_SETS), 'use_hflip'),
-    Row('datasets', 'geometric_augs', _SETS, _flips, 'the eight turns and mirrorings'),
+    *(Row('val', key, _FORKS, (), 'tiles are square') for key in _CROPS),
+    Row('datasets', 'use_flip', (_STOCK, *_SETS), ('use_hflip',)),
+    Row('datasets', 'geometric_augs', _SETS, _FLIPS, 'the eight turns and mirrorings'),
     Row('datasets.train', 'sigma_type', (_NOISE,), _noise, 'levels of 255, not clipped to [0, 1]'),
-    Row('datasets.train', 'sigma_test', (_NOISE,), '', 'it is of validations'),
+    Row('datasets.train', 'sigma_test', (_NOISE,), (), 'it is of validations'),
     Row('datasets', 'sigma_test', (_NOISE,), _noise, 'levels of 255, not clipped to [0, 1]'),
-    Row('datasets', 'sigma_type', (_NOISE,), '', 'it is of trainings'),
-    Row('datasets', 'sigma_range', (_NOISE,), '', _OF_NOISE),
+    Row('datasets', 'sigma_type', (_NOISE,), (), 'it is of trainings'),
+    Row('datasets', 'sigma_range', (_NOISE,), (), _OF_NOISE),
     Row('datasets', 'in_ch', (_NOISE,), _channels, 'channels of the images'),
-    Row('datasets', 'dataroot_lq', (_NOISE,), '', _OF_NOISE),
-    Row('datasets', 'filename_tmpl', (_NOISE,), '', _OF_NOISE),
-    Row('datasets', 'mean', (_NOISE,), '', 'Restormer shifts pairs by it, not noise'),
-    Row('datasets', 'std', (_NOISE,), '', 'Restormer divides pairs by it, not noise'),
-    Row('datasets', 'dataroot_lqL', (_DUAL,), 'dataroot_lq'),
-    Row('datasets', 'dataroot_lqR', (_DUAL,), 'dataroot_lq_right'),
+    Row('datasets', 'dataroot_lq', (_NOISE,), (), _OF_NOISE),
+    Row('datasets', 'filename_tmpl', (_NOISE,), (), _OF_NOISE),
+    Row('datasets', 'mean', (_NOISE,), (), 'Restormer shifts pairs by it, not noise'),
+    Row('datasets', 'std', (_NOISE,), (), 'Restormer divides pairs by it, not noise'),
+    Row('datasets', 'dataroot_lqL', (_DUAL,), ('dataroot_lq',)),
+    Row('datasets', 'dataroot_lqR', (_DUAL,), ('dataroot_lq_right',)),
 )
 
 
@@ -145,7 +142,7 @@ def _rows(section: Any, path: str, owner: Any) -> list[Note]:
         if owner not in row.owners or row.key not in section or not path.startswith(row.section):
             continue
         value = before[row.key]
-        new = row.new(value, before) if callable(row.new) else {row.new: value} if row.new else {}
+        new = row.new(value, before) if callable(row.new) else dict.fromkeys(row.new, value)
         twice = [key for key in new if key in before] if isinstance(new, dict) else ()
         if twice or isinstance(new, str):  # for the check to judge
             reason = new if isinstance(new, str) else f'{twice[0]} is there too'
