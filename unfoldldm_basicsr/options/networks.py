@@ -79,7 +79,7 @@ def _limited_modules() -> Iterator[None]:
         hook.remove()
 
 
-def blamed(build: Callable[..., object], arguments: Mapping) -> list[str]:
+def blamed(build: Callable[..., object], arguments: Mapping) -> dict[str, object]:
     """Arguments that ``build`` refuses: those without which it succeeds on the others.
 
     Of two wrong ones it is not enough to leave out one; where ``build`` succeeds on none, those
@@ -94,20 +94,20 @@ def blamed(build: Callable[..., object], arguments: Mapping) -> list[str]:
             return True
         return False
 
-    found = []
+    found = {}
     for name, value in arguments.items():
-        inner = []
+        inner = {}
         if isinstance(value, Mapping):
 
             def build_with(_name: str = name, **kept: object) -> object:
                 return build(**{**arguments, _name: kept})
 
-            inner = [f'{name}.{key}' for key in blamed(build_with, value)]
+            inner = {f'{name}.{key}': v for key, v in blamed(build_with, value).items()}
         if not inner and not refused(**{k: v for k, v in arguments.items() if k != name}):
-            inner = [str(name)]
-        found += inner
+            inner = {name: value}
+        found |= inner
     if not found and not refused():
-        found = [str(name) for name, value in arguments.items() if refused(**{name: value})]
+        found = {name: value for name, value in arguments.items() if refused(**{name: value})}
     return found
 
 
@@ -119,15 +119,15 @@ def refusal(
     Those are the ones that the error names, else the :func:`blamed` ones, else all.
     """
     words = set(re.findall(r'\w+', str(error)))
-    names = [key for key in arguments if str(key) in words]
+    about = {key: value for key, value in arguments.items() if str(key) in words}
     if isinstance(error, TooLargeError):  # a search for it would build as many again and again
-        names = [max(arguments, key=lambda key: _largest(arguments[key]))]
-    elif not names or any(isinstance(arguments[key], Mapping) for key in names):
-        names = blamed(construct, arguments) or names or list(arguments)
+        about = dict([max(arguments.items(), key=lambda item: _largest(item[1]))])
+    elif not about or any(isinstance(value, Mapping) for value in about.values()):
+        about = blamed(construct, arguments) or about or arguments
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
         kind, error = '', 'a file that it loads holds more than data and could execute code'
-    values = ', '.join(f'{key}: {show(_value(arguments, key))}' for key in names)
+    values = ', '.join(f'{key}: {show(value)}' for key, value in about.items())
     return (
         f'{name} cannot be built with these values: {kind}{str(error).rstrip(".")}'
         f'{f" (look at {values})" if values else ""}.'
@@ -136,10 +136,3 @@ def refusal(
 
 def _largest(value: object) -> int:
     return max((int(digits) for digits in re.findall(r'\d+', repr(value))), default=0)
-
-
-def _value(section: Mapping, name: str) -> object:
-    """The value of ``name``, which may be ``outer.inner``."""
-    for part in [name] if name in section else name.split('.'):
-        section = section[part]
-    return section
