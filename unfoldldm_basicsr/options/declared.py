@@ -34,7 +34,7 @@ def options_of(
         owner: one with ``Options`` is declared by these.
         given: parameters that do not come from the option file.
         base: declares keys beside.
-        known: types parameters of these names.
+        known: types parameters of these names; declares all keys where the owner takes any.
     """
     if hasattr(owner, 'Options'):
         return owner.Options
@@ -54,6 +54,7 @@ def options_of(
         annotation = _plain(hints[name]) if name in hints else _like(name, p.default)
         # The name of a field is free of what pydantic keeps for itself; the alias is the key.
         fields[f'key_{len(fields)}'] = (annotation, Field(default, alias=name))
+    base = known if takes_any_key(owner) else base
     return create_model(f'{owner.__name__}Options', __base__=base, **fields)
 
 

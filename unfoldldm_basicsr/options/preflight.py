@@ -66,6 +66,7 @@ def preflight(options: dict, file: str, is_train: bool, **settings: Any) -> list
     return examine(options, file, is_train, **settings).problems
 
 
+@environment.basicsr_logger_untouched()
 def examine(
     options: dict,
     file: str,
@@ -99,21 +100,20 @@ def examine(
     if resuming is None:
         resuming = bool(section_values(options, 'path').get('resume_state'))
     problems = Problems(strict)
-    with environment.basicsr_logger_untouched():
-        run = typed(model, options, problems)
-        run.machine = Machine(here, launcher, resuming, options['num_gpu'])
-        if model is None and isinstance(options.get('model_type'), str):
-            names = [*MODELS, *(name for name, _ in registries.MODEL_REGISTRY)]
-            hint = did_you_mean(options['model_type'], names)
-            message = f'no model {show(options["model_type"])} is registered.{hint}'
-            problems.add('model_type', message)
-        _check_classes(problems, run)
-        _remove(options, problems.ignored)  # before rules and data sets look at them
-        own = environment.RULES if here else ()
-        _apply(problems, (*rules.RULES, *getattr(model, 'rules', ()), *own), run)
-        _remove(options, problems.ignored)
-        if here and (problems.refused or not later):
-            environment.open_datasets(problems, run)
+    run = typed(model, options, problems)
+    run.machine = Machine(here, launcher, resuming, options['num_gpu'])
+    if model is None and isinstance(options.get('model_type'), str):
+        names = [*MODELS, *(name for name, _ in registries.MODEL_REGISTRY)]
+        hint = did_you_mean(options['model_type'], names)
+        message = f'no model {show(options["model_type"])} is registered.{hint}'
+        problems.add('model_type', message)
+    _check_classes(problems, run)
+    _remove(options, problems.ignored)  # before rules and data sets look at them
+    own = environment.RULES if here else ()
+    _apply(problems, (*rules.RULES, *getattr(model, 'rules', ()), *own), run)
+    _remove(options, problems.ignored)
+    if here and (problems.refused or not later):
+        environment.open_datasets(problems, run)
     return Report(file, problems, run, notes)
 
 
@@ -173,15 +173,10 @@ def _check_classes(problems: Problems, run: Run) -> None:
         elif (name.startswith('optim_') or name == 'scheduler') and 'type' not in section:
             problems.add(f'{path}.type', f'is missing.{written_as("type", section)}')
     for name, section in (run.val.metrics or {}).items():
-        path, given = f'val.metrics.{name}', ('img', 'img2')
-        kind = section.get('type') if isinstance(section, Mapping) else None
-        metric = registered(registries.METRIC_REGISTRY, kind)
-        base = MetricOptions if metric and takes_any_key(metric) else AnyMetric
         _check_class(
-            problems, path, section, registries.METRIC_REGISTRY, 'metric', given, base,
-            MetricOptions,
+            problems, f'val.metrics.{name}', section, registries.METRIC_REGISTRY, 'metric',
+            ('img', 'img2'), AnyMetric, MetricOptions,
         )  # fmt: skip
-    run.datasets = {}
     for phase, section in section_values(run.opt, 'datasets').items():
         path = f'datasets.{phase}'
         if not is_read(str(phase), run.is_train):
@@ -190,7 +185,8 @@ def _check_classes(problems: Problems, run: Run) -> None:
         if cls is not None:
             declared, own = getattr(cls, 'Options', BasicDataset), hasattr(cls, 'Options')
             values = problems.read(path, declared, section, foreign=not own)
-            run.datasets[str(phase)] = values if own else section
+            if own:
+                run.datasets[str(phase)] = values
 
 
 def _find(problems: Problems, path: str, section: object, registry: Iterable, what: str) -> Any:

@@ -49,8 +49,8 @@ class Machine:
 class Run:
     """What an option file describes: its sections typed, ``top`` is the top level.
 
-    Of ``datasets`` those are typed whose class declares its options. The check alone knows
-    ``machine`` and ``networks``, on the meta device; None for what cannot be built there.
+    The check alone knows ``machine``, ``datasets``, those whose class declares its options, and
+    ``networks``, on the meta device; None for what cannot be built there.
     """
 
     model: type | None  # class of ``model_type``, if there is one
@@ -61,8 +61,8 @@ class Run:
     val: Options
     path: Options
     logger: Options | None
-    datasets: Mapping[str, Options | Mapping[str, Any]]
     machine: Machine | None = None
+    datasets: dict[str, Options] = field(default_factory=dict)
     networks: dict[str, nn.Module | None] = field(default_factory=dict)
 
     @property
@@ -123,7 +123,7 @@ def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None 
     if started and problems.refused:
         raise OptionError('options', [Problem(*item) for item in problems.refused.items()])
     named = {key: sections.get(key) for key in ('top', 'train', 'val', 'path', 'logger')}
-    return Run(model, training, opt, **named, datasets=opt.get('datasets') or {})
+    return Run(model, training, opt, **named)
 
 
 # ---- the start -----------------------------------------------------------------------------------
