@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 TEMPORARY_SUFFIX = '.tmp'
 
 
-@contextmanager
-def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Opens a file for writing that takes the name ``path`` when everything is written.
+def write_bytes_atomic(path: str | os.PathLike, content: bytes | memoryview) -> None:
+    """Writes a file, which takes the name ``path`` when everything is written.
 
     A reader, or a process that is killed at any moment, sees the old file or the new one, never a
     part. Missing folders are made. Whatever goes wrong, the temporary file next to ``path`` is
@@ -27,7 +24,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     temporary = path.with_name(f'.{path.name[-40:]}.{os.getpid()}{TEMPORARY_SUFFIX}')
     try:
         with open(temporary, 'wb') as file:
-            yield file
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -41,9 +38,3 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         with suppress(OSError):  # the disk is faulty: the next start of a training removes it
             temporary.unlink(missing_ok=True)
         raise
-
-
-def write_bytes_atomic(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a whole file through :func:`atomic_file`."""
-    with atomic_file(path) as file:
-        file.write(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from unfoldldm_basicsr.common.files import atomic_file
+from unfoldldm_basicsr.common.files import write_bytes_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -196,5 +197,6 @@ def save_picture(path: str | Path, picture: np.ndarray | Figure) -> None:
             warnings.filterwarnings('ignore', 'Glyph .* missing')  # of a file's name
             canvas.draw()
         picture = np.asarray(canvas.buffer_rgba())
-    with atomic_file(path) as file:
-        Image.fromarray(to_rgb8(picture)).save(file, **options)
+    content = io.BytesIO()
+    Image.fromarray(to_rgb8(picture)).save(content, **options)
+    write_bytes_atomic(path, content.getbuffer())
