@@ -141,11 +141,8 @@ def build_dataset(dataset_opt: dict) -> Dataset:
 
 
 def _complete_paths(options: dict, root_path: str, is_train: bool) -> None:
-    paths = options['path']
-    root = os.path.join(root_path, 'experiments' if is_train else 'results', options['name'])
-    paths['experiments_root' if is_train else 'results_root'] = root
-    paths['log'] = root
-    paths['visualization'] = os.path.join(root, 'visualization')
-    if is_train:
-        paths['models'] = os.path.join(root, 'models')
-        paths['training_states'] = os.path.join(root, 'training_states')
+    kind = 'experiments' if is_train else 'results'
+    root = os.path.join(root_path, kind, options['name'])
+    folders = ('visualization', 'models', 'training_states') if is_train else ('visualization',)
+    options['path'] |= {f'{kind}_root': root, 'log': root}
+    options['path'] |= {name: os.path.join(root, name) for name in folders}
