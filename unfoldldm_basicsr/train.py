@@ -12,7 +12,7 @@ import os
 import sys
 
 import unfoldldm_basicsr
-from unfoldldm_basicsr.options.command_line import build_parser
+from unfoldldm_basicsr.common.option_files import build_parser
 from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 

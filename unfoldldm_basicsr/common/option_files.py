@@ -1,12 +1,14 @@
-"""Reading option files and ``--force_yml`` without executing anything they say.
+"""Reading the command line of a run, option files and ``--force_yml``, executing nothing they say.
 
 BasicSR reads YAML with a loader that constructs arbitrary Python objects, runs ``exec`` on the
 keys and ``eval`` on the lists of ``--force_yml``, keeps ``1e-4`` a text, knows no merge keys and
-lets the last of two equal keys win. Here option files hold data only.
+lets the last of two equal keys win. Here option files hold data only. Loads no torch, so that help
+is there at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +20,34 @@ from unfoldldm_basicsr.common.suggest import did_you_mean
 # What YAML 1.1 leaves a text: an exponent without a dot or a sign, and a sign before a dot.
 _FLOAT = re.compile(r'^[-+]?(?:(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+|\.\d[\d_]*)$')
 _MERGE = 'tag:yaml.org,2002:merge'
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """BasicSR's command line, with ``--local-rank`` as newer launchers spell it."""
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        epilog='python -m unfoldldm_basicsr.train and .test also take --root FOLDER: where '
+        'experiments/ and results/ are (default: the current folder).',
+    )
+    add = parser.add_argument
+    add('-opt', required=True, help='option file (YAML)')
+    add(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm'],
+        default='none',
+        help='pytorch under torchrun, slurm under srun (default: none)',
+    )
+    add('--auto_resume', action='store_true', help='go on from the newest state of this experiment')
+    add('--debug', action='store_true', help="name 'debug_...', log every step, validate every 8")
+    add('--local_rank', '--local-rank', type=int, default=0, help='set by old launchers, not used')
+    add(
+        '--force_yml',
+        nargs='+',
+        metavar='KEY:KEY=VALUE',
+        help='change options, for example train:total_iter=1000 train:optim_g:lr=1e-4',
+    )
+    add('--no-strict', action='store_true', help='warn about unknown keys instead of refusing them')
+    return parser
 
 
 class OptionLoader(yaml.SafeLoader):

@@ -10,11 +10,10 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
+from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
 from unfoldldm_basicsr.comparing.measuring import key_of, mean_steps
 from unfoldldm_basicsr.comparing.task import COMMON, Task, weights_of
 from unfoldldm_basicsr.comparing.workspace import Workspace
-from unfoldldm_basicsr.options.command_line import build_parser
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.training import resume
 

@@ -13,9 +13,8 @@ import torch
 from basicsr.utils import dist_util, get_root_logger, set_random_seed
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
+from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
 from unfoldldm_basicsr.compat.imports import load_data_only
-from unfoldldm_basicsr.options.command_line import build_parser
 from unfoldldm_basicsr.options.environment import open_datasets
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.progress import progress
