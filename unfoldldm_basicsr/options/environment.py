@@ -218,7 +218,7 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
         Section and data set, as good as new: what reading leaves behind is in a copy.
     """
     built, machine = [], run.machine
-    for path, section in run.sets():
+    for path, section in run.sets() if machine.here else ():
         cls = registered(DATASET_REGISTRY, section.get('type'))
         if cls is None or problems.at(path):
             continue

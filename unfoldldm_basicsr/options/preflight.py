@@ -112,7 +112,7 @@ def examine(
     own = environment.RULES if here else ()
     _apply(problems, (*rules.RULES, *getattr(model, 'rules', ()), *own), run)
     _remove(options, problems.ignored)
-    if here and (problems.refused or not later):
+    if problems.refused or not later:
         environment.open_datasets(problems, run)
     return Report(file, problems, run, notes)
 
