@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -327,5 +328,5 @@ def test_rank_0_speaks_for_all_unless_the_failure_is_of_one_rank(monkeypatch, lo
     monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
     monkeypatch.setattr(torch.distributed, 'get_rank', lambda: 1)
     with pytest.raises(SystemExit):
-        failures.end_run(failure)
+        failures.run_to_end(Mock(side_effect=failure), '.')
     assert ('The run has ended: x' in log.text) is said

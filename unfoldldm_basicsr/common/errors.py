@@ -72,14 +72,18 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 def run_to_end(pipeline: Callable[[str], object], root: str) -> None:
-    """Runs a pipeline of BasicSR; failures that have a message for the user end with it alone."""
+    """Runs a pipeline of BasicSR; a failure with a message for the user is logged, for status 1."""
     try:
         pipeline(root)
     except (RunFailure, RuntimeError, OSError) as error:
         failure = error if isinstance(error, RunFailure) else explain(error)
         if failure is None:
             raise
-        end_run(failure)
+        distributed = torch.distributed
+        alone = not distributed.is_available() or not distributed.is_initialized()
+        if alone or not getattr(failure, 'on_all_ranks', False) or distributed.get_rank() == 0:
+            logging.getLogger('basicsr').error('The run has ended: %s', failure)
+        raise SystemExit(1) from error
 
 
 def explain(error: Exception) -> str | None:
@@ -106,15 +110,6 @@ def explain(error: Exception) -> str | None:
         'The last checkpoint is untouched: start the same command with --auto_resume '
         '(torchrun --max-restarts=N does that by itself).'
     )
-
-
-def end_run(failure: RunFailure | str) -> None:
-    """Logs the message and ends the process with status 1."""
-    distributed = torch.distributed
-    alone = not distributed.is_available() or not distributed.is_initialized()
-    if alone or not getattr(failure, 'on_all_ranks', False) or distributed.get_rank() == 0:
-        logging.getLogger('basicsr').error('The run has ended: %s', failure)
-    raise SystemExit(1)
 
 
 def first_line(error: Exception | str) -> str:

@@ -1,1 +1,1 @@
-"""config of unfoldldm_basicsr."""
+"""Option files: read, completed and checked as a whole."""
