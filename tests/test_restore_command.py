@@ -94,7 +94,7 @@ def test_a_suffix_makes_the_input_folder_usable_unless_it_names_an_input(tmp_pat
         restore(tmp_path, weights, '--suffix', '_r', output='in')
     first.with_name('img_0_r.png').rename(first.with_name('img_0_x_trace.png'))
     with pytest.raises(FileExistsError, match=r'img_0_x_trace\.png: would overwrite the input'):
-        restore_command.plan_jobs([tmp_path / 'in'], tmp_path / 'in', suffix='_x', save_trace=True)
+        restore(tmp_path, weights, '--suffix', '_x', '--save-trace', output='in')
 
 
 def test_results_are_replaced_only_when_asked(tmp_path, weights):
@@ -328,6 +328,7 @@ def test_unfoldldm_is_exported_and_restores_with_tiles_and_traces(tmp_path, caps
 def test_traces_of_one_photo_in_two_formats_have_names_of_their_own(tmp_path):
     for name in ('a.png', 'a.tiff'):
         Image.new('RGB', (8, 8)).save(tmp_path / name)
-    jobs = plan_jobs([tmp_path], tmp_path / 'out', save_trace=True)
+    words = ['restore', '-i', str(tmp_path), '-o', str(tmp_path / 'out'), '--save-trace']
+    jobs = plan_jobs(cli.build_parser().parse_args(words))
     traces = {job.outputs[1].name for job in jobs}
     assert traces == {'a.png_trace.png', 'a.tiff_trace.png'}

@@ -8,7 +8,6 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,24 +43,16 @@ def run(args: argparse.Namespace) -> int:
     where the disk is full, after what was restored until then is reported.
     """
     args.weights = args.weights or packaged_file(args.pretrained)  # told before what exists
-    jobs = plan_jobs(
-        args.input, args.output, suffix=args.suffix, recursive=args.recursive,
-        save_trace=args.save_trace, go_on=args.skip_existing,
-    )  # fmt: skip
-    formats = defaultdict(list)
-    for job in jobs:
-        formats[_key(job.source.with_suffix(''))].append(job)
-    # one photo in several formats: before the last of them came, another had its name
-    done = {
-        job
-        for group in formats.values()
-        if all(os.path.isfile(file) for job in group for file in job.outputs)
-        for job in group
-    }
+    jobs = plan_jobs(args)
     begun = [job for job in jobs if any(map(os.path.isfile, job.outputs))]
-    if args.skip_existing:  # a result without its trace is of an interrupted run
-        print(f'{len(done)} of {len(jobs)} results exist already.')
-        jobs = [job for job in jobs if job not in done]
+    if args.skip_existing:
+        # a result without its trace is of an interrupted run; where a photo comes in several
+        # formats, its name may have been that of another until the last of them came
+        photos = {job: os.path.normcase(job.source.with_suffix('')) for job in jobs}
+        missing = {photos[job] for job in jobs if not all(map(os.path.isfile, job.outputs))}
+        left = [job for job in jobs if photos[job] in missing]
+        print(f'{len(jobs) - len(left)} of {len(jobs)} results exist already.')
+        jobs = left
     elif begun and not args.overwrite:
         raise FileExistsError(
             f'{len(begun)} of {len(jobs)} results exist already, first {begun[0].outputs[0]};'
@@ -127,44 +118,36 @@ def restorer_of(args: argparse.Namespace, **more: Any) -> Restorer:
     )
 
 
-def plan_jobs(
-    sources: Sequence[Path],
-    output: Path,
-    *,
-    suffix: str = '',
-    recursive: bool = False,
-    save_trace: bool = False,
-    go_on: bool = False,
-) -> list[Job]:
+def plan_jobs(args: argparse.Namespace) -> list[Job]:
     """Names all results before anything is read, and refuses names that would destroy a file.
 
     Results keep the name and the sub-folder of their image, and its format if that is lossless;
     everything else becomes PNG. Where two images of a folder would have the same result, that of
     another format keeps its ending as well: ``photo.jpg.png`` beside ``photo.png``.
 
-    With ``go_on`` an input that is named as the result of another is one of an earlier run.
+    With --skip-existing an input that is named as the result of another is one of an earlier run.
     """
-    if Path(suffix).name != suffix:
-        raise ValueError(f'--suffix {suffix!r}: must not contain a folder.')
-    images = [pair for source in sources for pair in _images(source, output, recursive=recursive)]
-    file = _result_file(output, len(images) == 1 and sources[0].is_file())
+    if Path(args.suffix).name != args.suffix:
+        raise ValueError(f'--suffix {args.suffix!r}: must not contain a folder.')
+    images = [pair for source in args.input for pair in _images(source, args)]
+    file = _result_file(args.output, len(images) == 1 and args.input[0].is_file())
     jobs = []
-    same = Counter(_key(folder / image.stem) for image, folder in images)
+    same = Counter(os.path.normcase(folder / image.stem) for image, folder in images)
     for image, folder in images:
         kind = image.suffix if image.suffix.lower() in LOSSLESS else '.png'
-        several = same[_key(folder / image.stem)] > 1
-        stem = (image.name if several and kind != image.suffix else image.stem) + suffix
-        target = file or output / folder / f'{stem}{kind}'
+        several = same[os.path.normcase(folder / image.stem)] > 1
+        stem = (image.name if several and kind != image.suffix else image.stem) + args.suffix
+        target = file or args.output / folder / f'{stem}{kind}'
         trace = target.with_name(f'{target.name if several else target.stem}_trace.png')
-        jobs.append(Job(image, (target, trace) if save_trace else (target,)))
+        jobs.append(Job(image, (target, trace) if args.save_trace else (target,)))
 
-    inputs = {_identity(job.source): job.source for job in jobs}
-    if go_on and suffix:
-        earlier = inputs.keys() & {_identity(path) for job in jobs for path in job.outputs}
-        jobs = [job for job in jobs if _identity(job.source) not in earlier]
+    if args.skip_existing and args.suffix:
+        results = {_identity(path) for job in jobs for path in job.outputs}
+        earlier = {job for job in jobs if _identity(job.source) in results}
         if earlier:
             print(f'{len(earlier)} of the images are results of an earlier run and left out.')
-        inputs = {key: image for key, image in inputs.items() if key not in earlier}
+        jobs = [job for job in jobs if job not in earlier]
+    inputs = {_identity(job.source): job.source for job in jobs}
     planned = defaultdict(list)
     for job in jobs:
         for path in job.outputs:
@@ -173,7 +156,7 @@ def plan_jobs(
                     f'{path}: would overwrite the input {inputs[_identity(path)]};'
                     f' choose another --output or a --suffix.'
                 )
-            planned[_key(path.absolute())].append(job.source)
+            planned[os.path.normcase(path.absolute())].append(job.source)
     for path, images in planned.items():
         if len(images) > 1:
             raise ValueError(
@@ -205,18 +188,18 @@ def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: 
         save_picture(target, trace_picture(trace, note=note))
 
 
-def _images(source: Path, output: Path, *, recursive: bool) -> list[tuple[Path, Path]]:
+def _images(source: Path, args: argparse.Namespace) -> list[tuple[Path, Path]]:
     """Images of an input with the folder of their results inside the output folder."""
     if source.is_file():
         return [(source, Path())]
     if not source.is_dir():
         raise FileNotFoundError(f'--input {source}: no such file or folder.')
-    names, others = find_images(source, recursive=recursive)
-    if source.resolve() in output.resolve().parents:  # earlier results are no input
-        inside = output.resolve()
+    names, others = find_images(source, recursive=args.recursive)
+    inside = args.output.resolve()
+    if source.resolve() in inside.parents:  # earlier results are no input
         names = [n for n in names if inside not in (source / n).resolve().parents]
     if not names:
-        deeper = 0 if recursive else len(find_images(source)[0])
+        deeper = 0 if args.recursive else len(find_images(source)[0])
         hint = f' {deeper} lie in folders inside it: pass --recursive.' if deeper else ''
         raise FileNotFoundError(
             f'--input {source}: no images ({", ".join(EXTENSIONS)}) in this folder.{hint}'
@@ -241,10 +224,6 @@ def _result_file(output: Path, one: bool) -> Path | None:
             f'--output {output}: results are stored without loss, as {", ".join(LOSSLESS)}.'
         )
     return output
-
-
-def _key(path: Path) -> str:
-    return os.path.normcase(path)
 
 
 def _identity(path: Path) -> object:
