@@ -1,9 +1,6 @@
 """``unfoldldm explain``: what the network did to an image, as pictures and tables."""
 
-from __future__ import annotations
-
 import argparse
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,9 +18,6 @@ from unfoldldm_basicsr.pictures.stages import (
 from unfoldldm_basicsr.restoring.explanation import can_explain, explain_vlunet, reduce_image
 from unfoldldm_basicsr.restoring.traces import Trace, levels
 from unfoldldm_basicsr.weights.conditioning import AUTO
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 VLUNET_FILES = (
     'prompts.png', 'prompts.csv', 'steps.png', 'steps.csv', 'attention.png', 'attention.csv',
@@ -51,8 +45,7 @@ def run(args: argparse.Namespace) -> int:
     note = f'{args.image.name} ({size}), {type(restorer.net).__name__}, {restorer.name}'
     if args.degradation != AUTO:
         note += f", told '{args.degradation}'"
-    files: dict[str, Figure | pd.DataFrame] = {}
-    remark = ''
+    files, remark = {}, ''
     if can_explain(restorer):
         found = explain_vlunet(restorer, image)
         stages, attention, remark = found.stages, found.attention, found.attention_note
