@@ -1,7 +1,5 @@
 """The command ``unfoldldm``."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import io

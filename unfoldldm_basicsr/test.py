@@ -4,8 +4,6 @@ The option file is checked as a whole, then BasicSR's own pipeline runs. Results
 current folder, or below ``--root``.
 """
 
-from __future__ import annotations
-
 from unfoldldm_basicsr.train import run
 
 

@@ -4,8 +4,6 @@ The option file is checked as a whole, then BasicSR's own pipeline runs. Experim
 current folder, or below ``--root``.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

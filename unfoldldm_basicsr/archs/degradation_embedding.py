@@ -18,8 +18,6 @@ place, whose weights have the same names and shapes.
 The other two train without any download. Shapes: B images, E = embed_dim, N degradations.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -130,7 +128,7 @@ class CLIPDegradationEmbedding(nn.Module):
         self._random_backbone = pretrained is None  # until weights are loaded
         self.train()
 
-    def train(self, mode: bool = True) -> CLIPDegradationEmbedding:
+    def train(self, mode: bool = True) -> 'CLIPDegradationEmbedding':
         """Training mode for the adapters; the backbone stays in evaluation mode."""
         super().train(mode)
         self.clip_model.eval()
@@ -199,7 +197,7 @@ class CLIPDegradationEmbedding(nn.Module):
             return embedding
         return DegradationLogits(embedding, self.compare(embedding))
 
-    def _apply(self, fn, recurse: bool = True) -> CLIPDegradationEmbedding:
+    def _apply(self, fn, recurse: bool = True) -> 'CLIPDegradationEmbedding':
         self._raw_texts = None  # computed again where the network now lives
         return super()._apply(fn, recurse)
 

@@ -11,8 +11,6 @@ al., ECCV 2022.
 Shapes: level l of 0..L works on (B, 2^l width, H / 2^l, W / 2^l).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -87,7 +85,7 @@ class NAFNetOptions(Options):
     """Blocks per decoder level, lowest resolution first."""
 
     @model_validator(mode='after')
-    def _depth(self) -> NAFNetOptions:
+    def _depth(self) -> 'NAFNetOptions':
         if len(self.enc_blk_nums) != len(self.dec_blk_nums):
             raise ValueError(
                 f'enc_blk_nums has {len(self.enc_blk_nums)} entries and dec_blk_nums '

@@ -8,8 +8,6 @@ Shapes: level l of 1..4 works on (B, 2^(l-1) dim, H / 2^(l-1), W / 2^(l-1)); the
 and the refinement keep 2 dim channels.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch
@@ -45,7 +43,7 @@ class RestormerOptions(UShapeOptions):
     output and the input is not added after it."""
 
     @model_validator(mode='after')
-    def _channels(self) -> RestormerOptions:
+    def _channels(self) -> 'RestormerOptions':
         if self.inp_channels != self.out_channels and not self.dual_pixel_task:
             raise ValueError(
                 f'inp_channels ({self.inp_channels}) must equal out_channels '

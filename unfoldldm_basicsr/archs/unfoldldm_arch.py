@@ -10,8 +10,6 @@ that is enlarged for the next. All stages share MGDA, those of one resolution sh
 A re-implementation: docs/method.md says what the paper leaves open and what is chosen here.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -69,7 +67,7 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
         return tuple(int(scale < self.scales[0]) for scale in self.scales)
 
     @model_validator(mode='after')
-    def _effects(self) -> UnfoldLDMOptions:
+    def _effects(self) -> 'UnfoldLDMOptions':
         if (self.coarse_stages or 0) >= self.num_stages:
             raise ValueError(
                 f'coarse_stages must be less than num_stages ({self.num_stages}), got '

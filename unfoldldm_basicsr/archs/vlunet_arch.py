@@ -12,8 +12,6 @@ Shapes: level l of 1..4 works on (B, 2^(l-1) dim, H / 2^(l-1), W / 2^(l-1)); the
 and the refinement keep 2 dim channels in both streams.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from functools import partial
 from typing import NamedTuple
@@ -83,7 +81,7 @@ class VLUStage(nn.Module):
     ``use_checkpoint`` computes the gradient step again for its gradients.
     """
 
-    def __init__(self, dim: int, level: int, num_blocks: int, options: VLUNetOptions) -> None:
+    def __init__(self, dim: int, level: int, num_blocks: int, options: 'VLUNetOptions') -> None:
         super().__init__()
         self.use_checkpoint = options.use_checkpoint
         denoiser = PMM(dim, options.heads[level - 1], num_blocks, options)
@@ -121,7 +119,7 @@ class VLUNetOptions(UShapeOptions):
     """Length E of the degradation vector (512 for CLIP ViT-B-32)."""
 
     @model_validator(mode='after')
-    def _channels(self) -> VLUNetOptions:
+    def _channels(self) -> 'VLUNetOptions':
         if self.inp_channels != self.out_channels:
             raise ValueError(
                 f'inp_channels ({self.inp_channels}) must equal out_channels '

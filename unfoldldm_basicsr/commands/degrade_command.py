@@ -1,7 +1,5 @@
 """``unfoldldm degrade``: a contact sheet of the degradations of an option file on a photo."""
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 from collections.abc import Mapping
@@ -77,7 +75,7 @@ def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, D
 
 def contact_sheet(
     image: np.ndarray, chains: Mapping[str, DegradationChain], *, title: str = '', seed: int = 0
-) -> Figure:
+) -> 'Figure':
     """Draws a row per degradation: the photo, then low, middle and high strength, drawn alike.
 
     A degradation of fixed strength is shown in three random draws instead. Chains of several steps

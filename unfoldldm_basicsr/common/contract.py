@@ -4,8 +4,6 @@ Every network of BasicSR restores; one that does more says so through the names 
 ``contract_of`` is the only place that looks for them.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """Parameters, operations and memory of a network, counted without running it."""
 
-from __future__ import annotations
-
 import inspect
 import weakref
 from collections.abc import Mapping

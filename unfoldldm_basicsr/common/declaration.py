@@ -15,8 +15,6 @@ and the documentation all read it. Types are strict, as YAML tells them apart: a
 passes for a number, nothing else is converted; lists become tuples.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """Errors that end a run with one message on all ranks, and what is behind others."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -6,8 +6,6 @@ lets the last of two equal keys win. Here option files hold data only. Loads no 
 is there at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterable

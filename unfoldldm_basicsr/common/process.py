@@ -1,7 +1,5 @@
 """What the programs of this package decide about their process before torch is loaded."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Registration in BasicSR's registries: idempotent, and a user's own class goes first."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar

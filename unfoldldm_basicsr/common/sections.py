@@ -5,8 +5,6 @@ stand. A class of somebody else may read more: its own keys are not guessed (see
 :mod:`.problems`). ``also`` tells those that BasicSR's own classes read beside.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, ClassVar, Literal
 

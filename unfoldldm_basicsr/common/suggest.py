@@ -1,7 +1,5 @@
 """Nearest valid names for error messages. No dependencies, importable from everywhere."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

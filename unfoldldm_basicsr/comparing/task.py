@@ -6,8 +6,6 @@ folder is one side: its network and what it changes in the common options, once 
 stands for the weights of the phase before, and ``25 %`` for that share of a phase's iterations.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy

@@ -6,8 +6,6 @@ does wrong is in the docstring of its replacement. Nothing here imports the room
 BasicSR's pipelines call in this package is installed by :mod:`..training.pipeline`.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Start of the process group: on CPU too, on the right GPU, and without a shell."""
 
-from __future__ import annotations
-
 import os
 import re
 

@@ -1,7 +1,5 @@
 """What has to be put right before ``import basicsr`` can succeed."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import os

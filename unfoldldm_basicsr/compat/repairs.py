@@ -1,7 +1,5 @@
 """Functions of BasicSR's own that end a run, hang it, or let it go on when it should end."""
 
-from __future__ import annotations
-
 import logging
 import math
 import queue

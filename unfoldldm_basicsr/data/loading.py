@@ -5,8 +5,6 @@ The random numbers of an item follow from ``manual_seed``, the epoch and the ite
 it, and :class:`TrainLoader` sees to it that no wait is without an end.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math
@@ -49,7 +47,7 @@ class SeededIndex(int):
 
     seed: int
 
-    def __new__(cls, value: int, seed: int) -> SeededIndex:
+    def __new__(cls, value: int, seed: int) -> 'SeededIndex':
         index = super().__new__(cls, value)
         index.seed = seed
         return index

@@ -1,7 +1,5 @@
 """Colour profile, EXIF and XMP of image files, and the orientation that they state."""
 
-from __future__ import annotations
-
 import re
 import struct
 import zlib
@@ -22,7 +20,7 @@ class Metadata(NamedTuple):
     xmp: bytes | None = None
     orientation: int = 1
 
-    def turned(self) -> Metadata:
+    def turned(self) -> 'Metadata':
         """For upright pixels: orientation as EXIF states it, EXIF and XMP with the normal one."""
         if self.exif is self.xmp is None:
             return self

@@ -6,8 +6,6 @@ for images in [0, 1]. "Simple Baselines for Image Restoration" (Chen et al., ECC
 megvii-research/NAFNet, whose option files name it ``PSNRLoss``.
 """
 
-from __future__ import annotations
-
 import math
 
 from basicsr.utils.registry import LOSS_REGISTRY

@@ -7,8 +7,6 @@ ISDA starts at stage 2: in stage 1 the degradation is least informed, and both s
 The norm is not published; it is an option here. L_diff counts at the end of the diffusion chain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from basicsr.utils.registry import LOSS_REGISTRY

@@ -1,7 +1,5 @@
 """BasicSR's metrics on images they cannot measure: a sentence, or a value marked as undefined."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ The protocol of KinD and LLFlow on LOL, followed by many tables. It uses the cle
 its values are not comparable with plain PSNR and SSIM: rows of tables say which one they are.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils.registry import METRIC_REGISTRY

@@ -1,7 +1,5 @@
 """Learned and no-reference metrics of the packages ``lpips`` and ``pyiqa`` for BasicSR."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Literal
 

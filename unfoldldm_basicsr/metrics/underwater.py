@@ -4,8 +4,6 @@ Public implementations disagree in scales, windows and logarithms, so that value
 comparable with tables made by another. The docstrings say what is computed here.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
 from scipy import ndimage

@@ -6,8 +6,6 @@ arXiv 2503.16930, section 3, and the released notebook. CLIP itself is frozen; t
 is the vector that steers VLU-Net.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from functools import partial

@@ -6,8 +6,6 @@ Whatever uses PI sees the answer in its input, so its scores are an upper bound 
 oracle) and are named so everywhere.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -218,7 +216,7 @@ class UnfoldLDMPhase1Model(RestorationModel):
 
 
 def restoration_losses(
-    trace: UnfoldTrace,
+    trace: 'UnfoldTrace',
     gt: Tensor,
     cri_pix: nn.Module,
     cri_isda: nn.Module | None,
@@ -247,7 +245,7 @@ def restoration_losses(
 
 
 @torch.no_grad()
-def step_figures(trace: UnfoldTrace, lq: Tensor) -> dict[str, Tensor]:
+def step_figures(trace: 'UnfoldTrace', lq: Tensor) -> dict[str, Tensor]:
     """Sizes of the gradient steps, averaged over the stages.
 
     Returns:

@@ -9,8 +9,6 @@ PI is the frozen teacher in both. The network is always called through ``forward
 DistributedDataParallel the gradients of both sub-phases are averaged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal

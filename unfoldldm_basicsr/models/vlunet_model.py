@@ -7,8 +7,6 @@ parameter group 'embedding' of the model's optimiser, with clipping, averaging a
 DistributedDataParallel of its own; any other (CLIP, label) is frozen.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

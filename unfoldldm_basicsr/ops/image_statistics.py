@@ -11,8 +11,6 @@ The parts to record are taken at full resolution: a reduced image has less noise
 statistics of degraded images are about their degradation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal

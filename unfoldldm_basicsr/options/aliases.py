@@ -4,8 +4,6 @@
 Read by the check, by the start of a run, and by ``unfoldldm migrate``.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Declarations of classes: their own, or made from the signature of their constructor."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import math

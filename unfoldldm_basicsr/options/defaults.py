@@ -1,7 +1,5 @@
 """Values for the keys that BasicSR reads without asking whether they are there."""
 
-from __future__ import annotations
-
 import os
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """What an option file needs of the machine: files, weights, LMDBs, GPUs, and data that open."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import math

@@ -1,7 +1,5 @@
 """Building what an option file names, networks without memory for their weights."""
 
-from __future__ import annotations
-
 import pickle
 import re
 import warnings

@@ -1,7 +1,5 @@
 """Replacement of ``basicsr.utils.options.parse_options`` (imported by name in train and test)."""
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import os

@@ -9,8 +9,6 @@ that class says, which is then built where it costs nothing; rules look at what 
 last, files and data of this machine are opened.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass

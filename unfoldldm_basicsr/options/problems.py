@@ -1,7 +1,5 @@
 """What is wrong with an option file: refusals and warnings, one for each place."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

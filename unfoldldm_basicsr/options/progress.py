@@ -1,7 +1,5 @@
 """What the hooks of BasicSR's pipelines tell each other within one run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

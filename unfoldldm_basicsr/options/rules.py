@@ -3,8 +3,6 @@
 Rules of one model stand beside it, as ``rules``. Each gets the typed run and gives what is wrong.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from importlib.util import find_spec

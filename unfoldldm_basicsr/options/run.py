@@ -1,7 +1,5 @@
 """An option file as typed sections, and the machine of its start: what rules look at."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Row i, column j: the number of items of class i that were taken for class j.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +36,7 @@ def write_confusion_csv(counts: np.ndarray, names: Sequence[str], path: str | Pa
 
 def confusion_picture(
     counts: np.ndarray, names: Sequence[str], title: str, footer: str = ''
-) -> Figure:
+) -> 'Figure':
     """Draws a confusion matrix: a cell per pair with its count and share of the row."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     pairs = zip(counts.ravel(), shares.ravel(), strict=True)

@@ -1,7 +1,5 @@
 """What is done with the batches of a loader before and in a step: cropped, mixed, sliced."""
 
-from __future__ import annotations
-
 import random
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Writes checkpoints: files appear under their names complete and on disk, or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -6,8 +6,6 @@ mean on one, to the last bit. Images are taken from the data set by index, one a
 loaders do the same), which draws nothing from the global random generators.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from math import inf, log10, nan
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What guards a training: steps that are not finite, and memory that runs out."""
 
-from __future__ import annotations
-
 import inspect
 import sys
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ The first signal is remembered, a later one acts at once as it would have withou
 One signal may arrive twice: a job system sends it to every process, and torchrun passes it on.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

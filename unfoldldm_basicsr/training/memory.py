@@ -1,7 +1,5 @@
 """Memory of CPU tensors: large pages, and what is freed kept for the next ones; needs no torch."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

@@ -1,7 +1,5 @@
 """A network in a training: on its device, wrapped, averaged, and restoring images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Parameter groups, optimiser and gradient clipping."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What the models of this package read from an option file, and what must fit together in it."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from typing import Annotated, Literal

@@ -3,8 +3,6 @@
 Remedies of faults are in :mod:`..compat`; these are the ways of this package.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 

@@ -1,7 +1,5 @@
 """Training, validation and checkpoints of a restoration network under BasicSR's trainer."""
 
-from __future__ import annotations
-
 import time
 from collections import OrderedDict
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Which checkpoint a run goes on from, and what has changed since it was written."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 from collections.abc import Mapping

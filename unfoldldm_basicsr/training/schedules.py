@@ -6,8 +6,6 @@ factor ``min(1, iteration / warmup_iter)`` on the schedule's own value. The lear
 grows linearly, meets the schedule without a jump, and a milestone inside the warm-up is kept.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """One step of a training: gradients of the slices of a batch, their norms, the optimiser."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """What a validation leaves behind: means, a table of the degradations, CSV files, images."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -10,8 +10,6 @@ A CLIP backbone that came from a tag or a file (``kwargs['pretrained']``) is not
 again from there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,7 +87,7 @@ class Conditioning:
         self.needs_label = contract_of(embedding).needs_label
         self.label = self._index(str(degradation))
 
-    def to(self, device: torch.device) -> Conditioning:
+    def to(self, device: torch.device) -> 'Conditioning':
         self.embedding.to(device)
         return self
 

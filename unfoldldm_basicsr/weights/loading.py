@@ -1,7 +1,5 @@
 """Loading weights into a network without silent gaps; the check of option files asks the same."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
@@ -41,7 +39,7 @@ class StateDictDiff:
     @classmethod
     def between(
         cls, net: nn.Module, given: Mapping[str, Tensor], *, new_modules: Sequence[str] = ()
-    ) -> StateDictDiff:
+    ) -> 'StateDictDiff':
         """Compares names and shapes with a network, on the meta device too; weights of its
         ``new_modules`` need not be there.
         """

@@ -8,8 +8,6 @@ weights are looked for in the folder ``models`` beside that of the state, and of
 check sums inside (they are ZIP archives) are compared.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -58,7 +56,7 @@ class Checkpoint:
     weights: Mapping[str, Path]
 
     @classmethod
-    def read(cls, path: Path, networks: Iterable[str] = ()) -> Checkpoint:
+    def read(cls, path: Path, networks: Iterable[str] = ()) -> 'Checkpoint':
         """Reads a state and sees to it that the weights of ``networks`` are those written with it.
 
         Raises ResumeError, which names the state, and the file that is missing or damaged.

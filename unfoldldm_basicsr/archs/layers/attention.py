@@ -9,8 +9,6 @@ Source of the formulas: swz30/Restormer.
 Shapes: B batch, C channels, H x W positions.
 """
 
-from __future__ import annotations
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Blocks in a row, whose activations can be computed again instead of kept."""
 
-from __future__ import annotations
-
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn

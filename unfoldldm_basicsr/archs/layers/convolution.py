@@ -4,8 +4,6 @@ Numbers of channels that are no multiple of eight (a feed-forward network of 64 
 the speed of 1x1 convolutions on one CPU thread; zeros that fill them up change no result.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -5,8 +5,6 @@
 Restormer's GDFN (CVPR 2022, section 3.2). Source of the formula: swz30/Restormer.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

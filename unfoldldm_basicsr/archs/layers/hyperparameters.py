@@ -3,8 +3,6 @@
 With these, a weight file alone is enough to rebuild a network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor

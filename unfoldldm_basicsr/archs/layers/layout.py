@@ -1,7 +1,5 @@
 """Memory layout of image tensors: which one a tensor has and which one is quick."""
 
-from __future__ import annotations
-
 import torch
 from einops import rearrange
 from torch import Tensor

@@ -9,8 +9,6 @@ Source of the formulas: swz30/Restormer and megvii-research/NAFNet.
 Shapes: B batch, C channels, H x W positions; all tensors here are (B, C, H, W).
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

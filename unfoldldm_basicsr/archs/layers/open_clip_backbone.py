@@ -1,7 +1,5 @@
 """The OpenCLIP network of a degradation embedding, with the remedy where it cannot be had."""
 
-from __future__ import annotations
-
 import logging
 import pickle
 from collections.abc import Iterator

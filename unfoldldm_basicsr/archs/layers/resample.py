@@ -3,8 +3,6 @@
 Key names of swz30/Restormer, so that released weights load without a map.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 from einops import rearrange

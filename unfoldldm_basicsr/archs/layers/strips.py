@@ -1,7 +1,5 @@
 """Convolutions on large images strip by strip: what lies between them stays in the cache."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

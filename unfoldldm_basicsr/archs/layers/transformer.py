@@ -1,7 +1,5 @@
 """Restormer's transformer block: x + Attention(Norm(x)), then x + FeedForward(Norm(x))."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Strict

@@ -17,8 +17,6 @@ Shapes: B batch, C channels, H x W positions. Blocks take and return (B, C, H, W
 (B, H, W, C), which is the same memory when the tensor is in the channels-last format.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -12,8 +12,6 @@ affinity of rows with rows, or of columns with columns.
 Shapes: B batch, c colour channels, n = h or w, r rank of the affinity.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -15,8 +15,6 @@ listed in docs/method.md.
 Shapes: B batch, c colour channels, h w image, s stride, d_m width, d_e embedding length.
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple

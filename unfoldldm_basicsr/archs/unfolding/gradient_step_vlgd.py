@@ -11,8 +11,6 @@ Unfolding Networks", CVPR 2025 (arXiv 2503.16930), section 3; key names of the r
 Shapes: B batch, C channels, N prompts, E entries of the degradation vector d, p prompt channels.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -89,7 +87,7 @@ class DGDM(nn.Module):
         self.phit = TransposedSelfAttention(dim, NUM_HEADS)
         self.linear = nn.Linear(embed_dim, de_dim)
 
-    def _apply(self, fn, recurse: bool = True) -> DGDM:
+    def _apply(self, fn, recurse: bool = True) -> 'DGDM':
         """Shows the bank to ``fn`` as a matrix: channels last is undefined for five dimensions."""
 
         def apply_flat(tensor: Tensor) -> Tensor:

@@ -5,8 +5,6 @@ P_hat = f_theta(PI'(estimates))      phase 2 and inference: generated
 guide = P, P_hat, or the null prior  what the restoration sees
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

@@ -9,8 +9,6 @@ The posterior mean is used without noise, and the last step returns f_theta's ow
 DiffIR: with T = 3 this is a short conditional regression, not a sampler of diverse priors.
 """
 
-from __future__ import annotations
-
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn

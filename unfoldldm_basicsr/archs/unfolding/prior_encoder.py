@@ -6,8 +6,6 @@ layer-normalised without affine parameters, so every prior has zero mean and uni
 noise schedule of the diffusion means the same for every image.
 """
 
-from __future__ import annotations
-
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn

@@ -14,8 +14,6 @@ the paper fixes neither widths nor depths.
 Shapes: B batch, d width of the level, C_p prior length.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch
@@ -54,7 +52,7 @@ class OCFormerOptions(NetworkOptions, PriorVectorOptions):
     """Prior modulation: gate (scale), film (scale and shift) or none."""
 
     @model_validator(mode='after')
-    def _widths(self) -> OCFormerOptions:
+    def _widths(self) -> 'OCFormerOptions':
         if self.dim % 2:
             raise ValueError(f'dim must be even (half from each estimate), got {self.dim}.')
         for level, heads in enumerate(self.heads):

@@ -8,8 +8,6 @@ Any unfolding network of this shape can take UnfoldLDM's gradient step, its prio
 step, and UnfoldLDM can take another's.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from pydantic import Field

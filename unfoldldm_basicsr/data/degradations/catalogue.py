@@ -11,8 +11,6 @@ A parameter is a number, or a range that every image draws from anew; one that i
 default.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal

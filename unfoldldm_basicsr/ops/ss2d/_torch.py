@@ -19,8 +19,6 @@ Every exponent is <= 0: no size of delta can overflow.
 Shapes: P = B * R rows; column arrays are (T, P, ...), states (P, N, C).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from itertools import pairwise

@@ -11,8 +11,6 @@ the backend has scanned a small image on this GPU, and its output and gradients 
 ``torch``.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import logging

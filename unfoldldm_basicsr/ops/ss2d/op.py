@@ -5,8 +5,6 @@ instead of tracing and unrolling the recurrence, and shapes are known on the met
 backward pass is a second operator that recomputes the states, so nothing but the inputs is kept.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
