@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 from fork_options import nafnet_files, restormer_files
 from helpers import model_options, put, write_options
 from model_runs import steps
@@ -128,6 +129,7 @@ def test_of_several_noise_levels_each_is_drawn_as_often():
     ('crops', 'tile'),
     [
         ({'crop_size_h': 256, 'crop_size_w': 128}, 256),
+        ({'crop_size': 256}, 256),
         ({'crop_size_h_ratio': 0.5, 'crop_size_w_ratio': 0.25}, 0.5),
         ({'crop_size_h_ratio': 1.0, 'crop_size_w_ratio': 1.0}, None),
     ],
@@ -138,6 +140,17 @@ def test_grids_are_tiles(crops, tile):
     translate(options)
     assert options['val'].get('tile') == tile
     assert examine(options, 'x.yml', False, here=False).problems == []
+
+
+def test_a_project_keeps_its_own_classes_of_these_names(monkeypatch):
+    for registry, name in (
+        (MODEL_REGISTRY, 'ImageCleanModel'),
+        (DATASET_REGISTRY, 'Dataset_PairedImage'),
+    ):
+        monkeypatch.setitem(registry._obj_map, name, RestorationModel)
+    options, before = copy.deepcopy(FILES['Deraining']), copy.deepcopy(FILES['Deraining'])
+    assert translate(options) == []
+    assert options == before
 
 
 def test_a_tile_may_be_a_share_of_the_image():
@@ -154,7 +167,7 @@ def test_a_tile_may_be_a_share_of_the_image():
     [
         (COLOUR, 'datasets.train.sigma_type', 'choose', 'constant, random'),
         (COLOUR, 'datasets.train.sigma_type', 'choice', 'must be a list'),
-        ('GoPro32_test', 'val.grids', True, 'needs crop_size_h'),
+        ('GoPro32_test', 'val.grids', True, 'needs crop_size, crop_size_h'),
         ('SIDD32', 'train.mixup', True, 'write mixing_augs'),
         ('GoPro32', 'datasets.train.use_hflip', False, 'use_hflip is there too'),
     ],

@@ -60,6 +60,22 @@ def test_a_faulty_file_is_one_sentence_with_its_place(tmp_path, text, says):
     assert '\n' not in str(caught.value)
 
 
+def test_a_key_may_be_repeated_where_nothing_is_lost(tmp_path):
+    (tmp_path / 'x.yml').write_text('a: ~\na: [1, {b: 2}]\na: [1, {b: 2}]\nc: ~\nc: ~\n')
+    assert read_option_file(tmp_path / 'x.yml') == {'a': [1, {'b': 2}], 'c': None}
+    (tmp_path / 'x.yml').write_text('a: 1\na: ~\n')
+    with pytest.raises(ValueError, match='appears twice'):
+        read_option_file(tmp_path / 'x.yml')
+
+
+def test_a_tuple_is_data_and_other_objects_are_not(tmp_path):
+    (tmp_path / 'x.yml').write_text('scale: !!python/tuple [2, [3]]\n')
+    assert read_option_file(tmp_path / 'x.yml') == {'scale': (2, [3])}
+    (tmp_path / 'x.yml').write_text('a: !!python/object/apply:os.getcwd []\n')
+    with pytest.raises(ValueError, match='constructor'):
+        read_option_file(tmp_path / 'x.yml')
+
+
 def test_files_are_read_as_utf8_wherever_python_runs(tmp_path):
     (tmp_path / 'x.yml').write_bytes('name: Größe  # ×4\n'.encode())
     assert read_option_file(tmp_path / 'x.yml') == {'name': 'Größe'}

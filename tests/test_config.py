@@ -15,9 +15,10 @@ from typing import Any, Literal
 import pytest
 import torch
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.models.base_model import BaseModel
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
-from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 from helpers import DELETE, problems_at, put, warnings_at, write_options
 from torch import nn
 from torch.utils.data import Dataset
@@ -263,6 +264,10 @@ class UndeclaredDataset(Dataset):
         return {}
 
 
+class UndeclaredModel(BaseModel):
+    """Made from what all models of BasicSR share."""
+
+
 @pytest.mark.parametrize('sets', [['rain', 'haze'], {'a': 1}, 3])
 def test_what_an_undeclared_class_reads_is_not_guessed(stock, monkeypatch, sets):
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'UndeclaredDataset', UndeclaredDataset)
@@ -275,6 +280,60 @@ def test_what_an_undeclared_class_reads_is_not_guessed(stock, monkeypatch, sets)
     assert "Did you mean 'pin_memory'" in warnings_at(
         misspelt, 'datasets.train.pin_memry', strict=False
     )
+
+
+def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypatch):
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'UndeclaredDataset', UndeclaredDataset)
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'UndeclaredModel', UndeclaredModel)
+    own = {'dataroot_gt': ['a', 'b'], 'gt_size': [9, 9], 'mean': 0.5, 'filename_tmpl': None}
+    slips = {'use_flip': True, 'std_': 1, 'dtype': 'f'}  # of use_hflip, std and type
+    data = {'type': 'UndeclaredDataset', 'batch_size_per_gpu': 2, **own, **slips}
+    mine = put(put(stock, 'datasets.train', data), 'model_type', 'UndeclaredModel') | {'scale': 2.5}
+    mine = put(mine, 'datasets.val', {'type': 'UndeclaredDataset'})
+    for key, value in {'optim_g': DELETE, 'scheduler': DELETE, 'ema_decay': [0.5]}.items():
+        mine = put(mine, f'train.{key}', value)
+    assert preflight(mine, 'x.yml', True) == []
+    for key, value in {'total_iter': 'many', 'warmup_iter': 'x'}.items():
+        assert 'whole number' in problems_at(put(mine, f'train.{key}', value), f'train.{key}')
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'says'),
+    [
+        ('path.models', '/elsewhere', 'is not read'),
+        ('logger.wandb', {'entity': 'me'}, 'is not read.*Known: project'),
+        ('path.strict_load_g', None, ''),
+        ('name', 'EDSR_x4 (DIV2K) [1]', ''),
+    ],
+)
+def test_what_basicsr_overwrites_or_ignores_is_no_reason_to_refuse(request, path, value, says):
+    for kind in ('stock', 'plugin'):
+        options = put(request.getfixturevalue(kind), path, value)
+        assert preflight(options, 'x.yml', True) == []
+        place = f'{path}.entity' if path == 'logger.wandb' else path
+        assert re.search(says, warnings_at(options, place))
+
+
+def test_more_gpus_than_there_are_matter_to_a_training_that_needs_them(stock, plugin, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    for options, refused in ((stock, False), (plugin, True)):
+        more = put(options, 'num_gpu', 8)
+        problems = preflight(more, 'x.yml', True)
+        assert bool([line for line in problems if 'num_gpu: 8 asked for' in line]) == refused
+        test = put(put(more, 'datasets', {'test': more['datasets']['val']}), 'train', DELETE)
+        assert not [line for line in preflight(test, 'x.yml', False) if 'num_gpu' in line]
+
+
+class Enlarged(nn.Upsample):
+    def __init__(self, *, scale: int = 2):
+        super().__init__(scale_factor=scale)
+
+
+def test_a_network_without_weights_is_tested_without_any(stock, monkeypatch):
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Enlarged', Enlarged)
+    test = put(put(stock, 'datasets', {'test': stock['datasets']['val']}), 'train', DELETE)
+    assert problems_at(test, 'path.pretrain_network_g')
+    assert preflight(put(test, 'network_g', {'type': 'Enlarged'}), 'x.yml', False) == []
 
 
 class Refuses(nn.Module):

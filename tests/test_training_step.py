@@ -124,9 +124,16 @@ def test_progressive_sizes_follow_the_iteration_and_cut_lq_and_gt_alike(make):
     assert len(windows) > 5
 
 
+def test_a_progressive_batch_is_at_most_what_the_loader_gives(make):
+    model = make(progressive={'iters': [2], 'gt_sizes': [6], 'mini_batch_sizes': [8]})
+    model.update_learning_rate(1)
+    model.feed_data(batch(size=4))
+    assert model.batch['lq'].shape == (4, 3, 6, 6)
+
+
 @pytest.mark.parametrize(
     ('progressive', 'side', 'words'),
-    [(None, 10, 'differ in size'), (LARGER, 16, r'asks for 2 patches of 32 .* gives 2 of 16x16')],
+    [(None, 10, 'differ in size'), (LARGER, 16, r'asks for patches of 32 .* gives 16x16')],
 )
 def test_batches_of_wrong_sizes_are_refused(make, progressive, side, words):
     data = batch()
@@ -220,6 +227,8 @@ def test_too_many_nonfinite_steps_stop_the_run_and_spare_the_checkpoint(make, tm
         ('train', {'pixel_opt': None}, ['train.pixel_opt']),
         ('train', {'progressive': {'iters': [5], 'gt_sizes': [16], 'mini_batch_sizes': [4]}},
          ['train.progressive.gt_sizes']),
+        ('train', {'progressive': {'iters': [5], 'gt_sizes': [8], 'mini_batch_sizes': [8]},
+                   'accum_iter': 5}, ['train.accum_iter']),
         ('val', {'tile': 64, 'trace': True}, ['val.trace']),
     ],
 )  # fmt: skip

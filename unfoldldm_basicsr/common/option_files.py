@@ -61,19 +61,27 @@ class OptionLoader(yaml.SafeLoader):
             return
         self.checked.add(id(node))
         seen, refusal = {}, yaml.constructor.ConstructorError
-        for key_node, _ in node.value:
+        for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
                 continue
             key, mark = self.construct_object(key_node, deep=True), key_node.start_mark
             if isinstance(key, (dict, list)):
                 raise refusal(None, None, 'a key must be a plain word', mark)
             if key in seen:
-                twice = f"the key '{key}' appears twice, first here"
-                raise refusal(twice, seen[key], 'and again here', mark)
-            seen[key] = mark
+                first, second = (
+                    self.construct_object(n, deep=True) for n in (seen[key][1], value_node)
+                )
+                if first not in (None, second):
+                    twice = f"the key '{key}' appears twice, first here"
+                    raise refusal(twice, seen[key][0], 'and again here', mark)
+            seen[key] = mark, value_node
         super().flatten_mapping(node)
 
 
+OptionLoader.add_constructor(  # no code, but data
+    'tag:yaml.org,2002:python/tuple',
+    lambda loader, node: tuple(loader.construct_sequence(node, True)),
+)
 OptionLoader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+0123456789.'))
 
 

@@ -49,8 +49,19 @@ def do_register(self, name: str, obj: Any, suffix: str | None = None) -> None:
     do_register.replaces(self, name, obj, suffix)
 
 
+def by(obj: Any, *packages: str) -> bool:
+    """Whether a class or function, if there is one, is one of these packages."""
+    return obj is not None and obj.__module__.partition('.')[0] in packages
+
+
+def of_somebody_else(cls: type | None) -> bool:
+    """Whether a model or data set is neither BasicSR's nor of this package, nor made from one."""
+    own = [base for base in getattr(cls, '__mro__', ()) if base.__name__ != 'BaseModel']
+    return bool(own) and not any(by(base, 'basicsr', _OURS) for base in own)
+
+
 def _is_ours(obj: Any) -> bool:
-    return obj.__module__.partition('.')[0] == _OURS
+    return by(obj, _OURS)
 
 
 def _say(registry: Any, name: str, winner: Any) -> None:

@@ -2,17 +2,18 @@
 
 Models of this package declare ``sections``, derived from these; other models go by them as they
 stand. A class of somebody else may read more: its own keys are not guessed (see
-:mod:`.problems`). ``also`` tells those that BasicSR's own classes read beside.
+:mod:`.problems`). ``also`` tells those that BasicSR's own classes read beside; those of
+``by_class`` only the model or data set itself reads: one of somebody else takes what it likes.
 """
 
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, Strict, ValidationInfo, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationInfo, field_validator
 
 from unfoldldm_basicsr.common.declaration import Options, count
 
-NAME = re.compile(r'\w[\w.+=,@-]*')
+NAME = re.compile(r'\w(?:[\w .+=,@()\[\]-]*[\w.+=,@()\[\]-])?')
 Section = dict[str, Any] | None
 Positive = count(ge=1)
 
@@ -33,7 +34,7 @@ def _becomes(what: str, allowed: re.Pattern) -> AfterValidator:
     return AfterValidator(check)
 
 
-_FOLDER = _becomes('a folder: use letters, digits and _ . + = , @ - only', NAME)
+_FOLDER = _becomes('a folder: use letters, digits, blanks and _ . + = , @ ( ) [ ] - only', NAME)
 _PART = _becomes('part of a file name', NAME)
 _SET = _becomes('a folder: it cannot hold / or \\', re.compile(r'(?![. ]*$)[^/\\\0]+'))
 
@@ -54,6 +55,7 @@ class BasicTop(Options):
         r'network_\w+ \w*(noise|jpeg|blur|resize|poisson|gray)\w*_(prob|range)2? second_blur_prob '
         r'gt_size queue_size (l1_|percep_|gan_)?gt_usm high_order_degradation'
     )
+    by_class: ClassVar = ('scale', 'network_g')
 
     name: Annotated[str, _FOLDER]
     """Name of the experiment, also of its folder."""
@@ -87,13 +89,14 @@ class BasicPath(Options):
     """``path``."""
 
     also: ClassVar[re.Pattern] = _words(r'\w*(pretrain_network|strict_load|param_key|resume)\w*')
+    by_class: ClassVar = ('param_key_g', 'strict_load_g')
 
     pretrain_network_g: str | None = None
     """Weights to start from, or to test."""
     param_key_g: str | None = None
     """Which weights of that file: params or params_ema."""
-    strict_load_g: bool = True
-    """Every weight must fit."""
+    strict_load_g: bool | None = True
+    """Every weight must fit (~: as false)."""
     resume_state: str | None = None
     """Training state to go on from."""
     ignore_resume_networks: list[Any] | str | None = None
@@ -107,6 +110,7 @@ class BasicTrain(Options):
         r'optim_\w+ \w+_opt net_d_iters net_d_init_iters net_[gd]_reg_every r1_reg_weight lr_flow '
         'path_reg_weight path_batch_shrink mixing_prob fix_flow (flow|dcn)_lr_mul tsa_iter'
     )
+    by_class: ClassVar = ('ema_decay', 'optim_g', 'scheduler', 'pixel_opt', 'perceptual_opt')
 
     total_iter: count(ge=1, le=1e9)
     """Number of training steps."""
@@ -143,6 +147,8 @@ class BasicVal(Options):
 
 class WandbOptions(Options):
     """``logger.wandb``: Weights & Biases."""
+
+    model_config = ConfigDict(extra='allow')  # BasicSR reads two of its keys
 
     project: str | None = None
     """Name of the project."""
@@ -229,6 +235,10 @@ class BasicDataset(LoaderOptions):
         'flip_sequence use_duf_downsampling dataroot_flow (blur_)?kernel_(size|list|prob)2? '
         'blur_sigma2? beta[gp]_range2? (final_)?sinc_prob2? cache_data'
     )
+    by_class: ClassVar = (
+        'scale', 'dataroot_gt', 'dataroot_lq', 'meta_info_file', 'filename_tmpl', 'gt_size',
+        'use_hflip', 'use_rot', 'mean', 'std',
+    )  # fmt: skip
 
     dataroot_gt: str | None = None
     """Folder or LMDB of clean images."""

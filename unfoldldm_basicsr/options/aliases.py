@@ -8,6 +8,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
+
+from unfoldldm_basicsr.common.registration import registered
+
 MODELS = {'ImageCleanModel': 'RestorationModel', 'ImageRestorationModel': 'RestorationModel'}
 DATASETS = {
     'Dataset_PairedImage': 'PairedDegradationDataset',
@@ -69,15 +73,15 @@ def _channels(value: Any, section: Mapping) -> New:
 def _tiles(value: Any, section: Mapping) -> New:
     if not value:
         return {}
-    for keys in (('crop_size_h', 'crop_size_w'), ('crop_size_h_ratio', 'crop_size_w_ratio')):
+    for keys in (_CROPS[:1], _CROPS[1:3], _CROPS[3:]):
         sides = [section.get(key) for key in keys]
         if all(isinstance(side, int | float) for side in sides):
             return {'tile': max(sides)} if max(sides) != 1 else {}
-    return 'NAFNet needs crop_size_h and crop_size_w with it, or crop_size_h_ratio and _w_ratio'
+    return 'it needs crop_size, crop_size_h and crop_size_w, or crop_size_h_ratio and _w_ratio'
 
 
 _FORKS, _RESTORMER, _SETS = tuple(MODELS), ('ImageCleanModel',), tuple(DATASETS)
-_CROPS = ('crop_size_h', 'crop_size_w', 'crop_size_h_ratio', 'crop_size_w_ratio')
+_CROPS = ('crop_size', 'crop_size_h', 'crop_size_w', 'crop_size_h_ratio', 'crop_size_w_ratio')
 _ONE_BY_ONE = 'images are restored one by one'
 _FLIPS = ('use_hflip', 'use_rot')
 _OF_NOISE = 'the noise is one of the degradations'
@@ -107,11 +111,14 @@ TABLE = (
 
 
 def translate(options: dict) -> list[Note]:
-    """Replaces what forks name otherwise, in place; values that are not understood stay."""
+    """Replaces what forks name otherwise, in place; values that are not understood stay.
+
+    A project that registers a class of such a name gets its own.
+    """
     notes: list[Note] = []
     model, datasets = options.get('model_type'), options.get('datasets')
     datasets = datasets if isinstance(datasets, dict) else {}
-    if isinstance(model, str) and model in MODELS:
+    if isinstance(model, str) and model in MODELS and not registered(MODEL_REGISTRY, model):
         options['model_type'] = MODELS[model]
         notes.append(_note('', 'model_type', {'model_type': MODELS[model]}, model))
         for name in ('path', 'train', 'val'):
@@ -120,6 +127,8 @@ def translate(options: dict) -> list[Note]:
         notes += _added(options.get('train'), model)
     for phase, section in datasets.items():
         path, kind = f'datasets.{phase}', section.get('type') if isinstance(section, dict) else None
+        if isinstance(kind, str) and kind in DATASETS and registered(DATASET_REGISTRY, kind):
+            continue
         notes += _rows(section, path, kind)
         if isinstance(kind, str) and kind in DATASETS:
             notes += _progressive(options, section) if phase == 'train' else []

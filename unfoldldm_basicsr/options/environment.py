@@ -91,7 +91,7 @@ def weights_are_there_and_fit(run: Run) -> Found:
 
 def _weights_fault(run: Run, label: str, file: Path) -> str | None:
     paths, stock = section_values(run.opt, 'path'), not hasattr(run.model, 'sections')
-    key, strict = paths.get(f'param_key_{label}'), paths.get(f'strict_load_{label}') is not False
+    key, strict = paths.get(f'param_key_{label}'), bool(paths.get(f'strict_load_{label}', True))
     named = isinstance(key, str)
     chosen = key if named else 'params' if stock else None
     try:
@@ -121,10 +121,15 @@ def gpus_are_there(run: Run) -> Found:
     launcher = run.machine.launcher
     if not isinstance(wanted, int) or launcher not in (None, 'none'):
         return
+    single = getattr(run.model, 'one_gpu_per_process', False)
     if wanted > present:
         message = f'{wanted} asked for, but torch sees {present} here. '
-        yield Problem('num_gpu', f"{message}Write 'auto' for what there is, or 0 for the CPU.")
-    elif launcher == 'none' and wanted > 1 and getattr(run.model, 'one_gpu_per_process', False):
+        severity = 'warning' if present and not (single and run.is_train) else 'fault'
+        remedy = "Write 'auto' for what there is, or 0 for the CPU."
+        if run.is_train and severity == 'warning':
+            remedy = f'Batches stay those of {wanted}; with auto they have what there is.'
+        yield Problem('num_gpu', message + remedy, severity)
+    elif launcher == 'none' and run.is_train and wanted > 1 and single:
         message = (
             f'is {wanted}, but one process was started, which uses one GPU. Start with torchrun '
             f'--nproc_per_node={wanted} ... --launcher pytorch, or set num_gpu: 1.'

@@ -20,7 +20,7 @@ from basicsr.models import lr_scheduler
 from basicsr.utils import registry as registries
 
 from unfoldldm_basicsr.common.declaration import Options, show
-from unfoldldm_basicsr.common.registration import registered
+from unfoldldm_basicsr.common.registration import by, of_somebody_else, registered
 from unfoldldm_basicsr.common.sections import AnyMetric, BasicDataset, MetricOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.options import environment, networks, rules
@@ -149,8 +149,8 @@ def _check_classes(problems: Problems, run: Run) -> None:
                 problems, key, section, registries.ARCH_REGISTRY, 'network',
                 build=networks.on_meta, here=run.machine.here,
             )  # fmt: skip
-    train, ours = section_values(run.opt, 'train'), rules.by(run.model, 'unfoldldm_basicsr')
-    stock = rules.by(run.model, 'basicsr')
+    train, ours = section_values(run.opt, 'train'), by(run.model, 'unfoldldm_basicsr')
+    stock = by(run.model, 'basicsr')
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     for name, section in train.items() if run.is_train else ():
         path, check = f'train.{name}', partial(_check_class, problems, f'train.{name}', section)
@@ -168,6 +168,8 @@ def _check_classes(problems: Problems, run: Run) -> None:
         elif name.startswith('optim_') and (stock or hasattr(run.model, 'sections')):
             known = _ADAM if stock else networks.OPTIMIZERS
             check(known, 'optimiser', ('params',), build=networks.one_step)
+        elif of_somebody_else(run.model):
+            continue
         elif (name.startswith('optim_') or name == 'scheduler') and 'type' not in section:
             problems.add(f'{path}.type', f'is missing.{written_as("type", section)}')
     for name, section in (run.val.metrics or {}).items():
@@ -182,7 +184,8 @@ def _check_classes(problems: Problems, run: Run) -> None:
         cls = _find(problems, path, section, registries.DATASET_REGISTRY, 'data set')
         if cls is not None:
             declared, own = getattr(cls, 'Options', BasicDataset), hasattr(cls, 'Options')
-            values = problems.read(path, declared, section, foreign=not own)
+            theirs = of_somebody_else(cls)
+            values = problems.read(path, declared, section, foreign=not own, theirs=theirs)
             if own:
                 run.datasets[str(phase)] = values
 
@@ -241,5 +244,5 @@ def _check_class(
 
 def _loss(cls: type, **arguments: Any) -> None:
     """Builds a loss of BasicSR or of this package; what others do when they are built is theirs."""
-    if rules.by(cls, 'basicsr', 'unfoldldm_basicsr') and cls.__name__ not in _LOADS_WEIGHTS:
+    if by(cls, 'basicsr', 'unfoldldm_basicsr') and cls.__name__ not in _LOADS_WEIGHTS:
         cls(**arguments)

@@ -43,6 +43,7 @@ class Problems:
         owner: str = '',
         *,
         foreign: bool = False,
+        theirs: bool = False,
         any_key: bool = False,
     ) -> Options:
         """A section as its declaration types it, as far as it is right; the rest is added.
@@ -51,6 +52,8 @@ class Problems:
             prefix: key path of the section.
             owner: class that it is for, for messages.
             foreign: whether the class may read keys that are not declared.
+            theirs: whether it is neither BasicSR's nor of this package: only what BasicSR's
+                pipelines read is judged.
             any_key: whether nothing is known about its keys.
         """
         values = {str(key): value for key, value in values.items()}
@@ -62,9 +65,14 @@ class Problems:
         for path, message, kind in found:
             if kind == 'unknown' and (any_key or (also and also.fullmatch(path))):
                 continue
+            if theirs and path.partition('.')[0] in declared.by_class:
+                continue
             if kind == 'unknown' and '.' not in path:
                 if foreign:
-                    message, kind = _of_somebody_else(path, keys_of(declared), values)
+                    known = keys_of(declared)
+                    if theirs:  # its own keys may be like those that only BasicSR's classes read
+                        known = [k for k in known if k not in {*declared.by_class, *values}]
+                    message, kind = _of_somebody_else(path, known, values)
                 elif not prefix and not nearest(path, keys_of(declared)):  # a note: at the top
                     message, kind = 'is nothing that is known here; left as it is.', 'warning'
             self.add(f'{prefix}.{path}'.strip('.'), message, kind)

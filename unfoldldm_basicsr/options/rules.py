@@ -15,7 +15,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import Problem, keys_of, show
-from unfoldldm_basicsr.common.registration import registered
+from unfoldldm_basicsr.common.registration import by, registered
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.options.run import Run, is_read, section_values
@@ -23,11 +23,6 @@ from unfoldldm_basicsr.options.run import Run, is_read, section_values
 Found = Iterator[Problem]
 _WITHOUT_GT = {'SingleImageDataset'}
 _INSTEAD = 'or use model_type: RestorationModel.'
-
-
-def by(cls: type | None, *packages: str) -> bool:
-    """Whether a class is one of these packages."""
-    return cls is not None and cls.__module__.partition('.')[0] in packages
 
 
 # ---- data sets ----------------------------------------------------------------------------------
@@ -86,7 +81,8 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
             message = f'takes {wanted} channels; data sets give 3, or 1 with color: grey.'
             yield Problem('network_g', message)
             return
-        remedy = 'rgb' if wanted == 3 else 'grey (y in data sets of BasicSR)'
+        grey = 'y' if values.get('type') == 'PairedImageDataset' else 'grey'
+        remedy = 'rgb' if wanted == 3 else grey
         message = f'gives {given} channels, but network_g takes {wanted}: set it to {remedy}.'
         yield Problem(f'{path}.color', message)
     embedding = run.network_sections.get('network_e', {})
@@ -102,7 +98,10 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
 
 
 def a_test_has_weights(run: Run) -> Found:
-    if not run.is_train and 'network_g' in run.opt and not run.path.pretrain_network_g:
+    if run.is_train or 'network_g' not in run.opt or run.path.pretrain_network_g:
+        return
+    network = run.networks.get('network_g')
+    if network is None or any(True for _ in network.parameters()):  # bicubic upscaling has none
         yield Problem('path.pretrain_network_g', 'is empty: the test would score a random network.')
 
 
@@ -134,13 +133,17 @@ def metrics_have_a_truth(run: Run) -> Found:
 
 
 def loggers_are_installed(run: Run) -> Found:
-    logger = run.logger
+    logger = None if 'debug' in str(run.opt.get('name')) else run.logger  # which opens neither
+    for key in getattr(logger and logger.wandb, 'model_extra', None) or ():
+        message = f'is not read.{did_you_mean(key, keys_of(type(logger.wandb)))}'
+        yield Problem(f'logger.wandb.{key}', message, 'warning')
+    lacking = [n for n in ('wandb', 'tensorboard') if run.machine.here and not find_spec(n)]
     if logger is not None and logger.wandb is not None and logger.wandb.project is not None:
-        if find_spec('wandb') is None:
+        if 'wandb' in lacking:
             yield Problem('logger.wandb.project', 'needs Weights & Biases: pip install wandb.')
         if not logger.use_tb_logger:
             yield Problem('logger.use_tb_logger', 'must be true with logger.wandb.project.')
-    if logger is not None and logger.use_tb_logger and find_spec('tensorboard') is None:
+    if logger is not None and logger.use_tb_logger and 'tensorboard' in lacking:
         yield Problem('logger.use_tb_logger', 'needs TensorBoard: pip install tensorboard.')
 
 
@@ -213,7 +216,7 @@ def stock_models_can_train(run: Run) -> Found:
     kind, warmup = str(schedule.get('type')), run.train.warmup_iter or 0
     if warmup > 0 and kind.startswith('MultiStep'):
         message = (
-            f"with {kind}, BasicSR's own models would never leave {(warmup - 1) / warmup:.3g} of "
+            f"with {kind}, BasicSR's own models would never leave {warmup - 1}/{warmup} of "
             'the learning rate (the warm-up overwrites what this schedule multiplies): remove it, '
         )
         yield Problem('train.warmup_iter', message + _INSTEAD, 'warning')

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem
+from unfoldldm_basicsr.common.registration import of_somebody_else
 from unfoldldm_basicsr.common.sections import SECTIONS
 from unfoldldm_basicsr.options.problems import Problems
 
@@ -112,11 +113,13 @@ def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None 
         if name in _OF_TRAINING and not training:
             continue
         values = section_values(opt, name)
-        if not started and isinstance(opt.get(name), Mapping):
-            values = opt[name]  # folders that a start sets are none of an option file
-        foreign = not hasattr(model, 'sections')
+        for key in () if started or not name else opt.get(name) or ():
+            if key in SET_AT_START.get(name, ()):
+                message = 'is set when a run starts; what stands here is not read.'
+                problems.add(f'{name}.{key}', message, 'warning')
+        foreign, theirs = not hasattr(model, 'sections'), of_somebody_else(model)
         sections[name or 'top'] = problems.read(
-            name, declared, values, foreign=foreign, any_key=model is None
+            name, declared, values, foreign=foreign, theirs=theirs, any_key=model is None
         )
     if started and problems.refused:
         raise OptionError('options', [Problem(*item) for item in problems.refused.items()])

@@ -101,13 +101,12 @@ def smaller(
     phase = bisect_left(list(accumulate(options.iters))[:-1], current_iter)
     gt_size, mini_batch_size = options.gt_sizes[phase], options.mini_batch_sizes[phase]
     size, _, h, w = batch['lq'].shape
-    if size < mini_batch_size or min(h, w) < gt_size:
+    if min(h, w) < gt_size:
         raise ValueError(
-            f'train.progressive asks for {mini_batch_size} patches of {gt_size} at iteration '
-            f'{current_iter} but the loader gives {size} of {h}x{w}: datasets.train.gt_size '
-            'and batch_size_per_gpu must be the largest of the schedule.'
+            f'train.progressive asks for patches of {gt_size} at iteration {current_iter} but the '
+            f'loader gives {h}x{w}: datasets.train.gt_size must be the largest of the schedule.'
         )
-    batch = _take(batch, 0, mini_batch_size)
+    batch = _take(batch, 0, min(mini_batch_size, size))
     top, left = draw.randint(0, h - gt_size), draw.randint(0, w - gt_size)
     for key in ('lq', 'gt'):
         batch[key] = batch[key][..., top : top + gt_size, left : left + gt_size]

@@ -201,8 +201,10 @@ def batches_fit(run: Run) -> Problems:
             largest = data.get(limit)
             if isinstance(largest, int) and max(sizes[key]) > largest:
                 message = f'{max(sizes[key])} is more than datasets.train.{limit} ({largest}).'
-                yield Problem(f'train.progressive.{key}', message)
-        smallest = min(sizes['mini_batch_sizes'])
+                severity = 'fault' if key == 'gt_sizes' else 'warning'  # as Restormer's trainer
+                yield Problem(f'train.progressive.{key}', message, severity)
+        given = [smallest] if isinstance(smallest, int) else []
+        smallest = min([*given, *sizes['mini_batch_sizes']])
     if isinstance(smallest, int) and train.accum_iter > smallest:
         yield Problem('train.accum_iter', f'{train.accum_iter} slices of a batch of {smallest}.')
 

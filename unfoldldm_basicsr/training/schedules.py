@@ -199,7 +199,9 @@ def check_schedule(
     key = 'eta_mins' if 'eta_mins' in typed else 'eta_min'
     lowest = max(typed.get('eta_mins', ()), default=typed.get('eta_min', 0))
     if lr is not None and lowest > lr:
-        yield Problem(key, f'{lowest} is above optim_g.lr ({lr}): the learning rate would rise.')
+        severity = 'warning' if key == 'eta_mins' else 'fault'  # so MIRNet-v2 was published
+        message = f'{lowest} is above optim_g.lr ({lr}): the learning rate would rise.'
+        yield Problem(key, message, severity)
 
 
 # ---- the learning rate of a run -----------------------------------------------------------------
