@@ -293,3 +293,14 @@ def test_scripts_choose_the_policy_as_programs_do(tmp_path, name, value, policy)
     environment |= {'UNFOLDLDM_VENV': str(tmp_path), name: value}
     words = ['bash', '-c', code]
     assert subprocess.check_output(words, cwd=ROOT, env=environment, text=True) == policy
+
+
+def test_a_start_that_is_interrupted_ends_without_a_traceback(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unfoldldm_basicsr, 'register', interrupted)
+    with pytest.raises(SystemExit) as caught:
+        unfoldldm_basicsr.train.main(['-opt', 'x.yml'])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == 'Stopped. The same command starts again.\n'

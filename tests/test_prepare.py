@@ -263,3 +263,6 @@ def test_two_files_for_one_place_are_named(tmp_path, capsys):
     assert 'could belong to gt/1.png or gt/1.tif' in capsys.readouterr().err
     assert prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'o', '--gt', 'gt/{n}') == 2
     assert 'gt/1.png and gt/1.tif would have one key, as keys of' in capsys.readouterr().err
+    write_named(tmp_path / 'in', 'gt/2.png', 'gt/2.tif')
+    assert prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'o', '--gt', 'gt/{n}') == 2
+    assert 'gt/1.png and gt/1.tif, gt/2.png and gt/2.tif would' in capsys.readouterr().err

@@ -139,7 +139,7 @@ def test_a_result_of_another_format_is_not_taken_for_that_of_a_later_photo(tmp_p
 def test_several_images_and_folders_are_restored_together(tmp_path, weights):
     first = write_photos(tmp_path / 'a', 2)
     write_photos(tmp_path / 'b' / 'deep', 1)[0].rename(tmp_path / 'b' / 'deep' / 'c.png')
-    words = ('-i', first[1], tmp_path / 'b', '--recursive')
+    words = ('-i', first[1], tmp_path / 'b', tmp_path / 'b', '--recursive')
     assert restore(tmp_path, weights, *words) == 0
     assert files_in(tmp_path / 'out') == ['deep/c.png', 'img_1.png']
     again = write_photos(tmp_path / 'd', 2)[1]
@@ -194,6 +194,25 @@ def test_a_result_that_cannot_be_written_is_named_and_the_others_are_restored(
     out = capsys.readouterr().out
     assert 'Restored 2 of 3 images' in out
     assert re.search(r'failed: .*(long\.jpg|img_1\.png): cannot be written: ', out)
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_restored(
+    tmp_path, weights, monkeypatch
+):
+    write_photos(tmp_path / 'in', 2)
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(restore_command, 'restore_one', None)
+    with pytest.raises(OSError, match='file/out: cannot write there: Not a directory'):
+        restore(tmp_path, weights, output='file/out')
+
+
+def test_noise_of_grey_photos_is_said_not_to_be_that_of_the_default(tmp_path, weights, capsys):
+    photo = tmp_path / 'in' / 'grey.png'
+    photo.parent.mkdir()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(photo)
+    for words, said in ((('-w', weights), False), ((), True)):
+        assert call('-i', photo, '-o', tmp_path / 'out', '--overwrite', *words) == 0
+        assert ('1 of the photos are grey' in capsys.readouterr().out) is said
 
 
 def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):

@@ -31,12 +31,16 @@ def run(program: str, argv: list[str] | None) -> None:
     prefer_huge_pages()
     root, rest = take_root(sys.argv[1:] if argv is None else argv)
     build_parser().parse_args(rest)  # help and mistyped options are answered before torch is loaded
-    unfoldldm_basicsr.register()
-    from unfoldldm_basicsr.common.errors import run_to_end
+    try:
+        unfoldldm_basicsr.register()
+        from unfoldldm_basicsr.common.errors import run_to_end
 
-    module = importlib.import_module(f'basicsr.{program}')
-    sys.argv[1:] = rest  # where BasicSR reads its options
-    run_to_end(getattr(module, f'{program}_pipeline'), root)
+        module = importlib.import_module(f'basicsr.{program}')
+        sys.argv[1:] = rest  # where BasicSR reads its options
+        run_to_end(getattr(module, f'{program}_pipeline'), root)
+    except KeyboardInterrupt:  # of a start; a training that has begun saves and ends by itself
+        sys.stderr.write('Stopped. The same command starts again.\n')
+        raise SystemExit(130) from None
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -122,8 +122,8 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     add('--recursive', action='store_true', help='also the folders inside')
     add(
         '--keep-metadata', action=argparse.BooleanOptionalAction, default=True,
-        help='results keep EXIF and XMP of their images, with the orientation set to normal; TIFF'
-        ' keeps XMP (yes)',
+        help='results keep EXIF and XMP of their images, with the orientation set to normal; those'
+        ' in TIFF XMP alone (yes)',
     )  # fmt: skip
     add('--save-trace', action='store_true', help='also a picture of every stage (UnfoldLDM)')
     existing = parser.add_mutually_exclusive_group()

@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import os
+import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -27,6 +28,10 @@ from unfoldldm_basicsr.restoring.tiling import TileError
 from unfoldldm_basicsr.weights.packaged import packaged_file
 
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_GREY = (
+    'Note: {} of the photos are grey, and their noise is the same in all three channels: denoise, '
+    'which learned other noise, hardly changes it. --pretrained denoise_deblur_jpeg does.'
+)
 
 
 class Job(NamedTuple):
@@ -77,15 +82,24 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'{largest}: {error}') from error
     for note in restorer.notes:
         print(f'Note: {note}')
+    for job in jobs[:1]:  # before it is restored
+        try:
+            job.outputs[0].parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=job.outputs[0].parent):
+                pass
+        except OSError as error:
+            raise OSError(
+                f'--output {args.output}: cannot write there: {error.strerror}.'
+            ) from error
 
     failures: list[tuple[Path, str]] = []
-    total, stopped, start = len(jobs), None, time.perf_counter()
+    total, stopped, grey, start = len(jobs), None, 0, time.perf_counter()
     log = logging.getLogger('basicsr')
     with logging_redirect_tqdm([log]), tqdm(jobs, desc='restore', unit='image') as progress:
         for number, job in enumerate(progress):
             progress.set_postfix_str(job.source.name)
             try:
-                restore_one(restorer, job, progress, keep_metadata=args.keep_metadata)
+                grey += restore_one(restorer, job, progress, keep_metadata=args.keep_metadata)
             except (OSError, ValueError, RuntimeError, MemoryError) as error:
                 if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
                     stopped, jobs = error, jobs[:number]  # the next image would meet it too
@@ -95,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
         f'Restored {len(jobs) - len(failures)} of {total} images in'
         f' {time.perf_counter() - start:.1f} s on {restorer.device}: {args.output}'
     )
+    if grey and Path(args.weights).name == 'denoise.safetensors':
+        print(_GREY.format(grey))
     for source, problem in failures:
         print(f'failed: {problem if str(source) in problem else f"{source}: {problem}"}')
     if stopped is not None:
@@ -130,6 +146,7 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
     if Path(args.suffix).name != args.suffix:
         raise ValueError(f'--suffix {args.suffix!r}: must not contain a folder.')
     images = [pair for source in args.input for pair in _images(source, args)]
+    images = [*dict.fromkeys(images)]  # of a folder that was named twice
     file = _result_file(args.output, len(images) == 1 and args.input[0].is_file())
     jobs = []
     same = Counter(os.path.normcase(folder / image.stem) for image, folder in images)
@@ -167,8 +184,8 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: bool) -> None:
-    """Restores one image and writes what comes of it."""
+def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: bool) -> bool:
+    """Restores one image and writes what comes of it; whether it is grey."""
 
     def show_tile(done: int, total: int) -> None:
         if total > 1:
@@ -186,6 +203,7 @@ def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: 
         part = ' (middle of the image, one tile)' if cropped else ''
         note = f'{job.source.name}{part}, {type(restorer.net).__name__}, {restorer.name}'
         save_picture(target, trace_picture(trace, note=note))
+    return picture.is_grey
 
 
 def _images(source: Path, args: argparse.Namespace) -> list[tuple[Path, Path]]:

@@ -88,16 +88,17 @@ def matches(names: list[str], template: str) -> Iterator[tuple[str, str, dict[st
 def find(names: list[str], layout: Layout) -> Found:
     """The images among ``names`` (relative paths) that lie as ``layout`` says.
 
-    Raises ValueError: two images have one place in the layout, such as ``1.png`` and ``1.jpg``.
+    Raises ValueError: images have one place in the layout, such as ``1.png`` and ``1.jpg``.
     """
-    pairs, unpaired, above = {}, [], set()
+    pairs, unpaired, above, twice = {}, [], set(), []
     if layout.lq is None or layout.gt is None:
         side = layout.gt or layout.lq
         for name, folders, fields in matches(names, side):
             key = '/'.join(map(fields.get, fields_of(side))) or Path(without_extension(name)).name
-            _only(pairs, key, name)
+            twice += _alike(pairs, key, name)
             pairs[key] = (name, key, None) if layout.gt else (None, key, name)
             above.add(folders)
+        _refuse(twice)
         return Found(_share_of(pairs, layout.share), [], above)
     shared = [name for name in fields_of(layout.gt) if name in fields_of(layout.lq)]
     own = [name for name in fields_of(layout.lq) if name not in shared]
@@ -114,8 +115,9 @@ def find(names: list[str], layout: Layout) -> Found:
             unpaired.append(name)
             continue
         key = '/'.join([gt_key, *map(fields.get, own)])
-        _only(pairs, key, name)
+        twice += _alike(pairs, key, name)
         pairs[key] = (found[0], gt_key, name)
+    _refuse(twice)
     return Found(_share_of(pairs, layout.share), unpaired, above)
 
 
@@ -127,10 +129,14 @@ def _share_of(pairs: dict, share: Share | None) -> dict:
     return {key: pairs[key] for key in keys}
 
 
-def _only(pairs: dict, key: str, name: str) -> None:
-    if key in pairs:
-        other = pairs[key][2] or pairs[key][0]
+def _alike(pairs: dict, key: str, name: str) -> list[str]:
+    return [f'{pairs[key][2] or pairs[key][0]} and {name}'] if key in pairs else []
+
+
+def _refuse(twice: list[str]) -> None:
+    if twice:
+        more = f' and {len(twice) - 20} more' if len(twice) > 20 else ''
         raise ValueError(
-            f'{other} and {name} would have one key, as keys of an LMDB have no ending: rename or '
-            'remove one, or name its folder with -i.'
+            f'{", ".join(twice[:20])}{more} would have one key, as keys of an LMDB have no ending: '
+            'rename or remove one, or name its folder with -i.'
         )

@@ -100,13 +100,13 @@ def smaller(
     """
     phase = bisect_left(list(accumulate(options.iters))[:-1], current_iter)
     gt_size, mini_batch_size = options.gt_sizes[phase], options.mini_batch_sizes[phase]
-    size, _, h, w = batch['lq'].shape
+    h, w = batch['lq'].shape[2:]
     if min(h, w) < gt_size:
         raise ValueError(
             f'train.progressive asks for patches of {gt_size} at iteration {current_iter} but the '
             f'loader gives {h}x{w}: datasets.train.gt_size must be the largest of the schedule.'
         )
-    batch = _take(batch, 0, min(mini_batch_size, size))
+    batch = _take(batch, 0, mini_batch_size)  # or fewer, as the loader gives
     top, left = draw.randint(0, h - gt_size), draw.randint(0, w - gt_size)
     for key in ('lq', 'gt'):
         batch[key] = batch[key][..., top : top + gt_size, left : left + gt_size]
