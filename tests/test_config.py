@@ -27,7 +27,7 @@ from vlunet_runs import EMBEDDINGS, vlunet_file
 from unfoldldm_basicsr.common.declaration import OptionError, read
 from unfoldldm_basicsr.common.sections import BasicDataset
 from unfoldldm_basicsr.options.declared import options_of
-from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.options.preflight import examine, preflight
 from unfoldldm_basicsr.options.problems import Problems
 
 STOCK_FAULTS = [
@@ -300,7 +300,7 @@ def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypa
 @pytest.mark.parametrize(
     ('path', 'value', 'says'),
     [
-        ('path.models', '/elsewhere', 'is not read'),
+        ('path.models', '/elsewhere', 'not read'),
         ('logger.wandb', {'entity': 'me'}, 'is not read.*Known: project'),
         ('path.strict_load_g', None, ''),
         ('name', 'EDSR_x4 (DIV2K) [1]', ''),
@@ -309,7 +309,9 @@ def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypa
 def test_what_basicsr_overwrites_or_ignores_is_no_reason_to_refuse(request, path, value, says):
     for kind in ('stock', 'plugin'):
         options = put(request.getfixturevalue(kind), path, value)
-        assert preflight(options, 'x.yml', True) == []
+        report = examine(options, 'x.yml', True)
+        assert report.problems == []
+        assert 'models' not in report.run.opt['path'], 'no folder is made of it'
         place = f'{path}.entity' if path == 'logger.wandb' else path
         assert re.search(says, warnings_at(options, place))
 

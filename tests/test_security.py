@@ -177,7 +177,7 @@ def test_a_name_reaches_no_other_folder(scene, capsys, entry, name):
 @pytest.mark.parametrize(
     ('place', 'value'),
     [
-        ('path.models', PROOF),
+        ('path.my_models', PROOF),
         ('datasets.val.name', f'../../{PROOF}'),
         ('val.suffix', f'/../../{PROOF}'),
     ],

@@ -125,7 +125,7 @@ def test_a_stock_model_stops_at_a_loss_that_is_not_finite(tmp_path):
 
 def test_a_warmup_that_would_freeze_the_rate_is_warned_of(stock):
     stock = put(stock, 'train.warmup_iter', 5)
-    assert 'never leave 0.8 of the learning rate' in warnings_at(stock, 'train.warmup_iter')
+    assert 'never leave 4/5 of the learning rate' in warnings_at(stock, 'train.warmup_iter')
     cosine = {'type': 'CosineAnnealingRestartLR', 'periods': [4]}
     assert problems_at(put(stock, 'train.scheduler', cosine), 'train.warmup_iter') == ''
     own = put(stock, 'model_type', 'RestorationModel')

@@ -28,7 +28,15 @@ from unfoldldm_basicsr.options.aliases import MODELS, Note, translate
 from unfoldldm_basicsr.options.declared import options_of, takes_any_key
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.problems import Problems
-from unfoldldm_basicsr.options.run import Machine, Run, gpu_count, is_read, section_values, typed
+from unfoldldm_basicsr.options.run import (
+    SET_AT_START,
+    Machine,
+    Run,
+    gpu_count,
+    is_read,
+    section_values,
+    typed,
+)
 
 _ADAM = (('Adam', torch.optim.Adam),)  # what BasicSR's own models know
 _SCHEDULES = (
@@ -98,6 +106,9 @@ def examine(
     if resuming is None:
         resuming = bool(section_values(options, 'path').get('resume_state'))
     problems = Problems(strict)
+    for key in SET_AT_START['path'] if isinstance(options['path'], dict) else ():
+        if options['path'].pop(key, None) is not None:
+            problems.add(f'path.{key}', 'is set when a run starts; not read.', 'warning')
     run = typed(model, options, problems)
     run.machine = Machine(here, launcher, resuming, options['num_gpu'])
     if model is None and isinstance(options.get('model_type'), str):

@@ -113,10 +113,6 @@ def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None 
         if name in _OF_TRAINING and not training:
             continue
         values = section_values(opt, name)
-        for key in () if started or not name else opt.get(name) or ():
-            if key in SET_AT_START.get(name, ()):
-                message = 'is set when a run starts; what stands here is not read.'
-                problems.add(f'{name}.{key}', message, 'warning')
         foreign, theirs = not hasattr(model, 'sections'), of_somebody_else(model)
         sections[name or 'top'] = problems.read(
             name, declared, values, foreign=foreign, theirs=theirs, any_key=model is None
