@@ -236,6 +236,8 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     weights = root / 'experiments' / 'tiny_iterations8_wide_seed3' / 'models' / 'net_g_latest.pth'
     finished = ['compare', '--root', str(root), '--sizes', '32', '-opt', str(folder / 'common.yml')]
     assert main([*finished, '--runs', 'tiny_iterations8_small_seed3', str(weights)]) == 0
+    made = f'--runs tiny_iterations8_small_seed3 {weights} -opt {folder / "common.yml"}'
+    assert made in (root / 'results' / 'runs' / 'protocol.csv').read_text()
     other = by_side(root / 'results' / 'runs' / 'quality.csv')
     first = by_side(report / 'quality.csv')
     assert other['tiny_iterations8_small']['psnr'] == first['small']['psnr']

@@ -112,7 +112,9 @@ def compare_finished(
             'budget': 'that of each run, see the cost; weights without runs have none',
             'test data': '; '.join(map(data_words, sets.values())),
             DIFFERING: ', '.join(settings.allow),
-            'made by': 'unfoldldm compare --runs ' + ' '.join(names),
+            'made by': shlex.join(
+                ['unfoldldm', 'compare', '--runs', *names, *(('-opt', str(opt)) if opt else ())]
+            ),
         }
         return _finish(entries, settings, words, place)
 
