@@ -17,6 +17,7 @@ from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.comparing import measuring
 from unfoldldm_basicsr.comparing.comparison import named_files, words_of_task
 from unfoldldm_basicsr.comparing.runs import check_equal, read_run
 from unfoldldm_basicsr.comparing.tables import read_csv
@@ -134,7 +135,7 @@ def test_a_report_names_own_options_once(place, begin):
     assert words.count(' then ') == 1  # what both phases have alike is said once
     task = read_task(ROOT / 'options' / 'compare' / 'dark', ['datasets:test_real=~'])
     words = words_of_task(task, [])
-    left = 'CBSD68_middle_strength, CBSD68_unseen_strength'  # of those that are there
+    left = 'CBSD68_unseen_strength'  # of those that are there
     assert words['unseen'] == left
     assert 'patches of 48 cut from 144, batch 8' in words['training data']
     noise = words_of_task(read_task(ROOT / 'options' / 'compare' / 'noise'), [])
@@ -321,6 +322,15 @@ def test_a_command_line_that_cannot_be_taken_apart_changes_nothing(tmp_path, lin
     folder.mkdir(parents=True)
     (folder / 'a.yml').write_text(f'# CMD:\n# {line}\n\nname: a\ntrain: {{lr: 0}}\n')
     assert read_run(Path('a'), tmp_path)[0].options == {'name': 'a', 'train': {'lr': 0}}
+
+
+def test_cost_is_that_of_the_fastest_round_and_of_what_is_deployed(monkeypatch):
+    seconds = iter([9.0, 3.0, 2.0, 4.0])  # the first warms up
+    monkeypatch.setattr(measuring, 'seconds_of', lambda *_: next(seconds))
+    table = measuring.deployment({'a': {'type': 'NAFNet', 'width': 4}}, [16], 1, rounds=3)
+    assert table['latency_ms'].tolist() == [2000]
+    network = {'type': 'UnfoldLDM', 'phase': 2}
+    assert measuring.deployed(network) == {'type': 'UnfoldLDM', 'phase': 'inference'}
 
 
 def test_files_of_one_name_are_told_apart():

@@ -446,3 +446,20 @@ def test_a_numbered_key_of_a_class_of_somebody_else_is_no_slip():
     assert problems.refused == {}
     problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, foreign=True)
     assert 'x.dataroot_lqq' in problems.refused
+
+
+@pytest.mark.parametrize(
+    ('place', 'value', 'wrong'),
+    [
+        ('val.prior_source', None, True),  # YAML's null
+        ('val.prior_source', 'null', False),
+        ('network_g.mgda_mode', 'holistic', True),
+        ('network_g.mgda_mode', 'both', False),
+    ],
+)
+def test_keys_that_would_act_otherwise_than_they_read_are_refused(plugin, place, value, wrong):
+    found = preflight(put(plugin, place, value), 'x.yml', True)
+    assert len(found) == wrong
+    assert not wrong or re.search(
+        'in quotes for the null prior|needs? network_g.mgda_mode', found[0]
+    )

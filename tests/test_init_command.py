@@ -194,3 +194,11 @@ def test_memory_is_that_of_the_gpu_or_of_the_machine(monkeypatch):
     ):  # fmt: skip
         monkeypatch.setattr(init_command.torch.cuda, 'is_available', lambda there=there: there)
         assert memory_of(given) == expected
+
+
+@pytest.mark.parametrize(('task', 'isda'), [('denoise', False), ('blind', False), ('dehaze', True)])
+def test_noise_is_learned_without_isda(task, isda):
+    data = {'type': 'SyntheticDegradationDataset', 'dataroot_gt': 'photos'}
+    training = NewTraining('mine', 'unfoldldm-tiny', data, data, task, images=9, patch=48)
+    for phase in training.phases:
+        assert ('isda_opt' in yaml.safe_load(training.text(Path(), phase))['train']) is isda

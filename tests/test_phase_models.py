@@ -17,7 +17,9 @@ from model_runs import (
     steps,
     validate,
 )
+from tiny_network import unfoldldm_kwargs
 
+from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import UnfoldLDMPhase1Model, UnfoldLDMPhase2Model
 from unfoldldm_basicsr.models.unfoldldm_phase1_model import StepWatch, step_figures
@@ -208,12 +210,17 @@ def test_step_figures_follow_their_definition(phase1):
     lq = batch()['lq']
     with torch.no_grad():
         trace = phase1.net_g(lq, batch()['gt'], return_trace=True)
-    figures = step_figures(trace, lq)
-    before = [lq, trace.stages[0].x]
+    figures = step_figures(trace)
+    before = [trace.start, trace.stages[0].x]
     moves = [(s.x_hat - x).abs().mean() for s, x in zip(trace.stages, before, strict=True)]
     gaps = [(s.x_hat - s.x_tilde).abs().mean() for s in trace.stages]
     assert torch.allclose(figures['step_size'], sum(moves) / 2)
     assert torch.allclose(figures['isda_ratio'], sum(gaps) / sum(moves))
+
+
+def test_a_network_without_gradient_steps_has_steps_of_zero():
+    net = UnfoldLDM(**unfoldldm_kwargs(1, mgda_mode='none', coarse_stages=1))
+    assert step_figures(net(batch()['lq'], batch()['gt'], return_trace=True))['step_size'] == 0
 
 
 def test_one_large_step_warns_and_a_row_of_them_stops():

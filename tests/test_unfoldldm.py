@@ -12,7 +12,11 @@ from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs import UnfoldLDM
 from unfoldldm_basicsr.archs.unfolding.gradient_step_mgda import MGDA, MGDAOptions
-from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormer, OCFormerBlock
+from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import (
+    OCFormer,
+    OCFormerBlock,
+    PriorGate,
+)
 from unfoldldm_basicsr.archs.unfolding.stage import Estimates
 from unfoldldm_basicsr.losses import ISDALoss, LatentDiffusionLoss
 from unfoldldm_basicsr.restoring.tiling import with_image_statistics
@@ -290,6 +294,53 @@ def test_diffusion_loss_sends_no_gradient_to_the_target():
     assert target.grad is None
     assert generated.grad is not None
     assert LatentDiffusionLoss()([target, target], target) == 0
+
+
+def test_losses_are_means_of_what_their_names_say():
+    zeros, halves = [torch.zeros(2, 3, 4, 4)] * 2, [torch.full((2, 3, 4, 4), 0.5)] * 2
+    for norm, expected in (('l1', 0.5), ('l2', 0.25)):
+        assert ISDALoss(1.0, start=1, norm=norm)(zeros, halves) == expected
+    assert LatentDiffusionLoss()([torch.zeros(2, 8)] * 3, torch.full((2, 8), 0.5)) == 0.5
+
+
+def test_every_stage_has_step_sizes_of_its_own():
+    mgda = make(share_stages=True, num_stages=3).mgda
+    raw = torch.tensor([-30.0, 0.0, 30.0])
+    with torch.no_grad():
+        for layer, bias in (
+            (mgda.step_decomposed, raw),
+            (mgda.step_holistic, raw.repeat_interleave(3)),
+        ):
+            layer.weight.zero_()
+            layer.bias.copy_(bias)
+        x, y = torch.rand(2, 1, 3, 16, 16)
+        seen = mgda.estimate(mgda.look(y), y.shape[2:])
+        moved = [mgda(x, y, k, seen) for k in range(3)]
+    for name, factors in (('x_hat', (0, 0.5, 1)), ('x_tilde', (0.2, 1, 1.8))):
+        moves = [getattr(estimates, name) - x for estimates in moved]
+        for move, factor in zip(moves, factors, strict=True):
+            torch.testing.assert_close(move, moves[-1] / factors[-1] * factor, rtol=1e-4, atol=1e-6)
+        assert moves[-1].abs().max() > 0.01
+
+
+@pytest.mark.parametrize('shift', [False, True])
+def test_a_prior_of_zero_changes_no_features(shift):
+    features, gate = torch.rand(2, 6, 4, 4), PriorGate(6, 8, shift=shift)
+    assert torch.equal(gate(features, torch.zeros(2, 8)), features)
+    assert not torch.equal(gate(features, torch.ones(2, 8)), features)
+
+
+def test_joint_training_is_guided_by_either_prior():
+    net, images = make('joint', null_prior_prob=0).train(), torch.rand(32, 3, 16, 16)
+    stage = net(images, images, return_trace=True).stages[0]
+    taught = (stage.prior == stage.target).all(1)
+    assert (stage.prior[~taught] == stage.generated[~taught]).all()
+    assert 4 < taught.sum() < 28
+
+
+def test_windows_of_the_condition_are_those_of_the_prior_at_half_the_size():
+    assert make(prior_window=32, coarse_stages=1).condition_window == 16
+    assert make(prior_window=32, coarse_stages=0).condition_window == 32
 
 
 # One entry for each constructor argument: a value that is not the tiny configuration's.

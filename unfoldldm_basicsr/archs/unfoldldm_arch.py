@@ -172,7 +172,10 @@ class UnfoldLDM(LatentPrior):
                 x_hat, x_tilde, x_k = images
                 stages.append(StageTrace(x_hat, x_tilde, W, M, *z, x_k, e))
         output = crop_to(x, size)
-        return UnfoldTrace(output, tuple(stages), stages[0].target) if return_trace else output
+        if not return_trace:
+            return output
+        start = crop_to(enlarge(F.avg_pool2d(y, self.options.scales[0]), y), size)
+        return UnfoldTrace(output, tuple(stages), stages[0].target, start)
 
     def degradations(self, y: Tensor) -> list[Degradation | None]:
         """What MGDA sees of y (B, c, H, W), for every stage: shared stages look once."""

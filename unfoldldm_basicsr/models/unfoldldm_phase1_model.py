@@ -89,6 +89,13 @@ def network_has_phases(run: Run) -> Iterator[Problem]:
                 yield Problem(f'{key}.prior_source', 'has no effect with network_g.use_ldm: false.')
 
 
+def null_is_quoted(run: Run) -> Iterator[Problem]:
+    """YAML takes null for nothing, which would be the default."""
+    if 'prior_source' in run.val.model_fields_set and run.val.prior_source is None:
+        message = "is empty: write 'null' in quotes for the null prior, or leave the key out."
+        yield Problem('val.prior_source', message)
+
+
 def loss_is(run: Run, key: str, kind: str) -> Iterator[Problem]:
     """The loss under ``train.KEY`` is called like ``kind``: it must be that class or one of it."""
     section = getattr(run.train, key) or {}
@@ -104,6 +111,9 @@ def isda_acts(run: Run) -> Iterator[Problem]:
         return
     yield from loss_is(run, 'isda_opt', 'ISDALoss')
     section = run.network_sections['network_g']
+    if section.get('mgda_mode', 'both') != 'both':
+        message = 'compares two estimates, which need network_g.mgda_mode: both: remove it.'
+        yield Problem('train.isda_opt', message)
     parameters = inspect.signature(ARCH_REGISTRY.get(section['type'])).parameters
     if 'num_stages' not in parameters:
         return
@@ -142,7 +152,7 @@ def is_phase1(run: Run) -> Iterator[Problem]:
         yield Problem('val.tile', 'the oracle prior belongs to the whole image; remove val.tile.')
 
 
-UNFOLDING_RULES = (*base.RULES, network_has_phases, isda_acts, context_is_there)
+UNFOLDING_RULES = (*base.RULES, network_has_phases, null_is_quoted, isda_acts, context_is_there)
 
 
 @register(MODEL_REGISTRY)
@@ -150,7 +160,7 @@ class UnfoldLDMPhase1Model(RestorationModel):
     """Trains ``UnfoldLDM(phase=1)`` on L1 and the intra-stage consistency.
 
     Validation uses the ground truth for the prior and reports ``oracle_<metric>``;
-    ``val.prior_source: null`` validates with the learned null prior instead (``null_<metric>``).
+    ``val.prior_source: 'null'`` validates with the learned null prior instead (``null_<metric>``).
     With ``network_g.use_ldm: false`` (ablation) no ground truth is used and the scores are plain
     results.
     """
@@ -189,7 +199,8 @@ class UnfoldLDMPhase1Model(RestorationModel):
         with self.autocast():
             trace = self.net_g(lq, gt, **mode, **arguments, return_trace=True)
         is_logged = current_iter % self.run.logger.print_freq == 0
-        return self.trace_losses(trace, gt), step_figures(trace, lq) if is_logged else {}
+        figures = step_figures(trace) if is_logged else {}
+        return self.trace_losses(trace, gt), figures
 
     def trace_losses(self, trace, gt: Tensor) -> Losses:
         """See :func:`restoration_losses`."""
@@ -245,7 +256,7 @@ def restoration_losses(
 
 
 @torch.no_grad()
-def step_figures(trace: 'UnfoldTrace', lq: Tensor) -> dict[str, Tensor]:
+def step_figures(trace: 'UnfoldTrace') -> dict[str, Tensor]:
     """Sizes of the gradient steps, averaged over the stages.
 
     Returns:
@@ -253,7 +264,7 @@ def step_figures(trace: 'UnfoldTrace', lq: Tensor) -> dict[str, Tensor]:
         step has diverged. ``isda_ratio``: mean |x_hat_k - x_tilde_k| relative to it; near 0 the
         two estimates have collapsed into one.
     """
-    steps, gaps, before = [], [], lq
+    steps, gaps, before = [], [], trace.start
     for stage in trace.stages:
         steps.append((stage.x_hat.float() - before.float()).abs().mean())
         gaps.append((stage.x_hat.float() - stage.x_tilde.float()).abs().mean())

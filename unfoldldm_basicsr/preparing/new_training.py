@@ -119,8 +119,9 @@ class NewTraining:
             losses = '  diffusion_opt: {type: LatentDiffusionLoss, loss_weight: 1.0}\n'
             losses += f'  prior_warmup_iter: {total // 12} # II-a: the diffusion alone\n'
             clip = {'restoration': 0.01, 'prior': 1.0}
-        if phase:
+        if phase and 'gaussian_noise' not in TASKS.get(self.task, ()):  # costs half a dB there
             losses += '  isda_opt: {type: ISDALoss, loss_weight: 0.01}\n'
+        if phase:
             losses += f'  stage_loss_weight: {0.3 if phase == 1 else 0.05}\n'
         often = max(total // 6, 100)
         title = f'{self.network}, {self.task or "pairs"}'

@@ -82,8 +82,10 @@ class UnfoldTrace(NamedTuple):
         output: (B, c, H, W), what forward returns without the trace.
         stages: one :class:`StageTrace` for each traced stage, images cropped to H x W.
         target_prior: (B, C_p) detached, or None.
+        start: (B, c, H, W), the degraded image as the first stage sees it, at its own size again.
     """
 
     output: Tensor
     stages: tuple[StageTrace, ...]
     target_prior: Tensor | None
+    start: Tensor
