@@ -62,16 +62,17 @@ class Problems:
         except ValidationError as error:
             found = problems_of(error, declared, values, owner)
         also = getattr(declared, 'also', None) if foreign else None
+        by_class = getattr(declared, 'by_class', ()) if theirs else ()
         for path, message, kind in found:
             if kind == 'unknown' and (any_key or (also and also.fullmatch(path))):
                 continue
-            if theirs and path.partition('.')[0] in declared.by_class:
+            if path.partition('.')[0] in by_class:
                 continue
             if kind == 'unknown' and '.' not in path:
                 if foreign:
                     known = keys_of(declared)
                     if theirs:  # its own keys may be like those that only BasicSR's classes read
-                        known = [k for k in known if k not in {*declared.by_class, *values}]
+                        known = [k for k in known if k not in {*by_class, *values}]
                     message, kind = _of_somebody_else(path, known, values)
                 elif not prefix and not nearest(path, keys_of(declared)):  # a note: at the top
                     message, kind = 'is nothing that is known here; left as it is.', 'warning'
