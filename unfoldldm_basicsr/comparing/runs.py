@@ -228,7 +228,7 @@ def _moved(before: object, now: object) -> bool:
     if not (isinstance(before, str) and isinstance(now, str)):
         return False
     place = Path(now).parts[-4:]
-    return place[0] == 'experiments' and Path(before).parts[-4:] == place
+    return place[:1] == ('experiments',) and Path(before).parts[-4:] == place
 
 
 def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) -> list[list[Run]]:
