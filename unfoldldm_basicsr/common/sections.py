@@ -187,7 +187,7 @@ class LoaderOptions(Options):
     """Set by BasicSR."""
     scale: int = 1
     """Set by BasicSR from the top level."""
-    io_backend: IoBackend = IoBackend(type='disk')
+    io_backend: IoBackend = Field({'type': 'disk'}, validate_default=True)
     """{type: disk} or {type: lmdb}."""
     num_worker_per_gpu: count(ge=0, le=256) = 4
     """Loader processes per GPU."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tabulate import tabulate
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.errors import writing
@@ -84,6 +83,8 @@ def table_lines(rows: Rows) -> list[str]:
     """The rows as aligned text, with a heading; none for no rows."""
     if not rows:
         return []
+    from tabulate import tabulate  # half a hundredth of the time to import this package
+
     metrics = list(rows[AVERAGE][1])
     cells = [
         [name, str(count), *(f'{means[m]:.4f}' if m in means else '-' for m in metrics)]
