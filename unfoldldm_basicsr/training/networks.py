@@ -51,6 +51,9 @@ class TrainedNetwork:
     def start_average(self) -> None:
         """Averages from here on, starting with the weights of now."""
         self.average = deepcopy(self.bare).eval().requires_grad_(False)
+        nets = self.average, self.bare  # to walk through both in every step would take a while
+        self._pairs = [*zip(*(net.parameters() for net in nets), strict=True)]
+        self._buffers = [*zip(*(net.buffers() for net in nets), strict=True)]
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
@@ -61,11 +64,10 @@ class TrainedNetwork:
         """
         if self.average is None:
             return
-        pairs = zip(self.average.parameters(), self.bare.parameters(), strict=True)
-        trained = [pair for pair in pairs if pair[1].requires_grad]
+        trained = [pair for pair in self._pairs if pair[1].requires_grad]
         if trained:
             get_ema_multi_avg_fn(decay)(*map(list, zip(*trained, strict=True)), 1)
-        for average, value in zip(self.average.buffers(), self.bare.buffers(), strict=True):
+        for average, value in self._buffers:
             average.copy_(value)
 
     @contextmanager
