@@ -59,6 +59,7 @@ def _within(minimum: float, maximum: float, stronger: str = 'up', *, integer: bo
 
 Share = _within(0.0, 1.0)
 Deviation = _within(0.0, 255.0)  # 8-bit units, as denoising papers state it
+Probability = Annotated[float, Field(ge=0, le=1)]
 Level = Annotated[float, Field(ge=0, le=255)]  # the same, one of several
 Angle = _within(-360.0, 360.0, 'neither')  # degrees
 
@@ -71,7 +72,7 @@ class Degradation(Options):
     """float32 H W C in, a random generator and the parameters by name; float32 H W C out."""
     type: str
     """Name of the degradation."""
-    prob: Annotated[float, Field(ge=0, le=1)] = 1.0
+    prob: Probability = 1.0
     """Probability that the step acts on an image."""
 
     @classmethod
@@ -133,6 +134,8 @@ class GaussianNoise(Degradation):
     """Standard deviation, 8-bit units."""
     levels: Annotated[Tuple[Level], Field(min_length=1)] | None = None
     """Draw one of these standard deviations, each as often, instead of one from a range."""
+    gray_prob: Probability = 0.0
+    """Probability that all channels get the same noise, as grey photos have it."""
 
     @field_validator('levels')
     @classmethod
@@ -147,7 +150,10 @@ class GaussianNoise(Degradation):
         return {'sigma': (min(levels), max(levels))}
 
     def sample(self, rng: np.random.Generator) -> dict[str, float]:
-        return {'sigma': float(rng.choice(self.levels))} if self.levels else super().sample(rng)
+        drawn = {'sigma': float(rng.choice(self.levels))} if self.levels else super().sample(rng)
+        if self.gray_prob > 0:  # else no random number is used
+            drawn['gray'] = bool(rng.random() < self.gray_prob)
+        return drawn
 
 
 class PoissonNoise(Degradation):

@@ -7,11 +7,15 @@ import cv2
 import numpy as np
 
 
-def gaussian_noise(image: np.ndarray, rng: np.random.Generator, *, sigma: float) -> np.ndarray:
+def gaussian_noise(
+    image: np.ndarray, rng: np.random.Generator, *, sigma: float, gray: bool = False
+) -> np.ndarray:
     """Additive white Gaussian noise, independent per pixel and channel: y = x + n, not clipped;
-    ``sigma`` in 8-bit units (0..255), as denoising papers state it.
+    ``sigma`` in 8-bit units (0..255), as denoising papers state it. ``gray``: the same in all
+    channels.
     """
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    shape = (*image.shape[:2], 1) if gray else image.shape
+    noise = rng.standard_normal(shape, dtype=np.float32)
     return image + noise * np.float32(sigma / 255.0)
 
 
