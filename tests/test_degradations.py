@@ -58,6 +58,23 @@ def test_gaussian_noise_has_the_stated_standard_deviation_in_8_bit_units():
     assert np.abs(channels - np.eye(3)).max() < 0.02
 
 
+@pytest.mark.parametrize(('prob', 'least', 'most'), [(0.0, 0, 0), (0.3, 4, 26), (1.0, 40, 40)])
+def test_noise_of_grey_photos_is_the_same_in_all_channels(prob, least, most):
+    noise = {'type': 'gaussian_noise', 'sigma': 25, 'gray_prob': prob}
+    images = [chain_of(noise)(flat(0.5), generator(seed)) for seed in range(40)]
+    grey = [image for image in images if np.ptp(image, axis=2).max() == 0]
+    assert least <= len(grey) <= most
+    assert all(image.std() * 255 == pytest.approx(25, rel=0.02) for image in grey)
+
+
+def test_noise_stays_the_same_random_numbers_where_none_is_that_of_grey_photos():
+    step = DEGRADATIONS['gaussian_noise'](sigma=25)
+    assert step.sample(generator()) == {'sigma': 25}
+    expected = flat(0.5) + generator().standard_normal((200, 200, 3), np.float32) * (25 / 255)
+    noisy = chain_of({'type': 'gaussian_noise', 'sigma': 25})(flat(0.5), generator())
+    np.testing.assert_allclose(noisy, np.clip(expected, 0, 1), atol=1e-6)
+
+
 @pytest.mark.parametrize('level', [0.1, 0.9])
 def test_poisson_noise_has_variance_intensity_over_peak(level):
     noisy = poisson_noise(flat(level), generator(), peak=50)

@@ -31,6 +31,7 @@ def folder(tmp_path, monkeypatch):
 CASES = [
     *(['--network', name, '--memory', '24'] for name in NETWORKS),
     *(['--network', 'nafnet-small', '--task', task] for task in TASKS),
+    ['--network', 'unfoldldm-tiny', '--task', 'lowlight', '--memory', '24'],
     ['--network', 'nafnet-small', '--degraded', 'my: photos #1', '--memory', 'cpu'],
 ]
 
@@ -196,9 +197,16 @@ def test_memory_is_that_of_the_gpu_or_of_the_machine(monkeypatch):
         assert memory_of(given) == expected
 
 
-@pytest.mark.parametrize(('task', 'isda'), [('denoise', False), ('blind', False), ('dehaze', True)])
-def test_noise_is_learned_without_isda(task, isda):
+@pytest.mark.parametrize(
+    ('task', 'isda', 'dark'),
+    [('denoise', False, False), ('blind', False, False), ('dehaze', True, False),
+     ('lowlight', True, True)],
+)  # fmt: skip
+def test_noise_is_learned_without_isda_and_darkness_with_its_own_recipe(task, isda, dark):
     data = {'type': 'SyntheticDegradationDataset', 'dataroot_gt': 'photos'}
     training = NewTraining('mine', 'unfoldldm-tiny', data, data, task, images=9, patch=48)
+    recipe = {'base': 'x', 'wm_window': 48, 'prior_levels': True}
     for phase in training.phases:
-        assert ('isda_opt' in yaml.safe_load(training.text(Path(), phase))['train']) is isda
+        options = yaml.safe_load(training.text(Path(), phase))
+        assert ('isda_opt' in options['train']) is isda
+        assert (recipe.items() <= options['network_g'].items()) is dark

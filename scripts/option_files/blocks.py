@@ -41,6 +41,7 @@ $mgda_dim
   num_timesteps: 3
   prior_dim: 64
   prior_window: $gt_size # side of the training patches
+$dark
 $memory
 """
 UNFOLDLDM_TRAIN = """

@@ -119,6 +119,10 @@ def progressive(how: Schedule) -> str:
 
 
 PRIOR_WARMUP = "  prior_warmup_iter: {} # II-a: only PI' and f_theta, against the frozen PI"
+DARK = """\
+  wm_window: {} # W and M of a whole photo are unlike those of a patch
+  base: x # a gradient step towards a dark y undoes the stage before
+  prior_levels: true # PI and PI' see how bright the image is: options/compare/dark"""
 CHECKPOINT = '  use_checkpoint: true # a sixth of the memory for a quarter more time'
 
 
@@ -131,6 +135,7 @@ def network(method: str, name: str, how: Schedule, phase: int, preset: str, trai
     return fill(
         'UNFOLDLDM', phase=phase, preset=preset, dim=dim, blocks=blocks, heads=heads,
         mgda_dim=f'  mgda_dim: {mgda_dim}' if mgda_dim else '', gt_size=how.gt_size,
+        dark=DARK.format(how.gt_size) if name.startswith('lowlight') else '',
         memory=CHECKPOINT if training and how.iters else '',
     )  # fmt: skip
 

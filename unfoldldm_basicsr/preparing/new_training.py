@@ -111,6 +111,8 @@ class NewTraining:
         model = f'UnfoldLDMPhase{phase}Model' if phase else 'RestorationModel'
         if phase:
             network = {'type': 'UnfoldLDM', 'phase': phase, 'prior_window': self.patch, **network}
+        if phase and self.task == 'lowlight':  # options/compare/dark, docs/method.md
+            network |= {'base': 'x', 'wm_window': self.patch, 'prior_levels': True}
         start, losses, clip = '', '', 0.01
         last_rate = lr if phase == 1 else 1e-5  # constant in Phase I: Phase II lowers it
         if phase == 2:
