@@ -99,11 +99,16 @@ def test_force_never_removes_a_folder_that_is_no_lmdb(tmp_path):
     assert (tmp_path / 'photos.lmdb' / 'img_0.png').is_file()
 
 
-def test_failure_names_the_file_and_leaves_nothing_behind(tmp_path):
-    paths = write_photos(tmp_path / 'images', 3)
-    paths[1].write_bytes(paths[1].read_bytes()[:200])
-    with pytest.raises(ValueError, match=r'img_1\.png: cannot be decoded: truncated'):
+def test_failure_names_every_damaged_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    for path in write_photos(tmp_path / 'images', 24)[1::2]:
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r'img_1\.png: cannot be decoded: truncated') as error:
         write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')
+    assert len(f'{error.value}'.splitlines()) == 12
+    monkeypatch.setattr(lmdb_writer, '_MANY', 3)  # enough of a folder of which nothing fits
+    with pytest.raises(ValueError, match='img_1') as error:
+        write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')
+    assert 3 <= len(f'{error.value}'.splitlines()) < 12
     assert [p.name for p in tmp_path.iterdir()] == ['images']
 
 

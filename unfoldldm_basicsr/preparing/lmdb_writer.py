@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lmdb
 import numpy as np
@@ -22,6 +22,7 @@ from unfoldldm_basicsr.data.sources import key_of
 _MAX_KEY_BYTES = 511
 _FIRST_MAP_SIZE = 64 * 2**20
 _AHEAD = 8  # images of each thread that are decoded before the first is written
+_MANY = 20  # damaged images, after which the rest is not looked at
 
 Image = Path | Callable[[], np.ndarray]
 """A file, or a function that gives uint8 or uint16, H W (grey) or H W 3 (RGB)."""
@@ -174,11 +175,26 @@ def check_destination(destination: Path, force: bool) -> None:
 
 
 def _records(jobs: Sequence[tuple], num_threads: int) -> Iterator[list[Record]]:
-    """Decodes and encodes in threads, some images ahead; in order."""
+    """Decodes and encodes in threads, some images ahead; in order. ValueError names those that
+    cannot be used, at the end or after ``_MANY`` of them.
+    """
+    problems: list[str] = []
+
+    def attempt(*job: Any) -> list[Record]:
+        try:
+            return make_records(*job)
+        except ValueError as error:
+            problems.append(str(error))
+            return []
+
     with ThreadPoolExecutor(num_threads) as pool:
         for start in range(0, len(jobs), _AHEAD * num_threads):
             part = jobs[start : start + _AHEAD * num_threads]
-            yield from pool.map(make_records, *zip(*part, strict=True))
+            yield from pool.map(attempt, *zip(*part, strict=True))
+            if len(problems) >= _MANY:
+                break
+    if problems:
+        raise ValueError('\n'.join(sorted(problems)))
 
 
 def _write(folder: Path, batches: Iterable[list[Record]], level: int) -> dict[str, bytes]:
