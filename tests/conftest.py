@@ -17,6 +17,7 @@ from model_runs import steps
 from tiny_network import TWO_GROUPS
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
+from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options import networks
 from unfoldldm_basicsr.options.progress import progress
@@ -79,9 +80,10 @@ def plugin(tmp_path) -> dict:
 
 
 @pytest.fixture
-def project(tmp_path):
-    """A folder with data and a correct option file ``x.yml``."""
+def project(tmp_path, monkeypatch):
+    """The current folder, with data and a correct option file ``x.yml``."""
     write_options(tmp_path / 'x.yml', stock_options(tmp_path))
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -125,6 +127,18 @@ def run_here(tmp_path, monkeypatch, log):
         file = write_options(tmp_path / 'x.yml', options)
         importlib.import_module(f'unfoldldm_basicsr.{program}').main(['-opt', str(file)])
         return log.text
+
+    return run
+
+
+@pytest.fixture
+def output_of(capsys):
+    """What a command prints that ends with a status; for 2, where it is refused, why."""
+
+    def run(*words: object, status: int = 0) -> str:
+        capsys.readouterr()
+        assert main([*map(str, words)]) == status
+        return capsys.readouterr()[status == 2]
 
     return run
 

@@ -15,7 +15,6 @@ import yaml
 from helpers import ROOT, write_options, write_photos
 from tiny_trainings import NAFNET
 
-from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing import measuring
 from unfoldldm_basicsr.comparing.comparison import named_files, words_of_task
@@ -169,11 +168,11 @@ def test_shipped_comparisons_are_comparable_and_pass_the_check_of_option_files(p
     ],
 )
 def test_sides_that_are_not_comparable_are_refused_with_the_difference(
-    folder, path, value, said, capsys
+    folder, path, value, said, output_of
 ):
     change(folder / 'wide.yml', path, value)
-    assert main(['compare', '-opt', str(folder), '--root', str(folder.parent)]) == 2
-    assert f'wide: {said}' in capsys.readouterr().err
+    command = ['compare', '-opt', folder, '--root', folder.parent]
+    assert f'wide: {said}' in output_of(*command, status=2)
     change(folder / 'common.yml', 'compare.allow', [path])
     check_equal(read_task(folder))
 
@@ -192,11 +191,10 @@ def test_sides_that_are_not_comparable_are_refused_with_the_difference(
     ],
 )  # fmt: skip
 def test_wrong_option_files_are_refused_before_anything_is_trained(
-    folder, file, path, value, said, capsys
+    folder, file, path, value, said, output_of
 ):
     change(folder / file, path, value)
-    assert main(['compare', '-opt', str(folder), '--root', str(folder.parent)]) == 2
-    assert said in capsys.readouterr().err
+    assert said in output_of('compare', '-opt', folder, '--root', folder.parent, status=2)
     assert not (folder.parent / 'experiments').exists()
 
 
@@ -210,17 +208,15 @@ def test_classical_methods_denoise_without_knowing_the_noise_and_brighten_dark_p
     assert errors[3] < errors[2] / 20
 
 
-def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
-    folder, in_process, capsys
-):
+@pytest.mark.usefixtures('in_process')
+def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(folder, output_of):
     root = folder.parent
     tiles = {'of': 'small', 'test': {'val': {'tile': 40, 'tile_overlap': 8}}}
     write_options(folder / 'small_tiled.yml', tiles)
     write_options(folder / 'without.yml', {'classical': 'non_local_means'})
-    command = ['compare', '-opt', str(folder), '--root', str(root)]
-    assert main(command) == 0
+    command = ['compare', '-opt', folder, '--root', root]
+    assert '[2/2] tiny_iterations8_wide_seed3: 8 iterations, about' in output_of(*command)
     report = root / 'results' / 'tiny_iterations8'
-    assert '[2/2] tiny_iterations8_wide_seed3: 8 iterations, about' in capsys.readouterr().out
     page = (report / 'report.md').read_text()
     assert '"tile": 40' in page
     assert 'wide & deep' in page
@@ -230,13 +226,12 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     assert costs['small']['training_TMACs'] > 0
     assert costs['small']['latency_ms'] > 0
     before = {file: file.read_bytes() for file in report.glob('*.*')}
-    assert main(command) == 0
-    assert ' iterations' not in capsys.readouterr().out
+    assert ' iterations' not in output_of(*command)
     assert {file: file.read_bytes() for file in report.glob('*.*')} == before
 
     weights = root / 'experiments' / 'tiny_iterations8_wide_seed3' / 'models' / 'net_g_latest.pth'
-    finished = ['compare', '--root', str(root), '--sizes', '32', '-opt', str(folder / 'common.yml')]
-    assert main([*finished, '--runs', 'tiny_iterations8_small_seed3', str(weights)]) == 0
+    finished = ['compare', '--root', root, '--sizes', '32', '-opt', folder / 'common.yml']
+    output_of(*finished, '--runs', 'tiny_iterations8_small_seed3', weights)
     made = f'--runs tiny_iterations8_small_seed3 {weights} -opt {folder / "common.yml"}'
     assert made in (root / 'results' / 'runs' / 'protocol.csv').read_text()
     other = by_side(root / 'results' / 'runs' / 'quality.csv')
@@ -245,56 +240,51 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     assert other['net_g_latest']['psnr'] == pytest.approx(first['wide & deep']['psnr'], abs=1e-3)
 
     other = weights.parents[2] / 'tiny_iterations8_small_seed3' / 'models' / weights.name
-    assert main([*finished, '--runs', str(other), str(weights)]) == 0  # called alike
+    output_of(*finished, '--runs', other, weights)  # called alike
     assert by_side(root / 'results' / 'runs' / 'quality.csv').keys() == {
         'degraded',
         'tiny_iterations8_small_seed3_models_net_g_latest',
         'tiny_iterations8_wide_seed3_models_net_g_latest',
     }
-    run, capture = ['--runs', 'tiny_iterations8_small_seed3'], capsys.readouterr
-    capture()
+    run = ['--runs', 'tiny_iterations8_small_seed3']
     for words, message in (
         ([*run, '--only', 'small'], '--only is for comparisons that train'),
         ([*run, '--reference', 'nobody'], "--reference: no side 'nobody'"),
         ([*run, '--threads', '0'], '--runs: threads must be'),
         (['--threads', '2'], '--threads is for --runs'),
     ):
-        assert main([*finished, *words] if '--runs' in words else [*command, *words]) == 2
-        assert message in capture().err
+        start = finished if '--runs' in words else command
+        assert message in output_of(*start, *words, status=2)
     change(folder / 'common.yml', 'val.metrics', {})
     for words in ([*finished, *run], [*command, '--force_yml', 'name=other']):
-        assert main(words) == 2
-        assert 'nothing to compare by' in capture().err
+        assert 'nothing to compare by' in output_of(*words, status=2)
     assert [*root.glob('experiments/other*')] == []
     change(folder / 'common.yml', 'val.metrics', PSNR)
 
-    assert main(['report', 'tiny_iterations8_small_seed3', '--root', str(root)]) == 0
+    output_of('report', 'tiny_iterations8_small_seed3', '--root', root)
     single = root / 'results' / 'report_tiny_iterations8_small_seed3'
     assert 'validation_psnr.png' in (single / 'report.md').read_text()
 
     change(folder / 'wide.yml', 'network_g.width', 6)
-    assert main(command) == 2
-    assert 'was trained with network_g.width 8, now 6' in capsys.readouterr().err
+    assert 'was trained with network_g.width 8, now 6' in output_of(*command, status=2)
 
 
-def test_a_comparison_that_was_moved_is_not_trained_again(folder, in_process, capsys):
+@pytest.mark.usefixtures('in_process')
+def test_a_comparison_that_was_moved_is_not_trained_again(folder, output_of):
     phases = [{'share': 0.5}, {'share': 0.5, 'path': {'pretrain_network_g': 'previous'}}]
     write_options(
         folder / 'small.yml',
         {'model_type': 'RestorationModel', 'network_g': NAFNET, 'phases': phases},
     )
-    command = ['compare', '-opt', str(folder), '--only', 'small', '--root']
+    command = ['compare', '-opt', folder, '--only', 'small', '--root']
     here, moved = folder.parent / 'here', folder.parent / 'moved'
-    assert main([*command, str(here)]) == 0
+    output_of(*command, here)
     here.rename(moved)
-    capsys.readouterr()
-    assert main([*command, str(moved)]) == 0
-    assert ' iterations' not in capsys.readouterr().out
+    assert ' iterations' not in output_of(*command, moved)
     runs = read_run(Path('tiny_iterations8_small_seed3_phase2'), moved)
     assert [(run.root, run.iterations) for run in runs] == [(moved, 4), (moved, 4)]
     change(folder / 'small.yml', 'phases', [phases[0], {'share': 0.5}])
-    assert main([*command, str(moved)]) == 2
-    assert 'was trained with path' in capsys.readouterr().err
+    assert 'was trained with path' in output_of(*command, moved, status=2)
 
 
 @pytest.mark.parametrize(

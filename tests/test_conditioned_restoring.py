@@ -8,7 +8,6 @@ from helpers import write_photos
 from tiny_network import TinyConvNet
 from tiny_vlunet import CLASSES, CLIP, OPTIONS, build_vlunet, embedding_of, save_vlunet
 
-from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.restoring import CheckpointError, Restorer, export_checkpoint, read_picture
 from unfoldldm_basicsr.weights.checkpoint import network_meta, read_checkpoint
 
@@ -161,15 +160,15 @@ def test_damaged_records_are_refused(tmp_path, files, change, message):
         Restorer(tmp_path / 'a.pth')
 
 
-def test_the_command_restores_photos_with_a_named_degradation(files, tmp_path, capsys):
+def test_the_command_restores_photos_with_a_named_degradation(files, tmp_path, output_of):
     photo = write_photos(tmp_path / 'in', 1)[0]
     path = files['label'][0]
-    words = ['restore', '-i', str(photo), '-w', str(path), '-o']
-    assert cli.main([*words, str(tmp_path / 'no')]) == 2
-    assert 'name it, one of: noise (0), rain (1), haze (2)' in capsys.readouterr().err
+    words = ['restore', '-i', photo, '-w', path, '-o']
+    said = output_of(*words, tmp_path / 'no', status=2)
+    assert 'name it, one of: noise (0), rain (1), haze (2)' in said
     assert not (tmp_path / 'no').exists()
-    assert cli.main([*words, str(tmp_path / 'out'), '--degradation', 'haze']) == 0
+    output_of(*words, tmp_path / 'out', '--degradation', 'haze')
     expected = Restorer(path, degradation=2).restore(read_picture(photo).pixels)
     assert np.array_equal(read_picture(tmp_path / 'out' / photo.name).pixels, expected)
-    assert cli.main([*words, str(tmp_path / 'x'), '--degradation', '0', '--save-trace']) == 2
-    assert 'unfoldldm explain' in capsys.readouterr().err
+    traced = [*words, tmp_path / 'x', '--degradation', '0', '--save-trace']
+    assert 'unfoldldm explain' in output_of(*traced, status=2)

@@ -9,7 +9,6 @@ from released import build_released, released_pair
 from tiny_network import TinyConvNet
 from tiny_vlunet import CLIP, build_vlunet, embedding_of, lightning_content, vlunet_kwargs
 
-from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.degradation_embedding import CLASS_TEXTS, CLIPDegradationEmbedding
 from unfoldldm_basicsr.restoring import (
     CheckpointError,
@@ -48,12 +47,11 @@ def write(path, content):
     ],
 )
 def test_a_lightning_checkpoint_becomes_the_same_network_with_all_its_arguments(
-    tmp_path, clip, capsys, changes
+    tmp_path, clip, output_of, changes
 ):
     net = build_vlunet(**changes)
     path = write(tmp_path / 'epoch=3.ckpt', lightning_content(net, clip))
-    assert cli.main(['convert', str(path), '--classes', 'noise, rain,haze']) == 0
-    said = capsys.readouterr().out
+    said = output_of('convert', path, '--classes', 'noise, rain,haze')
     assert 'Degradation vectors: CLIP and its adapters' in said
     assert 'Degradations: noise, rain, haze' in said
     checkpoint = read_checkpoint(tmp_path / 'epoch=3_basicsr.pth')
@@ -134,12 +132,11 @@ def test_tuned_adapters_become_a_file_that_loads_strictly_into_clip(tmp_path):
     assert kwargs['class_texts'] == list(CLASS_TEXTS.values())
 
 
-def test_what_runs_code_is_read_on_request_only(tmp_path, capsys):
+def test_what_runs_code_is_read_on_request_only(tmp_path, output_of):
     made = tmp_path / 'made'
     content = {**lightning_content(build_vlunet(), None), 'hyper_parameters': Attack(made)}
     path = write(tmp_path / 'a.ckpt', content)
-    assert cli.main(['convert', str(path)]) == 2
-    said = capsys.readouterr().err
+    said = output_of('convert', path, status=2)
     assert re.search(r'refused, it holds more than weights \(\w+\.mkdir\).*--unsafe-pickle', said)
     assert [p.name for p in tmp_path.iterdir()] == ['a.ckpt'], 'nothing ran, nothing was written'
     done = convert_checkpoint(path, unsafe_pickle=True)

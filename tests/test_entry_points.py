@@ -20,7 +20,6 @@ if __name__ == '__main__':
 
 def test_train_resume_and_test_run_through_basicsr(project, monkeypatch):
     """The entries of the package, and between them a script of the user's in another folder."""
-    monkeypatch.chdir(project)
     monkeypatch.setattr(sys, 'argv', ['train'])
     unfoldldm_basicsr.train.main(['-opt', 'x.yml', '--root', 'runs'])
     run = project / 'runs' / 'experiments' / 'stock'

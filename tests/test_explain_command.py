@@ -11,7 +11,6 @@ from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
 from tiny_vlunet import CLASSES, OPTIONS, TEXTS, build_vlunet, embedding_of, save_vlunet
 from torch.nn import functional as F
 
-from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import explain_command
 from unfoldldm_basicsr.common.files import write_bytes_atomic
@@ -214,18 +213,20 @@ def unsaved(monkeypatch):
     monkeypatch.setattr(explain_command, 'attention_picture', lambda *_, **__: None)
 
 
-def explain(weights, image, folder, *arguments) -> int:
-    words = ['explain', '-w', str(weights), str(image), '-o', str(folder), *arguments]
-    return cli.main(words)
+@pytest.fixture
+def explain(output_of):
+    def run(weights, image, folder, *arguments, **settings) -> str:
+        return output_of('explain', '-w', weights, image, '-o', folder, *arguments, **settings)
+
+    return run
 
 
-def test_the_command_writes_pictures_and_the_figures_in_them(weights, tmp_path, capsys):
+def test_the_command_writes_pictures_and_the_figures_in_them(weights, tmp_path, explain):
     photo = write_photos(tmp_path, 1)[0]
-    assert explain(weights['clip'], photo, tmp_path / 'out') == 0
+    printed = explain(weights['clip'], photo, tmp_path / 'out').split()
     names = [f'img_0_{kind}.{suffix}' for kind in ('prompts', 'steps', 'attention')
              for suffix in ('png', 'csv')]  # fmt: skip
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == sorted(names)
-    printed = capsys.readouterr().out.split()
     assert sorted(printed) == sorted(str(tmp_path / 'out' / name) for name in names)
     explanation = explain_vlunet(Restorer(weights['clip']), read_picture(photo).pixels)
     table = csv_rows(tmp_path / 'out' / 'img_0_prompts.csv')
@@ -243,21 +244,22 @@ def test_the_command_writes_pictures_and_the_figures_in_them(weights, tmp_path, 
         assert [float(row[side]) for row in scores] == pytest.approx(expected.tolist())
 
 
-def test_without_clip_the_attention_is_left_out_with_the_reason(weights, tmp_path, capsys, unsaved):
+@pytest.mark.usefixtures('unsaved')
+def test_without_clip_the_attention_is_left_out_with_the_reason(weights, tmp_path, explain):
     photo = write_photos(tmp_path, 1)[0]
-    assert explain(weights['label'], photo, tmp_path / 'out', '--degradation', 'rain') == 0
-    assert 'LabelDegradationEmbedding has no attention' in capsys.readouterr().out
+    said = explain(weights['label'], photo, tmp_path / 'out', '--degradation', 'rain')
+    assert 'LabelDegradationEmbedding has no attention' in said
     kinds = {p.name.split('_')[2] for p in (tmp_path / 'out').iterdir()}
     assert kinds == {'prompts.png', 'prompts.csv', 'steps.png', 'steps.csv'}
 
 
-def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path):
+def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path, explain):
     kwargs = unfoldldm_kwargs()
     save_weights(tmp_path / 'net.pth', shake(UnfoldLDM(**kwargs)), **kwargs)
     photo, names = write_photos(tmp_path, 1)[0], {'img_0_trace.png', 'img_0_stages.csv'}
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'img_0_prompts.png').touch()  # of VLU-Net, which nothing here replaces
-    assert explain(tmp_path / 'net.pth', photo, tmp_path / 'out') == 0
+    explain(tmp_path / 'net.pth', photo, tmp_path / 'out')
     assert {p.name for p in (tmp_path / 'out').iterdir()} == names | {'img_0_prompts.png'}
     trace, _ = Restorer(tmp_path / 'net.pth').trace(read_picture(photo).pixels)
     before = trace.lq
@@ -272,8 +274,9 @@ def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path):
         before = stage.x
 
 
+@pytest.mark.usefixtures('unsaved')
 def test_the_picture_says_what_was_reduced_and_what_was_told(
-    weights, tmp_path, monkeypatch, unsaved
+    weights, tmp_path, monkeypatch, explain
 ):
     image = image_of((60, 100, 3))
     assert reduce_image(image, 100) is image
@@ -287,36 +290,30 @@ def test_the_picture_says_what_was_reduced_and_what_was_told(
         monkeypatch.setattr(
             explain_command, name, lambda found, *, note: notes.append((note, found.lq.shape))
         )
-    assert explain(weights['clip'], tmp_path / 'a.png', tmp_path / 'out', '--max-size', '50') == 0
+    explain(weights['clip'], tmp_path / 'a.png', tmp_path / 'out', '--max-size', '50')
     note = 'a.png (50 x 30 pixels, reduced from 100 x 60), VLUNet, clip.pth'
     assert notes.pop() == (note, (30, 50, 3))
-    told = ['--degradation', 'rain']
-    assert explain(weights['label'], tmp_path / 'a.png', tmp_path / 'told', *told) == 0
+    explain(weights['label'], tmp_path / 'a.png', tmp_path / 'told', '--degradation', 'rain')
     assert notes.pop()[0] == "a.png (100 x 60 pixels), VLUNet, label.pth, told 'rain'"
 
 
-def test_what_cannot_be_explained_or_written_is_refused(
-    weights, tmp_path, capsys, monkeypatch, unsaved
-):
-    photo = write_photos(tmp_path, 1)[0]
+@pytest.mark.usefixtures('unsaved')
+def test_what_cannot_be_explained_or_written_is_refused(weights, tmp_path, monkeypatch, explain):
+    clip, photo, out = weights['clip'], write_photos(tmp_path, 1)[0], tmp_path / 'out'
     tiny = save_weights(tmp_path / 'tiny.pth', TinyConvNet())
-    assert explain(tiny, photo, tmp_path / 'out') == 2
-    assert 'TinyConvNet has no unfolding stages' in capsys.readouterr().err
+    assert 'TinyConvNet has no unfolding stages' in explain(tiny, photo, out, status=2)
     with monkeypatch.context() as patch:
         patch.setattr('unfoldldm_basicsr.restoring.restorer.free_memory', lambda _: 1000)
-        assert explain(weights['clip'], photo, tmp_path / 'out') == 2
-    assert re.search('64x48 pixels need about .* lower --max-size', capsys.readouterr().err)
-    assert not (tmp_path / 'out').exists()
-    (tmp_path / 'out').mkdir()
-    mine = tmp_path / 'out' / 'img_0_steps.csv'
+        said = explain(clip, photo, out, status=2)
+    assert re.search('64x48 pixels need about .* lower --max-size', said)
+    assert not out.exists()
+    out.mkdir()
+    mine = out / 'img_0_steps.csv'
     mine.write_text('mine')
-    assert explain(weights['clip'], photo, tmp_path / 'out') == 2
-    assert '--overwrite' in capsys.readouterr().err
-    assert [p.name for p in (tmp_path / 'out').iterdir()] == [mine.name], 'nothing else was written'
+    assert '--overwrite' in explain(clip, photo, out, status=2)
+    assert [p.name for p in out.iterdir()] == [mine.name], 'nothing else was written'
     assert mine.read_text() == 'mine'
-    assert explain(weights['clip'], photo, tmp_path / 'out', '--overwrite') == 0
+    explain(clip, photo, out, '--overwrite')
     assert mine.read_text().startswith('stage,')
-    assert explain(weights['clip'], photo, mine) == 2
-    assert 'is a file; give a folder' in capsys.readouterr().err
-    assert explain(weights['clip'], tmp_path / 'no.png', tmp_path / 'out') == 2
-    assert 'no.png: cannot be read' in capsys.readouterr().err
+    assert 'is a file; give a folder' in explain(clip, photo, mine, status=2)
+    assert 'no.png: cannot be read' in explain(clip, tmp_path / 'no.png', out, status=2)

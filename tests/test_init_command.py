@@ -37,10 +37,10 @@ CASES = [
 
 
 @pytest.mark.parametrize('words', CASES, ids=lambda words: ' '.join(words[1:4:2]))
-def test_what_is_written_passes_the_check(folder, capsys, words):
+def test_what_is_written_passes_the_check(folder, output_of, words):
     photo = folder / 'my: photos #1' / 'img_0.png'
     photo.rename(photo.with_name('img\udce9.png'))  # no UTF-8
-    assert main(['init', 'my: photos #1', '-o', 'made', *words]) == 0
+    said = output_of('init', 'my: photos #1', '-o', 'made', *words)
     files = sorted((folder / 'made').glob('*.yml'))
     assert len(files) == (1 if words[1].startswith(('restormer', 'nafnet')) else 2)
     for file in files:
@@ -53,7 +53,6 @@ def test_what_is_written_passes_the_check(folder, capsys, words):
     assert sorted([*lists[0], *lists[1]]) == sorted(
         os.fsencode(p.name) for p in (folder / 'my: photos #1').iterdir()
     )
-    said = capsys.readouterr().out
     assert [f'-opt made/{file.name} --auto_resume' in said for file in files] == [True] * len(files)
     assert 'patches of' in said
 
@@ -76,20 +75,19 @@ def test_a_prepared_set_is_found_by_its_name(folder, part):
 
 
 def test_large_images_are_to_be_cut_first_and_files_replaced_only_when_asked(
-    folder, monkeypatch, capsys
+    folder, monkeypatch, output_of
 ):
     words = ['init', 'my: photos #1', '--network', 'nafnet-small']
     for limit, said, more in ((48 * 64 - 1, True, []), (48 * 64, False, ['--overwrite'])):
         monkeypatch.setattr(init_command, 'LARGE', limit)
-        assert main([*words, *more]) == 0
-        assert ('unfoldldm prepare' in capsys.readouterr().out) == said
+        assert ('unfoldldm prepare' in output_of(*words, *more)) == said
     (folder / 'mine.yml').write_text('edited')
-    assert main(words) == 2
-    assert 'mine.yml: exists; choose another --name or pass --overwrite.' in capsys.readouterr().err
+    message = 'mine.yml: exists; choose another --name or pass --overwrite.'
+    assert message in output_of(*words, status=2)
     assert (folder / 'mine.yml').read_text() == 'edited'
 
 
-def test_nothing_is_written_where_something_is_wrong(folder, capsys):
+def test_nothing_is_written_where_something_is_wrong(folder, output_of):
     write_photos(folder / 'others', 2)
     write_photos(folder / 'single', 1)
     write_photos(folder / 'odd', 2)
@@ -108,21 +106,19 @@ def test_nothing_is_written_where_something_is_wrong(folder, capsys):
         (['my: photos #1', '--hours', 'inf'], 'inf: more than 0'),
         (['my: photos #1', '--hours', '0.005'], '60 steps; 100 at least are 0.0077 hours'),
     ):
-        assert main(['init', *words]) == 2
-        assert message in capsys.readouterr().err
+        assert message in output_of('init', *words, status=2)
         assert sorted(folder.rglob('*')) == before
 
 
-def test_a_training_lasts_as_long_as_it_may(folder, monkeypatch, capsys):
+def test_a_training_lasts_as_long_as_it_may(folder, monkeypatch, output_of):
     seconds = {1: 0.5, 2: 0.25, None: 0.25}
     monkeypatch.setattr(init_command, 'measure', lambda _, phase=2: Trial(0.5, seconds[phase]))
-    assert main(['init', 'my: photos #1', '--memory', 'cpu', '--hours', '1']) == 0
+    said = output_of('init', 'my: photos #1', '--memory', 'cpu', '--hours', '1')
     files = [yaml.safe_load((folder / f'mine_phase{phase}.yml').read_text()) for phase in (1, 2)]
     counts = [file['train']['total_iter'] for file in files]
     assert [file['train']['scheduler']['T_max'] for file in files] == counts
     assert 0.5 * counts[0] + 0.25 * counts[1] == pytest.approx(0.9 * 3600, rel=0.01)
     assert counts[0] == pytest.approx(0.15 * sum(counts), abs=10)
-    said = capsys.readouterr().out
     for count, each, minutes in zip(counts, ('0.5', '0.25'), (14, 40), strict=True):
         assert f'# {count} steps of {each} s: {minutes} min' in said
 

@@ -1,6 +1,7 @@
 """``unfoldldm prepare``: every known layout in miniature, and folders of one's own."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ from basicsr.data import build_dataset
 from dataset_options import paired
 from miniatures import build, num_layouts, own_fields, shrunk
 
-from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.commands import prepare_command
 from unfoldldm_basicsr.data.images import Picture, write_picture
 from unfoldldm_basicsr.data.listing import read_meta_info
@@ -18,6 +18,7 @@ from unfoldldm_basicsr.preparing.matlab import read_mat
 from unfoldldm_basicsr.preparing.sets import SETS
 
 SIZE = (12, 16)
+PAIRS = ['--gt', 'gt/{n}', '--lq', 'lq/{n}']
 CASES = [(name, n) for name, dataset in SETS.items() for n in range(num_layouts(dataset))]
 
 
@@ -29,8 +30,9 @@ def miniature(monkeypatch):
     return table
 
 
-def prepare(*arguments: object) -> int:
-    return main(['prepare', *map(str, arguments)])
+@pytest.fixture
+def prepare(output_of):
+    return partial(output_of, 'prepare')
 
 
 def values(root) -> dict[str, set[int]]:
@@ -42,11 +44,10 @@ def values(root) -> dict[str, set[int]]:
 
 
 @pytest.mark.parametrize(('name', 'number'), CASES, ids=[f'{name}-{n}' for name, n in CASES])
-def test_every_layout_gives_its_pairs(name, number, miniature, tmp_path, capsys):
+def test_every_layout_gives_its_pairs(name, number, miniature, tmp_path, prepare):
     dataset = miniature[name]
     build(dataset, tmp_path / 'anything' / 'unpacked', number, SIZE)
-    assert prepare(name, '-i', tmp_path / 'anything', '-o', tmp_path / 'out') == 0
-    said = capsys.readouterr().out
+    said = prepare(name, '-i', tmp_path / 'anything', '-o', tmp_path / 'out')
     for part, declared in dataset.parts.items():
         layouts = [s.layouts[min(number, len(s.layouts) - 1)] for s in declared.sources]
         expected = sum(source.count or 3 for source in declared.sources)
@@ -67,10 +68,9 @@ def test_every_layout_gives_its_pairs(name, number, miniature, tmp_path, capsys)
 
 
 @pytest.mark.parametrize('name', SETS)
-def test_another_layout_is_refused_with_the_expected_tree(name, tmp_path, capsys):
+def test_another_layout_is_refused_with_the_expected_tree(name, tmp_path, prepare):
     write_picture(tmp_path / 'in' / 'photos' / 'a' / '1.png', Picture(np.zeros((4, 4), np.uint8)))
-    assert prepare(name, '-i', tmp_path / 'in', '-o', tmp_path / 'out') == 2
-    said = capsys.readouterr().err
+    said = prepare(name, '-i', tmp_path / 'in', '-o', tmp_path / 'out', status=2)
     for part, declared in SETS[name].parts.items():
         for source in declared.sources:
             assert f'{part}: {source.name or "images"}: none found' in said
@@ -78,53 +78,48 @@ def test_another_layout_is_refused_with_the_expected_tree(name, tmp_path, capsys
     assert f'obtained from {SETS[name].where}' in said
     assert not (tmp_path / 'out').exists()
     for words in ([name], []):  # what is expected of this set; the list of all
-        assert prepare(*words) == 0
-        assert SETS[name].where in capsys.readouterr().out
+        assert SETS[name].where in prepare(*words)
 
 
-def test_what_is_missing_is_said_and_taken_only_on_request(miniature, tmp_path, capsys):
+def test_what_is_missing_is_said_and_taken_only_on_request(miniature, tmp_path, prepare):
     root = tmp_path / 'in'
     build(miniature['GoPro'], root, size=SIZE)
     (root / 'train' / 'scene000' / 'sharp' / 'frame000.png').unlink()
     for frame in root.glob('test/*/*/*'):
         frame.unlink()
-    assert prepare('GoPro', '-i', root, '-o', tmp_path / 'out') == 2
-    said = capsys.readouterr().err
+    said = prepare('GoPro', '-i', root, '-o', tmp_path / 'out', status=2)
     assert 'train: 1 degraded images have no clean one, the first is train/scene000/blur' in said
     assert 'train: 2 of 3 images' in said
     assert 'test: images: none found' in said
     assert not (tmp_path / 'out').exists()
-    assert prepare('GoPro', '-i', root, '-o', tmp_path / 'out', '--incomplete') == 0
-    assert 'note: GoPro train: 2 of 3 images' in capsys.readouterr().out
+    said = prepare('GoPro', '-i', root, '-o', tmp_path / 'out', '--incomplete')
+    assert 'note: GoPro train: 2 of 3 images' in said
     assert {p.name for p in (tmp_path / 'out').iterdir()} == {'train_gt.lmdb', 'train_lq.lmdb'}
 
 
-def test_sizes_and_second_copies_are_noticed(miniature, tmp_path, capsys):
+def test_sizes_and_second_copies_are_noticed(miniature, tmp_path, prepare):
     build(miniature['LOL-v1'], tmp_path / 'a', size=(16, 16))
     build(miniature['LOL-v1'], tmp_path / 'b', size=SIZE)
-    assert prepare('LOL-v1', '-i', tmp_path / 'a') == 2
-    assert 'sizes 16 x 16 where 16 x 12 is published' in capsys.readouterr().err
-    assert prepare('LOL-v1', '-i', tmp_path) == 2
-    assert 'remove one, or name its folder with -i' in capsys.readouterr().err
+    said = prepare('LOL-v1', '-i', tmp_path / 'a', status=2)
+    assert 'sizes 16 x 16 where 16 x 12 is published' in said
+    assert 'remove one, or name its folder with -i' in prepare('LOL-v1', '-i', tmp_path, status=2)
     for path in [*(tmp_path / 'a').rglob('*.png')]:
         path.rename(path.with_name(f'other_{path.name}'))
-    assert prepare('LOL-v1', '-i', tmp_path) == 2
-    assert 'lies in several folders (a/, b/)' in capsys.readouterr().err
+    assert 'lies in several folders (a/, b/)' in prepare('LOL-v1', '-i', tmp_path, status=2)
 
 
-def test_pairs_of_two_sizes_are_noticed(tmp_path, capsys):
+def test_pairs_of_two_sizes_are_noticed(tmp_path, prepare):
     write_named(tmp_path / 'in', 'gt/1.png', 'gt/2.png', 'lq/1.png')
     write_picture(tmp_path / 'in' / 'lq' / '2.png', Picture(np.zeros((30, 41, 3), np.uint8)))
-    rule = ['--gt', 'gt/{n}', '--lq', 'lq/{n}', '-o', tmp_path / 'out']
-    assert prepare('folder', '-i', tmp_path / 'in', *rule) == 2
-    assert '1 pairs differ in size, the first is 2' in capsys.readouterr().err
+    said = prepare('folder', '-i', tmp_path / 'in', *PAIRS, '-o', tmp_path / 'out', status=2)
+    assert '1 pairs differ in size, the first is 2' in said
 
 
-def test_nothing_is_written_where_one_of_the_lmdbs_exists(miniature, tmp_path, capsys):
+def test_nothing_is_written_where_one_of_the_lmdbs_exists(miniature, tmp_path, prepare):
     build(miniature['LOL-v1'], tmp_path / 'in', size=SIZE)
     (tmp_path / 'out' / 'test_lq.lmdb').mkdir(parents=True)
-    assert prepare('LOL-v1', '-i', tmp_path / 'in', '-o', tmp_path / 'out') == 2
-    assert 'test_lq.lmdb: exists already; --force' in capsys.readouterr().err
+    said = prepare('LOL-v1', '-i', tmp_path / 'in', '-o', tmp_path / 'out', status=2)
+    assert 'test_lq.lmdb: exists already; --force' in said
     assert [p.name for p in (tmp_path / 'out').iterdir()] == ['test_lq.lmdb']
 
 
@@ -139,9 +134,9 @@ def test_shares_of_an_unsplit_set_are_disjoint_and_fixed():
     assert sorted(test, key=int)[:5] == ['5', '6', '15', '20', '31']
 
 
-def test_larger_clean_images_lose_their_border(miniature, tmp_path):
+def test_larger_clean_images_lose_their_border(miniature, tmp_path, prepare):
     build(miniature['SOTS'], tmp_path / 'in', size=SIZE)
-    assert prepare('SOTS', '-i', tmp_path / 'in', '-o', tmp_path / 'out') == 0
+    prepare('SOTS', '-i', tmp_path / 'in', '-o', tmp_path / 'out')
     images = LmdbImages(tmp_path / 'out' / 'indoor_gt.lmdb')
     assert {images.read(key).shape for key in images.names} == {(*SIZE, 3)}
 
@@ -165,7 +160,7 @@ def write_hdf5(path, variables: dict) -> None:
         file.write(b'MATLAB 7.3 MAT-file'.ljust(124) + b'\0\2IM')
 
 
-def test_dnd_is_cut_at_its_boxes_in_version_73(miniature, tmp_path):
+def test_dnd_is_cut_at_its_boxes_in_version_73(miniature, tmp_path, prepare):
     rng = np.random.default_rng(0)
     photos = [rng.random((30, 40, 3), np.float32) for _ in range(3)]
     boxes = np.empty((3, 1), object)
@@ -173,7 +168,7 @@ def test_dnd_is_cut_at_its_boxes_in_version_73(miniature, tmp_path):
         boxes[n, 0] = np.array([[n + 1, 3, n + 12, 18], [9, 20, 20, 35]], float)
         write_hdf5(tmp_path / 'in' / 'images_srgb' / f'{n + 1:04d}.mat', {'InoisySRGB': photo})
     write_hdf5(tmp_path / 'in' / 'info.mat', {'info/boundingboxes': boxes})
-    assert prepare('DND', '-i', tmp_path / 'in', '-o', tmp_path / 'out') == 0
+    prepare('DND', '-i', tmp_path / 'in', '-o', tmp_path / 'out')
     images = LmdbImages(tmp_path / 'out' / 'test_lq.lmdb')
     assert images.names == [f'{n:04d}_{k:02d}' for n in (1, 2, 3) for k in (1, 2)]
     expected = (photos[2][2:14, 2:18] * 255).round()
@@ -194,29 +189,27 @@ def write_named(folder, *names, value=0):
         write_picture(folder / name, Picture(image))
 
 
-def test_clean_photos_become_one_lmdb_of_squares(tmp_path, capsys):
+def test_clean_photos_become_one_lmdb_of_squares(tmp_path, prepare):
     write_named(tmp_path / 'in', 'a.v1.png', 'sub/b.png')
     output = tmp_path / 'photos.lmdb'
     squares = ['--crop-size', 20, '--step', 10, '--payload', 'bmp']
     (tmp_path / 'in' / 'sub' / 'notes.txt').touch()
-    assert prepare('folder', '-i', tmp_path / 'in', '-o', output, *squares) == 0
-    out = capsys.readouterr().out
+    out = prepare('folder', '-i', tmp_path / 'in', '-o', output, *squares)
     assert f'{output}: 12 images' in out
     assert 'in: 1 file is left out, it is no image (.txt).' in out
     assert values(output) == {'a_v1': {0}, 'sub/b': {1}}
-    assert prepare('folder', '-i', tmp_path / 'in', '-o', output) == 2
-    assert '--force' in capsys.readouterr().err
-    assert prepare('folder', '-i', tmp_path / 'in', '-o', output, '--force') == 0
+    assert '--force' in prepare('folder', '-i', tmp_path / 'in', '-o', output, status=2)
+    prepare('folder', '-i', tmp_path / 'in', '-o', output, '--force')
     assert LmdbImages(output).names == ['a_v1', 'sub/b']
 
 
-def test_pairs_by_their_names_read_alike_from_folder_and_lmdb(tmp_path):
+def test_pairs_by_their_names_read_alike_from_folder_and_lmdb(tmp_path, prepare):
     """Many degraded images of a clean one: the list goes with the LMDBs."""
     write_named(tmp_path / 'in', 'clear/0025.png', 'clear/0039.png')
     hazy = [f'hazy/part{i}/{clear}_0.{i}.png' for clear in ('0025', '0039') for i in (1, 2)]
     write_named(tmp_path / 'in', *hazy, value=100)
     rule = ['--gt', 'clear/{photo}', '--lq', 'hazy/*/{photo}_{haze}', '--part', 'val']
-    assert prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'out', *rule) == 0
+    prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'out', *rule)
     roots = [tmp_path / 'out' / f'val_{side}.lmdb' for side in ('gt', 'lq')]
     pairs = str(tmp_path / 'out' / 'val.txt')
     dataset = build_dataset(paired(*roots, 'val', meta_info_file=pairs))
@@ -249,20 +242,18 @@ def test_braces_stars_and_choices_match_as_described():
         (['folder', '-i', 'in', '--crop-size', '8', '--payload', 'source'], 'whole files'),
     ],
 )
-def test_bad_arguments_are_explained(arguments, words, tmp_path, monkeypatch, capsys):
+def test_bad_arguments_are_explained(arguments, words, tmp_path, monkeypatch, prepare):
     monkeypatch.chdir(tmp_path)
     write_named(tmp_path / 'in', '1.png')
-    assert prepare(*arguments) == 2
-    assert words.lower() in capsys.readouterr().err.lower()
+    assert words.lower() in prepare(*arguments, status=2).lower()
 
 
-def test_two_files_for_one_place_are_named(tmp_path, capsys):
+def test_two_files_for_one_place_are_named(tmp_path, prepare):
     write_named(tmp_path / 'in', 'gt/1.png', 'gt/1.tif', 'lq/1.png')
-    rule = ['--gt', 'gt/{n}', '--lq', 'lq/{n}']
-    assert prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'out', *rule) == 2
-    assert 'could belong to gt/1.png or gt/1.tif' in capsys.readouterr().err
-    assert prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'o', '--gt', 'gt/{n}') == 2
-    assert 'gt/1.png and gt/1.tif would have one key, as keys of' in capsys.readouterr().err
+    command = ['folder', '-i', tmp_path / 'in', '-o', tmp_path / 'out']
+    assert 'could belong to gt/1.png or gt/1.tif' in prepare(*command, *PAIRS, status=2)
+    said = prepare(*command, *PAIRS[:2], status=2)
+    assert 'gt/1.png and gt/1.tif would have one key, as keys of' in said
     write_named(tmp_path / 'in', 'gt/2.png', 'gt/2.tif')
-    assert prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'o', '--gt', 'gt/{n}') == 2
-    assert 'gt/1.png and gt/1.tif, gt/2.png and gt/2.tif would' in capsys.readouterr().err
+    said = prepare(*command, *PAIRS[:2], status=2)
+    assert 'gt/1.png and gt/1.tif, gt/2.png and gt/2.tif would' in said

@@ -126,7 +126,7 @@ def test_a_project_with_classes_of_its_own_trains(tmp_path):
     assert 'our_own_key: is nothing that is known here; left as it is' in result.stderr
 
 
-def test_check_imports_the_project_first(tmp_path, monkeypatch, capsys):
+def test_check_imports_the_project_first(tmp_path, monkeypatch, output_of):
     (tmp_path / 'mine.py').write_text(PROJECT)
     write_options(tmp_path / 'x.yml', project_options(tmp_path))
     command = ['-m', 'unfoldldm_basicsr.cli', 'check', '-opt', 'gone.yml', 'x.yml']
@@ -134,20 +134,20 @@ def test_check_imports_the_project_first(tmp_path, monkeypatch, capsys):
     assert found.returncode == 2  # of the file that is not there
     assert 'x.yml: OK (training, Restormer' in found.stdout
     monkeypatch.chdir(tmp_path)
-    assert cli.main(command[2:]) == 2
-    errors = capsys.readouterr().err
+    errors = output_of(*command[2:], status=2)
     assert 'no model' in errors
     assert errors.count('--import PACKAGE') == 1
 
 
-def test_processes_that_a_command_starts_import_the_project_too(tmp_path, monkeypatch, capsys):
+def test_processes_that_a_command_starts_import_the_project_too(
+    tmp_path, monkeypatch, capsys, output_of
+):
     (tmp_path / 'mine_too.py').write_text('print("mine_too")')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'path', list(sys.path))
     monkeypatch.setenv('UNFOLDLDM_IMPORT', '')
     command = ['check', '-opt', 'gone.yml', '--import']
-    assert cli.main([*command, 'not_there']) == 2
-    assert "No module named 'not_there'" in capsys.readouterr().err
+    assert "No module named 'not_there'" in output_of(*command, 'not_there', status=2)
     monkeypatch.setenv('UNFOLDLDM_IMPORT', '')
     cli.main([*command, 'mine_too'])
     assert capsys.readouterr().out == 'mine_too\n'
