@@ -123,12 +123,11 @@ def test_foreign_weights_are_not_recognised(name):
     with pytest.raises(ValueError, match=rf"not weights of {name}: '.*' is missing"):
         type(net).infer_kwargs({'conv.weight': torch.zeros(1)})
     state = net.state_dict()
-    state['extra.weight'] = torch.zeros(1)
+    last = 'output.weight' if 'output.weight' in state else 'ending.weight'
+    state |= {'extra.weight': torch.zeros(1), last: torch.zeros(3, 7, 3, 3)}
     del state['downs.0.bias' if 'downs.0.bias' in state else 'down1_2.body.0.weight']
-    with pytest.raises(
-        CheckpointError,
-        match=rf'nearest is {name.removesuffix("Local")}: .* down.*missing.*extra\.weight',
-    ):
+    nearest = rf'nearest is {name.removesuffix("Local")}: .* down.*missing.*extra\.weight'
+    with pytest.raises(CheckpointError, match=rf'{nearest}.*{last}: \(3, 7, 3, 3\)'):
         infer_network(Checkpoint(Path('x.pth'), None, state, None))
 
 
@@ -139,6 +138,10 @@ def test_foreign_weights_are_not_recognised(name):
         (lambda: Restormer(inp_channels=6), 'dual_pixel_task'),
         (lambda: NAFNet(enc_blk_nums=[1]), 'as many decoder as encoder levels'),
         (lambda: NAFNetLocal(train_size=[256, 256]), 'train_size must have at least 4 items'),
+        (lambda: VLUNet(dim=8), 'dim must be .* 10'),
+        (lambda: VLUNet(dim=11), 'dim must be a multiple of 2'),
+        (lambda: VLUNet(heads=[1, 2]), 'heads'),
+        (lambda: VLUNet(out_channels=1), r'inp_channels \(3\) must equal out_channels \(1\)'),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(build, message):

@@ -265,16 +265,21 @@ def test_a_pair_of_different_sizes_is_named(tmp_path):
         ('color', 'gray', "Did you mean 'grey'"),
         ('meta_info_file', 'nowhere.txt', 'nowhere.txt: no such meta_info_file'),
         ('degradation_names', ['rain', 'rain'], 'list of different names'),
+        ('filename_tmpl', '{', 'no other braces'),
+        ('filename_tmpl', 'x', 'must hold {}'),
+        ('filename_tmpl', '{}{}', 'no other braces'),
+        ('filename_tmpl', '{}_rain', 'looked for img_0_rain.png'),
     ],
 )
 def test_bad_options_are_refused_with_dataset_key_and_remedy(tmp_path, key, value, words):
-    write_photos(tmp_path, 1)
-    assert refusals(synthetic(tmp_path)) == {}
-    options = put(synthetic(tmp_path), key, value)
+    write_photos(tmp_path, 2)
+    good = paired(tmp_path, tmp_path) if key == 'filename_tmpl' else synthetic(tmp_path)
+    assert refusals(good) == {}
+    options = put(good, key, value)
     found = refusals(options)
     assert list(found) == [key]
     assert words in found[key]
-    with pytest.raises(ValueError, match=r'^dataset photos \(SyntheticDegradationDataset\): '):
+    with pytest.raises(ValueError, match=rf'^dataset photos \({good["type"]}\): '):
         build_dataset(options)
 
 
@@ -306,18 +311,3 @@ def test_a_problem_with_one_of_two_folders_has_its_key(tmp_path, key):
     ((found, message),) = refusals(good).items()
     assert found == key
     assert 'img_1.png: cannot be decoded' in message
-
-
-def test_a_bad_template_is_named_under_its_own_key(tmp_path):
-    for folder in ('gt', 'lq'):
-        write_photos(tmp_path / folder, 2)
-    pairs = paired(tmp_path / 'gt', tmp_path / 'lq')
-    for template, words in (
-        ('{', 'no other braces'),
-        ('x', 'must hold {}'),
-        ('{}{}', 'no other braces'),
-        ('{}_rain', 'looked for img_0_rain.png'),
-    ):
-        found = refusals(pairs | {'filename_tmpl': template})
-        assert list(found) == ['filename_tmpl']
-        assert words in found['filename_tmpl']

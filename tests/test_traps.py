@@ -174,11 +174,6 @@ def test_a_network_without_end_is_refused_at_once(plugin, monkeypatch):
     assert 'num_blocks: [1000000000, 1, 1]' in found
 
 
-def test_a_misspelt_type_is_recognised(plugin):
-    options = put(plugin, 'train.scheduler', {'tpye': 'MultiStepLR'})
-    assert "Is 'tpye' meant to be it?" in problems_at(options, 'train.scheduler.type', here=False)
-
-
 @pytest.fixture
 def lmdb_options(tmp_path, plugin):
     """Stock and own data sets on LMDBs; the training set's is ``gt.lmdb``."""
@@ -190,11 +185,6 @@ def lmdb_options(tmp_path, plugin):
 def cut(root: Path) -> None:
     file = root / 'data.mdb'
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def forget(root: Path) -> None:
-    meta = root / 'meta_info.txt'
-    meta.write_text('\n'.join(meta.read_text().splitlines()[:-1]) + '\n')
 
 
 def invent(root: Path) -> None:
@@ -219,7 +209,8 @@ def test_a_damaged_lmdb_is_found_by_the_check(lmdb_options, damage, says):
 
 def test_an_lmdb_that_lists_some_of_its_images_is_used_with_a_warning(lmdb_options):
     options, root = lmdb_options
-    forget(root)
+    meta = root / 'meta_info.txt'
+    meta.write_text('\n'.join(meta.read_text().splitlines()[:-1]) + '\n')
     report = examine(options, 'x.yml', True)
     assert report.problems == []
     assert any('lists 2 of the 3 images' in line for line in report.warnings)

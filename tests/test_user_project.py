@@ -197,7 +197,7 @@ def test_option_files_of_basicsr_are_run_without_and_with_the_plugin(tmp_path):
     assert last == '2 files; run by BasicSR alone and not with the plugin: 0 []'
 
 
-def test_phases_under_a_plain_model_are_refused_with_the_model_to_use(stock):
+def test_networks_that_a_plain_model_cannot_train_are_refused_with_the_model_to_use(stock):
     stock['scale'] = 1
     for phase, name in ((1, 'UnfoldLDMPhase1Model'), (2, 'UnfoldLDMPhase2Model')):
         options = put(stock, 'network_g', tiny_unfoldldm(phase))
@@ -206,9 +206,6 @@ def test_phases_under_a_plain_model_are_refused_with_the_model_to_use(stock):
         assert 'phase: inference' in found
     drop_in = put(stock, 'network_g', tiny_unfoldldm('inference'))
     assert problems_at(drop_in, 'network_g.phase', here=False) == ''
-
-
-def test_vlunet_under_a_plain_model_is_refused(stock):
     options = put(stock, 'network_g', {'type': 'VLUNet', **vlunet_kwargs()})
     assert 'model_type: VLUNetModel' in problems_at(options, 'network_g.type', here=False)
 

@@ -1,6 +1,4 @@
-"""VLU-Net: its trace, precision and refusals; test_baselines.py has what all networks share."""
-
-from pathlib import Path
+"""VLU-Net: its trace, precision and vectors; test_baselines.py has what all networks share."""
 
 import pytest
 import torch
@@ -8,8 +6,6 @@ from released import randomise
 from tiny_vlunet import vlunet_kwargs
 
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet, VLUTrace
-from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError
-from unfoldldm_basicsr.weights.networks import infer_network
 
 TINY = vlunet_kwargs(num_blocks=[1, 1, 2, 1], heads=[1, 2, 2, 4], embed_dim=6)
 STAGES = {
@@ -66,23 +62,3 @@ def test_vectors_of_another_shape_are_refused():
         tiny()(lq, degradation[:, :5])
     with pytest.raises(ValueError, match=r'got \(1, 6\)'):
         tiny()(lq, degradation[:1])
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'dim': 8}, 'dim must be .* 10'),
-        ({'dim': 11}, 'dim must be a multiple of 2'),
-        ({'heads': [1, 2]}, 'heads'),
-        ({'out_channels': 1}, r'inp_channels \(3\) must equal out_channels \(1\)'),
-    ],
-)
-def test_arguments_that_do_not_fit_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        VLUNet(**{**TINY, **changes})
-
-
-def test_weights_of_another_shape_are_not_recognised():
-    state = {**tiny().state_dict(), 'output.weight': torch.zeros(3, 7, 3, 3)}
-    with pytest.raises(CheckpointError, match=r'nearest is VLUNet.*output.weight: \(3, 7, 3, 3\)'):
-        infer_network(Checkpoint(Path('x.pth'), None, state, None))
