@@ -184,7 +184,6 @@ def plugin_options(folder: Path) -> dict:
 
 
 def network_of(path: Path, *, opt_file: Path | None = None, param_key: str | None = None):
-    """The network of a weight file with its weights."""
     return build_network(read_checkpoint(path, param_key), opt_file=opt_file)[0]
 
 

@@ -86,7 +86,6 @@ def networks(model) -> list[nn.Module]:
 
 
 def same_networks(first, second) -> bool:
-    """Whether two models hold the same bits."""
     pairs = zip(networks(first), networks(second), strict=True)
     return not any(changed(net, other.state_dict()) for net, other in pairs)
 
