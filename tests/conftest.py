@@ -28,18 +28,15 @@ def pytest_configure(config):
     """Hides GPUs but from the tests that ask for one: the others compare bits made on a CPU."""
     if config.option.markexpr != 'gpu':
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 
 @pytest.fixture(autouse=True)
-def _same_random_state():
+def _same_start():
+    """One random state; what a test left in the environment and in BasicSR's logger is undone."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (BasicSR draws from the global generator)
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _leave_no_trace():
-    """Undoes what a test (or the code it runs) left in the environment and in BasicSR's logger."""
     progress.begin()
     environment, logger = dict(os.environ), logging.getLogger('basicsr')
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
@@ -62,20 +59,13 @@ def log(caplog, monkeypatch):
         yield caplog
 
 
-@pytest.fixture(scope='session', autouse=True)
-def _few_threads():
-    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
-
-
 @pytest.fixture
 def stock(tmp_path) -> dict:
-    """Options of a training with classes of BasicSR only."""
     return stock_options(tmp_path)
 
 
 @pytest.fixture
 def plugin(tmp_path) -> dict:
-    """Options of a Phase I training."""
     return plugin_options(tmp_path)
 
 

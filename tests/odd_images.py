@@ -11,14 +11,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from unfoldldm_basicsr.data.pixels import to_float
 
-
-def ramps(height: int = 24, width: int = 36) -> np.ndarray:
-    """uint16 H W 3 with a different gradient in each channel."""
-    y, x = np.mgrid[:height, :width]
-    return np.dstack([x * 1700, y * 2600, 20000 + 500 * (x + y)]).astype(np.uint16)
-
-
-DEEP = ramps()
+_y, _x = np.mgrid[:24, :36]
+# a different gradient in each channel
+DEEP = np.dstack([_x * 1700, _y * 2600, 20000 + 500 * (_x + _y)]).astype(np.uint16)
 PLAIN = (DEEP >> 8).astype(np.uint8)
 GREY = DEEP[..., 0]
 ALPHA = np.dstack([PLAIN, PLAIN[::-1, ::-1, 0]])
@@ -148,7 +143,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 
 def assert_values(name: str, found: np.ndarray) -> None:
-    """Compares integer pixels with the values that are right."""
     _, values, tolerance = READ[name]
     assert found.shape == values.shape, name
     assert np.abs(to_float(found) - values).max() <= tolerance + 1e-7, name

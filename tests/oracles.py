@@ -21,17 +21,12 @@ def naive_selective_scan(u, delta, A, B, C, D, bias) -> Tensor:
     return torch.stack(ys, -1) + D[:, None] * u
 
 
-def scan_order(height: int, width: int) -> Tensor:
-    """(4, L) pixel indices in the order each direction visits them."""
-    rows = torch.arange(height * width).view(height, width)
-    forward = torch.stack([rows.flatten(), rows.t().flatten()])
-    return torch.cat([forward, forward.flip(1)])
-
-
 def naive_ss2d(x, dt, A, Bm, Cm, D, bias) -> Tensor:
     """Explicit cross-scan, naive scan of the four sequences, explicit cross-merge."""
     batch, height, width, channels = x.shape
-    order = scan_order(height, width)
+    rows = torch.arange(height * width).view(height, width)
+    forward = torch.stack([rows.flatten(), rows.t().flatten()])
+    order = torch.cat([forward, forward.flip(1)])  # (4, L): pixels as each direction visits them
 
     def sequences(t):  # (B, H, W, 4, Z) -> (B, 4, Z, L), every direction in its own order
         t = t.flatten(1, 2)

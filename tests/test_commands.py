@@ -281,10 +281,7 @@ def test_scripts_choose_the_policy_as_programs_do(tmp_path, name, value, policy)
 
 
 def test_a_start_that_is_interrupted_ends_without_a_traceback(monkeypatch, capsys):
-    def interrupted():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(unfoldldm_basicsr, 'register', interrupted)
+    monkeypatch.setattr(unfoldldm_basicsr, 'register', Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(SystemExit) as caught:
         unfoldldm_basicsr.train.main(['-opt', 'x.yml'])
     assert caught.value.code == 130

@@ -92,19 +92,15 @@ def test_the_batch_is_that_of_the_gpus_of_one_process(plugin, two_gpus, gpus, fi
     assert (problems_at(plugin, place) == '') is fits
 
 
-@pytest.fixture
-def chosen(monkeypatch):
-    """The backend that was named to the dispatch, which is put back afterwards."""
-    monkeypatch.setattr(dispatch, '_chosen', 'triton')
-    yield lambda: dispatch._chosen
-    dispatch._select.cache_clear()
-
-
 @pytest.mark.parametrize(('name', 'left'), [(None, 'triton'), ('auto', None), ('torch', 'torch')])
-def test_the_option_file_chooses_the_scan_that_is_usable(tmp_path, chosen, name, left, monkeypatch):
+def test_the_option_file_chooses_the_scan_that_is_usable(
+    tmp_path, name, left, monkeypatch, request
+):
+    monkeypatch.setattr(dispatch, '_chosen', 'triton')
+    request.addfinalizer(dispatch._select.cache_clear)
     options = model_options(tmp_path, TWO_GROUPS)
     RestorationModel(options if name is None else {**options, 'scan_backend': name})
-    assert chosen() == left
+    assert dispatch._chosen == left
     monkeypatch.setattr(dispatch, '_why_not', lambda name: 'no CUDA device')
     with pytest.raises(ValueError, match='no CUDA device'):
         RestorationModel({**options, 'scan_backend': 'mamba'})

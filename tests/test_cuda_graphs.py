@@ -6,20 +6,18 @@ import pytest
 import torch
 from helpers import model_options, put, rule_problems, tiny_unfoldldm
 from model_runs import state_of, steps
+from tiny_network import RESTORMER
 
 from unfoldldm_basicsr.models import UnfoldLDMPhase1Model, UnfoldLDMPhase2Model, VLUNetModel
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
-RESTORMER = {
-    'type': 'Restormer', 'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1,
-    'heads': [1, 1, 2, 2],
-}  # fmt: skip
+NETWORK = {'type': 'Restormer', **RESTORMER}
 ISDA = {'type': 'ISDALoss', 'loss_weight': 0.1}
 PHASE2 = {
     'isda_opt': ISDA, 'diffusion_opt': {'type': 'LatentDiffusionLoss'}, 'prior_warmup_iter': 3,
 }  # fmt: skip
 TRAININGS = {
-    'restormer': (RestorationModel, RESTORMER, {}),
+    'restormer': (RestorationModel, NETWORK, {}),
     'phase1': (UnfoldLDMPhase1Model, tiny_unfoldldm(1), {'isda_opt': ISDA}),
     'phase2': (UnfoldLDMPhase2Model, tiny_unfoldldm(2), PHASE2),
 }
@@ -64,14 +62,14 @@ def test_a_loss_that_waits_for_the_gpu_is_named(tmp_path):
             losses, figures = super().compute_losses(batch, current_iter)
             return {'l_pix': losses['l_pix'] * losses['l_pix'].item()}, figures
 
-    options = model_options(tmp_path, RESTORMER, use_cuda_graphs=True)
+    options = model_options(tmp_path, NETWORK, use_cuda_graphs=True)
     options['num_gpu'], options['logger']['print_freq'] = 1, 5
     with pytest.raises(RuntimeError, match='use_cuda_graphs: this step cannot be captured'):
         steps(Waiting(options), 1)
 
 
 def test_several_processes_and_steered_networks_are_refused(tmp_path):
-    options = model_options(tmp_path, RESTORMER, use_cuda_graphs=True)
+    options = model_options(tmp_path, NETWORK, use_cuda_graphs=True)
     assert not rule_problems(RestorationModel, options)
     several = put(options, 'dist', True)
     assert rule_problems(RestorationModel, several) == ['train.use_cuda_graphs']

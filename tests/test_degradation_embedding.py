@@ -1,6 +1,7 @@
 """Degradation vectors: one interface, frozen CLIP, adapters, checkpoints, errors with a remedy."""
 
 import sys
+from unittest.mock import Mock
 
 import open_clip
 import pytest
@@ -106,14 +107,9 @@ def test_texts_name_the_classes_of_the_released_training_in_their_order():
     assert options['datasets']['train']['degradation_names'] == list(CLASS_TEXTS)
 
 
-@pytest.fixture
-def backbone_file(tmp_path):
-    path = tmp_path / 'clip.pth'
-    torch.save(open_clip.CLIP(**TINY_CLIP).state_dict(), path)
-    return str(path)
-
-
-def test_backbone_from_a_file_is_used_but_not_saved_again(backbone_file):
+def test_backbone_from_a_file_is_used_but_not_saved_again(tmp_path):
+    backbone_file = str(tmp_path / 'clip.pth')
+    torch.save(open_clip.CLIP(**TINY_CLIP).state_dict(), backbone_file)
     net = clip_embedding(pretrained=backbone_file)
     saved = net.state_dict()
     assert saved
@@ -143,9 +139,7 @@ def test_released_layout_with_the_backbone_twice_loads_strictly():
 
 
 def test_weights_that_cannot_be_had_come_with_the_remedy(monkeypatch):
-    def offline(*args, **kwargs):
-        raise OSError('no route to host')
-
+    offline = Mock(side_effect=OSError('no route to host'))
     monkeypatch.setattr(open_clip, 'create_model', offline)
     with pytest.raises(FileNotFoundError) as error:
         CLIPDegradationEmbedding()

@@ -29,14 +29,10 @@ def random_factor(n: int, scale: float = 1.0, channels: int = 2) -> Factor:
     return factor(gain, mix, affinity_core(q, k, torch.full((channels,), 0.1).double()))
 
 
-def matrices(W: Factor, M: Factor) -> tuple[torch.Tensor, torch.Tensor]:
-    return W.matrix[0, 0], M.matrix.mT[0, 0]
-
-
 def test_kronecker_identity_of_stacked_columns():
     W, M = random_factor(7), random_factor(11)
     x = torch.randn(1, 2, 7, 11, dtype=torch.float64)
-    w, m = matrices(W, M)
+    w, m = W.matrix[0, 0], M.matrix.mT[0, 0]
     stacked = torch.kron(m.T.contiguous(), w) @ x[0, 0].T.reshape(-1)  # columns stacked
     ours = kronecker_apply(W, M, x)[0, 0].T.reshape(-1)
     torch.testing.assert_close(ours, stacked, rtol=0, atol=1e-12)

@@ -26,10 +26,6 @@ def photo(tmp_path) -> Path:
     return write_photos(tmp_path, 1, (60, 80))[0]
 
 
-def sheet_options(folder: Path, steps: list) -> Path:
-    return write_options(folder / 'o.yml', {'datasets': {'train': {'degradations': steps}}})
-
-
 def test_cells_show_the_photo_then_growing_strength(photo):
     image = cv2.imread(str(photo))[:, :, ::-1].astype(np.float32) / 255
     sheet = degrade_command.contact_sheet(
@@ -55,7 +51,8 @@ def test_all_degradations_are_shown_without_an_option_file(photo, tmp_path, caps
 def test_the_sheet_is_the_same_for_the_same_seed(photo, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(degrade_command, 'save_picture', lambda _, sheet: saved.append(sheet))
-    file = sheet_options(tmp_path, BLUR_AND_NOISE[1:])
+    section = {'train': {'degradations': BLUR_AND_NOISE[1:]}}
+    file = write_options(tmp_path / 'o.yml', {'datasets': section})
     for seed in (1, 1, 2):
         run(photo, '-opt', file, '-o', tmp_path / 'x.png', '--seed', seed)
     a, b, c = (sheet.axes[2].images[0].get_array() for sheet in saved)

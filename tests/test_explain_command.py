@@ -23,10 +23,6 @@ STAGES = ['encoder_level1', 'encoder_level2', 'encoder_level3', 'latent', 'decod
           'decoder_level2', 'decoder_level1', 'refinement']  # fmt: skip
 
 
-def tensor_of(image) -> torch.Tensor:
-    return torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None].contiguous()
-
-
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
     torch.manual_seed(0)
@@ -51,7 +47,7 @@ def explained(restorer):
 
 def test_probabilities_are_those_of_the_network(explained, restorer):
     explanation, image = explained
-    vector = restorer.conditioning(tensor_of(image))
+    vector = restorer.conditioning(restorer.to_tensor(image))
     assert [stage.name for stage in explanation.stages] == STAGES
     for stage in explanation.stages:
         expected = getattr(restorer.net, stage.name).gradient_descent.linear(vector).softmax(-1)
@@ -78,7 +74,7 @@ def test_maps_are_recomputed_by_hooks(explained, restorer):
 
     for name in STAGES:
         watch(name, getattr(restorer.net, name).gradient_descent)
-    output = restorer.restore_tensor(tensor_of(image))
+    output = restorer.restore_tensor(restorer.to_tensor(image))
     for handle in handles:
         handle.remove()
     expected = output[0].clamp(0, 1).permute(1, 2, 0).numpy()

@@ -9,8 +9,7 @@ from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d, mean_std
 from unfoldldm_basicsr.archs.layers.resample import Unshuffle, pad_to_multiple
 
-CHANNELS_LAST = torch.channels_last
-LAYOUTS = pytest.mark.parametrize('layout', [torch.contiguous_format, CHANNELS_LAST])
+LAYOUTS = pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 
 
 @LAYOUTS

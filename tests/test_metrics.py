@@ -224,5 +224,4 @@ def test_other_reductions_are_refused():
 @pytest.mark.parametrize('shape', [(16, 16, 1), (16, 16)])
 def test_the_mean_of_the_truth_is_matched_in_one_channel_too(shape):
     image = image_of(shape)
-    options = {'type': 'calculate_psnr_gt_mean'}
-    assert calculate_metric({'img': image // 2, 'img2': image // 2}, options) == math.inf
+    assert measured('psnr_gt_mean', image // 2, image // 2) == math.inf

@@ -46,14 +46,6 @@ def with_shares(mixture: dict, key: str, values: list) -> dict:
     return mixture
 
 
-def epoch(options: dict, rank: int = 0, world_size: int = 1, number: int = 0) -> list[dict]:
-    return epochs(options, number + 1, rank=rank, world_size=world_size)[number]
-
-
-def classes(batches: list[dict]) -> Counter:
-    return Counter(index for batch in batches for index in batch['degradation'].tolist())
-
-
 def test_every_item_carries_its_class_by_the_explicit_order(mixture):
     dataset = build_dataset(mixture)
     items = [dataset[i] for i in range(len(dataset))]
@@ -90,12 +82,12 @@ def test_ranks_together_see_the_epoch_exactly_once(mixture, num_workers):
         'num_worker_per_gpu': num_workers,
         'batch_size_per_gpu': 3,
     }
-    ranks = [epoch(options, rank, 2) for rank in (0, 1)]
-    assert classes(ranks[0] + ranks[1]) == {0: 6, 1: 6, 2: 6}
-    noise = [path for batches in ranks for batch in batches
-             for path, index in zip(batch['gt_path'], batch['degradation'], strict=True)
-             if index == 0]  # fmt: skip
-    assert len(set(noise)) == 6
+    items = []
+    for rank in (0, 1):
+        for batch in epochs(options, rank=rank, world_size=2)[0]:
+            items += zip(batch['degradation'].tolist(), batch['gt_path'], strict=True)
+    assert Counter(index for index, _ in items) == {0: 6, 1: 6, 2: 6}
+    assert len({path for index, path in items if index == 0}) == 6
 
 
 def test_sets_inherit_common_keys_and_may_override_them(mixture):

@@ -312,11 +312,8 @@ def test_the_loss_of_another_process_is_explained_and_nothing_else(monkeypatch, 
 
 
 def test_the_program_ends_with_the_message_alone(log):
-    def fail(root):
-        raise OutputWriteError('cannot write x: disk full.')
-
     with pytest.raises(SystemExit) as stop:
-        failures.run_to_end(fail, '.')
+        failures.run_to_end(Mock(side_effect=OutputWriteError('cannot write x: disk full.')), '.')
     assert stop.value.code == 1
     assert log.text.strip().endswith('The run has ended: cannot write x: disk full.')
 

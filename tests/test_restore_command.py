@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -223,7 +224,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, capsys, monkey
     write_photos(tmp_path / 'in', 2, (24, 24))
     words = (tmp_path, weights, '--suffix', '_r', '--save-trace', '--skip-existing')
     with monkeypatch.context() as patch:
-        patch.setattr(Restorer, 'trace', interrupt)
+        patch.setattr(Restorer, 'trace', Mock(side_effect=KeyboardInterrupt))
         assert restore(*words, output='in') == 130
     assert (out / 'img_0_r.png').is_file()
     assert not (out / 'img_0_r_trace.png').exists()
@@ -233,10 +234,6 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, capsys, monkey
         assert f'{done} of 2 results exist already' in capsys.readouterr().out
     results = [f'img_{i}_r{end}.png' for i in range(2) for end in ('', '_trace')]
     assert files_in(out) == sorted(['img_0.png', 'img_1.png', *results])
-
-
-def interrupt(*_):
-    raise KeyboardInterrupt
 
 
 def test_names_that_the_terminal_cannot_show_are_restored_and_named(tmp_path, weights, monkeypatch):

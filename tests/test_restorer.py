@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import image_of
-from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
+from tiny_network import RESTORMER, TinyConvNet, save_weights, shake, unfoldldm_kwargs
 from torch import nn
 
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
@@ -14,13 +14,7 @@ from unfoldldm_basicsr.restoring import CheckpointError, Restorer, TileError, ex
 from unfoldldm_basicsr.restoring.tiling import with_image_statistics
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 
-
-def restormer():
-    return Restormer(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1)
-
-
-def nafnet():
-    return NAFNet(width=4, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1], middle_blk_num=1)
+NAFNET = {'width': 4, 'enc_blk_nums': [1, 1], 'dec_blk_nums': [1, 1], 'middle_blk_num': 1}
 
 
 class Network(nn.Module):
@@ -52,7 +46,6 @@ def unfoldldm(tmp_path_factory):
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
 @pytest.mark.parametrize('shape', [(5, 7), (5, 7, 2), (5, 7, 3), (5, 7, 4), (1, 1), (1, 1, 3)])
 def test_images_pass_an_identity_network_unchanged(shape, dtype):
-    """Every value, channel and bit survives the way to the network and back."""
     restorer = Restorer(Network(lambda lq: lq))
     every = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
     for image in (image_of(shape, dtype), every.reshape(16, -1)):
@@ -119,8 +112,8 @@ def uneven_image(height=64, width=128, seed=0):
         lambda: UnfoldLDM(
             **unfoldldm_kwargs(phase='inference', mgda_mode='holistic', share_stages=True)
         ),
-        restormer,
-        nafnet,
+        lambda: Restormer(**RESTORMER),
+        lambda: NAFNet(**NAFNET),
     ],
     ids=['UnfoldLDM', 'Restormer', 'NAFNet'],
 )
@@ -231,11 +224,11 @@ def test_export_then_restore_equals_the_averaged_network_bit_for_bit(unfoldldm, 
 
 def test_what_bare_weights_were_taken_for_is_said(tmp_path):
     path = tmp_path / 'released.pth'
-    torch.save({'params': nafnet().state_dict()}, path)
+    torch.save({'params': NAFNet(**NAFNET).state_dict()}, path)
     (note,) = Restorer(path).notes
     assert 'recognised as NAFNet (img_channel: 3, width: 4' in note
     assert 'NAFNetLocal has the same weights' in note
-    torch.save({'params': restormer().state_dict()}, path)
+    torch.save({'params': Restormer(**RESTORMER).state_dict()}, path)
     (note,) = Restorer(path).notes
     assert 'the same weights' not in note
 

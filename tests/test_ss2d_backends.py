@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -76,9 +77,7 @@ def test_cpu_tensors_always_use_torch(monkeypatch):
 )
 @pytest.mark.parametrize('stage', ['import', 'trial'])
 def test_a_backend_that_breaks_is_passed_over_with_the_reason(monkeypatch, log, failure, stage):
-    def broken(*args):
-        raise failure
-
+    broken = Mock(side_effect=failure)
     monkeypatch.delenv(dispatch.ENVIRONMENT, raising=False)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     if stage == 'import':

@@ -40,20 +40,12 @@ def trained(tmp_path_factory):
             settings = {'warmup_iter': 2, 'accum_iter': 2, 'total_iter': 20, 'scheduler': SCHEDULE}
             built = models[source] = build(folder / source, source, **settings)
             built.settings = settings
-            built.start = [state_of(net) for net in (built.net_g, bare_e(built))]
+            built.start = [state_of(net) for net in (built.net_g, built.embedding.bare)]
             steps(built, 1, 2)
             built.save(0, 2)
         return models[source]
 
     return model
-
-
-def bare_e(model):
-    return model.embedding.bare
-
-
-def average_e(model):
-    return model.embedding.average
 
 
 def times_logged(log, text: str) -> int:
@@ -63,34 +55,34 @@ def times_logged(log, text: str) -> int:
 @EACH
 def test_every_trainable_parameter_gets_a_gradient_and_frozen_ones_keep_their_bits(trained, source):
     model = trained(source)
-    parameters = [*model.net_g.named_parameters(), *bare_e(model).named_parameters()]
+    parameters = [*model.net_g.named_parameters(), *model.embedding.bare.named_parameters()]
     silent = [n for n, p in parameters if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert silent == []
     frozen = {n for n, p in model.net_g.named_parameters() if not p.requires_grad}
     assert frozen == {'down1_2_i.body.0.weight'}  # never used by the released network either
     assert (model.embedding.train is not None) == (source == 'learned')
     assert changed(model.net_g, model.start[0])
-    assert bool(changed(bare_e(model), model.start[1])) == (source == 'learned')
+    assert bool(changed(model.embedding.bare, model.start[1])) == (source == 'learned')
 
 
 def test_the_average_of_the_learned_embedding_follows_it_and_is_what_evaluation_uses(make):
     limits = {'restoration': 1e6, 'embedding': 1e-9}
     clip = {'use_grad_clip': True, 'grad_clip_norm': limits}
     model = make('learned', ema_decay=0.9, amp='bf16', **clip)
-    start = state_of(bare_e(model))
+    start = state_of(model.embedding.bare)
     steps(model, 1)
     assert model.log_dict['grad_norm_embedding'] > 1e-8
-    norms = [p.grad.norm() for p in bare_e(model).parameters()]
+    norms = [p.grad.norm() for p in model.embedding.bare.parameters()]
     assert torch.stack(norms).norm() < 2e-9
-    for key, average in average_e(model).state_dict().items():
-        expected = 0.9 * start[key] + 0.1 * bare_e(model).state_dict()[key]
+    for key, average in model.embedding.average.state_dict().items():
+        expected = 0.9 * start[key] + 0.1 * model.embedding.bare.state_dict()[key]
         torch.testing.assert_close(average, expected, atol=1e-6, rtol=1e-5)
     with model.autocast():
         vectors = model.network_arguments(model.batch)['degradation']
     assert vectors.dtype == torch.float32  # autocast leaves them alone
     with torch.no_grad():
         averaged = model.network_arguments(model.batch)['degradation']
-        torch.testing.assert_close(averaged, average_e(model)(model.batch['lq']))
+        torch.testing.assert_close(averaged, model.embedding.average(model.batch['lq']))
     assert (vectors.requires_grad, averaged.requires_grad) == (True, False)
     assert not torch.equal(vectors.detach(), averaged)
 
@@ -129,9 +121,9 @@ def test_a_new_run_from_the_network_file_takes_its_embedding_along(make, trained
     second = make(source, path=path)
     assert same_networks(first, second)
     tested = make(source, path=path, is_train=False)
-    kept = average_e(first) if source == 'learned' else bare_e(first)
-    assert changed(bare_e(tested), kept.state_dict()) == set()
-    assert not any(p.requires_grad for p in bare_e(tested).parameters())
+    kept = first.embedding.average if source == 'learned' else first.embedding.bare
+    assert changed(tested.embedding.bare, kept.state_dict()) == set()
+    assert not any(p.requires_grad for p in tested.embedding.bare.parameters())
 
 
 @pytest.mark.parametrize('is_train', [True, False])
@@ -183,7 +175,7 @@ def test_other_vectors_than_the_network_was_trained_with_are_reported_once(make,
     first = make('learned', ema_decay=0.9)
     first.save(0, 1)
     with torch.no_grad():
-        for net in (bare_e(first), first.embedding.average):
+        for net in (first.embedding.bare, first.embedding.average):
             next(net.parameters()).add_(1)
     first.save(0, 2)
     for label in ('e_1', 'e_2'):
@@ -204,13 +196,13 @@ def test_random_adapters_of_clip_are_reported_once(make, trained, log):
 
 
 def test_a_frozen_embedding_takes_averaged_weights_where_the_file_has_them(make, trained, tmp_path):
-    state = state_of(bare_e(trained('clip')))
+    state = state_of(trained('clip').embedding.bare)
     averaged = {key: value + 1 for key, value in state.items()}
     torch.save({'params': state, 'params_ema': averaged}, tmp_path / 'clip.pth')
     path = {'pretrain_network_e': str(tmp_path / 'clip.pth')}
-    assert changed(bare_e(make('clip', path=path)), averaged) == set()
+    assert changed(make('clip', path=path).embedding.bare, averaged) == set()
     raw = make('clip', path={**path, 'param_key_e': 'params'})
-    assert changed(bare_e(raw), state) == set()
+    assert changed(raw.embedding.bare, state) == set()
 
 
 def test_a_test_without_an_embedding_is_refused(trained, tmp_path):

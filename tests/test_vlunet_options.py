@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.archs import build_network
 from helpers import DELETE, for_test, problems_at, put
 from torch import nn
 from vlunet_runs import EMBEDDINGS, NAMES, vlunet_file
@@ -69,11 +69,7 @@ def test_a_test_knows_the_vectors_that_its_network_was_trained_with(options, tmp
         torch.save({'params': net.state_dict(), **more}, tmp_path / name)
         return str(tmp_path / name)
 
-    def build(section: str) -> nn.Module:
-        arguments = dict(options[section])
-        return ARCH_REGISTRY.get(arguments.pop('type'))(**arguments)
-
-    net, embedding = build('network_g'), build('network_e')
+    net, embedding = (build_network(options[key]) for key in ('network_g', 'network_e'))
     record = degradation_meta(NAMES, options['network_e'], embedding.state_dict())
     test = for_test(options)
     bare = {'pretrain_network_g': weights('bare.pth', net)}
