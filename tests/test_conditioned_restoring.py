@@ -11,15 +11,13 @@ from tiny_vlunet import CLASSES, CLIP, OPTIONS, build_vlunet, embedding_of, save
 from unfoldldm_basicsr.restoring import CheckpointError, Restorer, export_checkpoint, read_picture
 from unfoldldm_basicsr.weights.checkpoint import network_meta, read_checkpoint
 
-SOURCES = ('clip', 'label', 'learned')
-
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
     """Weight file, network and embedding by source."""
     torch.manual_seed(0)
     folder, found = tmp_path_factory.mktemp('weights'), {}
-    for source in SOURCES:
+    for source in OPTIONS:
         net, embedding = build_vlunet(), embedding_of(source)
         path = save_vlunet(folder / f'{source}.pth', net, source, embedding)
         found[source] = path, net, embedding
@@ -104,7 +102,7 @@ def test_clip_that_is_not_in_the_file_is_had_from_where_the_user_says(tmp_path):
 
 
 def test_clip_weights_without_use_are_refused(files):
-    for source in SOURCES:
+    for source in OPTIONS:
         name = 'rain' if source == 'label' else 'auto'
         with pytest.raises(CheckpointError, match='leave out --clip-weights'):
             Restorer(files[source][0], degradation=name, clip_weights='x.pth')

@@ -7,7 +7,7 @@ import torch
 from helpers import Attack, network_of
 from released import build_released, released_pair
 from tiny_network import TinyConvNet
-from tiny_vlunet import CLIP, build_vlunet, embedding_of, lightning_content, vlunet_kwargs
+from tiny_vlunet import CLASSES, CLIP, build_vlunet, embedding_of, lightning_content, vlunet_kwargs
 
 from unfoldldm_basicsr.archs.degradation_embedding import CLASS_TEXTS, CLIPDegradationEmbedding
 from unfoldldm_basicsr.restoring import (
@@ -19,8 +19,6 @@ from unfoldldm_basicsr.restoring import (
 from unfoldldm_basicsr.weights import convert
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import build_conditioning, read_record
-
-NAMES = ['noise', 'rain', 'haze']
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +61,7 @@ def test_a_lightning_checkpoint_becomes_the_same_network_with_all_its_arguments(
     x = torch.rand(2, 3, 21, 30)
     vector = clip(x)
     conditioning = build_conditioning(checkpoint)
-    assert conditioning.classes == tuple(NAMES)
+    assert conditioning.classes == tuple(CLASSES)
     assert torch.equal(conditioning(x), vector)
     with torch.no_grad():
         assert torch.equal(found(x, conditioning(x)), net(x, vector))
@@ -103,7 +101,7 @@ def test_the_number_of_prompts_need_not_be_that_of_the_classes(tmp_path, clip):
 def test_classes_without_degradation_vectors_are_refused(tmp_path):
     path = write(tmp_path / 'a.ckpt', lightning_content(build_vlunet(), None))
     with pytest.raises(CheckpointError, match=r'holds no model_degradation\.\*'):
-        convert_checkpoint(path, classes=NAMES)
+        convert_checkpoint(path, classes=CLASSES)
 
 
 def small_clip_of_released_width() -> CLIPDegradationEmbedding:

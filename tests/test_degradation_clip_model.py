@@ -1,12 +1,12 @@
 """DegradationCLIPModel: what is tuned, its loss, accuracy and confusion matrix, its files."""
 
-import csv
 import math
+from pathlib import Path
 
 import open_clip
 import pytest
 import torch
-from helpers import model_options, network_of, problems_at, put
+from helpers import csv_rows, model_options, network_of, problems_at, put
 from model_runs import Board, batch, file_of, state_of, steps, validate
 from PIL import Image
 from torch.utils.data import Dataset
@@ -23,9 +23,7 @@ from unfoldldm_basicsr.weights.conditioning import build_conditioning
 NETWORK = {**EMBEDDINGS['clip'], 'tune_adapters': True}
 TEXTS = NETWORK['class_texts']
 DATASETS = {'train': {'degradation_names': NAMES}, 'val': {'degradation_names': NAMES}}
-# what a prediction of PLANNED makes of it, counted by hand
 TRUTH, PLANNED = [0, 0, 1, 1, 2], [0, 1, 1, 1, 0]
-CONFUSION = [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
 
 
 def build(folder, change=None, *, is_train=True, network=None, **train) -> DegradationCLIPModel:
@@ -114,11 +112,11 @@ def test_accuracy_and_confusion_are_counted_as_by_hand(make):
     found = [scalars[f'metrics/held_out/{name}/accuracy'] for name in NAMES]
     assert found == [0.5, 1.0, 0.0]
     start = f'{model.opt["path"]["visualization"]}/held_out/confusion_7'
-    with open(f'{start}.csv', newline='', encoding='utf-8') as file:
-        rows = list(csv.reader(file))
-    assert rows[0] == ['true class', *NAMES, 'items', 'accuracy']
-    assert [[int(cell) for cell in row[1:4]] for row in rows[1:]] == CONFUSION
-    assert [row[4:] for row in rows[1:]] == [['2', '0.5000'], ['2', '1.0000'], ['1', '0.0000']]
+    rows = csv_rows(Path(f'{start}.csv'))
+    assert list(rows[0]) == ['true class', *NAMES, 'items', 'accuracy']
+    assert [[int(row[name]) for name in NAMES] for row in rows] == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+    found = [(row['items'], row['accuracy']) for row in rows]
+    assert found == [('2', '0.5000'), ('2', '1.0000'), ('1', '0.0000')]
     with Image.open(f'{start}.png') as picture:
         assert picture.mode == 'RGB'
         assert min(picture.size) > 3 * 72
