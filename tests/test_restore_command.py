@@ -207,15 +207,6 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_is_restored(
         restore(tmp_path, weights, output='file/out')
 
 
-def test_noise_of_grey_photos_is_said_not_to_be_that_of_the_default(tmp_path, weights, capsys):
-    photo = tmp_path / 'in' / 'grey.png'
-    photo.parent.mkdir()
-    Image.fromarray(np.zeros((16, 16), np.uint8)).save(photo)
-    for words, said in ((('-w', weights), False), ((), True)):
-        assert call('-i', photo, '-o', tmp_path / 'out', '--overwrite', *words) == 0
-        assert ('1 of the photos are grey' in capsys.readouterr().out) is said
-
-
 def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     """Stopped after a result but before its trace; results lie beside the images."""
     monkeypatch.setattr(drawing, 'save_picture', lambda path, _: path.touch())

@@ -262,13 +262,13 @@ def test_every_weight_file_has_a_test_a_card_and_at_most_5_mb():
         assert 'What it cannot do' in found.path.with_suffix('.md').read_text()
 
 
-@pytest.mark.parametrize('name', GAINS)
-def test_packaged_weights_restore_a_photo_that_they_have_not_seen(name):
+@pytest.mark.parametrize(('name', 'grey'), [*((n, False) for n in GAINS), ('denoise', True)])
+def test_packaged_weights_restore_a_photo_that_they_have_not_seen(name, grey):
     steps, gain = GAINS[name]
-    truth = data.chelsea()[60:188, 120:248]
+    truth = data.chelsea()[60:188, 120:248, 1:2] if grey else data.chelsea()[60:188, 120:248]
     chain = DegradationChain(degradations=steps, lq_output='uint8')
     degraded = chain((truth / 255).astype(np.float32), np.random.default_rng(0))
-    degraded = (degraded * 255).round().astype(np.uint8)
+    degraded, truth = (degraded * 255).round().astype(np.uint8).squeeze(), truth.squeeze()
     told = {'degradation': 'rain'} if name == 'all_in_one' else {}
     restored = Restorer(packaged_file(name), **told).restore(degraded)
     assert psnr(truth, restored) > psnr(truth, degraded) + gain

@@ -28,10 +28,6 @@ from unfoldldm_basicsr.restoring.tiling import TileError
 from unfoldldm_basicsr.weights.packaged import packaged_file
 
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-_GREY = (
-    'Note: {} of the photos are grey, and their noise is the same in all three channels: denoise, '
-    'which learned other noise, hardly changes it. --pretrained denoise_deblur_jpeg does.'
-)
 
 
 class Job(NamedTuple):
@@ -93,13 +89,13 @@ def run(args: argparse.Namespace) -> int:
             ) from error
 
     failures: list[tuple[Path, str]] = []
-    total, stopped, grey, start = len(jobs), None, 0, time.perf_counter()
+    total, stopped, start = len(jobs), None, time.perf_counter()
     log = logging.getLogger('basicsr')
     with logging_redirect_tqdm([log]), tqdm(jobs, desc='restore', unit='image') as progress:
         for number, job in enumerate(progress):
             progress.set_postfix_str(job.source.name)
             try:
-                grey += restore_one(restorer, job, progress, keep_metadata=args.keep_metadata)
+                restore_one(restorer, job, progress, keep_metadata=args.keep_metadata)
             except (OSError, ValueError, RuntimeError, MemoryError) as error:
                 if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
                     stopped, jobs = error, jobs[:number]  # the next image would meet it too
@@ -109,8 +105,6 @@ def run(args: argparse.Namespace) -> int:
         f'Restored {len(jobs) - len(failures)} of {total} images in'
         f' {time.perf_counter() - start:.1f} s on {restorer.device}: {args.output}'
     )
-    if grey and Path(args.weights).name == 'denoise.safetensors':
-        print(_GREY.format(grey))
     for source, problem in failures:
         print(f'failed: {problem if str(source) in problem else f"{source}: {problem}"}')
     if stopped is not None:
@@ -184,8 +178,8 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: bool) -> bool:
-    """Restores one image and writes what comes of it; whether it is grey."""
+def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: bool) -> None:
+    """Restores one image and writes what comes of it."""
 
     def show_tile(done: int, total: int) -> None:
         if total > 1:
@@ -203,7 +197,6 @@ def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: 
         part = ' (middle of the image, one tile)' if cropped else ''
         note = f'{job.source.name}{part}, {type(restorer.net).__name__}, {restorer.name}'
         save_picture(target, trace_picture(trace, note=note))
-    return picture.is_grey
 
 
 def _images(source: Path, args: argparse.Namespace) -> list[tuple[Path, Path]]:
