@@ -36,7 +36,9 @@ def test_ema_averages_parameters_copies_buffers_and_spares_frozen_ones(make):
     assert torch.equal(now['norm.running_mean'], net['norm.running_mean'])
     assert now['norm.num_batches_tracked'] == 1
     model.net_g_ema.teacher.bias.data += 1  # frozen: not even averaged
+    model.net_g.norm.running_mean = torch.full_like(net['norm.running_mean'], 9)
     steps(model, 2, 3)
+    assert model.net_g_ema.norm.running_mean.min() > 5, 'replaced in a forward pass, too'
     assert torch.equal(model.net_g_ema.teacher.weight, before['teacher.weight'])
     assert torch.equal(model.net_g_ema.teacher.bias, before['teacher.bias'] + 1)
 

@@ -51,9 +51,14 @@ class TrainedNetwork:
     def start_average(self) -> None:
         """Averages from here on, starting with the weights of now."""
         self.average = deepcopy(self.bare).eval().requires_grad_(False)
-        nets = self.average, self.bare  # to walk through both in every step would take a while
-        self._pairs = [*zip(*(net.parameters() for net in nets), strict=True)]
-        self._buffers = [*zip(*(net.buffers() for net in nets), strict=True)]
+        # To walk through both in every step would take a while. Buffers may be replaced in it.
+        nets = self.average, self.bare
+        self._parameters = [*zip(*(net.parameters() for net in nets), strict=True)]
+        self._modules = [
+            pair
+            for pair in zip(*(net.modules() for net in nets), strict=True)
+            if any(True for _ in pair[1].buffers(recurse=False))
+        ]
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
@@ -64,11 +69,13 @@ class TrainedNetwork:
         """
         if self.average is None:
             return
-        trained = [pair for pair in self._pairs if pair[1].requires_grad]
+        trained = [pair for pair in self._parameters if pair[1].requires_grad]
         if trained:
             get_ema_multi_avg_fn(decay)(*map(list, zip(*trained, strict=True)), 1)
-        for average, value in self._buffers:
-            average.copy_(value)
+        for pair in self._modules:
+            buffers = (module.buffers(recurse=False) for module in pair)
+            for average, value in zip(*buffers, strict=True):
+                average.copy_(value)
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
