@@ -188,13 +188,15 @@ def _records(jobs: Sequence[tuple], num_threads: int) -> Iterator[list[Record]]:
             return []
 
     with ThreadPoolExecutor(num_threads) as pool:
-        for start in range(0, len(jobs), _AHEAD * num_threads):
-            part = jobs[start : start + _AHEAD * num_threads]
+        done = 0
+        while done < len(jobs) and len(problems) < _MANY:
+            part = jobs[done : done + _AHEAD * num_threads]
             yield from pool.map(attempt, *zip(*part, strict=True))
-            if len(problems) >= _MANY:
-                break
+            done += len(part)
     if problems:
-        raise ValueError('\n'.join(sorted(problems)))
+        rest = len(jobs) - done
+        more = [f'The {rest} images after these were not looked at.'] if rest else []
+        raise ValueError('\n'.join([*sorted(problems), *more]))
 
 
 def _write(folder: Path, batches: Iterable[list[Record]], level: int) -> dict[str, bytes]:
