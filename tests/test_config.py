@@ -448,7 +448,7 @@ def test_a_metric_gets_only_arguments_that_it_has(plugin):
 
 def test_a_numbered_key_of_a_class_of_somebody_else_is_no_slip():
     problems = Problems()
-    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lq1': 'a'}, foreign=True)
+    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lq1': 'a'}, reader='stock')
     assert problems.refused == {}
-    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, foreign=True)
+    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, reader='stock')
     assert 'x.dataroot_lqq' in problems.refused

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -51,9 +52,8 @@ def _fill_dataset(section: dict, phase: str, scale: Any) -> None:
     section['phase'], section['scale'] = phase.split('_')[0], scale
     if section.get('io_backend') is None:
         section['io_backend'] = {'type': 'disk'}
-    parts = section.get('sets')  # of a mixture
-    for part in (section, *(parts if isinstance(parts, list) else ())):
-        for key, value in part.items() if isinstance(part, dict) else ():
+    for _, part in (('', section), *parts_of(section)):
+        for key, value in part.items():
             if isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info')):
                 part[key] = os.path.expanduser(value)
     if phase == 'train':
@@ -64,3 +64,10 @@ def _fill_dataset(section: dict, phase: str, scale: Any) -> None:
         # New workers every epoch cost seconds each; torch refuses persistent ones without workers.
         workers = bool(section['num_worker_per_gpu'])
         section['persistent_workers'] = workers and section.get('persistent_workers', True)
+
+
+def parts_of(section: Mapping[str, Any]) -> list[tuple[str, dict]]:
+    """Place and section of each set of a mixture; a class of anybody may mean others by sets."""
+    sets = section.get('sets')
+    parts = enumerate(sets if isinstance(sets, list) else ())
+    return [(f'.sets.{index}', part) for index, part in parts if isinstance(part, dict)]

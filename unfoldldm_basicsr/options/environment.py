@@ -24,6 +24,7 @@ from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch, preserved_rng
 from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.ops.ss2d import describe_backends
+from unfoldldm_basicsr.options.defaults import parts_of
 from unfoldldm_basicsr.options.networks import VALUE_ERRORS
 from unfoldldm_basicsr.options.problems import Problems
 from unfoldldm_basicsr.options.rules import Found
@@ -56,10 +57,10 @@ def not_read(run: Run) -> frozenset[str]:
 
     Of another machine: all that name files, which may lie there.
     """
-    if not run.machine.here:
+    if not run.here:
         named = section_values(run.opt, 'path').items()
         return frozenset(f'path.{key}' for key, value in named if value)
-    if not run.is_train or not run.machine.resuming:
+    if not run.is_train or not run.resuming:
         return frozenset()
     ignored = run.path.ignore_resume_networks or ()
     ignored = set(map(str, [ignored] if isinstance(ignored, str) else ignored))
@@ -71,25 +72,27 @@ def not_read(run: Run) -> frozenset[str]:
 def weights_are_there_and_fit(run: Run) -> Found:
     skipped = not_read(run)
     for key, value in section_values(run.opt, 'path').items():
-        place, is_weights = f'path.{key}', key.startswith('pretrain_network_')
-        named = isinstance(value, str) and (is_weights or key == 'resume_state')
-        if not named or place in skipped:
+        place, fault = f'path.{key}', None
+        if not isinstance(value, str) or place in skipped:
             continue
-        file = Path(value)
-        if not file.is_file():
-            remedy = _remedy(key, file) if is_weights else ' To start anew, write ~.'
-            yield Problem(place, f'no such file: {value}.{remedy}')
-        elif is_weights:
-            if fault := _weights_fault(run, key.removeprefix('pretrain_network_'), file):
-                yield Problem(place, fault)
-        else:
+        if key.startswith('pretrain_network_'):
+            fault = _weights_fault(run, key.removeprefix('pretrain_network_'), Path(value))
+        elif key == 'resume_state':
             try:
-                Checkpoint.read(file)
+                Checkpoint.read(Path(value))
             except ResumeError as error:
-                yield Problem(place, f'{error}. Name an older state.')
+                fault = f'{error}. Name an older state, or ~ to start anew.'
+        if fault:
+            yield Problem(place, fault)
 
 
 def _weights_fault(run: Run, label: str, file: Path) -> str | None:
+    if not file.is_file():
+        near = [p.name for p in file.parent.glob('*.pth')] if file.parent.is_dir() else []
+        train = ' Train the embedding first, with an option file of DegradationCLIPModel.'
+        return (
+            f'no such file: {file}.{did_you_mean(file.name, near)}{train if label == "e" else ""}'
+        )
     paths, stock = section_values(run.opt, 'path'), not hasattr(run.model, 'sections')
     key, strict = paths.get(f'param_key_{label}'), bool(paths.get(f'strict_load_{label}', True))
     named = isinstance(key, str)
@@ -105,20 +108,12 @@ def _weights_fault(run: Run, label: str, file: Path) -> str | None:
     return net and misfit(net, checkpoint, strict=strict, allow_missing=run.is_train, label=label)
 
 
-def _remedy(key: str, file: Path) -> str:
-    near = [p.name for p in file.parent.glob('*.pth')] if file.parent.is_dir() else []
-    hint = did_you_mean(file.name, near)
-    if key.endswith('network_e'):
-        hint += ' Train the embedding first, with an option file of DegradationCLIPModel.'
-    return hint
-
-
 # ---- GPUs ---------------------------------------------------------------------------------------
 
 
 def gpus_are_there(run: Run) -> Found:
     wanted, present = run.top.num_gpu, torch.cuda.device_count()
-    launcher = run.machine.launcher
+    launcher = run.launcher
     if not isinstance(wanted, int) or launcher not in (None, 'none'):
         return
     single = getattr(run.model, 'one_gpu_per_process', False)
@@ -140,7 +135,7 @@ def gpus_are_there(run: Run) -> Found:
 def scan_backend_works(run: Run) -> Found:
     """The CPU takes none of those that are named."""
     name = getattr(run.top, 'scan_backend', None)
-    if name in (None, 'auto', 'torch') or run.machine.gpus == 0:
+    if name in (None, 'auto', 'torch') or run.gpus == 0:
         return
     rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', ''))
     mine = rank.isdigit() and int(rank) < torch.cuda.device_count()
@@ -152,9 +147,9 @@ def scan_backend_works(run: Run) -> Found:
 
 def network_can_be_compiled(run: Run) -> Found:
     """torch looks for a compiler in the first step only, after the loaders have started."""
-    if not run.machine.here or not getattr(run.train, 'use_compile', False):
+    if not run.here or not getattr(run.train, 'use_compile', False):
         return
-    device = 'cuda' if run.machine.gpus and torch.cuda.is_available() else 'cpu'
+    device = 'cuda' if run.gpus and torch.cuda.is_available() else 'cpu'
     try:
         with warnings.catch_warnings(), torch._inductor.config.patch(force_disable_caches=True):
             warnings.simplefilter('ignore')  # of the caches, which would hide the fault
@@ -168,17 +163,13 @@ def network_can_be_compiled(run: Run) -> Found:
 
 
 def data_are_there(run: Run) -> Found:
-    for root, whole in run.sets():
-        sections, parts = {root: whole}, whole.get('sets')  # of a class of anybody
-        for index, part in enumerate(parts if isinstance(parts, list) else ()):
-            if not isinstance(part, Mapping):
-                continue
-            sections[f'{root}.sets.{index}'] = {'io_backend': whole.get('io_backend'), **part}
-        for path, section in sections.items():
-            for key, value in section.items():
+    for path, section in run.sets():
+        backend = section.get('io_backend')
+        for place, part in (('', section), *parts_of(section)):
+            for key, value in part.items():
                 if isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info')):
-                    for fault in _path_faults(str(key), value, section.get('io_backend')):
-                        yield Problem(f'{path}.{key}', *fault)
+                    for fault in _path_faults(str(key), value, part.get('io_backend', backend)):
+                        yield Problem(f'{path}{place}.{key}', *fault)
 
 
 def _path_faults(key: str, value: str, backend: object) -> Iterator[tuple[str, ...]]:
@@ -220,8 +211,8 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
     Returns:
         Section and data set, as good as new: what reading leaves behind is in a copy.
     """
-    built, machine = [], run.machine
-    for path, section in run.sets() if machine.here else ():
+    built = []
+    for path, section in run.sets() if run.here else ():
         cls = registered(DATASET_REGISTRY, section.get('type'))
         if cls is None or problems.at(path):
             continue
@@ -242,9 +233,9 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
         if images == 0:
             problems.add(path, 'holds no images. Look at its dataroot keys.')
         elif section.get('phase') == 'train':
-            batch = section['batch_size_per_gpu'] * machine.replicas
+            batch = section['batch_size_per_gpu'] * run.replicas
             ratio = section.get('dataset_enlarge_ratio', 1)
-            samples = math.ceil(images * ratio / machine.processes)
+            samples = math.ceil(images * ratio / run.processes)
             if samples < batch:
                 problems.add(f'{path}.batch_size_per_gpu', no_full_batch(images, samples, batch))
         built.append((copy.deepcopy(dict(section)), dataset))

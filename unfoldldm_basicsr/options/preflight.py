@@ -13,24 +13,23 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from basicsr.models import lr_scheduler
 from basicsr.utils import registry as registries
 
 from unfoldldm_basicsr.common.declaration import Options, show
-from unfoldldm_basicsr.common.registration import by, of_somebody_else, registered
+from unfoldldm_basicsr.common.registration import by, registered
 from unfoldldm_basicsr.common.sections import AnyMetric, BasicDataset, MetricOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.options import environment, networks, rules
 from unfoldldm_basicsr.options.aliases import MODELS, Note, translate
 from unfoldldm_basicsr.options.declared import options_of, takes_any_key
 from unfoldldm_basicsr.options.defaults import fill_defaults
-from unfoldldm_basicsr.options.problems import Problems
+from unfoldldm_basicsr.options.problems import Problems, reader_of
 from unfoldldm_basicsr.options.run import (
     SET_AT_START,
-    Machine,
     Run,
     gpu_count,
     is_read,
@@ -38,13 +37,42 @@ from unfoldldm_basicsr.options.run import (
     typed,
 )
 
-_ADAM = (('Adam', torch.optim.Adam),)  # what BasicSR's own models know
-_SCHEDULES = (
-    ('MultiStepLR', lr_scheduler.MultiStepRestartLR),
-    ('MultiStepRestartLR', lr_scheduler.MultiStepRestartLR),
-    ('CosineAnnealingRestartLR', lr_scheduler.CosineAnnealingRestartLR),
-)
 _LOADS_WEIGHTS = ('PerceptualLoss',)  # building it would fetch a file
+
+
+def _loss(cls: type, **arguments: Any) -> None:
+    """Builds a loss of BasicSR or of this package; what others do when they are built is theirs."""
+    if by(cls, 'basicsr', 'unfoldldm_basicsr') and cls.__name__ not in _LOADS_WEIGHTS:
+        cls(**arguments)
+
+
+def _schedule(cls: type, **arguments: Any) -> None:
+    cls(torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]), **arguments)
+
+
+class Kind(NamedTuple):
+    """What the ``type`` of a section names, and what its other keys are."""
+
+    what: str
+    registry: Iterable[tuple[str, Any]]
+    build: Callable[..., Any] | None = None  # what is made of class and arguments to try them
+    given: tuple[str, ...] = ()  # parameters that do not come from the option file
+    declared: tuple[type[Options], type[Options]] = (Options, Options)  # beside; of any keys
+    where: str = 'is registered'
+
+
+_OF_STOCK = "is known to BasicSR's own models (model_type: RestorationModel knows more)"
+NETWORK = Kind('network', registries.ARCH_REGISTRY, networks.on_meta)
+LOSS = Kind('loss', registries.LOSS_REGISTRY, _loss)
+OPTIMISER = Kind('optimiser', networks.OPTIMIZERS, networks.one_step, ('params',))
+ADAM = OPTIMISER._replace(registry=[('Adam', torch.optim.Adam)], where=_OF_STOCK)
+_STEPS, _CYCLES = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
+_SCHEDULES = [('MultiStepLR', _STEPS), *((cls.__name__, cls) for cls in (_STEPS, _CYCLES))]
+SCHEDULE = Kind('schedule', _SCHEDULES, _schedule, ('optimizer', 'last_epoch'), where=_OF_STOCK)
+_OF_METRICS = ('img', 'img2'), (AnyMetric, MetricOptions)
+METRIC = Kind('metric', registries.METRIC_REGISTRY, None, *_OF_METRICS)
+DATASET = Kind('data set', registries.DATASET_REGISTRY)
+ANY = Kind('class', ())
 
 
 @dataclass
@@ -105,22 +133,21 @@ def examine(
         options['num_gpu'] = gpu_count(options, model, launcher)
     if resuming is None:
         resuming = bool(section_values(options, 'path').get('resume_state'))
-    problems = Problems(strict)
+    problems = Problems(options, strict)
     for key in SET_AT_START['path'] if isinstance(options['path'], dict) else ():
         if options['path'].pop(key, None) is not None:
             problems.add(f'path.{key}', 'is set when a run starts; not read.', 'warning')
     run = typed(model, options, problems)
-    run.machine = Machine(here, launcher, resuming, options['num_gpu'])
+    run.here, run.launcher = here, launcher
+    run.resuming, run.gpus = resuming, options['num_gpu']
     if model is None and isinstance(options.get('model_type'), str):
         names = [*MODELS, *(name for name, _ in registries.MODEL_REGISTRY)]
         hint = did_you_mean(options['model_type'], names)
         message = f'no model {show(options["model_type"])} is registered.{hint}'
         problems.add('model_type', message)
     _check_classes(problems, run)
-    _remove(options, problems.ignored)  # before rules and data sets look at them
     own = environment.RULES if here else ()
     _apply(problems, (*rules.RULES, *getattr(model, 'rules', ()), *own), run)
-    _remove(options, problems.ignored)
     if problems.refused or not later:
         environment.open_datasets(problems, run)
     return Report(file, problems, run, notes)
@@ -139,16 +166,6 @@ def _apply(problems: Problems, rules_: Iterable[Callable], run: Run) -> None:
                 raise
 
 
-def _remove(options: dict, paths: Iterable[str]) -> None:
-    """Takes keys out of an option dict."""
-    for path in paths:
-        inner, key = options, path
-        while key and (isinstance(inner, list) or key not in inner):  # a key may hold dots itself
-            section, _, key = key.partition('.')
-            inner = inner[int(section)] if isinstance(inner, list) else inner.get(section, {})
-        inner.pop(key, None)
-
-
 # ---- sections that name a class -----------------------------------------------------------------
 
 
@@ -156,104 +173,76 @@ def _check_classes(problems: Problems, run: Run) -> None:
     """Reads every section with a ``type``, and builds networks, losses, optimiser and schedule."""
     for key, section in run.opt.items():
         if str(key).startswith('network_') and key not in problems.refused:
-            run.networks[key] = _check_class(
-                problems, key, section, registries.ARCH_REGISTRY, 'network',
-                build=networks.on_meta, here=run.machine.here,
-            )  # fmt: skip
-    train, ours = section_values(run.opt, 'train'), by(run.model, 'unfoldldm_basicsr')
-    stock = by(run.model, 'basicsr')
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
-    for name, section in train.items() if run.is_train else ():
-        path, check = f'train.{name}', partial(_check_class, problems, f'train.{name}', section)
-        if problems.at(path) or not isinstance(section, Mapping):
-            continue
-        if name.endswith('_opt'):
-            known = registered(registries.LOSS_REGISTRY, section.get('type')) is not None
-            if ours or stock or known or name in type(run.train).model_fields:
-                check(registries.LOSS_REGISTRY, 'loss', build=_loss)
-        elif name == 'scheduler' and stock:
-            check(
-                _SCHEDULES, 'schedule', ('optimizer', 'last_epoch'),
-                build=lambda cls, **kept: cls(optimizer, **kept),
-            )  # fmt: skip
-        elif name.startswith('optim_') and (stock or hasattr(run.model, 'sections')):
-            known = _ADAM if stock else networks.OPTIMIZERS
-            check(known, 'optimiser', ('params',), build=networks.one_step)
-        elif of_somebody_else(run.model):
-            continue
-        elif (name.startswith('optim_') or name == 'scheduler') and 'type' not in section:
-            problems.add(f'{path}.type', f'is missing.{written_as("type", section)}')
+            run.networks[key] = _check_class(problems, run, key, section, NETWORK)
+    for name, section in section_values(run.opt, 'train').items() if run.is_train else ():
+        path = f'train.{name}'
+        if isinstance(section, Mapping) and not problems.at(path):
+            kind = _kind_in_train(run, str(name), section)
+            if kind is not None:
+                _check_class(problems, run, path, section, kind)
     for name, section in (run.val.metrics or {}).items():
-        _check_class(
-            problems, f'val.metrics.{name}', section, registries.METRIC_REGISTRY, 'metric',
-            ('img', 'img2'), AnyMetric, MetricOptions,
-        )  # fmt: skip
+        _check_class(problems, run, f'val.metrics.{name}', section, METRIC)
     for phase, section in section_values(run.opt, 'datasets').items():
-        path = f'datasets.{phase}'
-        if not is_read(str(phase), run.is_train):
-            continue
-        cls = _find(problems, path, section, registries.DATASET_REGISTRY, 'data set')
+        path, read = f'datasets.{phase}', is_read(str(phase), run.is_train)
+        cls = _find(problems, path, section, DATASET) if read else None
         if cls is not None:
-            declared, own = getattr(cls, 'Options', BasicDataset), hasattr(cls, 'Options')
-            theirs = of_somebody_else(cls)
-            values = problems.read(path, declared, section, foreign=not own, theirs=theirs)
-            if own:
+            declared = getattr(cls, 'Options', BasicDataset)
+            values = problems.read(path, declared, section, reader=reader_of(cls))
+            if hasattr(cls, 'Options'):
                 run.datasets[str(phase)] = values
 
 
-def _find(problems: Problems, path: str, section: object, registry: Iterable, what: str) -> Any:
+def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
+    """What a section of ``train`` names; None where that is for the model alone to say."""
+    stock = by(run.model, 'basicsr')
+    if name.endswith('_opt'):
+        known = (
+            registered(LOSS.registry, section.get('type')) or name in type(run.train).model_fields
+        )
+        return LOSS if known or stock or by(run.model, 'unfoldldm_basicsr') else None
+    if name != 'scheduler' and not name.startswith('optim_'):
+        return None
+    if stock:
+        return SCHEDULE if name == 'scheduler' else ADAM
+    if name != 'scheduler' and hasattr(run.model, 'sections'):
+        return OPTIMISER
+    return None if reader_of(run.model) == 'theirs' else ANY
+
+
+def _find(problems: Problems, path: str, section: object, kind: Kind) -> Any:
     """What ``section['type']`` names, or None with the problem added."""
     if not isinstance(section, Mapping):
         problems.add(path, f'must be a section with a type, got {show(section)}.')
     elif 'type' not in section:
-        problems.add(f'{path}.type', f'is missing: the {what} to use.{written_as("type", section)}')
-    else:
-        found = registered(registry, section['type'])
-        if found is None:
-            hint = did_you_mean(section['type'], [name for name, _ in registry])
-            where = 'is registered'
-            if isinstance(registry, tuple):
-                where = "is known to BasicSR's own models"
-                hint += f' model_type: RestorationModel takes every {what} of torch.'
-            problems.add(f'{path}.type', f'no {what} {show(section["type"])} {where}.{hint}')
-        return found
+        message = f'is missing: the {kind.what} to use.{written_as("type", section)}'
+        problems.add(f'{path}.type', message)
+    elif kind is not ANY:
+        name, known = section['type'], dict(iter(kind.registry))
+        if found := registered(kind.registry, name):
+            return found
+        message = f'no {kind.what} {show(name)} {kind.where}.{did_you_mean(name, known)}'
+        problems.add(f'{path}.type', message)
     return None
 
 
-def _check_class(
-    problems: Problems,
-    path: str,
-    section: object,
-    registry: Iterable,
-    what: str,
-    given: tuple[str, ...] = (),
-    base: type[Options] = Options,
-    known: type[Options] = Options,
-    build: Callable[..., Any] | None = None,
-    here: bool = True,
-) -> Any:
-    """What ``build`` makes of the arguments in a section; None with the problems added."""
-    owner = _find(problems, path, section, registry, what)
+def _check_class(problems: Problems, run: Run, path: str, section: Any, kind: Kind) -> Any:
+    """What is built of a section, if anything; None with the problems added."""
+    owner = _find(problems, path, section, kind)
     if owner is None:
         return None
-    arguments = {str(key): value for key, value in section.items() if key != 'type'}
-    declared, foreign = options_of(owner, given, base, known), takes_any_key(owner)
-    problems.read(path, declared, arguments, owner.__name__, foreign=foreign)
-    if build is None or problems.at(path):
+
+    def arguments() -> dict[str, Any]:
+        return {str(key): value for key, value in section.items() if key != 'type'}
+
+    declared = options_of(owner, kind.given, *kind.declared)
+    reader = 'stock' if takes_any_key(owner) else 'declared'
+    problems.read(path, declared, arguments(), owner.__name__, reader)
+    if kind.build is None or problems.at(path):
         return None
-    for ignored in problems.ignored:
-        arguments.pop(ignored.removeprefix(f'{path}.'), None)
     try:
-        return build(owner, **arguments)
+        return kind.build(owner, **arguments())  # without what the reading has taken out
     except networks.VALUE_ERRORS as error:
-        if isinstance(error, FileNotFoundError) and not here:
-            return None  # weights that a network loads by itself
-        text = networks.refusal(owner.__name__, arguments, error, partial(build, owner))
-        problems.add(path, text)
+        if run.here or not isinstance(error, FileNotFoundError):  # its weights elsewhere
+            build = partial(kind.build, owner)
+            problems.add(path, networks.refusal(owner.__name__, arguments(), error, build))
     return None
-
-
-def _loss(cls: type, **arguments: Any) -> None:
-    """Builds a loss of BasicSR or of this package; what others do when they are built is theirs."""
-    if by(cls, 'basicsr', 'unfoldldm_basicsr') and cls.__name__ not in _LOADS_WEIGHTS:
-        cls(**arguments)

@@ -1,22 +1,37 @@
 """What is wrong with an option file: refusals and warnings, one for each place."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from unfoldldm_basicsr.common.declaration import Options, keys_of, problems_of
+from unfoldldm_basicsr.common.registration import of_somebody_else
 from unfoldldm_basicsr.common.suggest import nearest, one_slip
+
+Reader = Literal['declared', 'stock', 'theirs', 'nobody']
+"""Whose class reads a section: one that declares all of its keys; one of BasicSR, or made from
+one, that may read more; one of somebody else; or none that is known."""
+
+
+def reader_of(cls: type | None) -> Reader:
+    """What is known of the keys of a model or data set."""
+    if cls is None or hasattr(cls, 'sections') or hasattr(cls, 'Options'):
+        return 'nobody' if cls is None else 'declared'
+    return 'theirs' if of_somebody_else(cls) else 'stock'
 
 
 class Problems:
-    """Collects problems by key path; the first one of a place stands, as it has the cause."""
+    """Collects problems by key path; the first one of a place stands, as it has the cause.
 
-    def __init__(self, strict: bool = True):
-        self.strict = strict  # else unknown keys are warnings
+    Keys that nothing reads are taken out of ``options``: rules and data sets look at the others.
+    Where the check is not ``strict``, they are warnings.
+    """
+
+    def __init__(self, options: dict | None = None, strict: bool = True):
+        self.options, self.strict = options, strict
         self.refused: dict[str, str] = {}
         self.warned: dict[str, str] = {}
-        self.ignored: list[str] = []  # unknown keys of classes that declare all of theirs
 
     def add(self, path: str, message: str, kind: str = 'fault') -> None:
         """``message`` continues the sentence that ``path`` begins; see :class:`.Problem`."""
@@ -28,7 +43,7 @@ class Problems:
         else:
             self.refused[path] = message
         if kind == 'unknown':
-            self.ignored.append(path)
+            _remove(self.options, path)
 
     def at(self, path: str) -> bool:
         """Whether ``path``, a section around it or anything in it has a problem."""
@@ -41,41 +56,36 @@ class Problems:
         declared: type[Options],
         values: Mapping[str, Any],
         owner: str = '',
-        *,
-        foreign: bool = False,
-        theirs: bool = False,
-        any_key: bool = False,
+        reader: Reader = 'declared',
     ) -> Options:
         """A section as its declaration types it, as far as it is right; the rest is added.
 
-        Args:
-            prefix: key path of the section.
-            owner: class that it is for, for messages.
-            foreign: whether the class may read keys that are not declared.
-            theirs: whether it is neither BasicSR's nor of this package: only what BasicSR's
-                pipelines read is judged.
-            any_key: whether nothing is known about its keys.
+        ``prefix`` is its key path, ``owner`` the name of the class that it is for.
         """
         values = {str(key): value for key, value in values.items()}
         try:
             return declared.model_validate(values)
         except ValidationError as error:
             found = problems_of(error, declared, values, owner)
+        known, foreign = keys_of(declared), reader != 'declared'
         also = getattr(declared, 'also', None) if foreign else None
-        by_class = getattr(declared, 'by_class', ()) if theirs else ()
+        own = getattr(declared, 'by_class', ()) if reader == 'theirs' else ()
+        if reader == 'theirs':  # keys of its own may be like those that only BasicSR's classes read
+            known = [key for key in known if key not in {*own, *values}]
         for path, message, kind in found:
-            if kind == 'unknown' and (any_key or (also and also.fullmatch(path))):
+            unknown, near = kind == 'unknown', nearest(path, known)
+            if path.partition('.')[0] in own or (unknown and reader == 'nobody'):
                 continue
-            if path.partition('.')[0] in by_class:
+            if unknown and also and also.fullmatch(path):
                 continue
-            if kind == 'unknown' and '.' not in path:
-                if foreign:
-                    known = keys_of(declared)
-                    if theirs:  # its own keys may be like those that only BasicSR's classes read
-                        known = [k for k in known if k not in {*by_class, *values}]
-                    message, kind = _of_somebody_else(path, known, values)
-                elif not prefix and not nearest(path, keys_of(declared)):  # a note: at the top
-                    message, kind = 'is nothing that is known here; left as it is.', 'warning'
+            if unknown and '.' not in path:
+                if foreign and (slip := _slip_of(path, known, values)):
+                    message, kind = f"is not known here. Did you mean '{slip}'?", 'slip'
+                elif foreign or not (prefix or near):  # at the top: a note
+                    message, kind = (
+                        f'is nothing that is known here; left as it is.{near}',
+                        'warning',
+                    )
             self.add(f'{prefix}.{path}'.strip('.'), message, kind)
         faulty = {problem.path.partition('.')[0] for problem in found}
         right = {k: v for k, v in values.items() if k in keys_of(declared) and k not in faulty}
@@ -85,14 +95,21 @@ class Problems:
             return declared.model_construct(**right)
 
 
-def _of_somebody_else(key: str, known: list[str], present: Mapping) -> tuple[str, str]:
-    """Message and kind for an unknown key of a class whose own keys nobody has declared.
+def _slip_of(key: str, known: Iterable[str], present: Mapping[str, Any]) -> str:
+    """The known key that ``key`` is a slip of, '' for none.
 
-    What such a class reads is not guessed: only a slip of a known key is refused. ``dataroot_gt2``
-    is none, nor is a longer key beside the one that it begins with.
+    ``dataroot_gt2`` is none, nor is a longer key beside the one that it begins with.
     """
-    for near in known:
-        numbered = key.rstrip('0123456789') == near
-        if one_slip(key, near) and not (numbered or (key.startswith(near) and near in present)):
-            return f"is not known here. Did you mean '{near}'?", 'slip'
-    return f'is nothing that is known here; left as it is.{nearest(key, known)}', 'warning'
+    slips = (near for near in known if one_slip(key, near) and key.rstrip('0123456789') != near)
+    return next((near for near in slips if not (key.startswith(near) and near in present)), '')
+
+
+def _remove(values: Any, path: str) -> None:
+    """Takes the key at a path out of sections in sections and lists."""
+    if isinstance(values, list):
+        values = dict(enumerate(values))
+    for key, inner in [*values.items()] if isinstance(values, dict) else ():
+        if str(key) == path:
+            del values[key]
+        elif path.startswith(f'{key}.'):
+            _remove(inner, path.removeprefix(f'{key}.'))

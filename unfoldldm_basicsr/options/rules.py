@@ -61,7 +61,7 @@ def batches_can_be_loaded(run: Run) -> Found:
     if section.get('prefetch_mode') == 'cuda':
         if section.get('pin_memory') is not True:
             yield Problem(f'{path}.pin_memory', 'must be true with prefetch_mode: cuda.')
-        if run.machine.here and not torch.cuda.is_available():
+        if run.here and not torch.cuda.is_available():
             message = "'cuda' needs a GPU, and none is seen here: set it to ~."
             yield Problem(f'{path}.prefetch_mode', message)
 
@@ -137,7 +137,7 @@ def loggers_are_installed(run: Run) -> Found:
     for key in getattr(logger and logger.wandb, 'model_extra', None) or ():
         message = f'is not read.{did_you_mean(key, keys_of(type(logger.wandb)))}'
         yield Problem(f'logger.wandb.{key}', message, 'warning')
-    lacking = [n for n in ('wandb', 'tensorboard') if run.machine.here and not find_spec(n)]
+    lacking = [n for n in ('wandb', 'tensorboard') if run.here and not find_spec(n)]
     if logger is not None and logger.wandb is not None and logger.wandb.project is not None:
         if 'wandb' in lacking:
             yield Problem('logger.wandb.project', 'needs Weights & Biases: pip install wandb.')
@@ -189,7 +189,7 @@ def stock_models_can_train(run: Run) -> Found:
         yield Problem('network_d', message)
     if not any(str(name).endswith('_opt') and train[name] for name in train):
         yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
-    several, network = run.machine.processes > 1, run.networks.get('network_g')
+    several, network = run.processes > 1, run.networks.get('network_g')
     modules, buffers = (list(network.modules()), list(network.buffers())) if network else ([], [])
     if run.train.ema_decay and any(hasattr(m, 'running_mean') for m in modules):
         message = (

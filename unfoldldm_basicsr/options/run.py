@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem
-from unfoldldm_basicsr.common.registration import of_somebody_else
 from unfoldldm_basicsr.common.sections import SECTIONS
-from unfoldldm_basicsr.options.problems import Problems
+from unfoldldm_basicsr.options.problems import Problems, reader_of
 
 # Written into the option dict when a run is started; no keys of an option file.
 SET_AT_START = {
@@ -24,14 +23,28 @@ _OF_TRAINING = ('train', 'logger')  # sections that a test does not read
 _COUNT_OF = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS'}
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where and how a run is started."""
+@dataclass
+class Run:
+    """What an option file describes: its sections typed, ``top`` is the top level.
 
-    here: bool  # data, weights and GPUs of this machine belong to it
-    launcher: str | None  # that of the command line; None where no run is started
-    resuming: bool  # from a state
-    gpus: int | Literal['auto']  # 'auto' where that depends on another machine
+    The check alone knows ``datasets``, those whose class declares its options, ``networks``, on the
+    meta device, None for what cannot be built there, and where and how the run is started.
+    """
+
+    model: type | None  # class of ``model_type``, if there is one
+    is_train: bool
+    opt: Mapping[str, Any]  # the option dict itself; not to be changed
+    top: Options = field(init=False)
+    val: Options = field(init=False)
+    path: Options = field(init=False)
+    train: Options | None = None
+    logger: Options | None = None
+    datasets: dict[str, Options] = field(default_factory=dict)
+    networks: dict[str, nn.Module | None] = field(default_factory=dict)
+    here: bool = True  # data, weights and GPUs of this machine belong to it
+    launcher: str | None = None  # that of the command line; None where no run is started
+    resuming: bool = False  # from a state
+    gpus: int | Literal['auto'] = 'auto'  # which depends on another machine
 
     @property
     def processes(self) -> int:
@@ -42,27 +55,6 @@ class Machine:
         """Batches of ``batch_size_per_gpu`` that each process draws, as DataParallel does."""
         alone = self.launcher in (None, 'none') and isinstance(self.gpus, int)
         return max(self.gpus, 1) if alone else 1
-
-
-@dataclass
-class Run:
-    """What an option file describes: its sections typed, ``top`` is the top level.
-
-    The check alone knows ``machine``, ``datasets``, those whose class declares its options, and
-    ``networks``, on the meta device; None for what cannot be built there.
-    """
-
-    model: type | None  # class of ``model_type``, if there is one
-    is_train: bool
-    opt: Mapping[str, Any]  # the option dict itself; not to be changed
-    top: Options
-    train: Options | None
-    val: Options
-    path: Options
-    logger: Options | None
-    machine: Machine | None = None
-    datasets: dict[str, Options] = field(default_factory=dict)
-    networks: dict[str, nn.Module | None] = field(default_factory=dict)
 
     @property
     def network_sections(self) -> dict[str, Mapping[str, Any]]:
@@ -108,19 +100,15 @@ def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None 
     started = problems is None  # the option dict holds what a start has set
     if started:
         problems, opt = Problems(), {'model_type': model.__name__, **opt}
-    training, sections = is_training(opt), {}
+    run = Run(model, is_training(opt), opt)
     for name, declared in getattr(model, 'sections', SECTIONS).items():
-        if name in _OF_TRAINING and not training:
-            continue
-        values = section_values(opt, name)
-        foreign, theirs = not hasattr(model, 'sections'), of_somebody_else(model)
-        sections[name or 'top'] = problems.read(
-            name, declared, values, foreign=foreign, theirs=theirs, any_key=model is None
-        )
+        if run.is_train or name not in _OF_TRAINING:
+            values = section_values(opt, name)
+            section = problems.read(name, declared, values, reader=reader_of(model))
+            setattr(run, name or 'top', section)
     if started and problems.refused:
         raise OptionError('options', [Problem(*item) for item in problems.refused.items()])
-    named = {key: sections.get(key) for key in ('top', 'train', 'val', 'path', 'logger')}
-    return Run(model, training, opt, **named)
+    return run
 
 
 # ---- the start -----------------------------------------------------------------------------------
