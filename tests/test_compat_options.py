@@ -47,6 +47,7 @@ FAULTY_FILES = {
     'a: 2024-13-45\n': 'month',
     'a: !!int x\n': 'x.yml',
     '[' * 5000: 'too deeply nested',
+    'a: &a {b: *a}\n': 'too deeply nested',
     'a: 1\na: ~\n': 'appears twice',
     'a: !!python/object/apply:os.getcwd []\n': 'constructor',
 }
@@ -215,3 +216,16 @@ again: {<<: *noise}
     options = read_option_file(tmp_path / 'a.yml')
     assert options == yaml.safe_load(text)
     assert options['val']['name'] == 'noise'
+
+
+def test_an_anchor_and_its_aliases_are_changed_alone(tmp_path):
+    """By an override, and by the phase that BasicSR writes into each data set."""
+    text = 'name: x\nnetwork_g: {type: NAFNet}\nmodel_type: RestorationModel\ndatasets:\n'
+    text += '  train: &data {name: a, type: X, degradations: [{sigma: 1}]}\n  val: *data\n'
+    (tmp_path / 'a.yml').write_text(text)
+    options = read_option_file(tmp_path / 'a.yml')
+    apply_overrides(options, ['datasets:val:degradations:0:sigma=2'])
+    fill_defaults(options, True)
+    train, val = options['datasets'].values()
+    assert (train['phase'], train['degradations'][0]['sigma']) == ('train', 1)
+    assert (val['phase'], val['degradations'][0]['sigma']) == ('val', 2)

@@ -134,9 +134,16 @@ def parse_value(text: str) -> object:
 def _load(text: str) -> object:
     """A YAML document; ValueError says in one line what is wrong where."""
     try:
-        return yaml.load(text, Loader=OptionLoader)  # a SafeLoader
+        return _apart(yaml.load(text, Loader=OptionLoader))  # a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(_one_line(error)) from error
+
+
+def _apart(value: object) -> object:
+    """A copy in which an anchor and its aliases are sections of their own, to be changed alone."""
+    if isinstance(value, dict):
+        return {key: _apart(inner) for key, inner in value.items()}
+    return type(value)(map(_apart, value)) if isinstance(value, list | tuple) else value
 
 
 def apply_overrides(options: dict, entries: Iterable[str]) -> None:
