@@ -17,6 +17,7 @@ import numpy as np
 
 from unfoldldm_basicsr.data.images import Picture, decode, encode_bmp, encode_png
 from unfoldldm_basicsr.data.listing import list_images
+from unfoldldm_basicsr.data.pixels import ImageError
 from unfoldldm_basicsr.data.sources import key_of
 
 _MAX_KEY_BYTES = 511
@@ -175,7 +176,7 @@ def check_destination(destination: Path, force: bool) -> None:
 
 
 def _records(jobs: Sequence[tuple], num_threads: int) -> Iterator[list[Record]]:
-    """Decodes and encodes in threads, some images ahead; in order. ValueError names those that
+    """Decodes and encodes in threads, some images ahead; in order. ImageError names those that
     cannot be used, at the end or after ``_MANY`` of them.
     """
     problems: list[str] = []
@@ -196,7 +197,7 @@ def _records(jobs: Sequence[tuple], num_threads: int) -> Iterator[list[Record]]:
     if problems:
         rest = len(jobs) - done
         more = [f'The {rest} images after these were not looked at.'] if rest else []
-        raise ValueError('\n'.join([*sorted(problems), *more]))
+        raise ImageError('\n'.join([*sorted(problems), *more]))
 
 
 def _write(folder: Path, batches: Iterable[list[Record]], level: int) -> dict[str, bytes]:
