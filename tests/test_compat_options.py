@@ -48,6 +48,7 @@ FAULTY_FILES = {
     'a: !!int x\n': 'x.yml',
     '[' * 5000: 'too deeply nested',
     'a: &a {b: *a}\n': 'too deeply nested',
+    'a0: &a0 1\n' + ''.join(f'a{n}: &a{n} [{f"*a{n - 1}," * 9}]\n' for n in range(1, 10)): 'alias',
     'a: 1\na: ~\n': 'appears twice',
     'a: !!python/object/apply:os.getcwd []\n': 'constructor',
 }

@@ -8,7 +8,8 @@ is there at once.
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,7 @@ from unfoldldm_basicsr.common.suggest import did_you_mean
 # What YAML 1.1 leaves a text: an exponent without a dot or a sign, and a sign before a dot.
 _FLOAT = re.compile(r'^[-+]?(?:(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+|\.\d[\d_]*)$')
 _MERGE = 'tag:yaml.org,2002:merge'
+_MOST = 100_000  # values of a file
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,16 +136,20 @@ def parse_value(text: str) -> object:
 def _load(text: str) -> object:
     """A YAML document; ValueError says in one line what is wrong where."""
     try:
-        return _apart(yaml.load(text, Loader=OptionLoader))  # a SafeLoader
+        return _apart(yaml.load(text, Loader=OptionLoader), count())  # a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(_one_line(error)) from error
 
 
-def _apart(value: object) -> object:
+def _apart(value: object, made: Iterator[int]) -> object:
     """A copy in which an anchor and its aliases are sections of their own, to be changed alone."""
+    if next(made) > _MOST:
+        raise ValueError(f'aliases of aliases make more than {_MOST} values.')
     if isinstance(value, dict):
-        return {key: _apart(inner) for key, inner in value.items()}
-    return type(value)(map(_apart, value)) if isinstance(value, list | tuple) else value
+        return {key: _apart(inner, made) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_apart(inner, made) for inner in value)
+    return value
 
 
 def apply_overrides(options: dict, entries: Iterable[str]) -> None:
