@@ -167,3 +167,15 @@ def test_importing_the_package_loads_no_optional_package():
     result = run_python('-c', code)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize('enabled', [True, False])
+def test_importing_the_package_pauses_the_collector_and_leaves_it_as_it_was(enabled):
+    code = (
+        f'import gc; gc.{"enable" if enabled else "disable"}()\n'
+        'runs = lambda: sum(row["collections"] for row in gc.get_stats())\n'
+        f'before = runs(); import {PACKAGE}; print(runs() - before, gc.isenabled())'
+    )
+    number, state = run_python('-c', code).stdout.split()[-2:]
+    assert int(number) < 10
+    assert state == str(enabled)

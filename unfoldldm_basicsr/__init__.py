@@ -17,13 +17,14 @@ def register() -> None:
         ImportError: torch, torchvision or BasicSR is missing or another release, or a package of
             UNFOLDLDM_IMPORT is.
     """
-    from unfoldldm_basicsr import compat
+    with _process.collector_paused():
+        from unfoldldm_basicsr import compat
 
-    compat.apply()
-    from unfoldldm_basicsr import archs, data, losses, metrics, models  # noqa: F401
-    from unfoldldm_basicsr.training.pipeline import install
+        compat.apply()
+        from unfoldldm_basicsr import archs, data, losses, metrics, models  # noqa: F401
+        from unfoldldm_basicsr.training.pipeline import install
 
-    install()
+        install()
     _process.import_packages()
 
 

@@ -1,9 +1,11 @@
 """What the programs of this package decide about their process before torch is loaded."""
 
+import contextlib
+import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 PROGRAMS = (
     'unfoldldm', 'unfoldldm_basicsr.cli', 'unfoldldm_basicsr.train', 'unfoldldm_basicsr.test'
@@ -33,6 +35,18 @@ def let_threads_sleep() -> None:
     """
     if is_program() and not any(name in os.environ for name in WAITING):
         os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Imports leave next to no garbage; looking for it takes a sixth of the time of torch's."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def import_packages(more: Iterable[str] = ()) -> None:
