@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from dataset_options import paired, same, synthetic
-from helpers import problems_at, put, stock_options, write_photos
+from helpers import problems_at, put, run_python, stock_options, write_photos
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.errors import DataFault
@@ -216,6 +216,21 @@ def test_a_hanging_reader_ends_the_run_and_names_the_file(photos, workers):
     with pytest.raises(DataFault, match=r'img_1\.png: .*no answer within 1\.5 s'):
         batches(run_options(hang(photos) | {'num_worker_per_gpu': workers}))
     assert signal.getsignal(signal.SIGALRM) is previous
+
+
+def test_a_stopped_process_may_go_on_reading_when_it_continues():
+    """Whoever suspends a training for longer than the timeout finds it alive."""
+    code = (
+        'import os, signal, subprocess, time\n'
+        'from unfoldldm_basicsr.data.loading import time_limit\n'
+        'with time_limit(4, "key"):\n'
+        '    me = os.getpid()\n'
+        '    subprocess.Popen(["sh", "-c", f"kill -STOP {me}; sleep 4; kill -CONT {me}"])\n'
+        '    time.sleep(0.5)\n'
+        'print(signal.getitimer(signal.ITIMER_REAL)[0])'
+    )
+    result = run_python('-c', code)
+    assert result.stdout.strip() == '0.0', result.stderr
 
 
 class Stubborn(Dataset):

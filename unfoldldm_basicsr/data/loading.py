@@ -253,6 +253,7 @@ def preserved_rng() -> Iterator[None]:
 def time_limit(seconds: float, key: str) -> Iterator[None]:
     """Raises TimeoutError in the block after ``seconds`` (0: never); it names the option ``key``.
 
+    The last tenth counts from when the process runs: one that was stopped for long has it again.
     Works in the main thread of a process on a POSIX system and does nothing elsewhere; there, and
     where the system call that hangs cannot be interrupted, :class:`TrainLoader` ends the wait.
     """
@@ -264,8 +265,12 @@ def time_limit(seconds: float, key: str) -> Iterator[None]:
     def stop(signum, frame):
         raise TimeoutError(f'no answer within {seconds:g} s ({key})')
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    def warn(signum, frame):  # the clock of a stopped process (Ctrl-Z, a scheduler) goes on
+        signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.1 * seconds)
+
+    previous = signal.signal(signal.SIGALRM, warn)
+    signal.setitimer(signal.ITIMER_REAL, 0.9 * seconds)
     try:
         yield
     finally:
