@@ -59,7 +59,7 @@ def decomposed_step(x: Tensor, y: Tensor, W: Factor, M: Factor, step: Tensor) ->
 
     Args:
         x, y: (B, c, h, w).
-        step: scalar tensor in (0, 2).
+        step: (B, 1, 1, 1) in (0, 2).
     """
     bound = (W.norm_bound * M.norm_bound).square().clamp_min(0.01)[..., None, None]
     return x - step / bound * kronecker_adjoint(W, M, kronecker_apply(W, M, x) - y)

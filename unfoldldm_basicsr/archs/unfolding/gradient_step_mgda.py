@@ -199,7 +199,10 @@ class MGDA(nn.Module):
         return features, image_statistic(embedding)
 
     def estimate(self, seen: tuple[Tensor, Tensor] | None, size: torch.Size) -> Degradation | None:
-        """The degradation of images of ``size`` (h, w), from what :meth:`look` has seen."""
+        """The degradation of images of ``size`` (h, w), from what :meth:`look` has seen.
+
+        That may be half the size of y: coarse stages share the features.
+        """
         if seen is None:
             return None
         features, embedding = seen

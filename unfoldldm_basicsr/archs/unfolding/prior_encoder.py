@@ -32,8 +32,8 @@ class EncoderOptions(PriorVectorOptions):
     """PI and PI' see how bright and rich in contrast the whole image is, with its quantiles, before
     what is in it: for darkness or haze. On noise it costs quality."""
     prior_window: int = Field(48, gt=0, multiple_of=8)
-    """Side of the windows that PI and PI' look at one by one in evaluation, in pixels: that of the
-    training patches."""
+    """Side of the windows that PI and PI' look at one by one where images are larger, in pixels:
+    that of the training patches."""
 
 
 class ResidualBlock(nn.Module):
