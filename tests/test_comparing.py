@@ -3,6 +3,7 @@
 import importlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.pictures import plots
 
 ADAM = {'type': 'AdamW', 'lr': 1e-3}
-PSNR = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}
+PSNR = {'psnr_y': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': True}}
 
 
 @pytest.fixture
@@ -236,8 +237,10 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     assert made in (root / 'results' / 'runs' / 'protocol.csv').read_text()
     other = by_side(root / 'results' / 'runs' / 'quality.csv')
     first = by_side(report / 'quality.csv')
-    assert other['tiny_iterations8_small']['psnr'] == first['small']['psnr']
-    assert other['net_g_latest']['psnr'] == pytest.approx(first['wide & deep']['psnr'], abs=1e-3)
+    assert other['tiny_iterations8_small']['psnr_y'] == first['small']['psnr_y']
+    assert other['net_g_latest']['psnr_y'] == pytest.approx(
+        first['wide & deep']['psnr_y'], abs=1e-3
+    )
 
     other = weights.parents[2] / 'tiny_iterations8_small_seed3' / 'models' / weights.name
     output_of(*finished, '--runs', other, weights)  # called alike
@@ -263,7 +266,24 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
 
     output_of('report', 'tiny_iterations8_small_seed3', '--root', root)
     single = root / 'results' / 'report_tiny_iterations8_small_seed3'
-    assert 'validation_psnr.png' in (single / 'report.md').read_text()
+    assert 'validation_psnr_y.png' in (single / 'report.md').read_text()
+
+    assert (report / 'quality_over_iteration.png').exists()
+    shutil.rmtree(report / 'restored')  # as a call that drew other seeds leaves it
+    output_of(*command, '--only', 'small')
+    assert not (report / 'differences.csv').exists()  # of both sides
+    before = by_side(report / 'quality.csv')['degraded']['psnr_y']
+    write_photos(root / 'photos', 2, seed=1)  # others in the same place
+    output_of(*command, '--only', 'small')
+    assert by_side(report / 'quality.csv')['degraded']['psnr_y'] != before
+    quality, file = root / 'results' / 'runs' / 'quality.csv', root / 'candidate.pth'
+    shutil.copy(weights.with_name('net_g_4.pth'), file)
+    output_of(*finished, '--runs', file)
+    before = by_side(quality)['candidate']['psnr_y']
+    os.utime(weights, (0, 0))  # older than the table of what it replaces
+    weights.replace(file)
+    output_of(*finished, '--runs', file)
+    assert by_side(quality)['candidate']['psnr_y'] != before
 
     change(folder / 'wide.yml', 'network_g.width', 6)
     assert 'was trained with network_g.width 8, now 6' in output_of(*command, status=2)
@@ -283,6 +303,10 @@ def test_a_comparison_that_was_moved_is_not_trained_again(folder, output_of):
     assert ' iterations' not in output_of(*command, moved)
     runs = read_run(Path('tiny_iterations8_small_seed3_phase2'), moved)
     assert [(run.root, run.iterations) for run in runs] == [(moved, 4), (moved, 4)]
+    runs[1].folder.rename(folder / 'elsewhere')
+    runs[1].folder.symlink_to(folder / 'elsewhere')
+    (folder / 'runs').symlink_to(moved / 'experiments')  # on another disk
+    assert read_run(folder / 'runs' / runs[1].name, moved)[1].weights.is_file()
     change(folder / 'small.yml', 'phases', [phases[0], {'share': 0.5}])
     assert 'was trained with path' in output_of(*command, moved, status=2)
 

@@ -42,6 +42,7 @@ def test_the_interval_is_that_of_a_case_worked_out_by_hand():
     # P(mean <= 0.1) = 11/1024 < 2.5 % < P(mean <= 0.2) = 56/1024.
     gain = paired_difference([0.0] * 5 + [1.0] * 5)
     assert (gain.mean, gain.low, gain.high) == (0.5, pytest.approx(0.2), pytest.approx(0.8))
+    assert paired_difference([0.0] * 5 + [1.0] * 5 + [np.inf, np.nan]) == gain
     assert gain.verdict() == 'better'
     assert gain.verdict(higher_is_better=False) == 'worse'
     assert gain._replace(low=-0.1).verdict() == 'no verdict'
@@ -152,6 +153,10 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
         assert f'](page/{tmp_path.name}/images.png)' in file.read_text()
         assert ('crops.png' in file.read_text()) == (copies / 'crops.png').exists() == (not words)
         assert (copies / 'quality.csv').read_bytes() == (tmp_path / 'quality.csv').read_bytes()
+    next(iter(scores.values())).loc[0, 'psnr'] = np.inf  # an exact copy of the truth
+    build(tmp_path, entries, scores, protocol, costs, metrics=metrics)
+    assert 'left out: 1 of ' in (tmp_path / 'report.md').read_text()
+    assert np.isfinite(read_csv(tmp_path / 'quality.csv')['psnr']).all()
 
 
 def test_sides_are_told_apart_on_the_same_images_only():

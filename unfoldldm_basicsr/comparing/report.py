@@ -1,7 +1,7 @@
 """The report of a comparison: tables, plots, and the page that is rendered from them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -12,7 +12,7 @@ import pandas as pd
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing.runs import Run
-from unfoldldm_basicsr.comparing.single import validations
+from unfoldldm_basicsr.comparing.single import PRIORS, validations
 from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import decimals, latex, markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.testing import DEGRADED, KEYS, TRUTH
@@ -30,6 +30,7 @@ FIGURES = {
     'images': 'Image by image',
     'crops': 'Where the sides differ most',
 }
+PICTURES = [f'{name}.png' for name in FIGURES]
 STATISTICS = (
     'Differences are paired by image and averaged over seeds; 95 % intervals over images by '
     'bootstrap (BCa). Comparisons in this report: {}; without any true difference about {:.1f} of '
@@ -77,6 +78,8 @@ def build(
         ValueError: the sides were not tested on the same degraded images.
     """
     images = image_table(scores)
+    protocol = {**protocol, 'left out': not_finite(images, metrics)}
+    images = images.replace([np.inf, -np.inf], np.nan)
     tables = {
         'protocol': pd.DataFrame(protocol.items(), columns=['topic', 'text']),
         'images': images,
@@ -85,6 +88,8 @@ def build(
         'costs': cost_table(entries, costs),
         'curves': pd.concat([curve_table(entry) for entry in entries]),
     }
+    for name in (*(f'{n}.{kind}' for n in TABLES for kind in ('csv', 'tex')), *PICTURES):
+        (folder / name).unlink(missing_ok=True)  # of an earlier report
     for name, table in tables.items():
         if len(table):
             write_csv(table, folder / f'{name}.csv')
@@ -113,6 +118,15 @@ def image_table(scores: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
     tables = {(DEGRADED, 0): before, **{key: table[own] for key, table in scores.items()}}
     rows = [table.assign(side=side, seed=seed) for (side, seed), table in tables.items()]
     return pd.concat(rows, ignore_index=True)
+
+
+def not_finite(images: pd.DataFrame, metrics: Iterable[str]) -> str:
+    """Which scores means and differences leave out: of exact copies of the truth, or undefined."""
+    counts = [
+        (int((~np.isfinite(own[metric])).sum()), len(own), metric, name)
+        for (name, own), metric in product(images.groupby('set', sort=False), metrics)
+    ]
+    return ', '.join(f'{n} of {of} scores of {metric} on {at}' for n, of, metric, at in counts if n)
 
 
 def quality_table(images: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
@@ -196,9 +210,9 @@ def _plots(
 ) -> None:
     """All plots are of the first test set (curves: of the first validation set)."""
     style, lines = plots.looks(entry.title for entry in entries), tables['curves']
-    if len(lines):
-        # Phase I reports its metrics as oracle_psnr; other networks (VLU-Net's embedding) have none
-        lines = lines[lines['metric'].str.rpartition('_')[2] == metric]
+    if len(lines):  # Phase I reports its metrics as oracle_psnr
+        lines = lines[lines['metric'].isin([metric, *(f'{prior}_{metric}' for prior in PRIORS)])]
+    if len(lines):  # other networks (VLU-Net's embedding) have no such metric
         lines = lines[lines['set'] == lines['set'].iloc[0]]
         note = f'{lines["set"].iloc[0]}; mean of seeds; hollow: prior taken from the truth'
         means = lines.groupby(['side', 'phase', 'iteration', 'metric'], sort=False)
@@ -290,7 +304,7 @@ def write_page(page: Path, reports: Sequence[Path], crops: bool = True) -> str:
     for report in reports:
         if not (report / 'protocol.csv').is_file():
             raise ValueError(f'{report}: no report of compare or ablate (no protocol.csv there).')
-        pictures = [f'{name}.png' for name in FIGURES if crops or name != 'crops']
+        pictures = [name for name in PICTURES if crops or name != 'crops.png']
         for name in (*(f'{table}.csv' for table in TABLES), *pictures):
             if (report / name).is_file():
                 write_bytes_atomic(folder / report.name / name, (report / name).read_bytes())

@@ -12,7 +12,7 @@ from typing import Any
 
 from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
 from unfoldldm_basicsr.comparing.measuring import key_of, mean_steps
-from unfoldldm_basicsr.comparing.task import COMMON, Task, weights_of
+from unfoldldm_basicsr.comparing.task import COMMON, Task
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.training import resume
@@ -39,12 +39,14 @@ class Run:
         root: its ``experiments`` is below it.
         options: its complete option file.
         seconds, macs: of the device (or process) and multiply-accumulates, for one iteration.
+        place: its folder, where that is not below ``root``.
     """
 
     root: Path
     options: Mapping[str, Any]
     seconds: float = float('nan')
     macs: float = float('nan')
+    place: Path | None = None
 
     @property
     def name(self) -> str:
@@ -52,12 +54,12 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return self.root / 'experiments' / self.name
+        return self.place or self.root / 'experiments' / self.name
 
     @property
     def weights(self) -> Path:
         """The file that exists once it is finished."""
-        return weights_of(self.root, self.name)
+        return self.folder / 'models' / 'net_g_latest.pth'
 
     @property
     def iterations(self) -> int:
@@ -69,7 +71,7 @@ def read_run(path: Path, root: Path) -> tuple[Run, ...]:
 
     Raises ValueError: no such run, or it has no option file.
     """
-    folder = (path if path.is_dir() else root / 'experiments' / path).resolve()
+    folder = (path if path.is_dir() else root / 'experiments' / path).absolute()
     runs = _runs_of(folder)
     if not runs:
         raise ValueError(
@@ -93,7 +95,7 @@ def _runs_of(folder: Path) -> tuple[Run, ...]:
                 for before in (file.parent.parent for file in weights)
                 for run in _runs_of(before) or _runs_of(folder.parent / before.name)
             ]
-            return (*earlier, Run(folder.parent.parent, options))
+            return (*earlier, Run(folder.parent.parent, options, place=folder))
     return ()
 
 

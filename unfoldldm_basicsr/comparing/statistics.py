@@ -30,9 +30,13 @@ class PairedDifference(NamedTuple):
 
 
 def paired_difference(gains: np.ndarray, resamples: int = 9999) -> PairedDifference:
-    """Mean of the gains (score of the first minus the second for each image) and its interval."""
+    """Mean of the gains (score of the first minus the second for each image) and its interval.
+
+    Gains that are not finite are left out.
+    """
     gains = np.asarray(gains, float)
-    count, mean = len(gains), float(gains.mean())
+    gains = gains[np.isfinite(gains)]
+    count, mean = len(gains), float(gains.mean()) if len(gains) else np.nan
     if count < 2 or np.ptp(gains) == 0:  # nothing to resample
         end = mean if count > 1 else np.nan
         return PairedDifference(count, mean, end, end)

@@ -20,8 +20,10 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 from unfoldldm_basicsr.comparing.workspace import Workspace
+from unfoldldm_basicsr.data.listing import find_images
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.restoring import Restorer
+from unfoldldm_basicsr.training.resume import flatten
 
 DEGRADED = 'degraded'
 TRUTH = 'truth'
@@ -30,7 +32,7 @@ KEYS = ['set', 'image', 'input']  # columns of a table of images before the metr
 
 
 def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.DataFrame:
-    """Tests one network, or takes what an earlier call found for the same options and weights.
+    """Tests one network, or takes what an earlier call found for the same options and files.
 
     ``options`` are those of a test, as BasicSR reads them. Instead of ``model_type`` and
     ``network_g``: ``classical: NAME`` for a method without weights, or nothing, where the weights
@@ -39,14 +41,31 @@ def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.D
     Returns a row for each image: ``set``, ``image``, ``input`` (hash of the degraded image),
     metrics, and those of the degraded image.
     """
-    name, weights = options['name'], options['path']['pretrain_network_g']
+    name, files = options['name'], _files(options)
     table, test = place.folder / 'images' / f'{name}.csv', f'test_{name}'
-    if weights and table.exists() and table.stat().st_mtime <= Path(weights).stat().st_mtime:
-        table.unlink()  # of earlier weights
+    shown = place.folder / 'restored' if pictures else None
+    unlike = table.exists() and set(read_csv(table).get('files', ())) != {files}
+    if unlike or (shown and not (shown / name).is_dir()):
+        table.unlink(missing_ok=True)
     if not place.has(table, test, options):
-        shown = place.folder / 'restored' if pictures else None
-        write_csv(pd.DataFrame(_rows(options, place.option_file(test), shown)), table)
-    return read_csv(table)
+        rows = pd.DataFrame(_rows(options, place.option_file(test), shown))
+        write_csv(rows.assign(files=files), table)
+    return read_csv(table).drop(columns='files')
+
+
+def _files(options: Mapping[str, Any]) -> str:
+    """Digest of all weights, and of names, sizes and times of what lies below the data roots."""
+    digest = hashlib.sha256()
+    for file in (Path(value) for value in options['path'].values() if value):
+        digest.update(file.read_bytes())
+    for key, root in flatten(options['datasets'], '').items():
+        if root and key.rpartition('.')[2].startswith(('dataroot', 'meta_info')):
+            files = find_images(root)[0] if Path(root).is_dir() else []
+            for file in (Path(root, name) for name in ('', 'data.mdb', *files)):
+                if file.is_file():
+                    facts = file.stat()
+                    digest.update(f'{file} {facts.st_size} {facts.st_mtime_ns}'.encode())
+    return digest.hexdigest()
 
 
 def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterator[dict[str, Any]]:
