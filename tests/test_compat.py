@@ -28,6 +28,7 @@ REPLACED = {
     (basicsr.utils.logger.MessageLogger, '__init__'): '9e6bfa289433',
     (basicsr.utils.dist_util, '_init_dist_pytorch'): '221ad79b2125',
     (basicsr.utils.dist_util, '_init_dist_slurm'): '09a06fc3c9bc',
+    (basicsr.train, 'train_pipeline'): 'daf6515cece6',
     (basicsr.train, 'load_resume_state'): '9f0a2c11735b',
     (basicsr.train, 'create_train_val_dataloader'): '7dc43480652e',
     (prefetch.PrefetchGenerator, 'run'): 'faae2c8597aa',
@@ -38,7 +39,6 @@ REPLACED = {
 }
 # What the replacements rely on: who calls them, in which order, with what.
 RELIED_ON = {
-    (basicsr.train, 'train_pipeline'): 'daf6515cece6',
     (basicsr.test, 'test_pipeline'): '6500d8cc3c47',
     (basicsr.data, 'build_dataloader'): '5a72348149df',
     (basicsr.utils, 'make_exp_dirs'): '12f9afe99aa1',

@@ -6,6 +6,7 @@ import os
 import signal
 from unittest.mock import Mock
 
+import basicsr.train
 import numpy as np
 import pytest
 import torch
@@ -205,6 +206,19 @@ def test_a_test_takes_the_average_where_the_file_has_one(make, tmp_path):
         assert torch.equal(SRModel(options).net_g(lq), raw)
         options['path']['param_key_g'] = 'params_ema'
         assert torch.equal(SRModel(options).net_g(lq), average)
+
+
+def test_signals_are_given_back_however_a_training_ends(monkeypatch):
+    def trains(root):
+        stop_request.install()
+        assert signal.getsignal(signal.SIGINT) != before
+        raise SystemExit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(basicsr.train.train_pipeline, 'replaces', trains)
+    with pytest.raises(SystemExit):
+        basicsr.train.train_pipeline('.')
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_signal_saves_and_stops_at_the_end_of_the_iteration(make, tmp_path):

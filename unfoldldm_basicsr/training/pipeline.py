@@ -20,6 +20,7 @@ from unfoldldm_basicsr.metrics.calculate import calculate_metric
 from unfoldldm_basicsr.options.parse import build_dataset, dict2str, parse_options
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.training import resume
+from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.weights.loading import load_network
 
 
@@ -31,12 +32,21 @@ def install() -> None:
         (basicsr.utils.options, 'parse_options', parse_options),
         (basicsr.utils.options, 'dict2str', dict2str),
         (basicsr.data, 'build_dataset', build_dataset),
+        (basicsr.train, 'train_pipeline', train_pipeline),
         (basicsr.train, 'load_resume_state', resume.load_resume_state),
         (basicsr.train, 'create_train_val_dataloader', create_train_val_dataloader),
         (basicsr.metrics, 'calculate_metric', calculate_metric),
         (BaseModel, 'load_network', load_network),
     ):
         replace(owner, name, replacement)
+
+
+def train_pipeline(root_path: str) -> None:
+    """Replaces ``basicsr.train.train_pipeline``: gives the signals back, however it ends."""
+    try:
+        train_pipeline.replaces(root_path)
+    finally:
+        stop_request.remove()
 
 
 def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
