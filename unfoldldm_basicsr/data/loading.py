@@ -24,7 +24,7 @@ import lmdb
 import numpy as np
 import torch
 from basicsr.data.data_sampler import EnlargedSampler
-from basicsr.data.prefetch_dataloader import PrefetchGenerator
+from basicsr.data.prefetch_dataloader import PrefetchDataLoader, PrefetchGenerator
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from unfoldldm_basicsr.common.errors import DEAD_WORKER, LOADER_ADVICE, DataFault, first_line
@@ -38,7 +38,8 @@ _FAULTS = (OSError, ValueError, cv2.error, lmdb.Error)
 # BasicSR's data sets use what a failed decoder returned.
 _STOCK_FAULTS = (*_FAULTS, AttributeError, TypeError, AssertionError)
 # How the loss of a loader process shows: torch's own words, or a hand-over that broke off.
-_DEAD_LOADER = ('DataLoader timed out', DEAD_WORKER)
+_TIMED_OUT = 'DataLoader timed out'
+_DEAD_LOADER = (_TIMED_OUT, DEAD_WORKER)
 _BROKEN_OFF = (ConnectionError, EOFError, FileNotFoundError)
 
 
@@ -290,8 +291,10 @@ class TrainLoader:
         # Of the loader's own: batches draw nothing from the generator that the training uses.
         loader.generator = torch.Generator().manual_seed(0)
         self.patience = self.items.timeout * (loader.batch_size + 1)
-        if loader.num_workers:
-            loader.timeout = self.patience
+        # In two halves, as the clock of a stopped process goes on; a thread that prefetches has no
+        # limit of its own, since it would end by it.
+        if loader.num_workers and not isinstance(loader, PrefetchDataLoader):
+            loader.timeout = self.patience / 2
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -306,9 +309,10 @@ class TrainLoader:
             batches = iter(self.loader)
         source = batches
         if isinstance(batches, PrefetchGenerator):
-            batches.timeout, source = self.patience or None, batches.generator
+            batches.timeout, source = self.patience / 2 or None, batches.generator
         for process in getattr(source, '_workers', ()):  # which SIGTERM does not reach
             process._popen.terminate = partial(_end, source, process._popen)
+        late = False
         while True:
             try:
                 batch = next(batches)
@@ -316,6 +320,11 @@ class TrainLoader:
                 return
             except (RuntimeError, *_BROKEN_OFF) as error:
                 text = first_line(error)
+                if text.startswith(_TIMED_OUT):
+                    if not late:
+                        late = True
+                        continue
+                    text = f'{_TIMED_OUT} after {self.patience:g} seconds'
                 own = isinstance(error, RuntimeError) and not text.startswith(_DEAD_LOADER)
                 if own or text.startswith('Caught '):  # what the data set raised, in torch's words
                     raise
@@ -326,6 +335,7 @@ class TrainLoader:
                 )
                 _shut_down(batches)
                 raise DataFault(message) from error
+            late = False
             yield batch
 
 
