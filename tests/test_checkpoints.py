@@ -20,6 +20,7 @@ from unfoldldm_basicsr.common import files
 from unfoldldm_basicsr.common.errors import OutputWriteError, ResumeError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.progress import progress
+from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 
 
 def flip(path: Path) -> None:
@@ -96,6 +97,13 @@ def test_nothing_is_restarted_when_no_state_is_whole_and_without_states_the_run_
     (two / 'states' / 'best.state').write_bytes(b'')  # no iteration
     assert basicsr.train.load_resume_state(options_of(two)) is None
     assert basicsr.train.load_resume_state(options_of(two) | {'auto_resume': False}) is None
+
+
+def test_a_mask_of_minus_infinity_is_no_damage(two):
+    model = go_on(options_of(two))
+    model.network.bare.register_buffer('mask', torch.full((2, 2), float('-inf')).triu(1))
+    model.save(0, 6)
+    assert 'mask' in read_checkpoint(two / 'models' / 'net_g_6.pth', 'params').state_dict
 
 
 def test_a_moved_experiment_is_still_whole_from_any_folder(two, tmp_path_factory, monkeypatch):

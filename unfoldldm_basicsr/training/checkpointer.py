@@ -21,6 +21,7 @@ from unfoldldm_basicsr.common.files import TEMPORARY_SUFFIX, write_bytes_atomic
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.weights.checkpoint import is_broken
 from unfoldldm_basicsr.weights.training_state import Sums, iterations_of, manifest_path, weights_of
 
 
@@ -28,7 +29,7 @@ def network_state(net: nn.Module) -> dict[str, Tensor]:
     """State dict of a bare network on the CPU; RunFailure where it is not finite."""
     state = {}
     for key, value in net.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if is_broken(value):
             raise RunFailure(
                 f'{key} of {type(net).__name__} holds values that are not finite: the weights are '
                 'not written and the last checkpoint is untouched. Resume from it with a lower '

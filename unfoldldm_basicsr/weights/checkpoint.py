@@ -211,9 +211,14 @@ def is_state_dict(value: object) -> bool:
     return filled and all(isinstance(v, Tensor) for v in value.values())
 
 
+def is_broken(value: Tensor) -> bool:
+    """Whether weights hold NaN or infinity; minus infinity is what attention masks consist of."""
+    return value.is_floating_point() and bool((value.isnan() | value.isposinf()).any())
+
+
 def check_finite(path: Path, state_dict: Mapping[str, Tensor]) -> None:
     """Raises :class:`CheckpointError` for NaN or infinite weights."""
-    broken = [k for k, v in state_dict.items() if v.is_floating_point() and not v.isfinite().all()]
+    broken = [key for key, value in state_dict.items() if is_broken(value)]
     if broken:
         raise CheckpointError(
             f'{path}: {len(broken)} tensors hold NaN or infinite values, first {broken[0]};'
