@@ -1,7 +1,11 @@
 """A run goes on with other options: what is kept, applied, refused, and said."""
 
+from copy import deepcopy
+from unittest.mock import Mock
+
 import basicsr.train
 import pytest
+from basicsr.models.sr_model import SRModel
 from checkpoint_runs import NET, begin, go_on, options_of, state_file
 from model_runs import steps
 
@@ -47,6 +51,30 @@ def test_a_new_schedule_is_reported_and_applied_only_when_asked(two, tmp_path, l
     asked = options_of(two, state=two / STATE, apply_new_schedule=True, **changes)
     assert rates(go_on(asked), range(5, 9)) == new[4:]
     assert 'the new value applies from here on.' in log.text
+
+
+def test_a_state_of_basicsr_itself_goes_on(tmp_path):
+    halved = {'type': 'MultiStepLR', 'milestones': [2], 'gamma': 0.5}
+    options = options_of(tmp_path, optim_g={'type': 'Adam', 'lr': 1e-3}, scheduler=halved)
+    SRModel(deepcopy(options)).save(0, 4)
+    options['train']['optim_g']['lr'] = 4e-4
+    with pytest.raises(ResumeError, match=r'or train\.decay_all'):
+        go_on(deepcopy(options))
+    options['train']['decay_all'] = True
+    assert rates(go_on(deepcopy(options)), [5]) == [5e-4]
+    options['train']['apply_new_schedule'] = True
+    assert rates(go_on(options), [5]) == [2e-4]
+
+
+def test_a_run_goes_on_from_its_own_weights_whatever_it_started_from(two):
+    options = options_of(two, total_iter=3, scheduler={'type': 'MultiStepLR', 'milestones': [2]})
+    options['path']['param_key_g'] = 'params_of_another_project'
+    options['train']['apply_new_schedule'] = True
+    model = go_on(options)
+    model.evaluator.evaluate = Mock(side_effect=InterruptedError)
+    with pytest.raises(InterruptedError):
+        model.dist_validation(None, 5, None, False)  # the last one, of BasicSR's pipeline
+    assert model.evaluator.evaluate.call_args[0][1] == '4'  # and not total_iter
 
 
 def test_another_optimiser_or_network_is_refused(two):

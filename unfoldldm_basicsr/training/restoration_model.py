@@ -271,7 +271,8 @@ class RestorationModel(SRModel):
         self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
     ) -> None:
         if self.is_train and current_iter > self.run.train.total_iter:  # BasicSR, at the end
-            current_iter = self.run.train.total_iter
+            start = progress.resumed.state['iter'] if progress.resumed else 0
+            current_iter = max(self.run.train.total_iter, start)
             if current_iter % self.run.val.val_freq == 0:  # validated in the last step
                 return
         results = self.evaluator.evaluate(dataloader, str(current_iter), save_img)

@@ -111,7 +111,8 @@ def load_resume_state(opt: dict) -> dict | None:
     _refuse_other_networks(opt, checkpoint)
     check_resume(opt, state['iter'])
     for name, file in checkpoint.weights.items():
-        opt['path'][f'pretrain_{name.replace("net_", "network_")}'] = str(file)
+        label = name.removeprefix('net_')
+        opt['path'] |= {f'pretrain_network_{label}': str(file), f'param_key_{label}': 'params'}
     progress.resumed = checkpoint
     return state
 

@@ -250,7 +250,8 @@ class LearningRate(LRScheduler):
         stored = {k: v for k, v in state.get('train_options', {}).items() if k in current}
         here = {k: current[k] for k in stored}
         changed = differences(flatten(stored, 'train'), flatten(here, 'train'))
-        apply = bool(changed and self.train.get('apply_new_schedule'))
+        # a state of BasicSR itself does not say what its schedule was
+        apply = bool((changed or not stored) and self.train.get('apply_new_schedule'))
         _report(changed, apply)
         groups = self.optimizer.param_groups
         fresh = [{k: v for k, v in group.items() if k != 'params'} for group in groups]
@@ -262,11 +263,10 @@ class LearningRate(LRScheduler):
         except ValueError as error:
             raise ResumeError(
                 f'path.resume_state does not fit this option file: {error}. The state was made '
-                'with another network_g or optim_g.'
+                "with another network_g, optim_g or train.decay_all (BasicSR's own models: true)."
             ) from error
-        if apply:
-            for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):
-                group.update(settings)
+        for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):
+            group.update(settings if apply else {'group': settings['group']})
         self.load_state_dict({'last_epoch': state['iter'] - 1, '_step_count': state['iter'] + 1})
 
     def _take_stored(self, section: Mapping[str, Any]) -> None:
