@@ -205,11 +205,12 @@ def test_clean_photos_become_one_lmdb_of_squares(tmp_path, prepare):
 
 def test_pairs_by_their_names_read_alike_from_folder_and_lmdb(tmp_path, prepare):
     """Many degraded images of a clean one: the list goes with the LMDBs."""
-    write_named(tmp_path / 'in', 'clear/0025.png', 'clear/0039.png')
+    write_named(tmp_path / 'in', 'clear/0025.png', 'clear/0039.png', 'clear/0041.png')
     hazy = [f'hazy/part{i}/{clear}_0.{i}.png' for clear in ('0025', '0039') for i in (1, 2)]
     write_named(tmp_path / 'in', *hazy, value=100)
     rule = ['--gt', 'clear/{photo}', '--lq', 'hazy/*/{photo}_{haze}', '--part', 'val']
-    prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'out', *rule)
+    said = prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'out', *rule)
+    assert '1 clean images have no degraded one, the first is clear/0041.png' in said
     roots = [tmp_path / 'out' / f'val_{side}.lmdb' for side in ('gt', 'lq')]
     pairs = str(tmp_path / 'out' / 'val.txt')
     dataset = build_dataset(paired(*roots, 'val', meta_info_file=pairs))
@@ -224,6 +225,13 @@ def test_braces_stars_and_choices_match_as_described():
     assert find(names, pair).pairs == {'S/1': (names[3], 'S/1', names[0])}
     rain = find(names, Layout('norain-{n}', 'rain-{n}'))
     assert rain.pairs == {'1': (names[4], '1', names[2])}
+    names += [f'hazy/{n}_0.{i}_x.png' for n in ('a', 'a_b', 'c_d') for i in (1, 2)]
+    names += ['clear/a.png', 'clear/a_b.png', 'clear/c_d.png', 'clear/c_d_e.png']
+    hazy = find(names, Layout('clear/{n}', 'hazy/{n}_{haze}'))
+    expected = {f'{n}/0.{i}_x': n for n in ('a', 'a_b', 'c_d') for i in (1, 2)}
+    assert {key: gt for key, (_, gt, _) in hazy.pairs.items()} == expected, 'the longest name'
+    assert (hazy.unpaired, hazy.unused) == ([], {'clear/c_d_e.png'})
+    names = names[:6]
     assert find(names, Layout('{path}')).pairs.keys() == {n.rsplit('.', 1)[0] for n in names}
     assert find(names, Layout('[a|x]/{path}')).pairs.keys() == {'b/c', 'rain-1', 'norain-1'}
     assert find(names, Layout('S/blur*/{f}')).above == {'root/Test/', 'root/test/'}

@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
         for root in destinations(part, targets[name]):
             check_destination(root, args.force)
     for name, part in plans.items():
-        for problem in part.problems:
-            print(f'note: {args.set} {name}: {problem}')
+        for note in part.problems + part.notes:
+            print(f'note: {args.set} {name}: {note}')
     for name, part in found.items():
         where = args.input if args.set == 'folder' else ', '.join(part.layouts)
         print(f'{args.set} {name}: {len(part.pairs)} images in {where}')

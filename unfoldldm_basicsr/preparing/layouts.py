@@ -9,14 +9,15 @@ rule of a data set is read off its layout::
     clear/{scene}                      hazy/*/{scene}_{haze}       many degraded of one clean image
 
 Braces and ``*`` (any characters, also none) stand for part of one name, ``{path}`` for any number
-of folders too, ``[a|b]`` for either. Case and image endings do not count, and the folders above may
-be any. A path that ends in ``.mat`` names a MATLAB file that holds images.
+of folders too, ``[a|b]`` for either. Of several ways to read the name of a degraded image, the one
+with the longest name of a clean image counts. Case and image endings do not count, and the folders
+above may be any. A path that ends in ``.mat`` names a MATLAB file that holds images.
 """
 
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,11 +52,13 @@ class Found(NamedTuple):
             in the order of the keys. Clean images alone are listed under their own key.
         unpaired: degraded images without a clean one.
         above: the folders above, of which there should be one.
+        unused: clean images without a degraded one.
     """
 
     pairs: dict[str, tuple[str | None, str, str | None]]
     unpaired: list[str]
     above: set[str]
+    unused: Collection[str] = ()
 
 
 def fields_of(template: str) -> list[str]:
@@ -63,22 +66,28 @@ def fields_of(template: str) -> list[str]:
     return [name for name, *_ in _TOKEN.findall(template) if name]
 
 
-def pattern_of(template: str) -> re.Pattern:
+def pattern_of(template: str, lengths: Mapping[str, int]) -> re.Pattern:
     text, end = '(?P<_above>(?:.*/)?)??', 0
     for token in _TOKEN.finditer(template):
         name, star, either = token.groups()
         text += re.escape(template[end : token.start()])
         if name:
-            text += f'(?P<{name}>{".+" if name == "path" else "[^/]+?"})'
+            many = f'{{{lengths[name]}}}' if name in lengths else '+' if name == 'path' else '+?'
+            text += f'(?P<{name}>{"." if name == "path" else "[^/]"}{many})'
         else:
             text += '[^/]*?' if star else f'(?:{"|".join(map(re.escape, either.split("|")))})'
         end = token.end()
     return re.compile(text + re.escape(template[end:]), re.IGNORECASE)
 
 
-def matches(names: list[str], template: str) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """The files that a path describes: name, folders above, what braces stand for."""
-    pattern = pattern_of(template)
+def matches(
+    names: Iterable[str], template: str, lengths: Iterable[tuple[str, int]] = ()
+) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """The files that a path describes: name, folders above, what braces stand for.
+
+    ``lengths`` of what some braces stand for choose among several ways to read a name.
+    """
+    pattern = pattern_of(template, dict(lengths))
     for name in names:
         if match := pattern.fullmatch(without_extension(name)):
             fields = match.groupdict()
@@ -90,9 +99,9 @@ def find(names: list[str], layout: Layout) -> Found:
 
     Raises ValueError: images have one place in the layout, such as ``1.png`` and ``1.jpg``.
     """
-    pairs, unpaired, above, twice = {}, [], set(), []
+    pairs, twice = {}, []
     if layout.lq is None or layout.gt is None:
-        side = layout.gt or layout.lq
+        side, above = layout.gt or layout.lq, set()
         for name, folders, fields in matches(names, side):
             key = '/'.join(map(fields.get, fields_of(side))) or Path(without_extension(name)).name
             twice += _alike(pairs, key, name)
@@ -102,23 +111,27 @@ def find(names: list[str], layout: Layout) -> Found:
         return Found(_share_of(pairs, layout.share), [], above)
     shared = [name for name in fields_of(layout.gt) if name in fields_of(layout.lq)]
     own = [name for name in fields_of(layout.lq) if name not in shared]
-    clean: dict[tuple[str, str], list[str]] = defaultdict(list)
+    clean: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for name, folders, fields in matches(names, layout.gt):
-        clean[folders.lower(), '/'.join(map(fields.get, shared))].append(name)
-    for name, folders, fields in matches(names, layout.lq):
-        above.add(folders)
-        gt_key = '/'.join(map(fields.get, shared))
-        found = clean.get((folders.lower(), gt_key), [])
-        if len(found) > 1:
-            raise ValueError(f'{name} could belong to {" or ".join(found)}: remove one.')
-        if not found:
-            unpaired.append(name)
-            continue
-        key = '/'.join([gt_key, *map(fields.get, own)])
-        twice += _alike(pairs, key, name)
-        pairs[key] = (found[0], gt_key, name)
+        clean[folders.lower(), tuple(map(fields.get, shared))].append(name)
+    left = {name: folders for name, folders, _ in matches(names, layout.lq)}
+    above = set(left.values())
+    unused = {name for group in clean.values() for name in group} - left.keys()
+    lengths = {tuple(map(len, values)) for _, values in clean}
+    for sizes in sorted(lengths, key=sum, reverse=True):
+        for name, folders, fields in matches([*left], layout.lq, zip(shared, sizes, strict=True)):
+            values = tuple(map(fields.get, shared))
+            found = clean.get((folders.lower(), values), [])
+            if len(found) > 1:
+                raise ValueError(f'{name} could belong to {" or ".join(found)}: remove one.')
+            if found:
+                key = '/'.join([*values, *map(fields.get, own)])
+                twice += _alike(pairs, key, name)
+                pairs[key] = (found[0], '/'.join(values), name)
+                unused.discard(found[0])
+                del left[name]
     _refuse(twice)
-    return Found(_share_of(pairs, layout.share), unpaired, above)
+    return Found(_share_of(pairs, layout.share), [*left], above, unused)
 
 
 def _share_of(pairs: dict, share: Share | None) -> dict:

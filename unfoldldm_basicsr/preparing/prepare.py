@@ -20,6 +20,7 @@ class Plan(NamedTuple):
         pairs: (clean name or None, degraded name or None) in order.
         layouts: where they were found.
         problems: what is missing or wrong, in words.
+        notes: what else should be known.
     """
 
     gt: dict[str, Image]
@@ -27,6 +28,7 @@ class Plan(NamedTuple):
     pairs: list[tuple[str | None, str | None]]
     layouts: list[str]
     problems: list[str]
+    notes: list[str]
 
 
 def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:
@@ -42,7 +44,7 @@ def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:
 
 
 def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
-    whole = Plan({}, {}, [], [], [])
+    whole = Plan({}, {}, [], [], [], [])
     for source in part.sources:
         layout, found, folder = _first(names, source, root)
         if layout is None:
@@ -55,6 +57,9 @@ def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
         whole.pairs.extend(own.pairs)
         whole.layouts.append(layout.lq or layout.gt)
         whole.problems.extend(_problems(source, found, own))
+        if found.unused:
+            text = f'{len(found.unused)} clean images have no degraded one, the first is '
+            whole.notes.append(text + min(found.unused))
     return whole
 
 
@@ -74,7 +79,7 @@ def _first(names: list[str], source: Source, root: Path) -> tuple[Layout | None,
 
 def _images(found: Found, source: Source, folder: Path, prefix: str) -> Plan:
     """The images of one source; their names get the prefix."""
-    own = Plan({}, {}, [], [], [])
+    own = Plan({}, {}, [], [], [], [])
     for lq_name, (gt_file, gt_name, lq_file) in found.pairs.items():
         if source.read is not None:
             clean, noisy = (source.read(folder / f) if f else {} for f in (gt_file, lq_file))
