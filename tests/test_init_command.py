@@ -63,7 +63,9 @@ def test_a_prepared_set_is_found_by_its_name(folder, part):
     for name in ('train_gt', 'train_lq', f'{part}_gt', f'{part}_lq'):
         target = folder / 'datasets' / 'Rain' / f'{name}.lmdb'
         write_lmdb(folder / 'my: photos #1', target, force=True)
-    lines = [f'img_{n}.png, img_{m}.png' for n in (0, 1) for m in range(12)]
+    hazy = {f'hazy/{photo.name}': photo for photo in (folder / 'my: photos #1').iterdir()}
+    write_lmdb(hazy, folder / 'datasets' / 'Rain' / 'train_lq.lmdb', force=True)
+    lines = [f'img_{n}.png, hazy/img_{m}.png' for n in (0, 1) for m in range(12)]
     (folder / 'datasets' / 'Rain' / 'train.txt').write_text('\n'.join(lines) + '\n')
     assert main(['init', 'Rain', '--network', 'nafnet-small']) == 0
     data = yaml.safe_load((folder / 'mine.yml').read_text())['datasets']

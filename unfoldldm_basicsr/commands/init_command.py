@@ -49,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
             f'--hours {args.hours}: more than 0, on the machine that will train: steps are timed.'
         )
     take_prepared_set(args)
-    largest, lists = plan(args, on_cpu=on_cpu)
+    largest, lists, listed = plan(args, on_cpu=on_cpu)
     files = {args.output / largest.file(phase): phase for phase in largest.phases}
     for path, phase in files.items():
         options = yaml.safe_load(largest.text(args.output, phase))
         for section in options['datasets'].values() if lists else ():
-            del section['meta_info_file']  # not there yet, nor the weights of Phase I
+            section['meta_info_file'] = listed  # no new one yet, nor weights of Phase I
         problems = examine(options, str(path), True, here=phase != 2).problems
         if problems:
             raise ValueError('\n'.join(problems))
@@ -112,25 +112,29 @@ def memory_of(given: str | None) -> tuple[bool, float]:
     return False, SHARE * gib
 
 
-def plan(args: argparse.Namespace, *, on_cpu: bool) -> tuple[NewTraining, dict[Path, list[str]]]:
-    """The training with the largest sizes, and lists of images: to train and to validate on."""
+def plan(
+    args: argparse.Namespace, *, on_cpu: bool
+) -> tuple[NewTraining, dict[Path, list[str]], str | None]:
+    """The training with the largest sizes, lists of images to train and to validate on, and the
+    list of pairs that the set came with.
+    """
     if args.degraded and args.task:
         raise ValueError('--task degrades clean images; with --degraded the pairs are the task.')
     if bool(args.degraded and args.val) != bool(args.val_degraded):
         raise ValueError('--val and --val-degraded belong together where there is --degraded.')
     task = None if args.degraded else args.task or 'blind'
     train, names = images_in(args.clean, args.degraded)
-    lists: dict[Path, list[str]] = {}
+    lists, listed = {}, train.get('meta_info_file')
     if args.val:
         val, _ = images_in(args.val, args.val_degraded)
     else:
-        val, train, pairs = dict(train), dict(train), 'meta_info_file' in train
+        val, train = dict(train), dict(train)
         names, kept = held_back(names, args.clean)
-        for section, part, listed in ((train, 'train', names), (val, 'val', kept)):
+        for section, part, chosen in ((train, 'train', names), (val, 'val', kept)):
             path = args.output / f'{args.name}_{part}.txt'
             section['meta_info_file'] = str(path)
-            lists[path] = listed
-        for name in (*names, *kept) if not pairs else ():
+            lists[path] = chosen
+        for name in (*names, *kept) if listed is None else ():
             if read_entry(name) != (name, None) or '\n' in name:
                 raise ValueError(
                     f'{args.clean}: {name}: a space at an end, (1, 2) at the end, ".png," or a '
@@ -141,7 +145,7 @@ def plan(args: argparse.Namespace, *, on_cpu: bool) -> tuple[NewTraining, dict[P
     training = NewTraining(
         args.name, network, train, val, task, len(names), sides[0], num_gpu=0 if on_cpu else 'auto'
     )
-    return training, lists
+    return training, lists, listed
 
 
 def take_prepared_set(args: argparse.Namespace) -> None:
