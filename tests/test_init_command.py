@@ -72,6 +72,8 @@ def test_a_prepared_set_is_found_by_its_name(folder, part):
     assert data['train']['dataroot_lq'] == 'datasets/Rain/train_lq.lmdb'
     assert data['val']['dataroot_lq'] == f'datasets/Rain/{part}_lq.lmdb'
     own = {name: Path(data[name].get('meta_info_file', '')).name for name in data}
+    words = ['datasets/Rain/train_gt.lmdb/', '--degraded', 'datasets/Rain/train_lq.lmdb/']
+    assert main(['init', *words, '--network', 'nafnet-small', '--name', 'tab']) == 0
     held_out = {'train': 'mine_train.txt', 'val': 'mine_val.txt'}
     assert own == (held_out if part == 'train' else {'train': 'train.txt', 'val': ''})
 

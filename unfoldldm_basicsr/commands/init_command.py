@@ -162,7 +162,8 @@ def take_prepared_set(args: argparse.Namespace) -> None:
 
 def images_in(clean: str, degraded: str | None) -> tuple[dict[str, Any], list[str]]:
     """Keys of a data set, and the names of its images (pairs, where a prepared set lists them)."""
-    kind = 'lmdb' if clean.rstrip('/').endswith('.lmdb') else 'disk'
+    clean, degraded = (place and str(Path(place)) for place in (clean, degraded))  # no / at end
+    kind = 'lmdb' if clean.endswith('.lmdb') else 'disk'
     section = {'type': 'SyntheticDegradationDataset', 'dataroot_gt': clean}
     if degraded:
         section = {**section, 'type': 'PairedDegradationDataset', 'dataroot_lq': degraded}
