@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from unfoldldm_basicsr.preparing.matlab import read_mat
 from unfoldldm_basicsr.preparing.sets import SETS
 
 SIZE = (12, 16)
+SQUARES = [f'_s00{n}' for n in range(1, 7)]
 PAIRS = ['--gt', 'gt/{n}', '--lq', 'lq/{n}']
 CASES = [(name, n) for name, dataset in SETS.items() for n in range(num_layouts(dataset))]
 
@@ -203,19 +205,22 @@ def test_clean_photos_become_one_lmdb_of_squares(tmp_path, prepare):
     assert LmdbImages(output).names == ['a_v1', 'sub/b']
 
 
-def test_pairs_by_their_names_read_alike_from_folder_and_lmdb(tmp_path, prepare):
+@pytest.mark.parametrize(('parts', 'ends'), [((1, 2), ['']), ((1, 2), SQUARES)])
+def test_pairs_by_their_names_read_alike_from_folder_and_lmdb(tmp_path, prepare, parts, ends):
     """Many degraded images of a clean one: the list goes with the LMDBs."""
     write_named(tmp_path / 'in', 'clear/0025.png', 'clear/0039.png', 'clear/0041.png')
-    hazy = [f'hazy/part{i}/{clear}_0.{i}.png' for clear in ('0025', '0039') for i in (1, 2)]
+    hazy = [f'hazy/part{i}/{clear}_0.{i}.png' for clear in ('0025', '0039') for i in parts]
     write_named(tmp_path / 'in', *hazy, value=100)
     rule = ['--gt', 'clear/{photo}', '--lq', 'hazy/*/{photo}_{haze}', '--part', 'val']
+    rule += ['--crop-size', 20] * (ends is SQUARES)
     said = prepare('folder', '-i', tmp_path / 'in', '-o', tmp_path / 'out', *rule)
     assert '1 clean images have no degraded one, the first is clear/0041.png' in said
     roots = [tmp_path / 'out' / f'val_{side}.lmdb' for side in ('gt', 'lq')]
     pairs = str(tmp_path / 'out' / 'val.txt')
     dataset = build_dataset(paired(*roots, 'val', meta_info_file=pairs))
     found = {item['lq_path']: round(item['gt'].mean().item() * 255) for item in dataset}
-    assert found == {'0025/0_1': 0, '0025/0_2': 0, '0039/0_1': 1, '0039/0_2': 1}
+    keys = product((('0025', 0), ('0039', 1)), parts, ends)
+    assert found == {f'{clear}/0_{i}{end}': value for (clear, value), i, end in keys}
 
 
 def test_braces_stars_and_choices_match_as_described():

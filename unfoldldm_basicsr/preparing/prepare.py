@@ -1,12 +1,13 @@
 """From an unpacked data set to the LMDBs and lists that the option files name."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import find_images
-from unfoldldm_basicsr.data.sources import key_of
+from unfoldldm_basicsr.data.sources import key_of, read_lmdb_index
 from unfoldldm_basicsr.preparing.layouts import Found, Layout, find
 from unfoldldm_basicsr.preparing.lmdb_writer import Image, write_lmdb
 from unfoldldm_basicsr.preparing.sets import DataSet, Part, Source
@@ -176,6 +177,16 @@ def write(part: Part, found: Plan, name: Path, **options: Any) -> dict[Path, int
         for root, images in destinations(found, name).items()
     }
     if found.gt and len(found.gt) < len(found.lq):
-        lines = (f'{a}.png, {b}.png\n' for a, b in (map(key_of, pair) for pair in found.pairs))
+        gt, lq = (_entries(root, part.squares is not None) for root in written)
+        pairs = (zip(gt[key_of(a)], lq[key_of(b)], strict=False) for a, b in found.pairs)
+        lines = (f'{a}.png, {b}.png\n' for pair in pairs for a, b in pair)
         name.with_name(f'{name.name}.txt').write_text(''.join(lines), encoding='utf-8')
     return written
+
+
+def _entries(root: Path, in_squares: bool) -> dict[str, list[str]]:
+    """Key of an image -> its entries in the LMDB, those of its squares in order."""
+    entries = defaultdict(list)
+    for key in read_lmdb_index(str(root)):
+        entries[key.rpartition('_s')[0] if in_squares else key].append(key)
+    return entries
