@@ -205,7 +205,7 @@ def test_clean_photos_become_one_lmdb_of_squares(tmp_path, prepare):
     assert LmdbImages(output).names == ['a_v1', 'sub/b']
 
 
-@pytest.mark.parametrize(('parts', 'ends'), [((1, 2), ['']), ((1, 2), SQUARES)])
+@pytest.mark.parametrize(('parts', 'ends'), [((1, 2), ['']), ((2,), ['']), ((1, 2), SQUARES)])
 def test_pairs_by_their_names_read_alike_from_folder_and_lmdb(tmp_path, prepare, parts, ends):
     """Many degraded images of a clean one: the list goes with the LMDBs."""
     write_named(tmp_path / 'in', 'clear/0025.png', 'clear/0039.png', 'clear/0041.png')

@@ -170,13 +170,13 @@ def destinations(found: Plan, name: Path) -> dict[Path, dict[str, Image]]:
 
 def write(part: Part, found: Plan, name: Path, **options: Any) -> dict[Path, int]:
     """Writes and verifies the LMDBs of a part (-> number of images), and the list of pairs
-    ``NAME.txt`` (``meta_info_file``) where several degraded images share a clean one.
+    ``NAME.txt`` (``meta_info_file``) where their keys differ.
     """
     written = {
         root: write_lmdb(images, root, payload=part.payload, sub_images=part.squares, **options)
         for root, images in destinations(found, name).items()
     }
-    if found.gt and len(found.gt) < len(found.lq):
+    if found.gt and any(a != b for a, b in found.pairs if b):
         gt, lq = (_entries(root, part.squares is not None) for root in written)
         pairs = (zip(gt[key_of(a)], lq[key_of(b)], strict=False) for a, b in found.pairs)
         lines = (f'{a}.png, {b}.png\n' for pair in pairs for a, b in pair)
