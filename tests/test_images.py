@@ -12,7 +12,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.data.images import Picture, decode, read_picture, write_picture
+from unfoldldm_basicsr.data.images import (
+    Picture,
+    decode,
+    read_picture,
+    size_in_header,
+    write_picture,
+)
 from unfoldldm_basicsr.data.pixels import ImageError
 
 SHAPES = {'grey': (9, 7), 'grey-alpha': (9, 7, 2), 'rgb': (9, 7, 3), 'rgb-alpha': (9, 7, 4)}
@@ -50,6 +56,7 @@ def test_camera_orientation_is_applied(orientation, kind):
     exif[0x0112] = orientation
     content = pillow(image, kind, exif=exif, quality=100, subsampling=0, lossless=True)
     difference = decode(content, 'x').pixels.astype(int)
+    assert size_in_header(io.BytesIO(content)) == difference.shape[:2]
     difference -= UPRIGHT[orientation](np.asarray(image))
     assert np.abs(difference).max() <= (8 if kind == 'JPEG' else 0)
 

@@ -122,11 +122,13 @@ def decode(payload: bytes, origin: str) -> Picture:
 
 
 def size_in_header(path: str | Path) -> tuple[int, int] | None:
-    """(height, width) that a file names, before any turning; None where it must be decoded."""
+    """(height, width) of the upright image by its header; None where it must be decoded."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # large images count as well
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            exif = image.info.get('exif', b'').removeprefix(b'Exif\0\0')
+            turned = 5 <= Metadata(exif=exif).turned().orientation <= 8  # Pillow itself turns TIFF
+            return image.size if turned else image.size[::-1]
     except _DAMAGE:
         return None
     finally:
