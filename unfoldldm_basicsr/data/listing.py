@@ -31,13 +31,13 @@ def find_images(
         Relative paths with forward slashes, sorted by name without extension; number of other files
         by ending.
     """
-    names, others, entered = [], Counter(), set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        place = os.stat(folder)
-        if (place.st_dev, place.st_ino) in entered:  # a link back
+    names, others, chains = [], Counter(), {}
+    for folder, subfolders, files in os.walk(Path(root), followlinks=True):
+        status, above = os.stat(folder), chains.get(os.path.dirname(folder), ())
+        chains[folder] = (*above, (status.st_dev, status.st_ino))
+        if chains[folder][-1] in above:  # a link back
             subfolders.clear()
             continue
-        entered.add((place.st_dev, place.st_ino))
         subfolders[:] = sorted(s for s in subfolders if recursive and not _is_hidden(s))
         relative = os.path.relpath(folder, root).replace(os.sep, '/')
         for file in files:
