@@ -11,6 +11,7 @@ from PIL import Image
 from vlunet_runs import EMBEDDINGS, NETWORK
 
 from unfoldldm_basicsr import cli
+from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 ODD_NAME = b'/caf\xe9.png'  # a zip file made on Windows leaves such names
@@ -81,3 +82,8 @@ def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_p
     found = np.asarray(Image.open(result))
     assert found.shape == (24, 32)
     assert not np.array_equal(found, np.asarray(Image.open(photo)))
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_operations_of_a_network_of_one_channel_are_counted(network):
+    assert network_cost({'type': network, **NETWORKS[network]}, 32).macs > 0

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.registration import registered
 
 
@@ -31,7 +31,7 @@ class Cost(NamedTuple):
 
 
 def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
-    """Cost of the ``network_g`` of an option file, for one RGB image of ``size`` x ``size`` pixels.
+    """Cost of the ``network_g`` of an option file, for one image of ``size`` x ``size`` pixels.
 
     Raises:
         KeyError: no registered network of that type.
@@ -46,7 +46,7 @@ def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
         raise KeyError(f"no network '{kind}' is registered.")
     net = build_on_meta(cls, arguments).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(**_meta_input(net, 3, size))
+        net(**_meta_input(net, image_channels(cls, arguments), size))
     return Cost(sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2)
 
 
