@@ -71,6 +71,10 @@ def test_a_grey_image_has_no_order_of_channels(options):
         (SSIM | {'crop_border': 8}, (24, 24, 3), '8 x 8 pixels are left'),
         (PSNR | {'crop_border': 12}, (24, 24, 3), '0 x 0 pixels are left'),
         (NIQE, (96, 191, 3), 'less than two squares'),
+        ({'type': 'calculate_uciqe'}, (24, 24), 'colour'),
+        ({'type': 'calculate_uiqm'}, (24, 24, 1), 'colour'),
+        ({'type': 'calculate_lpips'}, (24, 24), 'colour'),
+        ({'type': 'calculate_pyiqa', 'metric': 'dists'}, (24, 24, 1), 'colour'),
     ],
 )
 def test_an_undefined_value_is_nan_with_its_reason(options, shape, says, log):

@@ -21,6 +21,7 @@ _SMALLEST_SIDE = {
     'calculate_uiqm': 10,
 }
 _WITH_ORDER = ('calculate_psnr', 'calculate_ssim', 'calculate_niqe')  # take input_order
+_COLOUR_ONLY = ('calculate_uciqe', 'calculate_uiqm', 'calculate_lpips', 'calculate_pyiqa')
 _NIQE_BLOCK = 96  # NIQE needs statistics over at least two such blocks
 
 
@@ -54,6 +55,8 @@ def calculate_metric(
     if metric is None:
         hint = did_you_mean(name, [known for known, _ in METRIC_REGISTRY])
         raise KeyError(f"no metric '{name}' is registered.{hint}")
+    if name in _COLOUR_ONLY and np.shape(data['img'])[2:] in ((), (1,)):
+        return _nan(name, 'it is made for colour images')
     if name not in _SMALLEST_SIDE:
         return metric(**data, **arguments)
     order = arguments.get('input_order', 'HWC')
@@ -71,6 +74,10 @@ def calculate_metric(
             return float(metric(**data, **arguments))
         except np.linalg.LinAlgError:  # NIQE of a flat image
             reason = 'the image has no structure'
+    return _nan(name, reason)
+
+
+def _nan(name: str, reason: str) -> float:
     logging.getLogger('basicsr').warning('%s is undefined: %s.', name, reason)
     return math.nan
 
