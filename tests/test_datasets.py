@@ -13,7 +13,7 @@ from basicsr.data import build_dataset
 from dataset_options import NOTHING, epochs, paired, refusals, same, synthetic
 from helpers import DELETE, put, write_photos
 
-from unfoldldm_basicsr.data.listing import read_meta_info
+from unfoldldm_basicsr.data.listing import key_of, read_meta_info
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
 
@@ -76,15 +76,18 @@ def test_crops_and_noise_differ_in_every_epoch_although_basicsr_reseeds_numpy(tm
 def test_lmdb_and_folder_give_identical_batches(tmp_path):
     images = tmp_path / 'images'
     write_photos(images / 'sub', 2, (24, 40))
-    for path in write_photos(images, 3, seed=1)[1:]:
-        path.rename(path.with_name(f'img_0-{path.stem}.png'))  # before img_0.png, behind img_0
+    photos = write_photos(images, 4, seed=1)[1:]
+    # names are sorted in another order than files, keys in another than names
+    for path, name in zip(photos, ('img_0-1.png', 'img.1.png', 'é.png'), strict=True):
+        path.rename(path.with_name(name))
     write_lmdb(images, tmp_path / 'i.lmdb')
     for options in (synthetic, lambda root: paired(root, root)):
         results = [epochs(options(root)) for root in (images, tmp_path / 'i.lmdb')]
         assert same(results[0][0], results[1][0])
-    stems = [str(Path(p).relative_to(images).with_suffix('')) for b in results[0][0]
-             for p in b['gt_path']]  # fmt: skip
-    assert stems == [key for batch in results[1][0] for key in batch['gt_path']]
+    paths = [Path(path).relative_to(images) for b in results[0][0] for path in b['gt_path']]
+    assert [key_of(str(path)) for path in paths] == [
+        key for batch in results[1][0] for key in batch['gt_path']
+    ]
 
 
 def test_a_data_set_with_an_open_lmdb_can_be_sent_to_a_worker(tmp_path):

@@ -20,6 +20,15 @@ def without_extension(name: str) -> str:
     return stem if extension.lower() in EXTENSIONS else name
 
 
+def key_of(name: str) -> str:
+    """Key of a file: its name without extension, in ASCII and without dots.
+
+    BasicSR cuts keys at the first dot and looks up no others; ``ä.1.png`` becomes ``_e4__1``.
+    """
+    stem = without_extension(name).replace('.', '_')
+    return re.sub('[^ -~]', lambda found: f'_{ord(found[0]):x}_', stem)
+
+
 def find_images(
     root: str | os.PathLike, *, recursive: bool = True
 ) -> tuple[list[str], Counter[str]]:
@@ -28,8 +37,8 @@ def find_images(
     Hidden files and what systems leave in folders (``._*``, ``__MACOSX``, ...) do not count.
 
     Returns:
-        Relative paths with forward slashes, sorted by name without extension; number of other files
-        by ending.
+        Relative paths with forward slashes, sorted by key as LMDBs are; number of other files by
+        ending.
     """
     names, others, chains = [], Counter(), {}
     for folder, subfolders, files in os.walk(Path(root), followlinks=True):
@@ -48,7 +57,7 @@ def find_images(
                 names.append(file if relative == '.' else f'{relative}/{file}')
             else:
                 others[ending or file] += 1
-    return sorted(names, key=lambda name: (without_extension(name), name)), others
+    return sorted(names, key=lambda name: (key_of(name), name)), others
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,8 +1,8 @@
 """Where images come from: a folder, or an LMDB in BasicSR's layout.
 
-Both kinds list names in the same order (sorted by name without extension) and decode by the same
-rules (:mod:`.images`), so that a folder and the LMDB made from it give equal batches. Objects hold
-no open file and can be pickled.
+Both kinds list names in the same order (sorted by key) and decode by the same rules
+(:mod:`.images`), so that a folder and the LMDB made from it give equal batches. Objects hold no
+open file and can be pickled.
 
 An LMDB is ``data.mdb`` with image files by key, listed in ``meta_info.txt``. Environments are
 opened on first use, one per database and process (LMDB forbids a second one), and never cross a
@@ -10,7 +10,6 @@ fork.
 """
 
 import os
-import re
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from unfoldldm_basicsr.data.images import decode, read_picture, size_in_header
-from unfoldldm_basicsr.data.listing import list_images, read_lines, split_size, without_extension
+from unfoldldm_basicsr.data.listing import (
+    key_of,
+    list_images,
+    read_lines,
+    split_size,
+    without_extension,
+)
 
 # Open environments of this process. The lock covers every read, so that `close_lmdbs` never pulls
 # an environment from under a reader in another thread.
@@ -77,7 +82,7 @@ class LmdbImages:
         self.root = str(root)
         self.shapes = read_lmdb_index(self.root)
         if names is None:
-            self.names = sorted(self.shapes)
+            self.names = sorted(self.shapes, key=key_of)
         else:
             keys = [(without_extension(name), key_of(name)) for name in names]
             self.names = [stem if stem in self.shapes else key for stem, key in keys]
@@ -124,15 +129,6 @@ def open_source(root: str | os.PathLike, kind: str, names: list[str] | None = No
 
 
 # ---- LMDBs --------------------------------------------------------------------------------------
-
-
-def key_of(name: str) -> str:
-    """Key of a file: its name without extension, in ASCII and without dots.
-
-    BasicSR cuts keys at the first dot and looks up no others; ``ä.1.png`` becomes ``_e4__1``.
-    """
-    stem = without_extension(name).replace('.', '_')
-    return re.sub('[^ -~]', lambda found: f'_{ord(found[0]):x}_', stem)
 
 
 def read_lmdb_index(root: str) -> dict[str, tuple[int, int] | None]:

@@ -16,9 +16,8 @@ import lmdb
 import numpy as np
 
 from unfoldldm_basicsr.data.images import Picture, decode, encode_bmp, encode_png
-from unfoldldm_basicsr.data.listing import list_images
+from unfoldldm_basicsr.data.listing import key_of, list_images
 from unfoldldm_basicsr.data.pixels import ImageError
-from unfoldldm_basicsr.data.sources import key_of
 
 _MAX_KEY_BYTES = 511
 _FIRST_MAP_SIZE = 64 * 2**20
@@ -66,7 +65,7 @@ class Record(NamedTuple):
 
 def plan_keys(names: Iterable[str], *, sub_images: bool = False) -> dict[str, str]:
     """key -> name of every image, sorted by key, so that the database has the order of the folder;
-    see :func:`..data.sources.key_of`. Keys of ``sub_images`` get ``_s001``, ... appended later.
+    see :func:`..data.listing.key_of`. Keys of ``sub_images`` get ``_s001``, ... appended later.
 
     Raises ValueError: a key that BasicSR could not read back, or two images with one key.
     """
