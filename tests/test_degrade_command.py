@@ -95,9 +95,15 @@ def test_option_files_without_usable_degradations_are_explained(photo, tmp_path,
         run(photo, '-opt', file, '-o', tmp_path / 'sheet.png')
 
 
-def test_the_photo_is_never_overwritten_and_bad_files_are_named(photo, tmp_path):
-    with pytest.raises(ValueError, match='would replace the photo'):
-        run(photo, '-o', photo)
+def test_no_photo_is_overwritten_unasked_and_bad_files_are_named(photo, tmp_path):
+    with pytest.raises(FileExistsError, match='is the file that is read'):
+        run(photo, '-o', photo, '--overwrite')
+    other = tmp_path / 'other.jpg'
+    other.touch()
+    with pytest.raises(FileExistsError, match=r'other\.jpg: exists.* --overwrite'):
+        run(photo, '-o', other)
+    assert run(photo, '-o', other, '--overwrite') == 0
+    assert other.stat().st_size
     with pytest.raises(ValueError, match=r'nowhere\.png: cannot be read'):
         run(tmp_path / 'nowhere.png', '-o', tmp_path / 'sheet.png')
     photo.write_bytes(b'no image')

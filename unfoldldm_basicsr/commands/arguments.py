@@ -184,6 +184,7 @@ def _degrade(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add('--dataset', help='section of datasets in the option file (default: the first that fits)')
     add('--seed', type=int, default=0, help='seed of the random numbers (0)')
+    add('--overwrite', action='store_true', help='replace an existing file')
 
 
 def _compare(parser: argparse.ArgumentParser) -> None:

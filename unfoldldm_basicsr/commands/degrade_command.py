@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unfoldldm_basicsr.common.declaration import OptionError
+from unfoldldm_basicsr.common.files import refuse_existing
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.data.degradations import (
     DEGRADATIONS,
@@ -29,8 +30,7 @@ _CELL_WIDTH, _CELL_HEIGHT = 320, 240
 
 def run(args: argparse.Namespace) -> int:
     """Writes the sheet."""
-    if args.output.exists() and args.output.samefile(args.image):
-        raise ValueError(f'--output {args.output}: would replace the photo; choose another name.')
+    refuse_existing(args.image, args.output, overwrite=args.overwrite)
     pixels = with_three_channels(read_picture(args.image).opaque)
     image = center_crop(pixels, _CELL_HEIGHT, _CELL_WIDTH)
     if args.opt is None:

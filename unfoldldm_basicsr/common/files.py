@@ -36,3 +36,11 @@ def write_bytes_atomic(path: str | os.PathLike, content: bytes | memoryview) -> 
         with suppress(OSError):  # the disk is faulty: the next start of a training removes it
             temporary.unlink(missing_ok=True)
         raise
+
+
+def refuse_existing(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Raises FileExistsError: the target is ``source``, or exists and is not to be replaced."""
+    if target.exists() and source.exists() and target.samefile(source):
+        raise FileExistsError(f'{target}: is the file that is read; choose another name.')
+    if target.exists() and not overwrite:
+        raise FileExistsError(f'{target}: exists; choose another name or pass --overwrite.')

@@ -28,6 +28,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from unfoldldm_basicsr.common.errors import first_line
+from unfoldldm_basicsr.common.files import refuse_existing
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
 ARCH_KEY = 'arch'
@@ -171,10 +172,7 @@ def refuse_target(source: Path, target: Path, *, overwrite: bool) -> None:
         FileExistsError: it exists, or is ``source``.
         CheckpointError: it ends neither in ``.pth`` nor in ``.safetensors``.
     """
-    if target.exists() and source.exists() and target.samefile(source):
-        raise FileExistsError(f'{target}: is the file that is read; choose another name.')
-    if target.exists() and not overwrite:
-        raise FileExistsError(f'{target}: exists; choose another name or pass --overwrite.')
+    refuse_existing(source, target, overwrite=overwrite)
     if target.is_dir() or target.suffix not in ('.pth', SAFETENSORS):
         raise CheckpointError(f'{target}: the name must end in .pth or {SAFETENSORS}.')
 
