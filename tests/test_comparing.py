@@ -341,7 +341,9 @@ def test_a_command_line_that_cannot_be_taken_apart_changes_nothing(tmp_path, lin
 def test_cost_is_that_of_the_fastest_round_and_of_what_is_deployed(monkeypatch):
     seconds = iter([9.0, 3.0, 2.0, 4.0])  # the first warms up
     monkeypatch.setattr(measuring, 'seconds_of', lambda *_: next(seconds))
-    table = measuring.deployment({'a': {'type': 'NAFNet', 'width': 4}}, [16], 1, rounds=3)
+    table = measuring.deployment(
+        {'a': {'type': 'NAFNet', 'img_channel': 1, 'width': 4}}, [16], 1, rounds=3
+    )
     assert table['latency_ms'].tolist() == [2000]
     network = {'type': 'UnfoldLDM', 'phase': 2}
     assert measuring.deployed(network) == {'type': 'UnfoldLDM', 'phase': 'inference'}
