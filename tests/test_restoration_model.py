@@ -211,14 +211,15 @@ def test_a_test_takes_the_average_where_the_file_has_one(make, tmp_path):
 def test_signals_are_given_back_however_a_training_ends(monkeypatch):
     def trains(root):
         stop_request.install()
-        assert signal.getsignal(signal.SIGINT) != before
+        assert signal.getsignal(signal.SIGINT) != mine
         raise SystemExit(130)
 
-    before = signal.getsignal(signal.SIGINT)
+    mine = signal.default_int_handler
+    before = signal.signal(signal.SIGINT, mine)
     monkeypatch.setattr(basicsr.train.train_pipeline, 'replaces', trains)
     with pytest.raises(SystemExit):
         basicsr.train.train_pipeline('.')
-    assert signal.getsignal(signal.SIGINT) == before
+    assert signal.signal(signal.SIGINT, before) == mine
 
 
 def test_a_signal_saves_and_stops_at_the_end_of_the_iteration(make, tmp_path):

@@ -266,7 +266,7 @@ class LearningRate(LRScheduler):
                 "with another network_g, optim_g or train.decay_all (BasicSR's own models: true)."
             ) from error
         for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):
-            group.update(settings if apply else {'group': settings['group']})
+            group.update(settings if apply else settings | group)
         self.load_state_dict({'last_epoch': state['iter'] - 1, '_step_count': state['iter'] + 1})
 
     def _take_stored(self, section: Mapping[str, Any]) -> None:
