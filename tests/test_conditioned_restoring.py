@@ -123,6 +123,9 @@ def test_bare_weights_take_the_embedding_that_training_wrote_beside_them(tmp_pat
     x, restorer = torch.rand(2, 3, 16, 24), Restorer(tmp_path / 'net_g_5.pth', degradation=2)
     expected = net(x, embedding(x, torch.tensor([2, 2])))
     assert torch.equal(restorer.restore_tensor(x), expected)
+    export_checkpoint(tmp_path / 'net_g_5.pth', tmp_path / 'small.pth')
+    exported = Restorer(tmp_path / 'small.pth', degradation=2)
+    assert torch.equal(exported.restore_tensor(x), expected)
     assert 'The weights were recognised as VLUNet' in restorer.notes[0]
 
 

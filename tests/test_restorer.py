@@ -202,6 +202,7 @@ def test_a_network_for_grey_images_restores_grey_only(tmp_path):
     assert np.array_equal(restorer.restore(grey), np.rint(expected.numpy() * 255))
     with pytest.raises(ValueError, match=r'3 colour channels.*with 1'):
         restorer.restore(image_of((9, 9, 3)))
+    assert Restorer(NAFNet(**NAFNET, img_channel=1)).restore(grey).shape == grey.shape
 
 
 def test_export_then_restore_equals_the_averaged_network_bit_for_bit(unfoldldm, tmp_path):
@@ -241,6 +242,11 @@ def test_phase_one_weights_are_not_exported_and_restoring_with_them_is_labelled(
     restorer = Restorer(tmp_path / 'p1.pth')
     assert 'null prior' in restorer.notes[0]
     assert restorer.restore(image_of((16, 16, 3))).shape == (16, 16, 3)
+    save_unfoldldm(tmp_path / 'alone.pth', phase=1, use_ldm=False)  # no phase follows
+    export_checkpoint(tmp_path / 'alone.pth', tmp_path / 'b.pth')
+    images = [Restorer(tmp_path / f).restore(image_of((16, 16, 3))) for f in ('alone.pth', 'b.pth')]
+    assert np.array_equal(*images)
+    assert Restorer(tmp_path / 'alone.pth').notes == []
 
 
 def test_a_trace_holds_what_the_network_did(unfoldldm):

@@ -13,6 +13,7 @@ from unfoldldm_basicsr.ops.image_statistics import image_statistic
 from unfoldldm_basicsr.restoring.tiling import (
     check_tile,
     restore_in_tiles,
+    sample_tiles,
     tile_spans,
     tiled_forward,
     with_image_statistics,
@@ -108,6 +109,11 @@ def test_quantiles_of_tiles_and_what_follows_from_them_are_those_of_the_image():
     fixed = with_image_statistics(scaled_by_quantiles, image, tile=32)
     whole, tiled = scaled_by_quantiles(image), tiled_forward(fixed, image, tile=32, overlap=0)
     torch.testing.assert_close(tiled, whole, rtol=0.01, atol=0.001)
+
+
+def test_samples_of_tiles_are_drawn_once():
+    assert len(sample_tiles(520, 520, 512, 16)) == 1
+    assert len(set(map(str, sample_tiles(1200, 560, 512, 16)))) == 3 * 2
 
 
 def test_an_image_that_fits_a_tile_is_not_said_to_differ():

@@ -332,9 +332,14 @@ def test_joint_training_is_guided_by_either_prior():
     assert 4 < taught.sum() < 28
 
 
-def test_windows_of_the_condition_are_those_of_the_prior_at_half_the_size():
-    assert make(prior_window=32, coarse_stages=1).condition_window == 16
-    assert make(prior_window=32, coarse_stages=0).condition_window == 32
+def test_windows_of_the_condition_are_those_of_the_prior_at_the_size_of_each_stage():
+    seen, net = [], make(num_stages=2, coarse_stages=1, prior_stages='all', prior_window=32)
+    encode = net.condition_encoder.forward
+    net.condition_encoder.forward = lambda images, window: (
+        seen.append((images.shape[2], window)) or encode(images, window)
+    )
+    net.eval()(torch.rand(1, 3, 48, 48))
+    assert seen == [(24, 16), (48, 32)]
 
 
 # One entry for each constructor argument: a value that is not the tiny configuration's.

@@ -124,6 +124,8 @@ def test_a_new_run_from_the_network_file_takes_its_embedding_along(make, trained
     kept = first.embedding.average if source == 'learned' else first.embedding.bare
     assert changed(tested.embedding.bare, kept.state_dict()) == set()
     assert not any(p.requires_grad for p in tested.embedding.bare.parameters())
+    averaged = make(source, path={**path, 'param_key_g': 'params_ema'})
+    assert changed(averaged.embedding.bare, kept.state_dict()) == set()
 
 
 @pytest.mark.parametrize('is_train', [True, False])

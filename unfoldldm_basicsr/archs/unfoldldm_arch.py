@@ -97,7 +97,6 @@ class UnfoldLDM(LatentPrior):
 
     def __init__(self, options: UnfoldLDMOptions):
         super().__init__()
-        self.options = options
         if options.share_stages:
             self.mgda = MGDA(options, num_stages=options.num_stages)
         else:
@@ -109,8 +108,7 @@ class UnfoldLDM(LatentPrior):
         self.init_prior(
             options,
             channels=options.inp_channels,
-            num_stages=options.num_stages,
-            scale=options.scales[0],
+            scales=options.scales,
             uses_prior=options.uses_prior,
         )
         self.stage_code = None

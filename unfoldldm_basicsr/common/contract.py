@@ -33,6 +33,7 @@ class Contract:
         size_multiple: tiles start at multiples of this many pixels; the network pads by itself.
         tiling_changes_result: it uses statistics of the whole image.
         phase: 1 (prior from the ground truth), 2, 'joint' or 'inference'.
+        use_ldm: Phase I is followed by one that generates the prior.
         embed_dim: length of the vector ``degradation``.
         parameter_groups: method that gives the named (name, parameter) pairs that are trained,
             scheduled and clipped together; each trainable parameter in one group.
@@ -45,11 +46,17 @@ class Contract:
     size_multiple: int = 1
     tiling_changes_result: bool = False
     phase: int | str | None = None
+    use_ldm: bool = True
     embed_dim: int | None = None
     parameter_groups: Callable[[], Mapping] | None = None
     needs_label: bool = False
     trained_jointly: bool = True
     save_backbone: bool | None = None
+
+    @property
+    def lacks_prior(self) -> bool:
+        """Whether its prior comes from the ground truth, as only a later phase makes its own."""
+        return self.phase == 1 and self.use_ldm
 
     @property
     def takes_degradation(self) -> bool:

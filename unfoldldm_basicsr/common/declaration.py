@@ -105,8 +105,9 @@ def read(declared: type[Options], values: Mapping[str, Any], owner: str = '') ->
 def takes(declared: type[Options]) -> Callable[[type[T]], type[T]]:
     """Lets a class whose constructor wants typed options be built from keyword arguments.
 
-    The class keeps ``Options`` (its declaration), and its signature shows every key with type and
-    default. Subclasses hand typed options on: ``super().__init__(options)``.
+    The class keeps ``Options`` (its declaration), its objects their ``options``, and the signature
+    shows every key with type and default. Subclasses hand typed options on:
+    ``super().__init__(options)``.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -114,7 +115,8 @@ def takes(declared: type[Options]) -> Callable[[type[T]], type[T]]:
 
         @functools.wraps(init)
         def build(self, options: Options | None = None, /, **values: Any) -> None:
-            init(self, read(declared, values, cls.__name__) if options is None else options)
+            self.options = read(declared, values, cls.__name__) if options is None else options
+            init(self, self.options)
 
         keys = [
             inspect.Parameter(

@@ -236,7 +236,7 @@ class VLUNetModel(RestorationModel):
         path, record = self.run.path, None
         file, source = path.pretrain_network_g, path.pretrain_network_e
         if file:  # averaged if the network's is
-            stored = kind if self.is_train else path.param_key_g or kind
+            stored = kind if is_average else path.param_key_g or kind
             record = read_record(checkpoints.read_checkpoint(file, stored, fallback=True))
         if record is not None:
             self._check_record(net, record)

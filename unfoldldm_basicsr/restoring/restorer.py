@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.contract import check_tile, contract_of, image_channels
 from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
+from unfoldldm_basicsr.common.declaration import Options
 from unfoldldm_basicsr.data.images import Picture
 from unfoldldm_basicsr.restoring.tiling import TileError, restore_in_tiles, telling_remedy
 from unfoldldm_basicsr.restoring.traces import StageImages, Trace
@@ -102,8 +103,12 @@ class Restorer:
                 f'{type(net).__name__} uses no statistics of the whole image: tiles do not change'
                 f' its result. Leave --global-statistics away.'
             )
-        self.channels = image_channels(type(net), self.meta.get('kwargs', {}))
-        if self.contract.phase == 1:
+        options = getattr(net, 'options', None)
+        known = isinstance(options, Options)
+        self.channels = image_channels(
+            type(net), dict(options) if known else self.meta.get('kwargs', {})
+        )
+        if self.contract.lacks_prior:
             self.notes.append(
                 'Phase I weights hold no prior generator: images are restored with the null prior,'
                 ' below what the weights of Phase II reach.'

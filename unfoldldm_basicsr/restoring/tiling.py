@@ -89,8 +89,8 @@ def sample_tiles(
         count = min(3, -(-size // side))
         last = (size - side) // size_multiple * size_multiple
         steps = [last * i // max(1, count - 1) for i in range(count)]
-        starts = [start // size_multiple * size_multiple for start in steps]
-        return [slice(start, start + side) for start in starts]
+        starts = {start // size_multiple * size_multiple for start in steps}
+        return [slice(start, start + side) for start in sorted(starts)]
 
     return [(rows, columns) for rows in spans(height) for columns in spans(width)]
 

@@ -141,7 +141,14 @@ def build_conditioning(
             weights do not fit, or its CLIP backbone cannot be had.
         ValueError: see :class:`Conditioning`.
     """
-    record = read_record(checkpoint) or _record_beside(checkpoint)
+    record = find_record(checkpoint)
+    if record is None:
+        raise files.CheckpointError(
+            f'{checkpoint.path}: the network needs a degradation vector, but the file has no'
+            f" '{files.DEGRADATION_KEY}' that says where it comes from. Files of training runs"
+            f' and of unfoldldm convert have it; put the net_e_*.pth of the training beside its'
+            f' net_g_*.pth, or in Python, pass degradation=vector to restore.'
+        )
     if clip_weights is not None:
         kind, kwargs = record.arch['type'], record.arch['kwargs']
         if kwargs.get('pretrained') is None:
@@ -163,18 +170,16 @@ def build_conditioning(
     return Conditioning(embedding, record.classes, degradation)
 
 
-def _record_beside(checkpoint: files.Checkpoint) -> DegradationRecord:
-    """The embedding of a training, saved beside its network without the names of degradations."""
-    path, stored = checkpoint.path, None
+def find_record(checkpoint: files.Checkpoint) -> DegradationRecord | None:
+    """:func:`read_record`, or the embedding of a training, which is saved beside its network
+    without the names of degradations.
+    """
+    record, path = read_record(checkpoint), checkpoint.path
     beside = path.with_name(path.name.replace('net_g', 'net_e'))
-    if beside != path and beside.is_file():
-        stored = files.read_checkpoint(beside, checkpoint.param_key, fallback=True)
-    if stored is None or stored.arch is None:
-        raise files.CheckpointError(
-            f'{path}: the network needs a degradation vector, but the file has no'
-            f" '{files.DEGRADATION_KEY}' that says where it comes from. Files of training runs"
-            f' and of unfoldldm convert have it; put the net_e_*.pth of the training beside its'
-            f' net_g_*.pth, or in Python, pass degradation=vector to restore.'
-        )
+    if record is not None or beside == path or not beside.is_file():
+        return record
+    stored = files.read_checkpoint(beside, checkpoint.param_key, fallback=True)
+    if stored.arch is None:
+        return None
     names = tuple(map(str, range(stored.arch['kwargs'].get('num_degradations', 0))))
     return DegradationRecord(**vars(stored), classes=names)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.weights import checkpoint as files
-from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
+from unfoldldm_basicsr.weights.conditioning import degradation_meta, find_record
 from unfoldldm_basicsr.weights.networks import build_network
 
 
@@ -48,13 +48,13 @@ def export_checkpoint(
     checkpoint = files.read_checkpoint(source, param_key)
     files.refuse_target(source, target, overwrite=overwrite)
     network, meta = build_network(checkpoint, opt_file=opt_file)
-    phase = contract_of(network).phase
-    if phase == 1:
+    contract = contract_of(network)
+    if contract.lacks_prior:
         raise files.CheckpointError(
             f'{source}: holds Phase I weights, whose prior comes from the ground truth; train'
             f' Phase II from them and export that.'
         )
-    if phase is not None:
+    if contract.phase is not None:
         meta = {**meta, 'kwargs': {**meta['kwargs'], 'phase': 'inference'}}
         checkpoint = dataclasses.replace(checkpoint, arch=meta)
         network, meta = build_network(checkpoint, drop_unexpected=True)
@@ -63,7 +63,7 @@ def export_checkpoint(
     if half:
         params = {k: v.half() if v.is_floating_point() else v for k, v in params.items()}
     content = {'params': params, files.ARCH_KEY: meta}
-    record = read_record(checkpoint)
+    record = find_record(checkpoint) if contract.takes_degradation else None
     if record is not None:
         embedding = record.state_dict
         option = {'type': record.arch['type'], **record.arch['kwargs']}

@@ -5,6 +5,7 @@ P_hat = f_theta(PI'(estimates))      phase 2 and inference: generated
 guide = P, P_hat, or the null prior  what the restoration sees
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -119,19 +120,18 @@ class LatentPrior(nn.Module):
     """
 
     def init_prior(
-        self, options: PriorOptions, *, channels: int, num_stages: int, scale: int, uses_prior: bool
+        self, options: PriorOptions, *, channels: int, scales: Sequence[int], uses_prior: bool
     ) -> None:
         """Builds what the phase needs; to be called after the other parts.
 
         Args:
             options: see :class:`PriorOptions`.
             channels: c.
-            num_stages: K.
-            scale: how much smaller the images of the first stage are than the observation.
+            scales: how much smaller the images of each stage are than the observation.
             uses_prior: False builds no null prior either.
         """
         self.phase, self.use_ldm, self.uses_prior = options.phase, options.use_ldm, uses_prior
-        self.condition_window = options.prior_window // scale
+        self.condition_windows = [options.prior_window // scale for scale in scales]
         if uses_prior:
             self.null_prior = nn.Parameter(torch.zeros(options.prior_dim))
             varied = self.phase in (1, 'joint') and options.null_prior_prob > 0
@@ -142,7 +142,7 @@ class LatentPrior(nn.Module):
         if self.use_ldm and self.phase != 1:
             seen = COND_INPUTS[options.cond_input] * channels
             self.condition_encoder = PriorEncoder(seen, options)
-            self.denoiser = PriorDiffusion(options, num_stages=num_stages)
+            self.denoiser = PriorDiffusion(options, num_stages=len(scales))
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Named trainable parameters: 'restoration', and 'prior' (PI' and f_theta)."""
@@ -209,7 +209,7 @@ class LatentPrior(nn.Module):
             if options.cond_detach:
                 images = [image.detach() for image in images]
             seen = {'mgda': images, 'lq': [y], 'mgda_lq': [*images, y]}[options.cond_input]
-            condition = self.condition_encoder(torch.cat(seen, 1), self.condition_window)
+            condition = self.condition_encoder(torch.cat(seen, 1), self.condition_windows[k])
             generated = image_statistic(self.denoiser(condition, k, target))
         if options.prior_stages == 'first':
             call.generated = generated
