@@ -149,6 +149,11 @@ def test_a_metric_with_ground_truth_needs_one(stock):
     single = {'type': 'SingleImageDataset', 'dataroot_lq': stock['datasets']['val']['dataroot_lq']}
     stock['datasets']['val'] = single
     assert 'ground truth' in problems_at(stock, 'val.metrics.psnr')
+    val = {**single, 'type': 'PairedImageDataset', 'dataroot_gt': single['dataroot_lq']}
+    stock['datasets'] |= {'val': val, 'val_2': {**single, 'name': 'other'}}
+    assert 'datasets.val_2 has none' in problems_at(stock, 'val.metrics.psnr')
+    stock['model_type'] = 'RestorationModel'  # leaves the metric out there
+    assert problems_at(stock, 'val.metrics.psnr') == ''
 
 
 def test_the_first_image_is_read(stock):

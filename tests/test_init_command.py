@@ -15,7 +15,7 @@ from unfoldldm_basicsr.commands import init_command
 from unfoldldm_basicsr.commands.init_command import Trial, fitted, memory_of, trial_step
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
-from unfoldldm_basicsr.preparing.new_training import NETWORKS, TASKS, NewTraining
+from unfoldldm_basicsr.preparing.new_training import NETWORKS, TASKS, NewTraining, held_back
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
 
@@ -210,3 +210,13 @@ def test_noise_is_learned_without_isda_and_darkness_with_its_own_recipe(task, is
         options = yaml.safe_load(training.text(Path(), phase))
         assert ('isda_opt' in options['train']) is isda
         assert (recipe.items() <= options['network_g'].items()) is dark
+
+
+def test_no_photo_is_in_the_training_and_in_the_validation():
+    squares = [f'p{photo}_s{number:03d}' for photo in range(12) for number in range(5)]
+    pairs = [f'{photo}.png, {photo}/{haze}.png' for photo in 'abcd' for haze in range(3)]
+    for names, photo in ((squares, lambda n: n.split('_')[0]), (pairs, lambda n: n[0])):
+        train, val = held_back(names, 'x')
+        assert not set(map(photo, train)) & set(map(photo, val))
+        assert len(val) == len(set(map(photo, val))) == 1
+    assert held_back(squares[:5], 'x')[1] == [squares[2]]  # of a single photo

@@ -30,6 +30,7 @@ from unfoldldm_basicsr.comparing.report import (
     render,
     write_page,
 )
+from unfoldldm_basicsr.comparing.runs import Run
 from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.testing import lpips_works, metrics_of, scores
@@ -157,6 +158,15 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
     build(tmp_path, entries, scores, protocol, costs, metrics=metrics)
     assert 'left out: 1 of ' in (tmp_path / 'report.md').read_text()
     assert np.isfinite(read_csv(tmp_path / 'quality.csv')['psnr']).all()
+
+
+def test_the_prior_of_another_image_is_left_out_where_there_is_none(tmp_path, monkeypatch):
+    table = pd.DataFrame({'set': ['held'], 'image': ['0'], 'psnr': [20.0]})
+    monkeypatch.setattr(single, 'tested', lambda *_, **__: table)
+    val = {'metrics': {'psnr': {'type': 'calculate_psnr'}}}
+    run = Run(tmp_path, {'name': 'x', 'datasets': {'val': {'name': 'held'}}, 'val': val})
+    found = single.prior_table(run, single.PRIORS, Workspace(tmp_path, tmp_path, 1))
+    assert list(found['prior']) == ['generated', 'null', 'oracle']
 
 
 def test_sides_are_told_apart_on_the_same_images_only():

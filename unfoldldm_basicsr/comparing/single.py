@@ -121,6 +121,8 @@ def prior_table(run: Run, sources: tuple[str, ...], place: Workspace) -> pd.Data
     """A row for each test set and prior: mean score and the difference to the generated one."""
     metric, tables = next(iter(metrics_of(run.options))), {}
     for source in sources:
+        if source == 'shuffled' and tables['generated'].groupby('set').size().min() < 2:
+            continue  # there is no other image
         changes, sets = TestOptions(val={'prior_source': source}), test_sets(run.options)
         test = options_of_test(f'{run.name}_{source}', run.options, sets, run.weights, changes)
         tables[source] = tested(test, place, pictures=False).set_index(['set', 'image'])[metric]

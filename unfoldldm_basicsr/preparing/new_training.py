@@ -1,5 +1,6 @@
 """The option files of a new training: what ``unfoldldm init`` writes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,13 +204,24 @@ logger:
 
 
 def held_back(names: Sequence[str], where: str) -> tuple[list[str], list[str]]:
-    """Splits images into those to train on and a tenth, evenly spread, to validate on: 1 to 20."""
+    """Splits images into those to train on and a tenth, evenly spread, to validate on: 1 to 20.
+
+    Squares of one photo (``_s001``, ...) and degraded images of one clean image stay together: of
+    those held back one is for the validation, the others for nothing.
+    """
+    from unfoldldm_basicsr.data.listing import read_entry, without_extension
+
     if len(names) < 2:
         raise ValueError(f'{where}: at least one image to train on and one to validate on.')
-    count = min(max(round(len(names) / 10), 1), 20)
-    chosen = {int(len(names) / count * (k + 0.5)) for k in range(count)}
-    kept = [name for k, name in enumerate(names) if k not in chosen]
-    return kept, [names[k] for k in sorted(chosen)]
+    photos: dict[str, list[str]] = {}
+    for name in names:
+        photo = re.sub(r'_s\d{3,}$', '', without_extension(read_entry(name)[0]))
+        photos.setdefault(photo, []).append(name)
+    parts = [*photos.values()] if len(photos) > 1 else [[name] for name in names]
+    count = min(max(round(len(parts) / 10), 1), 20)
+    chosen = {int(len(parts) / count * (k + 0.5)) for k in range(count)}
+    kept = [name for k, part in enumerate(parts) if k not in chosen for name in part]
+    return kept, [parts[k][len(parts[k]) // 2] for k in sorted(chosen)]
 
 
 def _lines(section: Mapping[str, Any], indent: int) -> str:
