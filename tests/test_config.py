@@ -140,6 +140,13 @@ def test_ranks_share_the_data(stock, monkeypatch):
     assert 'less than one batch' in problems_at(stock, place, launcher='pytorch')
 
 
+def test_a_model_that_enlarges_nothing_needs_a_scale_of_1(stock):
+    stock['scale'] = 4
+    assert problems_at(stock, 'scale') == ''
+    stock['model_type'] = 'RestorationModel'
+    assert 'is 4, but RestorationModel' in problems_at(stock, 'scale')
+
+
 def test_two_validation_sets_need_two_names(stock):
     stock['datasets']['val_2'] = copy.deepcopy(stock['datasets']['val'])
     assert 'datasets.val too' in problems_at(stock, 'datasets.val_2.name')

@@ -182,6 +182,16 @@ def networks_suit_the_model(run: Run) -> Found:
         yield Problem('network_g.type', f'{message} (or a class derived from it).')
 
 
+def images_keep_their_size(run: Run) -> Found:
+    scale, pairs = (
+        run.opt.get('scale'),
+        [s.get('type') == 'PairedImageDataset' for _, s in run.sets()],
+    )
+    if scale != 1 and any(pairs) and by(run.model, 'unfoldldm_basicsr'):
+        message = f'is {show(scale)}, but {run.model.__name__} restores images in their own size: '
+        yield Problem('scale', f"{message}set it to 1, or use BasicSR's model_type: SRModel.")
+
+
 def stock_models_can_train(run: Run) -> Found:
     """BasicSR's own models keep some of BasicSR's traps."""
     if not run.is_train or not by(run.model, 'basicsr'):
@@ -237,5 +247,6 @@ RULES = (
     loggers_are_installed,
     embedding_fits,
     networks_suit_the_model,
+    images_keep_their_size,
     stock_models_can_train,
 )
