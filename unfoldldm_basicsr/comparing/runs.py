@@ -12,7 +12,7 @@ from typing import Any
 
 from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
 from unfoldldm_basicsr.comparing.measuring import key_of, mean_steps
-from unfoldldm_basicsr.comparing.task import COMMON, Task
+from unfoldldm_basicsr.comparing.task import COMMON, LATEST, Task
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.training import resume
@@ -59,7 +59,7 @@ class Run:
     @property
     def weights(self) -> Path:
         """The file that exists once it is finished."""
-        return self.folder / 'models' / 'net_g_latest.pth'
+        return self.folder / LATEST
 
     @property
     def iterations(self) -> int:

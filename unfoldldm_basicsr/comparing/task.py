@@ -20,6 +20,7 @@ from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_f
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
 COMMON, ROWS = 'common.yml', 'rows.yml'
+LATEST = Path('models', 'net_g_latest.pth')  # in the folder of a run
 SHARE = re.compile(r'\s*(\d+(?:\.\d+)?)\s*%\s*')
 
 
@@ -199,7 +200,7 @@ def test_sets(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def weights_of(root: Path, run: str) -> Path:
     """The file that a training writes at its very end."""
-    return root / 'experiments' / run / 'models' / 'net_g_latest.pth'
+    return root / 'experiments' / run / LATEST
 
 
 def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] = ()) -> Task:

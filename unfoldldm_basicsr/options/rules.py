@@ -183,11 +183,8 @@ def networks_suit_the_model(run: Run) -> Found:
 
 
 def images_keep_their_size(run: Run) -> Found:
-    scale, pairs = (
-        run.opt.get('scale'),
-        [s.get('type') == 'PairedImageDataset' for _, s in run.sets()],
-    )
-    if scale != 1 and any(pairs) and by(run.model, 'unfoldldm_basicsr'):
+    scale, types = run.opt.get('scale'), {str(section.get('type')) for _, section in run.sets()}
+    if scale != 1 and 'PairedImageDataset' in types and by(run.model, 'unfoldldm_basicsr'):
         message = f'is {show(scale)}, but {run.model.__name__} restores images in their own size: '
         yield Problem('scale', f"{message}set it to 1, or use BasicSR's model_type: SRModel.")
 
