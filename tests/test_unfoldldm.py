@@ -66,6 +66,15 @@ def test_holistic_operator_is_linear_with_its_true_adjoint():
     assert not torch.allclose(operator(x, gains), x, atol=0.1)
 
 
+@pytest.mark.parametrize('changes', [{}, {'wm_window': 16, 'prior_levels': True}])
+def test_double_precision_gives_the_same_image(changes):
+    net, x = shaken(make(**changes)).eval(), torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        single, double = net(x), net.double()(x.double())
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
+    assert not torch.equal(single.double(), double)
+
+
 def test_first_stages_work_at_half_the_resolution():
     sizes = []
     net = shaken(make(num_stages=3)).eval()

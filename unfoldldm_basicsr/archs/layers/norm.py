@@ -18,12 +18,17 @@ from torch.nn import functional as F
 from unfoldldm_basicsr.archs.layers.layout import has_channels_last
 
 
+def widened(x: Tensor) -> Tensor:
+    """x in fp32, or in fp64 if it is: 16 bit are too few for sums and exponentials."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def mean_std(x: Tensor, dims: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and sqrt(variance + eps) over ``dims``, in fp32: 16-bit sums lose digits.
+    """Mean and sqrt(variance + eps) over ``dims``, :func:`widened`.
 
     On a CPU torch.var_mean takes ten to thirty times as long.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = widened(x)
     mean = x.mean(dims, keepdim=True)
     return mean.squeeze(dims), ((x - mean).square().mean(dims) + eps).sqrt()
 
@@ -45,9 +50,7 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W) of the same dtype and memory format."""
-        dtype = x.dtype
-        if dtype in (torch.float16, torch.bfloat16):
-            x = x.float()
+        dtype, x = x.dtype, widened(x)
         weight, bias = self.weight, self.bias
         if has_channels_last(x) and bias is not None:
             # B C H W -> B H W C is a view here, so the fused kernel needs no copy.

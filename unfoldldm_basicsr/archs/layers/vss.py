@@ -25,7 +25,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
-from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
+from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d, widened
 from unfoldldm_basicsr.ops.ss2d.op import NUM_DIRECTIONS, scan_flops, ss2d_scan
 
 
@@ -95,7 +95,7 @@ class SS2D(nn.Module):
         # One matrix product per direction: 4 BHW R @ 4 R d_i -> 4 BHW d_i, seen as B H W 4 d_i.
         dt = rearrange(dt, 'b h w k r -> k (b h w) r') @ self.dt_proj.mT
         dt = rearrange(dt, 'k (b h w) c -> b h w k c', b=u.shape[0], h=u.shape[1])
-        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        A = -torch.exp(widened(self.A_log))
         return ss2d_scan(u, dt, A, b, c, self.D, self.dt_bias)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.blocks import Blocks, NetworkOptions
-from unfoldldm_basicsr.archs.layers.norm import mean_std
+from unfoldldm_basicsr.archs.layers.norm import mean_std, widened
 from unfoldldm_basicsr.archs.layers.resample import Unshuffle
 from unfoldldm_basicsr.archs.layers.vss import VSSBlock
 from unfoldldm_basicsr.archs.unfolding.degradation import (
@@ -135,8 +135,8 @@ class FactorHead(nn.Module):
         z = F.interpolate(descriptor, size=size, mode='linear')
         z = F.gelu(self.conv(z))
         parts = {'two': 2, 'c': self.channels}
-        qk = rearrange(self.query_key(z).float(), 'b (two c r) n -> b two c n r', **parts)
-        gains = rearrange(self.gain_mix(z).float(), 'b (two c) n -> b two c n', **parts)
+        qk = rearrange(widened(self.query_key(z)), 'b (two c r) n -> b two c n r', **parts)
+        gains = rearrange(widened(self.gain_mix(z)), 'b (two c) n -> b two c n', **parts)
         (q, k), (gain, mix) = qk.unbind(1), gains.unbind(1)
         if self.unit_gain:
             log_gain = 0.5 * torch.tanh(gain)
@@ -144,7 +144,7 @@ class FactorHead(nn.Module):
             mix = 0.5 * torch.tanh(mix)
         else:
             gain, mix = 1 + 0.95 * torch.tanh(gain), 0.95 * torch.tanh(mix)
-        return factor(gain, mix, affinity_core(q, k, F.softplus(self.decay.float())))
+        return factor(gain, mix, affinity_core(q, k, F.softplus(widened(self.decay))))
 
 
 class MGDA(nn.Module):
@@ -242,7 +242,7 @@ class MGDA(nn.Module):
         if self.decomposed:  # the factor 0.2 + 1.6 sigmoid(.) per image starts at 1
             step = 0.2 + 1.6 * torch.sigmoid(self.step_decomposed(e)[:, k, None, None, None])
             with _full_precision(x.device.type):
-                x_tilde = _in_windows(x.float(), y.float(), W, M, step.float())
+                x_tilde = _in_windows(widened(x), widened(y), W, M, widened(step))
         return Estimates(
             x_tilde if x_hat is None else x_hat, x_hat if x_tilde is None else x_tilde, W, M, e
         )

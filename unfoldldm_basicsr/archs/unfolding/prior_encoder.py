@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.archs.layers.norm import mean_std
+from unfoldldm_basicsr.archs.layers.norm import mean_std, widened
 from unfoldldm_basicsr.archs.layers.resample import Unshuffle
 from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
@@ -142,8 +142,7 @@ class PriorEncoder(nn.Module):
             levels = torch.cat([_log_level(mean), std.log()], 1)
         else:
             features = features * 0.1  # small inputs learn slowly: levels first
-        prior = self.head(torch.cat([features, levels], 1).to(images.dtype))
-        prior = prior.to(torch.promote_types(prior.dtype, torch.float32))
+        prior = widened(self.head(torch.cat([features, levels], 1).to(images.dtype)))
         return F.layer_norm(prior, prior.shape[1:])
 
 
