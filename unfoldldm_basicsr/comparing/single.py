@@ -20,7 +20,10 @@ from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.pictures import plots
 
 PRIORS = ('generated', 'null', 'shuffled', 'oracle')
-NOTE = 'Differences to the generated prior, paired by image, with 95 % intervals (bootstrap).'
+NOTE = (
+    'Differences to the generated prior, paired by image, with 95 % intervals (bootstrap). '
+    "Row shuffled, another image's prior, needs at least two images in every set."
+)
 FIGURES = {  # of the log: beginnings of names, label of the axis
     'losses': ('l_', 'loss'),
     'step_size': ('step_size', 'mean |x_hat - x| of a gradient step'),
