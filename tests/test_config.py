@@ -317,6 +317,31 @@ def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypa
         assert 'whole number' in problems_at(put(mine, key, 'many'), key)
 
 
+def test_files_of_classes_of_somebody_else_are_not_guessed(stock, monkeypatch, tmp_path):
+    for registry, cls in ((DATASET_REGISTRY, UndeclaredDataset), (MODEL_REGISTRY, UndeclaredModel)):
+        monkeypatch.setitem(registry._obj_map, cls.__name__, cls)
+    (tmp_path / 'all.h5').touch()
+    own = {'dataroot_gt': str(tmp_path / 'all.h5'), 'dataroot': 's3://x', 'meta_info': 'a set'}
+    stock = put(stock, 'datasets', {'val': {'type': 'UndeclaredDataset', **own}})
+    test = put(put(stock, 'train', DELETE), 'model_type', 'UndeclaredModel')
+    for path in ({}, {'pretrain_network_g': str(tmp_path), 'pretrain_network_vae': 'hub/name'}):
+        assert preflight(put(test, 'path', path), 'x.yml', False) == []
+    test['datasets']['val']['dataroot_gt'] = str(tmp_path / 'gone.lmdb')
+    assert 'no such folder' in problems_at(test, 'datasets.val.dataroot_gt')
+
+
+@pytest.mark.parametrize('foreign', ['network', 'model'])
+def test_channels_of_classes_of_somebody_else_may_be_others(stock, monkeypatch, foreign):
+    noisy = put(stock, 'network_g.num_in_ch', 4)
+    assert 'takes 4 channels' in problems_at(noisy, 'network_g')
+    name, registry = (
+        ('MSRResNet', ARCH_REGISTRY) if foreign == 'network' else ('SRModel', MODEL_REGISTRY)
+    )
+    own = type(name, (registry.get(name),), {'__module__': 'mine'})
+    monkeypatch.setitem(registry._obj_map, name, own)
+    assert preflight(noisy, 'x.yml', True) == []
+
+
 @pytest.mark.parametrize(
     ('path', 'value', 'says'),
     [

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.errors import ResumeError, first_line
-from unfoldldm_basicsr.common.registration import registered
+from unfoldldm_basicsr.common.registration import of_somebody_else, registered
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch, preserved_rng
 from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
@@ -70,12 +70,13 @@ def not_read(run: Run) -> frozenset[str]:
 
 
 def weights_are_there_and_fit(run: Run) -> Found:
-    skipped = not_read(run)
+    """What a model of somebody else starts from is its own matter: a folder, the name of a hub."""
+    skipped, theirs = not_read(run), of_somebody_else(run.model)
     for key, value in section_values(run.opt, 'path').items():
         place, fault = f'path.{key}', None
         if not isinstance(value, str) or place in skipped:
             continue
-        if key.startswith('pretrain_network_'):
+        if key.startswith('pretrain_network_') and not theirs:
             fault = _weights_fault(run, key.removeprefix('pretrain_network_'), Path(value))
         elif key == 'resume_state':
             try:
@@ -165,9 +166,13 @@ def network_can_be_compiled(run: Run) -> Found:
 def data_are_there(run: Run) -> Found:
     for path, section in run.sets():
         backend = section.get('io_backend')
+        # A class of somebody else may read any file, or none; LMDBs that are damaged kill it too.
+        theirs = of_somebody_else(registered(DATASET_REGISTRY, section.get('type')))
         for place, part in (('', section), *parts_of(section)):
             for key, value in part.items():
-                if isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info')):
+                if not isinstance(value, str) or (theirs and not value.endswith('.lmdb')):
+                    continue
+                if str(key).startswith(('dataroot', 'meta_info')):
                     for fault in _path_faults(str(key), value, part.get('io_backend', backend)):
                         yield Problem(f'{path}{place}.{key}', *fault)
 

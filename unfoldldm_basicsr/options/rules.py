@@ -15,7 +15,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import Problem, keys_of, show
-from unfoldldm_basicsr.common.registration import by, registered
+from unfoldldm_basicsr.common.registration import by, of_somebody_else, registered
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.options.run import Run, is_read, section_values
@@ -67,10 +67,14 @@ def batches_can_be_loaded(run: Run) -> Found:
 
 
 def images_have_the_channels_of_the_network(run: Run) -> Found:
-    """Else the first step, or the first validation, ends with an error of a convolution."""
-    section = run.network_sections.get('network_g', {})
+    """Else the first step, or the first validation, ends with an error of a convolution.
+
+    A model of somebody else may add channels, and ``in_channels`` of a network mean others.
+    """
+    section, known = run.network_sections.get('network_g', {}), ('basicsr', 'unfoldldm_basicsr')
     cls = registered(ARCH_REGISTRY, section.get('type'))
-    wanted = image_channels(cls, section) if cls else None
+    judged = by(cls, *known) and by(run.model, *known)
+    wanted = image_channels(cls, section) if judged else None
     for path, values in run.sets() if isinstance(wanted, int) else ():
         given = getattr(run.datasets.get(path.partition('.')[2]), 'channels', None)
         if given is None and values.get('type') == 'PairedImageDataset':
@@ -99,6 +103,8 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
 
 def a_test_has_weights(run: Run) -> Found:
     if run.is_train or 'network_g' not in run.opt or run.path.pretrain_network_g:
+        return
+    if of_somebody_else(run.model):  # which may name them otherwise
         return
     network = run.networks.get('network_g')
     if network is None or any(True for _ in network.parameters()):  # bicubic upscaling has none
