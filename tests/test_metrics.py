@@ -9,6 +9,7 @@ import pytest
 import torch
 from basicsr.losses import build_loss
 from basicsr.metrics import calculate_metric
+from basicsr.utils.registry import METRIC_REGISTRY
 from helpers import image_of
 from skimage.color import rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
@@ -99,6 +100,11 @@ def test_what_cannot_be_measured_is_refused():
         measured('pyiqa', image, image, metric='pai')
     with pytest.raises(ValueError, match='pyiqa fid --target'):
         measured('pyiqa', image, image, metric='fid')
+
+
+def test_a_metric_of_a_project_measures_what_it_likes(monkeypatch):
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'calculate_uiqm', lambda sr, gt: sr - gt)
+    assert calculate_metric({'sr': 3.0, 'gt': 1.0}, {'type': 'calculate_uiqm'}) == 2.0
 
 
 @pytest.mark.parametrize(('name', 'options'), [('lpips', {}), ('pyiqa', {'metric': 'one'})])
