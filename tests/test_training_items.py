@@ -17,7 +17,7 @@ from helpers import problems_at, put, run_python, stock_options, write_photos
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.errors import DataFault
-from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader
+from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader, fingerprint
 from unfoldldm_basicsr.data.sources import FolderImages
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.progress import progress
@@ -159,6 +159,8 @@ def test_paired_mixed_and_stock_sets_have_fingerprints(photos, stock, tmp_path):
         assert found['images'] >= 3
         prints.add(found['sha256'])
     assert len(prints) == 4
+    own = type('Own', (), {'paths': None, '__len__': lambda self: 3})
+    assert fingerprint(own())['images'] == 3
 
 
 @pytest.fixture
@@ -220,7 +222,7 @@ def test_a_hanging_reader_ends_the_run_and_names_the_file(photos, workers):
 
 STOPPED = """
 import os, subprocess, time, torch
-from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader
+from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader, fingerprint
 
 class Slow(torch.utils.data.Dataset):
     def __len__(self): return 6

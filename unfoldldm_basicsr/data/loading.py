@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import resource_tracker
@@ -98,7 +98,8 @@ def fingerprint(dataset: Dataset) -> dict[str, int | str]:
     """What tells one training set from another: number of images, and a hash of their names."""
     if hasattr(dataset, 'fingerprint'):
         return dataset.fingerprint()
-    entries = map(_files_of, getattr(dataset, 'paths', []))
+    paths = getattr(dataset, 'paths', None)  # of somebody else it may be anything
+    entries = map(_files_of, paths if isinstance(paths, Iterable) else ())
     names = '\n'.join(os.path.basename(path) for entry in entries for path in entry)
     content = names.encode('utf-8', 'surrogateescape')
     return {'images': len(dataset), 'sha256': hashlib.sha256(content).hexdigest()}
