@@ -97,6 +97,20 @@ def test_a_fault_with_stock_classes_is_explained_where_it_is(request, kind, path
     assert re.search(says, found), found
 
 
+def test_the_optimisers_are_those_of_the_installed_basicsr(stock, monkeypatch):
+    """Its repository, which bears the number of the release, has more."""
+
+    def get_optimizer(self, optim_type, params, lr, **kwargs):
+        if optim_type not in ('Adam', 'AdamW'):
+            raise NotImplementedError
+        return getattr(torch.optim, optim_type)(params, lr, **kwargs)
+
+    monkeypatch.setattr(BaseModel, 'get_optimizer', get_optimizer)
+    assert preflight(put(stock, 'train.optim_g.type', 'AdamW'), 'x.yml', True) == []
+    found = problems_at(put(stock, 'train.optim_g.type', 'SGD'), 'train.optim_g.type')
+    assert 'Known: Adam, AdamW.' in found
+
+
 class Talkative(PairedImageDataset):
     """Sets BasicSR's logger up, as several classes of BasicSR do."""
 

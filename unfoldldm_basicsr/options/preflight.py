@@ -10,6 +10,7 @@ last, files and data of this machine are opened.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +66,6 @@ _OF_STOCK = "is known to BasicSR's own models (model_type: RestorationModel know
 NETWORK = Kind('network', registries.ARCH_REGISTRY, networks.on_meta)
 LOSS = Kind('loss', registries.LOSS_REGISTRY, _loss)
 OPTIMISER = Kind('optimiser', networks.OPTIMIZERS, networks.one_step, ('params',))
-ADAM = OPTIMISER._replace(registry=[('Adam', torch.optim.Adam)], where=_OF_STOCK)
 _STEPS, _CYCLES = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
 _SCHEDULES = [('MultiStepLR', _STEPS), *((cls.__name__, cls) for cls in (_STEPS, _CYCLES))]
 SCHEDULE = Kind('schedule', _SCHEDULES, _schedule, ('optimizer', 'last_epoch'), where=_OF_STOCK)
@@ -203,10 +203,22 @@ def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
     if name != 'scheduler' and not name.startswith('optim_'):
         return None
     if stock:
-        return SCHEDULE if name == 'scheduler' else ADAM
+        return SCHEDULE if name == 'scheduler' else _stock_optimisers(run.model)
     if name != 'scheduler' and hasattr(run.model, 'sections'):
         return OPTIMISER
     return None if reader_of(run.model) == 'theirs' else ANY
+
+
+def _stock_optimisers(model: type) -> Kind:
+    """Those that a model of BasicSR takes: Adam alone in the release, more in its repository."""
+
+    def taken(name: str) -> bool:
+        with suppress(NotImplementedError):
+            return bool(model.get_optimizer(None, name, [torch.nn.Parameter(torch.ones(1))], 1e-3))
+        return False
+
+    known = [(name, cls) for name, cls in networks.OPTIMIZERS if taken(name)]
+    return OPTIMISER._replace(registry=known, where=_OF_STOCK)
 
 
 def _find(problems: Problems, path: str, section: object, kind: Kind) -> Any:
