@@ -35,7 +35,7 @@ def _becomes(what: str, allowed: re.Pattern) -> AfterValidator:
 
 
 _FOLDER = _becomes('a folder: use letters, digits, blanks and _ . + = , @ ( ) [ ] - only', NAME)
-_PART = _becomes('part of a file name', NAME)
+_PART = _becomes('part of a file name', re.compile(r'[\w .+=,@()\[\]-]*'))
 _SET = _becomes('a folder: it cannot hold / or \\', re.compile(r'(?![. ]*$)[^/\\\0]+'))
 
 

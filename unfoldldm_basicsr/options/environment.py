@@ -78,7 +78,7 @@ def weights_are_there_and_fit(run: Run) -> Found:
             continue
         if key.startswith('pretrain_network_') and not theirs:
             fault = _weights_fault(run, key.removeprefix('pretrain_network_'), Path(value))
-        elif key == 'resume_state':
+        elif key == 'resume_state' and value:
             try:
                 Checkpoint.read(Path(value))
             except ResumeError as error:
