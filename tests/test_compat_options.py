@@ -40,7 +40,9 @@ def test_numbers_are_numbers_and_texts_stay_texts():
 FAULTY_FILES = {
     'train:\n  lr: 1\n  lr: 2\n': r"line 3, column 3: the key 'lr' appears twice.*line 2",
     'a: [1, 2\nb: 3\n': 'line 2',
-    'a: b: c\n': 'line 1',
+    'a:\n  b:1\n  c: 2\n': 'line 3.*colon without a blank, also one line up',
+    'a:\n\tb: 1\n': 'line 2.*blanks instead of tabs',
+    'a: "D:\\data"\n': 'line 1.*single quotes',
     '- 1\n': 'not an option file',
     '': 'not an option file',
     '{[1]: 2}\n': 'key must be a plain word',

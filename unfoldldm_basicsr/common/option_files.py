@@ -20,6 +20,11 @@ from unfoldldm_basicsr.common.suggest import did_you_mean
 _FLOAT = re.compile(r'^[-+]?(?:(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+|\.\d[\d_]*)$')
 _MERGE = 'tag:yaml.org,2002:merge'
 _MOST = 100_000  # values of a file
+_REMEDIES = {  # what a message of YAML holds: what to do about it
+    r"'\t'": 'Indent with blanks instead of tabs.',
+    'mapping values': 'Look at the indentation, and for a colon without a blank, also one line up.',
+    'unknown escape': 'Put such a text in single quotes.',
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -209,4 +214,5 @@ def _one_line(error: Exception) -> str:
     parts = [p for p in (error.context, error.problem) if p]
     if error.context_mark and error.problem_mark and error.context:
         parts[0] += f' (line {error.context_mark.line + 1})'
-    return f'{place}{"; ".join(parts)}.'
+    text = f'{place}{"; ".join(parts)}.'
+    return ' '.join([text, *(remedy for part, remedy in _REMEDIES.items() if part in text)])
