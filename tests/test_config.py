@@ -42,6 +42,7 @@ STOCK_FAULTS = [
     ('network_g.type', 'MSRResnet', "Did you mean 'MSRResNet'"),
     ('network_g.type', DELETE, 'is missing: the network to use'),
     ('network_g.num_fet', 8, "is not an option of MSRResNet. Did you mean 'num_feat'"),
+    ('network_g.num_feat', '64', "got '64'. Write the number without quotes and units.$"),
     ('network_g.upscale', 1, ''),
     ('datasets.train', DELETE, 'is missing: the data to train on'),
     ('datasets.valid', {}, 'is not read: training reads train'),

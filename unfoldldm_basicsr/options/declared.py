@@ -106,5 +106,5 @@ def _unquoted(value: Any) -> Any:
     except ValueError:
         quoted = False  # a word that may be meant
     if quoted:
-        raise ValueError(f'must be a number, got {value!r}. Write the number without quotes.')
+        raise ValueError('must be a number')
     return value
