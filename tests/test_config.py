@@ -53,7 +53,11 @@ STOCK_FAULTS = [
     ('datasets.train.dataroot_gt', '/no/such/folder', 'no such folder'),
     ('datasets.train.dataroot_lq', 'relative', 'Relative paths start at'),
     ('datasets.train.meta_info_file', '/no/such/file', 'no such file'),
-    ('datasets.train', {'type': 'PairedImageDataset', 'batch_size_per_gpu': 1}, 'does not work'),
+    (
+        'datasets.train',
+        {'type': 'PairedImageDataset', 'batch_size_per_gpu': 1, 'dataroot_gt': None},
+        r'does not work.*look at dataroot_gt: nothing \(~\)',
+    ),
     ('path.my_folder', 3, 'makes a folder'),
     ('train.total_iter', DELETE, 'is missing'),
     ('train.total_iter', 1e30, 'at most 1000000000'),

@@ -233,7 +233,10 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
             continue
         except (*VALUE_ERRORS, lmdb.Error, cv2.error) as error:
             kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
-            problems.add(path, f'{cls.__name__} does not work with these values: {kind}{error}')
+            empty = [k for k, v in section.items() if v is None and str(k).startswith('dataroot')]
+            about = f' (look at {", ".join(empty)}: nothing (~))' if empty else ''
+            message = f'{cls.__name__} does not work with these values: {kind}{error}{about}'
+            problems.add(path, message)
             continue
         if images == 0:
             problems.add(path, 'holds no images. Look at its dataroot keys.')
