@@ -106,6 +106,18 @@ def test_a_mask_of_minus_infinity_is_no_damage(two):
     assert 'mask' in read_checkpoint(two / 'models' / 'net_g_6.pth', 'params').state_dict
 
 
+def test_a_network_that_a_run_never_saves_is_in_no_checkpoint(two):
+    state = torch.load(two / STATE, weights_only=True)
+    del state['weights'], state['options']  # as plain BasicSR writes it
+    torch.save(state, two / STATE)
+    (two / LIST).unlink()
+    options = options_of(two) | {'network_teacher': {'type': 'TinyConvNet'}}
+    assert basicsr.train.load_resume_state(options)['iter'] == 4
+    (two / 'models' / 'net_teacher_2.pth').touch()
+    with pytest.raises(ResumeError, match=r'no weights .*net_teacher_4\.pth'):
+        basicsr.train.load_resume_state(options)
+
+
 def test_a_moved_experiment_is_still_whole_from_any_folder(two, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path_factory.mktemp('elsewhere'))
     moved = tmp_path_factory.mktemp('moved') / 'x'
