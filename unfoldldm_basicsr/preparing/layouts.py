@@ -10,8 +10,9 @@ rule of a data set is read off its layout::
 
 Braces and ``*`` (any characters, also none) stand for part of one name, ``{path}`` for any number
 of folders too, ``[a|b]`` for either. Of several ways to read the name of a degraded image, the one
-with the longest name of a clean image counts. Case and image endings do not count, and the folders
-above may be any. A path that ends in ``.mat`` names a MATLAB file that holds images.
+with the longest name of a clean image counts. Case and image endings do not count, the folders
+above may be any, and a first folder may lie in one of its own name, as archives are unpacked. A
+path that ends in ``.mat`` names a MATLAB file that holds images.
 """
 
 import hashlib
@@ -67,7 +68,9 @@ def fields_of(template: str) -> list[str]:
 
 
 def pattern_of(template: str, lengths: Mapping[str, int]) -> re.Pattern:
-    text, end = '(?P<_above>(?:.*/)?)??', 0
+    text, end, (first, below, _) = '(?P<_above>(?:.*?/)??)', 0, template.partition('/')
+    if below and not _TOKEN.search(first):
+        text += f'(?:{re.escape(first)}/)??'
     for token in _TOKEN.finditer(template):
         name, star, either = token.groups()
         text += re.escape(template[end : token.start()])
@@ -91,7 +94,7 @@ def matches(
     for name in names:
         if match := pattern.fullmatch(without_extension(name)):
             fields = match.groupdict()
-            yield name, fields.pop('_above') or '', fields
+            yield name, fields.pop('_above'), fields
 
 
 def find(names: list[str], layout: Layout) -> Found:

@@ -106,6 +106,7 @@ def _rain100(letter: str, train_count: int) -> dict[str, Part]:
         )
 
     test = layouts('test', f'Rain100{letter}')
+    test += _pairs('@/norain-{n}', '@/rainy/rain-{n}', f'Rain100{letter}')
     test += _pairs('@/target/{n}', '@/input/{n}', f'Rain100{letter}')
     return {
         'train': _part(train_count, layouts('train', f'RainTrain{letter}')),
