@@ -16,6 +16,7 @@ from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.sources import LmdbImages
 from unfoldldm_basicsr.preparing.layouts import Layout, Share, find
 from unfoldldm_basicsr.preparing.matlab import read_mat
+from unfoldldm_basicsr.preparing.prepare import plan
 from unfoldldm_basicsr.preparing.sets import SETS
 
 SIZE = (12, 16)
@@ -121,6 +122,13 @@ def test_sizes_and_second_copies_are_noticed(miniature, tmp_path, prepare):
     for path in [*(tmp_path / 'a').rglob('*.png')]:
         path.rename(path.with_name(f'other_{path.name}'))
     assert 'lies in several folders (a/, b/)' in prepare('LOL-v1', '-i', tmp_path, status=2)
+
+
+def test_kodak_is_taken_whole_and_cut_as_ffdnet_has_it(tmp_path):
+    for number in range(24):
+        sides = (512, 768) if number else (500, 500)
+        write_picture(tmp_path / 'Kodak24' / f'{number}.png', Picture(np.zeros(sides, np.uint8)))
+    assert plan(SETS['Kodak24'], tmp_path)['test'].problems == []
 
 
 def test_pairs_of_two_sizes_are_noticed(tmp_path, prepare):

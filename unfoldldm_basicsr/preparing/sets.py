@@ -262,7 +262,9 @@ SETS: dict[str, DataSet] = {
         f'{_AUTHORS} (Huang et al., CVPR 2015); {_DENOISING}',
     ),
     'Kodak24': DataSet(
-        {'test': _part(24, _clean('Kodak24/{n}', 'Kodak/{n}', 'kodim{n}'), size=(512, 768))},
+        {'test': _part(24, _clean('Kodak24/{n}', 'Kodak/{n}', 'kodim{n}'))},
         f'the Kodak Lossless True Color Image Suite; {_DENOISING}',
+        'Restormer measures whole photos of 768 x 512, FFDNet squares of 500 cut from them: the '
+        'figures of one are not those of the other.',
     ),
 }  # fmt: skip
