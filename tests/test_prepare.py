@@ -191,6 +191,7 @@ def test_dnd_is_cut_at_its_boxes_in_version_73(miniature, tmp_path, prepare):
         boxes[n, 0] = np.array([[n + 1, 3, n + 12, 18], [9, 20, 20, 35]], float)
         write_hdf5(tmp_path / 'in' / 'images_srgb' / f'{n + 1:04d}.mat', {'InoisySRGB': photo})
     write_hdf5(tmp_path / 'in' / 'info.mat', {'info/boundingboxes': boxes})
+    (tmp_path / 'in' / 'images_srgb' / '._0001.mat').write_bytes(b'what a Mac leaves')
     prepare('DND', '-i', tmp_path / 'in', '-o', tmp_path / 'out')
     images = LmdbImages(tmp_path / 'out' / 'test_lq.lmdb')
     assert images.names == [f'{n:04d}_{k:02d}' for n in (1, 2, 3) for k in (1, 2)]

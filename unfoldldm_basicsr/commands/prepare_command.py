@@ -11,7 +11,7 @@ from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.listing import find_images, left_out
 from unfoldldm_basicsr.preparing.layouts import Layout
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, check_destination
-from unfoldldm_basicsr.preparing.prepare import destinations, plan, refusal, tree, write
+from unfoldldm_basicsr.preparing.prepare import MATLAB, destinations, plan, refusal, tree, write
 from unfoldldm_basicsr.preparing.sets import SETS, DataSet, Part, Source
 
 _OWN = ('gt', 'lq', 'part', 'crop_size', 'step', 'thresh_size', 'payload')
@@ -29,8 +29,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     output = args.output or Path('datasets', args.set)
     plans = plan(dataset, args.input)
-    others = find_images(args.input)[1]
-    del others['.mat']
+    others = find_images(args.input, more=MATLAB)[1]
     if others:
         print(f'{args.input}: {left_out(others)}')
     problems = refusal(dataset, plans, args.input)

@@ -30,9 +30,9 @@ def key_of(name: str) -> str:
 
 
 def find_images(
-    root: str | os.PathLike, *, recursive: bool = True
+    root: str | os.PathLike, *, recursive: bool = True, more: tuple[str, ...] = ()
 ) -> tuple[list[str], Counter[str]]:
-    """Image files below a folder, told by their endings; linked folders are entered.
+    """Image files below a folder, told by their endings and ``more``; linked folders are entered.
 
     Hidden files and what systems leave in folders (``._*``, ``__MACOSX``, ...) do not count.
 
@@ -53,7 +53,7 @@ def find_images(
             if _is_hidden(file):
                 continue
             ending = os.path.splitext(file)[1].lower()
-            if ending in EXTENSIONS:
+            if ending in EXTENSIONS or ending in more:
                 names.append(file if relative == '.' else f'{relative}/{file}')
             else:
                 others[ending or file] += 1

@@ -12,6 +12,8 @@ from unfoldldm_basicsr.preparing.layouts import Found, Layout, find
 from unfoldldm_basicsr.preparing.lmdb_writer import Image, write_lmdb
 from unfoldldm_basicsr.preparing.sets import DataSet, Part, Source
 
+MATLAB = ('.mat',)  # files that may hold images
+
 
 class Plan(NamedTuple):
     """Images of a part.
@@ -40,7 +42,7 @@ def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:
     if not root.is_dir():
         raise FileNotFoundError(f'{root}: no such folder (current folder: {Path.cwd()}).')
     root = root.resolve()
-    names = find_images(root)[0] + [p.relative_to(root).as_posix() for p in root.rglob('*.mat')]
+    names = find_images(root, more=MATLAB)[0]
     return {name: _plan_part(part, names, root) for name, part in dataset.parts.items()}
 
 
