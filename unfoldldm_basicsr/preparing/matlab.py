@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 Images = dict[str, Callable[[], np.ndarray]]
 
@@ -26,7 +27,7 @@ def read_mat(path: Path) -> dict[str, Any]:
         return read_hdf5(path)
     except ImportError as error:
         raise ImportError(f'{path}: is HDF5 (MATLAB 7.3): pip install pymatreader.') from error
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (ValueError, TypeError, OSError, NotImplementedError, MatReadError) as error:
         raise ValueError(f'{path}: no MATLAB file, or a damaged one ({error}).') from error
 
 
