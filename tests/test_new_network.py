@@ -1,12 +1,15 @@
 """A network with an input of its own, and the model that gives it, as docs/contributing.md says."""
 
+import numpy as np
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from helpers import model_options, plugin_options, problems_at
 from torch import nn
 
+from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.models import RestorationModel
+from unfoldldm_basicsr.restoring import Restorer
 
 
 class Leveled(nn.Module):
@@ -51,3 +54,11 @@ def test_it_trains_and_restores(tmp_path):
     model.optimize_parameters(1)
     assert not torch.equal(model.net_g.conv.weight, before)
     assert model.restore(model.batch)[0].shape == (2, 3, 8, 8)
+
+
+def test_what_has_the_image_alone_says_what_it_lacks():
+    image, restorer = np.zeros((8, 8, 3), np.uint8), Restorer(Leveled())
+    for measured in (restorer.restore, lambda _: network_cost({'type': 'Leveled'})):
+        with pytest.raises(ValueError, match='Leveled also needs level with every image'):
+            measured(image)
+    assert restorer.restore(image, level=torch.ones(1)).shape == image.shape

@@ -5,11 +5,11 @@ Every network of BasicSR restores; one that does more says so through the names 
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 MEMORY_ONLY = ('use_checkpoint',)  # arguments of constructors that change no result
 # modules that phase 2 adds to UnfoldLDM
@@ -74,6 +74,32 @@ def contract_of(net: nn.Module | type[nn.Module]) -> Contract:
     names = (field.name for field in fields(Contract) if hasattr(net, field.name))
     offered = {name: getattr(net, name) for name in names}
     return Contract(**{'inputs': frozenset(inspect.signature(net.forward).parameters), **offered})
+
+
+def needed_inputs(inputs: Mapping[str, inspect.Parameter]) -> list[str]:
+    """Of the arguments of ``forward``, those that it needs beside the image, the first."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [n for n, p in [*inputs.items()][1:] if p.default is p.empty and p.kind in kinds]
+
+
+def run_on_trial(net: nn.Module, image: Tensor) -> Tensor:
+    """Runs a network to measure it, with a vector of zeros where it takes one."""
+    contract, extra = contract_of(net), {}
+    if contract.takes_degradation:
+        extra['degradation'] = image.new_zeros(len(image), contract.embed_dim)
+    check_inputs(net, extra)
+    return net(image, **extra)
+
+
+def check_inputs(net: nn.Module, given: Collection[str]) -> None:
+    """ValueError where ``forward`` needs more than the image and what is ``given``."""
+    needed = needed_inputs(inspect.signature(net.forward).parameters)
+    if lacking := [name for name in needed if name not in given]:
+        raise ValueError(
+            f'{type(net).__name__} also needs {", ".join(lacking)} with every image, which the '
+            'model of its training gives: take that (python -m unfoldldm_basicsr.test), or '
+            f'Restorer(...).restore(image, {lacking[0]}=...).'
+        )
 
 
 def image_channels(cls: type[nn.Module], arguments: Mapping[str, Any]) -> int:

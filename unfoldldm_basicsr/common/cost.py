@@ -1,6 +1,5 @@
 """Parameters, operations and memory of a network, counted without running it."""
 
-import inspect
 import weakref
 from collections.abc import Mapping
 from copy import deepcopy
@@ -13,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from unfoldldm_basicsr.common.contract import contract_of, image_channels
+from unfoldldm_basicsr.common.contract import image_channels, run_on_trial
 from unfoldldm_basicsr.common.registration import registered
 
 
@@ -36,6 +35,7 @@ def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
     Raises:
         KeyError: no registered network of that type.
         RuntimeError: the network looks at tensor values to know what to compute.
+        ValueError: it has inputs of its own.
     """
     from basicsr.utils.registry import ARCH_REGISTRY
 
@@ -46,7 +46,7 @@ def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
         raise KeyError(f"no network '{kind}' is registered.")
     net = build_on_meta(cls, arguments).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(**_meta_input(net, image_channels(cls, arguments), size))
+        run_on_trial(net, torch.empty(1, image_channels(cls, arguments), size, size, device='meta'))
     return Cost(sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2)
 
 
@@ -71,7 +71,7 @@ def bytes_per_pixel(net: nn.Module, channels: int = 3, size: int = 256) -> float
     """
     copy = deepcopy(net).to('meta').eval()
     with torch.no_grad(), _LiveTensors() as memory:
-        copy(**_meta_input(copy, channels, size))
+        run_on_trial(copy, torch.empty(1, channels, size, size, device='meta'))
     return memory.peak / size**2
 
 
@@ -91,14 +91,6 @@ def free_memory(device: torch.device) -> int | None:
         used -= int(stat.get('inactive_file', 0))  # given back on demand
         limits += [] if limit == 'max' else [int(limit) - used]
     return max(min(limits), 0) if limits else None
-
-
-def _meta_input(net: nn.Module, channels: int, size: int) -> dict[str, Tensor]:
-    contract, first = contract_of(net), next(iter(inspect.signature(net.forward).parameters))
-    inputs = {first: torch.empty(1, channels, size, size, device='meta')}
-    if contract.takes_degradation:
-        inputs['degradation'] = torch.empty(1, contract.embed_dim, device='meta')
-    return inputs
 
 
 class _LiveTensors(TorchDispatchMode):

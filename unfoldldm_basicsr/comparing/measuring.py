@@ -24,7 +24,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 import unfoldldm_basicsr  # noqa: F401
-from unfoldldm_basicsr.common.contract import contract_of, image_channels
+from unfoldldm_basicsr.common.contract import image_channels, run_on_trial
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 
@@ -175,13 +175,10 @@ def deployment(
     device, calls = default_device(), {}
     for name, opt in networks.items():
         net = build_network(dict(opt)).to(device).eval()
-        contract, extra = contract_of(net), {}
-        if contract.takes_degradation:
-            extra['degradation'] = torch.zeros(1, contract.embed_dim, device=device)
         channels = image_channels(type(net), opt)
         for size in sizes:
             image = torch.rand(1, channels, size, size, device=device)
-            calls[name, size] = partial(net, image, **extra)
+            calls[name, size] = partial(run_on_trial, net, image)
     rows = []
     with torch.no_grad():
         for number in range(rounds + 1):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.contract import check_tile, contract_of, image_channels
+from unfoldldm_basicsr.common.contract import check_inputs, check_tile, contract_of, image_channels
 from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
 from unfoldldm_basicsr.common.declaration import Options
 from unfoldldm_basicsr.data.images import Picture
@@ -166,6 +166,7 @@ class Restorer:
         :meth:`restore`.
         """
         forward_options = {**self._options_of(lq, forward_options), **forward_options}
+        check_inputs(self.net, forward_options)
 
         def forward(part: Tensor) -> Tensor:
             with deterministic():
@@ -255,7 +256,10 @@ class Restorer:
 
     @cached_property
     def _bytes_per_pixel(self) -> float:
-        return bytes_per_pixel(self.net, self.channels)
+        try:
+            return bytes_per_pixel(self.net, self.channels)
+        except ValueError:  # it has inputs of its own
+            return 0.0
 
     def to_tensor(self, colour: np.ndarray) -> Tensor:
         """(H, W) or (H, W, 3) uint8 or uint16 -> (1, C, H, W) in [0, 1], C as the network has."""

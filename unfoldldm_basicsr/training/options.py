@@ -8,7 +8,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from pydantic import Field
 
 from unfoldldm_basicsr.common import sections
-from unfoldldm_basicsr.common.contract import check_tile, contract_of
+from unfoldldm_basicsr.common.contract import check_tile, contract_of, needed_inputs
 from unfoldldm_basicsr.common.declaration import Problem, count
 from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.sections import Positive
@@ -124,9 +124,7 @@ def network_takes_what_it_gets(run: Run) -> Problems:
     if not inputs:
         return
     given = run.model.network_inputs
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    needed = [p.name for p in inputs.values() if p.default is p.empty and p.kind in kinds]
-    missing = [name for name in needed[1:] if name not in given]
+    missing = [name for name in needed_inputs(inputs) if name not in given]
     unused = [name for name in given if name not in inputs]
     if missing:
         message = f'{kind} also needs {", ".join(missing)} with every image, which this model_type '
