@@ -146,7 +146,9 @@ def loggers_are_installed(run: Run) -> Found:
     for key in getattr(logger and logger.wandb, 'model_extra', None) or ():
         message = f'is not read.{did_you_mean(key, keys_of(type(logger.wandb)))}'
         yield Problem(f'logger.wandb.{key}', message, 'warning')
-    lacking = [n for n in ('wandb', 'tensorboard') if run.here and not find_spec(n)]
+    packages = {name: find_spec(name) for name in ('wandb', 'tensorboard') if run.here}
+    # a folder wandb, which its runs leave behind, is found but has no origin
+    lacking = [name for name, spec in packages.items() if spec is None or spec.origin is None]
     if logger is not None and logger.wandb is not None and logger.wandb.project is not None:
         if 'wandb' in lacking:
             yield Problem('logger.wandb.project', 'needs Weights & Biases: pip install wandb.')
