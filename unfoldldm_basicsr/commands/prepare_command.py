@@ -22,6 +22,10 @@ def run(args: argparse.Namespace) -> int:
     if args.set is None:
         print('\n'.join(f'{name}: {dataset.where}' for name, dataset in SETS.items()))
         return 0
+    for name in ('crop_size', 'step', 'threads'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f'--{name.replace("_", "-")} must be at least 1.')
     dataset = _own_set(args) if args.set == 'folder' else _published(args)
     if args.input is None:
         print(f'expected below the folder, one line of each group:\n{tree(dataset)}')
@@ -71,10 +75,6 @@ def _published(args: argparse.Namespace) -> DataSet:
 
 
 def _own_set(args: argparse.Namespace) -> DataSet:
-    for name in ('crop_size', 'step', 'threads'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f'--{name.replace("_", "-")} must be at least 1.')
     if args.crop_size is None and (args.step or args.thresh_size):
         raise ValueError('--step and --thresh-size need --crop-size.')
     squares = None
