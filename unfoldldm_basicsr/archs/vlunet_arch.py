@@ -14,7 +14,6 @@ and the refinement keep 2 dim channels in both streams.
 
 from collections import OrderedDict
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -36,32 +35,9 @@ from unfoldldm_basicsr.archs.layers.transformer import (
     infer_ushape_kwargs,
     transformer_blocks,
 )
-from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM, GradientStepTrace
+from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM
 from unfoldldm_basicsr.common.declaration import takes
 from unfoldldm_basicsr.common.registration import register
-
-
-class VLUStageTrace(NamedTuple):
-    """One stage as seen from outside; maps have the stage's resolution, without padding.
-
-    Attributes:
-        name: module name, for example ``encoder_level2``.
-        weights: (B, N) weights of the prompts.
-        residual: (B, C, h, w) Phi(x) - y before the step.
-        step: (B, C, h, w) what the gradient step subtracted.
-    """
-
-    name: str
-    weights: Tensor
-    residual: Tensor
-    step: Tensor
-
-
-class VLUTrace(NamedTuple):
-    """Output (B, 3, H, W) and what each of the eight stages did, in order."""
-
-    output: Tensor
-    stages: tuple[VLUStageTrace, ...]
 
 
 class PMM(nn.Sequential):
@@ -88,18 +64,14 @@ class VLUStage(nn.Module):
         self.gradient_descent = DGDM(dim, level, options.de_dim, options.embed_dim)
         self.denoiser = denoiser
 
-    def forward(
-        self, x: Tensor, y: Tensor, degradation: Tensor, *, return_trace: bool = False
-    ) -> tuple[Tensor, GradientStepTrace | None]:
-        """x, y (B, C, h, w), degradation (B, E) -> new x, and the step's trace if asked."""
-        descend = self.gradient_descent
+    def forward(self, x: Tensor, y: Tensor, degradation: Tensor) -> Tensor:
+        """x, y (B, C, h, w), degradation (B, E) -> new x."""
+        # of what the step tells only x is kept: its maps are freed before the blocks run
         if self.use_checkpoint:
-            x, trace = recomputed(descend, x, y, degradation)
+            x = recomputed(self.gradient_descent, x, y, degradation)[0]
         else:
-            x, trace = descend(x, y, degradation)
-        if not return_trace:
-            trace = None  # frees its maps before the blocks run
-        return self.denoiser(x), trace
+            x = self.gradient_descent(x, y, degradation)[0]
+        return self.denoiser(x)
 
 
 class VLUNetOptions(UShapeOptions):
@@ -178,15 +150,12 @@ class VLUNet(nn.Module):
         self.refinement = stage(2 * dim, 1, options.num_refinement_blocks)
         self.output = nn.Conv2d(2 * dim, options.out_channels, 3, padding=1, bias=bias)
 
-    def forward(
-        self, lq: Tensor, degradation: Tensor, *, return_trace: bool = False
-    ) -> Tensor | VLUTrace:
+    def forward(self, lq: Tensor, degradation: Tensor) -> Tensor:
         """Restores ``lq``.
 
         Args:
             lq: (B, inp_channels, H, W), RGB in [0, 1], any H and W.
             degradation: (B, embed_dim) vector that chooses the prompts.
-            return_trace: returns a :class:`VLUTrace` instead of the output alone.
 
         Returns:
             (B, out_channels, H, W), not clamped.
@@ -201,38 +170,25 @@ class VLUNet(nn.Module):
                 f'expected shape {wanted}, got {tuple(degradation.shape)}.'
             )
         image, size = pad_to_multiple(to_quick_layout(lq), self.size_multiple)
-        stages: list[VLUStageTrace] = []
-
-        def run(name: str, x: Tensor, y: Tensor) -> Tensor:
-            stage = getattr(self, name)
-            x, trace = stage(x, y, degradation, return_trace=return_trace)
-            if trace is not None:
-                scale = image.shape[-1] // x.shape[-1]
-                small = tuple(-(-side // scale) for side in size)
-                maps = (crop_to(m, small) for m in (trace.residual, trace.step))
-                stages.append(VLUStageTrace(name, trace.weights, *maps))
-            return x
-
         x1, y1 = self.patch_embed(image), self.patch_embed_i(image)
-        x1 = run('encoder_level1', x1, y1)
+        x1 = self.encoder_level1(x1, y1, degradation)
         x2, y2 = self.down1_2(x1), self.down1_2(y1)  # one module for both, as released
-        x2 = run('encoder_level2', x2, y2)
+        x2 = self.encoder_level2(x2, y2, degradation)
         x3, y3 = self.down2_3(x2), self.down2_3_i(y2)
-        x3 = run('encoder_level3', x3, y3)
+        x3 = self.encoder_level3(x3, y3, degradation)
         x, y = self.down3_4(x3), self.down3_4_i(y3)
-        x = run('latent', x, y)
+        x = self.latent(x, y, degradation)
         x = self.reduce_chan_level3(torch.cat([self.up4_3(x), x3], 1))
         y = self.reduce_chan_level3_img(torch.cat([self.up4_3_i(y), y3], 1))
-        x = run('decoder_level3', x, y)
+        x = self.decoder_level3(x, y, degradation)
         x = self.reduce_chan_level2(torch.cat([self.up3_2(x), x2], 1))
         y = self.reduce_chan_level2_img(torch.cat([self.up3_2_i(y), y2], 1))
-        x = run('decoder_level2', x, y)
+        x = self.decoder_level2(x, y, degradation)
         x = torch.cat([self.up2_1(x), x1], 1)
         y = torch.cat([self.up2_1_i(y), y1], 1)
-        x = run('decoder_level1', x, y)
-        x = run('refinement', x, y)
-        output = crop_to(self.output(x) + image, size)
-        return VLUTrace(output, tuple(stages)) if return_trace else output
+        x = self.decoder_level1(x, y, degradation)
+        x = self.refinement(x, y, degradation)
+        return crop_to(self.output(x) + image, size)
 
     @classmethod
     def infer_kwargs(cls, state_dict: StateDict) -> dict:
