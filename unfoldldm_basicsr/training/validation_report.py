@@ -86,12 +86,9 @@ def table_lines(rows: Rows) -> list[str]:
     from tabulate import tabulate  # half a hundredth of the time to import this package
 
     metrics = list(rows[AVERAGE][1])
-    cells = [
-        [name, str(count), *(f'{means[m]:.4f}' if m in means else '-' for m in metrics)]
-        for name, (count, means) in rows.items()
-    ]
-    head, sides = ['degradation', 'images', *metrics], ['left', *['right'] * (len(metrics) + 1)]
-    return tabulate(cells, head, 'plain', colalign=sides, disable_numparse=True).splitlines()
+    cells = [[n, count, *map(means.get, metrics)] for n, (count, means) in rows.items()]
+    looks = {'floatfmt': '.4f', 'missingval': '-', 'numalign': 'right', 'disable_numparse': [0]}
+    return tabulate(cells, ['degradation', 'images', *metrics], 'plain', **looks).splitlines()
 
 
 def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str) -> None:
@@ -100,14 +97,12 @@ def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str)
     ``label`` is the iteration, or the name of the test. Without metrics nothing is written.
     """
     rows = degradation_rows(results) or {'all': (len(results), averages(results))}
+    table = [
+        {'iteration': label, 'degradation': name, 'images': count, **_rounded(means)}
+        for name, (count, means) in rows.items()
+    ]
     if any(means for _, means in rows.values()):
-        append_rows(
-            path,
-            [
-                {'iteration': label, 'degradation': name, 'images': count, **_rounded(means)}
-                for name, (count, means) in rows.items()
-            ],
-        )
+        append_rows(path, table)
 
 
 def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list[tuple]:
