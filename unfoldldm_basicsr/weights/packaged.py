@@ -18,7 +18,6 @@ FOLDER = Path(__file__).with_name('pretrained')
 class Packaged(NamedTuple):
     """Weights of the package; ``summary`` is the first line of their card."""
 
-    name: str
     path: Path
     sha256: str
     summary: str
@@ -33,7 +32,7 @@ def packaged_weights() -> dict[str, Packaged]:
         path = FOLDER / file.lstrip('*')
         card = path.with_suffix('.md').read_text(encoding='utf-8')
         summary = card.partition('\n')[0].lstrip('# ')
-        found[path.stem] = Packaged(path.stem, path, sha256, summary)
+        found[path.stem] = Packaged(path, sha256, summary)
     return found
 
 

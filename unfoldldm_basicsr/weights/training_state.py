@@ -99,21 +99,18 @@ def _read_manifest(state_path: Path) -> dict[str, Any] | None:
 def _verify(state_path: Path, files: Sums) -> None:
     """Compares the listed files with their sizes and sums."""
     for place, sums in files.items():
-        path, digest = Path(os.path.normpath(state_path.parent / place)), hashlib.sha256()
+        path = Path(os.path.normpath(state_path.parent / place))
         try:
-            with open(path, 'rb') as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-                size = file.tell()
+            content = path.read_bytes()
         except FileNotFoundError as error:
             raise ResumeError(f'{state_path} is incomplete: {path} is missing') from error
         except OSError as error:
             fault = f'cannot be read: {path}: {first_line(error)}'
             raise ResumeError(f'{state_path} {fault}') from error
-        if size != sums['size']:
-            fault = f'is incomplete: {path} has {size} bytes of {sums["size"]}'
+        if len(content) != sums['size']:
+            fault = f'is incomplete: {path} has {len(content)} bytes of {sums["size"]}'
             raise ResumeError(f'{state_path} {fault}')
-        if digest.hexdigest() != sums['sha256']:
+        if hashlib.sha256(content).hexdigest() != sums['sha256']:
             fault = f'is damaged: {path} is not what was written with it (SHA-256 differs)'
             raise ResumeError(f'{state_path} {fault}')
 
