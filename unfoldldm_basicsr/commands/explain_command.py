@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from unfoldldm_basicsr.commands.restore_command import restorer_of
-from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.comparing.tables import write_csv
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.pictures.stages import (
@@ -76,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
         )
     for name, content in files.items():
         if isinstance(content, pd.DataFrame):
-            text = content.to_csv(index=False, lineterminator='\n')
-            write_bytes_atomic(paths[name], text.encode())
+            write_csv(content, paths[name])
         else:
             save_picture(paths[name], content)
         print(paths[name])

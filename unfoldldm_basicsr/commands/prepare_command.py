@@ -66,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _published(args: argparse.Namespace) -> DataSet:
     if args.set not in SETS:
-        hint = did_you_mean(args.set, [*SETS, 'folder'])
-        raise ValueError(f"no set '{args.set}'.{hint} Known: {', '.join(SETS)}; folder.")
+        raise ValueError(f"no set '{args.set}'.{did_you_mean(args.set, [*SETS, 'folder'])}")
     given = [name for name in _OWN if getattr(args, name) is not None]
     if given:
         raise ValueError(f'--{given[0].replace("_", "-")} is for folder; a set has its own.')

@@ -42,8 +42,8 @@ def do_register(self, name: str, obj: Any, suffix: str | None = None) -> None:
     import this package.
     """
     present = self._obj_map.get(name)
-    taken = present is not None and not isinstance(suffix, str) and _is_ours(present)
-    if taken and not _is_ours(obj):
+    taken = present is not None and not isinstance(suffix, str) and by(present, _OURS)
+    if taken and not by(obj, _OURS):
         self._obj_map[SECOND_NAME.format(name)] = self._obj_map.pop(name)
         _say(self, name, obj)
     do_register.replaces(self, name, obj, suffix)
@@ -58,10 +58,6 @@ def of_somebody_else(cls: type | None) -> bool:
     """Whether a model or data set is neither BasicSR's nor of this package, nor made from one."""
     own = [base for base in getattr(cls, '__mro__', ()) if base.__name__ != 'BaseModel']
     return bool(own) and not any(by(base, 'basicsr', _OURS) for base in own)
-
-
-def _is_ours(obj: Any) -> bool:
-    return by(obj, _OURS)
 
 
 def _say(registry: Any, name: str, winner: Any) -> None:

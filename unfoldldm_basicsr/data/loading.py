@@ -118,13 +118,15 @@ class ItemReader:
         self.timeout = options.get('timeout', _DEFAULTS['timeout'])
         training = options.get('phase', 'train') == 'train'
         self.timeout_key = 'datasets.train.timeout' if training else f'timeout of {self.name}'
+        stock = type(dataset).__module__.startswith('basicsr.')
+        self.faults = _STOCK_FAULTS if stock else _FAULTS  # what means an unreadable item
 
     def read(self, index: int) -> object:
         """One item. Raises DataFault where it cannot be read within ``timeout`` seconds."""
         try:
             with time_limit(self.timeout, self.timeout_key):
                 return self.dataset[index]
-        except self.faults() as error:
+        except self.faults as error:
             raise DataFault(f'{self.name}: {self.describe(index, error)}') from error
 
     def paths(self, index: int) -> list[str]:
@@ -135,11 +137,6 @@ class ItemReader:
         if isinstance(known, list) and known:
             return _files_of(known[index % len(known)])
         return [f'item {index}']
-
-    def faults(self) -> tuple[type[Exception], ...]:
-        """The errors that mean an unreadable item."""
-        stock = type(self.dataset).__module__.startswith('basicsr.')
-        return _STOCK_FAULTS if stock else _FAULTS
 
     def describe(self, index: int, error: Exception) -> str:
         """One line with the files of an item and what is wrong with them."""
@@ -207,7 +204,7 @@ class TrainingItems(ItemReader, Dataset):
                     torch.default_generator.manual_seed(seed)  # torch's own would seed GPUs too
                 with time_limit(self.timeout, self.timeout_key):
                     return self.dataset[index]
-            except self.faults() as error:
+            except self.faults as error:
                 self._deal_with(index, error)
             finally:
                 self.reading[place] = -1

@@ -243,10 +243,8 @@ class RestorationDataset(Dataset):
 
     def _float(self, image: np.ndarray) -> np.ndarray:
         """float32 H W C in [0, 1] of the channels that ``color`` asks for."""
-        image = pixels.to_float(image)
-        return (
-            image if self.options.color == 'rgb' else pixels.one_channel(image, self.options.color)
-        )
+        image, color = pixels.to_float(image), self.options.color
+        return image if color == 'rgb' else pixels.one_channel(image, color)
 
     def _training_patch(
         self, images: list[np.ndarray], rng: np.random.Generator

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import numpy as np
 
 from unfoldldm_basicsr.data.images import decode, read_picture, size_in_header
@@ -173,8 +174,6 @@ def stored_keys(root: str) -> set[str]:
 @contextmanager
 def _reading(root: str, what: str = '') -> Iterator[Any]:
     """A read transaction of the database, with its errors explained."""
-    import lmdb
-
     file = os.path.join(root, 'data.mdb')
     try:
         status = os.stat(file)
@@ -199,8 +198,6 @@ def _reading(root: str, what: str = '') -> Iterator[Any]:
 
 def _open(root: str, size: int) -> Any:
     """The environment; LMDB maps the file, and touching a missing part would kill the process."""
-    import lmdb
-
     environment = lmdb.open(root, readonly=True, lock=False, readahead=False, create=False)
     expected = (environment.info()['last_pgno'] + 1) * environment.stat()['psize']
     if size < expected:

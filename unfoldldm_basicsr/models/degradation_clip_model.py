@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -23,11 +24,7 @@ from unfoldldm_basicsr.common.errors import writing
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models.vlunet_model import class_order, class_order_fault, same_order
 from unfoldldm_basicsr.options.run import Run
-from unfoldldm_basicsr.pictures.confusion import (
-    confusion_matrix,
-    confusion_picture,
-    write_confusion_csv,
-)
+from unfoldldm_basicsr.pictures import confusion
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.evaluation import Evaluator
@@ -157,9 +154,10 @@ class DegradationCLIPModel(RestorationModel):
     ) -> None:
         super().report(dataset, results, current_iter, tb_logger)
         names = self.degradation_names
-        pairs = ((r.degradation, r.predicted) for r in results if r.predicted)
-        places = [tuple(map(names.index, pair)) for pair in pairs]
-        counts = confusion_matrix(places, len(names))
+        counts = np.zeros((len(names), len(names)), np.int64)
+        for result in results:
+            if result.predicted:
+                counts[names.index(result.degradation), names.index(result.predicted)] += 1
         label = current_iter if self.is_train else self.run.val.suffix or self.opt['name']
         folder = Path(self.opt['path']['visualization']) / dataset
         right, items = int(counts.trace()), int(counts.sum())
@@ -168,10 +166,10 @@ class DegradationCLIPModel(RestorationModel):
         about = f'{dataset}, {when}; cells: images, share of row'
         file = folder / f'confusion_{label}.csv'
         with writing(file):
-            write_confusion_csv(counts, names, file)
+            confusion.write_confusion_csv(counts, names, file)
         file = file.with_suffix('.png')
         with writing(file):
-            save_picture(file, confusion_picture(counts, names, title, about))
+            save_picture(file, confusion.confusion_picture(counts, names, title, about))
         get_root_logger().info(f'Confusion matrix: {file}')
 
     def checkpoint_extras(self) -> dict[str, Any]:

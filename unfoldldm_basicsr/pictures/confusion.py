@@ -1,4 +1,4 @@
-"""Confusion matrices of a classifier: counted, drawn and written as a table.
+"""Confusion matrices of a classifier, drawn and written as a table.
 
 Row i, column j: the number of items of class i that were taken for class j.
 """
@@ -14,13 +14,6 @@ from unfoldldm_basicsr.pictures.drawing import new_page, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def confusion_matrix(pairs: Sequence[tuple[int, int]], num_classes: int) -> np.ndarray:
-    """Counts pairs (true class, predicted class): int64 (num_classes, num_classes)."""
-    counts = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(counts, tuple(np.reshape(pairs, (-1, 2)).astype(int).T), 1)
-    return counts
 
 
 def write_confusion_csv(counts: np.ndarray, names: Sequence[str], path: str | Path) -> None:

@@ -19,11 +19,6 @@ def to_quick_layout(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == 'cpu' else x
 
 
-def flatten_positions(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, HW, C); a view for channels last."""
-    return rearrange(x, 'b c h w -> b (h w) c')
-
-
 def matmul_channels(matrix: Tensor, x: Tensor) -> Tensor:
     """Multiplies the channels of every position by a matrix; keeps the layout of ``x``.
 
@@ -35,8 +30,8 @@ def matmul_channels(matrix: Tensor, x: Tensor) -> Tensor:
         (B, O, H, W).
     """
     height = x.shape[2]
-    if has_channels_last(x):
-        out = torch.bmm(flatten_positions(x), matrix.mT)
+    if has_channels_last(x):  # of which the positions in a row are a view
+        out = torch.bmm(rearrange(x, 'b c h w -> b (h w) c'), matrix.mT)
         return rearrange(out, 'b (h w) o -> b o h w', h=height)
     out = torch.bmm(matrix, rearrange(x, 'b c h w -> b c (h w)'))
     return rearrange(out, 'b o (h w) -> b o h w', h=height)
