@@ -67,14 +67,8 @@ def show(
     box: Box | None = None,
     limit: float | None = None,
 ) -> None:
-    """Fills a cell with a photo (see :func:`to_rgb8`), or with a map of values.
-
-    Args:
-        axes: the cell.
-        image: a photo, or (H, W) values with ``limit``.
-        caption, title: below and above it.
-        box: region to mark.
-        limit: values from 0 to this go from black over red to white.
+    """Fills a cell with a photo (see :func:`to_rgb8`), and marks the region ``box`` in it; with
+    ``limit`` with a map of (H, W) values, which go from 0, black, over red to white.
     """
     if limit is None:
         axes.imshow(to_rgb8(image))

@@ -64,11 +64,9 @@ class LayerNorm2d(nn.Module):
 
 
 class LayerNorm(nn.Sequential):
-    """The normalisation under its released name: parameters live in ``body``.
+    """The normalisation of ``dim`` channels under its released name: parameters live in ``body``.
 
-    Args:
-        dim: C.
-        LayerNorm_type: ``WithBias`` or ``BiasFree``.
+    ``LayerNorm_type`` is ``WithBias`` or ``BiasFree``.
     """
 
     def __init__(self, dim: int, LayerNorm_type: str = 'WithBias') -> None:

@@ -47,10 +47,7 @@ class UShapeOptions(BlockOptions, NetworkOptions):
 class TransformerBlock(nn.Module):
     """Channel attention and gated feed-forward, both pre-normalised and residual.
 
-    Args:
-        dim: C.
-        num_heads: attention heads; divides ``dim``.
-        options: see :class:`BlockOptions`.
+    ``dim`` is C, ``num_heads`` divides it.
     """
 
     def __init__(self, dim: int, num_heads: int, options: BlockOptions) -> None:

@@ -112,10 +112,8 @@ class HolisticOperator(nn.Module):
 class FactorHead(nn.Module):
     """Estimates one factor from per-row (or per-column) descriptors of the trunk features.
 
-    Args:
-        options: see :class:`MGDAOptions`.
-        unit_gain: the mean log gain is zero. Needed on one of the two factors, because (aW, M/a)
-            is the same degradation.
+    ``unit_gain``: the mean log gain is zero. Needed on one of the two factors, because (aW, M/a) is
+    the same degradation.
     """
 
     def __init__(self, options: MGDAOptions, *, unit_gain: bool):
@@ -148,11 +146,8 @@ class FactorHead(nn.Module):
 
 
 class MGDA(nn.Module):
-    """Both gradient steps of all stages that share this module.
-
-    Args:
-        options: see :class:`MGDAOptions`.
-        num_stages: how many stages share the weights; each has its own step sizes.
+    """Both gradient steps of the ``num_stages`` stages that share this module; each of them has its
+    own step sizes.
     """
 
     def __init__(self, options: MGDAOptions, *, num_stages: int = 1):

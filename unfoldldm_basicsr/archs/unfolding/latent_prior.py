@@ -125,7 +125,6 @@ class LatentPrior(nn.Module):
         """Builds what the phase needs; to be called after the other parts.
 
         Args:
-            options: see :class:`PriorOptions`.
             channels: c.
             scales: how much smaller the images of each stage are than the observation.
             uses_prior: False builds no null prior either.

@@ -72,10 +72,8 @@ class Denoiser(nn.Module):
 class PriorDiffusion(nn.Module):
     """Generates P from a condition; trained by running the whole chain.
 
-    Args:
-        options: see :class:`DiffusionOptions`.
-        num_stages: K; every stage has its own start noise, stored with the weights, so that the
-            same input gives the same prior in any batch.
+    Each of the K stages has its own start noise, stored with the weights, so that the same input
+    gives the same prior in any batch.
     """
 
     def __init__(self, options: DiffusionOptions, *, num_stages: int = 1):

@@ -55,11 +55,8 @@ class PriorEncoder(nn.Module):
     The body sees standardised images, so dark ones do not look alike; their mean and deviation go
     to the head. Statistics of a photo differ from those of a training patch: larger images are cut
     into windows of a patch's size, and the mean over the windows counts. With ``prior_levels``
-    mean, deviation and quantiles are those of the whole image.
-
-    Args:
-        in_channels: channels of all input images together.
-        options: see :class:`EncoderOptions`.
+    mean, deviation and quantiles are those of the whole image. ``in_channels`` are those of all
+    input images together.
     """
 
     def __init__(self, in_channels: int, options: EncoderOptions):

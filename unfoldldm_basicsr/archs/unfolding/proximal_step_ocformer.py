@@ -145,11 +145,7 @@ class OCFormerBlock(nn.Module):
 
 
 class OCFormer(nn.Module):
-    """The proximal step of all stages that share this module.
-
-    Args:
-        options: see :class:`OCFormerOptions`.
-    """
+    """The proximal step of all stages that share this module."""
 
     def __init__(self, options: OCFormerOptions):
         super().__init__()
