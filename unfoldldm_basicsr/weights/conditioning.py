@@ -70,7 +70,7 @@ def read_record(checkpoint: files.Checkpoint) -> DegradationRecord | None:
     return DegradationRecord(path, key, dict(state_dict), meta, classes=tuple(classes))
 
 
-class Conditioning:
+class Conditioning(nn.Module):
     """Degradation vectors for images.
 
     Args:
@@ -83,16 +83,13 @@ class Conditioning:
     def __init__(
         self, embedding: nn.Module, classes: Sequence[str], degradation: str | int = AUTO
     ) -> None:
+        super().__init__()
         self.embedding, self.classes = embedding.eval(), tuple(classes)
         self.needs_label = contract_of(embedding).needs_label
         self.label = self._index(str(degradation))
 
-    def to(self, device: torch.device) -> 'Conditioning':
-        self.embedding.to(device)
-        return self
-
     @torch.no_grad()
-    def __call__(self, lq: Tensor) -> Tensor:
+    def forward(self, lq: Tensor) -> Tensor:
         """Vectors (B, E) of whole images (B, 3, H, W), RGB in [0, 1], on the embedding's device."""
         label = None
         if self.label is not None:
