@@ -112,12 +112,9 @@ class Restormer(nn.Module):
         x = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(x), x2], 1)))
         x = self.decoder_level1(torch.cat([self.up2_1(x), x1], 1))
         x = self.refinement(x)
-        x = (
-            self.output(x + self.skip_conv(embedded))
-            if self.dual_pixel_task
-            else self.output(x) + image
-        )
-        return crop_to(x, size)
+        if self.dual_pixel_task:
+            return crop_to(self.output(x + self.skip_conv(embedded)), size)
+        return crop_to(self.output(x) + image, size)
 
     @classmethod
     def infer_kwargs(cls, state_dict: StateDict) -> dict:

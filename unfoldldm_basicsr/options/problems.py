@@ -82,10 +82,8 @@ class Problems:
                 if foreign and (slip := _slip_of(path, known, values)):
                     message, kind = f"is not known here. Did you mean '{slip}'?", 'slip'
                 elif foreign or not (prefix or near):  # at the top: a note
-                    message, kind = (
-                        f'is nothing that is known here; left as it is.{near}',
-                        'warning',
-                    )
+                    kind = 'warning'
+                    message = f'is nothing that is known here; left as it is.{near}'
             self.add(f'{prefix}.{path}'.strip('.'), message, kind)
         faulty = {problem.path.partition('.')[0] for problem in found}
         right = {k: v for k, v in values.items() if k in keys_of(declared) and k not in faulty}
