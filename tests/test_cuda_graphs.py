@@ -1,5 +1,6 @@
 """``train.use_cuda_graphs``: the same training, launched at once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from model_runs import state_of, steps
 from tiny_network import RESTORMER
 
 from unfoldldm_basicsr.models import UnfoldLDMPhase1Model, UnfoldLDMPhase2Model, VLUNetModel
+from unfoldldm_basicsr.options.run import typed
+from unfoldldm_basicsr.training.options import graphs_fit
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
 NETWORK = {'type': 'Restormer', **RESTORMER}
@@ -68,11 +71,12 @@ def test_a_loss_that_waits_for_the_gpu_is_named(tmp_path):
         steps(Waiting(options), 1)
 
 
-def test_several_processes_and_steered_networks_are_refused(tmp_path):
+def test_several_processes_and_steered_networks_are_refused(tmp_path, monkeypatch):
     options = model_options(tmp_path, NETWORK, use_cuda_graphs=True)
     assert not rule_problems(RestorationModel, options)
-    several = put(options, 'dist', True)
-    assert rule_problems(RestorationModel, several) == ['train.use_cuda_graphs']
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    (problem,) = graphs_fit(replace(typed(RestorationModel, options), launcher='pytorch'))
+    assert problem.path == 'train.use_cuda_graphs'
     steered = put(
         options, 'network_e', {'type': 'LabelDegradationEmbedding', 'num_degradations': 3}
     )

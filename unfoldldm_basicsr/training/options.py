@@ -211,7 +211,7 @@ def graphs_fit(run: Run) -> Problems:
     """What a captured step cannot hold."""
     if not run.is_train or not run.train.use_cuda_graphs:
         return
-    if run.opt.get('dist'):
+    if run.processes > 1:
         message = 'is for one process: gradients of several are averaged in the backward pass.'
         yield Problem('train.use_cuda_graphs', message)
 
