@@ -27,6 +27,7 @@ def files(tmp_path_factory):
 def test_tiles_share_one_vector_of_the_whole_image(files):
     path, _, embedding = files['clip']
     restorer = Restorer(path, tile=32, tile_overlap=8)
+    assert (restorer.net.size_multiple, restorer.net.tiling_changes_result) == (8, True)
     seen = []
     restorer.conditioning.embedding.register_forward_pre_hook(lambda _, a: seen.append(a[0].shape))
     vectors = []

@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 from helpers import Attack, network_of
-from released import build_released, released_pair
 from tiny_network import TinyConvNet
 from tiny_vlunet import CLASSES, CLIP, build_vlunet, embedding_of, lightning_content, vlunet_kwargs
 
@@ -78,16 +77,6 @@ def test_clip_is_kept_once_and_compares_texts_in_the_order_of_the_classes(tmp_pa
     texts = record.arch['kwargs']['class_texts']
     assert texts.index('image with rain') == order.index('rain')
     assert texts.index('image with haze') == order.index('haze')
-
-
-def test_the_stored_outputs_of_the_released_network_survive_the_conversion(tmp_path):
-    pair = released_pair('vlunet')
-    path = write(tmp_path / 'a.ckpt', lightning_content(build_released(pair), None))
-    done = convert_checkpoint(path, tmp_path / 'b.pth')
-    assert done.embedding is None
-    with torch.no_grad():
-        output = network_of(done.path)(*pair['inputs'])
-    torch.testing.assert_close(output, pair['output'], atol=1e-5, rtol=0)
 
 
 def test_the_number_of_prompts_need_not_be_that_of_the_classes(tmp_path, clip):

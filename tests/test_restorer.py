@@ -80,21 +80,12 @@ def test_values_outside_the_range_are_clipped_and_nan_yields_an_error():
         Restorer(Network(lambda lq: lq / 0)).restore(np.zeros((4, 4, 3), np.uint8))
 
 
-def test_repeating_gives_the_same_bits_whatever_the_random_state(unfoldldm):
-    restorer, image = Restorer(unfoldldm[0], tile=32, tile_overlap=8), image_of((50, 40, 3))
-    torch.manual_seed(1)
-    first = restorer.restore(image)
-    torch.manual_seed(2)
-    assert np.array_equal(restorer.restore(image), first)
-    assert np.array_equal(Restorer(unfoldldm[0], tile=32, tile_overlap=8).restore(image), first)
-
-
 def test_a_global_network_says_once_that_tiles_change_the_result(log):
     restorer = Restorer(TinyConvNet(use_mean=True), tile=32, tile_overlap=8)
-    restorer.restore(image_of((20, 20, 3)))
+    restorer.restore(image_of((32, 20, 3)))
     assert not log.records, 'the image fits into one tile'
-    restorer.restore(image_of((50, 50, 3)))
-    restorer.restore(image_of((50, 50, 3)))
+    restorer.restore(image_of((33, 20, 3)))
+    restorer.restore(image_of((33, 20, 3)))
     assert len([r for r in log.records if 'statistics of the whole image' in r.message]) == 1
 
 

@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.common.contract import Contract
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
 from unfoldldm_basicsr.restoring.tiling import (
     check_tile,
-    restore_in_tiles,
     sample_tiles,
     tile_spans,
     tiled_forward,
@@ -114,20 +112,3 @@ def test_quantiles_of_tiles_and_what_follows_from_them_are_those_of_the_image():
 def test_samples_of_tiles_are_drawn_once():
     assert len(sample_tiles(520, 520, 512, 16)) == 1
     assert len(set(map(str, sample_tiles(1200, 560, 512, 16)))) == 3 * 2
-
-
-def test_an_image_that_fits_a_tile_is_not_said_to_differ():
-    network = Contract(frozenset({'lq'}), tiling_changes_result=True)
-    image = torch.rand(1, 3, 30, 40)
-    for shared in (False, None):
-        options = {'tile': 40, 'overlap': 8, 'global_statistics': shared}
-        output, note = restore_in_tiles(scaled_by_quantiles, image, network, **options)
-        assert torch.equal(output, scaled_by_quantiles(image))
-        assert note == ''
-    wide = restore_in_tiles(
-        scaled_by_quantiles,
-        image[..., :30, :],
-        network,
-        **options | {'tile': 39, 'global_statistics': False},
-    )
-    assert 'global-statistics' in wide[1]

@@ -11,12 +11,11 @@ from basicsr.models.base_model import BaseModel
 from helpers import Attack, network_of, write_options
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio as psnr
-from tiny_network import TinyConvNet, save_weights, shake
+from tiny_network import TinyConvNet, save_weights
 from tiny_vlunet import build_vlunet, embedding_of, save_vlunet
 
 from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
-from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.compat import stock
 from unfoldldm_basicsr.data.degradations import DegradationChain
@@ -70,20 +69,6 @@ def test_files_with_metadata_load_with_basicsrs_own_loader(tmp_path):
     net = TinyConvNet(dim=5)
     stock(BaseModel.load_network)(model, net, str(tmp_path / 'x.pth'), True, 'params_ema')
     assert all(torch.equal(v, ema.state_dict()[k]) for k, v in net.state_dict().items())
-
-
-@pytest.mark.parametrize('key', ['params', None])
-def test_released_files_without_metadata_are_recognised_by_their_weights(tmp_path, key):
-    for net in (
-        shake(Restormer(dim=8, num_blocks=[1, 2, 1, 1], num_refinement_blocks=1)),
-        shake(NAFNet(width=4, enc_blk_nums=[1, 2], dec_blk_nums=[1, 1], middle_blk_num=1)),
-    ):
-        weights = {f'module.{k}': v for k, v in net.state_dict().items()}
-        torch.save(weights if key is None else {key: weights}, tmp_path / 'released.pth')
-        found = network_of(tmp_path / 'released.pth')
-        assert type(found) is type(net)
-        image = torch.rand(1, 3, 16, 16)
-        assert torch.equal(found(image), net.eval()(image))
 
 
 WRAPPED = {
