@@ -222,19 +222,6 @@ def test_signals_are_given_back_however_a_training_ends(monkeypatch):
     assert signal.signal(signal.SIGINT, before) == mine
 
 
-def test_a_signal_saves_and_stops_at_the_end_of_the_iteration(make, tmp_path):
-    model = make()
-    steps(model, 1, 2)
-    os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(SystemExit) as stop:
-        steps(model, 3)
-    assert stop.value.code == 128 + signal.SIGTERM
-    state = torch.load(tmp_path / 'states' / '3.state', weights_only=True)
-    assert state['iter'] == 3
-    saved = torch.load(file_of(model, 'g_3'), weights_only=True)['params']
-    assert torch.equal(saved['restore.weight'], model.net_g.restore.weight)
-
-
 def test_a_second_signal_acts_at_once(make, monkeypatch):
     acted = []
     previous = signal.signal(signal.SIGINT, lambda signum, frame: acted.append(signum))
@@ -328,19 +315,16 @@ def test_the_loss_of_another_process_is_explained_and_nothing_else(monkeypatch, 
     assert 'num_worker_per_gpu' in failures.explain(RuntimeError(killed))
 
 
-def test_the_program_ends_with_the_message_alone(log):
-    with pytest.raises(SystemExit) as stop:
-        failures.run_to_end(Mock(side_effect=OutputWriteError('cannot write x: disk full.')), '.')
-    assert stop.value.code == 1
-    assert log.text.strip().endswith('The run has ended: cannot write x: disk full.')
-
-
 @pytest.mark.parametrize(
-    ('failure', 'said'), [(DataFault('x'), True), (OutputWriteError('x'), False)]
+    ('kind', 'rank', 'said'),
+    [(OutputWriteError, 0, True), (OutputWriteError, 1, False), (DataFault, 1, True)],
 )
-def test_rank_0_speaks_for_all_unless_the_failure_is_of_one_rank(monkeypatch, log, failure, said):
-    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
-    monkeypatch.setattr(torch.distributed, 'get_rank', lambda: 1)
-    with pytest.raises(SystemExit):
-        failures.run_to_end(Mock(side_effect=failure), '.')
-    assert ('The run has ended: x' in log.text) is said
+def test_a_run_ends_with_the_message_alone_of_rank_0_for_all_but_failures_of_one_rank(
+    monkeypatch, log, kind, rank, said
+):
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: rank > 0)
+    monkeypatch.setattr(torch.distributed, 'get_rank', lambda: rank)
+    with pytest.raises(SystemExit) as stop:
+        failures.run_to_end(Mock(side_effect=kind('x')), '.')
+    assert stop.value.code == 1
+    assert log.text.strip().endswith('The run has ended: x') is said

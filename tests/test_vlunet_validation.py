@@ -37,11 +37,6 @@ def make(tmp_path):
     return build
 
 
-def psnr_by_image(model, loader) -> list[float]:
-    name = model.evaluator.prefix + 'psnr'
-    return [r.metrics[name] for r in model.evaluator.evaluate(loader, 'x', save_img=False)]
-
-
 def test_a_degradation_without_a_defined_value_makes_the_average_undefined():
     results = [ImageResult(0, 'x', 'a', {'psnr': math.nan}), ImageResult(1, 'y', 'b', {'psnr': 3})]
     assert math.isnan(degradation_rows(results)['average'][1]['psnr'])
@@ -115,5 +110,5 @@ def test_an_image_embedding_needs_images_of_another_degradation(make, tmp_path):
     options['sets'] = options['sets'][:1]
     loader = DataLoader(build_dataset({**options, 'phase': 'val', 'scale': 1}))
     with pytest.raises(ValueError, match='no image with blur or dark'):
-        psnr_by_image(make('learned', degradation_override='wrong'), loader)
-    assert len(psnr_by_image(make('label', degradation_override='wrong'), loader)) == 2
+        outputs(make('learned', degradation_override='wrong'), loader)
+    assert len(outputs(make('label', degradation_override='wrong'), loader)) == 2
