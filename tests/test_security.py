@@ -137,12 +137,14 @@ def test_entries_load_data_only_unless_the_caller_decides_otherwise(monkeypatch,
     assert torch.load('own.pth', weights_only=False) == range(3)
 
 
-@pytest.mark.parametrize('nodes', [f'n1; mkdir {PROOF}', f'`mkdir {PROOF}`'])
+@pytest.mark.parametrize('nodes', [f'n1; mkdir {PROOF}', f'`mkdir {PROOF}`', '--help', 'a\nb', ''])
 def test_a_node_list_reaches_no_shell(scene, capsys, monkeypatch, nodes):
     for name, value in (('PROCID', '0'), ('NTASKS', '1'), ('LOCALID', '0'), ('NODELIST', nodes)):
         monkeypatch.setenv(f'SLURM_{name}', value)
-    monkeypatch.delenv('MASTER_ADDR', raising=False)
-    assert 'not a list of hosts' in refused('train', scene, capsys, '--launcher', 'slurm')
+    for name in ('MASTER_ADDR', 'SLURM_JOB_NODELIST'):
+        monkeypatch.delenv(name, raising=False)
+    message = refused('train', scene, capsys, '--launcher', 'slurm')
+    assert 'not a list of hosts. Set MASTER_ADDR' in message
 
 
 @pytest.mark.parametrize('entry', ['train', 'test'])
