@@ -9,7 +9,6 @@ import torch
 from helpers import csv_rows, model_options, network_of, problems_at, put
 from model_runs import Board, batch, file_of, state_of, steps, validate
 from PIL import Image
-from torch.utils.data import Dataset
 from vlunet_runs import EMBEDDINGS, NAMES, vlunet_file
 
 from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbedding
@@ -56,19 +55,16 @@ def trained(tmp_path_factory) -> DegradationCLIPModel:
     return model
 
 
-class Items(Dataset):
+class Items(list):
     """Five images whose grey value says what the planned classifier takes them for."""
 
     opt = {'name': 'held_out'}
 
-    def __len__(self):
-        return len(TRUTH)
-
-    def __getitem__(self, index):
-        grey = torch.full((3, 16, 16), PLANNED[index] / 10)
-        name = NAMES[TRUTH[index]]
-        return {'lq': grey, 'gt': grey, 'lq_path': f'{index}.png', 'degradation_name': name,
-                'degradation': TRUTH[index]}  # fmt: skip
+    def __init__(self):
+        for index, (true, taken_for) in enumerate(zip(TRUTH, PLANNED, strict=True)):
+            grey, name = torch.full((3, 16, 16), taken_for / 10), NAMES[true]
+            item = {'lq': grey, 'gt': grey, 'degradation': true, 'degradation_name': name}
+            self.append(item | {'lq_path': f'{index}.png'})
 
 
 def planned(model) -> DegradationCLIPModel:

@@ -10,6 +10,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import ROOT, load_options, load_script
 from miniatures import prepare_all
 from option_runs import brief_run
+from test_schedulers import cosine
 from torch.nn import Parameter
 
 from unfoldldm_basicsr.common.cost import build_on_meta
@@ -141,10 +142,6 @@ def rates(train: dict, iterations: list[int]) -> list[float]:
         schedule.step()
         found.append(optimizer.param_groups[0]['lr'])
     return found
-
-
-def cosine(high, low, share):
-    return low + (high - low) / 2 * (1 + math.cos(math.pi * share))
 
 
 @EACH_TASK
