@@ -155,32 +155,25 @@ def plugin_options(folder: Path) -> dict:
         'degradations': [{'type': 'gaussian_noise', 'sigma': [5, 50]}],
     }
     sizes = {'gt_size': 32, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
-    network = {
-        'type': 'UnfoldLDM', 'phase': 1, 'dim': 8, 'num_blocks': [1, 1, 1], 'heads': [0, 0, 1],
-        'num_stages': 2, 'mgda_dim': 8, 'prior_width': 8, 'prior_dim': 8,
+    options = stock_options(folder, total_iter=10)
+    del options['manual_seed']
+    options['val']['val_freq'] = options['logger']['save_checkpoint_freq'] = 5
+    options['train'] |= {
+        'ema_decay': 0.99,
+        'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'betas': [0.9, 0.99]},
+        'scheduler': {
+            'type': 'CosineAnnealingRestartCyclicLR', 'periods': [4, 6],
+            'restart_weights': [1, 1], 'eta_mins': [1e-4, 1e-6],
+        },
+        'isda_opt': {'type': 'ISDALoss', 'loss_weight': 0.1},
     }  # fmt: skip
-    return {
+    return options | {
         'name': 'phase1',
         'model_type': 'UnfoldLDMPhase1Model',
         'scale': 1,
-        'num_gpu': 0,
         'datasets': {'train': {**data, **sizes}, 'val': {'name': 'held_out', **data}},
-        'network_g': network,
-        'path': {'pretrain_network_g': None},
-        'train': {
-            'total_iter': 10,
-            'ema_decay': 0.99,
-            'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'betas': [0.9, 0.99]},
-            'scheduler': {
-                'type': 'CosineAnnealingRestartCyclicLR', 'periods': [4, 6],
-                'restart_weights': [1, 1], 'eta_mins': [1e-4, 1e-6],
-            },
-            'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0},
-            'isda_opt': {'type': 'ISDALoss', 'loss_weight': 0.1},
-        },
-        'val': {'val_freq': 5, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
-        'logger': {'print_freq': 1, 'save_checkpoint_freq': 5},
-    }  # fmt: skip
+        'network_g': tiny_unfoldldm(1),
+    }
 
 
 def network_of(path: Path, *, opt_file: Path | None = None, param_key: str | None = None):

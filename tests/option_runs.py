@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import basicsr.test
 import basicsr.train
@@ -36,6 +37,13 @@ SMALL = {
         'clip_config': {**TINY_CLIP, 'embed_dim': 512},
     },
 }
+
+
+_SMALLER = dict.fromkeys(('gt_size', 'center_crop', 'gt_sizes'), (8, 16))  # divisor, least value
+_SMALLER |= dict.fromkeys(('batch_size_per_gpu', 'accum_iter', 'mini_batch_sizes'), (4, 1))
+_CHEAP = dict.fromkeys(('num_worker_per_gpu', 'num_gpu'), 0)
+_CHEAP |= dict.fromkeys(('use_tb_logger', 'use_compile', 'pbar'), False)
+_CHEAP |= {'repeat': 2, 'weight': 1, 'print_freq': 1, 'prefetch_mode': None}
 
 
 def short_run(mutant: Mutant, folder: Path) -> dict:
@@ -107,25 +115,9 @@ def _shrink_numbers(options: dict, names: set) -> None:
     """Sizes divided by a common factor, so that what fits together still does."""
     for section in _mappings(options):
         for key in section.keys() - names:
-            value = section[key]
-            if key in ('gt_size', 'center_crop') and isinstance(value, int):
-                section[key] = max(16, value // 8)
-            elif key == 'gt_sizes':
-                section[key] = [max(16, v // 8) for v in value]
-            elif key in ('batch_size_per_gpu', 'accum_iter'):
-                section[key] = -(-value // 4)
-            elif key == 'mini_batch_sizes':
-                section[key] = [-(-v // 4) for v in value]
-            elif key in ('num_worker_per_gpu', 'num_gpu'):
-                section[key] = 0
-            elif key in ('use_tb_logger', 'use_compile', 'pbar'):
-                section[key] = False
-            elif key == 'repeat':
-                section[key] = 2
-            elif key == 'weight' or key == 'print_freq':
-                section[key] = 1
-            elif key == 'prefetch_mode':
-                section[key] = None
+            if key in _SMALLER:
+                section[key] = _smaller(section[key], *_SMALLER[key])
+            section[key] = _CHEAP.get(key, section[key])
     options.setdefault('num_gpu', 0)
     options.setdefault('logger', {})
     if isinstance(options['logger'], dict):
@@ -133,6 +125,12 @@ def _shrink_numbers(options: dict, names: set) -> None:
     train = options['datasets'].get('train')
     if train is not None:
         train.setdefault('num_worker_per_gpu', 0)
+
+
+def _smaller(value: Any, divisor: int, least: int) -> Any:
+    if isinstance(value, list):
+        return [_smaller(v, divisor, least) for v in value]
+    return max(least, -(-value // divisor)) if isinstance(value, int) else value
 
 
 def _shrink_networks(options: dict, names: set) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from helpers import csv_rows, model_options, network_of, problems_at, put
+from helpers import csv_rows, for_test, model_options, network_of, problems_at, put
 from model_runs import Board, batch, file_of, state_of, steps, validate
 from PIL import Image
 from vlunet_runs import EMBEDDINGS, NAMES, vlunet_file
@@ -191,10 +191,8 @@ def test_the_preflight_of_a_tag_loads_no_weights(options, monkeypatch):
 
 
 def test_training_and_test_run_from_option_files(options, tmp_path, run_here):
-    test = {key: options[key] for key in ('name', 'model_type', 'num_gpu', 'network_g')}
-    test |= {'name': 'clip_test', 'datasets': {'test': options['datasets']['val']}}
+    test = for_test(options) | {'name': 'clip_test', 'val': {'suffix': 'final'}}
     test['path'] = {'pretrain_network_g': 'experiments/clip/models/net_g_latest.pth'}
-    test['val'] = {'suffix': 'final'}
     run_here(options)
     run_here(test, 'test')
     pictures = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob('confusion_*.png'))
