@@ -7,20 +7,13 @@ import scipy.ndimage
 from skimage.metrics import peak_signal_noise_ratio
 
 from unfoldldm_basicsr.common.declaration import OptionError
-from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain
-from unfoldldm_basicsr.data.degradations.blur import (
-    convolve,
-    gaussian_blur,
-    gaussian_psf,
-    motion_psf,
+from unfoldldm_basicsr.data.degradations import (
+    DEGRADATIONS,
+    DegradationChain,
+    blur,
+    sensor,
+    weather,
 )
-from unfoldldm_basicsr.data.degradations.sensor import (
-    gaussian_noise,
-    jpeg,
-    low_light,
-    poisson_noise,
-)
-from unfoldldm_basicsr.data.degradations.weather import haze, rain, random_depth, scatter
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -51,7 +44,7 @@ def psf_moments(psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_gaussian_noise_has_the_stated_standard_deviation_in_8_bit_units():
-    noise = (gaussian_noise(flat(0.5), generator(), sigma=25) - 0.5) * 255
+    noise = (sensor.gaussian_noise(flat(0.5), generator(), sigma=25) - 0.5) * 255
     assert noise.std() == pytest.approx(25, rel=0.01)
     assert abs(noise.mean()) < 0.3
     channels = np.corrcoef(noise.reshape(-1, 3).T)
@@ -77,7 +70,7 @@ def test_noise_stays_the_same_random_numbers_where_none_is_that_of_grey_photos()
 
 @pytest.mark.parametrize('level', [0.1, 0.9])
 def test_poisson_noise_has_variance_intensity_over_peak(level):
-    noisy = poisson_noise(flat(level), generator(), peak=50)
+    noisy = sensor.poisson_noise(flat(level), generator(), peak=50)
     assert noisy.mean() == pytest.approx(level, rel=0.01)
     assert noisy.var() == pytest.approx(level / 50, rel=0.03)
     assert np.allclose(noisy * 50, np.round(noisy * 50), atol=1e-3)  # whole photons
@@ -87,14 +80,14 @@ def test_poisson_noise_has_variance_intensity_over_peak(level):
 def test_isotropic_gaussian_blur_equals_scipy(sigma):
     image = picture()
     expected = scipy.ndimage.gaussian_filter(image, (sigma, sigma, 0), mode='mirror', truncate=4)
-    blurred = gaussian_blur(image, generator(), sigma=sigma, aspect=1.0, angle=30.0)
+    blurred = blur.gaussian_blur(image, generator(), sigma=sigma, aspect=1.0, angle=30.0)
     np.testing.assert_allclose(blurred, expected, atol=2e-6)
-    nearly_round = gaussian_blur(image, generator(), sigma=sigma, aspect=1 - 1e-9, angle=30.0)
+    nearly_round = blur.gaussian_blur(image, generator(), sigma=sigma, aspect=1 - 1e-9, angle=30.0)
     np.testing.assert_allclose(nearly_round, expected, atol=1e-5)
 
 
 def test_anisotropic_gaussian_psf_has_the_stated_covariance():
-    psf = gaussian_psf(3.0, aspect=0.5, angle=30.0)
+    psf = blur.gaussian_psf(3.0, aspect=0.5, angle=30.0)
     mean, covariance = psf_moments(psf)
     rotation = np.array([[np.sqrt(3) / 2, -0.5], [0.5, np.sqrt(3) / 2]])
     expected = rotation @ np.diag([9.0, 2.25]) @ rotation.T
@@ -106,7 +99,7 @@ def test_anisotropic_gaussian_psf_has_the_stated_covariance():
 @pytest.mark.parametrize('angle', [35.0, 90.0])
 def test_straight_motion_psf_is_a_centred_segment_of_stated_length_and_angle(angle):
     length = 15.0
-    psf = motion_psf(length, angle)
+    psf = blur.motion_psf(length, angle)
     mean, covariance = psf_moments(psf)
     values, vectors = np.linalg.eigh(covariance)
     assert psf.sum() == pytest.approx(1, abs=1e-6)
@@ -118,11 +111,11 @@ def test_straight_motion_psf_is_a_centred_segment_of_stated_length_and_angle(ang
 
 
 def test_convolve_gives_the_psf_itself_for_a_point_of_light():
-    psf = motion_psf(9.0, 30.0, 120.0)
+    psf = blur.motion_psf(9.0, 30.0, 120.0)
     assert np.abs(psf - psf[::-1, ::-1]).max() > 0.01  # not symmetric: a correlation would flip it
     point = np.zeros((41, 41, 3), np.float32)
     point[20, 20] = 1
-    response = convolve(point, psf)[..., 0]
+    response = blur.convolve(point, psf)[..., 0]
     radius = psf.shape[0] // 2
     window = response[20 - radius : 21 + radius, 20 - radius : 21 + radius]
     np.testing.assert_allclose(window, psf, atol=1e-6)
@@ -130,13 +123,15 @@ def test_convolve_gives_the_psf_itself_for_a_point_of_light():
 
 def test_low_light_without_noise_is_the_tone_curve():
     image = picture()
-    dark = low_light(image, generator(), gamma=2.2, gain=0.6, shot_noise=0.0, read_noise=0.0)
+    dark = sensor.low_light(image, generator(), gamma=2.2, gain=0.6, shot_noise=0.0, read_noise=0.0)
     np.testing.assert_allclose(dark, 0.6 * image**2.2, atol=1e-6)
 
 
 def test_low_light_noise_is_poisson_gaussian():
     shot, read = 0.004, 3.0
-    dark = low_light(flat(0.5), generator(), gamma=2.0, gain=0.8, shot_noise=shot, read_noise=read)
+    dark = sensor.low_light(
+        flat(0.5), generator(), gamma=2.0, gain=0.8, shot_noise=shot, read_noise=read
+    )
     level = 0.8 * 0.5**2
     assert dark.mean() == pytest.approx(level, rel=0.01)
     assert dark.var() == pytest.approx(shot * level + (read / 255) ** 2, rel=0.03)
@@ -147,7 +142,7 @@ def test_jpeg_error_grows_as_quality_falls_and_output_is_8_bit_rgb():
     image[..., 2] *= 0.2  # swapped channels would show
     errors = []
     for quality in (95, 60, 20, 5):
-        decoded = jpeg(image, generator(), quality=quality)
+        decoded = sensor.jpeg(image, generator(), quality=quality)
         levels = decoded * 255
         np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
         errors.append(-peak_signal_noise_ratio(image, decoded, data_range=1))
@@ -159,18 +154,18 @@ def test_jpeg_error_grows_as_quality_falls_and_output_is_8_bit_rgb():
 def test_rain_brightens_only_where_streaks_are_and_stays_in_range():
     image = picture(120, 120)
     parameters = {'density': 0.002, 'length': 15.0, 'angle': 10.0, 'thickness': 1.0}
-    rainy = rain(image, generator(), intensity=0.7, **parameters)
+    rainy = weather.rain(image, generator(), intensity=0.7, **parameters)
     change = rainy - image
     assert change.min() > -1e-6
     assert rainy.max() <= 1 + 1e-6
     assert 0.02 < (change.max(axis=2) > 0.05).mean() < 0.5
-    none = rain(image, generator(), intensity=0.0, **parameters)
+    none = weather.rain(image, generator(), intensity=0.0, **parameters)
     np.testing.assert_allclose(none, image, atol=1e-6)
 
 
 @pytest.mark.parametrize(('angle', 'sign'), [(40.0, -1), (-40.0, 1)])
 def test_rain_falls_along_the_stated_slant(angle, sign):
-    streaks = rain(
+    streaks = weather.rain(
         flat(0.0, 160), generator(), density=0.002, length=25.0, angle=angle, thickness=1.0,
         intensity=1.0,
     )[..., 0]  # fmt: skip
@@ -185,11 +180,11 @@ def test_haze_is_the_atmospheric_scattering_model():
     depth = generator(3).random(image.shape[:2], dtype=np.float32)
     transmission = np.exp(-1.7 * depth.astype(np.float64))[..., None]
     expected = image * transmission + 0.85 * (1 - transmission)
-    np.testing.assert_allclose(scatter(image, depth, 1.7, 0.85), expected, atol=1e-6)
-    np.testing.assert_allclose(scatter(image, depth, 0.0, 0.85), image, atol=1e-6)
-    hazy = haze(image, generator(5), beta=2.0, airlight=0.9, depth_cells=3)
-    same_depth = random_depth(*image.shape[:2], 3, generator(5))
-    np.testing.assert_allclose(hazy, scatter(image, same_depth, 2.0, 0.9), atol=1e-7)
+    np.testing.assert_allclose(weather.scatter(image, depth, 1.7, 0.85), expected, atol=1e-6)
+    np.testing.assert_allclose(weather.scatter(image, depth, 0.0, 0.85), image, atol=1e-6)
+    hazy = weather.haze(image, generator(5), beta=2.0, airlight=0.9, depth_cells=3)
+    same_depth = weather.random_depth(*image.shape[:2], 3, generator(5))
+    np.testing.assert_allclose(hazy, weather.scatter(image, same_depth, 2.0, 0.9), atol=1e-7)
     assert (same_depth.min(), same_depth.max()) == (0, 1)
     assert same_depth[:10].mean() > same_depth[-10:].mean(), 'farther towards the top'
 

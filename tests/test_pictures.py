@@ -5,14 +5,8 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
+from unfoldldm_basicsr.pictures import drawing
 from unfoldldm_basicsr.pictures.confusion import confusion_picture, write_confusion_csv
-from unfoldldm_basicsr.pictures.drawing import (
-    comparison_grid,
-    crop,
-    detail_box,
-    save_picture,
-    to_rgb8,
-)
 from unfoldldm_basicsr.pictures.stages import difference, trace_picture
 from unfoldldm_basicsr.restoring.traces import StageImages, Trace
 
@@ -34,14 +28,14 @@ def words(figure) -> str:
 
 
 def pixels(figure, path) -> np.ndarray:
-    save_picture(path, figure)
+    drawing.save_picture(path, figure)
     return np.asarray(Image.open(path))
 
 
 def test_a_grid_shows_every_photo_and_all_texts():
     rows = [[photo(30, 40, seed=s) for s in (1, 2)], [photo(20, 40, seed=s) for s in (4, 5)]]
     titles, captions = ['a title', 'b title'], [['1.1', '1.2'], ['2.1', '2.2']]
-    page = comparison_grid(rows, titles, captions, footer='a footer')
+    page = drawing.comparison_grid(rows, titles, captions, footer='a footer')
     for cell, image in zip(shown(page), [*rows[0], *rows[1]], strict=True):
         assert np.array_equal(cell, image)
     for text in (*titles, *captions[0], *captions[1], 'a footer'):
@@ -51,7 +45,7 @@ def test_a_grid_shows_every_photo_and_all_texts():
 def test_grids_take_every_kind_of_image_and_any_proportion(tmp_path):
     kinds = [photo()[..., 0], photo() / 255.0, photo().astype(np.uint16) * 257, photo()]
     rows = [kinds, [photo(1, 1)] * 4, [photo(90, 3)] * 4]
-    page = comparison_grid(rows, list('abcd'), [[''] * 4] * 3)
+    page = drawing.comparison_grid(rows, list('abcd'), [[''] * 4] * 3)
     cells = shown(page)
     assert np.array_equal(cells[1], photo())
     assert np.array_equal(cells[2], photo())
@@ -60,7 +54,7 @@ def test_grids_take_every_kind_of_image_and_any_proportion(tmp_path):
 
 
 def test_names_of_files_are_no_formulas(tmp_path):
-    page = comparison_grid([[photo()]], ['a$b$c'], [['']], footer='caf\udce9 \u96ea \\frac')
+    page = drawing.comparison_grid([[photo()]], ['a$b$c'], [['']], footer='caf\udce9 \u96ea \\frac')
     assert pixels(page, tmp_path / 'x.png').ndim == 3
 
 
@@ -76,16 +70,16 @@ def traced(count=2, height=40, width=60):
 
 def test_a_trace_shows_what_every_stage_made_of_the_marked_region():
     trace = traced(2)
-    box = detail_box(trace.output, 14)
+    box = drawing.detail_box(trace.output, 14)
     page = trace_picture(trace, note='a note')
     cells, stage = shown(page), trace.stages[0]
-    assert np.array_equal(cells[0], to_rgb8(trace.lq))
-    assert np.array_equal(cells[1], to_rgb8(trace.output))
+    assert np.array_equal(cells[0], drawing.to_rgb8(trace.lq))
+    assert np.array_equal(cells[1], drawing.to_rgb8(trace.output))
     assert len(cells) == 2 + 2 * 5
     for cell, image in zip(
         (cells[2], cells[3], cells[6]), (stage.x_hat, stage.x_tilde, stage.x), strict=True
     ):
-        assert np.array_equal(cell, to_rgb8(crop(image, box)))
+        assert np.array_equal(cell, drawing.to_rgb8(drawing.crop(image, box)))
     assert np.array_equal(cells[4], difference(stage.x_hat, stage.x_tilde, box))
     assert np.array_equal(cells[5], difference(stage.x, stage.x_null, box))
     bars = [patch.get_height() for patch in page.axes[2 + 3].patches]
@@ -129,9 +123,9 @@ def test_a_class_without_items_has_no_accuracy(tmp_path):
 
 def test_pictures_are_saved_exactly_or_small(tmp_path):
     page = photo(60, 80)
-    save_picture(tmp_path / 'new' / 'a.png', page)
+    drawing.save_picture(tmp_path / 'new' / 'a.png', page)
     assert np.array_equal(np.asarray(Image.open(tmp_path / 'new' / 'a.png')), page)
-    save_picture(tmp_path / 'a.jpg', page)
+    drawing.save_picture(tmp_path / 'a.jpg', page)
     assert Image.open(tmp_path / 'a.jpg').size == (80, 60)
     with pytest.raises(ValueError, match=r'\.png or \.jpg'):
-        save_picture(tmp_path / 'a.gif', page)
+        drawing.save_picture(tmp_path / 'a.gif', page)

@@ -16,20 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.common.cost import network_cost
-from unfoldldm_basicsr.comparing import single
+from unfoldldm_basicsr.comparing import report, single
 from unfoldldm_basicsr.comparing.comparison import machines
 from unfoldldm_basicsr.comparing.measuring import convolution_backward_flops
-from unfoldldm_basicsr.comparing.report import (
-    Entry,
-    build,
-    by_image,
-    difference_table,
-    disagreement_box,
-    image_table,
-    most_disagreeing,
-    render,
-    write_page,
-)
 from unfoldldm_basicsr.comparing.runs import Run
 from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
@@ -101,7 +90,7 @@ def test_tables_have_the_usual_decimals_and_no_live_characters(tmp_path):
     pd.testing.assert_frame_equal(read_csv(tmp_path / 'new' / 'x.csv'), TABLE)
 
 
-def made_up_sides(folder: Path | None) -> tuple[list[Entry], dict[tuple[str, int], pd.DataFrame]]:
+def made_up_sides(folder: Path | None) -> tuple[list[report.Entry], dict[tuple, pd.DataFrame]]:
     """Two sides on ten images, with two seeds; they differ most on image 7, in its lower right."""
     rng, entries, scores = np.random.default_rng(0), [], {}
     truth = rng.integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
@@ -120,7 +109,7 @@ def made_up_sides(folder: Path | None) -> tuple[list[Entry], dict[tuple[str, int
             image[40:60, 40:60] += np.uint8(100 * number)
             for kind in (name, 'degraded', 'truth'):
                 save_picture(folder / 'restored' / kind / 'shown' / f'{i:04d}_x.png', image)
-        entries.append(Entry(name, name, None, [{'name': name}], []))
+        entries.append(report.Entry(name, name, None, [{'name': name}], []))
     return entries, scores
 
 
@@ -133,7 +122,7 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
     )  # fmt: skip
     protocol = {'title': 'made up', 'test data': 'ten images'}
     metrics = {'psnr': {'type': 'calculate_psnr'}}
-    build(tmp_path, entries, scores, protocol, costs, metrics=metrics)
+    report.build(tmp_path, entries, scores, protocol, costs, metrics=metrics)
     quality = read_csv(tmp_path / 'quality.csv').set_index('side')
     assert list(quality['psnr']) == pytest.approx([20, 30.455, 31.855])
     assert quality['psnr spread']['one'] == pytest.approx(0.01 / 2**0.5)
@@ -146,7 +135,7 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
     for name in ('quality_against_GMACs', 'quality_against_latency_ms', 'images', 'crops'):
         assert f'{name}.png' in page
         assert (tmp_path / f'{name}.png').stat().st_size > 1000
-    assert page == render(tmp_path)
+    assert page == report.render(tmp_path)
     for words in ([], ['--no-crops']):
         copies = tmp_path / f'docs{len(words)}' / 'page' / tmp_path.name
         file = copies.parent.with_suffix('.md')
@@ -155,7 +144,7 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
         assert ('crops.png' in file.read_text()) == (copies / 'crops.png').exists() == (not words)
         assert (copies / 'quality.csv').read_bytes() == (tmp_path / 'quality.csv').read_bytes()
     next(iter(scores.values())).loc[0, 'psnr'] = np.inf  # an exact copy of the truth
-    build(tmp_path, entries, scores, protocol, costs, metrics=metrics)
+    report.build(tmp_path, entries, scores, protocol, costs, metrics=metrics)
     assert 'left out: 1 of ' in (tmp_path / 'report.md').read_text()
     assert np.isfinite(read_csv(tmp_path / 'quality.csv')['psnr']).all()
 
@@ -171,15 +160,15 @@ def test_the_prior_of_another_image_is_left_out_where_there_is_none(tmp_path, mo
 
 def test_sides_are_told_apart_on_the_same_images_only():
     _, tables = made_up_sides(None)
-    scores = by_image(image_table(tables), 'shown', 'psnr')
+    scores = report.by_image(report.image_table(tables), 'shown', 'psnr')
     assert scores['one']['0003_x'] == pytest.approx(30.305)  # mean of the seeds
-    assert most_disagreeing(scores)[0] == '0007_x'
+    assert report.most_disagreeing(scores)[0] == '0007_x'
     flat, spot = np.zeros((2, 64, 64, 3), np.uint8)
     spot[40:60, 30:50] = 90
-    assert disagreement_box([flat, spot, flat], 20) == (40, 30, 20, 20)
+    assert report.disagreement_box([flat, spot, flat], 20) == (40, 30, 20, 20)
     tables['other_net', 1].loc[3, 'input'] = 'h_other'
     with pytest.raises(ValueError, match='other_net and one were not tested on the same degraded'):
-        image_table(tables)
+        report.image_table(tables)
 
 
 class LPIPS(torch.nn.Module):
@@ -211,8 +200,8 @@ def test_lpips_is_reported_where_it_can_be_measured(monkeypatch, log):
     black, grey = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 51, np.uint8)
     assert scores(black, grey, metric) == {'lpips': pytest.approx(0.4)}
     entries, tables = made_up_sides(None)
-    images = image_table(tables).rename(columns={'psnr': 'lpips'})
-    (row,) = difference_table(images, entries, metric, None).to_dict('records')
+    images = report.image_table(tables).rename(columns={'psnr': 'lpips'})
+    (row,) = report.difference_table(images, entries, metric, None).to_dict('records')
     assert row['verdict'] == 'better'  # the first has less
 
 
@@ -231,7 +220,7 @@ def test_what_a_resumed_training_repeats_counts_once(tmp_path):
 def test_the_results_page_is_rendered_from_the_tables_of_real_runs(tmp_path, monkeypatch):
     shutil.copytree(ROOT / 'docs' / 'results', tmp_path / 'docs' / 'results')
     monkeypatch.chdir(tmp_path)
-    write_page(Path('docs/results.md'), [])
+    report.write_page(Path('docs/results.md'), [])
     assert Path('docs/results.md').read_text() == (ROOT / 'docs' / 'results.md').read_text()
 
 
