@@ -38,16 +38,13 @@ def test_kronecker_identity_of_stacked_columns():
     torch.testing.assert_close(ours, stacked, rtol=0, atol=1e-12)
 
 
-def test_adjoint_equals_autograd_and_inner_products():
+def test_adjoint_equals_autograd():
     W, M = random_factor(13), random_factor(6)
     x = torch.randn(1, 2, 13, 6, dtype=torch.float64, requires_grad=True)
     y = torch.randn_like(x)
     residual = kronecker_apply(W, M, x) - y
     (gradient,) = torch.autograd.grad(0.5 * residual.square().sum(), x)
     torch.testing.assert_close(kronecker_adjoint(W, M, residual), gradient, rtol=0, atol=1e-12)
-    left = (kronecker_apply(W, M, x) * y).sum()
-    right = (x * kronecker_adjoint(W, M, y)).sum()
-    torch.testing.assert_close(left, right, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize(('n', 'scale'), [(7, 3.0), (64, 0.1), (150, 30.0)])
