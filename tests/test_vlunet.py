@@ -1,8 +1,7 @@
-"""VLU-Net: its trace, precision and vectors; test_baselines.py has what all networks share."""
+"""VLU-Net: its precision and vectors; test_baselines.py has what all networks share."""
 
 import pytest
 import torch
-from released import randomise
 from tiny_vlunet import vlunet_kwargs
 
 from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
@@ -22,17 +21,6 @@ def test_autocast_stays_near_the_fp32_result():
         with torch.autocast('cpu', torch.bfloat16):
             out = net(lq, degradation)
     torch.testing.assert_close(out.float(), expected, atol=0.1, rtol=0.05)
-
-
-def test_trace_tells_what_each_stage_did():
-    net, (lq, degradation) = randomise(VLUNet(**TINY)), inputs(2, 13, 24)
-    with torch.no_grad():
-        trace = net(lq, degradation, return_trace=True)
-        assert torch.equal(trace.output, net(lq, degradation))
-    for stage, scale in zip(trace.stages, (1, 2, 4, 8, 4, 2, 1, 1), strict=True):
-        assert stage.weights.shape == (2, 3)
-        assert stage.residual.shape[-2:] == (-(-13 // scale), 24 // scale)
-        assert stage.step.shape == stage.residual.shape
 
 
 def test_vectors_of_another_shape_are_refused():
