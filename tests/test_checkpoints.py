@@ -112,7 +112,10 @@ def test_a_network_that_a_run_never_saves_is_in_no_checkpoint(two):
     torch.save(state, two / STATE)
     (two / LIST).unlink()
     options = options_of(two) | {'network_teacher': {'type': 'TinyConvNet'}}
+    given = {'pretrain_network_teacher': 'teacher.pth', 'param_key_teacher': 'params_ema'}
+    options['path'] |= given
     assert basicsr.train.load_resume_state(options)['iter'] == 4
+    assert options['path'] == options['path'] | given
     (two / 'models' / 'net_teacher_2.pth').touch()
     with pytest.raises(ResumeError, match=r'no weights .*net_teacher_4\.pth'):
         basicsr.train.load_resume_state(options)

@@ -222,7 +222,7 @@ def test_a_hanging_reader_ends_the_run_and_names_the_file(photos, workers):
 
 STOPPED = """
 import os, subprocess, time, torch
-from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader, fingerprint
+from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader
 
 class Slow(torch.utils.data.Dataset):
     def __len__(self): return 6

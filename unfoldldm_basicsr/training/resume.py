@@ -109,7 +109,10 @@ def load_resume_state(opt: dict) -> dict | None:
         opt['manual_seed'] = seed
         set_random_seed(seed + opt['rank'])
     _refuse_other_networks(opt, checkpoint)
+    starts = ('pretrain_network_', 'param_key_')
+    given = {k: v for k, v in opt['path'].items() if v and k.startswith(starts)}
     check_resume(opt, state['iter'])
+    opt['path'] |= given  # what the checkpoint does not hold begins as it did
     for name, file in checkpoint.weights.items():
         label = name.removeprefix('net_')
         opt['path'] |= {f'pretrain_network_{label}': str(file), f'param_key_{label}': 'params'}
