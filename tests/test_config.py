@@ -340,14 +340,19 @@ def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypa
 def test_files_of_classes_of_somebody_else_are_not_guessed(stock, monkeypatch, tmp_path):
     for registry, cls in ((DATASET_REGISTRY, UndeclaredDataset), (MODEL_REGISTRY, UndeclaredModel)):
         monkeypatch.setitem(registry._obj_map, cls.__name__, cls)
-    (tmp_path / 'all.h5').touch()
-    own = {'dataroot_gt': str(tmp_path / 'all.h5'), 'dataroot': 's3://x', 'meta_info': 'a set'}
+    (tmp_path / 'all.lmdb').touch()  # an LMDB may be one file
+    own = {'dataroot_gt': str(tmp_path / 'all.lmdb'), 'dataroot': 's3://x', 'meta_info': 'a set'}
+    own['io_backend'] = {'type': 'lmdb'}
     stock = put(stock, 'datasets', {'val': {'type': 'UndeclaredDataset', **own}})
     test = put(put(stock, 'train', DELETE), 'model_type', 'UndeclaredModel')
     for path in ({}, {'pretrain_network_g': str(tmp_path), 'pretrain_network_vae': 'hub/name'}):
         assert preflight(put(test, 'path', path), 'x.yml', False) == []
-    test['datasets']['val']['dataroot_gt'] = str(tmp_path / 'gone.lmdb')
-    assert 'no such folder' in problems_at(test, 'datasets.val.dataroot_gt')
+    cut = tmp_path / 'cut.lmdb'
+    cut.mkdir()
+    for part in ('data.mdb', 'meta_info.txt'):
+        (cut / part).write_text('no database')
+    test['datasets']['val']['dataroot_gt'] = str(cut)
+    assert 'LMDB' in problems_at(test, 'datasets.val.dataroot_gt')
 
 
 @pytest.mark.parametrize('foreign', ['network', 'model'])

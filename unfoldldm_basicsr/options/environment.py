@@ -166,11 +166,13 @@ def network_can_be_compiled(run: Run) -> Found:
 def data_are_there(run: Run) -> Found:
     for path, section in run.sets():
         backend = section.get('io_backend')
-        # A class of somebody else may read any file, or none; LMDBs that are damaged kill it too.
+        # A class of somebody else may read any file, or none; damaged LMDBs of BasicSR kill it too.
         theirs = of_somebody_else(registered(DATASET_REGISTRY, section.get('type')))
         for place, part in (('', section), *parts_of(section)):
             for key, value in part.items():
-                if not isinstance(value, str) or (theirs and not value.endswith('.lmdb')):
+                if not isinstance(value, str):
+                    continue
+                if theirs and not Path(value, 'meta_info.txt').is_file():
                     continue
                 if str(key).startswith(('dataroot', 'meta_info')):
                     for fault in _path_faults(str(key), value, part.get('io_backend', backend)):
