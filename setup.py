@@ -60,7 +60,7 @@ setup(
         'tqdm',
         'packaging',  # unfoldldm doctor compares versions
         'pandas>=2.2',  # tables of compare, ablate and report
-        'tabulate',
+        'tabulate>=0.9',  # columns of texts in `disable_numparse`
     ],
     extras_require={
         'mamba': ['mamba-ssm>=2.2'],  # needs an NVIDIA GPU and nvcc

@@ -120,6 +120,8 @@ def test_the_optimisers_are_those_of_the_installed_basicsr(stock, monkeypatch):
     assert preflight(put(stock, 'train.optim_g.type', 'AdamW'), 'x.yml', True) == []
     found = problems_at(put(stock, 'train.optim_g.type', 'SGD'), 'train.optim_g.type')
     assert 'Known: Adam, AdamW.' in found
+    monkeypatch.setattr(BaseModel, 'get_optimizer', lambda self, *_: self.opt)  # nobody knows
+    assert problems_at(put(stock, 'train.optim_g.type', 'SGD'), 'train.optim_g.type') == ''
 
 
 class Talkative(PairedImageDataset):

@@ -213,9 +213,12 @@ def _stock_optimisers(model: type) -> Kind:
     """Those that a model of BasicSR takes: Adam alone in the release, more in its repository."""
 
     def taken(name: str) -> bool:
-        with suppress(NotImplementedError):
-            return bool(model.get_optimizer(None, name, [torch.nn.Parameter(torch.ones(1))], 1e-3))
-        return False
+        with suppress(AttributeError):  # of None: it looks at the model, so any may be taken
+            try:
+                model.get_optimizer(None, name, [torch.nn.Parameter(torch.ones(1))], 1e-3)
+            except NotImplementedError:
+                return False
+        return True
 
     known = [(name, cls) for name, cls in networks.OPTIMIZERS if taken(name)]
     return OPTIMISER._replace(registry=known, where=_OF_STOCK)
