@@ -9,13 +9,22 @@ stand. A class of somebody else may read more: its own keys are not guessed (see
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+)
 
 from unfoldldm_basicsr.common.declaration import Options, count
 
 NAME = re.compile(r'\w(?:[\w .+=,@()\[\]-]*[\w.+=,@()\[\]-])?')
 Section = dict[str, Any] | None
 Positive = count(ge=1)
+Switch = Annotated[bool, BeforeValidator(lambda value: value is not None and value)]  # ~: false
 
 
 def _words(text: str) -> re.Pattern:
@@ -81,7 +90,7 @@ class BasicTop(Options):
     """Settings of the log."""
     dist_params: DistOptions | None = None
     """Settings of the process group."""
-    find_unused_parameters: bool = False
+    find_unused_parameters: Switch = False
     """For DistributedDataParallel."""
 
 
@@ -95,8 +104,8 @@ class BasicPath(Options):
     """Weights to start from, or to test."""
     param_key_g: str | None = None
     """Which weights of that file: params or params_ema."""
-    strict_load_g: bool | None = True
-    """Every weight must fit (~: as false)."""
+    strict_load_g: Switch = True
+    """Every weight must fit."""
     resume_state: str | None = None
     """Training state to go on from."""
     ignore_resume_networks: list[Any] | str | None = None
@@ -135,9 +144,9 @@ class BasicVal(Options):
 
     val_freq: Positive = 5000
     """Steps between validations."""
-    save_img: bool = False
+    save_img: Switch = False
     """Write the restored images."""
-    pbar: bool = False
+    pbar: Switch = False
     """Progress bar."""
     suffix: Annotated[str | None, _PART] = None
     """Ending of the names of restored images in a test."""
@@ -163,7 +172,7 @@ class BasicLogger(Options):
     """Steps between lines of the log."""
     save_checkpoint_freq: Positive = 5000
     """Steps between checkpoints."""
-    use_tb_logger: bool = False
+    use_tb_logger: Switch = False
     """Write TensorBoard files."""
     wandb: WandbOptions | None = None
     """Project and resume_id of Weights & Biases."""
@@ -195,15 +204,15 @@ class LoaderOptions(Options):
     """Batch size per GPU."""
     dataset_enlarge_ratio: Annotated[float, Field(ge=1)] = 1
     """Passes over the data per epoch."""
-    use_shuffle: bool = True
+    use_shuffle: Switch = True
     """Of old files; training data are always shuffled."""
     prefetch_mode: Literal['cuda', 'cpu'] | None = None
     """How batches are fetched ahead."""
     num_prefetch_queue: Positive = 1
     """Batches fetched ahead by prefetch_mode: cpu."""
-    pin_memory: bool = False
+    pin_memory: Switch = False
     """Page-locked memory, for GPUs."""
-    persistent_workers: bool = False
+    persistent_workers: Switch = False
     """Keep the loader processes between epochs."""
     on_error: Literal['raise', 'skip'] = 'raise'
     """What to do with unreadable images; skip takes the next one."""
@@ -250,9 +259,9 @@ class BasicDataset(LoaderOptions):
     """Name of the degraded image."""
     gt_size: count(ge=1, le=4096) | None = None
     """Side of the training patches."""
-    use_hflip: bool = False
+    use_hflip: Switch = False
     """Random mirroring."""
-    use_rot: bool = False
+    use_rot: Switch = False
     """Random turns by 90 degrees."""
     mean: Annotated[list[float], Strict(False)] | None = None
     """Subtracted from the images, one per channel."""
@@ -275,7 +284,7 @@ class MetricOptions(AnyMetric):
     """Pixels left out at each border; these three metrics demand it."""
     input_order: Literal['HWC'] = 'HWC'
     """What validation gives."""
-    test_y_channel: bool = False
+    test_y_channel: Switch = False
     """Compare the luminance only."""
 
 
