@@ -220,7 +220,8 @@ def test_step_figures_follow_their_definition(phase1):
 
 def test_a_network_without_gradient_steps_has_steps_of_zero():
     net = UnfoldLDM(**unfoldldm_kwargs(1, mgda_mode='none', coarse_stages=1))
-    assert step_figures(net(batch()['lq'], batch()['gt'], return_trace=True))['step_size'] == 0
+    figures = step_figures(net(batch()['lq'], batch()['gt'], return_trace=True))
+    assert figures == {'step_size': 0, 'isda_ratio': 0}
 
 
 def test_one_large_step_warns_and_a_row_of_them_stops():

@@ -261,8 +261,8 @@ def step_figures(trace: 'UnfoldTrace') -> dict[str, Tensor]:
 
     Returns:
         ``step_size``: mean |x_hat_k - x_{k-1}|, in units of the image range; above 1 the learned
-        step has diverged. ``isda_ratio``: mean |x_hat_k - x_tilde_k| relative to it; near 0 the
-        two estimates have collapsed into one.
+        step has diverged. ``isda_ratio``: mean |x_hat_k - x_tilde_k| relative to it, 0 without
+        a step; near 0 the two estimates have collapsed into one.
     """
     steps, gaps, before = [], [], trace.start
     for stage in trace.stages:
@@ -270,7 +270,7 @@ def step_figures(trace: 'UnfoldTrace') -> dict[str, Tensor]:
         gaps.append((stage.x_hat.float() - stage.x_tilde.float()).abs().mean())
         before = stage.x
     step, gap = torch.stack(steps).mean(), torch.stack(gaps).mean()
-    return {'step_size': step, 'isda_ratio': gap / step.clamp_min(1e-8)}
+    return {'step_size': step, 'isda_ratio': torch.where(step > 0, gap / step, 0)}
 
 
 class StepWatch:
