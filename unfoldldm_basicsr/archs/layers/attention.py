@@ -46,9 +46,7 @@ def channel_attention_map(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
     """
     heads = temperature.shape[0]
     q_norm, k_norm = _norm(q), _norm(k)
-    kind = q.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    low_precision = autocast or q.dtype in (torch.float16, torch.bfloat16)
+    low_precision = q.dtype in (torch.float16, torch.bfloat16)  # also in autocast: of convolutions
     if low_precision:
         q = (q / q_norm.unsqueeze(-1)).to(q.dtype)
         k = (k / k_norm.unsqueeze(-1)).to(k.dtype)
