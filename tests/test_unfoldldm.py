@@ -261,6 +261,15 @@ def test_prior_sources_differ_and_are_refused_where_impossible():
         make('inference').eval()(lq, gt, prior_source='oracle')
 
 
+def test_unknown_modes_and_sources_are_refused_where_they_change_nothing_too():
+    net, lq = make(1, use_ldm=False), torch.rand(1, 3, 16, 16)
+    for wrong in ({'mode': 'restored'}, {'prior_source': 'nul'}):
+        with pytest.raises(ValueError, match='Did you mean'):
+            net(lq, **wrong)
+    with pytest.raises(ValueError, match='phase: 2'):
+        make('joint')(lq, lq, mode='warmup')
+
+
 def test_phase_1_without_ground_truth_uses_the_null_prior():
     net = shaken(make(1)).eval()
     lq = torch.rand(1, 3, 16, 16)

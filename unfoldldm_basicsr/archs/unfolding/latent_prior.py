@@ -69,12 +69,10 @@ def resolve_source(
         diffusion warms up beside it).
 
     Raises:
-        ValueError: an unknown value, or a source that lacks gt, PI or the diffusion.
+        ValueError: a source that lacks gt, PI or the diffusion.
     """
-    check_choice('mode', mode, ('restore', 'warmup'))
-    check_choice('prior_source', requested, get_args(PriorSource))
     if mode == 'warmup':
-        if phase not in (2, 'joint') or gt is None:
+        if phase != 2 or gt is None:
             raise ValueError("mode 'warmup' needs phase: 2 and the ground truth.")
         return 'target'
     source = requested
@@ -172,9 +170,11 @@ class LatentPrior(nn.Module):
             trace: the target is wanted even where it guides nothing.
 
         Raises:
-            ValueError: see :func:`resolve_source`.
+            ValueError: an unknown mode or source; see :func:`resolve_source`.
         """
         options = self.options
+        check_choice('mode', mode, ('restore', 'warmup'))
+        check_choice('prior_source', source or 'auto', get_args(PriorSource))
         if given is not None:
             source = 'given'
         elif not self.use_ldm:
