@@ -1,7 +1,7 @@
 """UnfoldLDM (arXiv 2511.18152): blind restoration by deep unfolding with a latent diffusion prior.
 
     x_0 = y;   for k = 1..K:   x_hat, x_tilde, W, M = MGDA(x_{k-1}, y)
-                               P = PI(x_gt)  (Phase I)   or   DR-LDM(x_hat, x_tilde)  (Phase II)
+                               P = PI(x_gt, y)  (Phase I)  or   DR-LDM(x_hat, x_tilde)  (Phase II)
                                x_k = x_hat (or x_{k-1}) + OCFormer(x_hat, x_tilde, P)
 
 The first stages see x and y at half the resolution: they cost a quarter and hand on an estimate

@@ -1,6 +1,6 @@
 """UnfoldLDM, Phase I: the network and the prior encoder PI are trained with the ground truth.
 
-    L = L_rec + lambda_isda L_ISDA,   P = PI(x_gt) guides every stage
+    L = L_rec + lambda_isda L_ISDA,   P = PI(x_gt, y) guides every stage
 
 Whatever uses PI sees the answer in its input, so its scores are an upper bound for Phase II (an
 oracle) and are named so everywhere.

@@ -1,6 +1,6 @@
 """The latent prior of UnfoldLDM: encoders, diffusion, null prior, and which of them guides.
 
-P     = PI(x_gt)                     phases 1 and 2: the target, from the ground truth
+P     = PI(x_gt, y)                  phases 1 and 2: the target, from the ground truth
 P_hat = f_theta(PI'(estimates))      phase 2 and inference: generated
 guide = P, P_hat, or the null prior  what the restoration sees
 """

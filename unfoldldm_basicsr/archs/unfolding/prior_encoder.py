@@ -1,9 +1,10 @@
 """Prior encoders PI and PI' of UnfoldLDM: images -> one vector per image.
 
-PI sees the clean image (Phase I; afterwards the frozen teacher), PI' the two gradient-step
-estimates. The body follows DiffIR's and Reti-Diff's encoders. Unlike theirs, the vector is
-layer-normalised without affine parameters, so every prior has zero mean and unit variance and the
-noise schedule of the diffusion means the same for every image.
+PI sees the clean image and the input (Phase I; afterwards the frozen teacher), PI' the two
+gradient-step estimates. The body follows DiffIR's and Reti-Diff's encoders. Unlike theirs, the
+vector of a window is layer-normalised without affine parameters: it has zero mean and unit
+variance, and the noise schedule of the diffusion means the same for every patch. The mean over the
+windows of a photo varies a little less.
 """
 
 import torch
@@ -101,7 +102,7 @@ class PriorEncoder(nn.Module):
         last.bias.normal_()
 
     def forward(self, images: Tensor, window: int | None = None) -> Tensor:
-        """(B, in_channels, h, w) -> (B, prior_dim), zero mean and unit variance per item.
+        """(B, in_channels, h, w) -> (B, prior_dim), of zero mean, and of one window unit variance.
 
         ``window``: the largest side that is looked at in one piece, a multiple of 4.
         """

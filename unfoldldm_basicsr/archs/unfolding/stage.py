@@ -1,11 +1,12 @@
 """The contract of one unfolding stage, and what a network shows of it.
 
-    estimates = gradient_step(x, y)         data term
-    z         = prior(estimates)            optional
-    x         = proximal_step(x, estimates, z)
+    degradation = estimate(look(y), size)               what the gradient step knows of y
+    estimates   = gradient_step(x, y, k, degradation)   data term
+    z           = prior(estimates)                      optional
+    x           = proximal_step(x, estimates, z)
 
 Any unfolding network of this shape can take UnfoldLDM's gradient step, its prior or its proximal
-step, and UnfoldLDM can take another's.
+step, and UnfoldLDM can take another's: look, estimate and forward make ``mgda``.
 """
 
 from typing import NamedTuple
