@@ -51,7 +51,8 @@ class LayerNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W) of the same dtype and memory format."""
         dtype, x = x.dtype, widened(x)
-        weight, bias = self.weight, self.bias
+        weight = widened(self.weight)
+        bias = None if self.bias is None else widened(self.bias)
         if has_channels_last(x) and bias is not None:
             # B C H W -> B H W C is a view here, so the fused kernel needs no copy.
             tokens = F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, self.eps)

@@ -131,7 +131,7 @@ class FactorHead(nn.Module):
     def forward(self, descriptor: Tensor, size: int) -> Factor:
         """descriptor (B, 2 d_m, n / 2s), size n -> factor of size n x n per channel."""
         z = F.interpolate(descriptor, size=size, mode='linear')
-        z = F.gelu(self.conv(z))
+        z = F.gelu(self.conv(z.to(self.conv.weight.dtype)))
         parts = {'two': 2, 'c': self.channels}
         qk = rearrange(widened(self.query_key(z)), 'b (two c r) n -> b two c n r', **parts)
         gains = rearrange(widened(self.gain_mix(z)), 'b (two c) n -> b two c n', **parts)
@@ -190,7 +190,8 @@ class MGDA(nn.Module):
         if not (self.holistic or self.decomposed):
             return None
         features = self.trunk(y)
-        embedding = self.embed(torch.cat(mean_std(features, (2, 3), 1e-6), 1))
+        described = torch.cat(mean_std(features, (2, 3), 1e-6), 1)
+        embedding = self.embed(described.to(self.embed[0].weight.dtype))
         return features, image_statistic(embedding)
 
     def estimate(self, seen: tuple[Tensor, Tensor] | None, size: torch.Size) -> Degradation | None:
@@ -237,7 +238,7 @@ class MGDA(nn.Module):
         if self.decomposed:  # the factor 0.2 + 1.6 sigmoid(.) per image starts at 1
             step = 0.2 + 1.6 * torch.sigmoid(self.step_decomposed(e)[:, k, None, None, None])
             with _full_precision(x.device.type):
-                x_tilde = _in_windows(widened(x), widened(y), W, M, widened(step))
+                x_tilde = _in_windows(widened(x), widened(y), W, M, widened(step)).to(x.dtype)
         return Estimates(
             x_tilde if x_hat is None else x_hat, x_hat if x_tilde is None else x_tilde, W, M, e
         )

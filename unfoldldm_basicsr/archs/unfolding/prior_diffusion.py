@@ -63,7 +63,7 @@ class Denoiser(nn.Module):
     def forward(self, p: Tensor, t: int, condition: Tensor) -> Tensor:
         """p, condition (B, C_p), t in 1..T -> (B, C_p)."""
         time = self.time.weight[t - 1].expand(p.shape[0], -1)
-        z = self.proj_in(torch.cat([p, condition, time], 1))
+        z = self.proj_in(torch.cat([p, condition, time], 1).to(time.dtype))
         for layer in self.layers:
             z = z + F.leaky_relu(layer(z), 0.1)
         return self.proj_out(z)

@@ -77,7 +77,7 @@ class PriorGate(nn.Module):
 
     def forward(self, z: Tensor, prior: Tensor) -> Tensor:
         """z (B, dim, H, W), prior (B, C_p) -> like z."""
-        gate = self.linear(prior)[..., None, None].to(z.dtype)
+        gate = self.linear(prior.to(self.linear.weight.dtype))[..., None, None].to(z.dtype)
         if self.shift:
             scale, shift = gate.chunk(2, 1)
             return torch.addcmul(shift, z, 1 + scale)
