@@ -137,6 +137,22 @@ def test_a_warmup_that_would_freeze_the_rate_is_warned_of(stock):
     assert problems_at(own, 'train.warmup_iter', here=False).find('never leave') == -1
 
 
+def test_restoration_model_is_advised_only_where_it_can_take_over(stock):
+    """It refuses a scale, and sends back to SRModel; of a GAN it would leave out half."""
+    stock = put(stock, 'train.warmup_iter', 5)
+    unscaled = put(stock, 'scale', 1)
+    gan = put(
+        put(unscaled, 'model_type', 'SRGANModel'),
+        'network_d',
+        {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3},
+    )
+    advised = [
+        'RestorationModel' in warnings_at(options, 'train.warmup_iter', here=False)
+        for options in (stock, unscaled, gan)
+    ]
+    assert advised == [False, True, False]
+
+
 def test_an_average_without_running_statistics_is_warned_of(stock, normalised):
     normalised = put(normalised, 'train.ema_decay', 0.9)
     assert 'running statistics' in warnings_at(normalised, 'train.ema_decay')

@@ -31,8 +31,7 @@ def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
     if faulty:
         raise RunFailure(
             f'{", ".join(faulty)} not finite: training stopped before such weights are saved. '
-            'Resume from the last checkpoint with a lower learning rate, or use model_type: '
-            'RestorationModel, which skips such steps.'
+            'Resume from the last checkpoint with a lower learning rate.'
         )
     return losses
 

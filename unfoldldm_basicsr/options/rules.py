@@ -22,7 +22,7 @@ from unfoldldm_basicsr.options.run import Run, is_read, section_values
 
 Found = Iterator[Problem]
 _WITHOUT_GT = {'SingleImageDataset'}
-_INSTEAD = 'or use model_type: RestorationModel.'
+_SINGLE_IMAGES = ('SRModel', 'SwinIRModel')  # whose trainings RestorationModel can take over
 
 
 # ---- data sets ----------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def metrics_have_a_truth(run: Run) -> Found:
     for name, metric in (run.val.metrics or {}).items():
         if needs_truth(metric.get('type')):
             message = f'compares with a ground truth, but {lacking[0]} has none: remove it'
-            message += f', {_INSTEAD}' if len(lacking) < len(sets) else '.'
+            message += _or_ours(run) if len(lacking) < len(sets) else '.'
             yield Problem(f'val.metrics.{name}', message)
 
 
@@ -197,10 +197,17 @@ def images_keep_their_size(run: Run) -> Found:
         yield Problem('scale', f"{message}set it to 1, or use BasicSR's model_type: SRModel.")
 
 
+def _or_ours(run: Run) -> str:
+    """The other remedy, where there is one: RestorationModel refuses a scale, and has no GAN."""
+    alike = run.opt.get('scale') == 1 and getattr(run.model, '__name__', '') in _SINGLE_IMAGES
+    return ', or use model_type: RestorationModel.' if alike else '.'
+
+
 def stock_models_can_train(run: Run) -> Found:
     """BasicSR's own models keep some of BasicSR's traps."""
     if not run.is_train or not by(run.model, 'basicsr'):
         return
+    instead = _or_ours(run)
     train, gans = section_values(run.opt, 'train'), (SRGANModel, StyleGAN2Model, HiFaceGANModel)
     if issubclass(run.model, gans) and 'network_d' not in run.opt:
         message = f'is missing: the discriminator that {run.model.__name__} trains.'
@@ -212,18 +219,18 @@ def stock_models_can_train(run: Run) -> Found:
     if run.train.ema_decay and any(hasattr(m, 'running_mean') for m in modules):
         message = (
             f"{type(network).__name__} has running statistics, which BasicSR's own models leave "
-            f'at zero in the average: remove it, {_INSTEAD}'
+            f'at zero in the average: remove it{instead}'
         )
         yield Problem('train.ema_decay', message, 'warning')
     if not run.train.ema_decay and several and buffers:
         message = (
             f"is not set: {type(network).__name__} has buffers, and BasicSR's own models would "
-            f'lose step with each other in the validation of several processes: set it, {_INSTEAD}'
+            f'lose step with each other in the validation of several processes: set it{instead}'
         )
         yield Problem('train.ema_decay', message)
     if several and not torch.cuda.is_available():
-        message = "BasicSR's own models cannot train in several processes without GPUs: start one, "
-        yield Problem('model_type', message + _INSTEAD)
+        message = "BasicSR's own models cannot train in several processes without GPUs: start one"
+        yield Problem('model_type', message + instead)
     schedule, total = run.train.scheduler, run.train.total_iter
     if 'periods' in schedule and sum(schedule['periods']) < total:
         message = (
@@ -235,9 +242,9 @@ def stock_models_can_train(run: Run) -> Found:
     if warmup > 0 and kind.startswith('MultiStep'):
         message = (
             f"with {kind}, BasicSR's own models would never leave {warmup - 1}/{warmup} of "
-            'the learning rate (the warm-up overwrites what this schedule multiplies): remove it, '
+            'the learning rate (the warm-up overwrites what this schedule multiplies): remove it'
         )
-        yield Problem('train.warmup_iter', message + _INSTEAD, 'warning')
+        yield Problem('train.warmup_iter', message + instead, 'warning')
 
 
 RULES = (
