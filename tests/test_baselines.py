@@ -6,8 +6,8 @@ import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from released import build_released, randomise, released_keys, released_pair, without_gradient
-from test_vlunet import TINY
 from tiny_network import RESTORMER, unfoldldm_kwargs
+from tiny_vlunet import vlunet_kwargs
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.nafnet_arch import LocalAveragePool2d, NAFNet, NAFNetLocal
@@ -17,6 +17,7 @@ from unfoldldm_basicsr.archs.vlunet_arch import VLUNet
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError
 from unfoldldm_basicsr.weights.networks import infer_network
 
+TINY = vlunet_kwargs(num_blocks=[1, 1, 2, 1], heads=[1, 2, 2, 4], embed_dim=6)
 NAFNET = {'width': 4, 'middle_blk_num': 2, 'enc_blk_nums': [1, 0, 2], 'dec_blk_nums': [0, 1, 1]}
 BUILDERS = {
     'Restormer': lambda **changes: Restormer(**{**RESTORMER, **changes}),
@@ -83,9 +84,9 @@ def test_any_size_goes_in_and_comes_out(name, size):
     assert out.isfinite().all()
 
 
-@EACH
+@pytest.mark.parametrize('name', BUILDERS)
 def test_result_depends_neither_on_the_batch_nor_on_the_memory_format(name):
-    net = randomise(BUILDERS[name]()).double()
+    net = randomise(BUILDERS[name]()).double().eval()
     x, *vectors = (t.double() for t in inputs(name, 13, 24, batch=3))
     with torch.no_grad():
         expected = torch.cat(
@@ -200,3 +201,22 @@ def test_local_network_equals_the_global_one_up_to_its_window_and_differs_above(
         )
     torch.testing.assert_close(small[1], small[0])
     assert (large[1] - large[0]).abs().max() > 1e-3
+
+
+def test_vlunet_stays_near_its_fp32_result_under_autocast():
+    net, (lq, vectors) = VLUNet(**TINY).eval(), inputs('VLUNet', 16, 24, batch=2)
+    assert net.latent.gradient_descent.r == 1, 'step lengths start there'
+    with torch.no_grad():
+        expected = net(lq, vectors)
+        with torch.autocast('cpu', torch.bfloat16):
+            out = net(lq, vectors)
+    torch.testing.assert_close(out.float(), expected, atol=0.1, rtol=0.05)
+
+
+def test_vectors_of_another_shape_are_refused():
+    net, (lq, vectors) = VLUNet(**TINY), inputs('VLUNet', 16, 24, batch=2)
+    message = r'length 6 per image: expected shape \(2, 6\), got \(2, 5\)'
+    with pytest.raises(ValueError, match=message):
+        net(lq, vectors[:, :5])
+    with pytest.raises(ValueError, match=r'got \(1, 6\)'):
+        net(lq, vectors[:1])

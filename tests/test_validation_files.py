@@ -1,5 +1,6 @@
 """What a validation reads, writes and shows: named when it fails, no two in one file."""
 
+import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,14 @@ from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.training.evaluation import Evaluator, describe
-from unfoldldm_basicsr.training.validation_report import SavedImages, append_rows, listed_names
+from unfoldldm_basicsr.training.validation_report import (
+    ImageResult,
+    SavedImages,
+    append_rows,
+    degradation_rows,
+    listed_names,
+    write_validation_csv,
+)
 
 
 @pytest.fixture
@@ -41,13 +49,6 @@ def photos(tmp_path) -> dict:
 def saved(model: RestorationModel) -> list[str]:
     folder = Path(model.opt['path']['visualization'])
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.png'))
-
-
-def test_an_unreadable_validation_image_is_named(model, photos):
-    loader = DataLoader(validation_set(photos))
-    Path(photos['dataroot_gt'], 'img_1.png').write_bytes(b'no image')
-    with pytest.raises(DataFault, match=r'^dataset photos: .*img_1\.png: cannot be decoded'):
-        model.evaluator.evaluate(loader, '1', save_img=False)
 
 
 def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model, photos):
@@ -86,6 +87,34 @@ def test_a_table_gets_all_rows_of_a_validation_or_none(tmp_path, monkeypatch):
         append_rows(path, [{'iteration': '4', 'image': 'd'}])
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ['x.csv']
+
+
+def test_a_degradation_without_a_defined_value_makes_the_average_undefined():
+    results = [ImageResult(0, 'x', 'a', {'psnr': math.nan}), ImageResult(1, 'y', 'b', {'psnr': 3})]
+    assert math.isnan(degradation_rows(results)['average'][1]['psnr'])
+
+
+def test_images_without_named_degradations_leave_one_row(tmp_path):
+    results = [ImageResult(i, str(i), None, {'psnr': 20.0 + i}) for i in range(3)]
+    assert degradation_rows(results) == {}
+    path = tmp_path / 'validation_x.csv'
+    write_validation_csv(results, path, '5')
+    assert path.read_text().splitlines() == ['iteration,degradation,images,psnr', '5,all,3,21.0000']
+
+
+def test_a_new_metric_gets_a_column_in_the_table_of_its_set(tmp_path):
+    path = tmp_path / 'validation_x.csv'
+    for label, metrics in (('1', {}), ('2', {'ssim': 0.5}), ('3', {})):
+        write_validation_csv([ImageResult(0, 'x', None, {'psnr': 1.0, **metrics})], path, label)
+    assert path.read_text().splitlines() == [
+        'iteration,degradation,images,psnr,ssim',
+        '1,all,1,1.0000,',
+        '2,all,1,1.0000,0.5000',
+        '3,all,1,1.0000,',
+    ]
+    assert [*tmp_path.iterdir()] == [path]
+    write_validation_csv([ImageResult(0, 'x', None)], tmp_path / 'validation_y.csv', '1')
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_images_of_one_name_in_two_sets_go_to_two_files(model, tmp_path):

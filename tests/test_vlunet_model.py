@@ -1,25 +1,33 @@
-"""VLUNetModel: the same training with every embedding; what is frozen, averaged, saved, resumed."""
+"""VLUNetModel: the same training with every embedding; its files, its validation, its options."""
+
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import rule_problems
+from basicsr.archs import build_network
+from basicsr.data import build_dataset
+from helpers import DELETE, for_test, problems_at, put, rule_problems
 from model_runs import batch, changed, file_of, resumed, same_networks, state_of, steps
-from vlunet_runs import EMBEDDINGS, NAMES, vlunet_options
+from torch import nn
+from torch.utils.data import DataLoader
+from vlunet_runs import EMBEDDINGS, NAMES, mixture, vlunet_file, vlunet_options
 
 from unfoldldm_basicsr.models import VLUNetModel
 from unfoldldm_basicsr.models.vlunet_model import class_order_fault
+from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.restoring.restorer import Restorer
-from unfoldldm_basicsr.weights.checkpoint import CheckpointError, read_checkpoint
-from unfoldldm_basicsr.weights.conditioning import build_conditioning
+from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY, CheckpointError, read_checkpoint
+from unfoldldm_basicsr.weights.conditioning import build_conditioning, degradation_meta
 
 EACH = pytest.mark.parametrize('source', EMBEDDINGS)
 SCHEDULE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20, 'eta_min': 1e-6}
 
 
-def build(folder, source: str, path: dict | None = None, **settings) -> VLUNetModel:
+def build(folder, source: str, path: dict | None = None, val=None, **settings) -> VLUNetModel:
     torch.manual_seed(0)
     options = vlunet_options(folder, source, **settings)
     options['path'] |= path or {}
+    options['val'] |= val or {}
     return VLUNetModel(options)
 
 
@@ -222,3 +230,131 @@ def test_a_batch_without_degradation_names_the_remedy(make):
     with pytest.raises(ValueError, match='MixedDegradationDataset'):
         steps(make('label'), 1, data=data)
     steps(make('learned'), 1, data=data)  # sees it in the image
+
+
+@pytest.fixture
+def loader(tmp_path) -> DataLoader:
+    return DataLoader(build_dataset({**mixture(tmp_path), 'phase': 'val', 'scale': 1}))
+
+
+def outputs(model, loader) -> list[torch.Tensor]:
+    """Of random weights that the vector steers strongly."""
+    for name, p in model.net_g_ema.named_parameters():
+        p.data *= 20 if 'gradient_descent.linear' in name else 1
+    dataset = loader.dataset
+    return [
+        model.restore(item | model.validation_extras(dataset, index, item)).output
+        for index, item in enumerate(loader)
+    ]
+
+
+@pytest.mark.parametrize('source', ['label', 'learned'])
+def test_a_wrong_vector_changes_the_result_and_its_name(make, loader, source):
+    right = outputs(make(source), loader)
+    model = make(source, val={'degradation_override': 'wrong'})
+    wrong = outputs(model, loader)
+    assert model.evaluator.prefix == 'wrong_'
+    assert not any(map(torch.equal, right, wrong))
+    model.validation(loader, 1, None, False)
+    assert list(model.metric_results) == ['wrong_psnr']
+    assert 'ablation' in model.evaluator.note
+
+
+def test_a_named_override_leaves_only_that_degradation_as_it_is(make, loader):
+    right = outputs(make('learned'), loader)
+    model = make('learned', val={'degradation_override': 'blur'})
+    given = outputs(model, loader)
+    assert model.evaluator.prefix == 'as_blur_'
+    assert list(map(torch.equal, right, given)) == [name == 'blur' for name in NAMES for _ in '12']
+
+
+def test_the_vector_comes_from_the_same_photo_in_the_other_degradation(make, loader):
+    model = make('learned', val={'degradation_override': 'wrong'})
+    dataset = loader.dataset
+    for index in (0, 3, 5):
+        data = loader.collate_fn([dataset[index]])
+        stand_in = model.validation_extras(dataset, index, data)['stand_in']
+        other = dataset[(index + 2) % 6]
+        assert torch.equal(stand_in['lq'][0], other['lq'])
+        assert stand_in['degradation'].tolist() == [other['degradation']]
+        assert Path(other['lq_path']).stem == Path(data['lq_path'][0]).stem
+
+
+def test_an_image_embedding_needs_images_of_another_degradation(make, tmp_path):
+    options = mixture(tmp_path)
+    options['sets'] = options['sets'][:1]
+    loader = DataLoader(build_dataset({**options, 'phase': 'val', 'scale': 1}))
+    with pytest.raises(ValueError, match='no image with blur or dark'):
+        outputs(make('learned', val={'degradation_override': 'wrong'}), loader)
+    assert len(outputs(make('label', val={'degradation_override': 'wrong'}), loader)) == 2
+
+
+TUNED = {**EMBEDDINGS['clip'], 'tune_adapters': True}
+ONE_CHANNEL = {**EMBEDDINGS['learned'], 'in_channels': 1}
+
+
+@pytest.fixture
+def options(tmp_path) -> dict:
+    return vlunet_file(tmp_path)
+
+
+@EACH
+def test_each_embedding_passes(options, source):
+    assert preflight({**options, 'network_e': EMBEDDINGS[source]}, 'x.yml', True) == []
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'place', 'words'),
+    [
+        ('network_e', DELETE, 'network_e', ['is missing', 'LabelDegradationEmbedding']),
+        ('network_e.type', 'LabelEmbedding', 'network_e.type', ['LabelDegradationEmbedding']),
+        ('network_e.num_degradation', 3, 'network_e.num_degradation', ['num_degradations']),
+        ('network_e.num_degradations', 4, 'network_e.num_degradations', ['4', 'lists 3']),
+        ('network_e.embed_dim', 16, 'network_g.embed_dim', ['is 8', 'set it to 16']),
+        ('network_e', ONE_CHANNEL, 'network_e.in_channels', ['is 1', 'takes 3 channels']),
+        ('network_g.type', 'NAFNet', 'network_g.type', ['no degradation', 'RestorationModel']),
+        ('model_type', 'RestorationModel', 'network_g.type', ['degradation', 'VLUNetModel']),
+        ('val.degradation_override', 'blurr', 'val.degradation_override', ["'blur'"]),
+        ('val.degradation_overide', 'blur', 'val.degradation_overide', ['degradation_override']),
+        ('datasets.val.degradation_names', NAMES[::-1], None, ['differs']),
+        ('path.pretrain_network_e', 'no.pth', 'path.pretrain_network_e', ['Train the embedding']),
+        ('train.mixing_augs', {'mixup': True}, 'train.mixing_augs.mixup', ['different']),
+        ('network_e', TUNED, 'network_e.tune_adapters', ['DegradationCLIPModel']),
+        ('val.trace', True, 'val.trace', ['no stages']),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_found_where_it_stands(options, path, value, place, words):
+    if path == 'network_g.type':
+        options['network_g'] = {}
+    found = problems_at(put(options, path, value), place or path)
+    assert all(word in found for word in words), found
+
+
+def test_a_label_needs_named_degradations_and_an_image_does_not(options):
+    single = {
+        'name': 'noise',
+        'type': 'SyntheticDegradationDataset',
+        'dataroot_gt': options['datasets']['val']['sets'][0]['dataroot_gt'],
+        'degradations': [{'type': 'gaussian_noise', 'sigma': 25}],
+    }
+    options = put(put(options, 'datasets.val', single), 'val.degradation_override', DELETE)
+    assert 'is missing' in problems_at(options, 'datasets.val.degradation_names')
+    assert preflight({**options, 'network_e': EMBEDDINGS['learned']}, 'x.yml', True) == []
+
+
+def test_a_test_knows_the_vectors_that_its_network_was_trained_with(options, tmp_path):
+    def weights(name: str, net: nn.Module, **more) -> str:
+        torch.save({'params': net.state_dict(), **more}, tmp_path / name)
+        return str(tmp_path / name)
+
+    net, embedding = (build_network(options[key]) for key in ('network_g', 'network_e'))
+    record = degradation_meta(NAMES, options['network_e'], embedding.state_dict())
+    test = for_test(options)
+    bare = {'pretrain_network_g': weights('bare.pth', net)}
+    whole = {'pretrain_network_g': weights('whole.pth', net, **{DEGRADATION_KEY: record})}
+    named = {**bare, 'pretrain_network_e': weights('e.pth', embedding)}
+    found = problems_at({**test, 'path': bare}, 'path.pretrain_network_g')
+    assert 'bare.pth: holds no degradation embedding' in found
+    assert 'path.pretrain_network_e' in found
+    for path in (whole, named):
+        assert preflight({**test, 'path': path}, 'x.yml', False) == []
