@@ -176,8 +176,8 @@ def plugin_options(folder: Path) -> dict:
     }
 
 
-def network_of(path: Path, *, opt_file: Path | None = None, param_key: str | None = None):
-    return build_network(read_checkpoint(path, param_key), opt_file=opt_file)[0]
+def network_of(path: Path, *, opt_file: Path | None = None):
+    return build_network(read_checkpoint(path), opt_file=opt_file)[0]
 
 
 class Attack:

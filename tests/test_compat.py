@@ -16,7 +16,6 @@ from unfoldldm_basicsr import compat
 from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.compat import imports, stock
 from unfoldldm_basicsr.training.pipeline import install
-from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
 # What is replaced, and the beginning of the sha256 of BasicSR's source of it.
 REPLACED = {
@@ -73,21 +72,6 @@ def test_no_module_of_basicsr_still_holds_a_stock_function():
         assert replacement.__module__.startswith('unfoldldm_basicsr')
         assert original.__module__.startswith('basicsr')
         assert [m.__name__ for m in modules if getattr(m, name, None) is original] == []
-
-
-# Methods of BasicSR's models that this package's models have in their own form.
-OWN_HOOKS = (
-    'feed_data',
-    'update_learning_rate', 'get_current_learning_rate', 'optimize_parameters', 'model_ema', 'test',
-    'dist_validation', 'nondist_validation', 'save',
-    'resume_training', 'init_training_settings', 'get_current_log',
-)  # fmt: skip
-
-
-def test_a_hook_of_basicsr_is_there_and_overridden():
-    for name in OWN_HOOKS:
-        assert callable(getattr(SRModel, name)), f'BasicSR calls {name} no more'
-        assert getattr(RestorationModel, name) is not getattr(SRModel, name)
 
 
 def test_applying_again_changes_nothing():

@@ -59,6 +59,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize('network', NETWORKS)
 def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_path, run_here):
+    assert network_cost({'type': network, **NETWORKS[network]}, 32).macs > 0
     options = options_of(network, data)
     assert 'psnr: ' in run_here(options)
     weights = tmp_path / 'experiments' / 'grey' / 'models' / 'net_g_1.pth'
@@ -82,8 +83,3 @@ def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_p
     found = np.asarray(Image.open(result))
     assert found.shape == (24, 32)
     assert not np.array_equal(found, np.asarray(Image.open(photo)))
-
-
-@pytest.mark.parametrize('network', NETWORKS)
-def test_operations_of_a_network_of_one_channel_are_counted(network):
-    assert network_cost({'type': network, **NETWORKS[network]}, 32).macs > 0

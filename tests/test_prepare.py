@@ -157,13 +157,6 @@ def test_shares_of_an_unsplit_set_are_disjoint_and_fixed():
     assert sorted(test, key=int)[:5] == ['5', '6', '15', '20', '31']
 
 
-def test_larger_clean_images_lose_their_border(miniature, tmp_path, prepare):
-    build(miniature['SOTS'], tmp_path / 'in', size=SIZE)
-    prepare('SOTS', '-i', tmp_path / 'in', '-o', tmp_path / 'out')
-    images = LmdbImages(tmp_path / 'out' / 'indoor_gt.lmdb')
-    assert {images.read(key).shape for key in images.names} == {(*SIZE, 3)}
-
-
 def write_hdf5(path, variables: dict) -> None:
     """As MATLAB 7.3 does: axes reversed, cells as references."""
     pytest.importorskip('pymatreader')  # reads with h5py

@@ -113,17 +113,6 @@ def test_results_are_replaced_only_when_asked(tmp_path, weights):
     assert result(mine).shape == (48, 64, 3)
 
 
-def test_one_photo_in_several_formats_gives_as_many_results(tmp_path, weights):
-    image = write_photos(tmp_path / 'in', 1)[0]
-    for suffix in ('.jpg', '.webp', '.tif'):
-        cv2.imwrite(str(image.with_suffix(suffix)), cv2.imread(str(image)))
-    assert restore(tmp_path, weights) == 0
-    names = ['img_0.jpg.png', 'img_0.png', 'img_0.tif', 'img_0.webp.png']
-    assert files_in(tmp_path / 'out') == names
-    expected = Restorer(weights).restore(result(image.with_suffix('.jpg')))
-    assert np.array_equal(result(tmp_path / 'out' / names[0]), expected)
-
-
 def test_a_result_of_another_format_is_not_taken_for_that_of_a_later_photo(tmp_path, weights):
     first, second = write_photos(tmp_path / 'in', 2)
     jpg = second.rename(tmp_path / 'in' / 'photo.jpg')

@@ -43,17 +43,6 @@ def test_metadata_that_weights_only_could_not_load_is_refused_by_name():
     assert [type(value) for value in meta['kwargs'].values()] == [float, list, int]
 
 
-def test_the_network_is_rebuilt_from_the_file_alone_with_averaged_weights(tmp_path):
-    ema = save_tiny(tmp_path / 'x.pth')
-    net = network_of(tmp_path / 'x.pth')
-    assert not net.training
-    assert not any(p.requires_grad for p in net.parameters())
-    image = torch.rand(1, 3, 9, 7)
-    assert torch.equal(net(image), ema(image))
-    plain = network_of(tmp_path / 'x.pth', param_key='params')
-    assert not torch.equal(plain(image), ema(image))
-
-
 @pytest.mark.parametrize(('version', 'shared'), [('0.1.0', True), (__version__, None)])
 def test_a_file_means_the_defaults_of_its_version(tmp_path, version, shared):
     arch = {'type': 'UnfoldLDM', 'kwargs': {'dim': 8}, 'version': version}
