@@ -18,12 +18,15 @@ _PROGRESSIVE = {
 
 
 def restormer_files() -> dict[str, dict]:
+    crops = {'gt': 'target_crops', 'lqL': 'inputL_crops', 'lqR': 'inputR_crops'}
+    splits = {split: f'{split}/DPDD' for split in ('train', 'val')}
+    dual = _sections('Dataset_DefocusDeblur_DualPixel_16bit', 'Defocus_Deblurring', splits, **crops)
     files = {
         'RealDenoising': _restormer(_pairs('Denoising', 'SIDD'), 'BiasFree', mixup=True),
         'Deraining': _restormer(_pairs('Deraining', 'Rain13K', 'Rain100L'), y_channel=True),
         'Deblurring': _restormer(_pairs('Motion_Deblurring', 'GoPro'), use_image=True),
         'DefocusDeblur_Single_8bit': _restormer(_pairs('Defocus_Deblurring', 'DPDD')),
-        'DefocusDeblur_DualPixel_16bit': _restormer(_dual_pixel(), channels=6),
+        'DefocusDeblur_DualPixel_16bit': _restormer(dual, channels=6),
     }
     for channels, colour in ((3, 'Color'), (1, 'Gray')):
         for sigma in (15, 25, 50, None):
@@ -88,21 +91,15 @@ def _restormer(
 
 
 def _pairs(task: str, train: str, val: str | None = None) -> dict[str, dict]:
-    roots = {'train': f'./{task}/Datasets/train/{train}'}
-    roots['val'] = f'./{task}/Datasets/test/{val or train}'
-    return _sections('Dataset_PairedImage', roots, gt='target', lq='input')
+    places = {'train': f'train/{train}', 'val': f'test/{val or train}'}
+    return _sections('Dataset_PairedImage', task, places, gt='target', lq='input')
 
 
-def _dual_pixel() -> dict[str, dict]:
-    roots = {split: f'./Defocus_Deblurring/Datasets/{split}/DPDD' for split in ('train', 'val')}
-    folders = {'gt': 'target_crops', 'lqL': 'inputL_crops', 'lqR': 'inputR_crops'}
-    return _sections('Dataset_DefocusDeblur_DualPixel_16bit', roots, **folders)
-
-
-def _sections(kind: str, roots: dict[str, str], **folders: str) -> dict[str, dict]:
+def _sections(kind: str, task: str, places: dict[str, str], **folders: str) -> dict[str, dict]:
     return {
-        split: {'type': kind, **{f'dataroot_{key}': f'{root}/{f}' for key, f in folders.items()}}
-        for split, root in roots.items()
+        split: {'type': kind}
+        | {f'dataroot_{key}': f'./{task}/Datasets/{place}/{f}' for key, f in folders.items()}
+        for split, place in places.items()
     }
 
 
@@ -123,78 +120,54 @@ def nafnet_files() -> dict[str, dict]:
     """The option dicts by name; those that end in ``test`` have no training."""
     files = {}
     for data, width in (('GoPro', 32), ('GoPro', 64), ('SIDD', 32), ('SIDD', 64), ('REDS', 64)):
-        files[f'{data}{width}'] = _nafnet(data, width)
-        files[f'{data}{width}_test'] = _nafnet_test(data, width)
+        files[f'{data}{width}'], files[f'{data}{width}_test'] = _nafnet(data, width)
     return files
 
 
-def _nafnet(data: str, width: int) -> dict[str, Any]:
-    flips, total = data != 'SIDD', 400000 if width == 64 else 200000
-    decay, size = 1e-3 if flips else 0.0, 8 if width == 64 else 4
-    train = {'filename_tmpl': '{}', **_nafnet_data(data, 'train'), 'gt_size': 256}
-    train |= {'use_flip': flips, 'use_rot': flips, 'use_shuffle': True, 'num_worker_per_gpu': size}
-    train |= {'batch_size_per_gpu': size, 'dataset_enlarge_ratio': 1, 'prefetch_mode': None}
-    return {
-        **_nafnet_top(data, width, 8),
-        'datasets': {'train': train, 'val': _nafnet_data(data, 'val')},
-        'path': dict(_PATH),
+def _nafnet(data: str, width: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A training, and the test of its published weights."""
+    sidd, (size, total) = data == 'SIDD', (8, 400000) if width == 64 else (4, 200000)
+    blocks = ([2, 2, 4, 8], 12, [2, 2, 2, 2]) if sidd else ([1, 1, 1, 28], 1, [1] * 4)
+    common = {
+        'name': 'nafnet', 'model_type': 'ImageRestorationModel', 'scale': 1, 'manual_seed': 10,
+        'network_g': {
+            'type': 'NAFNet' if sidd else 'NAFNetLocal', 'width': width, 'enc_blk_nums': blocks[0],
+            'middle_blk_num': blocks[1], 'dec_blk_nums': blocks[2],
+        },
+        'dist_params': _DIST,
+    }  # fmt: skip
+    train, val = (
+        {
+            'name': f'{data}-{split}', 'type': 'PairedImageDataset', 'io_backend': {'type': 'lmdb'},
+            'dataroot_gt': f'./datasets/{data}/{split}/gt.lmdb',
+            'dataroot_lq': f'./datasets/{data}/{split}/input.lmdb',
+        }
+        for split in ('train', 'val')
+    )  # fmt: skip
+    loading = {'use_shuffle': True, 'num_worker_per_gpu': size, 'batch_size_per_gpu': size}
+    train |= {'filename_tmpl': '{}', 'gt_size': 256, 'use_flip': not sidd, 'use_rot': not sidd}
+    train |= {**loading, 'dataset_enlarge_ratio': 1, 'prefetch_mode': None}
+    of_all = {'crop_border': 0, 'test_y_channel': False}
+    validation = {'save_img': False, **({'use_image': False} if sidd else {})}
+    validation['metrics'] = {n: {'type': f'calculate_{n}', **of_all} for n in ('psnr', 'ssim')}
+    decay = 0.0 if sidd else 1e-3
+    training = {
+        'num_gpu': 8, 'datasets': {'train': train, 'val': val}, 'path': dict(_PATH),
         'train': {
             'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': decay, 'betas': [0.9, 0.9]},
             'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': total, 'eta_min': 1e-7},
-            'total_iter': total,
-            'warmup_iter': -1,
+            'total_iter': total, 'warmup_iter': -1,
             'pixel_opt': {'type': 'PSNRLoss', 'loss_weight': 1, 'reduction': 'mean'},
         },
-        'val': {'val_freq': 2e4, 'save_img': False, **_nafnet_metrics(data)},
+        'val': {'val_freq': 2e4, **validation},
         'logger': {
             'print_freq': 200, 'save_checkpoint_freq': 5e3, 'use_tb_logger': True, 'wandb': _WANDB,
         },
     }  # fmt: skip
-
-
-def _nafnet_test(data: str, width: int) -> dict[str, Any]:
     weights = f'experiments/pretrained_models/NAFNet-{data}-width{width}.pth'
-    return {
-        **_nafnet_top(data, width, 1),
-        'datasets': {'val' if data == 'SIDD' else 'test': _nafnet_data(data, 'val')},
+    test = {
+        'num_gpu': 1, 'datasets': {'val' if sidd else 'test': val},
+        'val': {'grids': False, **validation},
         'path': {**_PATH, 'pretrain_network_g': weights},
-        'val': {'save_img': False, 'grids': False, **_nafnet_metrics(data)},
-    }
-
-
-def _nafnet_top(data: str, width: int, gpus: int) -> dict[str, Any]:
-    blocks = ([2, 2, 4, 8], 12, [2, 2, 2, 2]) if data == 'SIDD' else ([1, 1, 1, 28], 1, [1] * 4)
-    return {
-        'name': 'nafnet',
-        'model_type': 'ImageRestorationModel',
-        'scale': 1,
-        'num_gpu': gpus,
-        'manual_seed': 10,
-        'network_g': {
-            'type': 'NAFNet' if data == 'SIDD' else 'NAFNetLocal',
-            'width': width,
-            'enc_blk_nums': blocks[0],
-            'middle_blk_num': blocks[1],
-            'dec_blk_nums': blocks[2],
-        },
-        'dist_params': _DIST,
-    }
-
-
-def _nafnet_data(data: str, split: str) -> dict[str, Any]:
-    root = f'./datasets/{data}/{split}'
-    return {
-        'name': f'{data}-{split}',
-        'type': 'PairedImageDataset',
-        'dataroot_gt': f'{root}/gt.lmdb',
-        'dataroot_lq': f'{root}/input.lmdb',
-        'io_backend': {'type': 'lmdb'},
-    }
-
-
-def _nafnet_metrics(data: str) -> dict[str, Any]:
-    names = ('psnr', 'ssim')
-    metrics = {
-        n: {'type': f'calculate_{n}', 'crop_border': 0, 'test_y_channel': False} for n in names
-    }
-    return {'metrics': metrics, **({'use_image': False} if data == 'SIDD' else {})}
+    }  # fmt: skip
+    return {**common, **training}, {**common, **test}

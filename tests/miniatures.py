@@ -13,7 +13,7 @@ from unfoldldm_basicsr.data.images import Picture, write_picture
 from unfoldldm_basicsr.preparing.layouts import Layout, Share, fields_of
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages
 from unfoldldm_basicsr.preparing.prepare import plan, write
-from unfoldldm_basicsr.preparing.sets import SETS, DataSet, Part, Source
+from unfoldldm_basicsr.preparing.sets import SETS, DataSet, Source
 
 PAIRS = 3
 PER_CLEAN = 2  # degraded images of one clean one, where there are several
@@ -22,19 +22,18 @@ BLOCKS = 2  # in a file
 
 def shrunk(dataset: DataSet, size: tuple[int, int]) -> DataSet:
     """The declaration with the counts and sizes of the miniature."""
-    return dataset._replace(
-        parts={name: _shrunk_part(part, size) for name, part in dataset.parts.items()}
-    )
+    squares = SubImages(min(size), min(size) // 2)
+    parts = {
+        name: part._replace(
+            sources=tuple(_shrunk(source, size) for source in part.sources),
+            squares=part.squares and squares,
+        )
+        for name, part in dataset.parts.items()
+    }
+    return dataset._replace(parts=parts)
 
 
-def _shrunk_part(part: Part, size: tuple[int, int]) -> Part:
-    squares = part.squares and SubImages(min(size), min(size) // 2)
-    return part._replace(
-        sources=tuple(_shrunk_source(s, size) for s in part.sources), squares=squares
-    )
-
-
-def _shrunk_source(source: Source, size: tuple[int, int]) -> Source:
+def _shrunk(source: Source, size: tuple[int, int]) -> Source:
     layouts = tuple(
         layout._replace(share=layout.share and Share(int(layout.share.start > 0) * PAIRS, PAIRS))
         for layout in source.layouts

@@ -4,7 +4,6 @@ import copy
 import inspect
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import tiny_unfoldldm, write_options, write_photos
-from option_mutants import Mutant
+from option_mutants import Mutant, at, key_paths
 from vlunet_runs import TINY_CLIP
 
 from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
@@ -31,6 +30,7 @@ _NAFNET = {'width': 8, 'enc_blk_nums': [1, 1, 1, 1], 'dec_blk_nums': [1, 1, 1, 1
 SMALL = {
     'NAFNet': _NAFNET,
     'NAFNetLocal': _NAFNET,
+    'UnfoldLDM': {**tiny_unfoldldm(), **_UNET},
     'VLUNet': {**_UNET, 'dim': 10},
     'CLIPDegradationEmbedding': {
         'pretrained': None,
@@ -113,11 +113,12 @@ def network_cost_or_zero(network: dict) -> int:
 
 def _shrink_numbers(options: dict, names: set) -> None:
     """Sizes divided by a common factor, so that what fits together still does."""
-    for section in _mappings(options):
-        for key in section.keys() - names:
-            if key in _SMALLER:
-                section[key] = _smaller(section[key], *_SMALLER[key])
-            section[key] = _CHEAP.get(key, section[key])
+    for *place, key in [*key_paths(options)]:
+        section = at(options, tuple(place))
+        if key in _SMALLER.keys() - names:
+            section[key] = _smaller(section[key], *_SMALLER[key])
+        elif key in _CHEAP.keys() - names:
+            section[key] = _CHEAP[key]
     options.setdefault('num_gpu', 0)
     options.setdefault('logger', {})
     if isinstance(options['logger'], dict):
@@ -135,24 +136,15 @@ def _smaller(value: Any, divisor: int, least: int) -> Any:
 
 def _shrink_networks(options: dict, names: set) -> None:
     for key in [k for k in options if k.startswith('network_')]:
-        network = options[key]
-        parameters = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters
-        small = SMALL.get(network['type'], {**tiny_unfoldldm(), **_UNET})
+        network, kept = options[key], names | {'type', 'phase'}
         if network.get('clip_config') is not None:
             continue  # tiny already
-        if network['type'] != 'UnfoldLDM':
-            small = {k: v for k, v in small.items() if k != 'embed_dim'}  # that of network_e
-        changes = {
-            k: v
-            for k, v in small.items()
-            if k in parameters and k not in names and k not in ('type', 'phase')
-        }
-        smaller = {**network, **changes}
+        cls = ARCH_REGISTRY.get(network['type'])
+        takes = inspect.signature(cls).parameters.keys() - kept
+        small = SMALL.get(network['type'], _UNET)
+        smaller = {**network, **{k: v for k, v in small.items() if k in takes}}
         try:
-            build_on_meta(
-                ARCH_REGISTRY.get(network['type']),
-                {k: v for k, v in smaller.items() if k != 'type'},
-            )
+            build_on_meta(cls, {k: v for k, v in smaller.items() if k != 'type'})
         except (ValueError, RuntimeError, TypeError):
             continue  # the mutant does not go with the small sizes
         options[key] = smaller
@@ -216,11 +208,3 @@ def _embedding(options: dict) -> dict:
     net = ARCH_REGISTRY.get(network['type'])(**{k: v for k, v in network.items() if k != 'type'})
     orders = (section.get('degradation_names') for section in options['datasets'].values())
     return degradation_meta(next(filter(None, orders), []), network, net.state_dict())
-
-
-def _mappings(value: object) -> Iterator[dict]:
-    if isinstance(value, dict):
-        yield value
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _mappings(item)

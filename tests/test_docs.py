@@ -12,12 +12,11 @@ import torch
 import yaml
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import ROOT, write_photos
-from tiny_network import shake, unfoldldm_kwargs
+from tiny_network import save_weights, shake, unfoldldm_kwargs
 
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.cli import COMMANDS, build_parser
 from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain
-from unfoldldm_basicsr.weights.checkpoint import network_meta
 
 FOLDERS = '*.md', 'docs/*.md', 'options/**/*.md', 'scripts/**/*.md'
 PAGES = sorted(page for pattern in FOLDERS for page in ROOT.glob(pattern))
@@ -125,9 +124,8 @@ def test_the_example_of_the_readme_loads_restores_and_shows(tmp_path, monkeypatc
     assert len(block.splitlines()) <= 15
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('MPLBACKEND', 'Agg')
-    params = shake(UnfoldLDM(**unfoldldm_kwargs())).state_dict()
-    meta = network_meta({'type': 'UnfoldLDM', **unfoldldm_kwargs()})
-    torch.save({'params': params, 'arch': meta}, 'net_g.pth')
+    kwargs = unfoldldm_kwargs()
+    save_weights(Path('net_g.pth'), shake(UnfoldLDM(**kwargs)), **kwargs)
     write_photos(tmp_path, 1)[0].rename('photo.png')
     names: dict = {}
     exec(block, names)

@@ -53,19 +53,15 @@ def verdict(mutant: Mutant, folder: Path, *, run: bool) -> str:
     here = partial(examine, here=False)
     error = _refusal(partial(_start, mutant, folder), here)
     assert list(folder.iterdir()) == [file], f'{mutant}: touched {list(folder.iterdir())}'
-    kind = 'clear error'
+    kind = 'accepted'
     if error is None and run:
-        kind = 'ran correctly'
-        scene = folder.with_name(f'{folder.name}_run')
+        kind, scene = 'ran correctly', folder.with_name(f'{folder.name}_run')
         scene.mkdir(exist_ok=True)
         error = _refusal(partial(short_run, mutant, scene), examine)
         for run_folder in ('experiments', 'results'):
             shutil.rmtree(scene / run_folder, ignore_errors=True)
-        if error is not None:
-            kind = 'clear error'
-    elif error is None:
-        kind = 'accepted'
     if error is not None:
+        kind = 'clear error'
         named = any(re.search(rf'(?<!\w){re.escape(name)}(?!\w)', error) for name in mutant.names)
         assert named, f'{mutant}: the error names none of {mutant.names}:\n{error}'
         assert 'Traceback' not in error

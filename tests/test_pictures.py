@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import image_of
 from matplotlib.text import Text
 from PIL import Image
 
@@ -11,11 +12,7 @@ from unfoldldm_basicsr.pictures.stages import difference, trace_picture
 from unfoldldm_basicsr.restoring.traces import StageImages, Trace
 
 NAMES = ['noise', 'rain', 'haze']
-
-
-def photo(height=40, width=60, seed=0):
-    """Noise, so that no two regions are alike."""
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+PHOTO = image_of((40, 60, 3))
 
 
 def shown(figure) -> list[np.ndarray]:
@@ -33,7 +30,7 @@ def pixels(figure, path) -> np.ndarray:
 
 
 def test_a_grid_shows_every_photo_and_all_texts():
-    rows = [[photo(30, 40, seed=s) for s in (1, 2)], [photo(20, 40, seed=s) for s in (4, 5)]]
+    rows = [[image_of((h, 40, 3), seed=h + s) for s in (1, 2)] for h in (30, 20)]
     titles, captions = ['a title', 'b title'], [['1.1', '1.2'], ['2.1', '2.2']]
     page = drawing.comparison_grid(rows, titles, captions, footer='a footer')
     for cell, image in zip(shown(page), [*rows[0], *rows[1]], strict=True):
@@ -42,20 +39,16 @@ def test_a_grid_shows_every_photo_and_all_texts():
         assert text in words(page)
 
 
-def test_grids_take_every_kind_of_image_and_any_proportion(tmp_path):
-    kinds = [photo()[..., 0], photo() / 255.0, photo().astype(np.uint16) * 257, photo()]
-    rows = [kinds, [photo(1, 1)] * 4, [photo(90, 3)] * 4]
-    page = drawing.comparison_grid(rows, list('abcd'), [[''] * 4] * 3)
+def test_grids_take_every_kind_of_image_any_proportion_and_names_that_are_no_formulas(tmp_path):
+    kinds = [PHOTO[..., 0], PHOTO / 255.0, PHOTO.astype(np.uint16) * 257, PHOTO]
+    rows = [kinds, [PHOTO[:1, :1]] * 4, [image_of((90, 3, 3))] * 4]
+    titles, footer = ['a$b$c', *'bcd'], 'caf\udce9 \u96ea \\frac'
+    page = drawing.comparison_grid(rows, titles, [[''] * 4] * 3, footer=footer)
     cells = shown(page)
-    assert np.array_equal(cells[1], photo())
-    assert np.array_equal(cells[2], photo())
-    assert np.array_equal(cells[0][..., 2], photo()[..., 0])
+    assert np.array_equal(cells[1], PHOTO)
+    assert np.array_equal(cells[2], PHOTO)
+    assert np.array_equal(cells[0][..., 2], PHOTO[..., 0])
     assert pixels(page, tmp_path / 'x.png').shape[1] == 1200
-
-
-def test_names_of_files_are_no_formulas(tmp_path):
-    page = drawing.comparison_grid([[photo()]], ['a$b$c'], [['']], footer='caf\udce9 \u96ea \\frac')
-    assert pixels(page, tmp_path / 'x.png').ndim == 3
 
 
 def traced(count=2, height=40, width=60):
@@ -122,7 +115,7 @@ def test_a_class_without_items_has_no_accuracy(tmp_path):
 
 
 def test_pictures_are_saved_exactly_or_small(tmp_path):
-    page = photo(60, 80)
+    page = image_of((60, 80, 3))
     drawing.save_picture(tmp_path / 'new' / 'a.png', page)
     assert np.array_equal(np.asarray(Image.open(tmp_path / 'new' / 'a.png')), page)
     drawing.save_picture(tmp_path / 'a.jpg', page)

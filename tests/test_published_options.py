@@ -4,19 +4,15 @@ import math
 import re
 
 import pytest
-import torch
 from basicsr.data import build_dataset
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import ROOT, load_options, load_script
 from miniatures import prepare_all
 from option_runs import brief_run
-from test_schedulers import cosine
-from torch.nn import Parameter
+from test_schedulers import cosine, schedule_of
 
 from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.preparing.sets import SETS
-from unfoldldm_basicsr.training.optimisation import build_optimizer
-from unfoldldm_basicsr.training.schedules import LearningRate
 
 OPTIONS = ROOT / 'options'
 CLASSES = ['noise15', 'noise25', 'noise50', 'rain', 'haze', 'blur', 'lowlight']
@@ -131,16 +127,11 @@ def test_iterations_are_200_epochs_of_the_public_data(task):
 
 
 def rates(train: dict, iterations: list[int]) -> list[float]:
-    """Learning rates that the optimiser has at these iterations (from 1)."""
-    parameter = Parameter(torch.zeros(2, 2))
-    optimizer = build_optimizer({'restoration': [('weight', parameter)]}, train['optim_g'])
-    schedule = LearningRate(optimizer, train)
-    optimizer.step()
-    found = []
+    """Learning rates of these iterations (from 1)."""
+    schedule, found = schedule_of(train), []
     for iteration in iterations:
-        schedule.last_epoch = iteration - 2
-        schedule.step()
-        found.append(optimizer.param_groups[0]['lr'])
+        schedule.last_epoch = iteration - 1
+        found += schedule.get_lr()
     return found
 
 

@@ -37,11 +37,15 @@ def expected(name: str, t: int) -> float:
     return cosine(1e-6 + 0.5 * (LR - 1e-6), 1e-6, share)
 
 
+def schedule_of(train: dict) -> LearningRate:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=train['optim_g']['lr'])
+    return LearningRate(optimizer, train)
+
+
 def learning_rate(name: str, warmup_iter: int | None = None, **changes) -> LearningRate:
     section = {'type': name, **OPTIONS[name], **changes}
     train = {'total_iter': TOTAL, 'scheduler': section, 'warmup_iter': warmup_iter}
-    train['optim_g'] = {'type': 'SGD', 'lr': LR}
-    return LearningRate(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR), train)
+    return schedule_of({**train, 'optim_g': {'type': 'SGD', 'lr': LR}})
 
 
 def run(schedule: LearningRate, iterations=range(1, TOTAL + 1)) -> list[float]:

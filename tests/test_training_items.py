@@ -14,7 +14,7 @@ import pytest
 import torch
 from dataset_options import paired, same, synthetic
 from helpers import problems_at, put, run_python, stock_options, write_photos
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.common.errors import DataFault
 from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader, fingerprint
@@ -246,6 +246,12 @@ def test_a_training_that_was_stopped_for_longer_than_its_timeouts_goes_on():
     assert result.stdout.strip() == '5', result.stderr
 
 
+def loader_of(dataset: Dataset, workers: int = 1, timeout: float | None = None, **settings):
+    options = {'name': 'x'} if timeout is None else {'name': 'x', 'timeout': timeout}
+    items = TrainingItems(dataset, options, workers=workers)
+    return TrainLoader(DataLoader(items, num_workers=workers, **settings))
+
+
 class Stubborn(Dataset):
     """Item 2 hangs where no signal reaches it, as in a system call on a lost disk."""
 
@@ -264,10 +270,8 @@ class Stubborn(Dataset):
 
 def test_a_loader_process_that_cannot_be_interrupted_is_given_up_and_named():
     before = multiprocessing.active_children()
-    items = TrainingItems(Stubborn(), {'name': 'x', 'timeout': 2}, workers=1)
-    loader = TrainLoader(torch.utils.data.DataLoader(items, num_workers=1))
     with pytest.raises(DataFault, match=r'timed out.*Files being read: picture_2\.png'):
-        list(loader)
+        list(loader_of(Stubborn(), timeout=2))
     assert set(multiprocessing.active_children()) <= set(before)
 
 
@@ -283,9 +287,7 @@ class Numbers(Dataset):
 @pytest.mark.parametrize('method', ['fork', pytest.param('spawn', marks=pytest.mark.faults)])
 def test_loader_processes_outlive_signals_from_their_first_moment(method):
     others = set(multiprocessing.active_children())  # a loader that an earlier test left behind
-    items = TrainingItems(Numbers(), {'name': 'x'}, workers=2)
-    data = torch.utils.data.DataLoader(items, num_workers=2, multiprocessing_context=method)
-    batches = iter(TrainLoader(data))
+    batches = iter(loader_of(Numbers(), 2, multiprocessing_context=method))
     found, processes = [int(next(batches))], set(multiprocessing.active_children()) - others
     for process in processes:
         os.kill(process.pid, signal.SIGTERM)
@@ -295,8 +297,7 @@ def test_loader_processes_outlive_signals_from_their_first_moment(method):
 
 def test_loader_processes_end_when_they_are_terminated():
     others = set(multiprocessing.active_children())  # a loader that an earlier test left behind
-    items = TrainingItems(Numbers(), {'name': 'x'}, workers=1)
-    batches = iter(TrainLoader(torch.utils.data.DataLoader(items, num_workers=1)))
+    batches = iter(loader_of(Numbers()))
     next(batches)
     (process,) = set(multiprocessing.active_children()) - others
     process.terminate()  # as multiprocessing does when the program ends
@@ -312,15 +313,13 @@ class Suicidal(Stubborn):
 
 
 def test_a_killed_loader_process_is_explained():
-    items = TrainingItems(Suicidal(), {'name': 'x'}, workers=1)
-    loader = TrainLoader(torch.utils.data.DataLoader(items, num_workers=1))
     match = r'x: .*picture_2\.png.*said why above.*num_worker_per_gpu'
     with pytest.raises(DataFault, match=match):
-        list(loader)
+        list(loader_of(Suicidal()))
 
 
 def test_a_hand_over_that_breaks_off_is_told_from_an_error_of_the_data_set():
-    class Broken(torch.utils.data.DataLoader):
+    class Broken(DataLoader):
         message = 'socket'
 
         def __iter__(self):
