@@ -98,6 +98,18 @@ def test_result_depends_neither_on_the_batch_nor_on_the_memory_format(name):
     torch.testing.assert_close(out, expected, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('name', BUILDERS)
+def test_weights_of_16_bit_restore_as_those_of_32_do(name, dtype):
+    """What .half() makes of a network."""
+    net, given = BUILDERS[name]().eval(), inputs(name, 13, 24)
+    with torch.no_grad():
+        expected = net(*given)
+        out = net.to(dtype)(*(tensor.to(dtype) for tensor in given))
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), expected, atol=0.05, rtol=0)
+
+
 @EACH
 def test_padding_comes_from_the_attribute_of_the_network(name):
     """An image that is already a multiple of size_multiple is not padded, any other one is."""
