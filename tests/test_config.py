@@ -27,6 +27,7 @@ from vlunet_runs import EMBEDDINGS, vlunet_file
 from unfoldldm_basicsr.common.declaration import OptionError, read
 from unfoldldm_basicsr.common.sections import BasicDataset
 from unfoldldm_basicsr.options.declared import options_of
+from unfoldldm_basicsr.options.environment import open_datasets
 from unfoldldm_basicsr.options.preflight import examine, preflight
 from unfoldldm_basicsr.options.problems import Problems
 
@@ -146,6 +147,24 @@ def test_nothing_is_changed_written_or_logged(stock, plugin, tmp_path, monkeypat
     assert sorted(tmp_path.rglob('*')) == before
     assert loggers == (dict(initialized_logger), list(logging.getLogger('basicsr').handlers))
     assert capfd.readouterr() == ('', '')
+
+
+def test_the_trial_of_a_data_set_leaves_it_as_it_was(stock, monkeypatch):
+    class Turning(PairedImageDataset):
+        """As Vimeo90KDataset does with its frames."""
+
+        def __init__(self, opt):
+            super().__init__(opt)
+            self.neighbours = [1, 2, 3]
+
+        def __getitem__(self, index):
+            self.neighbours.reverse()
+            return super().__getitem__(index)
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Turning', Turning)
+    report = examine(put(stock, 'datasets.train.type', 'Turning'), 'x.yml', True, later=True)
+    (_, dataset), *_ = open_datasets(report.found, report.run)
+    assert (report.problems, dataset.neighbours) == ([], [1, 2, 3])
 
 
 def test_another_machine_may_lack_data_weights_and_gpus_but_not_sense(stock, plugin):

@@ -255,12 +255,12 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
 def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
     """Reads an item, of a mixture one of each set, from a copy.
 
-    BasicSR's data sets open files and take their options apart.
+    BasicSR's data sets open files, take their options apart and turn lists around.
     """
     trial = copy.copy(dataset)
     for name, value in vars(trial).items():
-        if isinstance(value, dict):
-            vars(trial)[name] = dict(value)
+        if isinstance(value, dict | list):
+            vars(trial)[name] = copy.copy(value)
     for index in getattr(trial, 'first_items', (0,)):
         if section.get('phase') == 'train':
             TrainingItems(trial, section)[index]
