@@ -193,6 +193,11 @@ def test_a_model_that_enlarges_nothing_needs_a_scale_of_1(stock):
     assert 'is 4, but RestorationModel' in problems_at(stock, 'scale')
 
 
+def test_a_wrong_scale_is_named_once(stock):
+    (line,) = preflight(put(stock, 'scale', '4'), 'x.yml', True)
+    assert 'scale: must be a whole number' in line
+
+
 def test_two_validation_sets_need_two_names(stock):
     stock['datasets']['val_2'] = copy.deepcopy(stock['datasets']['val'])
     assert 'datasets.val too' in problems_at(stock, 'datasets.val_2.name')
@@ -516,7 +521,10 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
 
 def test_a_numbered_key_of_a_class_of_somebody_else_is_no_slip():
     problems = Problems()
-    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lq1': 'a'}, reader='stock')
+    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lq1': 'a'}, also=BasicDataset.also)
     assert problems.refused == {}
-    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, reader='stock')
+    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, also=BasicDataset.also)
     assert 'x.dataroot_lqq' in problems.refused
+    own = Problems()
+    own.read('x', BasicDataset, {'type': 'Own', 'dtype': 'float'}, also=BasicDataset.also)
+    assert own.refused == {}

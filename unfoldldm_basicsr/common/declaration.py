@@ -22,7 +22,7 @@ import itertools
 import re
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
@@ -39,13 +39,7 @@ def count(**limits: float) -> Any:
 
 
 _NUMBER = re.compile(r'[-+.\d].*')
-# pydantic's words, and those of option files.
-_KINDS = {
-    'sequence_str': 'must be a list',
-    'finite_number': 'must be a finite number',
-    'model_type': 'must be a section of "key: value" lines',
-}
-_WORDS = {
+_WORDS = {  # pydantic's, and those of option files
     'a valid dictionary': 'a section of "key: value" lines',
     'a valid integer': 'a whole number',
     'a valid number': 'a number',
@@ -53,7 +47,6 @@ _WORDS = {
     'a valid boolean': 'true or false',
     'a valid list': 'a list',
     'a valid tuple': 'a list',
-    'an instance of Sequence': 'a list',
     'greater than or equal to': 'at least',
     'less than or equal to': 'at most',
 }
@@ -61,6 +54,8 @@ _WORDS = {
 
 class Options(BaseModel):
     """Base of every declared section: strict types, no unknown keys, immutable."""
+
+    also: ClassVar = re.compile('(?!)')  # keys that classes without a declaration read beside
 
     model_config = ConfigDict(
         strict=True,
@@ -118,17 +113,12 @@ def takes(declared: type[Options]) -> Callable[[type[T]], type[T]]:
             self.options = read(declared, values, cls.__name__) if options is None else options
             init(self, self.options)
 
-        keys = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=field.rebuild_annotation(),
-                default=inspect.Parameter.empty if field.is_required() else field.default,
-            )
-            for name, field in declared.model_fields.items()
-        ]
-        itself = inspect.Parameter('self', inspect.Parameter.POSITIONAL_ONLY)
-        build.__signature__ = inspect.Signature([itself, *keys])
+        parameters = [inspect.Parameter('self', inspect.Parameter.POSITIONAL_ONLY)]
+        for name, field in declared.model_fields.items():
+            default = inspect.Parameter.empty if field.is_required() else field.default
+            about = {'default': default, 'annotation': field.rebuild_annotation()}
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **about))
+        build.__signature__ = inspect.Signature(parameters)
         cls.__init__, cls.Options = build, declared
         return cls
 
@@ -200,10 +190,11 @@ def _walk(value: Any, loc: Sequence[str | int], known: Collection[str | int]) ->
 
 def _wanted(found: Mapping[str, Any]) -> str:
     """What a value must be, in the words of option files."""
-    text = _KINDS.get(found['type']) or found['msg'].removeprefix('Value error, ')
+    text = found['msg'].removeprefix('Value error, ')
     for word, plain in _WORDS.items():
         text = text.replace(word, plain)
-    return re.sub(r'^\w+ should', 'must', text).partition(' after validation')[0]
+    text = re.split(' after validation| or instance of ', text)[0]
+    return re.sub(r'^\w+ should', 'must', text)
 
 
 def show(value: Any) -> str:

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 T = TypeVar('T', bound=type)
 SECOND_NAME = '{}_unfoldldm'
-_OURS = __name__.partition('.')[0]
+_PACKAGES = {__name__.partition('.')[0]: 'ours', 'basicsr': 'basicsr'}
+KNOWN = tuple(_PACKAGES.values())
 
 
 def register(registry) -> Callable[[T], T]:
@@ -42,22 +43,24 @@ def do_register(self, name: str, obj: Any, suffix: str | None = None) -> None:
     import this package.
     """
     present = self._obj_map.get(name)
-    taken = present is not None and not isinstance(suffix, str) and by(present, _OURS)
-    if taken and not by(obj, _OURS):
+    taken = whose(present) == 'ours' and not isinstance(suffix, str)
+    if taken and whose(obj) != 'ours':
         self._obj_map[SECOND_NAME.format(name)] = self._obj_map.pop(name)
         _say(self, name, obj)
     do_register.replaces(self, name, obj, suffix)
 
 
-def by(obj: Any, *packages: str) -> bool:
-    """Whether a class or function, if there is one, is one of these packages."""
-    return obj is not None and obj.__module__.partition('.')[0] in packages
+def whose(obj: Any) -> str:
+    """Whose class or function that is, which says how much is known of it.
 
-
-def of_somebody_else(cls: type | None) -> bool:
-    """Whether a model or data set is neither BasicSR's nor of this package, nor made from one."""
-    own = [base for base in getattr(cls, '__mro__', ()) if base.__name__ != 'BaseModel']
-    return bool(own) and not any(by(base, 'basicsr', _OURS) for base in own)
+    'ours' or 'basicsr'; 'derived', in a project, from one of these (which the base of all models of
+    BasicSR does not count for); 'theirs'; 'nobody' for None.
+    """
+    if obj is None:
+        return 'nobody'
+    bases = [base for base in getattr(obj, '__mro__', (obj,)) if base.__name__ != 'BaseModel']
+    owners = [_PACKAGES.get(base.__module__.partition('.')[0]) for base in bases]
+    return owners[0] or ('derived' if any(owners) else 'theirs')
 
 
 def _say(registry: Any, name: str, winner: Any) -> None:

@@ -1,13 +1,12 @@
 """What BasicSR reads from an option file: one declaration for each of its sections.
 
 Models of this package declare ``sections``, derived from these; other models go by them as they
-stand. A class of somebody else may read more: its own keys are not guessed (see
-:mod:`.problems`). ``also`` tells those that BasicSR's own classes read beside; those of
-``by_class`` only the model or data set itself reads: one of somebody else takes what it likes.
+stand, and may read more: ``also`` tells the keys that BasicSR's own classes read beside. What is
+read whatever the model or data set is a base of its own, which one of somebody else goes by.
 """
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +20,6 @@ from pydantic import (
 
 from unfoldldm_basicsr.common.declaration import Options, count
 
-NAME = re.compile(r'\w(?:[\w .+=,@()\[\]-]*[\w.+=,@()\[\]-])?')
 Section = dict[str, Any] | None
 Positive = count(ge=1)
 Switch = Annotated[bool, BeforeValidator(lambda value: value is not None and value)]  # ~: false
@@ -32,20 +30,21 @@ def _words(text: str) -> re.Pattern:
     return re.compile('|'.join(text.split()))
 
 
-def _becomes(what: str, allowed: re.Pattern) -> AfterValidator:
-    """A text that becomes ``what``, where there is one."""
+def _becomes(what: str, allowed: str) -> AfterValidator:
+    """A text that becomes ``what``, where there is one, and matches ``allowed``."""
 
     def check(text: str | None) -> str | None:
-        if text is not None and not allowed.fullmatch(text):
+        if text is not None and not re.fullmatch(allowed, text):
             raise ValueError(f'{text!r} becomes {what}.')
         return text
 
     return AfterValidator(check)
 
 
-_FOLDER = _becomes('a folder: use letters, digits, blanks and _ . + = , @ ( ) [ ] - only', NAME)
-_PART = _becomes('part of a file name', re.compile(r'[\w .+=,@()\[\]-]*'))
-_SET = _becomes('a folder: it cannot hold / or \\', re.compile(r'(?![. ]*$)[^/\\\0]+'))
+_SAFE, _SAYS = r'[\w .+=,@()\[\]-]*', 'use letters, digits, blanks and _ . + = , @ ( ) [ ] - only'
+_FOLDER = _becomes(f'a folder: {_SAYS}', rf'(?=\w){_SAFE}(?<! )')
+_PART = _becomes('part of a file name', _SAFE)
+_SET = _becomes('a folder: it cannot hold / or \\', r'(?![. ]*$)[^/\\\0]+')
 
 
 class DistOptions(Options):
@@ -57,29 +56,24 @@ class DistOptions(Options):
     """Port of the first process (slurm only)."""
 
 
-class BasicTop(Options):
-    """The top level of an option file."""
+class AnyTop(Options):
+    """The top level of an option file, whatever the model."""
 
-    also: ClassVar[re.Pattern] = _words(
-        r'network_\w+ \w*(noise|jpeg|blur|resize|poisson|gray)\w*_(prob|range)2? second_blur_prob '
-        r'gt_size queue_size (l1_|percep_|gan_)?gt_usm high_order_degradation'
+    also = _words(
+        r'scale network_\w+ \w*(noise|jpeg|blur|resize|poisson|gray)\w*_(prob|range)2? '
+        r'second_blur_prob gt_size queue_size (l1_|percep_|gan_)?gt_usm high_order_degradation'
     )
-    by_class: ClassVar = ('scale', 'network_g')
 
     name: Annotated[str, _FOLDER]
     """Name of the experiment, also of its folder."""
     model_type: str
     """Registered model."""
-    scale: Positive = 1
-    """Size of the output relative to the input."""
     num_gpu: Annotated[int, Field(ge=0)] | Literal['auto'] = 'auto'
     """Number of GPUs, 0 for the CPU."""
     manual_seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
     """Seed of all random numbers; ~: one is drawn."""
     datasets: dict[str, Any] = {}
     """Sections train, val, val_2, ... or test, test_2, ..."""
-    network_g: dict[str, Any]
-    """Type and arguments of the network."""
     path: Section = None
     """Weights to start from."""
     train: Section = None
@@ -94,11 +88,19 @@ class BasicTop(Options):
     """For DistributedDataParallel."""
 
 
+class BasicTop(AnyTop):
+    """The top level of an option file."""
+
+    scale: Positive = 1
+    """Size of the output relative to the input."""
+    network_g: dict[str, Any]
+    """Type and arguments of the network."""
+
+
 class BasicPath(Options):
     """``path``."""
 
-    also: ClassVar[re.Pattern] = _words(r'\w*(pretrain_network|strict_load|param_key|resume)\w*')
-    by_class: ClassVar = ('param_key_g', 'strict_load_g')
+    also = _words(r'\w*(pretrain_network|strict_load|param_key|resume)\w*')
 
     pretrain_network_g: str | None = None
     """Weights to start from, or to test."""
@@ -112,19 +114,24 @@ class BasicPath(Options):
     """Networks that a resumed run does not load."""
 
 
-class BasicTrain(Options):
-    """``train``."""
+class AnyTrain(Options):
+    """``train``, whatever the model."""
 
-    also: ClassVar[re.Pattern] = _words(
-        r'optim_\w+ \w+_opt net_d_iters net_d_init_iters net_[gd]_reg_every r1_reg_weight lr_flow '
-        'path_reg_weight path_batch_shrink mixing_prob fix_flow (flow|dcn)_lr_mul tsa_iter'
+    also = _words(
+        r'ema_decay scheduler optim_\w+ \w+_opt net_d_iters net_d_init_iters net_[gd]_reg_every '
+        'r1_reg_weight lr_flow path_reg_weight path_batch_shrink mixing_prob fix_flow '
+        '(flow|dcn)_lr_mul tsa_iter'
     )
-    by_class: ClassVar = ('ema_decay', 'optim_g', 'scheduler', 'pixel_opt', 'perceptual_opt')
 
     total_iter: count(ge=1, le=1e9)
     """Number of training steps."""
     warmup_iter: count(ge=-1) | None = None
     """Steps of linear warm-up of the learning rate."""
+
+
+class BasicTrain(AnyTrain):
+    """``train``."""
+
     ema_decay: Annotated[float, Field(ge=0, le=1)] | None = None
     """Decay of the averaged weights; 0: none."""
     optim_g: dict[str, Any]
@@ -140,7 +147,7 @@ class BasicTrain(Options):
 class BasicVal(Options):
     """``val``."""
 
-    also: ClassVar[re.Pattern] = _words('flip_seq center_frame_only num_val_samples')
+    also = _words('flip_seq center_frame_only num_val_samples')
 
     val_freq: Positive = 5000
     """Steps between validations."""
@@ -188,13 +195,20 @@ class IoBackend(Options):
 class LoaderOptions(Options):
     """A data set as the loaders read it, whatever its class."""
 
+    also = _words(
+        'dataroot_gt dataroot_lq meta_info_file filename_tmpl gt_size use_hflip use_rot mean std '
+        'meta_info color num_frame interval_list random_reverse test_mode val_partition padding '
+        'flip_sequence use_duf_downsampling dataroot_flow (blur_)?kernel_(size|list|prob)2? '
+        'blur_sigma2? beta[gp]_range2? (final_)?sinc_prob2? cache_data'
+    )
+
     type: str
     """Registered data set."""
     name: Annotated[str, _SET] = ''
     """Name in the log."""
     phase: Literal['train', 'val', 'test'] = 'train'
     """Set by BasicSR."""
-    scale: int = 1
+    scale: Any = 1
     """Set by BasicSR from the top level."""
     io_backend: IoBackend = Field({'type': 'disk'}, validate_default=True)
     """{type: disk} or {type: lmdb}."""
@@ -238,16 +252,6 @@ class LoaderOptions(Options):
 
 class BasicDataset(LoaderOptions):
     """A data set as BasicSR's data sets of pairs read it."""
-
-    also: ClassVar[re.Pattern] = _words(
-        'meta_info color num_frame interval_list random_reverse test_mode val_partition padding '
-        'flip_sequence use_duf_downsampling dataroot_flow (blur_)?kernel_(size|list|prob)2? '
-        'blur_sigma2? beta[gp]_range2? (final_)?sinc_prob2? cache_data'
-    )
-    by_class: ClassVar = (
-        'scale', 'dataroot_gt', 'dataroot_lq', 'meta_info_file', 'filename_tmpl', 'gt_size',
-        'use_hflip', 'use_rot', 'mean', 'std',
-    )  # fmt: skip
 
     dataroot_gt: str | None = None
     """Folder or LMDB of clean images."""
@@ -295,3 +299,4 @@ SECTIONS: dict[str, type[Options]] = {
     'val': BasicVal,
     'logger': BasicLogger,
 }
+ANY_SECTIONS = {**SECTIONS, '': AnyTop, 'train': AnyTrain}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unfoldldm_basicsr.common.registration import by, registered
+from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
 # Metrics of arrays, and the smallest image side that each is defined for.
@@ -55,7 +55,7 @@ def calculate_metric(
     if metric is None:
         hint = did_you_mean(name, [known for known, _ in METRIC_REGISTRY])
         raise KeyError(f"no metric '{name}' is registered.{hint}")
-    if not by(metric, 'basicsr', 'unfoldldm_basicsr'):  # it may have the name of one of these
+    if whose(metric) not in KNOWN:  # it may have the name of one of these
         return metric(**data, **arguments)
     if name in _COLOUR_ONLY and np.shape(data['img'])[2:] in ((), (1,)):
         return _nan(name, 'it is made for colour images')

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.errors import ResumeError, first_line
-from unfoldldm_basicsr.common.registration import of_somebody_else, registered
+from unfoldldm_basicsr.common.registration import registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch, preserved_rng
 from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
@@ -71,7 +71,7 @@ def not_read(run: Run) -> frozenset[str]:
 
 def weights_are_there_and_fit(run: Run) -> Found:
     """What a model of somebody else starts from is its own matter: a folder, the name of a hub."""
-    skipped, theirs = not_read(run), of_somebody_else(run.model)
+    skipped, theirs = not_read(run), whose(run.model) == 'theirs'
     for key, value in section_values(run.opt, 'path').items():
         place, fault = f'path.{key}', None
         if not isinstance(value, str) or place in skipped:
@@ -148,7 +148,7 @@ def scan_backend_works(run: Run) -> Found:
 
 def network_can_be_compiled(run: Run) -> Found:
     """torch looks for a compiler in the first step only, after the loaders have started."""
-    if not run.here or not getattr(run.train, 'use_compile', False):
+    if not getattr(run.train, 'use_compile', False):
         return
     device = 'cuda' if run.gpus and torch.cuda.is_available() else 'cpu'
     try:
@@ -167,7 +167,7 @@ def data_are_there(run: Run) -> Found:
     for path, section in run.sets():
         backend = section.get('io_backend')
         # A class of somebody else may read any file, or none; damaged LMDBs of BasicSR kill it too.
-        theirs = of_somebody_else(registered(DATASET_REGISTRY, section.get('type')))
+        theirs = whose(registered(DATASET_REGISTRY, section.get('type'))) == 'theirs'
         for place, part in (('', section), *parts_of(section)):
             for key, value in part.items():
                 if not isinstance(value, str):
@@ -221,7 +221,7 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
     built = []
     for path, section in run.sets() if run.here else ():
         cls = registered(DATASET_REGISTRY, section.get('type'))
-        if cls is None or problems.at(path):
+        if cls is None or problems.at(path) or problems.at('scale'):
             continue
         try:
             dataset = cls(copy.deepcopy(dict(section)))

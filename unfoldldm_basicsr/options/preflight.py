@@ -21,14 +21,14 @@ from basicsr.models import lr_scheduler
 from basicsr.utils import registry as registries
 
 from unfoldldm_basicsr.common.declaration import Options, show
-from unfoldldm_basicsr.common.registration import by, registered
-from unfoldldm_basicsr.common.sections import AnyMetric, BasicDataset, MetricOptions
+from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
+from unfoldldm_basicsr.common.sections import AnyMetric, BasicDataset, LoaderOptions, MetricOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.options import environment, networks, rules
 from unfoldldm_basicsr.options.aliases import MODELS, Note, translate
 from unfoldldm_basicsr.options.declared import options_of, takes_any_key
 from unfoldldm_basicsr.options.defaults import fill_defaults
-from unfoldldm_basicsr.options.problems import Problems, reader_of
+from unfoldldm_basicsr.options.problems import Problems
 from unfoldldm_basicsr.options.run import (
     SET_AT_START,
     Run,
@@ -43,7 +43,7 @@ _LOADS_WEIGHTS = ('PerceptualLoss',)  # building it would fetch a file
 
 def _loss(cls: type, **arguments: Any) -> None:
     """Builds a loss of BasicSR or of this package; what others do when they are built is theirs."""
-    if by(cls, 'basicsr', 'unfoldldm_basicsr') and cls.__name__ not in _LOADS_WEIGHTS:
+    if whose(cls) in KNOWN and cls.__name__ not in _LOADS_WEIGHTS:
         cls(**arguments)
 
 
@@ -186,27 +186,24 @@ def _check_classes(problems: Problems, run: Run) -> None:
         path, read = f'datasets.{phase}', is_read(str(phase), run.is_train)
         cls = _find(problems, path, section, DATASET) if read else None
         if cls is not None:
-            declared = getattr(cls, 'Options', BasicDataset)
-            values = problems.read(path, declared, section, reader=reader_of(cls))
-            if hasattr(cls, 'Options'):
-                run.datasets[str(phase)] = values
+            stock = LoaderOptions if whose(cls) == 'theirs' else BasicDataset
+            declared = getattr(cls, 'Options', stock)
+            also = None if hasattr(cls, 'Options') else declared.also
+            run.datasets[str(phase)] = problems.read(path, declared, section, also=also)
 
 
 def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
     """What a section of ``train`` names; None where that is for the model alone to say."""
-    stock = by(run.model, 'basicsr')
+    model, declared = whose(run.model), name in type(run.train).model_fields
     if name.endswith('_opt'):
-        known = (
-            registered(LOSS.registry, section.get('type')) or name in type(run.train).model_fields
-        )
-        return LOSS if known or stock or by(run.model, 'unfoldldm_basicsr') else None
-    if name != 'scheduler' and not name.startswith('optim_'):
+        known = declared or model in KNOWN or registered(LOSS.registry, section.get('type'))
+        return LOSS if known else None
+    optimiser = name.startswith('optim_')
+    if model == 'theirs' or not (optimiser or name == 'scheduler'):
         return None
-    if stock:
-        return SCHEDULE if name == 'scheduler' else _stock_optimisers(run.model)
-    if name != 'scheduler' and hasattr(run.model, 'sections'):
-        return OPTIMISER
-    return None if reader_of(run.model) == 'theirs' else ANY
+    if model == 'basicsr':
+        return _stock_optimisers(run.model) if optimiser else SCHEDULE
+    return OPTIMISER if optimiser and hasattr(run.model, 'sections') else ANY
 
 
 def _stock_optimisers(model: type) -> Kind:
@@ -250,8 +247,8 @@ def _check_class(problems: Problems, run: Run, path: str, section: Any, kind: Ki
         return {str(key): value for key, value in section.items() if key != 'type'}
 
     declared = options_of(owner, kind.given, *kind.declared)
-    reader = 'stock' if takes_any_key(owner) else 'declared'
-    problems.read(path, declared, arguments(), owner.__name__, reader)
+    also = declared.also if takes_any_key(owner) else None
+    problems.read(path, declared, arguments(), owner.__name__, also)
     if kind.build is None or problems.at(path):
         return None
     try:

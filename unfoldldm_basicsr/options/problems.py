@@ -1,24 +1,13 @@
 """What is wrong with an option file: refusals and warnings, one for each place."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+import re
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
 from unfoldldm_basicsr.common.declaration import Options, keys_of, problems_of
-from unfoldldm_basicsr.common.registration import of_somebody_else
 from unfoldldm_basicsr.common.suggest import nearest, one_slip
-
-Reader = Literal['declared', 'stock', 'theirs', 'nobody']
-"""Whose class reads a section: one that declares all of its keys; one of BasicSR, or made from
-one, that may read more; one of somebody else; or none that is known."""
-
-
-def reader_of(cls: type | None) -> Reader:
-    """What is known of the keys of a model or data set."""
-    if cls is None or hasattr(cls, 'sections') or hasattr(cls, 'Options'):
-        return 'nobody' if cls is None else 'declared'
-    return 'theirs' if of_somebody_else(cls) else 'stock'
 
 
 class Problems:
@@ -56,50 +45,46 @@ class Problems:
         declared: type[Options],
         values: Mapping[str, Any],
         owner: str = '',
-        reader: Reader = 'declared',
+        also: re.Pattern | None = None,
     ) -> Options:
         """A section as its declaration types it, as far as it is right; the rest is added.
 
-        ``prefix`` is its key path, ``owner`` the name of the class that it is for.
+        ``prefix`` is its key path, ``owner`` the name of the class that it is for. One without a
+        declaration of its own reads the keys of ``also`` beside, and may read more: of those that
+        are unknown, only slips of known ones are refused then.
         """
         values = {str(key): value for key, value in values.items()}
         try:
             return declared.model_validate(values)
         except ValidationError as error:
             found = problems_of(error, declared, values, owner)
-        known, foreign = keys_of(declared), reader != 'declared'
-        also = getattr(declared, 'also', None) if foreign else None
-        own = getattr(declared, 'by_class', ()) if reader == 'theirs' else ()
-        if reader == 'theirs':  # keys of its own may be like those that only BasicSR's classes read
-            known = [key for key in known if key not in {*own, *values}]
+        known = keys_of(declared)
         for path, message, kind in found:
-            unknown, near = kind == 'unknown', nearest(path, known)
-            if path.partition('.')[0] in own or (unknown and reader == 'nobody'):
-                continue
-            if unknown and also and also.fullmatch(path):
-                continue
-            if unknown and '.' not in path:
-                if foreign and (slip := _slip_of(path, known, values)):
+            if kind == 'unknown' and '.' not in path:
+                if also and also.fullmatch(path):
+                    continue
+                near = nearest(path, known)
+                if also and (slip := _slip_of(path, known, values)):
                     message, kind = f"is not known here. Did you mean '{slip}'?", 'slip'
-                elif foreign or not (prefix or near):  # at the top: a note
+                elif also or not (prefix or near):  # at the top: a note
                     kind = 'warning'
                     message = f'is nothing that is known here; left as it is.{near}'
             self.add(f'{prefix}.{path}'.strip('.'), message, kind)
         faulty = {problem.path.partition('.')[0] for problem in found}
-        right = {k: v for k, v in values.items() if k in keys_of(declared) and k not in faulty}
+        right = {k: v for k, v in values.items() if k in known and k not in faulty}
         try:
             return declared.model_validate(right)
         except ValidationError:  # a required key is missing, or keys that depend on a faulty one
             return declared.model_construct(**right)
 
 
-def _slip_of(key: str, known: Iterable[str], present: Mapping[str, Any]) -> str:
+def _slip_of(key: str, known: list[str], present: Mapping[str, Any]) -> str:
     """The known key that ``key`` is a slip of, '' for none.
 
-    ``dataroot_gt2`` is none, nor is a longer key beside the one that it begins with.
+    ``dataroot_gt2`` is none, nor is a longer key beside the one that it contains.
     """
     slips = (near for near in known if one_slip(key, near) and key.rstrip('0123456789') != near)
-    return next((near for near in slips if not (key.startswith(near) and near in present)), '')
+    return next((near for near in slips if not (near in key and near in present)), '')
 
 
 def _remove(values: Any, path: str) -> None:

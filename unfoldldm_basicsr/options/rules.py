@@ -15,7 +15,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import Problem, keys_of, show
-from unfoldldm_basicsr.common.registration import by, of_somebody_else, registered
+from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.options.run import Run, is_read, section_values
@@ -71,13 +71,14 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
 
     A model of somebody else may add channels, and ``in_channels`` of a network mean others.
     """
-    section, known = run.network_sections.get('network_g', {}), ('basicsr', 'unfoldldm_basicsr')
+    section = run.network_sections.get('network_g', {})
     cls = registered(ARCH_REGISTRY, section.get('type'))
-    judged = by(cls, *known) and by(run.model, *known)
+    judged = whose(cls) in KNOWN and whose(run.model) in KNOWN
     wanted = image_channels(cls, section) if judged else None
     for path, values in run.sets() if isinstance(wanted, int) else ():
+        paired = values.get('type') == 'PairedImageDataset'
         given = getattr(run.datasets.get(path.partition('.')[2]), 'channels', None)
-        if given is None and values.get('type') == 'PairedImageDataset':
+        if paired:
             given = 1 if values.get('color') == 'y' else 3
         if given in (None, wanted):  # None: of somebody else, who knows
             continue
@@ -85,8 +86,7 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
             message = f'takes {wanted} channels; data sets give 3, or 1 with color: grey.'
             yield Problem('network_g', message)
             return
-        grey = 'y' if values.get('type') == 'PairedImageDataset' else 'grey'
-        remedy = 'rgb' if wanted == 3 else grey
+        remedy = 'rgb' if wanted == 3 else 'y' if paired else 'grey'
         message = f'gives {given} channels, but network_g takes {wanted}: set it to {remedy}.'
         yield Problem(f'{path}.color', message)
     embedding = run.network_sections.get('network_e', {})
@@ -104,7 +104,7 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
 def a_test_has_weights(run: Run) -> Found:
     if run.is_train or 'network_g' not in run.opt or run.path.pretrain_network_g:
         return
-    if of_somebody_else(run.model):  # which may name them otherwise
+    if whose(run.model) == 'theirs':  # which may name them otherwise
         return
     network = run.networks.get('network_g')
     if network is None or any(True for _ in network.parameters()):  # bicubic upscaling has none
@@ -122,8 +122,7 @@ def ignored_networks_exist(run: Run) -> Found:
 
 def folders_have_names(run: Run) -> Found:
     for key, value in section_values(run.opt, 'path').items():
-        known = key in keys_of(type(run.path)) or run.path.also.fullmatch(str(key))
-        if not known and not isinstance(value, str):
+        if not run.path.also.fullmatch(str(key)) and not isinstance(value, str):
             message = f'BasicSR makes a folder of every such key and cannot of {show(value)}.'
             yield Problem(f'path.{key}', message)
 
@@ -132,7 +131,7 @@ def metrics_have_a_truth(run: Run) -> Found:
     sets = {path: section for path, section in run.sets() if path != 'datasets.train'}
     lacking = [path for path, s in sets.items() if str(s.get('type')) in _WITHOUT_GT]
     # Models of this package leave metrics out where there is no truth.
-    if not lacking or (len(lacking) < len(sets) and not by(run.model, 'basicsr')):
+    if not lacking or (len(lacking) < len(sets) and whose(run.model) != 'basicsr'):
         return
     for name, metric in (run.val.metrics or {}).items():
         if needs_truth(metric.get('type')):
@@ -142,19 +141,21 @@ def metrics_have_a_truth(run: Run) -> Found:
 
 
 def loggers_are_installed(run: Run) -> Found:
-    logger = None if 'debug' in str(run.opt.get('name')) else run.logger  # which opens neither
-    for key in getattr(logger and logger.wandb, 'model_extra', None) or ():
+    logger = run.logger
+    if logger is None or 'debug' in str(run.opt.get('name')):  # which opens neither
+        return
+    for key in getattr(logger.wandb, 'model_extra', None) or ():
         message = f'is not read.{did_you_mean(key, keys_of(type(logger.wandb)))}'
         yield Problem(f'logger.wandb.{key}', message, 'warning')
     packages = {name: find_spec(name) for name in ('wandb', 'tensorboard') if run.here}
     # a folder wandb, which its runs leave behind, is found but has no origin
     lacking = [name for name, spec in packages.items() if spec is None or spec.origin is None]
-    if logger is not None and logger.wandb is not None and logger.wandb.project is not None:
+    if logger.wandb is not None and logger.wandb.project is not None:
         if 'wandb' in lacking:
             yield Problem('logger.wandb.project', 'needs Weights & Biases: pip install wandb.')
         if not logger.use_tb_logger:
             yield Problem('logger.use_tb_logger', 'must be true with logger.wandb.project.')
-    if logger is not None and logger.use_tb_logger and 'tensorboard' in lacking:
+    if logger.use_tb_logger and 'tensorboard' in lacking:
         yield Problem('logger.use_tb_logger', 'needs TensorBoard: pip install tensorboard.')
 
 
@@ -174,7 +175,7 @@ def embedding_fits(run: Run) -> Found:
 def networks_suit_the_model(run: Run) -> Found:
     """Networks of this package that a plain model would call without what they need."""
     net, model = run.networks.get('network_g'), run.model
-    if net is None or model is None or not by(type(net), 'unfoldldm_basicsr'):
+    if net is None or model is None or whose(type(net)) != 'ours':
         return
     contract, kind = contract_of(net), type(net).__name__
     phases = contract.phase in (1, 'joint') or (contract.phase == 2 and run.is_train)
@@ -192,7 +193,7 @@ def networks_suit_the_model(run: Run) -> Found:
 
 def images_keep_their_size(run: Run) -> Found:
     scale, types = run.opt.get('scale'), {str(section.get('type')) for _, section in run.sets()}
-    if scale != 1 and 'PairedImageDataset' in types and by(run.model, 'unfoldldm_basicsr'):
+    if scale != 1 and 'PairedImageDataset' in types and whose(run.model) == 'ours':
         message = f'is {show(scale)}, but {run.model.__name__} restores images in their own size: '
         yield Problem('scale', f"{message}set it to 1, or use BasicSR's model_type: SRModel.")
 
@@ -205,7 +206,7 @@ def _or_ours(run: Run) -> str:
 
 def stock_models_can_train(run: Run) -> Found:
     """BasicSR's own models keep some of BasicSR's traps."""
-    if not run.is_train or not by(run.model, 'basicsr'):
+    if not run.is_train or whose(run.model) != 'basicsr':
         return
     instead = _or_ours(run)
     train, gans = section_values(run.opt, 'train'), (SRGANModel, StyleGAN2Model, HiFaceGANModel)

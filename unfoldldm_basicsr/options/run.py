@@ -1,6 +1,7 @@
 """An option file as typed sections, and the machine of its start: what rules look at."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,8 +10,9 @@ import torch
 from torch import nn
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem
-from unfoldldm_basicsr.common.sections import SECTIONS
-from unfoldldm_basicsr.options.problems import Problems, reader_of
+from unfoldldm_basicsr.common.registration import whose
+from unfoldldm_basicsr.common.sections import ANY_SECTIONS, SECTIONS
+from unfoldldm_basicsr.options.problems import Problems
 
 # Written into the option dict when a run is started; no keys of an option file.
 SET_AT_START = {
@@ -20,6 +22,7 @@ SET_AT_START = {
     ),
 }  # fmt: skip
 _OF_TRAINING = ('train', 'logger')  # sections that a test does not read
+_ANYTHING = re.compile('.*', re.DOTALL)
 _COUNT_OF = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS'}
 
 
@@ -27,8 +30,8 @@ _COUNT_OF = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS'}
 class Run:
     """What an option file describes: its sections typed, ``top`` is the top level.
 
-    The check alone knows ``datasets``, those whose class declares its options, ``networks``, on the
-    meta device, None for what cannot be built there, and where and how the run is started.
+    The check alone knows ``datasets``, ``networks``, on the meta device, None for what cannot be
+    built there, and where and how the run is started.
     """
 
     model: type | None  # class of ``model_type``, if there is one
@@ -92,6 +95,8 @@ def is_read(phase: str, is_train: bool) -> bool:
 def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None = None) -> Run:
     """The typed options of a run with ``model``; one without ``sections`` reads as BasicSR's do.
 
+    One of somebody else only shares what the pipelines read; without one, every key is known.
+
     ``problems`` gets what does not fit its declaration.
 
     Raises:
@@ -101,10 +106,13 @@ def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None 
     if started:
         problems, opt = Problems(), {'model_type': model.__name__, **opt}
     run = Run(model, is_training(opt), opt)
-    for name, declared in getattr(model, 'sections', SECTIONS).items():
+    stock = ANY_SECTIONS if whose(model) == 'theirs' else SECTIONS
+    for name, declared in getattr(model, 'sections', stock).items():
         if run.is_train or name not in _OF_TRAINING:
             values = section_values(opt, name)
-            section = problems.read(name, declared, values, reader=reader_of(model))
+            also = _ANYTHING if model is None else declared.also
+            also = None if hasattr(model, 'sections') else also
+            section = problems.read(name, declared, values, also=also)
             setattr(run, name or 'top', section)
     if started and problems.refused:
         raise OptionError('options', [Problem(*item) for item in problems.refused.items()])
