@@ -40,7 +40,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         refuse([str(error)])
     if args.debug and isinstance(options.get('name'), str):
         options['name'] = 'debug_' + options['name'].removeprefix('debug_')
-    resuming = is_train and _goes_on(options, root_path, args.auto_resume)
+    resuming = _has_states(options, root_path) if args.auto_resume else None
     start = {'resuming': resuming, 'launcher': args.launcher, 'strict': not args.no_strict}
     report = examine(options, args.opt, is_train, **start, later=True)
     if report.problems:
@@ -86,11 +86,8 @@ def refuse(problems: list[str]) -> None:
     raise SystemExit(2)
 
 
-def _goes_on(options: dict, root_path: str, auto_resume: bool) -> bool:
-    """Whether the training will go on from a state; which one, or none, is decided later."""
-    if not auto_resume:
-        path = options.get('path')
-        return isinstance(path, dict) and bool(path.get('resume_state'))
+def _has_states(options: dict, root_path: str) -> bool:
+    """Whether there are states to go on from; which one, or none, is decided later."""
     folder = Path(root_path, 'experiments', str(options.get('name')), 'training_states')
     return bool(iterations_of(folder))
 
