@@ -20,10 +20,11 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
-from helpers import DELETE, problems_at, put, warnings_at, write_options
+from helpers import DELETE, for_test, problems_at, put, warnings_at, write_options
 from torch import nn
 from vlunet_runs import EMBEDDINGS, vlunet_file
 
+from unfoldldm_basicsr.commands.check_command import describe
 from unfoldldm_basicsr.common.declaration import OptionError, read
 from unfoldldm_basicsr.common.sections import BasicDataset
 from unfoldldm_basicsr.options.declared import options_of
@@ -193,9 +194,24 @@ def test_a_model_that_enlarges_nothing_needs_a_scale_of_1(stock):
     assert 'is 4, but RestorationModel' in problems_at(stock, 'scale')
 
 
+def test_patches_must_be_divisible_by_the_scale(stock):
+    place, stock = 'datasets.train.gt_size', put(stock, 'scale', 4)
+    assert problems_at(put(stock, place, 32), place) == ''
+    assert 'no multiple of scale (4)' in problems_at(put(stock, place, 33), place)
+
+
 def test_a_wrong_scale_is_named_once(stock):
     (line,) = preflight(put(stock, 'scale', '4'), 'x.yml', True)
     assert 'scale: must be a whole number' in line
+
+
+def test_a_test_needs_no_discriminator(stock, tmp_path):
+    options = put(stock, 'model_type', 'SRGANModel')
+    options['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
+    weights = {'g': str(weights_of(options, tmp_path / 'g.pth')), 'd': '/gone/net_d.pth'}
+    options['path'] = {f'pretrain_network_{label}': file for label, file in weights.items()}
+    assert 'no such file' in problems_at(options, 'path.pretrain_network_d')
+    assert preflight(for_test(options), 'x.yml', False) == []
 
 
 def test_two_validation_sets_need_two_names(stock):
@@ -359,6 +375,8 @@ def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypa
     for key, value in {'optim_g': DELETE, 'scheduler': DELETE, 'ema_decay': [0.5]}.items():
         mine = put(mine, f'train.{key}', value)
     assert preflight(mine, 'x.yml', True) == []
+    without = examine(put(mine, 'network_g', DELETE), 'x.yml', True)
+    assert (without.problems, describe(without)) == ([], 'training, no network')
     for key in ('train.total_iter', 'train.warmup_iter', 'val.val_freq', 'logger.print_freq'):
         assert 'whole number' in problems_at(put(mine, key, 'many'), key)
 

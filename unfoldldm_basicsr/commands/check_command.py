@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(report: Report) -> str:
     """One line about a correct option file."""
-    network = report.run.opt['network_g']
-    words = f'{"training" if report.run.is_train else "test"}, {network["type"]}'
-    if report.run.networks['network_g'] is None:
+    network = report.run.network_sections.get('network_g', {})  # models of others need none
+    words = f'{"training" if report.run.is_train else "test"}, {network.get("type", "no network")}'
+    if report.run.networks.get('network_g') is None:
         return words
     try:
         params, macs = network_cost(network, SIZE)

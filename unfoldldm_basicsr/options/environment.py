@@ -53,15 +53,14 @@ def basicsr_logger_untouched() -> Iterator[None]:
 
 
 def not_read(run: Run) -> frozenset[str]:
-    """Places whose files a resumed run has no use for, as its checkpoint replaces them.
-
-    Of another machine: all that name files, which may lie there.
+    """Places whose files a run has no use for: a test for discriminators, a resumed one for what
+    its checkpoint replaces. Of another machine: all that name files, which may lie there.
     """
     if not run.here:
         named = section_values(run.opt, 'path').items()
         return frozenset(f'path.{key}' for key, value in named if value)
     if not run.is_train or not run.resuming:
-        return frozenset()
+        return frozenset(() if run.is_train else ['path.pretrain_network_d'])
     ignored = run.path.ignore_resume_networks or ()
     ignored = set(map(str, [ignored] if isinstance(ignored, str) else ignored))
     labels = [key.removeprefix('network_') for key in set(run.network_sections) - ignored]

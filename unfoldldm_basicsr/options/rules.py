@@ -191,9 +191,13 @@ def networks_suit_the_model(run: Run) -> Found:
         yield Problem('network_g.type', f'{message} (or a class derived from it).')
 
 
-def images_keep_their_size(run: Run) -> Found:
-    scale, types = run.opt.get('scale'), {str(section.get('type')) for _, section in run.sets()}
-    if scale != 1 and 'PairedImageDataset' in types and whose(run.model) == 'ours':
+def scale_fits(run: Run) -> Found:
+    scale, types = run.opt.get('scale'), {path: s.get('type') for path, s in run.sets()}
+    size = getattr(run.datasets.get('train'), 'gt_size', None)
+    if types.get('datasets.train') == 'PairedImageDataset' and size and size % scale:
+        message = f'is {size}, no multiple of scale ({scale}): the patches would not fit together.'
+        yield Problem('datasets.train.gt_size', message)
+    if scale != 1 and 'PairedImageDataset' in types.values() and whose(run.model) == 'ours':
         message = f'is {show(scale)}, but {run.model.__name__} restores images in their own size: '
         yield Problem('scale', f"{message}set it to 1, or use BasicSR's model_type: SRModel.")
 
@@ -260,6 +264,6 @@ RULES = (
     loggers_are_installed,
     embedding_fits,
     networks_suit_the_model,
-    images_keep_their_size,
+    scale_fits,
     stock_models_can_train,
 )
