@@ -61,6 +61,7 @@ STOCK_FAULTS = [
         {'type': 'PairedImageDataset', 'batch_size_per_gpu': 1, 'dataroot_gt': None},
         r'does not work.*look at dataroot_gt: nothing \(~\)',
     ),
+    ('datasets.train.gt_size', 33, r'no multiple of scale \(4\)'),
     ('path.my_folder', 3, 'makes a folder'),
     ('train.total_iter', DELETE, 'is missing'),
     ('train.total_iter', 1e30, 'at most 1000000000'),
@@ -154,18 +155,14 @@ def test_the_trial_of_a_data_set_leaves_it_as_it_was(stock, monkeypatch):
     class Turning(PairedImageDataset):
         """As Vimeo90KDataset does with its frames."""
 
-        def __init__(self, opt):
-            super().__init__(opt)
-            self.neighbours = [1, 2, 3]
-
         def __getitem__(self, index):
-            self.neighbours.reverse()
+            self.paths.reverse()
             return super().__getitem__(index)
 
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Turning', Turning)
     report = examine(put(stock, 'datasets.train.type', 'Turning'), 'x.yml', True, later=True)
-    (_, dataset), *_ = open_datasets(report.found, report.run)
-    assert (report.problems, dataset.neighbours) == ([], [1, 2, 3])
+    (section, dataset), *_ = open_datasets(report.found, report.run)
+    assert dataset.paths == Turning(section).paths != dataset.paths[::-1]
 
 
 def test_another_machine_may_lack_data_weights_and_gpus_but_not_sense(stock, plugin):
@@ -192,12 +189,6 @@ def test_a_model_that_enlarges_nothing_needs_a_scale_of_1(stock):
     assert problems_at(stock, 'scale') == ''
     stock['model_type'] = 'RestorationModel'
     assert 'is 4, but RestorationModel' in problems_at(stock, 'scale')
-
-
-def test_patches_must_be_divisible_by_the_scale(stock):
-    place, stock = 'datasets.train.gt_size', put(stock, 'scale', 4)
-    assert problems_at(put(stock, place, 32), place) == ''
-    assert 'no multiple of scale (4)' in problems_at(put(stock, place, 33), place)
 
 
 def test_a_wrong_scale_is_named_once(stock):

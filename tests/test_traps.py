@@ -138,19 +138,13 @@ def test_a_warmup_that_would_freeze_the_rate_is_warned_of(stock):
 
 
 def test_restoration_model_is_advised_only_where_it_can_take_over(stock):
-    """It refuses a scale, and sends back to SRModel; of a GAN it would leave out half."""
     stock = put(stock, 'train.warmup_iter', 5)
     unscaled = put(stock, 'scale', 1)
-    gan = put(
-        put(unscaled, 'model_type', 'SRGANModel'),
-        'network_d',
-        {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3},
-    )
-    advised = [
-        'RestorationModel' in warnings_at(options, 'train.warmup_iter', here=False)
-        for options in (stock, unscaled, gan)
-    ]
-    assert advised == [False, True, False]
+    discriminator = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3}
+    gan = put(put(unscaled, 'model_type', 'SRGANModel'), 'network_d', discriminator)
+    for options, advised in ((stock, False), (unscaled, True), (gan, False)):
+        warning = warnings_at(options, 'train.warmup_iter', here=False)
+        assert ('RestorationModel' in warning) == advised
 
 
 def test_an_average_without_running_statistics_is_warned_of(stock, normalised):
