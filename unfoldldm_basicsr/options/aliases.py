@@ -102,7 +102,7 @@ TABLE = (
     Row('datasets', 'sigma_range', (_NOISE,), (), _OF_NOISE),
     Row('datasets', 'in_ch', (_NOISE,), _channels, 'channels of the images'),
     Row('datasets', 'dataroot_lq', (_NOISE,), (), _OF_NOISE),
-    Row('datasets', 'filename_tmpl', (_NOISE,), (), _OF_NOISE),
+    Row('datasets', 'filename_tmpl', (_NOISE,), (), 'one folder is read, so no names are paired'),
     Row('datasets', 'mean', (_NOISE,), (), 'Restormer shifts pairs by it, not noise'),
     Row('datasets', 'std', (_NOISE,), (), 'Restormer divides pairs by it, not noise'),
     Row('datasets', 'dataroot_lqL', (_DUAL,), ('dataroot_lq',)),
