@@ -359,7 +359,7 @@ def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypa
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'UndeclaredDataset', UndeclaredDataset)
     monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'UndeclaredModel', UndeclaredModel)
     own = {'dataroot_gt': ['a', 'b'], 'gt_size': [9, 9], 'mean': 0.5, 'filename_tmpl': None}
-    slips = {'use_flip': True, 'std_': 1, 'dtype': 'f'}  # of use_hflip, std and type
+    slips = {'use_flip': True, 'std_': 1, 'dtype': 'f', 'tape': 1, 'game': 'x'}  # of use_hflip, ...
     data = {'type': 'UndeclaredDataset', 'batch_size_per_gpu': 2, **own, **slips}
     mine = put(put(stock, 'datasets.train', data), 'model_type', 'UndeclaredModel') | {'scale': 2.5}
     mine = put(mine, 'datasets.val', {'type': 'UndeclaredDataset'})

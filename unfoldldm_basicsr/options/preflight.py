@@ -186,10 +186,13 @@ def _check_classes(problems: Problems, run: Run) -> None:
         path, read = f'datasets.{phase}', is_read(str(phase), run.is_train)
         cls = _find(problems, path, section, DATASET) if read else None
         if cls is not None:
-            stock = LoaderOptions if whose(cls) == 'theirs' else BasicDataset
+            theirs = whose(cls) == 'theirs'
+            stock = LoaderOptions if theirs else BasicDataset
             declared = getattr(cls, 'Options', stock)
             also = None if hasattr(cls, 'Options') else declared.also
-            run.datasets[str(phase)] = problems.read(path, declared, section, also=also)
+            run.datasets[str(phase)] = problems.read(
+                path, declared, section, also=also, theirs=theirs
+            )
 
 
 def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:

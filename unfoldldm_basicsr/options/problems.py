@@ -46,12 +46,14 @@ class Problems:
         values: Mapping[str, Any],
         owner: str = '',
         also: re.Pattern | None = None,
+        theirs: bool = False,
     ) -> Options:
         """A section as its declaration types it, as far as it is right; the rest is added.
 
         ``prefix`` is its key path, ``owner`` the name of the class that it is for. One without a
         declaration of its own reads the keys of ``also`` beside, and may read more: of those that
-        are unknown, only slips of known ones are refused then.
+        are unknown, only slips of known ones are refused then, and in one of somebody else
+        (``theirs``) none that stands beside what it might be a slip of: game is not name.
         """
         values = {str(key): value for key, value in values.items()}
         try:
@@ -64,7 +66,8 @@ class Problems:
                 if also and also.fullmatch(path):
                     continue
                 near = nearest(path, known)
-                if also and (slip := _slip_of(path, known, values)):
+                possible = [key for key in known if not (theirs and key in values)]
+                if also and (slip := _slip_of(path, possible, values)):
                     message, kind = f"is not known here. Did you mean '{slip}'?", 'slip'
                 elif also or not (prefix or near):  # at the top: a note
                     kind = 'warning'

@@ -106,13 +106,14 @@ def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None 
     if started:
         problems, opt = Problems(), {'model_type': model.__name__, **opt}
     run = Run(model, is_training(opt), opt)
-    stock = ANY_SECTIONS if whose(model) == 'theirs' else SECTIONS
+    theirs = whose(model) == 'theirs'
+    stock = ANY_SECTIONS if theirs else SECTIONS
     for name, declared in getattr(model, 'sections', stock).items():
         if run.is_train or name not in _OF_TRAINING:
             values = section_values(opt, name)
             also = _ANYTHING if model is None else declared.also
             also = None if hasattr(model, 'sections') else also
-            section = problems.read(name, declared, values, also=also)
+            section = problems.read(name, declared, values, also=also, theirs=theirs)
             setattr(run, name or 'top', section)
     if started and problems.refused:
         raise OptionError('options', [Problem(*item) for item in problems.refused.items()])
