@@ -19,6 +19,8 @@ _SMALLEST_SIDE = {
     'calculate_niqe': 96,
     'calculate_uciqe': 1,
     'calculate_uiqm': 10,
+    'calculate_lpips': 1,
+    'calculate_pyiqa': 1,
 }
 _WITH_ORDER = ('calculate_psnr', 'calculate_ssim', 'calculate_niqe')  # take input_order
 _COLOUR_ONLY = ('calculate_uciqe', 'calculate_uiqm', 'calculate_lpips', 'calculate_pyiqa')
@@ -55,11 +57,8 @@ def calculate_metric(
     if metric is None:
         hint = did_you_mean(name, [known for known, _ in METRIC_REGISTRY])
         raise KeyError(f"no metric '{name}' is registered.{hint}")
-    if whose(metric) not in KNOWN:  # it may have the name of one of these
-        return metric(**data, **arguments)
-    if name in _COLOUR_ONLY and np.shape(data['img'])[2:] in ((), (1,)):
-        return _nan(name, 'it is made for colour images')
-    if name not in _SMALLEST_SIDE:
+    # that of a project may have the name of one of these
+    if whose(metric) not in KNOWN or name not in _SMALLEST_SIDE:
         return metric(**data, **arguments)
     order = arguments.get('input_order', 'HWC')
     for image in data.values():
@@ -76,17 +75,13 @@ def calculate_metric(
             return float(metric(**data, **arguments))
         except np.linalg.LinAlgError:  # NIQE of a flat image
             reason = 'the image has no structure'
-    return _nan(name, reason)
-
-
-def _nan(name: str, reason: str) -> float:
     logging.getLogger('basicsr').warning('%s is undefined: %s.', name, reason)
     return math.nan
 
 
 def _check_image(name: str, image: object, order: str) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+    kind = getattr(image, 'dtype', type(image).__name__)
+    if kind != np.uint8:
         raise ValueError(
             f'{name}: takes uint8 images (0..255), got {kind}; other ranges would give a wrong '
             'value without an error. Convert first, for example with basicsr.utils.tensor2img.'
@@ -103,6 +98,8 @@ def _check_image(name: str, image: object, order: str) -> None:
 
 def _undefined(name: str, image: np.ndarray, arguments: Mapping[str, Any]) -> str:
     """Why the metric has no value for an image of this size, '' if it has one."""
+    if name in _COLOUR_ONLY and image.shape[2:] in ((), (1,)):
+        return 'it is made for colour images'
     shape = image.shape[-2:] if arguments.get('input_order') == 'CHW' else image.shape[:2]
     height, width = (side - 2 * arguments.get('crop_border', 0) for side in shape)
     smallest = _SMALLEST_SIDE[name]

@@ -57,19 +57,8 @@ def calculate_lpips(
             (``val.use_image: false``).
         crop_border: pixels left out at every side.
         net: 'alex' (as usually reported), 'vgg' or 'squeeze'.
-
-    Returns:
-        The distance as a float.
-
-    Raises:
-        ImportError: without the package lpips.
-        ValueError: shapes differ, or other images than described.
     """
-    if img.shape != img2.shape:
-        raise ValueError(
-            f'calculate_lpips: the images differ in size: {img.shape} and {img2.shape}.'
-        )
-    pair = (2 * _rgb(image, 'calculate_lpips', crop_border) - 1 for image in (img, img2))
+    pair = (2 * _rgb(image, crop_border) - 1 for image in (img, img2))
     with torch.inference_mode():
         return float(_lpips(net)(*pair))
 
@@ -87,29 +76,16 @@ def calculate_pyiqa(
         img, img2: as :func:`calculate_lpips`; ``img2`` is left out by metrics without a reference.
         metric: the name, as ``pyiqa -ls`` lists it.
         crop_border: pixels left out at every side.
-
-    Returns:
-        The value as a float.
-
-    Raises:
-        ImportError: without the package pyiqa.
-        ValueError: an unknown ``metric``, one of sets of images, or a reference is missing.
     """
     scorer = _pyiqa(metric)
     images = [img, img2] if scorer.metric_mode == 'FR' else [img]
     if any(image is None for image in images):
         raise ValueError(f"calculate_pyiqa: '{metric}' compares with a clean image; there is none.")
-    return float(scorer(*(_rgb(image, 'calculate_pyiqa', crop_border) for image in images)))
+    return float(scorer(*(_rgb(image, crop_border) for image in images)))
 
 
-def _rgb(image: np.ndarray, name: str, crop_border: int) -> torch.Tensor:
+def _rgb(image: np.ndarray, crop_border: int) -> torch.Tensor:
     """BGR in 0..255, (H, W, 3) -> RGB in [0, 1], (1, 3, h, w)."""
-    floats = np.issubdtype(image.dtype, np.floating)
-    if image.ndim != 3 or image.shape[2] != 3 or not (floats or image.dtype == np.uint8):
-        raise ValueError(
-            f'{name} takes colour images in 0..255, uint8 or float: {image.shape} {image.dtype}.'
-        )
-    if crop_border:
-        image = image[crop_border:-crop_border, crop_border:-crop_border]
-    rgb = np.ascontiguousarray(image[..., ::-1], dtype=np.float32).clip(0, 255)
+    rows, columns = (slice(crop_border, side - crop_border) for side in image.shape[:2])
+    rgb = np.ascontiguousarray(image[rows, columns, ::-1], dtype=np.float32).clip(0, 255)
     return torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255

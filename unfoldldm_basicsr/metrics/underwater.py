@@ -25,9 +25,6 @@ def calculate_uciqe(img: np.ndarray, crop_border: int = 0, **_: object) -> float
     Args:
         img: (H, W, 3) BGR in 0..255.
         crop_border: pixels left out at every side.
-
-    Returns:
-        The value; higher is better.
     """
     from skimage.color import rgb2lab
 
@@ -53,9 +50,6 @@ def calculate_uiqm(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
     Args:
         img: (H, W, 3) BGR in 0..255, at least 10 x 10 pixels.
         crop_border: pixels left out at every side.
-
-    Returns:
-        The value; higher is better.
     """
     from scipy.stats import trim_mean  # loads for long
 
@@ -74,8 +68,6 @@ def calculate_uiqm(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
 
 
 def _inside(image: np.ndarray, border: int) -> np.ndarray:
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f'UCIQE and UIQM are made for colour images, got {image.shape}.')
     rows, columns = (slice(border, side - border) for side in image.shape[:2])
     return image[rows, columns].astype(np.float64).clip(0, 255)
 
