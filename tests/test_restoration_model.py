@@ -131,10 +131,10 @@ def test_tiles_that_change_results_are_warned_of_once(make, log):
     model.restore(data)
     model.net_g_ema.tiling_changes_result = True
     model.restore({'lq': data['lq'][..., :32, :32]})  # fits into a tile
-    assert 'val.tile changes the results' not in log.text
+    assert 'Tiles change the results' not in log.text
     for _ in range(2):
         model.restore(data)
-    assert log.text.count('val.tile changes the results') == 1
+    assert log.text.count('Tiles change the results') == 1
 
 
 @pytest.mark.parametrize('size', [(40, 52), (33, 20)])
@@ -149,10 +149,10 @@ def test_tiled_validation_is_what_restore_gives_with_tiles(tmp_path, size):
         shared: Restorer(
             model.net_g_ema, device='cpu', tile=33, tile_overlap=8, global_statistics=shared
         ).restore_tensor(lq)
-        for shared in (None, False)
+        for shared in (True, False)
     }
-    assert torch.equal(output, restored[None])
-    assert torch.equal(restored[False], restored[None]) is (max(size) <= 33)
+    assert torch.equal(output, restored[True])
+    assert torch.equal(restored[False], restored[True]) is (max(size) <= 33)
 
 
 def test_stage_table_is_written_for_networks_with_stages(tmp_path):

@@ -114,7 +114,7 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     add('--tile', type=int, help='restore in tiles of this many pixels (default: in one piece)')
     add('--tile-overlap', type=int, default=32, help='pixels shared by neighbouring tiles (32)')
     add(
-        '--global-statistics', action=argparse.BooleanOptionalAction,
+        '--global-statistics', action=argparse.BooleanOptionalAction, default=True,
         help='the same statistics of the image for all its tiles, which is closer to the result'
         ' without tiles, or those of each tile (default: the same, where the network has any)',
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """Weights and an image in, a restored image out: no option file, no BasicSR trainer."""
 
-import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +36,7 @@ class Restorer:
         tile_overlap: pixels shared by neighbouring tiles.
         global_statistics: all tiles of an image use the same statistics (channel attention, prior,
             degradation embedding), estimated on up to nine of them: closer to the result without
-            tiles, in up to nine tiles' more time. None: where the network has such statistics.
+            tiles, in up to nine tiles' more time. False: each tile its own.
         opt_file: option file for weights that do not say which network they belong to.
         param_key: 'params_ema' or 'params'; default the averaged weights where present.
         degradation: for a network that is steered by a degradation vector (VLU-Net): 'auto' where
@@ -51,8 +50,7 @@ class Restorer:
 
     Raises:
         FileNotFoundError, CheckpointError: the weights cannot be used; the message says why.
-        ValueError: an unreadable option file, an unusable device, tile or overlap, or
-            ``global_statistics`` without effect.
+        ValueError: an unreadable option file, an unusable device, tile or overlap.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class Restorer:
         device: str | torch.device = 'auto',
         tile: int | None = None,
         tile_overlap: int = 32,
-        global_statistics: bool | None = None,
+        global_statistics: bool = True,
         opt_file: str | Path | None = None,
         param_key: str | None = None,
         degradation: str | int = AUTO,
@@ -96,13 +94,6 @@ class Restorer:
         self.net = net.to(self.device)
         self.tile, self.tile_overlap = tile, tile_overlap
         self.global_statistics = global_statistics
-        if global_statistics and tile is None:
-            raise ValueError('--global-statistics is for tiles: set --tile as well.')
-        if global_statistics and not self.contract.tiling_changes_result:
-            raise ValueError(
-                f'{type(net).__name__} uses no statistics of the whole image: tiles do not change'
-                f' its result. Leave --global-statistics away.'
-            )
         options = getattr(net, 'options', None)
         known = isinstance(options, Options)
         self.channels = image_channels(
@@ -113,7 +104,6 @@ class Restorer:
                 'Phase I weights hold no prior generator: images are restored with the null prior,'
                 ' below what the weights of Phase II reach.'
             )
-        self._tiling_noted = False
 
     def restore(
         self,
@@ -175,14 +165,10 @@ class Restorer:
         height, width = lq.shape[-2:]
         self.check_memory(height, width)
         if self.tile is not None and max(height, width) > self.tile:
-            output, note = restore_in_tiles(
-                forward, lq, self.contract, tile=self.tile, overlap=self.tile_overlap,
+            return restore_in_tiles(
+                self.net, forward, lq, tile=self.tile, overlap=self.tile_overlap,
                 global_statistics=self.global_statistics, device=self.device, on_tile=on_tile,
             )  # fmt: skip
-            if note and not self._tiling_noted:
-                self._tiling_noted = True
-                logging.getLogger('basicsr').warning('%s %s', type(self.net).__name__, note)
-            return output
         what = f'{width}x{height} pixels could not be restored in one piece'
         with telling_remedy(what, self._remedy()):
             output = forward(lq.to(self.device))

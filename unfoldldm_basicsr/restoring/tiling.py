@@ -9,22 +9,20 @@ their attribute ``tiling_changes_result``. :func:`with_image_statistics` gives a
 statistics, close to those of the whole image.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.contract import Contract, check_tile
+from unfoldldm_basicsr.common.contract import check_tile, contract_of
 from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.ops.image_statistics import ImageStatistics
 
-GLOBAL_NETWORK = (
-    'uses statistics of the whole image (its tiling_changes_result is true), here those of each'
-    ' tile: results differ from those without tiles, and seams may show. Leave tiles off where'
-    ' memory allows{}.'
-)
+_warned: WeakSet[nn.Module] = WeakSet()  # networks of which it was said that tiles change them
 
 
 class TileError(RuntimeError):
@@ -191,35 +189,35 @@ def tiled_forward(
 
 
 def restore_in_tiles(
+    net: nn.Module,
     forward: Callable[[Tensor], Tensor],
     image: Tensor,
-    contract: Contract,
     *,
     tile: int,
     overlap: int = 32,
-    global_statistics: bool | None = None,
+    global_statistics: bool = True,
     device: torch.device | str | None = None,
     on_tile: Callable[[int, int], None] | None = None,
-) -> tuple[Tensor, str]:
-    """:func:`tiled_forward`, the tiles with the statistics of the image where the network has any.
+) -> Tensor:
+    """:func:`tiled_forward` of ``net``, with ``global_statistics`` where the network marks any.
 
-    ``global_statistics`` None: where the network marks some; True: they must be there (ValueError).
-
-    Returns:
-        The result on the CPU, and why it differs from that without tiles ('' where it does not, or
-        not by much).
+    Warns once of a network whose results differ from those without tiles by more than a little.
     """
+    contract = contract_of(net)
     side, step = check_tile(tile, overlap, contract.size_multiple)[0], contract.size_multiple
-    note, grid = '', {'size_multiple': step, 'device': device}
-    changes = contract.tiling_changes_result and max(image.shape[-2:]) > tile
-    if changes and global_statistics is False:
-        hint = ', or use the same statistics for all tiles (--global-statistics)'
-        note = GLOBAL_NETWORK.format(hint)
-    elif changes:
-        fixed = with_image_statistics(forward, image, tile=side, **grid)
-        if fixed is None and global_statistics:
-            raise ValueError('The network marks no statistics of the image to be fixed.')
-        if fixed is None:
-            note = GLOBAL_NETWORK.format('')
-        forward = fixed or forward
-    return tiled_forward(forward, image, tile=tile, overlap=overlap, **grid, on_tile=on_tile), note
+    grid, fixed = {'size_multiple': step, 'device': device}, None
+    if contract.tiling_changes_result and max(image.shape[-2:]) > tile:
+        if global_statistics:
+            fixed = with_image_statistics(forward, image, tile=side, **grid)
+        if fixed is None and net not in _warned:
+            _warned.add(net)
+            hint = ', or use the same statistics for all tiles (--global-statistics)'
+            logging.getLogger('basicsr').warning(
+                'Tiles change the results: %s uses statistics of the whole image, here those of '
+                'each tile, and seams may show. Leave tiles off where memory allows%s.',
+                type(net).__name__,
+                '' if global_statistics else hint,
+            )
+    return tiled_forward(
+        fixed or forward, image, tile=tile, overlap=overlap, **grid, on_tile=on_tile
+    )

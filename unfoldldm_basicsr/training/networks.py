@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cache, partial
+from functools import partial
 from math import ceil
 from typing import Any, NamedTuple
 
 import torch
-from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -118,17 +117,9 @@ def restore_image(
         tile = max(step, ceil(tile * side))
         overlap = min(overlap, max(0, tile // 2 - step))
     if tile and side > tile:
-        run, sizes = partial(net, **arguments), {'tile': tile, 'overlap': overlap}
-        output, note = restore_in_tiles(run, lq, contract_of(net), **sizes)
-        if note:
-            _warn_once(f'val.tile changes the results: {type(net).__name__} {note}')
-        return Restored(output)
+        run = partial(net, **arguments)
+        return Restored(restore_in_tiles(net, run, lq, tile=tile, overlap=overlap))
     if val.trace:
         trace = net(lq, **arguments, return_trace=True)
         return Restored(trace.output, trace)
     return Restored(net(lq, **arguments))
-
-
-@cache  # not for every image
-def _warn_once(message: str) -> None:
-    get_root_logger().warning(message)
