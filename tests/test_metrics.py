@@ -68,7 +68,9 @@ def test_images_arrive_as_rgb_in_the_range_of_the_package(name, options, span):
     expected = span * 1.0 / 3 * 12
     assert measured(name, red, black, **options) == pytest.approx(expected)
     data = {'img': red.astype(np.float64) + 3, 'img2': black}  # neither rounded nor clipped
-    assert calculate_metric(data, {'type': f'calculate_{name}', **options}, rounded=False) > expected
+    assert (
+        calculate_metric(data, {'type': f'calculate_{name}', **options}, rounded=False) > expected
+    )
     assert measured(name, red, red, **options) == 0
     framed = black.copy()
     framed[0] = 255

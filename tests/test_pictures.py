@@ -9,7 +9,7 @@ from PIL import Image
 from unfoldldm_basicsr.pictures import drawing
 from unfoldldm_basicsr.pictures.confusion import confusion_picture, write_confusion_csv
 from unfoldldm_basicsr.pictures.stages import difference, trace_picture
-from unfoldldm_basicsr.restoring.traces import StageImages, Trace
+from unfoldldm_basicsr.restoring.restorer import StageImages, Trace
 
 NAMES = ['noise', 'rain', 'haze']
 PHOTO = image_of((40, 60, 3))

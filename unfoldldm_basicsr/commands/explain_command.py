@@ -11,12 +11,13 @@ from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.pictures.stages import (
     attention_picture,
+    levels,
     prompt_picture,
     step_picture,
     trace_picture,
 )
 from unfoldldm_basicsr.restoring.explanation import can_explain, explain_vlunet, reduce_image
-from unfoldldm_basicsr.restoring.traces import Trace, levels
+from unfoldldm_basicsr.restoring.restorer import Trace
 from unfoldldm_basicsr.weights.conditioning import AUTO
 
 VLUNET_FILES = (
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             'mean_step': [float(stage.step.mean()) for stage in stages],
         }
         files['prompts.png'] = prompt_picture(found, note=note)
-        files['prompts.csv'] = pd.DataFrame(weights, names, found.prompt_names).reset_index()
+        files['prompts.csv'] = pd.DataFrame(weights, names, found.prompts).reset_index()
         files['steps.png'] = step_picture(found, note=note)
         files['steps.csv'] = pd.DataFrame(steps, names).reset_index()
         if attention is not None:

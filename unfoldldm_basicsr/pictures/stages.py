@@ -10,17 +10,14 @@ import cv2
 import numpy as np
 
 from unfoldldm_basicsr.pictures import drawing
-from unfoldldm_basicsr.restoring.traces import (
-    ClipAttention,
-    StageSteps,
-    Trace,
-    VLUExplanation,
-    levels,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from unfoldldm_basicsr.restoring.clip_attention import ClipAttention
+    from unfoldldm_basicsr.restoring.explanation import StageSteps, VLUExplanation
+    from unfoldldm_basicsr.restoring.restorer import Trace
 
 TRACE_CELL, CELL = 240, 300  # pixels, of UnfoldLDM and of VLU-Net
 GAINS = (1, 2, 4, 8, 16, 32, 64)
@@ -70,6 +67,11 @@ def trace_picture(trace: Trace, *, note: str = '') -> Figure:
     return fig
 
 
+def levels(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean absolute difference of two images in [0, 1], in levels of 255."""
+    return float(np.abs(first - second).mean() * 255)
+
+
 def difference(first: np.ndarray, second: np.ndarray, box: drawing.Box) -> np.ndarray:
     """Mean over the colours of |first - second| in the region."""
     return np.abs(drawing.crop(first, box) - drawing.crop(second, box)).mean(2)
@@ -113,7 +115,7 @@ def prompt_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
         ' per stage. The prompts are learned without labels, so a column is the prompt at the index'
         ' of its degradation, not a classifier for it.'
     )
-    names, stages = explanation.prompt_names, explanation.stages
+    names, stages = explanation.prompts, explanation.stages
     title = 'Which prompts steer each stage'
     heights, width = [CELL, 50 * len(stages)], max(3 * CELL, 240 + 110 * len(names))
     fig, cells = drawing.new_page(heights, width, 2, title=title, note=note, footer=footer)

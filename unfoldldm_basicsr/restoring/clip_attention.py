@@ -18,12 +18,33 @@ Wolf, "Generic attention-model explainability", ICCV 2021 (arXiv 2103.15679), fo
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.restoring.traces import ClipAttention
+
+class ClipAttention(NamedTuple):
+    """Where CLIP looks. All maps are (g, g) float32 shares of the patches that sum to 1.
+
+    Attributes:
+        view: (S, S, 3) float RGB, the part of the image that CLIP sees.
+        texts: N texts that the image is compared with; ``asked`` is the one of the relevance.
+        attention: attention of the class token in the last block, mean over heads.
+        before, after: relevance for the text, by CLIP alone and by the tuned adapters.
+        scores_before, scores_after: (N,) probabilities of the texts.
+    """
+
+    view: np.ndarray
+    texts: tuple[str, ...]
+    asked: int
+    attention: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    scores_before: np.ndarray
+    scores_after: np.ndarray
 
 
 class NoAttentionError(ValueError):

@@ -2,16 +2,55 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import nn
 
-from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
+from unfoldldm_basicsr.restoring.clip_attention import (
+    ClipAttention,
+    NoAttentionError,
+    clip_attention,
+)
 from unfoldldm_basicsr.restoring.restorer import Restorer, deterministic, split_alpha, to_float_rgb
 from unfoldldm_basicsr.restoring.tiling import TileError
-from unfoldldm_basicsr.restoring.traces import StageSteps, VLUExplanation
+
+
+class StageSteps(NamedTuple):
+    """One gradient step of VLU-Net.
+
+    Attributes:
+        weights: (N,) weights of the prompts, sum 1.
+        channels: C, over which the maps are means.
+        residual, step: (h, w) mean |Phi(x) - y|, and mean |what was subtracted from x|.
+        scale: pixels of the image per pixel of the maps, in rows and columns.
+    """
+
+    name: str
+    weights: np.ndarray
+    channels: int
+    residual: np.ndarray
+    step: np.ndarray
+    scale: int
+
+
+class VLUExplanation(NamedTuple):
+    """What VLU-Net did to one image.
+
+    Attributes:
+        lq, output: (H, W, 3) float RGB in [0, 1].
+        prompts: their names: the degradations if there are as many, else numbers.
+        attention: CLIP's, or None for the reason ``attention_note``.
+    """
+
+    lq: np.ndarray
+    output: np.ndarray
+    prompts: tuple[str, ...]
+    stages: tuple[StageSteps, ...]
+    attention: ClipAttention | None
+    attention_note: str
 
 
 def can_explain(restorer: Restorer) -> bool:
@@ -39,14 +78,11 @@ def explain_vlunet(restorer: Restorer, image: np.ndarray) -> VLUExplanation:
             attention, note = clip_attention(conditioning.embedding, lq), ''
         except NoAttentionError as error:
             attention, note = None, str(error)
-    return VLUExplanation(
-        lq=to_float_rgb(lq),
-        output=to_float_rgb(output),
-        classes=conditioning.classes,
-        stages=tuple(stages.values()),
-        attention=attention,
-        attention_note=note,
-    )
+    found, names = tuple(stages.values()), conditioning.classes
+    count = len(found[0].weights)
+    if count != len(names):
+        names = tuple(f'prompt {number}' for number in range(1, count + 1))
+    return VLUExplanation(to_float_rgb(lq), to_float_rgb(output), names, found, attention, note)
 
 
 def _gradient_steps(net: nn.Module) -> dict[str, nn.Module]:

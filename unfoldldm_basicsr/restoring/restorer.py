@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +14,33 @@ from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
 from unfoldldm_basicsr.common.declaration import Options
 from unfoldldm_basicsr.data.images import Picture
 from unfoldldm_basicsr.restoring.tiling import TileError, restore_in_tiles, telling_remedy
-from unfoldldm_basicsr.restoring.traces import StageImages, Trace
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import AUTO, Conditioning, build_conditioning
 from unfoldldm_basicsr.weights.networks import build_network, registered_networks
 from unfoldldm_basicsr.weights.packaged import packaged_file
 
 _SURELY_ENOUGH = 2**14  # bytes per pixel that no network needs
+
+
+class StageImages(NamedTuple):
+    """What one stage made of one image: estimates after the holistic and the decomposed gradient
+    step and the stage's output, (H, W, 3) float RGB in [0, 1]; the prior (C_p,), empty without one;
+    ``x`` of a run with the null prior, or None.
+    """
+
+    x_hat: np.ndarray
+    x_tilde: np.ndarray
+    x: np.ndarray
+    prior: np.ndarray
+    x_null: np.ndarray | None
+
+
+class Trace(NamedTuple):
+    """Input and output (H, W, 3) float RGB in [0, 1], and the stages between them."""
+
+    lq: np.ndarray
+    stages: tuple[StageImages, ...]
+    output: np.ndarray
 
 
 class Restorer:
