@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
-from unfoldldm_basicsr.training.evaluation import Evaluator, describe
+from unfoldldm_basicsr.training.evaluation import Evaluator
+from unfoldldm_basicsr.training.networks import Restored
 from unfoldldm_basicsr.training.validation_report import (
     ImageResult,
     SavedImages,
@@ -182,7 +183,10 @@ def test_listed_names_are_those_of_the_results(photos, tmp_path, kind):
         dataset = validation_set(photos)
     assert len(dataset) > 1
     loader = DataLoader(dataset)
-    results = [describe(i, batch, dataset.opt) for i, batch in enumerate(loader)]
+    run = Evaluator(
+        {**OPT, 'is_train': False}, torch.device('cpu'), lambda batch: Restored(batch['lq'])
+    )
+    results = run.evaluate(loader, '', save_img=False)
     names = [f'{r.name}_{r.degradation}' if r.degradation else r.name for r in results]
     assert listed_names(dataset) == names
 

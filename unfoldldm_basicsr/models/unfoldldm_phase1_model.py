@@ -189,8 +189,18 @@ class UnfoldLDMPhase1Model(RestorationModel):
 
     def network_arguments(self, batch: Batch) -> dict[str, Any]:
         arguments = super().network_arguments(batch)
-        if 'context_lq' in batch:
-            arguments['context'] = batch['context_lq'], batch['context_gt']
+        if torch.is_grad_enabled():
+            if 'context_lq' in batch:
+                arguments['context'] = batch['context_lq'], batch['context_gt']
+            return arguments
+        arguments['prior_source'] = self.prior_source
+        if self.prior_source == 'oracle':
+            if 'gt' not in batch:
+                raise ValueError(
+                    'The oracle prior is computed from the ground truth, and this validation set '
+                    'has none: use a set with gt, or another val.prior_source.'
+                )
+            arguments['gt'] = batch['gt']
         return arguments
 
     def compute_losses(self, batch: Batch, current_iter: int, **mode: str) -> tuple[Losses, Losses]:
@@ -211,16 +221,6 @@ class UnfoldLDMPhase1Model(RestorationModel):
         super().optimize_parameters(current_iter)
         if 'step_size' in self.log_dict:
             self.step_watch.observe(self.log_dict['step_size'], current_iter)
-
-    def inference_arguments(self, batch: Batch) -> dict[str, Any]:
-        if self.prior_source != 'oracle':
-            return {'prior_source': self.prior_source}
-        if 'gt' not in batch:
-            raise ValueError(
-                'The oracle prior is computed from the ground truth, and this validation set has '
-                'none: use a set with gt, or another val.prior_source.'
-            )
-        return {'gt': batch['gt'], 'prior_source': 'oracle'}
 
 
 # ---- from the trace of a forward pass ------------------------------------------------------------
@@ -277,15 +277,14 @@ class StepWatch:
     """Warns when the gradient step is larger than the image range, and stops when it stays so.
 
     A single large step happens and recovers; only a run of them means that the training diverged.
-    The largest mean step ``limit`` is in units of the image range.
     """
 
-    def __init__(self, limit: float = 1.0, patience: int = 10):
-        self.limit, self.patience, self.in_a_row = limit, patience, 0
+    def __init__(self, patience: int = 10):
+        self.patience, self.in_a_row = patience, 0
 
     def observe(self, step_size: float, current_iter: int) -> None:
-        """Raises RunFailure after ``patience`` observations in a row above the limit."""
-        self.in_a_row = self.in_a_row + 1 if step_size > self.limit else 0
+        """Raises RunFailure after ``patience`` observations in a row above 1."""
+        self.in_a_row = self.in_a_row + 1 if step_size > 1 else 0
         if not self.in_a_row:
             return
         message = (

@@ -40,11 +40,7 @@ def network_state(net: nn.Module) -> dict[str, Tensor]:
 
 
 def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, Any]:
-    """``torch.save``, complete or not at all; ``size`` in bytes and ``sha256`` of the file.
-
-    Raises:
-        OutputWriteError: the file could not be written (disk full, no permission).
-    """
+    """``torch.save``, complete or not at all; ``size`` in bytes and ``sha256`` of the file."""
     # In memory first: torch's writer would turn an error of the disk into one of its own.
     buffer = io.BytesIO()
     torch.save(content, buffer)

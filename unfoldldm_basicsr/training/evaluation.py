@@ -76,11 +76,6 @@ class Evaluator:
 
         ``label`` is the iteration or the name of the experiment, for the names of saved images.
         When a signal asks a training to stop, some images are left out.
-
-        Raises:
-            DataFault: an image cannot be read, or takes longer than the ``timeout`` of its section.
-            OutputWriteError: a restored image cannot be written.
-            RunFailure: the same on several ranks, met by any of them.
         """
         parts = together(self.opt, lambda: self._evaluate_share(dataloader, label, save_img))
         results = [result for part in parts for result in part]
@@ -103,13 +98,15 @@ class Evaluator:
                 batch = loader.collate_fn([reader.read(index)])
                 batch = to_device(batch | self.extras(dataset, index, batch), self.device)
                 restored = self.restore(batch)
-                result = describe(index, batch, options)
-                bar.set_description(f'Test {result.name}')
+                name = image_name(batch['lq_path'][0], options)
+                degradation = batch.get('degradation_name', [None])[0]
+                result = tables.ImageResult(index, name, degradation)
+                bar.set_description(f'Test {name}')
                 self.measure(restored, batch, result)
                 if len(self.panels) < self.panel_count and restored.output.ndim == 4:  # no scores
-                    self.panels[result.name] = panel(batch, restored)
+                    self.panels[name] = panel(batch, restored)
                 if files is not None:
-                    path = files.path(index, result.name, result.degradation)
+                    path = files.path(index, name, degradation)
                     with writing(path):
                         picture = cv2.imencode('.png', _image(restored.output))[1]
                         write_bytes_atomic(path, picture.tobytes())
@@ -184,12 +181,6 @@ class Evaluator:
                 tag = f'images/{dataset}/{name}'.encode(errors='backslashreplace').decode()
                 tb_logger.add_image(tag, picture, iteration)
         self.panels.clear()
-
-
-def describe(index: int, batch: Batch, options: Mapping[str, Any]) -> tables.ImageResult:
-    """Name and degradation of an item, a batch of one, of a data set with these ``options``."""
-    name = image_name(batch['lq_path'][0], options)
-    return tables.ImageResult(index, name, batch.get('degradation_name', [None])[0])
 
 
 def _image(batch: Tensor):

@@ -14,15 +14,6 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from unfoldldm_basicsr.common.errors import OutputWriteError, RunFailure
 from unfoldldm_basicsr.training.checkpointer import save_atomic
 
-# From the cheapest remedy to the dearest, as in docs/training.md.
-TRAINING_ADVICE = (
-    'In this order: raise train.accum_iter, up to the batch size;{} set train.amp: bf16; lower '
-    'datasets.train.gt_size.'
-)
-CHECKPOINT_ADVICE = (
-    ' set network_g.use_checkpoint: true, which saves the most memory, for about a quarter more '
-    'time and the same result;'
-)
 VALIDATION_ADVICE = 'Set val.tile (for example 512) to restore large images in parts.'
 
 
@@ -41,9 +32,6 @@ class NonFiniteGuard:
         """Whether the step of an iteration is made, in which the values ``names`` were not finite.
 
         With ``keep_batch`` that of this rank is then written to ``nonfinite/iter_N_rank_R.pth``.
-
-        Raises:
-            RunFailure: the limit is reached.
         """
         if not names:
             self.in_a_row = 0
@@ -78,8 +66,17 @@ def training_advice(opt: Mapping[str, Any]) -> str:
     """What to do where memory runs out in a training with these options."""
     network = opt['network_g']
     option = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters.get('use_checkpoint')
-    off = option is not None and not network.get('use_checkpoint', option.default)
-    return TRAINING_ADVICE.format(CHECKPOINT_ADVICE if off else '')
+    recompute = ''
+    if option is not None and not network.get('use_checkpoint', option.default):
+        recompute = (
+            ' set network_g.use_checkpoint: true, which saves the most memory, for about a quarter '
+            'more time and the same result;'
+        )
+    # from the cheapest remedy to the dearest, as in docs/training.md
+    return (
+        f'In this order: raise train.accum_iter, up to the batch size;{recompute} set train.amp: '
+        'bf16; lower datasets.train.gt_size.'
+    )
 
 
 @contextmanager

@@ -159,14 +159,9 @@ def schedule_fits(run: Run) -> Problems:
 
 
 def something_is_trained(run: Run) -> Problems:
-    """A loss, and no switch without effect."""
-    if not run.is_train:
-        return
-    if not run.train.pixel_opt and not run.train.perceptual_opt:
+    """There must be a loss."""
+    if run.is_train and not run.train.pixel_opt and not run.train.perceptual_opt:
         yield Problem('train.pixel_opt', 'no loss: set pixel_opt, for example type: L1Loss.')
-    if run.top.find_unused_parameters:
-        message = 'has no effect here: every parameter is used. Remove it.'
-        yield Problem('find_unused_parameters', message)
 
 
 def clipping_fits(run: Run) -> Problems:

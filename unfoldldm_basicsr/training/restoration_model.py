@@ -31,7 +31,7 @@ from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restor
 from unfoldldm_basicsr.training.options import RULES, SECTIONS
 from unfoldldm_basicsr.training.resume import run_options
 from unfoldldm_basicsr.training.schedules import LearningRate
-from unfoldldm_basicsr.training.step import Losses, TrainingStep, asked_to_stop
+from unfoldldm_basicsr.training.step import Losses, TrainingStep
 from unfoldldm_basicsr.training.validation_report import ImageResult, averages, validation_sets
 from unfoldldm_basicsr.weights.checkpoint import ARCH_KEY, network_meta
 from unfoldldm_basicsr.weights.loading import load_weights
@@ -172,7 +172,7 @@ class RestorationModel(SRModel):
             self.batch = prepare(self.batch, self.run.train, *place)
 
     def network_arguments(self, batch: Batch) -> dict[str, Any]:
-        """What the network's forward pass needs besides ``lq``, in training and evaluation."""
+        """What the network's forward pass needs besides ``lq``; in evaluation without gradients."""
         return {}
 
     def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
@@ -184,17 +184,13 @@ class RestorationModel(SRModel):
         """
         with self.autocast():
             output = self.net_g(batch['lq'], **self.network_arguments(batch))
-        return self.image_losses(output.float(), batch['gt']), {}
-
-    def image_losses(self, output: Tensor, gt: Tensor) -> Losses:
-        """Losses of a restored batch (B,c,H,W) against the truth, in fp32."""
-        losses = {}
+        losses, output, gt = {}, output.float(), batch['gt']
         if self.cri_pix is not None:
             losses['l_pix'] = self.cri_pix(output, gt)
         if self.cri_perceptual is not None:
             both = zip(('l_percep', 'l_style'), self.cri_perceptual(output, gt), strict=True)
             losses |= {name: value for name, value in both if value is not None}
-        return losses
+        return losses, {}
 
     def autocast(self) -> AbstractContextManager:
         """bf16 autocast around the network where ``train.amp`` asks for it."""
@@ -202,12 +198,7 @@ class RestorationModel(SRModel):
         return torch.autocast(self.device.type, torch.bfloat16) if enabled else nullcontext()
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One step on the batch of :meth:`feed_data`; skipped when a value is not finite.
-
-        Raises:
-            RunFailure: too many skipped steps in a row.
-            SystemExit: a signal asked to stop; the run has been saved.
-        """
+        """One step on the batch of :meth:`feed_data`; skipped when a value is not finite."""
         nets = [network.net for network in self.networks.values() if network.train is not None]
         done = self.step(self.batch, current_iter, self.compute_losses, nets)
         self.log_dict = done.log
@@ -241,10 +232,6 @@ class RestorationModel(SRModel):
         """Entries that the batch of a validation item gets beside those of its data set."""
         return {}
 
-    def inference_arguments(self, batch: Batch) -> dict[str, Any]:
-        """Keyword arguments of the network in :meth:`restore` that it does not get in training."""
-        return {}
-
     @torch.no_grad()
     def restore(self, batch: Batch) -> Restored:
         """Restores ``batch['lq']`` in fp32 with the averaged weights where there are any."""
@@ -252,8 +239,7 @@ class RestorationModel(SRModel):
             return self.restore_with(net, batch)
 
     def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
-        arguments = self.network_arguments(batch) | self.inference_arguments(batch)
-        return restore_image(net, batch['lq'], arguments, self.run.val)
+        return restore_image(net, batch['lq'], self.network_arguments(batch), self.run.val)
 
     def test(self) -> None:
         """As BasicSR's models; validation itself goes through :meth:`restore`."""
@@ -276,7 +262,7 @@ class RestorationModel(SRModel):
             if current_iter % self.run.val.val_freq == 0:  # validated in the last step
                 return
         results = self.evaluator.evaluate(dataloader, str(current_iter), save_img)
-        if self.is_train and asked_to_stop(self.opt, self.device):
+        if len(results) < len(dataloader.dataset):  # a signal asks a rank to stop
             self.checkpointer.save_and_stop(current_iter)  # resuming makes up for this validation
         name, best = dataloader.dataset.opt['name'], []
         self.metric_results = averages(results)
@@ -331,9 +317,6 @@ class RestorationModel(SRModel):
         """Continues from a state; one written by plain BasicSR works too.
 
         A validation that the interruption cut off is made up for.
-
-        Raises:
-            ResumeError: the state belongs to another network or optimiser.
         """
         self.learning_rate.resume(resume_state)
         self.evaluator.best = resume_state.get('best_metric_results', {})

@@ -241,10 +241,6 @@ class LearningRate(LRScheduler):
         Their settings come from the state, as in BasicSR; where the option file says otherwise,
         that is logged, and with ``train.apply_new_schedule: true`` its settings apply from here on,
         as if the run had had the new schedule from its start.
-
-        Raises:
-            ResumeError: the state is of another optimiser, or its schedule ends before the
-                training.
         """
         current = self.settings
         stored = {k: v for k, v in state.get('train_options', {}).items() if k in current}
@@ -252,7 +248,17 @@ class LearningRate(LRScheduler):
         changed = differences(flatten(stored, 'train'), flatten(here, 'train'))
         # a state of BasicSR itself does not say what its schedule was
         apply = bool((changed or not stored) and self.train.get('apply_new_schedule'))
-        _report(changed, apply)
+        end = '; the new value applies from here on.'
+        if not apply:
+            end = ' and keeps it. Set train.apply_new_schedule: true to apply the new value.'
+        for key, then, now in changed:
+            what = f'{key} is {now} in the option file, but the resumed state was made with {then}'
+            if key == 'train.optim_g.type':
+                raise ResumeError(
+                    f'{what}, whose moments it cannot use. Put the old optimiser back, or start a '
+                    'new run from the weights (path.pretrain_network_g).'
+                )
+            get_root_logger().warning(what + end)
         groups = self.optimizer.param_groups
         fresh = [{k: v for k, v in group.items() if k != 'params'} for group in groups]
         if not apply:
@@ -278,19 +284,3 @@ class LearningRate(LRScheduler):
                     'train.apply_new_schedule: true to use the schedule of the option file.'
                 )
         self.schedule = read_schedule(section, self.total_iter)
-
-
-def _report(changed: list[tuple[str, Any, Any]], apply: bool) -> None:
-    end = '; the new value applies from here on.'
-    if not apply:
-        end = ' and keeps it. Set train.apply_new_schedule: true to apply the new value.'
-    for key, then, now in changed:
-        if key == 'train.optim_g.type':
-            raise ResumeError(
-                f'{key} is {now} in the option file, but the resumed state was made with {then}, '
-                'whose moments it cannot use. Put the old optimiser back, or start a new run from '
-                'the weights (path.pretrain_network_g).'
-            )
-        get_root_logger().warning(
-            f'{key} is {now} in the option file, but the resumed state was made with {then}{end}'
-        )

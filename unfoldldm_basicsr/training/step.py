@@ -64,9 +64,6 @@ class TrainingStep:
         Args:
             compute_losses: (slice, iteration) -> losses, whose sum is minimised, and figures.
             wrapped: the networks whose gradients DistributedDataParallel averages.
-
-        Raises:
-            RunFailure: too many skipped steps in a row.
         """
         self.optimizer.zero_grad(set_to_none=True)
         statistics = [buffer.clone() for buffer in self.statistics]
@@ -129,11 +126,6 @@ def step_rng(seed: int, current_iter: int, rank: int) -> Iterator[None]:
         yield
 
 
-def asked_to_stop(opt: Mapping[str, Any], device: torch.device) -> bool:
-    """Whether a signal asks this rank or another to stop."""
-    return _reduce({}, opt, device)[1]
-
-
 def _reduce(
     values: Mapping[str, Tensor], opt: Mapping[str, Any], device: torch.device
 ) -> tuple[OrderedDict[str, float], bool]:
@@ -188,9 +180,6 @@ class GradientGraphs:
             accumulate: (batch) -> losses; adds up gradients and must not wait for the GPU.
             random: the generators of this step, to be entered anew for every pass.
             kind: tells apart steps that compute different things on equal batches.
-
-        Raises:
-            RuntimeError: a step that cannot be captured.
         """
         shapes = [(tuple(t.shape), t.dtype) for t in _tensors(batch)]
         key = (kind, *shapes, *(p.requires_grad for p in self.parameters))

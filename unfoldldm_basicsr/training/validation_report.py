@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.errors import writing
@@ -105,7 +106,7 @@ def write_validation_csv(results: Sequence[ImageResult], path: Path, label: str)
         append_rows(path, table)
 
 
-def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list[tuple]:
+def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list[list[float]]:
     """Adds one row per image and stage to a CSV file: PSNR of x_hat, of x_tilde and of x.
 
     Returns for each stage the means of the three.
@@ -120,10 +121,7 @@ def write_stage_psnr(results: list[ImageResult], path: Path, label: str) -> list
         for k, values in enumerate(r.stages, start=1)
     ]
     append_rows(path, rows)
-    return [
-        tuple(sum(column) / len(column) for column in zip(*stage, strict=True))
-        for stage in zip(*(r.stages for r in traced), strict=True)
-    ]
+    return np.mean([r.stages for r in traced], axis=0).tolist()
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, str]:

@@ -40,14 +40,11 @@ PARAM_KEYS = ('params_ema', 'g_ema', 'params', 'state_dict', 'model_state_dict',
 CONVERT = 'Released VLU-Net files are converted once: unfoldldm convert {}'
 SAFETENSORS = '.safetensors'
 # What downloads leave behind instead of weights, by how it begins.
-_WEB_PAGE = (
-    'is a web page, not weights; the link led to a page about the file. Download the file itself'
-    ' (on GitHub "raw", on Hugging Face "resolve" in the address).'
-)
 _OTHER_KINDS = {
-    b'<!doctype': _WEB_PAGE,
-    b'<html': _WEB_PAGE,
-    b'<?xml': _WEB_PAGE,
+    (b'<!doctype', b'<html', b'<?xml'): (
+        'is a web page, not weights; the link led to a page about the file. Download the file'
+        ' itself (on GitHub "raw", on Hugging Face "resolve" in the address).'
+    ),
     b'version https://git-lfs': (
         'is a pointer of Git LFS, not the weights; fetch them: git lfs pull.'
     ),
@@ -119,12 +116,7 @@ def read_checkpoint(
 
 
 def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
-    """What ``torch.load`` makes of a file that was checked for damage first.
-
-    Raises:
-        FileNotFoundError, CheckpointError: no such file, no weights, damaged, or it holds code and
-            ``unsafe_pickle`` is not set.
-    """
+    """What ``torch.load`` makes of a file that was checked for damage first."""
     if path.is_dir():
         raise CheckpointError(f'{path}: is a folder; give the .pth file inside it.')
     if not path.is_file():
@@ -133,8 +125,8 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
         raise FileNotFoundError(f'{path}: no such weight file.{did_you_mean(path.name, near)}')
     with open(path, 'rb') as file:
         start = file.read(200)
-    for mark, kind in _OTHER_KINDS.items():
-        if start.lstrip().lower().startswith(mark):
+    for marks, kind in _OTHER_KINDS.items():
+        if start.lstrip().lower().startswith(marks):
             raise CheckpointError(f'{path}: {kind}')
     try:
         if start[8:9] == b'{' or path.suffix == SAFETENSORS:
@@ -166,12 +158,7 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
 
 
 def refuse_target(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Checks the name of a weight file to write.
-
-    Raises:
-        FileExistsError: it exists, or is ``source``.
-        CheckpointError: it ends neither in ``.pth`` nor in ``.safetensors``.
-    """
+    """Checks the name of a weight file to write."""
     refuse_existing(source, target, overwrite=overwrite)
     if target.is_dir() or target.suffix not in ('.pth', SAFETENSORS):
         raise CheckpointError(f'{target}: the name must end in .pth or {SAFETENSORS}.')

@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -60,27 +61,19 @@ class StateDictDiff:
         """Number of tensors that the network wants."""
         return len(self.fitting) + len(self.missing) + len(self.reshaped)
 
-    def lines(self) -> list[str]:
-        """One sentence per kind of difference and module."""
-        found = []
+    def __str__(self) -> str:
+        lines = []
         for what, names in (
             ('missing in the file', self.missing),
             ('unknown to the network', self.unexpected),
             ('of another shape', tuple(self.reshaped)),
         ):
-            modules: dict[str, list[str]] = {}
-            for name in names:
-                modules.setdefault(module_of(name), []).append(name)
-            for module, keys in modules.items():
-                first = keys[0]
+            for module, keys in groupby(names, module_of):
+                first, *others = keys
                 if first in self.reshaped:
                     there, here = self.reshaped[first]
                     first += f': {there} in the file, {here} in the network'
-                found.append(f'{module}: {len(keys)} {what} (first {first})')
-        return found
-
-    def __str__(self) -> str:
-        lines = self.lines()
+                lines.append(f'{module}: {1 + len(others)} {what} (first {first})')
         more = f'; and {len(lines) - _SHOWN} more' if len(lines) > _SHOWN else ''
         fit = f'{len(self.fitting)} of {self.total} tensors fit'
         return '; '.join([fit, *lines[:_SHOWN]]) + more
@@ -102,7 +95,6 @@ def misfit(
     """Why these weights must not go into this network (on the meta device too), or None.
 
     Args:
-        net, checkpoint: the network and the file.
         strict: every name and shape must fit. Otherwise at least half of the network's must.
         allow_missing: where not strict, whether parts of the network may keep their random values.
         label: of the network in the option file, for messages: network_g, strict_load_g.

@@ -29,10 +29,6 @@ def build_network(
     Args:
         opt_file: option file whose ``network_g`` is used instead of the metadata.
         drop_unexpected: leave out weights that the network has no place for (export).
-
-    Raises:
-        CheckpointError: network unknown, arguments or weights that do not fit.
-        ValueError: the option file cannot be read.
     """
     if opt_file is not None:
         section = read_option_file(opt_file).get('network_g')
@@ -52,9 +48,8 @@ def build_network(
         state_dict = {k: v for k, v in state_dict.items() if k in net.state_dict()}
     if diff := StateDictDiff.between(net, state_dict):
         raise CheckpointError(
-            f'{checkpoint.path}: the weights do not fit {meta["type"]}:\n  '
-            + '\n  '.join(diff.lines())
-            + '\n  Give the option file it was trained with: --opt file.yml.'
+            f'{checkpoint.path}: the weights do not fit {meta["type"]}: {diff}. '
+            'Give the option file it was trained with: --opt file.yml.'
         )
     net.load_state_dict(state_dict, strict=True)
     return net.eval().requires_grad_(False), meta
@@ -93,10 +88,7 @@ def construct(meta: Mapping[str, Any], where: str) -> nn.Module:
 
 
 def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Asks every registered network that can tell its arguments from weights (``infer_kwargs``).
-
-    Raises CheckpointError where none knows these weights.
-    """
+    """Asks every registered network that can tell its arguments from weights (``infer_kwargs``)."""
     nearest = ''
     for kind, cls in registered_networks().items():
         infer = vars(cls).get('infer_kwargs')

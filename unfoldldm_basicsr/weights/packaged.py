@@ -37,10 +37,7 @@ def packaged_weights() -> dict[str, Packaged]:
 
 
 def packaged_file(name: str | None = None) -> Path:
-    """The weight file of that name, or the default one, checked to be the one that was published.
-
-    Raises CheckpointError: no such weights, or the file is damaged.
-    """
+    """The weight file of that name, or the default one, checked to be as it was published."""
     known = packaged_weights()
     if not known:
         raise CheckpointError(
