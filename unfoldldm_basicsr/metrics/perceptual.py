@@ -1,6 +1,8 @@
 """Learned and no-reference metrics of the packages ``lpips`` and ``pyiqa`` for BasicSR."""
 
 from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -11,25 +13,23 @@ from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
 
-@lru_cache(maxsize=3)
-def _lpips(net: str) -> torch.nn.Module:
+def _package(name: str, extra: str) -> ModuleType:
     try:
-        import lpips
+        return import_module(name)
     except ImportError as error:
         raise ImportError(
-            'calculate_lpips needs the package lpips: pip install unfoldldm_basicsr[metrics].'
+            f'calculate_{name} needs the package {name}: pip install unfoldldm_basicsr[{extra}].'
         ) from error
-    return lpips.LPIPS(net=net, verbose=False).eval()
+
+
+@lru_cache(maxsize=3)
+def _lpips(net: str) -> torch.nn.Module:
+    return _package('lpips', 'metrics').LPIPS(net=net, verbose=False).eval()
 
 
 @lru_cache(maxsize=8)
 def _pyiqa(metric: str) -> torch.nn.Module:
-    try:
-        import pyiqa
-    except ImportError as error:
-        raise ImportError(
-            'calculate_pyiqa needs the package pyiqa: pip install unfoldldm_basicsr[pyiqa].'
-        ) from error
+    pyiqa = _package('pyiqa', 'pyiqa')
     known = pyiqa.list_models()
     if metric not in known:
         raise ValueError(f"pyiqa has no metric '{metric}'.{did_you_mean(metric, known)}")

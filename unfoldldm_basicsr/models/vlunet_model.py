@@ -171,11 +171,8 @@ def class_order_fault(
 class VLUNetModel(RestorationModel):
     """Trains VLUNet with a CLIP, label or learned degradation embedding (``network_e``).
 
-    The recipe of the paper in options: L1Loss, AdamW, ``warmup_iter`` and TrueCosineAnnealingLR.
-    What is checked: the embedding's length against ``network_g.embed_dim``, the order of
-    ``degradation_names`` in all data and in the weights, the size of a label table against it. The
-    number of prompts ``network_g.de_dim`` is free: prompts are a bank that the vector mixes, not a
-    list of classes.
+    The number of prompts ``network_g.de_dim`` is free: prompts are a bank that the vector mixes,
+    not a list of classes.
 
     The embedding starts from ``path.pretrain_network_e``, else from that in the file that the
     network itself starts from, else anew. It is saved as ``net_e_*.pth`` for resuming and, with

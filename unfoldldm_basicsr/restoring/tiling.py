@@ -1,4 +1,4 @@
-"""Restores an image in overlapping tiles, blended so that no seam is visible. Pure torch.
+"""Restores an image in overlapping tiles, blended so that no seam is visible.
 
 Every tile is weighted by a window that is one in its middle, falls smoothly to zero inside the
 overlap, and is exactly zero on the outer quarter of the overlap, where a tile lacks the context
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from weakref import WeakSet
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,11 +85,9 @@ def sample_tiles(
 
     def spans(size: int) -> list[slice]:
         side = min(size, tile)
-        count = min(3, -(-size // side))
-        last = (size - side) // size_multiple * size_multiple
-        steps = [last * i // max(1, count - 1) for i in range(count)]
-        starts = {start // size_multiple * size_multiple for start in steps}
-        return [slice(start, start + side) for start in sorted(starts)]
+        starts = np.linspace(0, size - side, min(3, -(-size // side)), dtype=int)
+        starts = np.unique(starts // size_multiple * size_multiple)
+        return [slice(start, start + side) for start in starts]
 
     return [(rows, columns) for rows in spans(height) for columns in spans(width)]
 

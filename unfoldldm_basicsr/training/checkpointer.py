@@ -1,7 +1,6 @@
 """Writes checkpoints: files appear under their names complete and on disk, or not at all."""
 
 import hashlib
-import io
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from unfoldldm_basicsr.common.files import TEMPORARY_SUFFIX, write_bytes_atomic
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.interruption import stop_request
-from unfoldldm_basicsr.weights.checkpoint import is_broken
+from unfoldldm_basicsr.weights.checkpoint import file_bytes, is_broken
 from unfoldldm_basicsr.weights.training_state import Sums, iterations_of, manifest_path, weights_of
 
 
@@ -39,12 +38,10 @@ def network_state(net: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def save_atomic(content: Any, path: str | os.PathLike) -> dict[str, Any]:
+def save_atomic(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """``torch.save``, complete or not at all; ``size`` in bytes and ``sha256`` of the file."""
     # In memory first: torch's writer would turn an error of the disk into one of its own.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    data = buffer.getbuffer()
+    data = file_bytes(path, content)
     with writing(path):
         write_bytes_atomic(path, data)
     return {'size': len(data), 'sha256': hashlib.sha256(data).hexdigest()}

@@ -200,11 +200,11 @@ class RestorationModel(SRModel):
     def optimize_parameters(self, current_iter: int) -> None:
         """One step on the batch of :meth:`feed_data`; skipped when a value is not finite."""
         nets = [network.net for network in self.networks.values() if network.train is not None]
-        done = self.step(self.batch, current_iter, self.compute_losses, nets)
-        self.log_dict = done.log
-        if done.applied and self.run.train.ema_decay:
+        step = self.step(self.batch, current_iter, self.compute_losses, nets)
+        self.log_dict, applied, stop = step
+        if applied and self.run.train.ema_decay:
             self.model_ema(self.run.train.ema_decay)
-        if done.stop:
+        if stop:
             self.checkpointer.save_and_stop(current_iter)
 
     def model_ema(self, decay: float = 0.999) -> None:

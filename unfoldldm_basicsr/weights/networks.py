@@ -91,8 +91,8 @@ def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
     """Asks every registered network that can tell its arguments from weights (``infer_kwargs``)."""
     nearest = ''
     for kind, cls in registered_networks().items():
-        infer = vars(cls).get('infer_kwargs')
-        if infer is None:  # a subclass with the same weights is named by an option file only
+        # a subclass with the same weights is named by an option file only
+        if 'infer_kwargs' not in vars(cls):
             continue
         try:
             kwargs = cls.infer_kwargs(checkpoint.state_dict)
