@@ -232,13 +232,8 @@ class Restorer:
 
     def _options_of(self, lq: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of the network that follow from the whole images, the same for every tile."""
-        if 'degradation' in given or not self.contract.takes_degradation:
+        if 'degradation' in given or self.conditioning is None:
             return {}
-        if self.conditioning is None:
-            raise ValueError(
-                f'{type(self.net).__name__} needs a degradation vector: pass degradation=vector,'
-                f' or give weights that say where it comes from.'
-            )
         what = f'No degradation vector for {lq.shape[-1]}x{lq.shape[-2]} pixels'
         with telling_remedy(what, 'use --device cpu'), deterministic():
             return {'degradation': self.conditioning(lq.to(self.device))}

@@ -24,10 +24,9 @@ class Packaged(NamedTuple):
 
 
 def packaged_weights() -> dict[str, Packaged]:
-    """All of them by name, the default first; empty where none are installed."""
-    sums = FOLDER / 'SHA256SUMS'
+    """All of them by name, the default first."""
     found = {}
-    for line in sums.read_text(encoding='utf-8').splitlines() if sums.is_file() else ():
+    for line in (FOLDER / 'SHA256SUMS').read_text(encoding='utf-8').splitlines():
         sha256, file = line.split(maxsplit=1)
         path = FOLDER / file.lstrip('*')
         card = path.with_suffix('.md').read_text(encoding='utf-8')
@@ -39,10 +38,6 @@ def packaged_weights() -> dict[str, Packaged]:
 def packaged_file(name: str | None = None) -> Path:
     """The weight file of that name, or the default one, checked to be as it was published."""
     known = packaged_weights()
-    if not known:
-        raise CheckpointError(
-            'No weights come with this installation: name yours with --weights net_g.pth.'
-        )
     if name is not None and name not in known:
         raise CheckpointError(
             f'--pretrained {name}: there are {", ".join(known)}.{nearest(name, known)}'
