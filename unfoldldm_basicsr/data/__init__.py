@@ -3,5 +3,5 @@
 from unfoldldm_basicsr.data import (  # noqa: F401
     mixed_degradation_dataset,
     paired_degradation_dataset,
-    synthetic_degradation_dataset,
+    restoration_dataset,
 )

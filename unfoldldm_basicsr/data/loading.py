@@ -7,7 +7,6 @@ it, and :class:`TrainLoader` sees to it that no wait is without an end.
 
 import hashlib
 import logging
-import math
 import multiprocessing
 import os
 import random
@@ -84,16 +83,6 @@ class SeededSampler(EnlargedSampler):
             yield SeededIndex(int(order[position]), int.from_bytes(draw.digest(), 'big') >> 1)
 
 
-def no_full_batch(images: int, samples: int, batch: int) -> str:
-    """Message for a batch that the data cannot fill."""
-    factor = math.ceil(batch / max(samples, 1))
-    return (
-        f'{images} images give each process {samples} samples per epoch, less than one batch of '
-        f'{batch}, so no step would be made. Lower it, or multiply dataset_enlarge_ratio by '
-        f'{factor}.'
-    )
-
-
 def fingerprint(dataset: Dataset) -> dict[str, int | str]:
     """What tells one training set from another: number of images, and a hash of their names."""
     if hasattr(dataset, 'fingerprint'):
@@ -151,11 +140,6 @@ class ItemReader:
             except ImageError as damage:
                 return str(damage)
         return f'{", ".join(parts)}: {type(error).__name__}: {cause}'
-
-
-def read_item(dataset: Dataset, index: int) -> object:
-    """One item of a data set that knows its options; see :meth:`ItemReader.read`."""
-    return ItemReader(dataset, getattr(dataset, 'opt', {})).read(index)
 
 
 class TrainingItems(ItemReader, Dataset):
@@ -298,8 +282,6 @@ class TrainLoader:
         return len(self.loader)
 
     def __getattr__(self, name: str) -> object:
-        if name == 'loader':
-            raise AttributeError(name)
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator:

@@ -18,10 +18,10 @@ from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationD
 from unfoldldm_basicsr.data.restoration_dataset import (
     DatasetOptions,
     RestorationDataset,
+    SyntheticDegradationDataset,
     at_key,
     title,
 )
-from unfoldldm_basicsr.data.synthetic_degradation_dataset import SyntheticDegradationDataset
 
 _SET_CLASSES: dict[str, type[RestorationDataset]] = {
     cls.__name__: cls for cls in (SyntheticDegradationDataset, PairedDegradationDataset)

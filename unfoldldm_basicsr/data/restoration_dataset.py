@@ -1,4 +1,5 @@
-"""What the datasets share: options, cropping, channels, and randomness.
+"""What the datasets share: options, cropping, channels, and randomness; and the set of clean images
+that are degraded on the fly.
 
 Randomness. In training every item draws its seed from torch's generator, which the training loader
 seeds for each item from ``manual_seed``, the epoch and the item's place in it
@@ -13,13 +14,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import Field, ValidationInfo, field_validator
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, count, read
+from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.sections import LoaderOptions, Positive
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data import pixels
+from unfoldldm_basicsr.data.degradations import ChainOptions, DegradationChain
+from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.sources import ImageSource, open_source
 
 Root = Annotated[str, Field(min_length=1)]
@@ -278,3 +283,40 @@ class RestorationDataset(Dataset):
             height, width = (s - s % multiple or s for s in image.shape[:2])
             image = pixels.center_crop(image, height, width)
         return np.ascontiguousarray(image)
+
+
+class SyntheticOptions(ChainOptions, DatasetOptions):
+    """Clean images, and what degrades them."""
+
+    dataroot_gt: Root
+    """Folder (searched recursively) or LMDB of clean images."""
+    meta_info_file: str | None = None
+    """Use only the images listed in this file."""
+
+
+@register(DATASET_REGISTRY)
+class SyntheticDegradationDataset(RestorationDataset):
+    """Clean images from a folder or LMDB; the degraded input is made from a YAML list.
+
+    Training patches are cut with a margin as wide as the blur reaches before they are degraded, so
+    that they look like parts of a degraded photo. ``lq_path`` is the path of the clean image.
+    """
+
+    Options = SyntheticOptions
+
+    def __init__(self, opt: Mapping[str, Any] | SyntheticOptions) -> None:
+        super().__init__(opt)
+        options, names = self.options, None
+        if options.meta_info_file:
+            with at_key(self.title, 'meta_info_file'):
+                names = [gt for gt, _ in read_meta_info(options.meta_info_file)]
+        self._open({'dataroot_gt': names})
+        self.items = [(name,) for name in self.images[0].names]
+        self.chain = DegradationChain(options)
+        self.reach = self.chain.reach
+        self._set_class(self.chain.name)
+
+    def degraded(
+        self, gt: np.ndarray, views: list[np.ndarray], rng: np.random.Generator
+    ) -> np.ndarray:
+        return self.chain(gt, rng)

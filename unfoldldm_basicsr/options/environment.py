@@ -21,7 +21,7 @@ from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.errors import ResumeError, first_line
 from unfoldldm_basicsr.common.registration import registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, no_full_batch, preserved_rng
+from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
 from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.ops.ss2d import describe_backends
 from unfoldldm_basicsr.options.defaults import parts_of
@@ -246,7 +246,12 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
             ratio = section.get('dataset_enlarge_ratio', 1)
             samples = math.ceil(images * ratio / run.processes)
             if samples < batch:
-                problems.add(f'{path}.batch_size_per_gpu', no_full_batch(images, samples, batch))
+                problems.add(
+                    f'{path}.batch_size_per_gpu',
+                    f'{images} images give each process {samples} samples per epoch, less than one '
+                    f'batch of {batch}, so no step would be made. Lower it, or multiply '
+                    f'dataset_enlarge_ratio by {math.ceil(batch / max(samples, 1))}.',
+                )
         built.append((copy.deepcopy(dict(section)), dataset))
     return built
 
