@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import find_images
 from unfoldldm_basicsr.data.sources import key_of, read_lmdb_index
-from unfoldldm_basicsr.preparing.layouts import Found, Layout, find
+from unfoldldm_basicsr.preparing.layouts import Found, find
 from unfoldldm_basicsr.preparing.lmdb_writer import Image, write_lmdb
 from unfoldldm_basicsr.preparing.sets import DataSet, Part, Source
 
@@ -48,9 +48,15 @@ def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:
 
 def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
     whole = Plan({}, {}, [], [], [], [])
+    above = [f'{root.name}/{name}' for name in names]  # that folder may be part of a layout
     for source in part.sources:
-        layout, found, folder = _first(names, source, root)
-        if layout is None:
+        tries = (
+            (layout, find(relative, layout), folder)
+            for layout in source.layouts
+            for folder, relative in ((root, names), (root.parent, above))
+        )
+        layout, found, folder = next((t for t in tries if t[1].pairs), (None, None, root))
+        if found is None:
             whole.problems.append(f'{source.name or "images"}: none found')
             continue
         prefix = f'{source.name}/' if len(part.sources) > 1 else ''
@@ -64,20 +70,6 @@ def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
             text = f'{len(found.unused)} clean images have no degraded one, the first is '
             whole.notes.append(text + min(found.unused))
     return whole
-
-
-def _first(names: list[str], source: Source, root: Path) -> tuple[Layout | None, Found, Path]:
-    """The first layout with images, and the folder that their names are relative to.
-
-    The name of the folder itself may be part of a layout.
-    """
-    above = [f'{root.name}/{name}' for name in names]
-    for layout in source.layouts:
-        for folder, relative in ((root, names), (root.parent, above)):
-            found = find(relative, layout)
-            if found.pairs:
-                return layout, found, folder
-    return None, Found({}, [], set()), root
 
 
 def _images(found: Found, source: Source, folder: Path, prefix: str) -> Plan:
