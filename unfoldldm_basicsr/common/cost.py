@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from unfoldldm_basicsr.common.contract import image_channels, run_on_trial
-from unfoldldm_basicsr.common.registration import registered
 
 
 class Cost(NamedTuple):
@@ -40,10 +39,7 @@ def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
     from basicsr.utils.registry import ARCH_REGISTRY
 
     arguments = dict(network_opt)
-    kind = arguments.pop('type')
-    cls = registered(ARCH_REGISTRY, kind)
-    if cls is None:
-        raise KeyError(f"no network '{kind}' is registered.")
+    cls = ARCH_REGISTRY.get(arguments.pop('type'))
     net = build_on_meta(cls, arguments).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run_on_trial(net, torch.empty(1, image_channels(cls, arguments), size, size, device='meta'))

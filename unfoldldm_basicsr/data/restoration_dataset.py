@@ -1,10 +1,8 @@
 """What the datasets share: options, cropping, channels, and randomness; and the set of clean images
 that are degraded on the fly.
 
-Randomness. In training every item draws its seed from torch's generator, which the training loader
-seeds for each item from ``manual_seed``, the epoch and the item's place in it
-(:class:`.loading.TrainingItems`): neither loader processes nor an interruption play a part.
-In validation an item's seed is (``seed``, index): the same in every run and worker.
+In training every item draws its seed from torch's generator, which :class:`.loading.TrainingItems`
+seeds for each. In validation it is (``seed``, index): the same in every run and worker.
 """
 
 import hashlib

@@ -62,21 +62,12 @@ def random_depth(height: int, width: int, cells: int, rng: np.random.Generator) 
     return (depth - low) / (high - low)
 
 
-def scatter(image: np.ndarray, depth: np.ndarray, beta: float, airlight: float) -> np.ndarray:
-    """Atmospheric scattering y = x t + A (1 - t), t = exp(-beta d) (Koschmieder 1924).
-
-    Args:
-        depth: d, H W, relative depth in [0, 1].
-        beta: scattering coefficient times the depth of the farthest point.
-        airlight: A, grey, in [0, 1].
-    """
-    transmission = np.exp(-np.float32(beta) * depth)[..., None]
-    return image * transmission + np.float32(airlight) * (1.0 - transmission)
-
-
 def haze(
     image: np.ndarray, rng: np.random.Generator, *, beta: float, airlight: float, depth_cells: int
 ) -> np.ndarray:
-    """Haze of :func:`scatter` over a :func:`random_depth` with ``depth_cells`` cells per side."""
+    """Atmospheric scattering y = x t + A (1 - t), t = exp(-beta d) (Koschmieder 1924), with a
+    :func:`random_depth` d of ``depth_cells`` cells per side and the grey ``airlight`` A.
+    """
     depth = random_depth(*image.shape[:2], int(depth_cells), rng)
-    return scatter(image, depth, beta, airlight)
+    transmission = np.exp(-np.float32(beta) * depth)[..., None]
+    return image * transmission + np.float32(airlight) * (1.0 - transmission)
