@@ -13,7 +13,6 @@ from basicsr.models.sr_model import SRModel
 from helpers import ROOT, run_python
 
 from unfoldldm_basicsr import compat
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.compat import imports, stock
 from unfoldldm_basicsr.training.pipeline import install
 
@@ -139,6 +138,6 @@ def test_another_package_named_basicsr_is_recognised(tmp_path, version_file, say
 def test_registering_again_from_the_same_module_replaces_the_class():
     registry = basicsr.utils.registry.Registry('arch')
     first, second = (types.new_class('Net') for _ in range(2))
-    register(registry)(first)
-    register(registry)(second)
+    registry.register(first)
+    registry.register(second)
     assert registry.get('Net') is second

@@ -11,7 +11,6 @@ from tiny_vlunet import vlunet_kwargs
 from torch import nn
 
 from unfoldldm_basicsr import cli
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.options.networks import on_meta
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
@@ -152,9 +151,8 @@ def test_the_class_of_a_project_has_the_name_in_either_order(log, first):
         return type('Net', (nn.Module,), {'__module__': module})
 
     ours, theirs = of('unfoldldm_basicsr.archs.net_arch'), of('mine.net')
-    steps = [lambda: register(registry)(ours), lambda: registry.register(theirs)]
-    for step in steps if first == 'ours' else steps[::-1]:
-        step()
+    for cls in (ours, theirs) if first == 'ours' else (theirs, ours):
+        registry.register(cls)
     assert registry.get('Net') is theirs
     assert registry.get('Net_unfoldldm') is ours
     assert log.text.count('is that of mine.net') == 1

@@ -8,11 +8,10 @@ from helpers import tiny_unfoldldm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.weights.checkpoint import network_meta
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 class TinyConvNet(nn.Module):
     """x + conv(conv(x)), or with ``use_mean`` x + conv(conv(x)) * mean(x), a global network."""
 
@@ -31,7 +30,7 @@ class TinyConvNet(nn.Module):
         )
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 class TwoGroupTestNet(nn.Module):
     """Two convolutions in two groups, a frozen teacher, optionally batch normalisation."""
 

@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from unfoldldm_basicsr.archs.layers.norm import mean_std
 from unfoldldm_basicsr.archs.layers.open_clip_backbone import build_clip, import_open_clip
 from unfoldldm_basicsr.common.declaration import Options, Tuple, takes
-from unfoldldm_basicsr.common.registration import register
 
 # Classes in the order of the released training, with the texts that the released CLIP was tuned on.
 CLASS_TEXTS = {
@@ -84,7 +83,7 @@ class CLIPEmbeddingOptions(Options):
     """Divides the logits; 1 in the released notebook."""
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 @takes(CLIPEmbeddingOptions)
 class CLIPDegradationEmbedding(nn.Module):
     """CLIP's opinion of the degraded image, bent by an adapter towards degradations.
@@ -243,7 +242,7 @@ class LabelEmbeddingOptions(EmbeddingOptions):
     """Number N of degradations."""
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 @takes(LabelEmbeddingOptions)
 class LabelDegradationEmbedding(nn.Module):
     """One vector per known degradation: a random code that stays as it is.
@@ -300,7 +299,7 @@ class LearnedEmbeddingOptions(EmbeddingOptions):
     """Channels of the image."""
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 @takes(LearnedEmbeddingOptions)
 class LearnedDegradationEmbedding(nn.Module):
     """A small convolutional encoder, trained jointly with the restoration network.

@@ -25,7 +25,6 @@ from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
 from unfoldldm_basicsr.archs.layers.resample import crop_to, pad_to_multiple
 from unfoldldm_basicsr.common.declaration import Options, Tuple, takes
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 TLC_WINDOW_FACTOR = 1.5  # window over training patch, as published
@@ -94,7 +93,7 @@ class NAFNetOptions(Options):
         return self
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 @takes(NAFNetOptions)
 class NAFNet(nn.Module):
     """Restores an image of any size; its channel attention averages over the whole image.
@@ -226,7 +225,7 @@ class NAFNetLocalOptions(NAFNetOptions):
     """Means on a coarser grid: quicker, slightly different results."""
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 @takes(NAFNetLocalOptions)
 class NAFNetLocal(NAFNet):
     """NAFNet for testing: pooling over windows of 1.5 training patches instead of the whole image.

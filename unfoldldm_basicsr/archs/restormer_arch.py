@@ -30,7 +30,6 @@ from unfoldldm_basicsr.archs.layers.transformer import (
     transformer_blocks,
 )
 from unfoldldm_basicsr.common.declaration import takes
-from unfoldldm_basicsr.common.registration import register
 
 
 class RestormerOptions(UShapeOptions):
@@ -53,7 +52,7 @@ class RestormerOptions(UShapeOptions):
         return self
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 @takes(RestormerOptions)
 class Restormer(nn.Module):
     """Restores an image of any size; attention between channels mixes the whole image.

@@ -29,7 +29,6 @@ from unfoldldm_basicsr.archs.unfolding.latent_prior import (
 from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import OCFormer, OCFormerOptions
 from unfoldldm_basicsr.archs.unfolding.stage import Estimates, StageTrace, UnfoldTrace
 from unfoldldm_basicsr.common.declaration import takes
-from unfoldldm_basicsr.common.registration import register
 
 
 class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
@@ -83,7 +82,7 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
         return self
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 @takes(UnfoldLDMOptions)
 class UnfoldLDM(LatentPrior):
     """Deep unfolding of blind proximal gradient descent with a generated prior.

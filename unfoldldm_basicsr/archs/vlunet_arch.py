@@ -37,7 +37,6 @@ from unfoldldm_basicsr.archs.layers.transformer import (
 )
 from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM
 from unfoldldm_basicsr.common.declaration import takes
-from unfoldldm_basicsr.common.registration import register
 
 
 class PMM(nn.Sequential):
@@ -100,7 +99,7 @@ class VLUNetOptions(UShapeOptions):
         return self
 
 
-@register(ARCH_REGISTRY)
+@ARCH_REGISTRY.register()
 @takes(VLUNetOptions)
 class VLUNet(nn.Module):
     """Restores an image of any size and of a degradation described by a vector.

@@ -11,7 +11,6 @@ from pydantic import Field, ValidationInfo, create_model, field_validator
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.sections import LoaderOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
@@ -110,7 +109,7 @@ def _read_set(entry: object, common: Mapping[str, Any], mixture: str) -> Dataset
     return read(_SET_OPTIONS[kind], {'name': name, **common, **entry}, kind)
 
 
-@register(DATASET_REGISTRY)
+@DATASET_REGISTRY.register()
 class MixedDegradationDataset(Dataset):
     """An all-in-one mixture of synthetic and paired sets.
 

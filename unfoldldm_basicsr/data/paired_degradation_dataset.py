@@ -8,7 +8,6 @@ import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import field_validator
 
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.data.listing import read_meta_info, without_extension
 from unfoldldm_basicsr.data.restoration_dataset import (
     DatasetOptions,
@@ -45,7 +44,7 @@ class PairedOptions(DatasetOptions):
         return template
 
 
-@register(DATASET_REGISTRY)
+@DATASET_REGISTRY.register()
 class PairedDegradationDataset(RestorationDataset):
     """Pairs of equal size from two folders or two LMDBs.
 
@@ -115,7 +114,7 @@ class DualPixelOptions(PairedOptions):
         return 2 * super().channels
 
 
-@register(DATASET_REGISTRY)
+@DATASET_REGISTRY.register()
 class DualPixelDataset(PairedDegradationDataset):
     """Triples of equal size: ``lq`` has six channels, left before right, and ``gt`` three.
 

@@ -17,7 +17,6 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, count, read
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.sections import LoaderOptions, Positive
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data import pixels
@@ -292,7 +291,7 @@ class SyntheticOptions(ChainOptions, DatasetOptions):
     """Use only the images listed in this file."""
 
 
-@register(DATASET_REGISTRY)
+@DATASET_REGISTRY.register()
 class SyntheticDegradationDataset(RestorationDataset):
     """Clean images from a folder or LMDB; the degraded input is made from a YAML list.
 

@@ -11,12 +11,10 @@ import math
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.registration import register
-
 _EPS = 1e-8  # limits the loss to -80 dB for equal images
 
 
-@register(LOSS_REGISTRY)
+@LOSS_REGISTRY.register()
 class PSNRLoss(nn.Module):
     """Minus the mean PSNR of a batch, so the values in the log are negative and fall.
 

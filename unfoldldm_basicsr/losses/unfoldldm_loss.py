@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.suggest import check_choice
 
 
-@register(LOSS_REGISTRY)
+@LOSS_REGISTRY.register()
 class ISDALoss(nn.Module):
     """Intra-stage consistency (ISDA): the holistic and the decomposed estimate of a stage agree.
 
@@ -50,7 +49,7 @@ class ISDALoss(nn.Module):
         return self.loss_weight * sum(terms) / len(terms)
 
 
-@register(LOSS_REGISTRY)
+@LOSS_REGISTRY.register()
 class LatentDiffusionLoss(nn.Module):
     """Mean absolute error between generated priors and the teacher's prior.
 

@@ -8,8 +8,6 @@ import numpy as np
 from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils.registry import METRIC_REGISTRY
 
-from unfoldldm_basicsr.common.registration import register
-
 _BGR_TO_GREY = np.array([0.114, 0.587, 0.299])
 
 
@@ -23,7 +21,7 @@ def match_mean(img: np.ndarray, img2: np.ndarray) -> np.ndarray:
     return np.clip(img * (means[1] / means[0]) if means[0] else img.astype(float), 0, 255)
 
 
-@register(METRIC_REGISTRY)
+@METRIC_REGISTRY.register()
 def calculate_psnr_gt_mean(
     img: np.ndarray, img2: np.ndarray, crop_border: int = 0, test_y_channel: bool = False
 ) -> float:
@@ -37,7 +35,7 @@ def calculate_psnr_gt_mean(
     return calculate_psnr(match_mean(img, img2), img2, crop_border, test_y_channel=test_y_channel)
 
 
-@register(METRIC_REGISTRY)
+@METRIC_REGISTRY.register()
 def calculate_ssim_gt_mean(
     img: np.ndarray, img2: np.ndarray, crop_border: int = 0, test_y_channel: bool = False
 ) -> float:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
 
@@ -41,7 +40,7 @@ def _pyiqa(metric: str) -> torch.nn.Module:
     return pyiqa.create_metric(metric, device='cpu')
 
 
-@register(METRIC_REGISTRY)
+@METRIC_REGISTRY.register()
 def calculate_lpips(
     img: np.ndarray,
     img2: np.ndarray,
@@ -63,7 +62,7 @@ def calculate_lpips(
         return float(_lpips(net)(*pair))
 
 
-@register(METRIC_REGISTRY)
+@METRIC_REGISTRY.register()
 def calculate_pyiqa(
     img: np.ndarray, img2: np.ndarray | None = None, *, metric: str, crop_border: int = 0
 ):

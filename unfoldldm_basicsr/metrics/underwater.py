@@ -8,12 +8,10 @@ import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
 from scipy import ndimage
 
-from unfoldldm_basicsr.common.registration import register
-
 _BLOCK = 10
 
 
-@register(METRIC_REGISTRY)
+@METRIC_REGISTRY.register()
 def calculate_uciqe(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
     """UCIQE = 0.4680 sigma_c + 0.2745 con_l + 0.2576 mu_s (Yang and Sowmya, TIP 2015).
 
@@ -36,7 +34,7 @@ def calculate_uciqe(img: np.ndarray, crop_border: int = 0, **_: object) -> float
     return float(0.4680 * chroma.std() + 0.2745 * (high - low) + 0.2576 * saturation.mean())
 
 
-@register(METRIC_REGISTRY)
+@METRIC_REGISTRY.register()
 def calculate_uiqm(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
     """UIQM = 0.0282 UICM + 0.2953 UISM + 3.5753 UIConM (Panetta et al., JOE 2016).
 

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.errors import writing
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.models.vlunet_model import class_order, class_order_fault, same_order
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.pictures import confusion
@@ -81,7 +80,7 @@ def options_have_effect(run: Run) -> Iterator[Problem]:
             yield Problem(path, f'has no effect here ({reason}); remove it.')
 
 
-@register(MODEL_REGISTRY)
+@MODEL_REGISTRY.register()
 class DegradationCLIPModel(RestorationModel):
     """Tunes the adapters of CLIPDegradationEmbedding by telling degradations apart.
 

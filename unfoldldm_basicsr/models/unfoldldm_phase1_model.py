@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.errors import RunFailure
-from unfoldldm_basicsr.common.registration import register, registered
+from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training import options as base
 from unfoldldm_basicsr.training.batches import Batch, to_device
@@ -155,7 +155,7 @@ def is_phase1(run: Run) -> Iterator[Problem]:
 UNFOLDING_RULES = (*base.RULES, network_has_phases, null_is_quoted, isda_acts, context_is_there)
 
 
-@register(MODEL_REGISTRY)
+@MODEL_REGISTRY.register()
 class UnfoldLDMPhase1Model(RestorationModel):
     """Trains ``UnfoldLDM(phase=1)`` on L1 and the intra-stage consistency.
 

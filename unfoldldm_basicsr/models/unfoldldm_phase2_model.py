@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import Problem, count
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.models import unfoldldm_phase1_model as phase1
 from unfoldldm_basicsr.options.run import Run
@@ -105,7 +104,7 @@ def starts_from_phase1(run: Run) -> Iterator[Problem]:
         yield Problem(place, f'{file}: no such file. {train_phase1(name)}')
 
 
-@register(MODEL_REGISTRY)
+@MODEL_REGISTRY.register()
 class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
     """Trains ``UnfoldLDM(phase=2)`` from the weights of Phase I (``path.pretrain_network_phase1``).
 

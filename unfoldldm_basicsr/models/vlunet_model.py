@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.declaration import Problem
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import ItemReader
@@ -167,7 +166,7 @@ def class_order_fault(
     )
 
 
-@register(MODEL_REGISTRY)
+@MODEL_REGISTRY.register()
 class VLUNetModel(RestorationModel):
     """Trains VLUNet with a CLIP, label or learned degradation embedding (``network_e``).
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.common.errors import on_rank_0
-from unfoldldm_basicsr.common.registration import register
 from unfoldldm_basicsr.ops.ss2d import set_scan_backend
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import typed
@@ -37,7 +36,7 @@ from unfoldldm_basicsr.weights.checkpoint import ARCH_KEY, network_meta
 from unfoldldm_basicsr.weights.loading import load_weights
 
 
-@register(MODEL_REGISTRY)
+@MODEL_REGISTRY.register()
 class RestorationModel(SRModel):
     """Trains any restoration network; the base of the other models and used as is by the baselines.
 
