@@ -218,9 +218,7 @@ def _decode_pillow(payload: bytes) -> tuple[np.ndarray, Metadata]:
 def write_picture(path: str | Path, picture: Picture) -> None:
     """Writes losslessly in the format of the ending; PNG keeps all metadata, TIFF profile and XMP.
 
-    Raises:
-        ValueError: an ending or array that cannot be stored losslessly.
-        OSError: the file cannot be written (disk full, no permission).
+    Raises ValueError: an ending or array that cannot be stored losslessly.
     """
     path, pixels = Path(path), picture.pixels
     suffix = path.suffix.lower()

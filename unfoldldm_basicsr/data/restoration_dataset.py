@@ -136,6 +136,7 @@ class RestorationDataset(Dataset):
     """
 
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
+    items: list[tuple[str, ...]]
     reach = 0
 
     def __init__(self, opt: Mapping[str, Any] | DatasetOptions) -> None:
@@ -144,7 +145,6 @@ class RestorationDataset(Dataset):
         self.options = opt if isinstance(opt, Options) else read(cls.Options, opt, self.title)
         self.is_train = self.options.phase == 'train'
         self.images: list[ImageSource] = []
-        self.items: list[tuple[str, ...]] = []
 
     def degraded(
         self, gt: np.ndarray, views: list[np.ndarray], rng: np.random.Generator
