@@ -99,8 +99,9 @@ def explain(error: Exception) -> str | None:
     if str(error).startswith(DEAD_WORKER):  # torch says so at once, even in the middle of a step
         return f'{first_line(error)}. {LOADER_ADVICE}'
     rank, size = get_dist_info()
-    lost = isinstance(error, torch.distributed.DistError) or _PEER.search(str(error))
-    if size == 1 or not lost:
+    if size == 1:
+        return None
+    if not (isinstance(error, torch.distributed.DistError) or _PEER.search(str(error))):
         return None
     return (
         f'rank {rank}: another process of this run is gone '

@@ -13,6 +13,9 @@ def write_bytes_atomic(path: str | os.PathLike, content: bytes | memoryview) -> 
     A reader, or a process that is killed at any moment, sees the old file or the new one, never a
     part. Missing folders are made. Whatever goes wrong, the temporary file next to ``path`` is
     removed.
+
+    Raises:
+        OSError: it cannot be written (disk full, no permission).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

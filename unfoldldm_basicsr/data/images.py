@@ -218,7 +218,9 @@ def _decode_pillow(payload: bytes) -> tuple[np.ndarray, Metadata]:
 def write_picture(path: str | Path, picture: Picture) -> None:
     """Writes losslessly in the format of the ending; PNG keeps all metadata, TIFF profile and XMP.
 
-    Raises ValueError: an ending or array that cannot be stored losslessly.
+    Raises:
+        ValueError: an ending or array that cannot be stored losslessly.
+        OSError: the file cannot be written (disk full, no permission).
     """
     path, pixels = Path(path), picture.pixels
     suffix = path.suffix.lower()

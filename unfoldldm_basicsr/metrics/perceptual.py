@@ -56,6 +56,12 @@ def calculate_lpips(
             (``val.use_image: false``).
         crop_border: pixels left out at every side.
         net: 'alex' (as usually reported), 'vgg' or 'squeeze'.
+
+    Returns:
+        The distance as a float.
+
+    Raises:
+        ImportError: without the package lpips.
     """
     pair = (2 * _rgb(image, crop_border) - 1 for image in (img, img2))
     with torch.inference_mode():
@@ -75,6 +81,13 @@ def calculate_pyiqa(
         img, img2: as :func:`calculate_lpips`; ``img2`` is left out by metrics without a reference.
         metric: the name, as ``pyiqa -ls`` lists it.
         crop_border: pixels left out at every side.
+
+    Returns:
+        The value as a float.
+
+    Raises:
+        ImportError: without the package pyiqa.
+        ValueError: an unknown ``metric``, one of sets of images, or a reference is missing.
     """
     scorer = _pyiqa(metric)
     images = [img, img2] if scorer.metric_mode == 'FR' else [img]

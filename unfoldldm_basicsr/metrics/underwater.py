@@ -23,6 +23,9 @@ def calculate_uciqe(img: np.ndarray, crop_border: int = 0, **_: object) -> float
     Args:
         img: (H, W, 3) BGR in 0..255.
         crop_border: pixels left out at every side.
+
+    Returns:
+        The value; higher is better.
     """
     from skimage.color import rgb2lab
 
@@ -48,6 +51,9 @@ def calculate_uiqm(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
     Args:
         img: (H, W, 3) BGR in 0..255, at least 10 x 10 pixels.
         crop_border: pixels left out at every side.
+
+    Returns:
+        The value; higher is better.
     """
     from scipy.stats import trim_mean  # loads for long
 

@@ -120,16 +120,20 @@ def write_lmdb(
     num_threads: int = 1,
     progress: Progress = lambda items, title, total: items,
 ) -> int:
-    """Builds an LMDB (its name must end in ``.lmdb``, as BasicSR demands), verifies it and returns
-    the number of its entries.
+    """Builds an LMDB (its name must end in ``.lmdb``, as BasicSR demands) and verifies it.
 
     Args:
         images: a folder, searched recursively, or name -> image; names become keys as
             :func:`plan_keys` says.
+        destination: replaced only with ``force``.
         payload: ``png``, ``bmp`` (about twice as large, loads many times faster) or ``source``
             (the files' own bytes: right for JPEG data sets; not with sub-images).
+        sub_images: cut into overlapping squares.
         num_threads: images decoded and encoded at once.
         progress: wraps the images and then the keys to verify, as ``tqdm(items, title, total)``.
+
+    Returns:
+        The number of entries.
 
     Raises:
         FileExistsError: the destination exists (and ``force`` is not set, or it is no LMDB).

@@ -67,6 +67,9 @@ def prepare(batch: Batch, train: Options, seed: int, current_iter: int, rank: in
     """What section ``train`` makes of a batch of the loader before a step.
 
     What is drawn follows from seed, iteration and rank alone, so that a resumed run repeats it.
+
+    Raises:
+        ValueError: the batch is no pair of equal sizes, or too small for ``train.progressive``.
     """
     if 'gt' not in batch:
         raise ValueError('datasets.train gives no gt; training needs pairs.')

@@ -76,6 +76,11 @@ class Evaluator:
 
         ``label`` is the iteration or the name of the experiment, for the names of saved images.
         When a signal asks a training to stop, some images are left out.
+
+        Raises:
+            DataFault: an image cannot be read, or takes longer than the ``timeout`` of its section.
+            OutputWriteError: a restored image cannot be written.
+            RunFailure: the same on several ranks, met by any of them.
         """
         parts = together(self.opt, lambda: self._evaluate_share(dataloader, label, save_img))
         results = [result for part in parts for result in part]

@@ -32,6 +32,9 @@ class NonFiniteGuard:
         """Whether the step of an iteration is made, in which the values ``names`` were not finite.
 
         With ``keep_batch`` that of this rank is then written to ``nonfinite/iter_N_rank_R.pth``.
+
+        Raises:
+            RunFailure: the limit is reached.
         """
         if not names:
             self.in_a_row = 0

@@ -197,7 +197,12 @@ class RestorationModel(SRModel):
         return torch.autocast(self.device.type, torch.bfloat16) if enabled else nullcontext()
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One step on the batch of :meth:`feed_data`; skipped when a value is not finite."""
+        """One step on the batch of :meth:`feed_data`; skipped when a value is not finite.
+
+        Raises:
+            RunFailure: too many skipped steps in a row.
+            SystemExit: a signal asked to stop; the run has been saved.
+        """
         nets = [network.net for network in self.networks.values() if network.train is not None]
         step = self.step(self.batch, current_iter, self.compute_losses, nets)
         self.log_dict, applied, stop = step
@@ -316,6 +321,9 @@ class RestorationModel(SRModel):
         """Continues from a state; one written by plain BasicSR works too.
 
         A validation that the interruption cut off is made up for.
+
+        Raises:
+            ResumeError: the state belongs to another network or optimiser.
         """
         self.learning_rate.resume(resume_state)
         self.evaluator.best = resume_state.get('best_metric_results', {})

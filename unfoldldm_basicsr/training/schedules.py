@@ -241,6 +241,10 @@ class LearningRate(LRScheduler):
         Their settings come from the state, as in BasicSR; where the option file says otherwise,
         that is logged, and with ``train.apply_new_schedule: true`` its settings apply from here on,
         as if the run had had the new schedule from its start.
+
+        Raises:
+            ResumeError: the state is of another optimiser, or its schedule ends before the
+                training.
         """
         current = self.settings
         stored = {k: v for k, v in state.get('train_options', {}).items() if k in current}

@@ -60,6 +60,9 @@ class TrainingStep:
         Returns:
             Losses, figures and gradient norms, means over the ranks; whether the step was made, as
             all of them are finite; whether a signal asks this rank or another to stop.
+
+        Raises:
+            RunFailure: too many skipped steps in a row.
         """
         self.optimizer.zero_grad(set_to_none=True)
         statistics = [buffer.clone() for buffer in self.statistics]
@@ -167,6 +170,9 @@ class GradientGraphs:
             accumulate: (batch) -> losses; adds up gradients and must not wait for the GPU.
             random: the generators of this step, to be entered anew for every pass.
             kind: tells apart steps that compute different things on equal batches.
+
+        Raises:
+            RuntimeError: a step that cannot be captured.
         """
         shapes = [(tuple(t.shape), t.dtype) for t in _tensors(batch)]
         key = (kind, *shapes, *(p.requires_grad for p in self.parameters))

@@ -116,7 +116,12 @@ def read_checkpoint(
 
 
 def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
-    """What ``torch.load`` makes of a file that was checked for damage first."""
+    """What ``torch.load`` makes of a file that was checked for damage first.
+
+    Raises:
+        FileNotFoundError, CheckpointError: no such file, no weights, damaged, or it holds code and
+            ``unsafe_pickle`` is not set.
+    """
     if path.is_dir():
         raise CheckpointError(f'{path}: is a folder; give the .pth file inside it.')
     if not path.is_file():
@@ -158,7 +163,12 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
 
 
 def refuse_target(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Checks the name of a weight file to write."""
+    """Checks the name of a weight file to write.
+
+    Raises:
+        FileExistsError: it exists, or is ``source``.
+        CheckpointError: it ends neither in ``.pth`` nor in ``.safetensors``.
+    """
     refuse_existing(source, target, overwrite=overwrite)
     if target.is_dir() or target.suffix not in ('.pth', SAFETENSORS):
         raise CheckpointError(f'{target}: the name must end in .pth or {SAFETENSORS}.')

@@ -132,6 +132,11 @@ def build_conditioning(
 
     They come from the file itself, else from the ``net_e_*.pth`` that training writes beside its
     ``net_g_*.pth``; a CLIP backbone that is not in the file from ``clip_weights`` (tag or file).
+
+    Raises:
+        CheckpointError: nothing says where the vectors come from, the embedding is unknown, its
+            weights do not fit, or its CLIP backbone cannot be had.
+        ValueError: see :class:`Conditioning`.
     """
     record = find_record(checkpoint)
     if record is None:

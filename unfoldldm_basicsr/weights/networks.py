@@ -29,6 +29,10 @@ def build_network(
     Args:
         opt_file: option file whose ``network_g`` is used instead of the metadata.
         drop_unexpected: leave out weights that the network has no place for (export).
+
+    Raises:
+        CheckpointError: network unknown, arguments or weights that do not fit.
+        ValueError: the option file cannot be read.
     """
     if opt_file is not None:
         section = read_option_file(opt_file).get('network_g')
@@ -88,7 +92,10 @@ def construct(meta: Mapping[str, Any], where: str) -> nn.Module:
 
 
 def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Asks every registered network that can tell its arguments from weights (``infer_kwargs``)."""
+    """Asks every registered network that can tell its arguments from weights (``infer_kwargs``).
+
+    Raises CheckpointError where none knows these weights.
+    """
     nearest = ''
     for kind, cls in registered_networks().items():
         # a subclass with the same weights is named by an option file only

@@ -36,7 +36,10 @@ def packaged_weights() -> dict[str, Packaged]:
 
 
 def packaged_file(name: str | None = None) -> Path:
-    """The weight file of that name, or the default one, checked to be as it was published."""
+    """The weight file of that name, or the default one, checked to be the one that was published.
+
+    Raises CheckpointError: no such weights, or the file is damaged.
+    """
     known = packaged_weights()
     if name is not None and name not in known:
         raise CheckpointError(
