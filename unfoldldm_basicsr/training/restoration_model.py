@@ -204,11 +204,11 @@ class RestorationModel(SRModel):
             SystemExit: a signal asked to stop; the run has been saved.
         """
         nets = [network.net for network in self.networks.values() if network.train is not None]
-        step = self.step(self.batch, current_iter, self.compute_losses, nets)
-        self.log_dict, applied, stop = step
-        if applied and self.run.train.ema_decay:
+        done = self.step(self.batch, current_iter, self.compute_losses, nets)
+        self.log_dict = done.log
+        if done.applied and self.run.train.ema_decay:
             self.model_ema(self.run.train.ema_decay)
-        if stop:
+        if done.stop:
             self.checkpointer.save_and_stop(current_iter)
 
     def model_ema(self, decay: float = 0.999) -> None:

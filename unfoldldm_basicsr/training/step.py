@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ from unfoldldm_basicsr.training.optimisation import GradientClipper
 Losses = dict[str, Tensor]
 
 WARM_UP = 2  # cuDNN chooses its algorithms and autograd makes its buffers before the capture
+
+
+class Done(NamedTuple):
+    """What became of a step."""
+
+    log: OrderedDict[str, float]  # losses, figures and gradient norms, means over the ranks
+    applied: bool  # False: something was not finite, and the step was skipped
+    stop: bool  # a signal asks this rank or another to stop
 
 
 class TrainingStep:
@@ -50,16 +58,12 @@ class TrainingStep:
         current_iter: int,
         compute_losses: Callable[[Batch, int], tuple[Losses, Losses]],
         wrapped: Sequence[nn.Module],
-    ) -> tuple[OrderedDict[str, float], bool, bool]:
+    ) -> Done:
         """One step on a batch that is on the device.
 
         Args:
             compute_losses: (slice, iteration) -> losses, whose sum is minimised, and figures.
             wrapped: the networks whose gradients DistributedDataParallel averages.
-
-        Returns:
-            Losses, figures and gradient norms, means over the ranks; whether the step was made, as
-            all of them are finite; whether a signal asks this rank or another to stop.
 
         Raises:
             RunFailure: too many skipped steps in a row.
@@ -86,7 +90,7 @@ class TrainingStep:
         else:
             for buffer, before in zip(self.statistics, statistics, strict=True):
                 buffer.copy_(before)
-        return log, not bad, stop
+        return Done(log, not bad, stop)
 
     def _accumulate(
         self, current_iter: int, compute_losses: Callable, wrapped: Sequence, batch: Batch
@@ -125,6 +129,11 @@ def step_rng(seed: int, current_iter: int, rank: int) -> Iterator[None]:
         yield
 
 
+def asked_to_stop(opt: Mapping[str, Any], device: torch.device) -> bool:
+    """Whether a signal asks this rank or another to stop."""
+    return _reduce({}, opt, device)[1]
+
+
 def _reduce(
     values: Mapping[str, Tensor], opt: Mapping[str, Any], device: torch.device
 ) -> tuple[OrderedDict[str, float], bool]:
@@ -144,6 +153,15 @@ def _reduce(
 # ---- CUDA graphs --------------------------------------------------------------------------------
 
 
+class Captured(NamedTuple):
+    """A graph and the memory that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: Batch
+    totals: Losses
+    gradients: list[Tensor | None]
+
+
 class GradientGraphs:
     """Forward, losses and backward of a step as CUDA graphs, one for each kind of batch.
 
@@ -154,7 +172,7 @@ class GradientGraphs:
 
     def __init__(self, parameters: Iterable[nn.Parameter], buffers: Iterable[Tensor]):
         self.parameters, self.buffers = list(parameters), list(buffers)
-        self.captured: dict[tuple, tuple] = {}  # each with the memory that it reads and writes
+        self.captured: dict[tuple, Captured] = {}
         self.pool = torch.cuda.graph_pool_handle()  # only one of the graphs runs at a time
 
     def __call__(
@@ -179,16 +197,16 @@ class GradientGraphs:
         if key not in self.captured:
             with random():
                 self.captured[key] = self._capture(batch, accumulate)
-        graph, inputs, totals, gradients = self.captured[key]
-        for own, value in zip(_tensors(inputs), _tensors(batch), strict=True):
+        captured = self.captured[key]
+        for own, value in zip(_tensors(captured.batch), _tensors(batch), strict=True):
             own.copy_(value)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+        for parameter, gradient in zip(self.parameters, captured.gradients, strict=True):
             parameter.grad = gradient
         with random():
-            graph.replay()
-        return totals
+            captured.graph.replay()
+        return captured.totals
 
-    def _capture(self, batch: Batch, accumulate: Callable[[Batch], Losses]) -> tuple:
+    def _capture(self, batch: Batch, accumulate: Callable[[Batch], Losses]) -> Captured:
         before = [buffer.clone() for buffer in self.buffers]
         batch = tree_map_only(Tensor, torch.clone, batch)
         stream = torch.cuda.Stream()
@@ -211,7 +229,7 @@ class GradientGraphs:
             ) from error
         for buffer, value in zip(self.buffers, before, strict=True):
             buffer.copy_(value)
-        return graph, batch, totals, [p.grad for p in self.parameters]
+        return Captured(graph, batch, totals, [p.grad for p in self.parameters])
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
