@@ -189,18 +189,8 @@ class UnfoldLDMPhase1Model(RestorationModel):
 
     def network_arguments(self, batch: Batch) -> dict[str, Any]:
         arguments = super().network_arguments(batch)
-        if torch.is_grad_enabled():
-            if 'context_lq' in batch:
-                arguments['context'] = batch['context_lq'], batch['context_gt']
-            return arguments
-        arguments['prior_source'] = self.prior_source
-        if self.prior_source == 'oracle':
-            if 'gt' not in batch:
-                raise ValueError(
-                    'The oracle prior is computed from the ground truth, and this validation set '
-                    'has none: use a set with gt, or another val.prior_source.'
-                )
-            arguments['gt'] = batch['gt']
+        if 'context_lq' in batch:
+            arguments['context'] = batch['context_lq'], batch['context_gt']
         return arguments
 
     def compute_losses(self, batch: Batch, current_iter: int, **mode: str) -> tuple[Losses, Losses]:
@@ -221,6 +211,16 @@ class UnfoldLDMPhase1Model(RestorationModel):
         super().optimize_parameters(current_iter)
         if 'step_size' in self.log_dict:
             self.step_watch.observe(self.log_dict['step_size'], current_iter)
+
+    def inference_arguments(self, batch: Batch) -> dict[str, Any]:
+        if self.prior_source != 'oracle':
+            return {'prior_source': self.prior_source}
+        if 'gt' not in batch:
+            raise ValueError(
+                'The oracle prior is computed from the ground truth, and this validation set has '
+                'none: use a set with gt, or another val.prior_source.'
+            )
+        return {'gt': batch['gt'], 'prior_source': 'oracle'}
 
 
 # ---- from the trace of a forward pass ------------------------------------------------------------

@@ -129,11 +129,6 @@ def step_rng(seed: int, current_iter: int, rank: int) -> Iterator[None]:
         yield
 
 
-def asked_to_stop(opt: Mapping[str, Any], device: torch.device) -> bool:
-    """Whether a signal asks this rank or another to stop."""
-    return _reduce({}, opt, device)[1]
-
-
 def _reduce(
     values: Mapping[str, Tensor], opt: Mapping[str, Any], device: torch.device
 ) -> tuple[OrderedDict[str, float], bool]:
