@@ -263,6 +263,8 @@ DEGRADATIONS: dict[str, type[Degradation]] = {
 
 def read_step(entry: object) -> Degradation:
     """One entry of a ``degradations`` list. OptionError: its faults, each at its key."""
+    if isinstance(entry, Degradation):
+        return entry
     if not isinstance(entry, Mapping) or 'type' not in entry:
         raise ValueError(f'must be a mapping with a type, got {entry!r}.')
     name = entry['type']
