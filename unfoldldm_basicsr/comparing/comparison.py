@@ -15,6 +15,7 @@ import torch
 from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.common.option_files import read_option_file
+from unfoldldm_basicsr.common.process import IMPORT
 from unfoldldm_basicsr.comparing import runs as trainings
 from unfoldldm_basicsr.comparing import task as tasks
 from unfoldldm_basicsr.comparing.measuring import deployed, machine
@@ -112,8 +113,8 @@ def compare_finished(
             'budget': 'that of each run, see the cost; weights without runs have none',
             'test data': '; '.join(map(data_words, sets.values())),
             DIFFERING: ', '.join(settings.allow),
-            'made by': shlex.join(
-                ['unfoldldm', 'compare', '--runs', *names, *(('-opt', str(opt)) if opt else ())]
+            'made by': command_of(
+                'compare', '--runs', *names, *(('-opt', str(opt)) if opt else ())
             ),
         }
         return _finish(entries, settings, words, place)
@@ -209,8 +210,14 @@ def words_of_task(task: tasks.Task, arguments: Sequence[str]) -> dict[str, str]:
         'choices of the test': '; '.join(f'{t}: {json.dumps(c)}' for t, c in choices.items() if c),
         'own options': own_options(trained, task.common),
         'unseen': ', '.join(name for name in settings.out_of_distribution if name in names),
-        'made by': shlex.join(['unfoldldm', command, '-opt', str(place), *arguments]),
+        'made by': command_of(command, '-opt', str(place), *arguments),
     }
+
+
+def command_of(*words: str) -> str:
+    """What to type again, with the packages of the user that it needs."""
+    packages = filter(None, os.environ.get(IMPORT, '').split(','))
+    return shlex.join(['unfoldldm', *words, *(w for name in packages for w in ('--import', name))])
 
 
 def own_options(sides: Iterable[tasks.Side], common: Mapping[str, Any]) -> str:

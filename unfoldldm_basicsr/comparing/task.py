@@ -182,12 +182,15 @@ def options_of_test(
     kept = ('metrics', 'tile', 'tile_overlap')
     val = {k: v for k, v in (options.get('val') or {}).items() if k in kept}
     dropped = ('train', 'logger', 'manual_seed', 'dist_params')
+    path = {'pretrain_network_g': str(weights) if weights else None}
+    if (options.get('train') or {}).get('ema_decay'):  # what it was validated with, of any model
+        path['param_key_g'] = 'params_ema'
     return {k: v for k, v in options.items() if k not in dropped} | {
         'name': name,
         'network_g': options.get('network_g', {}) | changes.network_g,
         'datasets': {k.replace('val', 'test'): deepcopy(v) for k, v in sets.items()},
         'val': val | changes.val,
-        'path': {'pretrain_network_g': str(weights) if weights else None},
+        'path': path,
     }
 
 
@@ -257,6 +260,8 @@ def _ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
     place, rows = folder / options.of, options.rows
     if isinstance(rows, str):
         rows = rows_of(folder / rows).rows
+    if options.base in rows:
+        raise ValueError(f'{folder / ROWS}: rows.{options.base} has the name of the base.')
     files = {options.base: read_option_file(place / f'{options.base}.yml')}
     files |= {name: {'of': options.base, **row} for name, row in rows.items()}
     return f'ablate_{folder.resolve().name}', place, files, options.base

@@ -56,8 +56,8 @@ def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.D
 def _files(options: Mapping[str, Any]) -> str:
     """Digest of all weights, and of names, sizes and times of what lies below the data roots."""
     digest = hashlib.sha256()
-    for file in (Path(value) for value in options['path'].values() if value):
-        digest.update(file.read_bytes())
+    if weights := options['path']['pretrain_network_g']:
+        digest.update(Path(weights).read_bytes())
     for key, root in flatten(options['datasets'], '').items():
         if root and key.rpartition('.')[2].startswith(('dataroot', 'meta_info')):
             files = find_images(root)[0] if Path(root).is_dir() else []
