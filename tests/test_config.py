@@ -69,7 +69,8 @@ STOCK_FAULTS = [
     ('train.optim_g.lr', float('nan'), 'must be a finite number|Invalid learning rate: nan'),
     ('train.optim_g.wd', 0.1, 'is not an option of Adam'),
     ('train.scheduler.type', 'CosineAnnealingLR', 'no schedule'),
-    ('train.scheduler.milestones', 5, 'look at milestones: 5'),
+    ('train.scheduler.milestones', 5, 'must be a list, got 5'),
+    ('train.scheduler.milestones', '[2]', 'must be a list.* Write the list without quotes.$'),
     ('train.pixel_opt', DELETE, 'nothing would be learned'),
     ('train.pixel_opt.loss_wieght', 1, "Did you mean 'loss_weight'"),
     ('train.pixel_opt.reduction', 'avg', 'Unsupported reduction mode: avg'),
@@ -94,7 +95,6 @@ WHERE = {  # where a fault is named that stands elsewhere
     'train.isda_opt.norm': 'train.isda_opt',
     'train.pixel_opt.reduction': 'train.pixel_opt',
     'train.scheduler': 'train.scheduler.type',
-    'train.scheduler.milestones': 'train.scheduler',
     'val.metrics': 'val.metrics.psnr.crop_border',
     'val.metrics.psnr': 'val.metrics.psnr.input_order',
 }

@@ -163,6 +163,8 @@ def problems_of(
             problems[path] = wanted if wanted.endswith('.') else f'{wanted}, got {show(value)}.'
             if isinstance(value, str) and 'number' in wanted and _NUMBER.fullmatch(value):
                 problems[path] += ' Write the number without quotes and units.'
+            elif isinstance(value, str) and 'a list' in wanted and value.startswith('['):
+                problems[path] += ' Write the list without quotes.'
             elif kind == 'literal_error':
                 problems[path] += nearest(value, re.findall("'([^']*)'", found['msg']))
     return [

@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from unfoldldm_basicsr.common.declaration import Options, count
+from unfoldldm_basicsr.common.declaration import Options, Tuple, count
 
 Section = dict[str, Any] | None
 Positive = count(ge=1)
@@ -290,6 +290,13 @@ class MetricOptions(AnyMetric):
     """What validation gives."""
     test_y_channel: Switch = False
     """Compare the luminance only."""
+
+
+class ScheduleOptions(Options):
+    """Arguments of BasicSR's schedules that are taken as anything, and then without effect."""
+
+    milestones: Tuple[float]
+    """Iterations at which the learning rate changes; those of a text are its letters."""
 
 
 SECTIONS: dict[str, type[Options]] = {

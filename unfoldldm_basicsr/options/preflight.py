@@ -22,7 +22,13 @@ from basicsr.utils import registry as registries
 
 from unfoldldm_basicsr.common.declaration import Options, show
 from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
-from unfoldldm_basicsr.common.sections import AnyMetric, BasicDataset, LoaderOptions, MetricOptions
+from unfoldldm_basicsr.common.sections import (
+    AnyMetric,
+    BasicDataset,
+    LoaderOptions,
+    MetricOptions,
+    ScheduleOptions,
+)
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.options import environment, networks, rules
 from unfoldldm_basicsr.options.aliases import MODELS, Note, translate
@@ -68,7 +74,8 @@ LOSS = Kind('loss', registries.LOSS_REGISTRY, _loss)
 OPTIMISER = Kind('optimiser', networks.OPTIMIZERS, networks.one_step, ('params',))
 _STEPS, _CYCLES = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
 _SCHEDULES = [('MultiStepLR', _STEPS), *((cls.__name__, cls) for cls in (_STEPS, _CYCLES))]
-SCHEDULE = Kind('schedule', _SCHEDULES, _schedule, ('optimizer', 'last_epoch'), where=_OF_STOCK)
+_OF_SCHEDULES = ('optimizer', 'last_epoch'), (Options, ScheduleOptions)
+SCHEDULE = Kind('schedule', _SCHEDULES, _schedule, *_OF_SCHEDULES, where=_OF_STOCK)
 _OF_METRICS = ('img', 'img2'), (AnyMetric, MetricOptions)
 METRIC = Kind('metric', registries.METRIC_REGISTRY, None, *_OF_METRICS)
 DATASET = Kind('data set', registries.DATASET_REGISTRY)
