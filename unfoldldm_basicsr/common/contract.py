@@ -70,10 +70,17 @@ class Contract:
 
 
 def contract_of(net: nn.Module | type[nn.Module]) -> Contract:
-    """What ``net``, without a wrapper for training, or its class offers."""
+    """What ``net`` or its class offers, whatever is wrapped around it."""
+    net = unwrapped(net)
     names = (field.name for field in fields(Contract) if hasattr(net, field.name))
     offered = {name: getattr(net, name) for name in names}
     return Contract(**{'inputs': frozenset(inspect.signature(net.forward).parameters), **offered})
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The network inside DataParallel or ``torch.compile``, which take any arguments."""
+    net = net.module if isinstance(net, nn.DataParallel) else net
+    return getattr(net, '_orig_mod', net)
 
 
 def needed_inputs(inputs: Mapping[str, inspect.Parameter]) -> list[str]:
@@ -93,6 +100,7 @@ def run_on_trial(net: nn.Module, image: Tensor) -> Tensor:
 
 def check_inputs(net: nn.Module, given: Collection[str]) -> None:
     """ValueError where ``forward`` needs more than the image and what is ``given``."""
+    net = unwrapped(net)
     needed = needed_inputs(inspect.signature(net.forward).parameters)
     if lacking := [name for name in needed if name not in given]:
         raise ValueError(

@@ -9,7 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.contract import check_inputs, check_tile, contract_of, image_channels
+from unfoldldm_basicsr.common.contract import (
+    check_inputs,
+    check_tile,
+    contract_of,
+    image_channels,
+    unwrapped,
+)
 from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
 from unfoldldm_basicsr.common.declaration import Options
 from unfoldldm_basicsr.data.images import Picture
@@ -114,10 +120,11 @@ class Restorer:
         self.net = net.to(self.device)
         self.tile, self.tile_overlap = tile, tile_overlap
         self.global_statistics = global_statistics
-        options = getattr(net, 'options', None)
+        bare = unwrapped(net)
+        options = getattr(bare, 'options', None)
         known = isinstance(options, Options)
         self.channels = image_channels(
-            type(net), dict(options) if known else self.meta.get('kwargs', {})
+            type(bare), dict(options) if known else self.meta.get('kwargs', {})
         )
         if self.contract.lacks_prior:
             self.notes.append(
