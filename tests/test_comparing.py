@@ -191,6 +191,7 @@ def test_sides_that_are_not_comparable_are_refused_with_the_difference(
         ('wide.yml', 'network_g', {**NAFNET, 'widht': 1}, 'network_g.widht'),
         ('wide.yml', 'test', {'val': {'tile': 32}}, 'is not larger than its overlap'),
         ('wide.yml', 'of', 'smal', "no side 'smal'. Did you mean 'small'?"),
+        ('common.yml', 'train.total_iter', 5, 'train.total_iter is set by compare.budget'),
     ],
 )  # fmt: skip
 def test_wrong_option_files_are_refused_before_anything_is_trained(
@@ -208,8 +209,7 @@ def test_a_row_with_the_name_of_the_base_is_refused(folder, output_of):
 
 def test_every_side_is_tested_with_the_average_that_it_was_validated_with():
     for train, key in (({'ema_decay': 0.9}, 'params_ema'), ({}, None)):
-        test = options_of_test('x', {'train': train}, {}, Path('x.pth'))
-        assert test['path'].get('param_key_g') == key
+        assert options_of_test('', {'train': train}, {})['path'].get('param_key_g') == key
 
 
 def test_classical_methods_denoise_without_knowing_the_noise_and_brighten_dark_photos():

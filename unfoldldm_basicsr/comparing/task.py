@@ -276,6 +276,11 @@ def _side(name: str, values: Mapping[str, Any], common: Mapping[str, Any], folde
     own = merged(common, own)
     phases = [{k: v for k, v in phase.items() if k != 'share'} for phase in file.phases]
     side = Side(name, file, tuple(merged(own, phase) for phase in phases), name)
+    for phase in side.phases:
+        keys = {*phase, *(f'train.{key}' for key in phase.get('train') or ())}
+        for key, by in (('manual_seed', 'seeds'), ('train.total_iter', 'budget')):
+            if key in keys:
+                raise ValueError(f'{folder}: {name}: {key} is set by compare.{by}; remove it.')
     good = all(isinstance(s, int | float) and 0 < s <= 1 for s in side.shares)
     if not good or abs(sum(side.shares) - 1) > 1e-6:
         raise ValueError(
