@@ -71,23 +71,21 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 def run_to_end(pipeline: Callable[[str], object], root: str) -> None:
     """Runs a pipeline of BasicSR; a failure with a message for the user is logged, for status 1."""
-    from basicsr.utils.dist_util import get_dist_info
-
     try:
         pipeline(root)
     except (RunFailure, RuntimeError, OSError) as error:
         failure = error if isinstance(error, RunFailure) else explain(error)
         if failure is None:
             raise
-        if not getattr(failure, 'on_all_ranks', False) or get_dist_info()[0] == 0:
+        distributed = torch.distributed
+        alone = not distributed.is_available() or not distributed.is_initialized()
+        if alone or not getattr(failure, 'on_all_ranks', False) or distributed.get_rank() == 0:
             logging.getLogger('basicsr').error('The run has ended: %s', failure)
         raise SystemExit(1) from error
 
 
 def explain(error: Exception) -> str | None:
     """A message for the loss of another process or a full disk, None for any other error."""
-    from basicsr.utils.dist_util import get_dist_info
-
     if isinstance(error, OSError):
         if error.errno not in _DISK_IS_FULL:
             return None
@@ -98,13 +96,14 @@ def explain(error: Exception) -> str | None:
         )
     if str(error).startswith(DEAD_WORKER):  # torch says so at once, even in the middle of a step
         return f'{first_line(error)}. {LOADER_ADVICE}'
-    rank, size = get_dist_info()
-    if size == 1:
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized():
         return None
-    if not (isinstance(error, torch.distributed.DistError) or _PEER.search(str(error))):
+    lost = getattr(distributed, 'DistError', ())
+    if not isinstance(error, lost) and not _PEER.search(str(error)):
         return None
     return (
-        f'rank {rank}: another process of this run is gone '
+        f'rank {distributed.get_rank()}: another process of this run is gone '
         f'({first_line(error)}). Its own message is above, or in the output of its machine. '
         'The last checkpoint is untouched: start the same command with --auto_resume '
         '(torchrun --max-restarts=N does that by itself).'
