@@ -70,7 +70,7 @@ class Contract:
 
 
 def contract_of(net: nn.Module | type[nn.Module]) -> Contract:
-    """What ``net`` or its class offers, whatever is wrapped around it."""
+    """What ``net`` or its class offers, inside of DataParallel or ``torch.compile`` too."""
     net = unwrapped(net)
     names = (field.name for field in fields(Contract) if hasattr(net, field.name))
     offered = {name: getattr(net, name) for name in names}

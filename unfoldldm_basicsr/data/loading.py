@@ -282,6 +282,8 @@ class TrainLoader:
         return len(self.loader)
 
     def __getattr__(self, name: str) -> object:
+        if name == 'loader':  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator:

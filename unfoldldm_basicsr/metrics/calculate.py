@@ -61,6 +61,7 @@ def calculate_metric(
     if whose(metric) not in KNOWN or name not in _SMALLEST_SIDE:
         return metric(**data, **arguments)
     order = arguments.get('input_order', 'HWC')
+    data = {key: image for key, image in data.items() if image is not None}
     for image in data.values():
         _check_image(name, image if rounded else image.astype(np.uint8), order)
     if data['img'].ndim == 2 and name in _WITH_ORDER:  # a grey image has no order of channels

@@ -53,7 +53,7 @@ def calculate_lpips(
 
     Args:
         img, img2: (H, W, 3), BGR as BasicSR's validation gives them: uint8, or floats in 0..255
-            (``val.use_image: false``).
+            (``val.use_image: false``; ``calculate_metric`` with ``rounded=False``).
         crop_border: pixels left out at every side.
         net: 'alex' (as usually reported), 'vgg' or 'squeeze'.
 
@@ -98,6 +98,8 @@ def calculate_pyiqa(
 
 def _rgb(image: np.ndarray, crop_border: int) -> torch.Tensor:
     """BGR in 0..255, (H, W, 3) -> RGB in [0, 1], (1, 3, h, w)."""
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f'LPIPS and pyiqa take colour images, got {image.shape}.')
     rows, columns = (slice(crop_border, side - crop_border) for side in image.shape[:2])
     rgb = np.ascontiguousarray(image[rows, columns, ::-1], dtype=np.float32).clip(0, 255)
     return torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255

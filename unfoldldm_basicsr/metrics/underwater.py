@@ -72,6 +72,8 @@ def calculate_uiqm(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
 
 
 def _inside(image: np.ndarray, border: int) -> np.ndarray:
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f'UCIQE and UIQM are made for colour images, got {image.shape}.')
     rows, columns = (slice(border, side - border) for side in image.shape[:2])
     return image[rows, columns].astype(np.float64).clip(0, 255)
 

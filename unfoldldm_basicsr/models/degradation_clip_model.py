@@ -163,9 +163,11 @@ class DegradationCLIPModel(RestorationModel):
         title = f'{right} of {items} right ({100 * right / max(1, items):.1f} %)'
         when = f'iteration {label}' if self.is_train else str(label)
         about = f'{dataset}, {when}; cells: images, share of row'
-        file = folder / f'confusion_{label}.png'
+        file = folder / f'confusion_{label}.csv'
         with writing(file):
-            confusion.write_confusion_csv(counts, names, file.with_suffix('.csv'))
+            confusion.write_confusion_csv(counts, names, file)
+        file = file.with_suffix('.png')
+        with writing(file):
             save_picture(file, confusion.confusion_picture(counts, names, title, about))
         get_root_logger().info(f'Confusion matrix: {file}')
 

@@ -206,7 +206,7 @@ def restore_in_tiles(
     side, step = check_tile(tile, overlap, contract.size_multiple)[0], contract.size_multiple
     grid, fixed = {'size_multiple': step, 'device': device}, None
     if contract.tiling_changes_result and max(image.shape[-2:]) > tile:
-        if global_statistics:
+        if global_statistics is not False:
             fixed = with_image_statistics(forward, image, tile=side, **grid)
         if fixed is None and net not in _warned:
             _warned.add(net)
@@ -215,7 +215,7 @@ def restore_in_tiles(
                 'Tiles change the results: %s uses statistics of the whole image, here those of '
                 'each tile, and seams may show. Leave tiles off where memory allows%s.',
                 type(net).__name__,
-                '' if global_statistics else hint,
+                hint if global_statistics is False else '',
             )
     return tiled_forward(
         fixed or forward, image, tile=tile, overlap=overlap, **grid, on_tile=on_tile
