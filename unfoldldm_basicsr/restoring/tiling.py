@@ -206,7 +206,7 @@ def restore_in_tiles(
     side, step = check_tile(tile, overlap, contract.size_multiple)[0], contract.size_multiple
     grid, fixed = {'size_multiple': step, 'device': device}, None
     if contract.tiling_changes_result and max(image.shape[-2:]) > tile:
-        if global_statistics is not False:
+        if global_statistics is not False:  # None was the default once
             fixed = with_image_statistics(forward, image, tile=side, **grid)
         if fixed is None and net not in _warned:
             _warned.add(net)
