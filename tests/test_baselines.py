@@ -121,6 +121,13 @@ def test_padding_comes_from_the_attribute_of_the_network(name):
         torch.testing.assert_close(net(x, *vectors), net(padded, *vectors)[..., :-1, :])
 
 
+@pytest.mark.parametrize('name', ['NAFNet', 'NAFNetLocal'])
+def test_reflection_takes_the_place_of_the_zeros_of_the_released_network(name):
+    net, x = randomise(BUILDERS[name](padding_mode='reflect')), torch.rand(1, 3, 15, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), net(F.pad(x, (0, 0, 0, 1), 'reflect'))[..., :-1, :])
+
+
 @EACH
 def test_arguments_are_read_back_from_the_weights(name):
     changes = {'LayerNorm_type': 'BiasFree', 'bias': True} if name in GIVEN else {}

@@ -12,6 +12,7 @@ Shapes: level l of 0..L works on (B, 2^l width, H / 2^l, W / 2^l).
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -82,6 +83,9 @@ class NAFNetOptions(Options):
     """Blocks per encoder level; their number is the number of halvings."""
     dec_blk_nums: Tuple[NonNegativeInt] = ()
     """Blocks per decoder level, lowest resolution first."""
+    padding_mode: Literal['zeros', 'reflect'] = 'zeros'
+    """How sides that are no multiple of 2^levels are extended: zeros (as released), which the
+    channel attention averages with the image, or reflect."""
 
     @model_validator(mode='after')
     def _depth(self) -> 'NAFNetOptions':
@@ -108,6 +112,7 @@ class NAFNet(nn.Module):
         super().__init__()
         depth, width = len(options.enc_blk_nums), options.width
         self.size_multiple = 2**depth
+        self.padding_mode = 'constant' if options.padding_mode == 'zeros' else options.padding_mode
 
         def blocks(level: int, count: int) -> nn.Sequential:
             channels = width * 2**level
@@ -135,7 +140,7 @@ class NAFNet(nn.Module):
         return GlobalPool(1)
 
     def forward(self, lq: Tensor) -> Tensor:
-        """Restores ``lq``; sides are extended by zeros as in the released code.
+        """Restores ``lq``.
 
         Args:
             lq: (B, img_channel, H, W), RGB in [0, 1], any H and W.
@@ -143,7 +148,8 @@ class NAFNet(nn.Module):
         Returns:
             (B, img_channel, H, W), not clamped.
         """
-        image, size = pad_to_multiple(to_quick_layout(lq), self.size_multiple, mode='constant')
+        lq = to_quick_layout(lq)
+        image, size = pad_to_multiple(lq, self.size_multiple, mode=self.padding_mode)
         x = self.intro(image)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
