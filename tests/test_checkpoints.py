@@ -123,12 +123,14 @@ def test_a_network_that_a_run_never_saves_is_in_no_checkpoint(two):
 
 def test_a_moved_experiment_is_still_whole_from_any_folder(two, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path_factory.mktemp('elsewhere'))
-    moved = tmp_path_factory.mktemp('moved') / 'x'
-    shutil.move(two, moved)
-    options = options_of(moved)
-    assert basicsr.train.load_resume_state(options)['iter'] == 4
+    moved = Path(shutil.move(two, tmp_path_factory.mktemp('moved') / 'x'))
+    assert basicsr.train.load_resume_state(options := options_of(moved))['iter'] == 4
     assert options['path']['resume_state'] == str(moved / STATE)
     assert options['path']['pretrain_network_g'] == str(moved / WEIGHTS)
+    new = options_of(moved, state=moved / STATE)
+    new['path'] |= {'models': moved / 'a', 'training_states': moved / 'b'}  # of another name
+    basicsr.train.load_resume_state(new)
+    assert all((moved / folder).is_dir() for folder in 'ab')
 
 
 def test_killed_before_the_list_is_written_the_checkpoint_still_counts(two):

@@ -116,6 +116,8 @@ def load_resume_state(opt: dict) -> dict | None:
     for name, file in checkpoint.weights.items():
         label = name.removeprefix('net_')
         opt['path'] |= {f'pretrain_network_{label}': str(file), f'param_key_{label}': 'params'}
+    for folder in ('models', 'training_states'):  # BasicSR makes them for a fresh start only
+        Path(opt['path'][folder]).mkdir(parents=True, exist_ok=True)
     progress.resumed = checkpoint
     return state
 

@@ -23,12 +23,7 @@ def fill_channels(tensor: Tensor, channels: int, dim: int) -> Tensor:
 
 
 def separable_parts(
-    x: Tensor,
-    pointwise: nn.Conv2d,
-    depthwise: nn.Conv2d,
-    parts: int,
-    *,
-    width: int | None = None,
+    x: Tensor, pointwise: nn.Conv2d, depthwise: nn.Conv2d, parts: int, *, width: int | None = None
 ) -> list[Tensor]:
     """``depthwise(pointwise(x)).chunk(parts, dim=1)``, each part a tensor of its own.
 
