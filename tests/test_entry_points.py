@@ -46,11 +46,11 @@ def test_train_resume_and_test_run_through_basicsr(project, monkeypatch):
     assert '# psnr' in written.read_text()
 
 
-def test_the_root_folder_is_the_current_one_unless_named(tmp_path, monkeypatch):
+def test_root_and_packages_are_split_off_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    take = unfoldldm_basicsr.train.take_root
-    assert take(['-opt', 'x.yml']) == (str(tmp_path), ['-opt', 'x.yml'])
-    assert take(['--root', 'a', '-opt', 'x.yml']) == (str(tmp_path / 'a'), ['-opt', 'x.yml'])
+    take, rest = unfoldldm_basicsr.train.take_own, ['-opt', 'x.yml']
+    assert take(rest) == (str(tmp_path), [], rest)
+    assert take(['--root', 'a', *rest, '--import', 'b']) == (str(tmp_path / 'a'), ['b'], rest)
 
 
 TWO_RANKS = """

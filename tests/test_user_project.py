@@ -82,21 +82,17 @@ if __name__ == '__main__':
 
 def project_options(folder) -> dict:
     options = stock_options(folder, total_iter=2)
-    options['datasets']['train']['name'] = 'ours'
-    options['note'] = 'GAN with our own network'
-    options['model_type'] = 'MyGANModel'
+    options |= {'note': 'GAN with our own network', 'model_type': 'MyGANModel'}
     options['network_g'] = {'type': 'Restormer', 'shift': 0.5}
     options['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
-    options['datasets']['train'] |= {'type': 'PairsWithMargin', 'crop_margin': 2}
+    options['datasets']['train'] |= {'name': 'ours', 'type': 'PairsWithMargin', 'crop_margin': 2}
     options['datasets']['val']['batch_size_per_gpu'] = 1
     options['train'] |= {
         'pixel_opt': {'type': 'PSNRLoss', 'weight': 2.0},
         'gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1},
         'optim_d': {'type': 'Adam', 'lr': 1e-3},
-        'net_d_iters': 1,
-        'net_d_init_iters': 0,
-        'our_own_key': 3,
     }
+    options['train'] |= {'net_d_iters': 1, 'net_d_init_iters': 0, 'our_own_key': 3}
     options['logger']['use_tb_logger'] = False
     options['val'] |= {'val_freq': 2, 'save_img': False}
     options['val']['metrics']['psnr']['better'] = 'higher'
@@ -124,13 +120,15 @@ def test_check_imports_the_project_first(tmp_path, monkeypatch, output_of):
     assert 'x.yml: OK (training, Restormer' in found.stdout
     monkeypatch.chdir(tmp_path)
     errors = output_of(*command[2:], status=2)
-    assert 'no model' in errors
-    assert errors.count('--import PACKAGE') == 1
+    assert ('no model' in errors, errors.count('--import PACKAGE')) == (True, 1)
+    training = ['-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml', '--force_yml', 'scale=no']
+    for more in (['--import', 'mine'], []):
+        refused = run_python(*training, *more, cwd=tmp_path).stderr
+        seen = [text in refused for text in ('scale: ', 'no model', '--import PACKAGE')]
+        assert seen == [True, not more, not more], refused
 
 
-def test_processes_that_a_command_starts_import_the_project_too(
-    tmp_path, monkeypatch, capsys, output_of
-):
+def test_processes_of_a_command_import_the_project_too(tmp_path, monkeypatch, capsys, output_of):
     (tmp_path / 'mine_too.py').write_text('print("mine_too")')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'path', list(sys.path))

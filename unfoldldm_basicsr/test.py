@@ -1,4 +1,4 @@
-"""Testing: ``python -m unfoldldm_basicsr.test -opt FILE [--root FOLDER] [BasicSR's options]``.
+"""Testing: ``python -m unfoldldm_basicsr.test -opt FILE [--root FOLDER] [--import PACKAGE] ...``.
 
 The option file is checked as a whole, then BasicSR's own pipeline runs. Results go below the
 current folder, or below ``--root``.

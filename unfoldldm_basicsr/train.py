@@ -1,4 +1,4 @@
-"""Training: ``python -m unfoldldm_basicsr.train -opt FILE [--root FOLDER] [BasicSR's options]``.
+"""Training: ``python -m unfoldldm_basicsr.train -opt FILE [--root FOLDER] [--import PACKAGE] ...``.
 
 The option file is checked as a whole, then BasicSR's own pipeline runs. Experiments go below the
 current folder, or below ``--root``.
@@ -11,15 +11,17 @@ import sys
 
 import unfoldldm_basicsr
 from unfoldldm_basicsr.common.option_files import build_parser
+from unfoldldm_basicsr.common.process import import_packages
 from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 
-def take_root(argv: list[str]) -> tuple[str, list[str]]:
-    """Splits ``--root FOLDER`` (default: current folder) off the command line."""
+def take_own(argv: list[str]) -> tuple[str, list[str], list[str]]:
+    """Splits ``--root FOLDER`` (default: current folder) and every ``--import`` off; the rest."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('--root', default=os.curdir)
+    parser.add_argument('--import', dest='packages', action='append', default=[])
     known, rest = parser.parse_known_args(argv)
-    return os.path.abspath(os.path.expanduser(known.root)), rest
+    return os.path.abspath(os.path.expanduser(known.root)), known.packages, rest
 
 
 def run(program: str, argv: list[str] | None) -> None:
@@ -29,10 +31,11 @@ def run(program: str, argv: list[str] | None) -> None:
     images that cannot be read, the loss of another process, ...) with one message and status 1.
     """
     prefer_huge_pages()
-    root, rest = take_root(sys.argv[1:] if argv is None else argv)
+    root, packages, rest = take_own(sys.argv[1:] if argv is None else argv)
     build_parser().parse_args(rest)  # help and mistyped options are answered before torch is loaded
     try:
         unfoldldm_basicsr.register()
+        import_packages(packages)
         from unfoldldm_basicsr.common.errors import run_to_end
 
         module = importlib.import_module(f'basicsr.{program}')

@@ -6,7 +6,7 @@ import sys
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.compat.imports import load_data_only
-from unfoldldm_basicsr.options.preflight import Report, examine
+from unfoldldm_basicsr.options.preflight import Report, examine, project_hint
 from unfoldldm_basicsr.options.run import is_training
 
 SIZE = 256  # of the image that the operations are counted for
@@ -15,7 +15,7 @@ SIZE = 256  # of the image that the operations are counted for
 def run(args: argparse.Namespace) -> int:
     """Prints one line per correct file, and every problem of the others (status 2)."""
     load_data_only()
-    failed = unknown = False
+    failed, hint = False, ''
     for file in args.opt:
         try:
             options = read_option_file(file)
@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
         if not report.problems:
             print(f'{file}: OK ({describe(report)})')
         failed = failed or bool(report.problems)
-        unknown = unknown or any(' is registered.' in line for line in report.problems)
-    if unknown and not args.packages:
-        print('Classes of a project of yours are seen with --import PACKAGE.', file=sys.stderr)
+        hint = hint or project_hint(report.problems)
+    if hint and not args.packages:
+        print(hint, file=sys.stderr)
     return 2 if failed else 0
 
 

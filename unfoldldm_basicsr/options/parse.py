@@ -12,9 +12,10 @@ from basicsr.utils import dist_util, get_root_logger, set_random_seed
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
+from unfoldldm_basicsr.common.process import IMPORT
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.environment import open_datasets
-from unfoldldm_basicsr.options.preflight import examine
+from unfoldldm_basicsr.options.preflight import examine, project_hint
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import forgotten_launcher, gpu_count
 from unfoldldm_basicsr.weights.training_state import iterations_of
@@ -82,7 +83,8 @@ def refuse(problems: list[str]) -> None:
     """
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         count = f'{len(problems)} problems:\n' if len(problems) > 1 else ''
-        sys.stderr.write(count + '\n'.join(problems) + '\n')
+        hint = '' if os.environ.get(IMPORT) else project_hint(problems)
+        sys.stderr.write(count + '\n'.join(filter(None, [*problems, hint])) + '\n')
     raise SystemExit(2)
 
 

@@ -107,6 +107,12 @@ def preflight(options: dict, file: str, is_train: bool, **settings: Any) -> list
     return examine(options, file, is_train, **settings).problems
 
 
+def project_hint(problems: Iterable[str]) -> str:
+    """What makes the classes of a project known, where a problem is an unknown one."""
+    unknown = any(' is registered.' in line for line in problems)
+    return 'Classes of a project of yours are seen with --import PACKAGE.' if unknown else ''
+
+
 @environment.basicsr_logger_untouched()
 def examine(
     options: dict,
