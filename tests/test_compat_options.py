@@ -173,14 +173,14 @@ def test_debug_prefixes_the_name_once_and_validates_often(command):
 
 
 def test_keys_that_basicsr_demands_are_filled_and_whole_floats_become_counts():
-    options = {'datasets': {'train': {}, 'val_2': {}}, 'train': {'total_iter': 5e3}, 'val': {}}
+    sets = {'train': {'batch_size_per_gpu': 2e0}, 'val_2': {}}
+    options = {'datasets': sets, 'train': {'total_iter': 5e3}, 'val': {}}
     fill_defaults(options, is_train=True)
     train, val = options['datasets'].values()
-    assert options['scale'] == 1
-    assert options['logger']['use_tb_logger'] is False
+    assert (options['scale'], options['logger']['use_tb_logger']) == (1, False)
     assert options['val'] == {'val_freq': 5000, 'save_img': False, 'suffix': None}
     assert options['train'] == {'total_iter': 5000}
-    assert isinstance(options['train']['total_iter'], int)
+    assert {type(options['train']['total_iter']), type(train['batch_size_per_gpu'])} == {int}
     assert train['io_backend'] == val['io_backend'] == {'type': 'disk'}
     assert train['persistent_workers'] is True
     assert 'persistent_workers' not in val

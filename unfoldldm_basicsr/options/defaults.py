@@ -15,7 +15,7 @@ _FILLED = {
     'logger': ('print_freq', 'save_checkpoint_freq', 'use_tb_logger'),
     'val': ('val_freq', 'save_img', 'suffix'),
 }
-_COUNTS = ('_iter', '_freq')  # BasicSR compares and divides them; 5e3 is a float in YAML
+_COUNTS = ('_iter', '_freq', '_per_gpu')  # 5e3 is a float in YAML, and BasicSR counts with them
 
 
 def fill_defaults(options: dict, is_train: bool) -> None:
@@ -36,12 +36,12 @@ def fill_defaults(options: dict, is_train: bool) -> None:
     for key, value in options['path'].items() if isinstance(options['path'], dict) else ():
         if isinstance(value, str) and re.search('resume_state|pretrain_network', str(key)):
             options['path'][key] = os.path.expanduser(value)
-    datasets = options.get('datasets')
-    for phase, section in datasets.items() if isinstance(datasets, dict) else ():
+    sets = options.get('datasets')
+    sets = sets if isinstance(sets, dict) else {}
+    for phase, section in sets.items():
         if isinstance(section, dict):
             _fill_dataset(section, str(phase), options['scale'])
-    for name in ('train', 'val', 'logger'):
-        section = options.get(name)
+    for section in (*(options.get(name) for name in ('train', 'val', 'logger')), *sets.values()):
         for key, value in section.items() if isinstance(section, dict) else ():
             if isinstance(value, float) and value.is_integer() and str(key).endswith(_COUNTS):
                 section[key] = int(value)

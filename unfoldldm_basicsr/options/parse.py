@@ -81,7 +81,8 @@ def refuse(problems: list[str]) -> None:
     Raises:
         SystemExit: always.
     """
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', ''))
+    if not rank.isdigit() or int(rank) == 0:
         count = f'{len(problems)} problems:\n' if len(problems) > 1 else ''
         hint = '' if os.environ.get(IMPORT) else project_hint(problems)
         sys.stderr.write(count + '\n'.join(filter(None, [*problems, hint])) + '\n')
