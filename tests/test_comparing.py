@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,14 +101,13 @@ def test_phases_share_the_budget_and_start_from_each_other():
     second = task.options(side, 1, 100, 5, Path('/r'))
     assert (first['network_g']['phase'], second['network_g']['phase']) == (1, 2)
     assert first['network_g']['dim'] == second['network_g']['dim'] == 36
-    assert second['train']['prior_warmup_iter'] == 8
+    assert (second['train']['prior_warmup_iter'], second['manual_seed']) == (8, 5)
     assert (first['train']['scheduler']['T_max'], first['val']['val_freq']) == (200, 50)
     weights = f'/r/experiments/{first["name"]}/models/net_g_latest.pth'
     assert second['path']['pretrain_network_phase1'] == weights
     assert second['train']['optim_g'] == first['train']['optim_g']
     assert second['train']['grad_clip_norm'] == {'restoration': 0.01, 'prior': 1.0}
     assert 'test' not in first['datasets']
-    assert second['manual_seed'] == 5
 
 
 def test_rows_of_an_ablation_that_change_the_test_alone_are_not_trained_again():
@@ -232,13 +232,11 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     assert '[2/2] tiny_iterations8_wide_seed3: 8 iterations, about' in output_of(*command)
     report = root / 'results' / 'tiny_iterations8'
     page = (report / 'report.md').read_text()
-    assert '"tile": 40' in page
-    assert 'wide & deep' in page
+    assert all(text in page for text in ('"tile": 40', 'wide & deep'))
     assert len(read_csv(report / 'images.csv')) == 5 * 2
     costs = by_side(report / 'costs.csv')
     assert costs['wide & deep']['GMACs'] > costs['small']['GMACs'] > 0
-    assert costs['small']['training_TMACs'] > 0
-    assert costs['small']['latency_ms'] > 0
+    assert costs['small']['training_TMACs'] > 0 < costs['small']['latency_ms']
     before = {file: file.read_bytes() for file in report.glob('*.*')}
     assert ' iterations' not in output_of(*command)
     assert {file: file.read_bytes() for file in report.glob('*.*')} == before
@@ -251,17 +249,13 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     other = by_side(root / 'results' / 'runs' / 'quality.csv')
     first = by_side(report / 'quality.csv')
     assert other['tiny_iterations8_small']['psnr_y'] == first['small']['psnr_y']
-    assert other['net_g_latest']['psnr_y'] == pytest.approx(
-        first['wide & deep']['psnr_y'], abs=1e-3
-    )
+    wide = pytest.approx(first['wide & deep']['psnr_y'], abs=1e-3)
+    assert other['net_g_latest']['psnr_y'] == wide
 
     other = weights.parents[2] / 'tiny_iterations8_small_seed3' / 'models' / weights.name
     output_of(*finished, '--runs', other, weights)  # called alike
-    assert by_side(root / 'results' / 'runs' / 'quality.csv').keys() == {
-        'degraded',
-        'tiny_iterations8_small_seed3_models_net_g_latest',
-        'tiny_iterations8_wide_seed3_models_net_g_latest',
-    }
+    runs = {f'tiny_iterations8_{name}_seed3_models_net_g_latest' for name in ('small', 'wide')}
+    assert by_side(root / 'results' / 'runs' / 'quality.csv').keys() == {'degraded', *runs}
     run = ['--runs', 'tiny_iterations8_small_seed3']
     for words, message in (
         ([*run, '--only', 'small'], '--only is for comparisons that train'),
@@ -305,10 +299,8 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
 @pytest.mark.usefixtures('in_process')
 def test_a_comparison_that_was_moved_is_not_trained_again(folder, output_of):
     phases = [{'share': 0.5}, {'share': 0.5, 'path': {'pretrain_network_g': 'previous'}}]
-    write_options(
-        folder / 'small.yml',
-        {'model_type': 'RestorationModel', 'network_g': NAFNET, 'phases': phases},
-    )
+    small = {'model_type': 'RestorationModel', 'network_g': NAFNET, 'phases': phases}
+    write_options(folder / 'small.yml', small)
     command = ['compare', '-opt', folder, '--only', 'small', '--root']
     here, moved = folder.parent / 'here', folder.parent / 'moved'
     output_of(*command, here)
@@ -351,12 +343,18 @@ def test_a_command_line_that_cannot_be_taken_apart_changes_nothing(tmp_path, lin
     assert read_run(Path('a'), tmp_path)[0].options == {'name': 'a', 'train': {'lr': 0}}
 
 
+def test_a_warm_up_of_8_percent_counts_in_the_cost_of_a_step(monkeypatch):
+    training = SimpleNamespace(count=lambda progress: {'progress': progress})
+    monkeypatch.setattr(measuring, 'Training', lambda *_: training)
+    progress = measuring.steps('', [{}], rounds=0)['progress']
+    assert (progress <= 0.08).mean() == pytest.approx(0.08, abs=0.01)
+
+
 def test_cost_is_that_of_the_fastest_round_and_of_what_is_deployed(monkeypatch):
     seconds = iter([9.0, 3.0, 2.0, 4.0])  # the first warms up
     monkeypatch.setattr(measuring, 'seconds_of', lambda *_: next(seconds))
-    table = measuring.deployment(
-        {'a': {'type': 'NAFNet', 'img_channel': 1, 'width': 4}}, [16], 1, rounds=3
-    )
+    networks = {'a': {'type': 'NAFNet', 'img_channel': 1, 'width': 4}}
+    table = measuring.deployment(networks, [16], 1, rounds=3)
     assert table['latency_ms'].tolist() == [2000]
     network = {'type': 'UnfoldLDM', 'phase': 2}
     assert measuring.deployed(network) == {'type': 'UnfoldLDM', 'phase': 'inference'}

@@ -32,7 +32,7 @@ from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 
 
 def steps(
-    root: str, runs: Sequence[Mapping[str, Any]], places: int = 6, rounds: int = 8
+    root: str, runs: Sequence[Mapping[str, Any]], places: int = 12, rounds: int = 8
 ) -> pd.DataFrame:
     """Seconds and multiply-accumulates of single steps of trainings, which write below ``root``.
 

@@ -124,9 +124,7 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
             load_phase1_weights(net, path.pretrain_network_phase1, self.opt['network_g'])
 
     def trained_network(self, bare: nn.Module) -> TrainedNetwork:
-        self.warming_up = self.is_train and self.run.train.prior_warmup_iter > 0
-        if self.is_train:
-            self._freeze_restoration(self.warming_up)
+        self._warm_up(self.is_train and self.run.train.prior_warmup_iter > 0)
         if self.warming_up:
             get_root_logger().info(
                 f"II-a for {self.run.train.prior_warmup_iter} iterations: PI' and f_theta are "
@@ -134,10 +132,11 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
             )
         return super().trained_network(bare)
 
-    def _freeze_restoration(self, frozen: bool) -> None:
+    def _warm_up(self, warming_up: bool) -> None:
         # Before wrapping: DistributedDataParallel expects a gradient for all that require one.
+        self.warming_up = warming_up
         for _, parameter in self.groups['restoration']:
-            parameter.requires_grad_(not frozen)
+            parameter.requires_grad_(not warming_up)
 
     def default_grad_clip_norm(self) -> dict[str, float]:
         # L_diff starts near 0.8 and L_rec near 0.02: one norm for both would stop the restoration.
@@ -149,11 +148,11 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int | None = -1) -> None:
         super().update_learning_rate(current_iter, warmup_iter)
-        # The iteration alone decides, so a resumed run is right on both sides of the switch.
-        if self.warming_up and current_iter > self.run.train.prior_warmup_iter:
-            get_root_logger().info(f'II-b from iteration {current_iter}: all but PI is trained.')
-            self.warming_up = False
-            self._freeze_restoration(False)
+        # The iteration alone decides: of resumed runs, and of measured steps, which go back.
+        warming_up = max(1, current_iter) <= self.run.train.prior_warmup_iter
+        if warming_up != self.warming_up:
+            get_root_logger().info(f'II-{"ba"[warming_up]} from iteration {current_iter}.')
+            self._warm_up(warming_up)
             self.network.wrap()
 
     def compute_losses(self, batch: Batch, current_iter: int) -> tuple[Losses, Losses]:
