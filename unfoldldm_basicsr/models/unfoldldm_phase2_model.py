@@ -151,7 +151,8 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
         # The iteration alone decides: of resumed runs, and of measured steps, which go back.
         warming_up = max(1, current_iter) <= self.run.train.prior_warmup_iter
         if warming_up != self.warming_up:
-            get_root_logger().info(f'II-{"ba"[warming_up]} from iteration {current_iter}.')
+            part = 'II-a' if warming_up else 'II-b, all but PI is trained,'
+            get_root_logger().info(f'{part} from iteration {current_iter}.')
             self._warm_up(warming_up)
             self.network.wrap()
 
