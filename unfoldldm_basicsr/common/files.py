@@ -14,8 +14,7 @@ def write_bytes_atomic(path: str | os.PathLike, content: bytes | memoryview) -> 
     part. Missing folders are made. Whatever goes wrong, the temporary file next to ``path`` is
     removed.
 
-    Raises:
-        OSError: it cannot be written (disk full, no permission).
+    Raises OSError: it cannot be written (disk full, no permission).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -119,8 +119,7 @@ def parse_value(text: str) -> object:
 
     ``none`` in any case stays None, as BasicSR has it.
 
-    Raises:
-        ValueError: not YAML, or a YAML construct that would need more than plain data.
+    Raises ValueError: not YAML, or a YAML construct that would need more than plain data.
     """
     if text.strip().lower() == 'none':
         return None
@@ -156,8 +155,7 @@ def apply_overrides(options: dict, entries: Iterable[str]) -> None:
     ``train:ema_decay=0.999``); whether it is a known one is for the check of the whole file.
     A number selects an item of a list: ``datasets:train:degradations:0:prob=1``.
 
-    Raises:
-        ValueError: names the entry, with the nearest key that exists.
+    Raises ValueError: names the entry, with the nearest key that exists.
     """
     for entry in entries:
         keys, equals, text = entry.partition('=')

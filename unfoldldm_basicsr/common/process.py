@@ -55,8 +55,7 @@ def import_packages(more: Iterable[str] = ()) -> None:
     Args:
         more: packages to add to the variable, which processes started from this one inherit.
 
-    Raises:
-        ImportError: there is no such package here or in the current folder.
+    Raises ImportError: there is no such package here or in the current folder.
     """
     packages = [name for name in os.environ.get(IMPORT, '').split(',') if name] + list(more)
     if not packages:

@@ -71,8 +71,7 @@ def compare_finished(
     Test sets are those of ``opt`` (an option file or the folder of a comparison), else the
     validation sets of the first run; ``settings`` is what ``common.yml`` says otherwise.
 
-    Raises:
-        ValueError: no such run, runs that are not comparable, or no test set.
+    Raises ValueError: no such run, runs that are not comparable, or no test set.
     """
     load_data_only()
     place = Workspace(root, folder, settings.threads)

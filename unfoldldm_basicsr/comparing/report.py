@@ -74,8 +74,7 @@ def build(
         metrics: of the images, as in ``val.metrics``; the first one is drawn.
         reference: name of the side that all others are compared with; None: all pairs.
 
-    Raises:
-        ValueError: the sides were not tested on the same degraded images.
+    Raises ValueError: the sides were not tested on the same degraded images.
     """
     images = image_table(scores)
     protocol = {**protocol, 'left out': not_finite(images, metrics)}

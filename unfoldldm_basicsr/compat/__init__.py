@@ -58,8 +58,7 @@ def replace(owner: ModuleType | type, name: str, replacement: Callable) -> None:
     function of a module is replaced in every loaded module of BasicSR that holds it. The original
     stays readable as ``replacement.replaces``.
 
-    Raises:
-        ImportError: ``owner`` has no such function, so this BasicSR is not the one known here.
+    Raises ImportError: ``owner`` has no such function, so this BasicSR is not the one known here.
     """
     current = getattr(owner, name, None)
     if current is None:

@@ -14,8 +14,7 @@ def init_dist_pytorch(backend: str, **kwargs) -> None:
     BasicSR divides by the number of GPUs (zero on CPU), picks the GPU by global rank and leaves the
     backend at nccl. Here processes without a GPU use gloo, others the GPU of their LOCAL_RANK.
 
-    Raises:
-        ValueError: not started by torchrun, or more processes than GPUs on this machine.
+    Raises ValueError: not started by torchrun, or more processes than GPUs on this machine.
     """
     if 'RANK' not in os.environ:
         raise ValueError(
@@ -49,8 +48,7 @@ def init_dist_slurm(backend: str, port: int | None = None) -> None:
     The node list comes from the environment, so it must never reach a shell. MASTER_ADDR and
     MASTER_PORT are respected when set.
 
-    Raises:
-        ValueError: not started by srun, or no list of hosts.
+    Raises ValueError: not started by srun, or no list of hosts.
     """
     try:
         rank, tasks = int(os.environ['SLURM_PROCID']), int(os.environ['SLURM_NTASKS'])
@@ -73,8 +71,7 @@ def init_dist_slurm(backend: str, port: int | None = None) -> None:
 def first_slurm_host() -> str:
     """Name of the first node of this job: ``rack[01-04,7]n[3-4],x`` begins with rack01n3.
 
-    Raises:
-        ValueError: no node list, or one with characters that no host name has.
+    Raises ValueError: no node list, or one with characters that no host name has.
     """
     nodes = os.environ.get('SLURM_NODELIST') or os.environ.get('SLURM_JOB_NODELIST') or ''
     if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*', nodes):

@@ -107,8 +107,7 @@ def load_data_only() -> None:
 def provide_distutils() -> None:
     """BasicSR imports ``distutils``, which Python 3.12 has only through setuptools.
 
-    Raises:
-        ImportError: neither is there.
+    Raises ImportError: neither is there.
     """
     if is_installed('distutils'):
         return

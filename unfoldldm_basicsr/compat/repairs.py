@@ -21,8 +21,7 @@ def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
     the step when they come here, so that it cannot be skipped; the last checkpoint is still whole.
     Models of this package have their own step, which skips.
 
-    Raises:
-        RunFailure: names the losses.
+    Raises RunFailure: names the losses.
     """
     losses = reduce_loss_dict.replaces(self, loss_dict)
     if not type(self).__module__.startswith('basicsr.'):

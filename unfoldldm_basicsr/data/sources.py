@@ -135,8 +135,7 @@ def open_source(root: str | os.PathLike, kind: str, names: list[str] | None = No
 def read_lmdb_index(root: str) -> dict[str, tuple[int, int] | None]:
     """Keys of an LMDB from its ``meta_info.txt``, with (height, width) where given.
 
-    Raises:
-        FileNotFoundError, ValueError: it is no LMDB, its end is missing, or it lists no image.
+    Raises FileNotFoundError, ValueError: it is no LMDB, its end is missing, or it lists no image.
     """
     if not os.path.isdir(root):
         raise FileNotFoundError(f'{root}: no such LMDB folder (current folder: {Path.cwd()}).')

@@ -22,8 +22,7 @@ class PSNRLoss(nn.Module):
         loss_weight: factor of the loss.
         reduction: only ``mean`` over the batch, kept for existing option files.
 
-    Raises:
-        ValueError: another reduction.
+    Raises ValueError: another reduction.
     """
 
     def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean'):

@@ -24,8 +24,7 @@ class ISDALoss(nn.Module):
         start: first stage that counts, from 1.
         norm: 'l1' (mean absolute) or 'l2' (mean squared difference).
 
-    Raises:
-        ValueError: an unknown norm, or ``start`` below 1.
+    Raises ValueError: an unknown norm, or ``start`` below 1.
     """
 
     def __init__(self, loss_weight: float = 0.1, start: int = 2, norm: str = 'l1'):

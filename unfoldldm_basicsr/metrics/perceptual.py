@@ -60,8 +60,7 @@ def calculate_lpips(
     Returns:
         The distance as a float.
 
-    Raises:
-        ImportError: without the package lpips.
+    Raises ImportError: without the package lpips.
     """
     pair = (2 * _rgb(image, crop_border) - 1 for image in (img, img2))
     with torch.inference_mode():

@@ -308,8 +308,7 @@ class VLUNetModel(RestorationModel):
     def validation_extras(self, dataset: Dataset, index: int, batch: Batch) -> Batch:
         """``stand_in``: ``lq`` (1, 3, H, W) and ``degradation`` (1,) that the embedding gets.
 
-        Raises:
-            ValueError: the items have no label, or the set has none of the degradation.
+        Raises ValueError: the items have no label, or the set has none of the degradation.
         """
         choice = self.run.val.degradation_override
         if choice is None:

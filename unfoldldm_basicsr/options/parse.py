@@ -78,8 +78,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
 def refuse(problems: list[str]) -> None:
     """Ends the run with status 2, as for a wrong command line; one rank speaks for all.
 
-    Raises:
-        SystemExit: always.
+    Raises SystemExit: always.
     """
     rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', ''))
     if not rank.isdigit() or int(rank) == 0:

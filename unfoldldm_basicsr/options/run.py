@@ -99,8 +99,7 @@ def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None 
 
     ``problems`` gets what does not fit its declaration.
 
-    Raises:
-        OptionError: all that does not fit, where ``problems`` is not given.
+    Raises OptionError: all that does not fit, where ``problems`` is not given.
     """
     started = problems is None  # the option dict holds what a start has set
     if started:

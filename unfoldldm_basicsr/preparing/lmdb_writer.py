@@ -120,7 +120,8 @@ def write_lmdb(
     num_threads: int = 1,
     progress: Progress = lambda items, title, total: items,
 ) -> int:
-    """Builds an LMDB (its name must end in ``.lmdb``, as BasicSR demands) and verifies it.
+    """Builds an LMDB (its name must end in ``.lmdb``, as BasicSR demands), verifies it, and returns
+    the number of its entries.
 
     Args:
         images: a folder, searched recursively, or name -> image; names become keys as
@@ -131,9 +132,6 @@ def write_lmdb(
         sub_images: cut into overlapping squares.
         num_threads: images decoded and encoded at once.
         progress: wraps the images and then the keys to verify, as ``tqdm(items, title, total)``.
-
-    Returns:
-        The number of entries.
 
     Raises:
         FileExistsError: the destination exists (and ``force`` is not set, or it is no LMDB).

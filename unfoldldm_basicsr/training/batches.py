@@ -68,8 +68,7 @@ def prepare(batch: Batch, train: Options, seed: int, current_iter: int, rank: in
 
     What is drawn follows from seed, iteration and rank alone, so that a resumed run repeats it.
 
-    Raises:
-        ValueError: the batch is no pair of equal sizes, or too small for ``train.progressive``.
+    Raises ValueError: the batch is no pair of equal sizes, or too small for ``train.progressive``.
     """
     if 'gt' not in batch:
         raise ValueError('datasets.train gives no gt; training needs pairs.')

@@ -41,8 +41,7 @@ def network_state(net: nn.Module) -> dict[str, Tensor]:
 def save_atomic(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """``torch.save``, complete or not at all; ``size`` in bytes and ``sha256`` of the file.
 
-    Raises:
-        OutputWriteError: the file could not be written (disk full, no permission).
+    Raises OutputWriteError: the file could not be written (disk full, no permission).
     """
     # In memory first: torch's writer would turn an error of the disk into one of its own.
     data = file_bytes(path, content)

@@ -33,8 +33,7 @@ class NonFiniteGuard:
 
         With ``keep_batch`` that of this rank is then written to ``nonfinite/iter_N_rank_R.pth``.
 
-        Raises:
-            RunFailure: the limit is reached.
+        Raises RunFailure: the limit is reached.
         """
         if not names:
             self.in_a_row = 0

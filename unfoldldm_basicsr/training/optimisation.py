@@ -18,8 +18,7 @@ Groups = dict[str, list[tuple[str, Parameter]]]
 def parameter_groups(net: nn.Module) -> Groups:
     """Groups that are trained, scheduled and clipped together; without any of its own, one.
 
-    Raises:
-        ValueError: the network's own groups miss or repeat a trainable parameter.
+    Raises ValueError: the network's own groups miss or repeat a trainable parameter.
     """
     trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
     own = contract_of(net).parameter_groups
@@ -64,8 +63,7 @@ class GradientClipper:
     One norm for all would let a large loss of one part scale the gradient of another to nothing.
     ``max_norm``: one limit for every group, a limit per group, or None to only measure.
 
-    Raises:
-        ValueError: the names do not match the groups.
+    Raises ValueError: the names do not match the groups.
     """
 
     def __init__(self, groups: Groups, max_norm: float | Mapping[str, float] | None):

@@ -327,8 +327,7 @@ class RestorationModel(SRModel):
 
         A validation that the interruption cut off is made up for.
 
-        Raises:
-            ResumeError: the state belongs to another network or optimiser.
+        Raises ResumeError: the state belongs to another network or optimiser.
         """
         self.learning_rate.resume(resume_state)
         self.evaluator.best = resume_state.get('best_metric_results', {})

@@ -65,8 +65,7 @@ class TrainingStep:
             compute_losses: (slice, iteration) -> losses, whose sum is minimised, and figures.
             wrapped: the networks whose gradients DistributedDataParallel averages.
 
-        Raises:
-            RunFailure: too many skipped steps in a row.
+        Raises RunFailure: too many skipped steps in a row.
         """
         self.optimizer.zero_grad(set_to_none=True)
         statistics = [buffer.clone() for buffer in self.statistics]
@@ -184,8 +183,7 @@ class GradientGraphs:
             random: the generators of this step, to be entered anew for every pass.
             kind: tells apart steps that compute different things on equal batches.
 
-        Raises:
-            RuntimeError: a step that cannot be captured.
+        Raises RuntimeError: a step that cannot be captured.
         """
         shapes = [(tuple(t.shape), t.dtype) for t in _tensors(batch)]
         key = (kind, *shapes, *(p.requires_grad for p in self.parameters))
