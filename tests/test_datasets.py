@@ -24,14 +24,10 @@ def pixels(tensor: torch.Tensor) -> np.ndarray:
 def test_training_items_hold_the_batch_contract(tmp_path):
     write_photos(tmp_path, 3)
     item = build_dataset(synthetic(tmp_path))[0]
-    assert set(item) == {
-        'lq', 'gt', 'lq_path', 'gt_path', 'degradation', 'degradation_name'
-    }  # fmt: skip
+    assert set(item) == {'lq', 'gt', 'lq_path', 'gt_path', 'degradation', 'degradation_name'}
     for key in ('lq', 'gt'):
-        assert item[key].shape == (3, 16, 16)
-        assert item[key].dtype == torch.float32
-        assert item[key].min() >= 0
-        assert item[key].max() <= 1
+        assert (item[key].shape, item[key].dtype) == ((3, 16, 16), torch.float32)
+        assert 0 <= item[key].min() <= item[key].max() <= 1
     assert item['gt_path'] == str(tmp_path / 'img_0.png')
     assert (item['degradation'], item['degradation_name']) == (0, 'gaussian_noise')
 
@@ -48,8 +44,7 @@ def test_validation_is_identical_in_every_run_and_depends_on_seed_and_index(tmp_
     assert not torch.equal(first[0]['lq'], first[1]['lq'])
     other_seed = build_dataset(synthetic(tmp_path, 'val', seed=1))
     assert not torch.equal(other_seed[0]['lq'], first[0]['lq'])
-    workers = torch.utils.data.DataLoader(first, num_workers=2)
-    for index, batch in enumerate(workers):
+    for index, batch in enumerate(torch.utils.data.DataLoader(first, num_workers=2)):
         assert torch.equal(batch['lq'][0], first[index]['lq'])
 
 
@@ -63,13 +58,8 @@ def test_crops_and_noise_differ_in_every_epoch_although_basicsr_reseeds_numpy(tm
     write_photos(tmp_path, 1)  # one photo, so that the order of an epoch makes no difference
     options = synthetic(tmp_path, num_worker_per_gpu=2, repeat=4)
     three = epochs(options, 3, worker_init_fn=seed_workers_as_basicsr_does)
-    patches = {gt.numpy().tobytes() for batches in three for batch in batches for gt in batch['gt']}
-    noise = {
-        (lq - gt).numpy().tobytes()
-        for batches in three
-        for batch in batches
-        for lq, gt in zip(batch['lq'], batch['gt'], strict=True)
-    }
+    lq, gt = (torch.cat([b[key] for batches in three for b in batches]) for key in ('lq', 'gt'))
+    patches, noise = ({one.numpy().tobytes() for one in images} for images in (gt, lq - gt))
     assert len(patches) == len(noise) == 3 * 4
 
 
@@ -85,9 +75,8 @@ def test_lmdb_and_folder_give_identical_batches(tmp_path):
         results = [epochs(options(root)) for root in (images, tmp_path / 'i.lmdb')]
         assert same(results[0][0], results[1][0])
     paths = [Path(path).relative_to(images) for b in results[0][0] for path in b['gt_path']]
-    assert [key_of(str(path)) for path in paths] == [
-        key for batch in results[1][0] for key in batch['gt_path']
-    ]
+    keys = [key for batch in results[1][0] for key in batch['gt_path']]
+    assert [key_of(str(path)) for path in paths] == keys
 
 
 def test_a_data_set_with_an_open_lmdb_can_be_sent_to_a_worker(tmp_path):
@@ -154,9 +143,8 @@ def test_training_patches_are_blurred_as_parts_of_the_photo(tmp_path, blur, flip
 
 def test_images_smaller_than_the_patch_are_reflected(tmp_path):
     write_photos(tmp_path, 1, (10, 24))
-    small = build_dataset(
-        synthetic(tmp_path, gt_size=24, use_hflip=False, use_rot=False, degradations=NOTHING)
-    )[0]['gt']
+    fixed = {'use_hflip': False, 'use_rot': False, 'degradations': NOTHING}
+    small = build_dataset(synthetic(tmp_path, gt_size=24, **fixed))[0]['gt']
     photo = cv2.imread(str(tmp_path / 'img_0.png'))[:, :, ::-1].astype(np.float32) / 255
     expected = np.pad(photo, [(0, 14), (0, 0), (0, 0)], mode='reflect')
     np.testing.assert_array_equal(pixels(small), expected)
@@ -173,13 +161,11 @@ def test_validation_crops_are_central(tmp_path):
 
 @pytest.mark.parametrize('phase', ['train', 'val'])
 def test_iterating_ends_and_other_indices_are_index_errors(tmp_path, phase):
-    write_photos(tmp_path / 'gt', 2)
-    write_photos(tmp_path / 'lq', 2, seed=1)
+    roots = tmp_path / 'gt', tmp_path / 'lq'
+    for seed, root in enumerate(roots):
+        write_photos(root, 2, seed=seed)
     repeat = {'repeat': 2} if phase == 'train' else {}
-    for options in (
-        synthetic(tmp_path / 'gt', phase, **repeat),
-        paired(tmp_path / 'gt', tmp_path / 'lq', phase, **repeat),
-    ):
+    for options in (synthetic(roots[0], phase, **repeat), paired(*roots, phase, **repeat)):
         dataset = build_dataset(options)
         count = len(dataset)
         items = list(itertools.islice(iter(dataset), count + 1))
@@ -199,9 +185,8 @@ def test_meta_info_lists_pairs_of_any_names_and_subsets(tmp_path):
     names = ['img 2, hazy.png', 'img_0.png', 'img_0.png']
     listed = [('img_2.png', names[0]), ('img_0.png', None), ('img_0.png', None)]
     assert read_meta_info(meta) == listed
-    dataset = build_dataset(
-        paired(tmp_path / 'gt', tmp_path / 'lq', 'val', meta_info_file=str(meta))
-    )
+    options = paired(tmp_path / 'gt', tmp_path / 'lq', 'val', meta_info_file=str(meta))
+    dataset = build_dataset(options)
     assert [Path(dataset[i]['lq_path']).name for i in range(3)] == names
     for root in ('gt', 'lq'):
         write_lmdb(tmp_path / root, tmp_path / f'{root}.lmdb')
@@ -235,6 +220,9 @@ def test_surplus_and_ambiguous_partners_are_refused(tmp_path):
     (tmp_path / 'lq' / 'img_2.png').rename(tmp_path / 'lq' / 'img_1.bmp')
     (tmp_path / 'gt' / 'img_1.png').rename(tmp_path / 'gt' / 'img_1.jpg')
     with pytest.raises(ValueError, match=r'several partners.*img_1\.bmp, img_1\.png'):
+        build_dataset(paired(tmp_path / 'gt', tmp_path / 'lq'))
+    (tmp_path / 'lq' / 'img_1.bmp').rename(tmp_path / 'gt' / 'img_1.png')
+    with pytest.raises(ValueError, match=r'lq.img_1\.png: partner of img_1\.jpg and of img_1\.png'):
         build_dataset(paired(tmp_path / 'gt', tmp_path / 'lq'))
 
 

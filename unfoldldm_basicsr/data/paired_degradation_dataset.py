@@ -135,12 +135,13 @@ def partner_name(gt_name: str, template: str) -> str:
 def match_names(gt_images: ImageSource, lq_images: ImageSource, template: str) -> list[str]:
     """The degraded image of every clean one by name; extensions may differ.
 
-    Raises ValueError for images without a partner, or with several.
+    Raises ValueError for images without a partner, with several, or with that of another.
     """
     by_stem: dict[str, list[str]] = {}
     for name in lq_images.names:
         by_stem.setdefault(without_extension(name), []).append(name)
-    partners, unmatched = [], []
+    used: dict[str, str] = {}  # partner -> clean image
+    unmatched = []
     for gt in gt_images.names:
         wanted = partner_name(gt, template)
         candidates = by_stem.get(without_extension(wanted), [])
@@ -152,14 +153,18 @@ def match_names(gt_images: ImageSource, lq_images: ImageSource, template: str) -
         if not candidates:
             unmatched.append((gt, wanted))
             continue
-        partners.append(wanted if wanted in candidates else candidates[0])
+        partner = wanted if wanted in candidates else candidates[0]
+        if used.setdefault(partner, gt) != gt:  # names that differ in their ending
+            raise ValueError(
+                f'{lq_images.origin(partner)}: partner of {used[partner]} and of {gt} in '
+                f'{gt_images.root}. Remove one, or list the pairs in a meta_info_file.'
+            )
     if unmatched:
         raise ValueError(
             f'{len(unmatched)} of {len(gt_images.names)} images in {gt_images.root} have no '
             f'partner in {lq_images.root}, the first is {unmatched[0][0]} (looked for '
             f'{unmatched[0][1]}). Set filename_tmpl, or list the pairs in a meta_info_file.'
         )
-    used = set(partners)
     extra = [name for name in lq_images.names if name not in used]
     if extra:
         raise ValueError(
@@ -167,4 +172,4 @@ def match_names(gt_images: ImageSource, lq_images: ImageSource, template: str) -
             f'in {gt_images.root}, the first is {extra[0]}. Remove them, or list the pairs in a '
             f'meta_info_file ("gt_name, lq_name" per line).'
         )
-    return partners
+    return [*used]
