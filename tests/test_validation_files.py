@@ -62,6 +62,14 @@ def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model
         model.evaluator.evaluate(loader, '1', save_img=False)
 
 
+def test_a_pair_that_no_metric_compares_is_named(model, tmp_path):
+    for side, height in (('gt', 24), ('lq', 32)):
+        write_photos(tmp_path / side, 1, (height, 32))
+    options = paired(tmp_path / 'gt', tmp_path / 'lq', type='PairedImageDataset')
+    with pytest.raises(DataFault, match=r'lq/img_0\.png, .*gt/img_0\.png: .* 32x32 .* 32x24'):
+        validate(model, validation_set(options))
+
+
 @pytest.mark.parametrize(
     ('key', 'save_img', 'file'),
     [('log', False, 'validation_photos.csv'), ('visualization', True, 'img_0_')],

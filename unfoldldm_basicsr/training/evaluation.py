@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from unfoldldm_basicsr.common.errors import together, writing
+from unfoldldm_basicsr.common.errors import DataFault, together, writing
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.data.loading import ItemReader, preserved_rng
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
@@ -123,6 +123,14 @@ class Evaluator:
         if not finite:
             get_root_logger().error(f'Validation: the output for {result.name} is not finite.')
         rounded = self.val.get('use_image', True)
+        with_truth = gt is not None and any(needs_truth(o['type']) for o in self.metrics.values())
+        if with_truth and gt.shape[-2:] != restored.output.shape[-2:]:
+            files = ', '.join(batch[key][0] for key in ('lq_path', 'gt_path') if key in batch)
+            result_is, truth_is = (f'{it.shape[-1]}x{it.shape[-2]}' for it in (restored.output, gt))
+            raise DataFault(
+                f'{files}: the result is {result_is} (width x height), the truth {truth_is}: no '
+                'metric compares them. Crop or remove this pair.'
+            )
         tensors = {'img': restored.output} if gt is None else {'img': restored.output, 'img2': gt}
         as_array = _image if rounded else _unrounded
         images = {key: as_array(image) for key, image in tensors.items() if self.metrics}
