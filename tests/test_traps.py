@@ -232,6 +232,16 @@ def test_an_lmdb_that_lists_some_of_its_images_is_used_with_a_warning(lmdb_optio
     assert any('lists 2 of the 3 images' in line for line in report.warnings)
 
 
+def test_a_list_that_basicsr_does_not_read_with_an_lmdb_gets_a_warning(lmdb_options):
+    options, root = lmdb_options
+    lq = root.with_name('lq.lmdb')
+    write_lmdb(root.with_name('clean'), lq)
+    del options['datasets']['train']['degradations']
+    listed = {'meta_info_file': str(root / 'meta_info.txt'), 'dataroot_lq': str(lq)}
+    options['datasets']['train'] |= listed | {'type': 'PairedImageDataset'}
+    assert 'takes all' in warnings_at(options, 'datasets.train.meta_info_file')
+
+
 def test_pairing_many_images_is_not_quadratic():
     """BasicSR looks every name up in a list: 14 s for 40000 pairs, hours for a million."""
     names = [f'{i:06d}.png' for i in range(40_000)]

@@ -174,16 +174,19 @@ def data_are_there(run: Run) -> Found:
                 if theirs and not Path(value, 'meta_info.txt').is_file():
                     continue
                 if str(key).startswith(('dataroot', 'meta_info')):
-                    for fault in _path_faults(str(key), value, part.get('io_backend', backend)):
+                    database = part.get('io_backend', backend) == {'type': 'lmdb'}
+                    for fault in _path_faults(str(key), value, database, section.get('type')):
                         yield Problem(f'{path}{place}.{key}', *fault)
 
 
-def _path_faults(key: str, value: str, backend: object) -> Iterator[tuple[str, ...]]:
-    place, is_lmdb = Path(value), backend == {'type': 'lmdb'}
-    is_list = key.startswith('meta_info')
+def _path_faults(key: str, value: str, is_lmdb: bool, kind: object) -> Iterator[tuple[str, ...]]:
+    place, is_list = Path(value), key.startswith('meta_info')
     if not (place.is_file() if is_list else place.is_dir()):
         rest = '' if place.is_absolute() else f' Relative paths start at {Path.cwd()}.'
         yield (f'no such {"file" if is_list else "folder"}: {value}.{rest}',)
+    elif is_lmdb and is_list and kind == 'PairedImageDataset':
+        text = f'{kind} reads none with an LMDB, of which it takes all images.'
+        yield f'{text} PairedDegradationDataset takes those that are listed.', 'warning'
     elif is_lmdb and not is_list and not value.endswith('.lmdb'):
         yield (f"the name of an LMDB must end with '.lmdb': {value}.",)
     elif is_lmdb and (place / 'data.mdb').is_file():
