@@ -80,7 +80,7 @@ def pattern_of(template: str, lengths: Mapping[str, int]) -> re.Pattern:
         else:
             text += '[^/]*?' if star else f'(?:{"|".join(map(re.escape, either.split("|")))})'
         end = token.end()
-    return re.compile(text + re.escape(template[end:]), re.IGNORECASE)
+    return re.compile(text + re.escape(template[end:]), re.IGNORECASE | re.DOTALL)
 
 
 def matches(
