@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 from collections import Counter
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -200,7 +201,7 @@ def test_lists_that_are_none_are_named_and_backslashes_get_a_hint(tmp_path):
     assert '/ instead of \\' in refusals(options)['dataroot_gt']
 
 
-def test_folders_are_listed_by_one_rule(tmp_path):
+def test_folders_are_listed_by_one_rule_and_whole(tmp_path, monkeypatch):
     (image,) = write_photos(tmp_path / 'in' / 'sub', 1)
     content = image.read_bytes()
     for name in ('a.JFIF', 'b.avif', 'c.pnm', 'd.jp2', '._a.png', '.hidden.png', 'notes.txt',

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from unfoldldm_basicsr.data.images import EXTENSIONS
 
-_NOT_OURS = ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'Thumbs.db', 'desktop.ini')
+_NOT_OURS = ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found',
+             'Thumbs.db', 'desktop.ini')  # fmt: skip
 _SIZE = re.compile(r'\s+\(\s*(\d+)\s*,\s*(\d+)\s*(?:,\s*\d+\s*)?\)(?:\s+-?\d+)?\s*$')
 _PAIR = re.compile(rf'^(.*?(?:{"|".join(map(re.escape, EXTENSIONS))})),\s*(.+)$', re.I)
 
@@ -34,14 +35,19 @@ def find_images(
 ) -> tuple[list[str], Counter[str]]:
     """Image files below a folder, told by their endings and ``more``; linked folders are entered.
 
-    Hidden files and what systems leave in folders (``._*``, ``__MACOSX``, ...) do not count.
+    Hidden files and what systems leave in folders (``._*``, ``__MACOSX``, ...) do not count. Raises
+    OSError where a folder cannot be listed, whose images would be missed without a word.
 
     Returns:
         Relative paths with forward slashes, sorted by key as LMDBs are; number of other files by
         ending.
     """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     names, others, chains = [], Counter(), {}
-    for folder, subfolders, files in os.walk(Path(root), followlinks=True):
+    for folder, subfolders, files in os.walk(Path(root), onerror=refuse, followlinks=True):
         status, above = os.stat(folder), chains.get(os.path.dirname(folder), ())
         chains[folder] = (*above, (status.st_dev, status.st_ino))
         if chains[folder][-1] in above:  # a link back
