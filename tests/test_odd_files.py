@@ -187,8 +187,10 @@ def test_the_log_file_of_a_run_keeps_messages_with_such_names(tmp_path):
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
 def test_lists_are_read_whatever_wrote_them(tmp_path, encoding):
     path = tmp_path / 'list.txt'
-    path.write_bytes('ä.png, b.png\r\nc.png (1,2,3) 1\r\n'.encode(encoding))
-    assert read_meta_info(path) == [('ä.png', 'b.png'), ('c.png', None)]
+    text = 'ä.png, b.png\r\nc.png (1,2,3) 1\rd e.png 1 2 3\nf.png (1,2,3) 1 x\n\ng.png h.png\n'
+    path.write_bytes(text.encode(encoding))
+    singly = [(name, None) for name in ('c.png', 'd e.png', 'f.png', 'g.png h.png')]
+    assert read_meta_info(path) == [('ä.png', 'b.png'), *singly]
 
 
 def test_lists_that_are_none_are_named_and_backslashes_get_a_hint(tmp_path):
@@ -218,3 +220,6 @@ def test_folders_are_listed_by_one_rule_and_whole(tmp_path, monkeypatch):
     assert names[4:] == [f'{folder}/img_0.png' for folder in ('link', 'sub', 'twin')]
     assert others == Counter({'.txt': 1, '.heic': 1})
     assert find_images(tmp_path / 'in', recursive=False)[0] == names[:4]
+    monkeypatch.setattr(os, 'scandir', Mock(side_effect=[os.scandir(tmp_path), PermissionError]))
+    with pytest.raises(PermissionError):  # of a folder that cannot be listed
+        find_images(tmp_path)

@@ -12,7 +12,9 @@ from unfoldldm_basicsr.data.images import EXTENSIONS
 _NOT_OURS = ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found',
              'Thumbs.db', 'desktop.ini')  # fmt: skip
 _SIZE = re.compile(r'\s+\(\s*(\d+)\s*,\s*(\d+)\s*(?:,\s*\d+\s*)?\)(?:\s+-?\d+)?\s*$')
-_PAIR = re.compile(rf'^(.*?(?:{"|".join(map(re.escape, EXTENSIONS))})),\s*(.+)$', re.I)
+_FILE = f'.*?(?:{"|".join(map(re.escape, EXTENSIONS))})'
+_PAIR = re.compile(rf'^({_FILE}),\s*(.+)$', re.I)
+_MORE = re.compile(rf'^({_FILE})\s+(?!{_FILE}$)', re.I)  # fields that name no second image
 
 
 def without_extension(name: str) -> str:
@@ -98,23 +100,26 @@ def list_images(root: str | os.PathLike) -> list[str]:
 def read_lines(path: str | os.PathLike) -> list[str]:
     """Lines of a text in UTF-8 or UTF-16; other bytes stay what they are in file names."""
     content = Path(path).read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            text = content.decode('utf-16')
-        elif b'\0' in content:
+        if b'\0' in content and not wide:
             raise ValueError('it holds bytes of no text')
-        else:
-            text = content.decode('utf-8-sig', 'surrogateescape')
+        errors = 'strict' if wide else 'surrogateescape'
+        text = content.decode('utf-16' if wide else 'utf-8-sig', errors)
     except ValueError as error:
         raise ValueError(f'{path}: no text in UTF-8 or UTF-16: {error}.') from error
-    return text.replace('\r\n', '\n').split('\n')
+    return re.split('\r\n|\r|\n', text)
 
 
 def split_size(line: str) -> tuple[str, tuple[int, int] | None]:
-    """Name and (height, width) of a line ``name (h,w,c) level``, None where it has no size."""
+    """Name and (height, width) of a line ``name (h,w,c) level``, None where it has no size.
+
+    Other fields after the name of a file are left out, as BasicSR does.
+    """
     found = _SIZE.search(line)
     if found is None:
-        return line.strip(), None
+        more = _MORE.match(line.strip())
+        return more[1] if more else line.strip(), None
     return line[: found.start()].strip(), (int(found.group(1)), int(found.group(2)))
 
 
