@@ -54,6 +54,13 @@ class OptionLoader(yaml.SafeLoader):
         super().__init__(stream)
         self.checked: set[int] = set()
 
+    def scan_to_next_token(self) -> None:
+        """A tab that does not indent is a blank, as in the parser that BasicSR uses."""
+        super().scan_to_next_token()
+        while self.peek() == '\t' and (self.flow_level or not self.allow_simple_key):
+            self.forward()
+            super().scan_to_next_token()
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Writes merge keys out, in the node itself, which anchors may name again."""
         if id(node) in self.checked:
