@@ -17,6 +17,8 @@ _FILLED = {
 }
 _COUNTS = ('_iter', '_freq', '_per_gpu')  # 5e3 is a float in YAML, and BasicSR counts with them
 
+_NUMBERS = ('warmup_iter', 'ema_decay')  # compared with others; ~ is as good as none
+
 
 def fill_defaults(options: dict, is_train: bool) -> None:
     """Completes ``options`` in place, so that BasicSR raises no bare KeyError.
@@ -42,13 +44,16 @@ def fill_defaults(options: dict, is_train: bool) -> None:
         if isinstance(section, dict):
             _fill_dataset(section, str(phase), options['scale'])
     for section in (*(options.get(name) for name in ('train', 'val', 'logger')), *sets.values()):
-        for key, value in section.items() if isinstance(section, dict) else ():
-            if isinstance(value, float) and value.is_integer() and str(key).endswith(_COUNTS):
+        for key, value in [*section.items()] if isinstance(section, dict) else ():
+            if value is None and key in _NUMBERS:
+                del section[key]
+            elif isinstance(value, float) and value.is_integer() and str(key).endswith(_COUNTS):
                 section[key] = int(value)
 
 
 def _fill_dataset(section: dict, phase: str, scale: Any) -> None:
-    section.setdefault('name', phase)
+    if section.get('name') is None:
+        section['name'] = phase
     section['phase'], section['scale'] = phase.split('_')[0], scale
     if section.get('io_backend') is None:
         section['io_backend'] = {'type': 'disk'}
