@@ -207,9 +207,12 @@ def test_a_row_with_the_name_of_the_base_is_refused(folder, output_of):
     assert 'rows.wide has the name of the base' in output_of('ablate', '-opt', folder, status=2)
 
 
-def test_every_side_is_tested_with_the_average_that_it_was_validated_with():
-    for train, key in (({'ema_decay': 0.9}, 'params_ema'), ({}, None)):
-        assert options_of_test('', {'train': train}, {})['path'].get('param_key_g') == key
+def test_every_side_is_tested_with_the_average_that_it_was_validated_with(tmp_path):
+    weights, average = tmp_path / 'x.pth', {'ema_decay': 0.9}
+    for train, key in ((average, 'params_ema'), ({}, None), (average, 'params')):
+        assert options_of_test('', {'train': train}, {}, weights)['path'].get('param_key_g') == key
+        if not train:  # next, of a model of a project that keeps no average
+            torch.save({'params': {'gain': torch.ones(1)}}, weights)
 
 
 def test_classical_methods_denoise_without_knowing_the_noise_and_brighten_dark_photos():

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveI
 from unfoldldm_basicsr.common.declaration import Options, Tuple, read
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 
 COMMON, ROWS = 'common.yml', 'rows.yml'
 LATEST = Path('models', 'net_g_latest.pth')  # in the folder of a run
@@ -184,7 +185,9 @@ def options_of_test(
     dropped = ('train', 'logger', 'manual_seed', 'dist_params')
     path = {'pretrain_network_g': str(weights) if weights else None}
     if (options.get('train') or {}).get('ema_decay'):  # what it was validated with, of any model
-        path['param_key_g'] = 'params_ema'
+        trained = weights and weights.exists()  # a model of a project may keep no average
+        found = read_checkpoint(weights, 'params_ema', fallback=True) if trained else None
+        path['param_key_g'] = found.param_key if found else 'params_ema'
     return {k: v for k, v in options.items() if k not in dropped} | {
         'name': name,
         'network_g': options.get('network_g', {}) | changes.network_g,
