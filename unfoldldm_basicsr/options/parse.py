@@ -54,7 +54,12 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         refuse([str(error)])
     progress.begin()
     progress.notes = (*map(str, report.notes), *report.warnings)
-    gpus = torch.cuda.device_count()
+    gpus, tasks = torch.cuda.device_count(), os.environ.get('SLURM_STEP_NUM_TASKS', '1')
+    if args.launcher == 'none' and tasks != '1':  # each may have an option file of its own
+        progress.notes += (
+            f'srun started {tasks} tasks, and without --launcher slurm each trains or tests alone: '
+            'with one option file all of them in the same folder.',
+        )
     if asked == 'auto' and options['num_gpu'] < gpus:
         command = f'torchrun --nproc_per_node={gpus} -m unfoldldm_basicsr.'
         progress.notes += (
