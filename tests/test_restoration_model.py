@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from unittest.mock import Mock
+from urllib.error import URLError
 
 import basicsr.train
 import numpy as np
@@ -312,6 +313,7 @@ def test_the_loss_of_another_process_is_explained_and_nothing_else(monkeypatch, 
     assert failures.explain(FileNotFoundError(2, 'No such file', 'x.py')) is None
     full = failures.explain(OSError(28, 'No space left on device', 'events.out'))
     assert full.startswith('cannot write (events.out): No space left on device.')
+    assert 'vgg19-dcbb9e9d.pth' in failures.explain(URLError('no network'))
     killed = 'DataLoader worker (pid 7) is killed by signal: Killed. '
     assert 'num_worker_per_gpu' in failures.explain(RuntimeError(killed))
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.error import URLError
 
 import torch
 
@@ -85,7 +86,13 @@ def run_to_end(pipeline: Callable[[str], object], root: str) -> None:
 
 
 def explain(error: Exception) -> str | None:
-    """A message for the loss of another process or a full disk, None for any other error."""
+    """A message for the loss of another process, a full disk or no network, None for others."""
+    if isinstance(error, URLError):
+        return (
+            f'weights cannot be fetched from here ({first_line(error)}). For PerceptualLoss, copy '
+            'vgg19-dcbb9e9d.pth (of download.pytorch.org/models) to experiments/pretrained_models '
+            'below the current folder.'
+        )
     if isinstance(error, OSError):
         if error.errno not in _DISK_IS_FULL:
             return None
