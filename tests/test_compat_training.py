@@ -162,13 +162,15 @@ def test_a_restarted_attempt_on_one_machine_has_a_store_of_its_own(one_process, 
     assert prefixes == {'attempt_1' if machines == '1' else 'default_pg'}
 
 
-def test_slurm_starts_from_its_variables(one_process):
+def test_slurm_starts_from_its_variables(one_process, tmp_path):
     one_process.setattr(torch.cuda, 'device_count', lambda: 0)
     one_process.setenv('SLURM_PROCID', '0')
     one_process.setenv('SLURM_NTASKS', '1')
     basicsr.utils.dist_util.init_dist('slurm')
     assert torch.distributed.get_backend() == 'gloo'
     assert os.environ['WORLD_SIZE'] == '1'
+    model = build_model(parsed(tmp_path) | {'dist': True})  # BasicSR's asks for a GPU
+    assert type(model.net_g).__name__ == 'DistributedDataParallel'
 
 
 def test_launchers_without_their_variables_are_explained(one_process):

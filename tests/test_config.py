@@ -440,6 +440,8 @@ def test_more_gpus_than_there_are_matter_to_a_training_that_needs_them(stock, pl
         assert bool([line for line in problems if 'num_gpu: 8 asked for' in line]) == refused
         test = put(put(more, 'datasets', {'test': more['datasets']['val']}), 'train', DELETE)
         assert not [line for line in preflight(test, 'x.yml', False) if 'num_gpu' in line]
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    assert 'sees 0' in problems_at(put(stock, 'num_gpu', 8), 'num_gpu', launcher='pytorch')
 
 
 class Enlarged(nn.Upsample):

@@ -31,7 +31,7 @@ def apply() -> None:
     from unfoldldm_basicsr.compat import distributed, repairs
 
     options, dist_util = basicsr.utils.options, basicsr.utils.dist_util
-    prefetch = basicsr.data.prefetch_dataloader
+    prefetch, base = basicsr.data.prefetch_dataloader, basicsr.models.base_model.BaseModel
     for owner, name, replacement in (
         (basicsr.utils.registry.Registry, '_do_register', do_register),
         (options, 'copy_opt_file', repairs.copy_opt_file),
@@ -41,7 +41,8 @@ def apply() -> None:
         (dist_util, '_init_dist_slurm', distributed.init_dist_slurm),
         (prefetch.PrefetchGenerator, 'run', repairs.prefetch_run),
         (prefetch.PrefetchGenerator, '__next__', repairs.prefetch_next),
-        (basicsr.models.base_model.BaseModel, 'reduce_loss_dict', repairs.reduce_loss_dict),
+        (base, 'model_to_device', distributed.model_to_device),
+        (base, 'reduce_loss_dict', repairs.reduce_loss_dict),
     ):
         replace(owner, name, replacement)
 

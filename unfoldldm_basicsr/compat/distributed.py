@@ -4,8 +4,9 @@ import os
 import re
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 
 def init_dist_pytorch(backend: str, **kwargs) -> None:
@@ -66,6 +67,14 @@ def init_dist_slurm(backend: str, port: int | None = None) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(tasks), LOCAL_RANK=str(local_rank))
     backend = _select_device(backend, local_rank)
     distributed.init_process_group(backend=backend)
+
+
+def model_to_device(self, net: nn.Module) -> nn.Module:
+    """Replaces ``BaseModel.model_to_device``, which asks for a GPU wherever there are processes."""
+    if not self.opt['dist'] or self.device.type != 'cpu':
+        return model_to_device.replaces(self, net)
+    unused = self.opt.get('find_unused_parameters', False)
+    return DistributedDataParallel(net.to(self.device), find_unused_parameters=unused)
 
 
 def first_slurm_host() -> str:

@@ -114,7 +114,7 @@ def _weights_fault(run: Run, label: str, file: Path) -> str | None:
 def gpus_are_there(run: Run) -> Found:
     wanted, present = run.top.num_gpu, torch.cuda.device_count()
     launcher = run.launcher
-    if not isinstance(wanted, int) or launcher not in (None, 'none'):
+    if not isinstance(wanted, int) or (present and launcher not in (None, 'none')):
         return
     single = getattr(run.model, 'one_gpu_per_process', False)
     if wanted > present:

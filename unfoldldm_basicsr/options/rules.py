@@ -233,9 +233,6 @@ def stock_models_can_train(run: Run) -> Found:
             f'lose step with each other in the validation of several processes: set it{instead}'
         )
         yield Problem('train.ema_decay', message)
-    if several and not torch.cuda.is_available():
-        message = "BasicSR's own models cannot train in several processes without GPUs: start one"
-        yield Problem('model_type', message + instead)
     schedule, total = run.train.scheduler, run.train.total_iter
     if 'periods' in schedule and sum(schedule['periods']) < total:
         message = (
