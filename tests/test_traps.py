@@ -142,6 +142,7 @@ def test_restoration_model_is_advised_only_where_it_can_take_over(stock):
     unscaled = put(stock, 'scale', 1)
     discriminator = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3}
     gan = put(put(unscaled, 'model_type', 'SRGANModel'), 'network_d', discriminator)
+    gan['train']['optim_d'] = gan['train']['optim_g']
     for options, advised in ((stock, False), (unscaled, True), (gan, False)):
         warning = warnings_at(options, 'train.warmup_iter', here=False)
         assert ('RestorationModel' in warning) == advised

@@ -198,7 +198,8 @@ def test_networks_that_a_plain_model_cannot_train_are_refused_with_the_model_to_
 
 def test_a_model_that_trains_a_discriminator_needs_one(stock):
     options = put(stock, 'model_type', 'SRGANModel')
-    assert 'SRGANModel' in problems_at(options, 'network_d')
+    for place in ('network_d', 'train.optim_d'):
+        assert 'SRGANModel' in problems_at(options, place)
     options['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
     assert problems_at(options, 'network_d') == ''
 

@@ -214,9 +214,9 @@ def stock_models_can_train(run: Run) -> Found:
         return
     instead = _or_ours(run)
     train, gans = section_values(run.opt, 'train'), (SRGANModel, StyleGAN2Model, HiFaceGANModel)
-    if issubclass(run.model, gans) and 'network_d' not in run.opt:
-        message = f'is missing: the discriminator that {run.model.__name__} trains.'
-        yield Problem('network_d', message)
+    for place, section in (('network_d', run.opt), ('train.optim_d', train)):
+        if issubclass(run.model, gans) and place.rpartition('.')[2] not in section:
+            yield Problem(place, f'is missing: {run.model.__name__} trains a discriminator.')
     if not any(str(name).endswith('_opt') and train[name] for name in train):
         yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
     several, network = run.processes > 1, run.networks.get('network_g')
