@@ -77,7 +77,8 @@ class Checkpoint:
             listed = state.get('weights') or {}
             _verify(path, listed)
         state['manifest'] = manifest
-        saved = [name for name in networks if listed or _is_saved(path, name)]
+        models = path.parent.parent / 'models'  # where a project may not save its teacher
+        saved = [n for n in networks if listed or n == 'net_g' or any(models.glob(f'{n}_*.pth'))]
         found = {name: _weights(path, name, state['iter'], listed) for name in saved}
         return cls(path, state, found)
 
@@ -113,12 +114,6 @@ def _verify(state_path: Path, files: Sums) -> None:
         if hashlib.sha256(content).hexdigest() != sums['sha256']:
             fault = f'is damaged: {path} is not what was written with it (SHA-256 differs)'
             raise ResumeError(f'{state_path} {fault}')
-
-
-def _is_saved(state_path: Path, name: str) -> bool:
-    """Whether a run saves that network: a model of a project may not save its teacher."""
-    models = state_path.parent.parent / 'models'
-    return name == 'net_g' or any(models.glob(f'{name}_*.pth'))
 
 
 def _weights(state_path: Path, name: str, iteration: int, listed: Sums) -> Path:
