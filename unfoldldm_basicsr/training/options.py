@@ -204,9 +204,7 @@ def batches_fit(run: Run) -> Problems:
 
 def graphs_fit(run: Run) -> Problems:
     """What a captured step cannot hold."""
-    if not run.is_train or not run.train.use_cuda_graphs:
-        return
-    if run.processes > 1:
+    if run.is_train and run.train.use_cuda_graphs and run.processes > 1:
         message = 'is for one process: gradients of several are averaged in the backward pass.'
         yield Problem('train.use_cuda_graphs', message)
 
