@@ -116,8 +116,7 @@ class CLIPDegradationEmbedding(nn.Module):
         self.ad_textEncoder = nn.ModuleDict({'adapter': build_adapter(self.embed_dim)})
         for branch in (self.ad_imageEncoder, self.ad_textEncoder):
             branch.requires_grad_(options.tune_adapters)
-        self.class_texts, self.normalize = options.class_texts, options.normalize
-        self.temperature = options.temperature
+        self.class_texts = options.class_texts
         size = self.clip_model.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
         for name in ('mean', 'std'):
@@ -134,15 +133,9 @@ class CLIPDegradationEmbedding(nn.Module):
         return self
 
     def preprocess(self, lq: Tensor) -> Tensor:
-        """CLIP's view of an image: shorter side to its input size, centre square, normalised.
-
-        The overshoot of the cubic is kept, as in the released code, which resizes tensors.
-
-        Args:
-            lq: (B, 3, H, W), RGB in [0, 1].
-
-        Returns:
-            (B, 3, S, S), S = 224 for ViT-B-32.
+        """CLIP's view of (B, 3, H, W) RGB in [0, 1]: shorter side to its input size, centre square,
+        normalised (B, 3, S, S), S = 224 for ViT-B-32. The overshoot of the cubic is kept, as in the
+        released code, which resizes tensors.
         """
         height, width = lq.shape[-2:]
         size = [self.image_size * side // min(height, width) for side in (height, width)]
@@ -154,10 +147,8 @@ class CLIPDegradationEmbedding(nn.Module):
     def encode_raw_texts(self) -> Tensor:
         """(N, E) embeddings of ``class_texts`` by CLIP alone, without the adapter."""
         if self._raw_texts is None:
-            tokens = import_open_clip().tokenize(
-                list(self.class_texts), self.clip_model.context_length
-            )
-            tokens = tokens.to(self.mean.device)
+            texts, length = list(self.class_texts), self.clip_model.context_length
+            tokens = import_open_clip().tokenize(texts, length).to(self.mean.device)
             with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
                 self._raw_texts = self.clip_model.encode_text(tokens)
         return self._raw_texts
@@ -165,24 +156,18 @@ class CLIPDegradationEmbedding(nn.Module):
     def compare(self, embedding: Tensor) -> Tensor:
         """Scores (B, N) of degradation vectors (B, E) for ``class_texts``."""
         texts = self.ad_textEncoder['adapter'](self.encode_raw_texts())
-        if self.normalize:
+        if self.options.normalize:
             embedding, texts = F.normalize(embedding, dim=-1), F.normalize(texts, dim=-1)
         with torch.autocast(embedding.device.type, enabled=False):  # sums of E terms of size one
             dtype = torch.promote_types(embedding.dtype, self.mean.dtype)
-            return embedding.to(dtype) @ texts.to(dtype).T / self.temperature
+            return embedding.to(dtype) @ texts.to(dtype).T / self.options.temperature
 
     def forward(
         self, lq: Tensor, label: Tensor | None = None, *, return_logits: bool = False
     ) -> Tensor | DegradationLogits:
-        """The degradation vector of each image.
+        """(B, 3, H, W) RGB in [0, 1], any H and W -> degradation vectors (B, E).
 
-        Args:
-            lq: (B, 3, H, W), RGB in [0, 1], any H and W.
-            label: ignored; part of the common interface.
-            return_logits: also compares with ``class_texts``.
-
-        Returns:
-            (B, E), or :class:`DegradationLogits`.
+        ``label`` is ignored. With ``return_logits`` they are also compared with ``class_texts``.
         """
         if self._random_backbone:
             self._random_backbone = False
@@ -260,17 +245,9 @@ class LabelDegradationEmbedding(nn.Module):
         self.table.weight._no_weight_decay = True
 
     def forward(self, lq: Tensor, label: Tensor | None = None) -> Tensor:
-        """The vector of each image's degradation.
+        """(B,) indices of the degradations of B images -> (B, E).
 
-        Args:
-            lq: (B, 3, H, W); only B counts.
-            label: (B,) indices of the degradations.
-
-        Returns:
-            (B, E).
-
-        Raises:
-            ValueError: no label, another number of labels, or an index out of range.
+        Raises ValueError: no label, another number of labels, or an index out of range.
         """
         known = self.table.num_embeddings
         if label is None:
@@ -314,8 +291,7 @@ class LearnedDegradationEmbedding(nn.Module):
     def __init__(self, options: LearnedEmbeddingOptions) -> None:
         super().__init__()
         self.embed_dim = embed_dim = options.embed_dim
-        layers: list[nn.Module] = []
-        channels = options.in_channels
+        layers, channels = [], options.in_channels
         for index in range(3):
             out, stride = options.width * 2**index, min(2, index + 1)
             conv = nn.Conv2d(channels, out, 3, stride, padding=1, padding_mode='replicate')
@@ -331,13 +307,5 @@ class LearnedDegradationEmbedding(nn.Module):
         )
 
     def forward(self, lq: Tensor, label: Tensor | None = None) -> Tensor:
-        """The degradation vector of each image.
-
-        Args:
-            lq: (B, in_channels, H, W), RGB in [0, 1], any H and W.
-            label: ignored; part of the common interface.
-
-        Returns:
-            (B, E).
-        """
+        """(B, in_channels, H, W) in [0, 1], any H and W -> (B, E); ``label`` is ignored."""
         return self.head(torch.cat(mean_std(self.features(lq), (2, 3), 1e-6), 1))

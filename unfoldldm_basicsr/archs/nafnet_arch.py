@@ -41,11 +41,8 @@ class GlobalPool(nn.AdaptiveAvgPool2d):
 
 
 class NAFBlock(nn.Module):
-    """Depthwise convolution with simplified channel attention, then a gated feed-forward part.
-
-    Args:
-        channels: C; both parts widen to 2 C and gate back to C.
-        pool: the pooling in front of the channel attention.
+    """Depthwise convolution with simplified channel attention, behind ``pool``, then a gated
+    feed-forward part; both widen to 2 C and gate back to C.
     """
 
     def __init__(self, channels: int, pool: nn.Module) -> None:
@@ -100,11 +97,7 @@ class NAFNetOptions(Options):
 @ARCH_REGISTRY.register()
 @takes(NAFNetOptions)
 class NAFNet(nn.Module):
-    """Restores an image of any size; its channel attention averages over the whole image.
-
-    Raises:
-        ValueError: encoder and decoder differ in depth.
-    """
+    """Restores an image of any size; its channel attention averages over the whole image."""
 
     tiling_changes_result = True
 
@@ -140,14 +133,7 @@ class NAFNet(nn.Module):
         return GlobalPool(1)
 
     def forward(self, lq: Tensor) -> Tensor:
-        """Restores ``lq``.
-
-        Args:
-            lq: (B, img_channel, H, W), RGB in [0, 1], any H and W.
-
-        Returns:
-            (B, img_channel, H, W), not clamped.
-        """
+        """(B, img_channel, H, W), RGB in [0, 1], any H and W -> the same size, not clamped."""
         lq = to_quick_layout(lq)
         image, size = pad_to_multiple(lq, self.size_multiple, mode=self.padding_mode)
         x = self.intro(image)
@@ -163,12 +149,9 @@ class NAFNet(nn.Module):
 
     @classmethod
     def infer_kwargs(cls, state_dict: StateDict) -> dict:
-        """Constructor arguments from the shapes of a state dict.
+        """Constructor arguments from the shapes of a state dict; ValueError: of another network.
 
         ``NAFNetLocal``: its windows leave no trace in the weights and take their defaults.
-
-        Raises:
-            ValueError: not weights of this network.
         """
         width, img_channel = shape_of(state_dict, 'intro.weight', cls.__name__)[:2]
         depth = count_blocks(state_dict, 'downs')
@@ -182,13 +165,10 @@ class NAFNet(nn.Module):
 
 
 class LocalAveragePool2d(nn.Module):
-    """Mean over a window around every position; at the borders the window is moved inside.
+    """Mean over a window (rows, columns) around every position, moved inside at the borders.
 
-    Images no larger than the window are averaged globally.
-
-    Args:
-        window: rows and columns of the window.
-        strides: candidates for the grid on which means are computed approximately; (1,) is exact.
+    Images no larger than the window are averaged globally. ``strides``: candidates for the grid on
+    which means are computed approximately; (1,) is exact.
     """
 
     def __init__(self, window: tuple[int, int], strides: Sequence[int] = (1,)) -> None:

@@ -55,11 +55,7 @@ class RestormerOptions(UShapeOptions):
 @ARCH_REGISTRY.register()
 @takes(RestormerOptions)
 class Restormer(nn.Module):
-    """Restores an image of any size; attention between channels mixes the whole image.
-
-    Raises:
-        ValueError: arguments that do not fit together.
-    """
+    """Restores an image of any size; attention between channels mixes the whole image."""
 
     size_multiple = 8
     tiling_changes_result = True
@@ -93,14 +89,7 @@ class Restormer(nn.Module):
         self.output = nn.Conv2d(2 * dim, options.out_channels, 3, padding=1, bias=bias)
 
     def forward(self, lq: Tensor) -> Tensor:
-        """Restores ``lq``.
-
-        Args:
-            lq: (B, inp_channels, H, W), RGB in [0, 1], any H and W.
-
-        Returns:
-            (B, out_channels, H, W), not clamped.
-        """
+        """(B, inp_channels, H, W), RGB in [0, 1] -> (B, out_channels, H, W), not clamped."""
         image, size = pad_to_multiple(to_quick_layout(lq), self.size_multiple)
         embedded = self.patch_embed(image)
         x1 = self.encoder_level1(embedded)
@@ -117,10 +106,6 @@ class Restormer(nn.Module):
 
     @classmethod
     def infer_kwargs(cls, state_dict: StateDict) -> dict:
-        """Constructor arguments from the shapes of a state dict.
-
-        Raises:
-            ValueError: not weights of this network.
-        """
+        """Constructor arguments from the shapes of a state dict; ValueError: of another network."""
         dual = {'dual_pixel_task': 'skip_conv.weight' in state_dict}
         return infer_ushape_kwargs(state_dict, cls.__name__) | dual

@@ -85,11 +85,7 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
 @ARCH_REGISTRY.register()
 @takes(UnfoldLDMOptions)
 class UnfoldLDM(LatentPrior):
-    """Deep unfolding of blind proximal gradient descent with a generated prior.
-
-    Raises:
-        ValueError: an unknown choice or an impossible combination.
-    """
+    """Deep unfolding of blind proximal gradient descent with a generated prior."""
 
     size_multiple = 16
     tiling_changes_result = True  # prior, embedding and W, M are global

@@ -51,14 +51,12 @@ class PMM(nn.Sequential):
 
 
 class VLUStage(nn.Module):
-    """Gradient step, then proximal step; see :class:`DGDM` and :class:`PMM`.
-
-    ``use_checkpoint`` computes the gradient step again for its gradients.
-    """
+    """Gradient step, then proximal step; see :class:`DGDM` and :class:`PMM`."""
 
     def __init__(self, dim: int, level: int, num_blocks: int, options: 'VLUNetOptions') -> None:
         super().__init__()
         self.use_checkpoint = options.use_checkpoint
+        # first, but second in the state dict: so weights of a seed stay what they were
         denoiser = PMM(dim, options.heads[level - 1], num_blocks, options)
         self.gradient_descent = DGDM(dim, level, options.de_dim, options.embed_dim)
         self.denoiser = denoiser
@@ -107,9 +105,6 @@ class VLUNet(nn.Module):
     The first downsampling of the observation uses ``down1_2``, the one of the estimate, as in the
     released network. ``down1_2_i`` exists in all released checkpoints and is never used; it is kept
     so that weights load strictly, and frozen so that distributed training sees no unused parameter.
-
-    Raises:
-        ValueError: arguments that do not fit together.
     """
 
     size_multiple = 8
@@ -150,17 +145,9 @@ class VLUNet(nn.Module):
         self.output = nn.Conv2d(2 * dim, options.out_channels, 3, padding=1, bias=bias)
 
     def forward(self, lq: Tensor, degradation: Tensor) -> Tensor:
-        """Restores ``lq``.
-
-        Args:
-            lq: (B, inp_channels, H, W), RGB in [0, 1], any H and W.
-            degradation: (B, embed_dim) vector that chooses the prompts.
-
-        Returns:
-            (B, out_channels, H, W), not clamped.
-
-        Raises:
-            ValueError: ``degradation`` has another shape.
+        """(B, inp_channels, H, W), RGB in [0, 1], any H and W -> (B, out_channels, H, W), not
+        clamped. The vector ``degradation`` (B, embed_dim) chooses the prompts; ValueError: it has
+        another shape.
         """
         if degradation.shape != (lq.shape[0], self.embed_dim):
             name, wanted = type(self).__name__, (lq.shape[0], self.embed_dim)
@@ -191,11 +178,7 @@ class VLUNet(nn.Module):
 
     @classmethod
     def infer_kwargs(cls, state_dict: StateDict) -> dict:
-        """Constructor arguments from the shapes of a state dict.
-
-        Raises:
-            ValueError: not weights of this network.
-        """
+        """Constructor arguments from the shapes of a state dict; ValueError: of another network."""
         name = cls.__name__
         shared = infer_ushape_kwargs(state_dict, name, '.denoiser.blocks')
         linear = shape_of(state_dict, 'encoder_level1.gradient_descent.linear.weight', name)

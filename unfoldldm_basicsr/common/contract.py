@@ -12,8 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 MEMORY_ONLY = ('use_checkpoint',)  # arguments of constructors that change no result
-# modules that phase 2 adds to UnfoldLDM
-NEW_IN_PHASE2 = ('condition_encoder', 'denoiser')
+NEW_IN_PHASE2 = ('condition_encoder', 'denoiser')  # modules that it adds to UnfoldLDM
 # what the networks of this field call the number of their input channels
 CHANNEL_ARGUMENTS = ('inp_channels', 'img_channel', 'in_channels', 'in_chans', 'num_in_ch')
 

@@ -16,12 +16,8 @@ from unfoldldm_basicsr.common.contract import image_channels, run_on_trial
 
 
 class Cost(NamedTuple):
-    """Cost of restoring one image.
-
-    Attributes:
-        params: number of parameters, without buffers.
-        macs: multiply-accumulate operations of matrix products, convolutions, attention and
-            operators with a registered formula. Element-wise operations do not count.
+    """Cost of restoring one image: parameters without buffers, and multiply-accumulate operations
+    of matrix products, convolutions, attention and operators with a registered formula.
     """
 
     params: int
@@ -31,10 +27,8 @@ class Cost(NamedTuple):
 def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
     """Cost of the ``network_g`` of an option file, for one image of ``size`` x ``size`` pixels.
 
-    Raises:
-        KeyError: no registered network of that type.
-        RuntimeError: the network looks at tensor values to know what to compute.
-        ValueError: it has inputs of its own.
+    KeyError: no registered network of that type; RuntimeError: it looks at tensor values to know
+    what to compute; ValueError: it has inputs of its own.
     """
     from basicsr.utils.registry import ARCH_REGISTRY
 

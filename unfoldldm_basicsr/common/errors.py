@@ -127,15 +127,11 @@ def first_line(error: Exception | str) -> str:
 
 
 def together(opt: Mapping[str, Any], action: Callable[[], T]) -> list[T]:
-    """Runs ``action`` on every rank; all must call it.
+    """Runs ``action`` on every rank, which all must call; their results, pickled, in that order.
 
-    Returns:
-        The results, which are pickled, in the order of the ranks.
-
-    Raises:
-        RunFailure: on all ranks when it failed on one, with the message of the first of them.
-            An error that is no :class:`RunFailure` is raised as it is where it happened. A process
-            alone raises what ``action`` raises.
+    Raises RunFailure on all ranks when it failed on one, with the message of the first of them. An
+    error that is no :class:`RunFailure` is raised as it is where it happened. A process alone
+    raises what ``action`` raises.
     """
     if not opt['dist']:
         return [action()]

@@ -102,9 +102,8 @@ def ordered_yaml() -> tuple[type[OptionLoader], type[yaml.SafeDumper]]:
 def read_option_file(path: str | Path) -> dict:
     """The options in ``path`` as written, nothing added.
 
-    Raises:
-        ValueError: no file there, not UTF-8, not YAML, or not a mapping; one line that names the
-            file and, for YAML errors, line and column.
+    ValueError: no file there, not UTF-8, not YAML, or not a mapping; one line that names the file
+    and, for YAML errors, line and column.
     """
     try:
         text = Path(path).read_text(encoding='utf-8')

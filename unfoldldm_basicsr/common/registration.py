@@ -21,22 +21,16 @@ def do_register(self, name: str, obj: Any, suffix: str | None = None) -> None:
     A module may register again (notebooks, ``importlib.reload``). Where a project has a class of a
     name of this package, whichever comes first, ours goes by ``NAME_unfoldldm``.
     """
-    present = self._obj_map.get(name)
-    if present is None or isinstance(suffix, str):
-        do_register.replaces(self, name, obj, suffix)
-    elif present.__module__ == obj.__module__:
+    present = None if isinstance(suffix, str) else self._obj_map.get(name)
+    if present is not None and present.__module__ == obj.__module__:
         self._obj_map[name] = obj
-    elif 'ours' in (whose(obj), whose(present)):
+    elif present is not None and 'ours' in (whose(obj), whose(present)):
         ours, winner = (obj, present) if whose(obj) == 'ours' else (present, obj)
         second = SECOND_NAME.format(name)
         self._obj_map |= {name: winner, second: ours}
-        logging.getLogger('basicsr').warning(
-            "'%s' (%s) is that of %s; the one of this package is called '%s'.",
-            name,
-            self._name,
-            winner.__module__,
-            second,
-        )
+        text = "'%s' (%s) is that of %s; the one of this package is called '%s'."
+        places = name, self._name, winner.__module__, second
+        logging.getLogger('basicsr').warning(text, *places)
     else:
         do_register.replaces(self, name, obj, suffix)
 

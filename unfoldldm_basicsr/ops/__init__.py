@@ -1,1 +1,1 @@
-"""ops of unfoldldm_basicsr."""
+"""Operators, and statistics of whole images."""

@@ -80,9 +80,9 @@ def _limited_modules() -> Iterator[None]:
 def blamed(build: Callable[..., object], arguments: Mapping) -> dict[str, object]:
     """Arguments that ``build`` refuses: those without which it succeeds on the others.
 
-    Of two wrong ones it is not enough to leave out one; where ``build`` succeeds on none, those
-    that it refuses alone are named. Keys of a mapping are named with it, ``outer.inner``. For
-    errors from the depths of a library, which do not say whose value they are about.
+    Where ``build`` succeeds on none, as with two wrong ones, those that it refuses alone. Keys of a
+    mapping are named with it, ``outer.inner``. For errors from the depths of a library, which do
+    not say whose value they are about.
     """
 
     def refused(**kept: object) -> bool:

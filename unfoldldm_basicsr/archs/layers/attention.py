@@ -31,18 +31,11 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def channel_attention_map(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
-    """The attention weights between channels.
+    """Attention between the channels of q and k (B, C, H, W); temperature is (heads, 1, 1).
 
-    The norms divide the small product instead of the two large operands; in half precision the
-    operands are normalised first, because the unnormalised sum over positions could overflow.
-
-    Args:
-        q: (B, C, H, W).
-        k: (B, C, H, W).
-        temperature: (heads, 1, 1), heads divides C.
-
-    Returns:
-        (B, heads, C/heads, C/heads) in fp32 (fp64 for fp64 input), rows sum to 1.
+    Gives (B, heads, C/heads, C/heads) in fp32 (fp64 for fp64 input), rows sum to 1. The norms
+    divide the small product instead of the two large operands; in half precision the operands are
+    normalised first, because the unnormalised sum over positions could overflow.
     """
     heads = temperature.shape[0]
     q_norm, k_norm = _norm(q), _norm(k)
@@ -64,13 +57,8 @@ def channel_attention_map(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
 def attend_and_project(attention: Tensor, v: Tensor, projection: nn.Conv2d) -> Tensor:
     """``projection(A v)`` with one product over the positions: (W_out A) v.
 
-    Args:
-        attention: (B, heads, C/heads, C/heads).
-        v: (B, C, H, W).
-        projection: 1x1 convolution C -> O.
-
-    Returns:
-        (B, O, H, W) in the memory format of v.
+    A (B, heads, C/heads, C/heads), v (B, C, H, W), W_out a 1x1 convolution C -> O; gives
+    (B, O, H, W) in the memory format of v.
     """
     weight = projection.weight
     weight = rearrange(weight, 'o (heads c) 1 1 -> heads o c', heads=attention.shape[1])
@@ -82,13 +70,7 @@ def attend_and_project(attention: Tensor, v: Tensor, projection: nn.Conv2d) -> T
 class TransposedSelfAttention(nn.Module):
     """q, k, v from a 1x1 and a depthwise 3x3 convolution, channel attention, 1x1 projection.
 
-    Args:
-        dim: C.
-        num_heads: heads; divides ``dim``.
-        bias: biases in the convolutions.
-
-    Raises:
-        ValueError: ``num_heads`` does not divide ``dim``.
+    ValueError: ``num_heads`` does not divide ``dim``, which is C.
     """
 
     def __init__(self, dim: int, num_heads: int, *, bias: bool = False) -> None:

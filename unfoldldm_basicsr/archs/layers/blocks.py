@@ -19,12 +19,10 @@ class NetworkOptions(Options):
 
 
 class Blocks(nn.Sequential):
-    """Blocks in a row that share further inputs.
+    """Blocks (x, *shared) -> x in a row.
 
-    Args:
-        blocks: modules (x, *shared) -> x of the next one.
-        use_checkpoint: keeps only the input of each block and computes the block again for its
-            gradients: less memory, about a quarter more time, the same result.
+    ``use_checkpoint`` keeps only the input of each block and computes the block again for its
+    gradients: less memory, about a quarter more time, the same result.
     """
 
     def __init__(self, *blocks: nn.Module, use_checkpoint: bool = False) -> None:

@@ -30,16 +30,8 @@ def separable_parts(
     The channels of a depthwise convolution do not mix, so the parts (query, key, value; gate and
     gated) are independent. Computing them one by one from slices of the weights spares strided
     access in the forward pass and the concatenation of their gradients in the backward pass.
-
-    Args:
-        x: (B, C, H, W).
-        pointwise: 1x1 convolution C -> P.
-        depthwise: depthwise convolution P -> P, P divisible by ``parts``.
-        parts: number of groups.
-        width: channels of each part, at least P / parts; further ones are zero.
-
-    Returns:
-        ``parts`` tensors (B, width or P / parts, H, W).
+    x (B, C, H, W) -> ``parts`` tensors (B, P / parts, H, W); with ``width`` they have as many
+    channels, the further ones zero.
     """
     width = width or pointwise.out_channels // parts
 
@@ -47,13 +39,8 @@ def separable_parts(
         chunks = [None] * parts if tensor is None else tensor.chunk(parts)
         return [None if chunk is None else fill_channels(chunk, width, 0) for chunk in chunks]
 
+    tensors = pointwise.weight, pointwise.bias, depthwise.weight, depthwise.bias
     return [
         F.conv2d(F.conv2d(x, w1, b1), w2, b2, padding=depthwise.padding, groups=len(w2))
-        for w1, b1, w2, b2 in zip(
-            split(pointwise.weight),
-            split(pointwise.bias),
-            split(depthwise.weight),
-            split(depthwise.bias),
-            strict=True,
-        )
+        for w1, b1, w2, b2 in zip(*map(split, tensors), strict=True)
     ]

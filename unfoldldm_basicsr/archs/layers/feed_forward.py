@@ -14,13 +14,7 @@ from unfoldldm_basicsr.archs.layers.strips import by_strips
 
 
 class GatedFeedForward(nn.Module):
-    """Per-position mixing of channels with a gate.
-
-    Args:
-        dim: C.
-        expansion: hidden width = int(dim * expansion).
-        bias: biases in the convolutions.
-    """
+    """Per-position mixing of C = ``dim`` channels with a gate; int(dim * expansion) are hidden."""
 
     def __init__(self, dim: int, *, expansion: float = 2.66, bias: bool = False) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 With these, a weight file alone is enough to rebuild a network.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -13,11 +14,7 @@ PUBLISHED_EXPANSION = 2.66  # of Restormer and VLU-Net
 
 
 def shape_of(state_dict: StateDict, key: str, arch: str) -> tuple[int, ...]:
-    """The shape stored under ``key``.
-
-    Raises:
-        ValueError: the key is missing, so these are not weights of ``arch``.
-    """
+    """The shape stored under ``key``; ValueError without it: these are not weights of ``arch``."""
     if key not in state_dict:
         known = ', '.join(list(state_dict)[:3]) or 'no keys at all'
         raise ValueError(
@@ -29,27 +26,15 @@ def shape_of(state_dict: StateDict, key: str, arch: str) -> tuple[int, ...]:
 
 def count_blocks(state_dict: StateDict, prefix: str) -> int:
     """Number of consecutive modules ``prefix.0``, ``prefix.1``, ... that own weights."""
-    indices = {
-        key[len(prefix) + 1 :].split('.', 1)[0]
-        for key in state_dict
-        if key.startswith(f'{prefix}.')
-    }
-    count = 0
-    while str(count) in indices:
-        count += 1
-    return count
+    start = f'{prefix}.'
+    found = {key.removeprefix(start).split('.')[0] for key in state_dict if key.startswith(start)}
+    return next(count for count in itertools.count() if str(count) not in found)
 
 
 def find_expansion(dims: Sequence[int], hidden: Sequence[int], arch: str) -> float:
     """The factor f with int(dim * f) = hidden at every level: 2.66 or the shortest decimal.
 
-    Args:
-        dims: channels per level.
-        hidden: hidden width of the feed-forward part per level.
-        arch: name used in the error.
-
-    Raises:
-        ValueError: no single factor explains all levels.
+    ValueError: no single factor explains all levels, so these are not weights of ``arch``.
     """
     low = max(h / d for h, d in zip(hidden, dims, strict=True))
     shortest = [(int(low * 10**digits) + up) / 10**digits for digits in range(8) for up in (0, 1)]

@@ -20,14 +20,8 @@ def to_quick_layout(x: Tensor) -> Tensor:
 
 
 def matmul_channels(matrix: Tensor, x: Tensor) -> Tensor:
-    """Multiplies the channels of every position by a matrix; keeps the layout of ``x``.
-
-    Args:
-        matrix: (B, O, C).
-        x: (B, C, H, W).
-
-    Returns:
-        (B, O, H, W).
+    """matrix (B, O, C) times the channels of every position of x (B, C, H, W), whose layout it
+    keeps: (B, O, H, W).
     """
     height = x.shape[2]
     if has_channels_last(x):  # of which the positions in a row are a view

@@ -36,10 +36,7 @@ def mean_std(x: Tensor, dims: tuple[int, ...], eps: float) -> tuple[Tensor, Tens
 class LayerNorm2d(nn.Module):
     """Normalises every position over its channels; keeps the memory format, computes in fp32.
 
-    Args:
-        channels: C.
-        eps: added to the variance (1e-5 in Restormer and VLU-Net, 1e-6 in NAFNet).
-        bias_free: Restormer's variant: neither the mean is subtracted nor an offset added.
+    ``eps`` is 1e-5 in Restormer and VLU-Net, 1e-6 in NAFNet; ``bias_free`` is Restormer's variant.
     """
 
     def __init__(self, channels: int, *, eps: float = 1e-5, bias_free: bool = False) -> None:

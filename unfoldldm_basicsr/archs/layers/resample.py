@@ -56,16 +56,10 @@ class Unshuffle(nn.Module):
 def pad_to_multiple(
     x: Tensor, multiple: int, *, mode: str = 'reflect'
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Enlarges height and width to multiples of ``multiple`` on the bottom and right.
+    """Enlarges x (B, C, H, W) to multiples of ``multiple`` at the bottom and right.
 
-    Args:
-        x: (B, C, H, W), H and W at least 1.
-        multiple: the number both sides are to be divisible by.
-        mode: 'reflect' (a side too short to be reflected is replicated), 'replicate' or
-            'constant' (zeros).
-
-    Returns:
-        The padded tensor and the original (H, W) for :func:`crop_to`.
+    ``mode``: 'reflect' (a side too short to be reflected is replicated), 'replicate' or 'constant'
+    (zeros). Gives the padded tensor and the original (H, W) for :func:`crop_to`.
     """
     height, width = x.shape[-2:]
     down, right = -height % multiple, -width % multiple

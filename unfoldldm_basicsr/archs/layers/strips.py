@@ -13,11 +13,9 @@ _FEWEST_ROWS = 8  # of which two are computed twice
 def by_strips(function: Callable[[Tensor], Tensor], x: Tensor, *, width: int) -> Tensor:
     """``function(x)``; on the CPU and without gradients in strips of rows, equal up to rounding.
 
-    Args:
-        function: (B, C, h, W) -> (B, C', h, W) for any h; a row of its result depends on the same
-            row of its input and on those next to it (one 3x3 convolution with padding 1).
-        x: (B, C, H, W).
-        width: channels of the widest tensor inside ``function``.
+    ``function`` is (B, C, h, W) -> (B, C', h, W) for any h; a row of its result depends on the same
+    row of its input and on those next to it (one 3x3 convolution with padding 1). ``width`` are the
+    channels of the widest tensor inside it.
     """
     batch, _, height, columns = x.shape
     rows = max(_FEWEST_ROWS, _STRIP_ELEMENTS // max(1, batch * width * columns))

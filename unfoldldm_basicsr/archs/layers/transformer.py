@@ -45,18 +45,15 @@ class UShapeOptions(BlockOptions, NetworkOptions):
 
 
 class TransformerBlock(nn.Module):
-    """Channel attention and gated feed-forward, both pre-normalised and residual.
-
-    ``dim`` is C, ``num_heads`` divides it.
-    """
+    """Channel attention and gated feed-forward, both pre-normalised and residual."""
 
     def __init__(self, dim: int, num_heads: int, options: BlockOptions) -> None:
         super().__init__()
-        expansion, bias = options.ffn_expansion_factor, options.bias
+        bias = options.bias
         self.norm1 = LayerNorm(dim, options.LayerNorm_type)
         self.attn = TransposedSelfAttention(dim, num_heads, bias=bias)
         self.norm2 = LayerNorm(dim, options.LayerNorm_type)
-        self.ffn = GatedFeedForward(dim, expansion=expansion, bias=bias)
+        self.ffn = GatedFeedForward(dim, expansion=options.ffn_expansion_factor, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -71,18 +68,11 @@ def transformer_blocks(dim: int, num_heads: int, count: int, options: UShapeOpti
 
 
 def infer_ushape_kwargs(state_dict: StateDict, arch: str, inside: str = '') -> dict:
-    """Arguments that Restormer and VLU-Net share, from the shapes of a state dict.
-
-    Args:
-        state_dict: weights.
-        arch: name of the network, for the error.
-        inside: where in each level its blocks are.
-
-    Raises:
-        ValueError: a block is missing or the feed-forward widths do not agree.
+    """Arguments that Restormer and VLU-Net share, from the shapes of a state dict; ``inside`` each
+    level its blocks are. ValueError: a block is missing or feed-forward widths do not agree.
     """
-    levels = [f'{at}{inside}' for at in ('encoder_level1', 'encoder_level2', 'encoder_level3')]
-    levels.append(f'latent{inside}')
+    names = ('encoder_level1', 'encoder_level2', 'encoder_level3', 'latent')
+    levels = [f'{name}{inside}' for name in names]
     dim, inp_channels = shape_of(state_dict, 'patch_embed.proj.weight', arch)[:2]
     hidden = [shape_of(state_dict, f'{at}.0.ffn.project_out.weight', arch)[1] for at in levels]
     with_bias = f'{levels[0]}.0.norm1.body.bias' in state_dict

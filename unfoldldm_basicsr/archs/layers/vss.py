@@ -46,10 +46,8 @@ def ss2d_macs(dim: int, *, d_state: int, expand: int) -> float:
 class SS2D(nn.Module):
     """Selective scan of an image in four directions with input-dependent parameters.
 
-    Args:
-        dim: C.
-        d_state: N, state size per channel; cost is linear in it above a floor.
-        expand: inner width d_i = expand * dim. The step sizes have rank R = ceil(dim / 16).
+    ``dim`` is C, ``d_state`` N; cost is linear in it above a floor. The step sizes have rank
+    R = ceil(dim / 16).
     """
 
     def __init__(self, dim: int, *, d_state: int = 16, expand: int = 2) -> None:
@@ -104,10 +102,8 @@ class ConvTokenMixer(nn.Module):
 
         [u, z] = W_in F,     out = W_out (DWConv7x7(u) * SiLU(z))
 
-    The inner width follows from SS2D's multiply-accumulates; being a whole number, it matches them
-    within 5 % from dim = 16 on.
-
-    Arguments are those of the SS2D to match.
+    The inner width follows from the multiply-accumulates of the SS2D of these arguments; being a
+    whole number, it matches them within 5 % from dim = 16 on.
     """
 
     def __init__(self, dim: int, *, d_state: int = 16, expand: int = 2) -> None:
@@ -129,13 +125,8 @@ MIXERS: dict[str, type[nn.Module]] = {'vss': SS2D, 'conv': ConvTokenMixer}
 
 
 class VSSBlock(nn.Module):
-    """Token mixer and gated FFN, each behind a LayerNorm and beside a scaled skip.
-
-    Args:
-        dim: C.
-        d_state: state size of the scan.
-        expand: inner width of the mixer over dim.
-        mixer: 'vss' (SS2D) or 'conv' (convolutional counterpart of equal cost).
+    """Token mixer (of :data:`MIXERS`) and gated FFN, each behind a LayerNorm and beside a scaled
+    skip.
     """
 
     def __init__(self, dim: int, *, d_state: int = 16, expand: int = 2, mixer: str = 'vss') -> None:

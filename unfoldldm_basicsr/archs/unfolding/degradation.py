@@ -55,11 +55,7 @@ def decomposed_step(x: Tensor, y: Tensor, W: Factor, M: Factor, step: Tensor) ->
 
     Any ``step`` in (0, 2) lowers 1/2 ||y - W x M||^2, whatever the image size, because the norm
     bound is never below the true norm. The floor 0.01 caps the amplification of noise at a factor
-    of 10 and leaves the inverse of a gain exact down to 0.1.
-
-    Args:
-        x, y: (B, c, h, w).
-        step: (B, 1, 1, 1) in (0, 2).
+    of 10 and leaves the inverse of a gain exact down to 0.1. x, y (B, c, h, w), step (B, 1, 1, 1).
     """
     bound = (W.norm_bound * M.norm_bound).square().clamp_min(0.01)[..., None, None]
     return x - step / bound * kronecker_adjoint(W, M, kronecker_apply(W, M, x) - y)
@@ -69,14 +65,8 @@ def affinity_core(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:
     """Dense A_ij = E_ij / sqrt(rowsum_i colsum_j), E = exp(q_i . k_j / sqrt(r) - decay |i - j|).
 
     The symmetric normalisation has spectral norm 1 for every n, where a row softmax can exceed it
-    many times. Evaluated in the log domain, so no row or column can vanish.
-
-    Args:
-        q, k: (B, c, n, r).
-        decay: (c,), per pixel, positive.
-
-    Returns:
-        (B, c, n, n).
+    many times. Evaluated in the log domain, so no row or column can vanish. q, k (B, c, n, r),
+    decay (c,), per pixel, positive -> (B, c, n, n).
     """
     n, r = q.shape[-2:]
     position = torch.arange(n, device=q.device, dtype=q.dtype)

@@ -218,12 +218,8 @@ class MGDA(nn.Module):
     def forward(
         self, x: Tensor, y: Tensor, k: int = 0, degradation: Degradation | None = None
     ) -> Estimates:
-        """One gradient step of stage ``k`` (from 0).
-
-        Args:
-            x, y: (B, c, h, w), h and w multiples of twice the stride.
-            k: counts the stages.
-            degradation: of ``y``; looked at here where it is not given.
+        """One gradient step of stage ``k`` (from 0); x, y (B, c, h, w), h and w multiples of twice
+        the stride. ``degradation`` is that of y, looked at here where it is not given.
         """
         if not (self.holistic or self.decomposed):
             return Estimates(x, y)

@@ -44,12 +44,7 @@ class GradientStepTrace(NamedTuple):
 
 
 class PromptCrossAttention(nn.Module):
-    """Phi: channel attention with queries and values from x, keys from the prompt.
-
-    Args:
-        dim: C of x.
-        prompt_dim: channels p of the prompt.
-    """
+    """Phi: channel attention with queries and values from x, keys from the prompt."""
 
     def __init__(self, dim: int, prompt_dim: int) -> None:
         super().__init__()
@@ -69,13 +64,8 @@ class PromptCrossAttention(nn.Module):
 
 
 class DGDM(nn.Module):
-    """The gradient step of one level.
-
-    Args:
-        dim: C, at least 10 and even.
-        level: level number s = 1..4; sets the prompt's size: (C // 10) * s channels, 96 // s rows.
-        de_dim: number N of learned prompts, one per degradation.
-        embed_dim: entries E of the degradation vector.
+    """The gradient step of level s = 1..4, with N = ``de_dim`` prompts of (C // 10) * s channels
+    and 96 // s rows; C = ``dim`` is at least 10 and even, E = ``embed_dim``.
     """
 
     def __init__(self, dim: int, level: int, de_dim: int, embed_dim: int = 512) -> None:
@@ -96,14 +86,8 @@ class DGDM(nn.Module):
         return super()._apply(apply_flat, recurse)
 
     def combine_prompts(self, degradation: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The prompt of each image, without a copy of the bank per image.
-
-        Args:
-            degradation: (B, E).
-            size: rows and columns wanted.
-
-        Returns:
-            Prompt (B, p, H, W) and its weights (B, N).
+        """d (B, E) and the (H, W) wanted -> prompt (B, p, H, W) and its weights (B, N), without a
+        copy of the bank per image.
         """
         logits = self.linear(degradation)
         weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -115,15 +99,8 @@ class DGDM(nn.Module):
     def forward(
         self, x: Tensor, y: Tensor, degradation: Tensor
     ) -> tuple[Tensor, GradientStepTrace]:
-        """One step from the estimate towards the observation.
-
-        Args:
-            x: (B, C, H, W) features of the estimate.
-            y: (B, C, H, W) features of the observation.
-            degradation: (B, E) vector.
-
-        Returns:
-            The new estimate (B, C, H, W) and what happened.
+        """Features x of the estimate and y of the observation (B, C, H, W), d (B, E) -> new x and
+        what happened.
         """
         prompt, weights = self.combine_prompts(degradation, x.shape[-2:])
         residual = self.phi(x, prompt) - y

@@ -56,20 +56,11 @@ def resolve_source(
 ) -> str:
     """Which prior guides the proximal step in a call: one rule for all phases.
 
-    Args:
-        requested: one of :data:`PriorSource`.
-        phase: 1, 2, 'joint' or 'inference'.
-        mode: 'restore' or 'warmup'.
-        gt: ground truth, if there is one.
-        training: whether the network is in training mode.
+    ``requested`` is one of :data:`PriorSource`, ``mode`` 'restore' or 'warmup'. Gives 'generated',
+    'oracle' (PI's prior), 'null', 'shuffled' (the batch neighbour's generated prior), 'joint' (half
+    PI's, half generated), or 'target' (PI's prior guides while the diffusion warms up beside it).
 
-    Returns:
-        'generated', 'oracle' (PI's prior), 'null', 'shuffled' (the batch neighbour's generated
-        prior), 'joint' (half PI's, half generated), or 'target' (PI's prior guides while the
-        diffusion warms up beside it).
-
-    Raises:
-        ValueError: a source that lacks gt, PI or the diffusion.
+    Raises ValueError: a source that lacks gt, PI or the diffusion.
     """
     if mode == 'warmup':
         if phase != 2 or gt is None:
@@ -110,22 +101,15 @@ class Guidance:
 
 
 class LatentPrior(nn.Module):
-    """What of UnfoldLDM makes priors.
-
-    Attributes:
-        phase: 1, 2, 'joint' or 'inference'.
-        use_ldm: False: the learned null prior is the only one.
-    """
+    """What of UnfoldLDM makes priors."""
 
     def init_prior(
         self, options: PriorOptions, *, channels: int, scales: Sequence[int], uses_prior: bool
     ) -> None:
         """Builds what the phase needs; to be called after the other parts.
 
-        Args:
-            channels: c.
-            scales: how much smaller the images of each stage are than the observation.
-            uses_prior: False builds no null prior either.
+        ``scales``: how much smaller the images of each stage are than the observation. Without
+        ``uses_prior`` there is no null prior either.
         """
         self.phase, self.use_ldm, self.uses_prior = options.phase, options.use_ldm, uses_prior
         self.condition_windows = [options.prior_window // scale for scale in scales]
@@ -160,17 +144,12 @@ class LatentPrior(nn.Module):
         given: Tensor | None,
         trace: bool,
     ) -> Guidance:
-        """Decides what guides a forward pass.
+        """Decides what guides a forward pass; y, gt (B, c, H, W).
 
-        Args:
-            y, gt: (B, c, H, W) observation and ground truth.
-            mode: 'restore' or 'warmup'.
-            source: overrides the constructor's ``prior_source``.
-            given: a guide to use instead of any source.
-            trace: the target is wanted even where it guides nothing.
+        ``source`` overrides the constructor's, a ``given`` guide replaces any; with ``trace`` the
+        target is wanted even where it guides nothing.
 
-        Raises:
-            ValueError: an unknown mode or source; see :func:`resolve_source`.
+        Raises ValueError: an unknown mode or source; see :func:`resolve_source`.
         """
         options = self.options
         check_choice('mode', mode, ('restore', 'warmup'))
@@ -189,16 +168,15 @@ class LatentPrior(nn.Module):
         wanted = gt is not None and (self.training or trace or source in NEEDS_GT)
         if wanted and self.use_ldm and self.phase != 'inference':
             seen = gt if options.prior_input == 'gt' else torch.cat([gt, y], 1)
-            teaches = self.phase == 2  # the frozen teacher
-            with torch.set_grad_enabled(not teaches and torch.is_grad_enabled()):
+            trained = self.phase != 2  # else the frozen teacher
+            with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
                 target = self.prior_encoder(seen, options.prior_window)
         return Guidance(source, given, null_mask, target)
 
     def prior(self, estimates: Estimates, y: Tensor, k: int, call: Guidance) -> StagePrior:
         """The priors of stage ``k`` (from 0), whose images are ``estimates`` and ``y``.
 
-        Raises:
-            ValueError: 'shuffled' with a single image.
+        Raises ValueError: 'shuffled' with a single image.
         """
         options = self.options
         target = None if call.target is None else call.target.detach()

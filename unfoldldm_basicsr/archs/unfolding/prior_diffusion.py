@@ -81,11 +81,8 @@ class PriorDiffusion(nn.Module):
         _, abar, c1, c2 = diffusion_schedule(options.num_timesteps)
         self.abar, self.c1, self.c2 = abar.tolist(), c1.tolist(), c2.tolist()
         self.denoise = Denoiser(options)
-        noise = torch.randn(
-            *(num_stages, options.prior_dim),
-            generator=torch.Generator('cpu').manual_seed(0),
-            device='cpu',
-        )
+        generator = torch.Generator('cpu').manual_seed(0)
+        noise = torch.randn(num_stages, options.prior_dim, generator=generator, device='cpu')
         self.register_buffer('start_noise', noise.to(torch.get_default_device()))
 
     def forward(self, condition: Tensor, k: int, target: Tensor | None = None) -> Tensor:

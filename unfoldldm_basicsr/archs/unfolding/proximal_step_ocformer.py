@@ -89,12 +89,8 @@ class DRA(nn.Module):
 
     At the first level the first half of the channels stems from x_hat, the second from x_tilde.
     With heads: queries from one half, keys and values from the other, attention between channels.
-    Without: a gate from one half times values from the other, at every position.
-
-    Args:
-        dim: d.
-        num_heads: heads; 0 for the gate.
-        mode: 'hat_q', 'tilde_q' (which half asks or gates), or 'self' (both from all channels).
+    Without: a gate from one half times values from the other, at every position. ``mode`` is the
+    option ``dra``.
     """
 
     def __init__(self, dim: int, num_heads: int, *, mode: str = 'hat_q'):

@@ -44,13 +44,9 @@ def _check_name(name: str, source: str) -> str:
 
 
 def set_scan_backend(name: str | None) -> None:
-    """Names the backend for CUDA tensors; None returns to the automatic choice.
+    """Names the backend for CUDA tensors, before UNFOLDLDM_SCAN; None: the automatic choice again.
 
-    Args:
-        name: 'torch', 'triton', 'mamba' or None. Takes precedence over UNFOLDLDM_SCAN.
-
-    Raises:
-        ValueError: unknown name, or a backend that is not usable here (with the reason).
+    ValueError: unknown name, or a backend that is not usable here (with the reason).
     """
     global _chosen
     if name is not None:
@@ -142,8 +138,7 @@ def _why_not(name: str) -> str:
 def chosen_backend(kind: str) -> str:
     """Backend that tensors of a device type get, in float32 and lower precision.
 
-    Raises:
-        ValueError: UNFOLDLDM_SCAN names an unknown backend, or one that is not usable here.
+    ValueError: UNFOLDLDM_SCAN names an unknown backend, or one that is not usable here.
     """
     named = os.environ.get(ENVIRONMENT, '').strip()
     if named:
@@ -173,11 +168,7 @@ def _select(kind: str) -> str:
 
 
 def backend_for(x: Tensor) -> ModuleType:
-    """Module with ``forward`` and ``backward`` for tensors like ``x``.
-
-    Raises:
-        ValueError: UNFOLDLDM_SCAN names an unknown or unusable backend.
-    """
+    """Module with ``forward`` and ``backward`` for tensors like ``x``; in fp64 always torch's."""
     name = _select(x.device.type)
     if name == 'torch' or x.dtype == torch.float64:
         return _torch

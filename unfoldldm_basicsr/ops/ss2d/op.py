@@ -23,8 +23,7 @@ def _scan_op(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor
 
 
 @_scan_op.register_fake
-def _(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
-      bias: Tensor) -> Tensor:  # fmt: skip
+def _(x: Tensor, *others: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
@@ -37,10 +36,7 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _(
-    gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = (x, dt, A, Bm, Cm, D, bias)
+def _(gy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in inputs)
 
 
@@ -108,8 +104,7 @@ def ss2d_scan(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tenso
         x: Sequence input (B, H, W, C); float64, float32, bfloat16 or float16.
         dt: Step sizes (B, H, W, 4, C) before bias and softplus.
         A: State matrix (4, C, N), negative.
-        Bm: Input matrix (B, H, W, 4, N).
-        Cm: Output matrix (B, H, W, 4, N).
+        Bm, Cm: Input and output matrix (B, H, W, 4, N).
         D: Skip weights (4, C).
         bias: Added to dt before the softplus (4, C).
 
