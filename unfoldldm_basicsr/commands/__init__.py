@@ -1,1 +1,1 @@
-"""commands of unfoldldm_basicsr."""
+"""The commands of ``unfoldldm``: thin, arguments in, one call, message out."""

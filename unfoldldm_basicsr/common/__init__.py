@@ -1,1 +1,1 @@
-"""common of unfoldldm_basicsr."""
+"""What every other folder may use."""

@@ -26,31 +26,21 @@ class Contract:
     ``prior_source`` and ``return_trace``, which gives a tuple with ``output`` and ``stages``.
     A class method ``infer_kwargs(state_dict)`` gives constructor arguments from the shapes of
     weights, or a ValueError (see :mod:`..weights.networks`).
-
-    Attributes:
-        inputs: names of the arguments of ``forward``.
-        size_multiple: tiles start at multiples of this many pixels; the network pads by itself.
-        tiling_changes_result: it uses statistics of the whole image.
-        phase: 1 (prior from the ground truth), 2, 'joint' or 'inference'.
-        use_ldm: Phase I is followed by one that generates the prior.
-        embed_dim: length of the vector ``degradation``.
-        parameter_groups: method that gives the named (name, parameter) pairs that are trained,
-            scheduled and clipped together; each trainable parameter in one group.
-        needs_label: of a degradation embedding: the image alone does not tell its vector.
-        trained_jointly: it is trained together with the network; else it is frozen beside it.
-        save_backbone: whether its state dict holds its backbone; None where it has none.
     """
 
-    inputs: frozenset[str]
-    size_multiple: int = 1
-    tiling_changes_result: bool = False
-    phase: int | str | None = None
-    use_ldm: bool = True
-    embed_dim: int | None = None
+    inputs: frozenset[str]  # names of the arguments of forward
+    size_multiple: int = 1  # tiles start at multiples of this many pixels; it pads by itself
+    tiling_changes_result: bool = False  # it uses statistics of the whole image
+    phase: int | str | None = None  # 1 (prior from the ground truth), 2, 'joint' or 'inference'
+    use_ldm: bool = True  # Phase I is followed by one that generates the prior
+    embed_dim: int | None = None  # length of the vector degradation
+    # method that gives the named (name, parameter) pairs that are trained, scheduled and clipped
+    # together; each trainable parameter in one group
     parameter_groups: Callable[[], Mapping] | None = None
-    needs_label: bool = False
-    trained_jointly: bool = True
-    save_backbone: bool | None = None
+    # of a degradation embedding
+    needs_label: bool = False  # the image alone does not tell its vector
+    trained_jointly: bool = True  # with the network; else it is frozen beside it
+    save_backbone: bool | None = None  # its state dict holds its backbone; None: it has none
 
     @property
     def lacks_prior(self) -> bool:

@@ -1,1 +1,1 @@
-"""preparing of unfoldldm_basicsr."""
+"""Published data sets as LMDBs, and the option files of a new training."""

@@ -46,20 +46,14 @@ class Layout(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Images of one layout.
+    """Images of one layout."""
 
-    Attributes:
-        pairs: key of the degraded image -> (clean name or None, its key, degraded name or None),
-            in the order of the keys. Clean images alone are listed under their own key.
-        unpaired: degraded images without a clean one.
-        above: the folders above, of which there should be one.
-        unused: clean images without a degraded one.
-    """
-
+    # key of the degraded image -> (clean name or None, its key, degraded name or None), in the
+    # order of the keys; clean images alone are listed under their own key
     pairs: dict[str, tuple[str | None, str, str | None]]
-    unpaired: list[str]
-    above: set[str]
-    unused: Collection[str] = ()
+    unpaired: list[str]  # degraded images without a clean one
+    above: set[str]  # the folders above, of which there should be one
+    unused: Collection[str] = ()  # clean images without a degraded one
 
 
 def fields_of(template: str) -> list[str]:

@@ -126,11 +126,8 @@ def write_lmdb(
     Args:
         images: a folder, searched recursively, or name -> image; names become keys as
             :func:`plan_keys` says.
-        destination: replaced only with ``force``.
         payload: ``png``, ``bmp`` (about twice as large, loads many times faster) or ``source``
             (the files' own bytes: right for JPEG data sets; not with sub-images).
-        sub_images: cut into overlapping squares.
-        num_threads: images decoded and encoded at once.
         progress: wraps the images and then the keys to verify, as ``tqdm(items, title, total)``.
 
     Raises:

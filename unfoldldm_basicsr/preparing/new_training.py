@@ -61,30 +61,19 @@ FEWEST, MOST = 2000, 300_000  # iterations
 
 @dataclass
 class NewTraining:
-    """What the option files say.
+    """What the option files say."""
 
-    Attributes:
-        name: of the experiments; two-phase networks add ``_phase1`` and ``_phase2``.
-        network, task: of :data:`NETWORKS` and :data:`TASKS`; no task for pairs.
-        train, val: keys of the data sets that tell where the images are.
-        images: number of training images.
-        patch, part: side of the patches, and how many are computed at once.
-        batch: patches of a step.
-        num_gpu: ``'auto'`` or 0.
-        iterations: of all phases; default: every image is seen 500 times, within sane limits.
-    """
-
-    name: str
-    network: str
-    train: Mapping[str, Any]
+    name: str  # of the experiments; two-phase networks add _phase1 and _phase2
+    network: str  # of NETWORKS
+    train: Mapping[str, Any]  # keys of the data set that tell where the images are
     val: Mapping[str, Any]
-    task: str | None
-    images: int
-    patch: int
-    batch: int = 8
-    part: int = 8
-    num_gpu: str | int = 'auto'
-    iterations: int = 0
+    task: str | None  # of TASKS; none for pairs
+    images: int  # to train on
+    patch: int  # side of the patches
+    batch: int = 8  # patches of a step
+    part: int = 8  # of them, those computed at once
+    num_gpu: str | int = 'auto'  # or 0
+    iterations: int = 0  # of all phases; default: every image is seen 500 times, within limits
 
     def __post_init__(self) -> None:
         wanted = PATCHES_PER_IMAGE * self.images / self.batch

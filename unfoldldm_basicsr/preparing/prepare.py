@@ -16,22 +16,14 @@ MATLAB = ('.mat',)  # files that may hold images
 
 
 class Plan(NamedTuple):
-    """Images of a part.
+    """Images of a part."""
 
-    Attributes:
-        gt, lq: name -> image, empty where there is no such side.
-        pairs: (clean name or None, degraded name or None) in order.
-        layouts: where they were found.
-        problems: what is missing or wrong, in words.
-        notes: what else should be known.
-    """
-
-    gt: dict[str, Image]
+    gt: dict[str, Image]  # name -> image, empty where there is no such side
     lq: dict[str, Image]
-    pairs: list[tuple[str | None, str | None]]
-    layouts: list[str]
-    problems: list[str]
-    notes: list[str]
+    pairs: list[tuple[str | None, str | None]]  # (clean name or None, degraded name or None)
+    layouts: list[str]  # where they were found
+    problems: list[str]  # what is missing or wrong, in words
+    notes: list[str]  # what else should be known
 
 
 def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:

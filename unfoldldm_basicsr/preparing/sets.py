@@ -14,54 +14,31 @@ from unfoldldm_basicsr.preparing.matlab import Images, dnd_crops, sidd_blocks
 
 
 class Source(NamedTuple):
-    """Images that come together.
+    """Images that come together."""
 
-    Attributes:
-        name: what they are called where a part has several sources.
-        count: published number of degraded images (clean ones where there are no others); None
-            where it is not known.
-        layouts: in order of preference.
-        clean: published number of clean images, where several degraded ones share one.
-        size: published (height, width), either way round.
-        read: images inside a file, for MATLAB files.
-        border: pixels by which clean images are larger on every side, if they are.
-    """
-
-    name: str
-    count: int | None
-    layouts: tuple[Layout, ...]
-    clean: int | None = None
-    size: tuple[int, int] | None = None
-    read: Callable[[Path], Images] | None = None
-    border: int = 0
+    name: str  # where a part has several sources
+    count: int | None  # published, of degraded images (clean ones where there are no others)
+    layouts: tuple[Layout, ...]  # in order of preference
+    clean: int | None = None  # published number, where several degraded images share a clean one
+    size: tuple[int, int] | None = None  # published (height, width), either way round
+    read: Callable[[Path], Images] | None = None  # images inside a file, for MATLAB files
+    border: int = 0  # pixels by which clean images are larger on every side
 
 
 class Part(NamedTuple):
-    """What becomes one LMDB of clean and one of degraded images.
+    """What becomes one LMDB of clean and one of degraded images."""
 
-    Attributes:
-        sources: all are needed.
-        squares: cut into overlapping squares, so that a patch does not cost a whole frame.
-        payload: see :func:`.lmdb_writer.write_lmdb`.
-    """
-
-    sources: tuple[Source, ...]
-    squares: SubImages | None = None
-    payload: str = 'png'
+    sources: tuple[Source, ...]  # all are needed
+    squares: SubImages | None = None  # so that a patch does not cost a whole frame
+    payload: str = 'png'  # see :func:`.lmdb_writer.write_lmdb`
 
 
 class DataSet(NamedTuple):
-    """A data set.
+    """A data set."""
 
-    Attributes:
-        parts: name -> part; the LMDBs are called ``NAME_gt.lmdb`` and ``NAME_lq.lmdb``.
-        where: where it is usually obtained.
-        note: what the reader of results must know.
-    """
-
-    parts: dict[str, Part]
-    where: str
-    note: str = ''
+    parts: dict[str, Part]  # by name; the LMDBs are called NAME_gt.lmdb and NAME_lq.lmdb
+    where: str  # it is usually obtained
+    note: str = ''  # what the reader of results must know
 
 
 def _pairs(gt: str, lq: str, *places: str) -> tuple[Layout, ...]:
@@ -118,20 +95,16 @@ def _rain13k() -> dict[str, Part]:
     folders = ('train/Rain13K', 'Rain13K', 'train')
     train = _pairs('@/target/{n}', '@/input/{n}', *folders)
     tests = {'Test100': None, 'Rain100H': 100, 'Rain100L': 100, 'Test2800': 2800, 'Test1200': 1200}
-    return {
-        'train': _part(13712, train, payload='source'),
-        **{
-            name: _part(count, _pairs('@/target/{n}', '@/input/{n}', name))
-            for name, count in tests.items()
-        },
+    return {'train': _part(13712, train, payload='source')} | {
+        name: _part(count, _pairs('@/target/{n}', '@/input/{n}', name))
+        for name, count in tests.items()
     }
 
 
 def _lol1(split: str, folder: str, count: int) -> Part:
     layouts = _pairs('@/high/{n}', '@/low/{n}', folder)
-    return _part(
-        count, layouts + _pairs('@/target/{n}', '@/input/{n}', split), size=(400, 600)
-    )  # fmt: skip
+    layouts += _pairs('@/target/{n}', '@/input/{n}', split)
+    return _part(count, layouts, size=(400, 600))
 
 
 def _lol2(folder: str, train: int, size: tuple[int, int] | None) -> dict[str, Part]:

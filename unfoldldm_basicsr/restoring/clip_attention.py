@@ -27,23 +27,15 @@ from torch.nn import functional as F
 
 
 class ClipAttention(NamedTuple):
-    """Where CLIP looks. All maps are (g, g) float32 shares of the patches that sum to 1.
+    """Where CLIP looks. All maps are (g, g) float32 shares of the patches that sum to 1."""
 
-    Attributes:
-        view: (S, S, 3) float RGB, the part of the image that CLIP sees.
-        texts: N texts that the image is compared with; ``asked`` is the one of the relevance.
-        attention: attention of the class token in the last block, mean over heads.
-        before, after: relevance for the text, by CLIP alone and by the tuned adapters.
-        scores_before, scores_after: (N,) probabilities of the texts.
-    """
-
-    view: np.ndarray
-    texts: tuple[str, ...]
-    asked: int
-    attention: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    scores_before: np.ndarray
+    view: np.ndarray  # (S, S, 3) float RGB, the part of the image that CLIP sees
+    texts: tuple[str, ...]  # N, that the image is compared with
+    asked: int  # the one of the relevance
+    attention: np.ndarray  # of the class token in the last block, mean over heads
+    before: np.ndarray  # relevance for the text, by CLIP alone
+    after: np.ndarray  # and by the tuned adapters
+    scores_before: np.ndarray  # (N,) probabilities of the texts
     scores_after: np.ndarray
 
 
@@ -86,14 +78,9 @@ def clip_attention(embedding: nn.Module, lq: Tensor) -> ClipAttention:
 
 
 def relevance(logits: Tensor, asked: int, weights: Tensor, grid: tuple[int, int]):
-    """R of the formula above: (rows, columns) float32; sums to 1, or all zero if nothing speaks for
-    c.
-
-    Args:
-        logits: (N,) scores that depend on ``weights``.
-        asked: index c.
-        weights: (1, heads, L, L) attention over the class token and L - 1 patches.
-        grid: rows and columns of the patches.
+    """R of the formula above on the ``grid`` (rows, columns), float32; sums to 1, or all zero if
+    nothing speaks for c = ``asked``. ``logits`` (N,) depend on the attention ``weights``
+    (1, heads, L, L) over the class token and L - 1 patches.
     """
     score = logits[asked] - logits.mean() if len(logits) > 1 else logits[asked]
     (gradient,) = torch.autograd.grad(score, weights, retain_graph=True)

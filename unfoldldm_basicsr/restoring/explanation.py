@@ -19,37 +19,24 @@ from unfoldldm_basicsr.restoring.tiling import TileError
 
 
 class StageSteps(NamedTuple):
-    """One gradient step of VLU-Net.
-
-    Attributes:
-        weights: (N,) weights of the prompts, sum 1.
-        channels: C, over which the maps are means.
-        residual, step: (h, w) mean |Phi(x) - y|, and mean |what was subtracted from x|.
-        scale: pixels of the image per pixel of the maps, in rows and columns.
-    """
+    """One gradient step of VLU-Net."""
 
     name: str
-    weights: np.ndarray
-    channels: int
-    residual: np.ndarray
-    step: np.ndarray
-    scale: int
+    weights: np.ndarray  # (N,) of the prompts, sum 1
+    channels: int  # C, over which the maps are means
+    residual: np.ndarray  # (h, w) mean |Phi(x) - y|
+    step: np.ndarray  # (h, w) mean |what was subtracted from x|
+    scale: int  # pixels of the image per pixel of the maps, in rows and columns
 
 
 class VLUExplanation(NamedTuple):
-    """What VLU-Net did to one image.
-
-    Attributes:
-        lq, output: (H, W, 3) float RGB in [0, 1].
-        prompts: their names: the degradations if there are as many, else numbers.
-        attention: CLIP's, or None for the reason ``attention_note``.
-    """
+    """What VLU-Net did to one image; ``lq``, ``output`` (H, W, 3) float RGB in [0, 1]."""
 
     lq: np.ndarray
     output: np.ndarray
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...]  # names: the degradations if there are as many, else numbers
     stages: tuple[StageSteps, ...]
-    attention: ClipAttention | None
+    attention: ClipAttention | None  # None for the reason attention_note
     attention_note: str
 
 
@@ -86,10 +73,8 @@ def explain_vlunet(restorer: Restorer, image: np.ndarray) -> VLUExplanation:
 
 
 def _gradient_steps(net: nn.Module) -> dict[str, nn.Module]:
-    end = '.gradient_descent'
-    return {
-        name.removesuffix(end): module for name, module in net.named_modules() if name.endswith(end)
-    }
+    modules, end = net.named_modules(), '.gradient_descent'
+    return {name.removesuffix(end): module for name, module in modules if name.endswith(end)}
 
 
 @contextmanager

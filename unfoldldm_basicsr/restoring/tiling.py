@@ -146,8 +146,8 @@ def tiled_forward(
     Args:
         fn: (B, C, h, w) -> (B, C', h, w), same height and width.
         image: (B, C, H, W), any device; leave large images on the CPU.
-        tile: side of a tile in pixels. An image that fits is passed to ``fn`` as it is.
-        overlap: pixels shared by neighbouring tiles.
+        tile, overlap: side of a tile, and what neighbours share, in pixels. An image that fits is
+            passed to ``fn`` as it is.
         size_multiple: tiles start at multiples of this (the network's ``size_multiple``).
         device: where ``fn`` runs; default the device of ``image``.
         on_tile: called with (number of finished tiles, number of tiles) after every tile.

@@ -22,15 +22,10 @@ from torch.nn import functional as F
 
 
 class Factor(NamedTuple):
-    """One factor of size n x n, per image and channel.
+    """One factor of size n x n, per image and channel."""
 
-    Attributes:
-        matrix: F, (B, c, n, n).
-        norm_bound: max|gain| + max|mix|, (B, c).
-    """
-
-    matrix: Tensor
-    norm_bound: Tensor
+    matrix: Tensor  # F, (B, c, n, n)
+    norm_bound: Tensor  # max|gain| + max|mix|, (B, c)
 
 
 def factor(gain: Tensor, mix: Tensor, core: Tensor) -> Factor:

@@ -71,17 +71,11 @@ class MGDAOptions(NetworkOptions):
 
 
 class Degradation(NamedTuple):
-    """What MGDA has seen of the degradation, for images of one size.
+    """What MGDA has seen of the degradation, for images of one size."""
 
-    Attributes:
-        embedding: (B, d_e).
-        gains: (B, d_m, h / s, w / s) of the holistic operator, or None.
-        W, M: factors of every image, or of every window (:func:`.degradation.cut`), or None.
-    """
-
-    embedding: Tensor
-    gains: Tensor | None = None
-    W: Factor | None = None
+    embedding: Tensor  # (B, d_e)
+    gains: Tensor | None = None  # (B, d_m, h / s, w / s), of the holistic operator
+    W: Factor | None = None  # of every image, or of every window (:func:`.degradation.cut`)
     M: Factor | None = None
 
 

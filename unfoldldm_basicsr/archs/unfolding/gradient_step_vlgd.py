@@ -30,17 +30,11 @@ NUM_HEADS = 2
 
 
 class GradientStepTrace(NamedTuple):
-    """What one gradient step did.
+    """What one gradient step did."""
 
-    Attributes:
-        weights: (B, N) weights a of the prompts, rows sum to 1.
-        residual: (B, C, H, W) Phi(x) - y.
-        step: (B, C, H, W) what was subtracted from x.
-    """
-
-    weights: Tensor
-    residual: Tensor
-    step: Tensor
+    weights: Tensor  # (B, N) weights a of the prompts, rows sum to 1
+    residual: Tensor  # (B, C, H, W) Phi(x) - y
+    step: Tensor  # (B, C, H, W) what was subtracted from x
 
 
 class PromptCrossAttention(nn.Module):

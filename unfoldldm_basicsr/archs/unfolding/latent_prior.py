@@ -83,21 +83,13 @@ def resolve_source(
 
 @dataclass
 class Guidance:
-    """What the priors of one forward pass share.
+    """What the priors of one forward pass share."""
 
-    Attributes:
-        source: where the guide comes from, see :func:`resolve_source`, or 'given'.
-        given: (B, C_p) or (K, B, C_p) guide to use as it is.
-        null_mask: (B, 1), 1 for the samples that see the null prior instead.
-        target: (B, C_p) PI's prior, None where PI is not to see the ground truth.
-        generated: a generated prior to use for all further stages.
-    """
-
-    source: str
-    given: Tensor | None
-    null_mask: Tensor | None
-    target: Tensor | None
-    generated: Tensor | None = None
+    source: str  # where the guide comes from, see :func:`resolve_source`, or 'given'
+    given: Tensor | None  # (B, C_p) or (K, B, C_p) guide to use as it is
+    null_mask: Tensor | None  # (B, 1), 1 for the samples that see the null prior instead
+    target: Tensor | None  # (B, C_p) PI's prior, None where PI is not to see the ground truth
+    generated: Tensor | None = None  # to use for all further stages
 
 
 class LatentPrior(nn.Module):

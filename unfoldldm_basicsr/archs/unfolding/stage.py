@@ -26,53 +26,34 @@ class PriorVectorOptions(Options):
 
 
 class Estimates(NamedTuple):
-    """What a gradient step hands on.
+    """What a gradient step hands on; what it does not estimate is None."""
 
-    Attributes:
-        x_hat, x_tilde: (B, c, h, w) estimates after the holistic and the decomposed step.
-        W, M: degradation factors of every image (with ``wm_window``: of every window), or None
-            where not estimated; as matrices ``W.matrix`` and ``M.matrix.mT``.
-        embedding: (B, d_e) degradation embedding, or None.
-    """
-
-    x_hat: Tensor
-    x_tilde: Tensor
-    W: Factor | None = None
-    M: Factor | None = None
-    embedding: Tensor | None = None
+    x_hat: Tensor  # (B, c, h, w), after the holistic step
+    x_tilde: Tensor  # (B, c, h, w), after the decomposed step
+    W: Factor | None = None  # of every image, with wm_window of every window; W.matrix
+    M: Factor | None = None  # as a matrix M.matrix.mT
+    embedding: Tensor | None = None  # (B, d_e) of the degradation
 
 
 class StagePrior(NamedTuple):
-    """Priors of one stage, each (B, C_p) or None.
+    """Priors of one stage, each (B, C_p) or None."""
 
-    Attributes:
-        guide: what the proximal step uses.
-        generated: what the diffusion produced, if it ran.
-        target: what the diffusion should produce, if known; without gradient.
-    """
-
-    guide: Tensor | None
-    generated: Tensor | None = None
-    target: Tensor | None = None
+    guide: Tensor | None  # what the proximal step uses
+    generated: Tensor | None = None  # what the diffusion produced, if it ran
+    target: Tensor | None = None  # what it should produce, if known; without gradient
 
 
 class StageTrace(NamedTuple):
-    """What one stage produced; images (B, c, h, w).
-
-    Attributes:
-        x_hat, x_tilde, W, M, embedding: see :class:`Estimates`.
-        prior, generated, target: see :class:`StagePrior`; ``prior`` is the guide.
-        x: the stage's output.
-    """
+    """What one stage produced: see :class:`Estimates` and :class:`StagePrior`."""
 
     x_hat: Tensor
     x_tilde: Tensor
     W: Factor | None
     M: Factor | None
-    prior: Tensor | None
+    prior: Tensor | None  # the guide
     generated: Tensor | None
     target: Tensor | None
-    x: Tensor
+    x: Tensor  # (B, c, h, w), the stage's output
     embedding: Tensor | None
 
 
