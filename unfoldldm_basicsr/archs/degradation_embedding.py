@@ -92,10 +92,6 @@ class CLIPDegradationEmbedding(nn.Module):
     ``pretrained``, since it can be had there again; the key names of the adapters are the released
     ones, and released state dicts, in which the backbone appears twice, load as well.
 
-    Attributes:
-        released_texts: texts of the released classes by name, in the order of the released
-            training.
-
     Raises:
         ValueError: unknown architecture or tag, or a weight file that does not fit.
         FileNotFoundError: the weights can neither be found nor downloaded.

@@ -135,10 +135,8 @@ class UnfoldLDM(LatentPrior):
             return_trace: returns :class:`UnfoldTrace` instead of the output.
 
         Returns:
-            (B, c, H, W), not clamped.
-
-        Raises:
-            ValueError: an unknown mode or source, or one that lacks gt, PI or the diffusion.
+            (B, c, H, W), not clamped. ValueError: an unknown mode or source, or one that lacks gt,
+            PI or the diffusion.
         """
         y, size = pad_to_multiple(lq, self.size_multiple)
         gt = None if gt is None else pad_to_multiple(gt, self.size_multiple)[0]

@@ -28,13 +28,9 @@ LOADER_ADVICE = (
 
 
 class RunFailure(Exception):  # noqa: N818  (its subclasses say what kind of error they are)
-    """An error whose message holds all that a user needs; it ends a run without a traceback.
+    """An error whose message holds all that a user needs; it ends a run without a traceback."""
 
-    Attributes:
-        on_all_ranks: every process of a distributed run raises it, so one of them speaks for all.
-    """
-
-    on_all_ranks = True
+    on_all_ranks = True  # every process of a distributed run raises it: one speaks for all
 
 
 class OutputWriteError(RunFailure, OSError):

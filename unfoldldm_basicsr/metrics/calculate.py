@@ -43,11 +43,8 @@ def calculate_metric(
         rounded: false for floats in 0..255 that nobody has rounded to 8 bits.
 
     Returns:
-        The value; NaN, with a warning that says why, where the metric is undefined.
-
-    Raises:
-        KeyError: no such metric.
-        ValueError: images that the metric is not made for.
+        The value; NaN, with a warning that says why, where the metric is undefined. KeyError: no
+        such metric; ValueError: images that it is not made for.
     """
     from basicsr.utils.registry import METRIC_REGISTRY
 

@@ -14,8 +14,7 @@ _BGR_TO_GREY = np.array([0.114, 0.587, 0.299])
 def match_mean(img: np.ndarray, img2: np.ndarray) -> np.ndarray:
     """``img`` times the ratio of the mean luminances (BT.601), clipped to 0..255, not rounded.
 
-    Args:
-        img, img2: (H, W), (H, W, 1) or (H, W, 3) BGR in 0..255; the output and the clean image.
+    Output and clean image are (H, W), (H, W, 1) or (H, W, 3) BGR in 0..255.
     """
     means = [(x @ _BGR_TO_GREY if x.shape[2:] == (3,) else x).mean() for x in (img, img2)]
     return np.clip(img * (means[1] / means[0]) if means[0] else img.astype(float), 0, 255)

@@ -46,10 +46,11 @@ def calculate_lpips(
     img2: np.ndarray,
     crop_border: int = 0,
     net: Literal['alex', 'vgg', 'squeeze'] = 'alex',
-):
+) -> float:
     """Perceptual distance (Zhang et al., CVPR 2018), lower is better: ``better: lower``.
 
-    The first use downloads the features of torchvision's ``net``.
+    The first use downloads the features of torchvision's ``net``. ImportError without the package
+    lpips.
 
     Args:
         img, img2: (H, W, 3), BGR as BasicSR's validation gives them: uint8, or floats in 0..255
@@ -70,7 +71,7 @@ def calculate_lpips(
 @METRIC_REGISTRY.register()
 def calculate_pyiqa(
     img: np.ndarray, img2: np.ndarray | None = None, *, metric: str, crop_border: int = 0
-):
+) -> float:
     """Any metric of one image, or of a pair, that the package ``pyiqa`` has, under its name there.
 
     Such as ``brisque``, ``ilniqe``, ``piqe``, ``musiq`` or ``dists``; many download weights when
@@ -80,9 +81,6 @@ def calculate_pyiqa(
         img, img2: as :func:`calculate_lpips`; ``img2`` is left out by metrics without a reference.
         metric: the name, as ``pyiqa -ls`` lists it.
         crop_border: pixels left out at every side.
-
-    Returns:
-        The value as a float.
 
     Raises:
         ImportError: without the package pyiqa.

@@ -15,6 +15,7 @@ _BLOCK = 10
 def calculate_uciqe(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
     """UCIQE = 0.4680 sigma_c + 0.2745 con_l + 0.2576 mu_s (Yang and Sowmya, TIP 2015).
 
+    Higher is better.
     In CIE L*a*b* (sRGB, D65), all three channels divided by 100, so that L* is in [0, 1]; the
     released MATLAB code works on 8-bit Lab, whose a and b carry an offset. sigma_c: standard
     deviation of the chroma C; con_l: 99th minus 1st percentile of L*; mu_s: mean of the saturation
@@ -23,9 +24,6 @@ def calculate_uciqe(img: np.ndarray, crop_border: int = 0, **_: object) -> float
     Args:
         img: (H, W, 3) BGR in 0..255.
         crop_border: pixels left out at every side.
-
-    Returns:
-        The value; higher is better.
     """
     from skimage.color import rgb2lab
 
@@ -41,6 +39,7 @@ def calculate_uciqe(img: np.ndarray, crop_border: int = 0, **_: object) -> float
 def calculate_uiqm(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
     """UIQM = 0.0282 UICM + 0.2953 UISM + 3.5753 UIConM (Panetta et al., JOE 2016).
 
+    Higher is better.
     UICM: of R - G and (R + G) / 2 - B the means without the lowest and highest tenth, and the
     variances around them. UISM: EME of each channel times its Sobel magnitude (scaled to 255),
     weighted 0.299, 0.587, 0.114. UIConM: -mean of m ln m, m = (max - min) / (max + min) over all
@@ -51,9 +50,6 @@ def calculate_uiqm(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
     Args:
         img: (H, W, 3) BGR in 0..255, at least 10 x 10 pixels.
         crop_border: pixels left out at every side.
-
-    Returns:
-        The value; higher is better.
     """
     from scipy.stats import trim_mean  # loads for long
 

@@ -217,8 +217,7 @@ def _lmdb_faults(folder: str) -> Iterator[tuple[str, ...]]:
 def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Dataset]]:
     """Builds the data sets as BasicSR will, and reads one item of each.
 
-    Returns:
-        Section and data set, as good as new: what reading leaves behind is in a copy.
+    Gives section and data set, as good as new: what reading leaves behind is in a copy.
     """
     built = []
     for path, section in run.sets() if run.here else ():

@@ -31,11 +31,7 @@ _SIZES = (
 
 
 def _check_sizes(config: dict, prefix: str = 'clip_config') -> None:
-    """Sizes of an architecture are whole numbers; OpenCLIP would build with others and fail later.
-
-    Raises:
-        ValueError: names the key.
-    """
+    """ValueError for sizes that OpenCLIP would build with and fail later."""
     for key, value in config.items():
         if key in ('vision_cfg', 'text_cfg') and not isinstance(value, dict):
             raise ValueError(f"{prefix}.{key} must be a section of OpenCLIP's keys, got {value!r}.")
@@ -56,18 +52,9 @@ def _check_sizes(config: dict, prefix: str = 'clip_config') -> None:
 
 
 def build_clip(model_name: str, pretrained: str | None, clip_config: dict | None) -> nn.Module:
-    """An OpenCLIP network with the weights asked for.
+    """An OpenCLIP network with the weights asked for; see ``CLIPDegradationEmbedding``.
 
     On the meta device, where only the shapes count, no weights are loaded or downloaded.
-
-    Args:
-        model_name: OpenCLIP architecture.
-        pretrained: OpenCLIP tag, path of a local weight file, or None for random weights.
-        clip_config: configuration of an architecture of your own in place of ``model_name``.
-
-    Raises:
-        ValueError: unknown architecture or tag, or a weight file that does not fit.
-        FileNotFoundError: the weights can neither be found nor downloaded.
     """
     open_clip = import_open_clip()
     if clip_config is None and model_name not in open_clip.list_models():

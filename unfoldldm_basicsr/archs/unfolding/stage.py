@@ -58,16 +58,9 @@ class StageTrace(NamedTuple):
 
 
 class UnfoldTrace(NamedTuple):
-    """``forward(..., return_trace=True)`` of UnfoldLDM.
+    """``forward(..., return_trace=True)`` of UnfoldLDM."""
 
-    Attributes:
-        output: (B, c, H, W), what forward returns without the trace.
-        stages: one :class:`StageTrace` for each traced stage, images cropped to H x W.
-        target_prior: (B, C_p) detached, or None.
-        start: (B, c, H, W), the degraded image as the first stage sees it, at its own size again.
-    """
-
-    output: Tensor
-    stages: tuple[StageTrace, ...]
-    target_prior: Tensor | None
-    start: Tensor
+    output: Tensor  # (B, c, H, W), what forward returns without the trace
+    stages: tuple[StageTrace, ...]  # their images cropped to H x W
+    target_prior: Tensor | None  # (B, C_p), detached
+    start: Tensor  # (B, c, H, W), the degraded image as the first stage sees it, enlarged again
