@@ -109,9 +109,8 @@ class NAFNet(nn.Module):
 
         def blocks(level: int, count: int) -> nn.Sequential:
             channels = width * 2**level
-            return nn.Sequential(
-                *(NAFBlock(channels, self.build_pool(level)) for _ in range(count))
-            )
+            parts = (NAFBlock(channels, self.build_pool(level)) for _ in range(count))
+            return nn.Sequential(*parts)
 
         self.intro = nn.Conv2d(options.img_channel, width, 3, padding=1)
         self.ending = nn.Conv2d(width, options.img_channel, 3, padding=1)
@@ -196,9 +195,8 @@ def _sliding_mean(x: Tensor, dim: int, size: int) -> Tensor:
     n = x.shape[dim]
     total = x.cumsum(dim, dtype=torch.promote_types(x.dtype, torch.float32))
     head = total.narrow(dim, size - 1, n - size + 1)
-    tail = torch.cat(
-        [torch.zeros_like(head.narrow(dim, 0, 1)), total.narrow(dim, 0, n - size)], dim
-    )
+    zero = torch.zeros_like(head.narrow(dim, 0, 1))
+    tail = torch.cat([zero, total.narrow(dim, 0, n - size)], dim)
     return ((head - tail) / size).to(x.dtype)
 
 

@@ -102,8 +102,7 @@ def explain(error: Exception) -> str | None:
     distributed = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized():
         return None
-    lost = getattr(distributed, 'DistError', ())
-    if not isinstance(error, lost) and not _PEER.search(str(error)):
+    if not isinstance(error, distributed.DistError) and not _PEER.search(str(error)):
         return None
     return (
         f'rank {distributed.get_rank()}: another process of this run is gone '

@@ -13,6 +13,7 @@ statistics of degraded images are about their degradation.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -38,11 +39,10 @@ class ImageStatistics:
     """
 
     def __init__(self) -> None:
-        self._values: list[Tensor] = []
+        self._values: list[list[Tensor]] = []  # of every call, those of the passes
         self._kinds: list[Kind] = []
-        self._passes = 0
-        self._position = 0
-        self._settled = 0
+        self._settled = 0  # calls whose value is fixed
+        self._position = 0  # of the next call
 
     def __len__(self) -> int:
         """Number of marked values of one forward pass."""
@@ -53,7 +53,6 @@ class ImageStatistics:
         """One forward pass within it is added to the record."""
         with self._within(self._record):
             yield
-        self._passes += 1
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -69,8 +68,8 @@ class ImageStatistics:
         if 'sorted' not in self._kinds:
             return False
         count = len(self._kinds) - self._kinds[::-1].index('sorted')
-        self._values = [self._finished(at) for at in range(count)]
-        self._kinds, self._settled, self._passes = ['mean'] * count, count, 0
+        self._values = [[self._finished(at)] for at in range(count)]
+        self._kinds, self._settled = ['mean'] * count, count
         return True
 
     @contextmanager
@@ -83,16 +82,12 @@ class ImageStatistics:
             _active = before
 
     def _record(self, value: Tensor, kind: Kind) -> Tensor:
-        at = self._position
-        if at < self._settled:
+        if self._position < self._settled:
             return self._use(value, kind)
-        if self._passes == 0:
-            self._values.append(value.detach().clone())
+        if self._position == len(self._values):  # in the first pass
+            self._values.append([])
             self._kinds.append(kind)
-        elif kind == 'sorted':
-            self._values[at] = torch.cat([self._values[at], value.detach()], -1)
-        else:
-            self._values[at] += value.detach()
+        self._values[self._position].append(value.detach().clone())
         self._position += 1
         return value
 
@@ -101,11 +96,9 @@ class ImageStatistics:
         return self._finished(self._position - 1).to(value.dtype)
 
     def _finished(self, at: int) -> Tensor:
-        value = self._values[at]
-        if at < self._settled:
-            return value
+        values = self._values[at]
         if self._kinds[at] == 'mean':
-            return value / self._passes
-        last, count = value.shape[-1] - 1, value.shape[-1] // self._passes
+            return reduce(torch.add, values) / len(values)
+        last, count = sum(value.shape[-1] for value in values) - 1, values[0].shape[-1]
         ranks = [round(i / (count - 1) * last) for i in range(count)]
-        return value.sort(-1).values[..., ranks]
+        return torch.cat(values, -1).sort(-1).values[..., ranks]

@@ -41,7 +41,9 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         refuse([str(error)])
     if args.debug and isinstance(options.get('name'), str):
         options['name'] = 'debug_' + options['name'].removeprefix('debug_')
-    resuming = _has_states(options, root_path) if args.auto_resume else None
+    # whether there are states to go on from; which one, or none, is decided later
+    states = Path(root_path, 'experiments', str(options.get('name')), 'training_states')
+    resuming = bool(iterations_of(states)) if args.auto_resume else None
     start = {'resuming': resuming, 'launcher': args.launcher, 'strict': not args.no_strict}
     report = examine(options, args.opt, is_train, **start, later=True)
     if report.problems:
@@ -91,12 +93,6 @@ def refuse(problems: list[str]) -> None:
         hint = '' if os.environ.get(IMPORT) else project_hint(problems)
         sys.stderr.write(count + '\n'.join(filter(None, [*problems, hint])) + '\n')
     raise SystemExit(2)
-
-
-def _has_states(options: dict, root_path: str) -> bool:
-    """Whether there are states to go on from; which one, or none, is decided later."""
-    folder = Path(root_path, 'experiments', str(options.get('name')), 'training_states')
-    return bool(iterations_of(folder))
 
 
 def _start_processes(options: dict, launcher: str) -> None:

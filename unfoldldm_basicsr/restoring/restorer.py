@@ -122,10 +122,8 @@ class Restorer:
         self.global_statistics = global_statistics
         bare = unwrapped(net)
         options = getattr(bare, 'options', None)
-        known = isinstance(options, Options)
-        self.channels = image_channels(
-            type(bare), dict(options) if known else self.meta.get('kwargs', {})
-        )
+        arguments = dict(options) if isinstance(options, Options) else self.meta.get('kwargs', {})
+        self.channels = image_channels(type(bare), arguments)
         if self.contract.lacks_prior:
             self.notes.append(
                 'Phase I weights hold no prior generator: images are restored with the null prior,'
