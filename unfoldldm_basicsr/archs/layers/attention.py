@@ -70,7 +70,7 @@ def attend_and_project(attention: Tensor, v: Tensor, projection: nn.Conv2d) -> T
 class TransposedSelfAttention(nn.Module):
     """q, k, v from a 1x1 and a depthwise 3x3 convolution, channel attention, 1x1 projection.
 
-    ValueError: ``num_heads`` does not divide ``dim``, which is C.
+    Raises ValueError: ``num_heads`` does not divide ``dim``, the number of channels C.
     """
 
     def __init__(self, dim: int, num_heads: int, *, bias: bool = False) -> None:

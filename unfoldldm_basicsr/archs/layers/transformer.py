@@ -68,8 +68,8 @@ def transformer_blocks(dim: int, num_heads: int, count: int, options: UShapeOpti
 
 
 def infer_ushape_kwargs(state_dict: StateDict, arch: str, inside: str = '') -> dict:
-    """Arguments that Restormer and VLU-Net share, from the shapes of a state dict; ``inside`` each
-    level its blocks are. ValueError: a block is missing or feed-forward widths do not agree.
+    """Arguments that Restormer and VLU-Net share, from the shapes of a state dict. ``inside``:
+    where in each level its blocks are. Raises ValueError: a block is missing, or widths disagree.
     """
     names = ('encoder_level1', 'encoder_level2', 'encoder_level3', 'latent')
     levels = [f'{name}{inside}' for name in names]
