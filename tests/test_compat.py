@@ -112,6 +112,7 @@ def test_missing_packages_are_named_with_the_commands():
     assert result.returncode == 1
     last = result.stderr[result.stderr.rindex('ImportError') :]
     assert 'needs torch and basicsr, not installed' in last
+    assert 'pip install torch torchvision' in last
     assert 'pip install --no-build-isolation basicsr==1.4.2' in last
 
 

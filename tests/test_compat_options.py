@@ -18,11 +18,9 @@ from unfoldldm_basicsr.options import parse as compat_options
 from unfoldldm_basicsr.options.defaults import fill_defaults
 
 NUMBERS = {
-    '1e-4': 1e-4,
-    '-2.5e-3': -2.5e-3,
-    '.5': 0.5,
-    '!!float 2': 2.0,
-}
+    '1e-4': 1e-4, '1E+3': 1000.0, '-2.5e-3': -2.5e-3, '.5': 0.5, '-.5': -0.5, '5.': 5.0, '3': 3,
+    '!!float 2': 2.0, '.inf': float('inf'),
+}  # fmt: skip
 TEXTS = ('e-4', '1e', 'v1.2.3', '1-2', 'x1e4', '-.', '+._5')
 
 
@@ -34,16 +32,15 @@ def test_numbers_are_numbers_and_texts_stay_texts():
 
 FAULTY_FILES = {
     'train:\n  lr: 1\n  lr: 2\n': r"line 3, column 3: the key 'lr' appears twice.*line 2",
-    'a: [1, 2\nb: 3\n': 'line 2',
+    'a: [1, 2\nb: 3\n': 'line 2', 'a: 2024-13-45\n': 'month',
     'a:\n  b:1\n  c: 2\n': 'line 3.*colon without a blank, also one line up',
-    'a:\n\tb: 1\n': 'line 2.*blanks instead of tabs',
-    'a: "D:\\data"\n': 'line 1.*single quotes',
-    '- 1\n': 'not an option file',
-    '{[1]: 2}\n': 'key must be a plain word',
-    'a: !!int x\n': 'x.yml',
-    'a: &a {b: *a}\n': 'too deeply nested',
+    'a:\n\tb: 1\n': 'line 2.*blanks instead of tabs', 'a: "D:\\data"\n': 'line 1.*single quotes',
+    '- 1\n': 'not an option file', '': 'not an option file',
+    '{[1]: 2}\n': 'key must be a plain word', 'a: !!int x\n': 'x.yml',
+    '[' * 5000: 'too deeply nested', 'a: &a {b: *a}\n': 'too deeply nested',
     'a0: &a0 1\n' + ''.join(f'a{n}: &a{n} [{f"*a{n - 1}," * 9}]\n' for n in range(1, 10)): 'alias',
-}
+    'a: 1\na: ~\n': 'appears twice', 'a: !!python/object/apply:os.getcwd []\n': 'constructor',
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(('text', 'says'), FAULTY_FILES.items(), ids=range(len(FAULTY_FILES)))
@@ -93,13 +90,13 @@ def test_force_yml_takes_yaml_values(text, value):
     ('entry', 'says'),
     [
         ('trian:lr=1', r"no 'trian'\. Did you mean 'train'\?"),
-        ('train', 'write KEY:KEY=VALUE'),
-        ('name:x=1', 'name is a single value'),
-        ('mix:7=1', 'list of 2 items'),
-        ('train:lr=[1', 'is not YAML'),
+        ('train:optim:lr=1', r"train has no 'optim'\. Did you mean 'optim_g'"),
+        ('train', 'write KEY:KEY=VALUE'), ('name:x=1', 'name is a single value'),
+        ('mix:7=1', 'list of 2 items'), ('train:lr=[1', 'is not YAML'),
         ('train.lr=1', "joined by colons, 'train:lr' instead of 'train.lr'"),
+        ('train:optim_g.lr=1', "'optim_g:lr' instead of 'optim_g.lr'"),
     ],
-)
+)  # fmt: skip
 def test_force_yml_faults_name_the_entry(entry, says):
     options = {'name': 'x', 'train': {'lr': 0, 'optim_g': {}}, 'mix': [1, 2]}
     with pytest.raises(ValueError, match=says) as caught:

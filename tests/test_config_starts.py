@@ -41,6 +41,7 @@ def two_gpus(monkeypatch):
 
 
 def test_torchrun_without_its_launcher_is_refused(start, plugin, monkeypatch, capsys):
+    """Each rank would take itself for the only one and write to the folder of the others."""
     monkeypatch.setenv('WORLD_SIZE', '2')
     for rank, speaks in (('0', True), ('1', False), ('x', True)):
         monkeypatch.setenv('RANK', rank)
@@ -63,6 +64,8 @@ def test_only_the_variable_of_the_launcher_counts(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '3')
     counts = {name: process_count(name) for name in (None, 'none', 'pytorch', 'slurm')}
     assert counts == {None: 1, 'none': 1, 'pytorch': 3, 'slurm': 8}
+    monkeypatch.setenv('WORLD_SIZE', 'many')
+    assert process_count('pytorch') == 1
 
 
 @pytest.mark.parametrize('is_train', [True, False])

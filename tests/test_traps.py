@@ -231,8 +231,7 @@ def test_an_lmdb_that_lists_some_of_its_images_is_used_with_a_warning(lmdb_optio
 
 def test_a_list_that_basicsr_does_not_read_with_an_lmdb_gets_a_warning(lmdb_options):
     options, root = lmdb_options
-    lq = root.with_name('lq.lmdb')
-    write_lmdb(root.with_name('clean'), lq)
+    write_lmdb(root.with_name('clean'), lq := root.with_name('lq.lmdb'))
     del options['datasets']['train']['degradations']
     listed = {'meta_info_file': str(root / 'meta_info.txt'), 'dataroot_lq': str(lq)}
     options['datasets']['train'] |= listed | {'type': 'PairedImageDataset'}
