@@ -234,7 +234,7 @@ def _plots(
     base = next((e.title for e in entries if e.name == reference), entries[0].title)
     scores = by_image(tables['images'], name, metric).drop(columns=DEGRADED)
     if len(scores.columns) > 1:
-        words = f'{metric} of {base}', f'{metric} minus that of {base}'
+        words = f'{metric} of {base}', f'{metric} minus that of\n{base}'  # names of runs are long
         with plots.figure(folder / 'images.png', *words, f'{name}: one marker per image') as axes:
             plots.scatter(axes, scores, base, style)
 
