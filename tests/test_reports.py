@@ -140,8 +140,10 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
         copies = tmp_path / f'docs{len(words)}' / 'page' / tmp_path.name
         file = copies.parent.with_suffix('.md')
         assert main(['report', str(tmp_path), *words, '--page', str(file)]) == 0
-        assert f'](page/{tmp_path.name}/images.png)' in file.read_text()
-        assert ('crops.png' in file.read_text()) == (copies / 'crops.png').exists() == (not words)
+        text = file.read_text()
+        assert f'](page/{tmp_path.name}/images.png)' in text
+        assert re.search(rf'\n\| \[{copies.name}]\(#{copies.name}\) \|.* -1.40 .* worse', text)
+        assert ('crops.png' in text) == (copies / 'crops.png').exists() == (not words)
         assert (copies / 'quality.csv').read_bytes() == (tmp_path / 'quality.csv').read_bytes()
     next(iter(scores.values())).loc[0, 'psnr'] = np.inf  # an exact copy of the truth
     report.build(tmp_path, entries, scores, protocol, costs, metrics=metrics)

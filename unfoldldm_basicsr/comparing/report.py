@@ -1,6 +1,5 @@
 """The report of a comparison: tables, plots, and the page that is rendered from them."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -36,6 +35,7 @@ STATISTICS = (
     'bootstrap (BCa). Comparisons in this report: {}; without any true difference about {:.1f} of '
     'them would leave zero out.'
 )
+OVERVIEW = 'Differences on the first test set of each report; all others, and how, below.'
 
 
 @dataclass(frozen=True)
@@ -274,25 +274,42 @@ def render(folder: Path, place: str = '') -> str:
     tables = {name: read_csv(file) for name, file in files.items() if file.exists()}
     protocol = tables['protocol'].fillna('').set_index('topic')['text'].to_dict()
     unseen, cost = protocol.get('unseen', '').split(', '), protocol.pop('cost', 'Cost.')
-    budget = re.split(r' \(| for each', protocol.get('budget', ''))[0]  # tells tasks apart
-    parts = [f'## {", ".join(filter(None, [protocol.pop("title"), budget]))}\n\n']
+    parts = [f'## {folder.name}\n\n']
     parts += [f'- {topic}: {text}\n' for topic, text in protocol.items() if text]
     for name, table in tables['quality'].groupby('set', sort=False):
         parts.append(f'\n### {name}{", not seen in training" * (name in unseen)}\n\n')
         parts.append(markdown(table.drop(columns='set'), 'Means over images and seeds.'))
         if 'differences' in tables:
             gains = tables['differences'][tables['differences']['set'] == name].drop(columns='set')
-            for key in ('difference', 'low', 'high'):
-                pairs = zip(gains['metric'], gains[key], strict=True)
-                gains[key] = [f'{value:+.{decimals(metric)}f}' for metric, value in pairs]
             count = len(tables['differences'])
-            parts.append('\n' + markdown(gains, STATISTICS.format(count, 0.05 * count)))
+            parts.append('\n' + markdown(_signed(gains), STATISTICS.format(count, 0.05 * count)))
     if 'costs' in tables:
         parts.append(f'\n### Cost\n\n{markdown(tables["costs"], cost)}')
-    for name, title in FIGURES.items():
-        if (folder / f'{name}.png').exists():
-            parts.append(f'\n### {title}\n\n![{title}]({place}{name}.png)\n')
+    drawn = [name for name in FIGURES if (folder / f'{name}.png').exists()]
+    parts += ['\n### Pictures\n\n'] * bool(drawn)
+    parts += [f'![{FIGURES[name]}]({place}{name}.png)\n' for name in drawn]
     return ''.join(parts)
+
+
+def overview(reports: Sequence[Path]) -> str:
+    """One table of all reports: differences in the first metric on the first test set."""
+    rows = []
+    for file in [report / 'differences.csv' for report in reports]:
+        if file.exists():
+            table = read_csv(file)
+            first = (table[['set', 'metric']] == table[['set', 'metric']].iloc[0]).all(axis=1)
+            link = f'[{file.parent.name}](#{file.parent.name})'
+            rows.append(table[first].drop(columns='paper', errors='ignore'))
+            rows[-1].insert(0, 'report', link)
+    return markdown(_signed(pd.concat(rows)), OVERVIEW) if rows else ''
+
+
+def _signed(gains: pd.DataFrame) -> pd.DataFrame:
+    """Differences and their limits as texts with a sign and the metric's decimals."""
+    for key in ('difference', 'low', 'high'):
+        pairs = zip(gains['metric'], gains[key], strict=True)
+        gains = gains.assign(**{key: [f'{value:+.{decimals(m)}f}' for m, value in pairs]})
+    return gains
 
 
 def write_page(page: Path, reports: Sequence[Path], crops: bool = True) -> str:
@@ -312,6 +329,7 @@ def write_page(page: Path, reports: Sequence[Path], crops: bool = True) -> str:
         raise ValueError(f'{folder}: no folder there with the protocol.csv of a report.')
     command = f'unfoldldm report --page {page}'
     parts = [f'# Results\n\nRendered by `{command}` from the CSV files of real runs.\n\n']
+    parts.append(f'{overview(places)}\n')
     parts += [f'{render(place, f"{folder.name}/{place.name}/")}\n' for place in places]
     write_bytes_atomic(page, ''.join(parts).encode(errors='backslashreplace'))
     return f'Written: {page}'
