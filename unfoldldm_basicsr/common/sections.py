@@ -41,10 +41,8 @@ def _becomes(what: str, allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-_SAFE, _SAYS = r'[\w .+=,@()\[\]-]*', 'use letters, digits, blanks and _ . + = , @ ( ) [ ] - only'
-_FOLDER = _becomes(f'a folder: {_SAYS}', rf'(?=\w){_SAFE}(?<! )')
-_PART = _becomes('part of a file name', _SAFE)
-_SET = _becomes('a folder: it cannot hold / or \\', r'(?![. ]*$)[^/\\\0]+')
+_FOLDER = _becomes('a folder: it cannot hold / or \\', r'(?![. ]*$|~$)[^/\\\0]+')
+_PART = _becomes('part of a file name: it cannot hold / or \\', r'[^/\\\0]*')
 
 
 class DistOptions(Options):
@@ -204,7 +202,7 @@ class LoaderOptions(Options):
 
     type: str
     """Registered data set."""
-    name: Annotated[str, _SET] = ''
+    name: Annotated[str, _FOLDER] = ''
     """Name in the log."""
     phase: Literal['train', 'val', 'test'] = 'train'
     """Set by BasicSR."""
