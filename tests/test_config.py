@@ -411,7 +411,7 @@ def test_channels_of_classes_of_somebody_else_may_be_others(stock, monkeypatch, 
         ('path.resume_state', '', ''),
         ('val.suffix', '', ''),
         ('val.suffix', '-x4', ''),
-        ('name', 'EDSR_x4 (DIV2K) [Ü]', ''),
+        ('name', "EDSR x4: (DIV2K) [Ü] it's #1 & 50% *", ''),
     ],
 )
 def test_what_basicsr_overwrites_or_ignores_is_no_reason_to_refuse(request, path, value, says):
@@ -472,6 +472,7 @@ def test_weights_that_fit_are_accepted_and_others_explained(stock, tmp_path):
     deeper = put(put(stock, 'network_g.num_block', 2), 'path.strict_load_g', False)
     assert problems_at(deeper, 'path.pretrain_network_g') == ''
     assert problems_at(put(stock, 'path.param_key_g', 'params_emma'), 'path.pretrain_network_g')
+    assert preflight(put(stock, 'path.param_key_g', 'params_ema'), 'x.yml', True) == []
     misnamed = put(stock, 'path.pretrain_network_g', str(tmp_path / 'net_q.pth'))
     assert "Did you mean 'net_g.pth'" in problems_at(misnamed, 'path.pretrain_network_g')
     file.write_bytes(file.read_bytes()[:-30])

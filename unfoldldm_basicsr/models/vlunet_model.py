@@ -237,7 +237,7 @@ class VLUNetModel(RestorationModel):
         if record is not None:
             self._check_record(net, record)
         if source:
-            load_weights(net, source, key or kind, fallback=not key, label='e')
+            load_weights(net, source, key or kind, fallback=key in checkpoints.MAY_LACK, label='e')
             own, known = net.state_dict(), {} if record is None else record.state_dict
             if not all(torch.equal(own[k].cpu(), known[k].cpu()) for k in own.keys() & known):
                 warn(

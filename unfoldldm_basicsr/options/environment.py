@@ -29,7 +29,7 @@ from unfoldldm_basicsr.options.networks import VALUE_ERRORS
 from unfoldldm_basicsr.options.problems import Problems
 from unfoldldm_basicsr.options.rules import Found
 from unfoldldm_basicsr.options.run import Run, section_values
-from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
+from unfoldldm_basicsr.weights.checkpoint import MAY_LACK, read_checkpoint
 from unfoldldm_basicsr.weights.loading import misfit, phase1_misfit
 from unfoldldm_basicsr.weights.training_state import Checkpoint
 
@@ -95,10 +95,10 @@ def _weights_fault(run: Run, label: str, file: Path) -> str | None:
         )
     paths, stock = section_values(run.opt, 'path'), not hasattr(run.model, 'sections')
     key, strict = paths.get(f'param_key_{label}'), bool(paths.get(f'strict_load_{label}', True))
-    named = isinstance(key, str)
-    chosen = key if named else 'params' if stock else None
+    key = key if isinstance(key, str) else None
+    chosen = key or ('params' if stock else None)
     try:
-        checkpoint = read_checkpoint(file, chosen, fallback=not named)
+        checkpoint = read_checkpoint(file, chosen, fallback=key in MAY_LACK)
     except (ValueError, OSError) as error:
         return str(error)
     if label == 'phase1':

@@ -32,7 +32,7 @@ from unfoldldm_basicsr.training.resume import run_options
 from unfoldldm_basicsr.training.schedules import LearningRate
 from unfoldldm_basicsr.training.step import Losses, TrainingStep
 from unfoldldm_basicsr.training.validation_report import ImageResult, averages, validation_sets
-from unfoldldm_basicsr.weights.checkpoint import ARCH_KEY, network_meta
+from unfoldldm_basicsr.weights.checkpoint import ARCH_KEY, MAY_LACK, network_meta
 from unfoldldm_basicsr.weights.loading import load_weights
 
 
@@ -112,7 +112,7 @@ class RestorationModel(SRModel):
         file, key, strict = path.pretrain_network_g, path.param_key_g, path.strict_load_g
         if file:
             kind = key or ('params' if training else None)
-            how = {'fallback': not key, 'strict': strict, 'allow_missing': training}
+            how = {'fallback': key in MAY_LACK, 'strict': strict, 'allow_missing': training}
             load_weights(net, file, kind, **how, arguments=self.run.network_sections['network_g'])
 
     # ---- training -----------------------------------------------------------------------------

@@ -35,6 +35,8 @@ ARCH_KEY = 'arch'
 # (type, version that wrote a file) -> what its default arguments were, where others are it today
 EARLIER_DEFAULTS = {('UnfoldLDM', '0.1.0'): {'share_stages': True}}
 DEGRADATION_KEY = 'degradation'
+# keys in option files that a file may lack; as in BasicSR it then gives what it has
+MAY_LACK = (None, 'params_ema')
 # where weights lie, the averaged ones first: BasicSR, StyleGAN and its kin, Lightning, PyTorch
 PARAM_KEYS = ('params_ema', 'g_ema', 'params', 'state_dict', 'model_state_dict', 'model')
 CONVERT = 'Released VLU-Net files are converted once: unfoldldm convert {}'
