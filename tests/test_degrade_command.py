@@ -36,10 +36,10 @@ def test_cells_show_the_photo_then_growing_strength(photo):
     assert distance[0] == 0
     assert distance == sorted(distance)
     assert distance[3] > 3
-    whole = degrade_command.contact_sheet(
-        image, {'x': DegradationChain(degradations=BLUR_AND_NOISE)}
-    )
+    chain = DegradationChain(degradations=BLUR_AND_NOISE)
+    whole = degrade_command.contact_sheet(image, {chain.name: chain})
     assert len(whole.axes) == 4 * 3, 'each step, and all of them'
+    assert whole.axes[0].get_xlabel().startswith('gaussian_blur: sigma'), 'no name of the chain'
 
 
 def test_all_degradations_are_shown_without_an_option_file(photo, tmp_path, capsys):

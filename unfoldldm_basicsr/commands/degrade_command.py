@@ -93,7 +93,7 @@ def contact_sheet(
                 caption: step.apply(image, np.random.default_rng(start), **parameters)
                 for caption, (start, parameters) in drawn.items()
             }
-            shown.append((_describe(step, name), cells))
+            shown.append((_describe(step, name if len(chains) > 1 else step.type), cells))
         if len(chain.steps) > 1:
             cells = {k: chain(image, np.random.default_rng(s)) for k, s in draws.items()}
             shown.append((f'{name}: the whole chain', cells))
@@ -109,7 +109,7 @@ def contact_sheet(
 
 def _describe(step: Degradation, chain_name: str) -> str:
     """Name of a step and the parameters that do something at these settings."""
-    of = '' if chain_name == step.type else f' of {chain_name[:22]}'
+    of = '' if chain_name == step.type else f' of {chain_name}'
     words = [f'in {100 * step.prob:g} % of the images'] if step.prob < 1 else []
     for name, (low, high) in step.ranges.items():
         if step.parameters()[name].stronger == 'down':
