@@ -299,8 +299,9 @@ def recognised(net: nn.Module, meta: Mapping[str, Any]) -> str:
 
 def split_alpha(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Colour (H, W) or (H, W, 3), and alpha (H, W) or None; ValueError: not of 8 or 16 bits."""
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f'Images must be uint8 or uint16, got {image.dtype}.')
+    kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+    if kind not in (np.uint8, np.uint16):
+        raise ValueError(f'Images must be arrays of uint8 or uint16, got {kind}.')
     if image.ndim < 2 or 0 in image.shape or image.shape[2:] not in ((), (2,), (3,), (4,)):
         raise ValueError(f'Images must be (H, W) or (H, W, 2 to 4), got shape {image.shape}.')
     picture = Picture(image)
