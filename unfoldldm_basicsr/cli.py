@@ -16,17 +16,15 @@ from unfoldldm_basicsr.training.memory import prefer_huge_pages
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command: ``run(args)`` of its module gives the exit status.
 
-    A command raises ValueError, KeyError, OSError or ImportError where the input is at fault.
-
-    Returns:
-        Exit status: 0, or what the command gives; 2 when the user's input is at fault, with one
-        line that says why (and the traceback with ``--debug``).
+    Where it raises ValueError, KeyError, OSError or ImportError the user's input is at fault: one
+    line says why (with ``--debug`` the traceback), and the status is 2.
     """
     prefer_huge_pages()
     for stream in (sys.stdout, sys.stderr):  # names that its encoding lacks must not end a command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(words or ['--help'])
     try:
         try:
             unfoldldm_basicsr.register()
