@@ -209,8 +209,9 @@ def fitted(
 
 def measure(training: NewTraining, phase: int | None = None) -> Trial | None:
     """Trial steps (of the last phase) in a process of their own; None where memory is too small."""
-    print(f'Trying a step on {training.part} patches of {training.patch} ...', flush=True)
-    options = yaml.safe_load(training.text(Path(), phase or training.phases[-1]))
+    phase = phase or training.phases[-1]
+    print(f'{training.file(phase)}: {training.part} patches of {training.patch} ...', flush=True)
+    options = yaml.safe_load(training.text(Path(), phase))
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(1, context, logging.disable, (logging.WARNING,)) as pool:
         try:

@@ -20,7 +20,7 @@ _OWN = ('gt', 'lq', 'part', 'crop_size', 'step', 'thresh_size', 'payload')
 def run(args: argparse.Namespace) -> int:
     """Prepares the set."""
     if args.set is None:
-        print('\n'.join(f'{name}: {dataset.where}' for name, dataset in SETS.items()))
+        print(*(f'{n}: {s.where}' for n, s in SETS.items()), 'folder: your own images', sep='\n')
         return 0
     for name in ('crop_size', 'step', 'threads'):
         value = getattr(args, name)
