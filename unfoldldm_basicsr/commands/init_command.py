@@ -210,7 +210,8 @@ def fitted(
 def measure(training: NewTraining, phase: int | None = None) -> Trial | None:
     """Trial steps (of the last phase) in a process of their own; None where memory is too small."""
     phase = phase or training.phases[-1]
-    print(f'{training.file(phase)}: {training.part} patches of {training.patch} ...', flush=True)
+    size = f'{training.part} patches of {training.patch}'
+    print(f'Trying a step of {training.file(phase)} on {size} ...', flush=True)
     options = yaml.safe_load(training.text(Path(), phase))
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(1, context, logging.disable, (logging.WARNING,)) as pool:

@@ -101,9 +101,10 @@ def run(args: argparse.Namespace) -> int:
                     stopped, jobs = error, jobs[:number]  # the next image would meet it too
                     break
                 failures.append((job.source, _reason(error)))
+    how = f'on {restorer.device} with {Path(args.weights).name}'
     print(
         f'Restored {len(jobs) - len(failures)} of {total} images in'
-        f' {time.perf_counter() - start:.1f} s on {restorer.device}: {args.output}'
+        f' {time.perf_counter() - start:.1f} s {how}: {args.output}'
     )
     for source, problem in failures:
         print(f'failed: {problem if str(source) in problem else f"{source}: {problem}"}')
