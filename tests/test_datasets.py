@@ -205,8 +205,7 @@ def test_pairs_match_by_template_subfolder_and_stem(tmp_path):
         path.unlink()
         cv2.imwrite(str(path.with_name(f'{path.stem}_dark.jpg')), image)
     options = paired(tmp_path / 'gt', tmp_path / 'lq', 'val', filename_tmpl='{}_dark')
-    dataset = build_dataset(options)
-    assert Path(dataset[1]['lq_path']).name == 'img_1_dark.jpg'
+    assert Path(build_dataset(options)[1]['lq_path']).name == 'img_1_dark.jpg'
     (tmp_path / 'lq' / 'night' / 'img_0_dark.jpg').unlink()
     with pytest.raises(ValueError, match=r'1 of 2 .*no partner.*img_0\.png.*img_0_dark\.png'):
         build_dataset(options)

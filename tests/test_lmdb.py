@@ -161,8 +161,7 @@ def test_one_environment_per_database_is_shared_and_survives_a_fork(tmp_path):
 
 
 def test_photos_of_scikit_image_are_written_grey_and_colour(tmp_path):
-    script = load_script('scripts/data/skimage_photos.py')
-    assert script.main(['-o', str(tmp_path)]) == 0
+    assert load_script('scripts/data/skimage_photos.py').main(['-o', str(tmp_path)]) == 0
     val = {p.stem for p in (tmp_path / 'val').iterdir()}
     assert val == {'astronaut', 'chelsea', 'coffee'}
     train = {p.stem: cv2.imread(str(p), -1) for p in (tmp_path / 'train').iterdir()}

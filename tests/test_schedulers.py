@@ -125,8 +125,7 @@ TRUE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20}
     ],
 )
 def test_wrong_options_are_named(options, key, words):
-    problems = {p.path: p.message for p in check_schedule(options, TOTAL, LR)}
-    assert words in problems[key]
+    assert words in {p.path: p.message for p in check_schedule(options, TOTAL, LR)}[key]
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,7 @@ def test_python_in_an_option_file_is_not_constructed(scene, capsys, entry, value
     ],
 )
 def test_force_yml_is_no_code(scene, capsys, entry, override, words):
-    message = refused(entry, scene, capsys, '--force_yml', override)
-    assert words in message
+    assert words in refused(entry, scene, capsys, '--force_yml', override)
 
 
 @EACH
