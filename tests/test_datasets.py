@@ -258,6 +258,7 @@ def test_a_pair_of_different_sizes_is_named(tmp_path):
         ('filename_tmpl', '{', 'no other braces'),
         ('filename_tmpl', 'x', 'must hold {}'),
         ('filename_tmpl', '{}{}', 'no other braces'),
+        ('filename_tmpl', '{{}}x', 'no other braces'),
         ('filename_tmpl', '{}_rain', 'looked for img_0_rain.png'),
     ],
 )

@@ -67,7 +67,8 @@ def test_data_sets_give_the_right_values_without_alpha(odd, source):
     images = dataset.images[0]
     listed = [images.shape(name) for name in images.names]
     told = [shape == READ[name][1].shape[:2] for name, shape in zip(READ, listed, strict=True)]
-    assert all(told) or source == 'folder', 'an LMDB knows the sizes of upright images'
+    if source != 'folder':
+        assert all(told), 'an LMDB knows the sizes of upright images'
 
 
 def test_restore_writes_the_right_values_with_alpha(odd, tmp_path):

@@ -18,7 +18,7 @@ def _init(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('clean', help='folder or LMDB of clean images, or a set that unfoldldm prepare wrote')
     add('--degraded', help='their degraded partners of equal names; else --task')
-    add('--val', help='clean images to validate on (default: a tenth is held back)')
+    add('--val', help='clean images to validate on (default: a tenth, at most 20, is held back)')
     add('--val-degraded', help='their degraded partners')
     add(
         '--task', choices=TASKS, help='how clean images are degraded (default: blind, blur + noise)'

@@ -54,15 +54,15 @@ def build_on_meta(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Modu
         return cls(**arguments).to('meta')
 
 
-def bytes_per_pixel(net: nn.Module, channels: int = 3, size: int = 256) -> float:
+def bytes_per_pixel(net: nn.Module, channels: int) -> float:
     """Memory that restoring takes at its peak, over the pixels of the image: tensors in fp32.
 
     Counted on the meta device. What libraries take beside the tensors comes on top.
     """
     copy = deepcopy(net).to('meta').eval()
     with torch.no_grad(), _LiveTensors() as memory:
-        run_on_trial(copy, torch.empty(1, channels, size, size, device='meta'))
-    return memory.peak / size**2
+        run_on_trial(copy, torch.empty(1, channels, 256, 256, device='meta'))
+    return memory.peak / 256**2
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -225,7 +225,7 @@ class LoaderOptions(Options):
     pin_memory: Switch = False
     """Page-locked memory, for GPUs."""
     persistent_workers: Switch = False
-    """Keep the loader processes between epochs."""
+    """Keep the loader processes between epochs; of a training true unless set."""
     on_error: Literal['raise', 'skip'] = 'raise'
     """What to do with unreadable images; skip takes the next one."""
     max_error_share: Annotated[float, Field(ge=0, lt=1)] = 0.01

@@ -80,12 +80,17 @@ def left_out(others: Counter[str]) -> str:
     return f'{count} {noun} ({endings}).'
 
 
-def list_images(root: str | os.PathLike) -> list[str]:
-    """Names of :func:`find_images`, at least one; what is left out is logged."""
+def check_folder(root: str | os.PathLike) -> None:
+    """FileNotFoundError: there is nothing; ValueError: it is a file."""
     if not os.path.exists(root):
         raise FileNotFoundError(f'{root}: no such folder (current folder: {Path.cwd()}).')
     if not os.path.isdir(root):
         raise ValueError(f'{root}: is a file, a folder of images is needed.')
+
+
+def list_images(root: str | os.PathLike) -> list[str]:
+    """Names of :func:`find_images`, at least one; what is left out is logged."""
+    check_folder(root)
     names, others = find_images(root)
     if not names:
         raise ValueError(

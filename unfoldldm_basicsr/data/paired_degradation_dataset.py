@@ -1,6 +1,7 @@
 """Degraded and clean images in pairs, or two degraded views of each, from folders or LMDBs."""
 
 import posixpath
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,11 +36,7 @@ class PairedOptions(DatasetOptions):
     @field_validator('filename_tmpl')
     @classmethod
     def _template(cls, template: str) -> str:
-        try:
-            usable = '{}' in template and template.format('x') is not None
-        except (ValueError, LookupError):
-            usable = False
-        if not usable:
+        if re.sub('[^{}]', '', template) != '{}' or '{}' not in template:
             raise ValueError(f"must hold {{}} once and no other braces, got '{template}'.")
         return template
 

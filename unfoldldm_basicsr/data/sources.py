@@ -21,6 +21,7 @@ import numpy as np
 
 from unfoldldm_basicsr.data.images import decode, read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import (
+    check_folder,
     key_of,
     list_images,
     read_lines,
@@ -43,9 +44,8 @@ class FolderImages:
             raise ValueError(f'{root}: looks like an LMDB; set io_backend: {{type: lmdb}}.')
         if names is None:
             names = list_images(root)
-        elif not os.path.isdir(self.root):
-            raise FileNotFoundError(f'{root}: no such folder (current folder: {Path.cwd()}).')
         else:
+            check_folder(root)
             missing = [n for n in names if not os.path.isfile(os.path.join(self.root, n))]
             _check_listed(self.root, missing, names, 'do not exist')
         self.names = names

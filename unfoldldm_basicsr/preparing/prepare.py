@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
-from unfoldldm_basicsr.data.listing import find_images
+from unfoldldm_basicsr.data.listing import check_folder, find_images
 from unfoldldm_basicsr.data.sources import key_of, read_lmdb_index
 from unfoldldm_basicsr.preparing.layouts import Found, find
 from unfoldldm_basicsr.preparing.lmdb_writer import Image, write_lmdb
@@ -29,10 +29,9 @@ class Plan(NamedTuple):
 def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:
     """Finds the images of every part; reads headers only, and MATLAB files.
 
-    Raises FileNotFoundError: no such folder; ValueError: two files for one image.
+    Raises FileNotFoundError: no such folder; ValueError: a file, or two files for one image.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f'{root}: no such folder (current folder: {Path.cwd()}).')
+    check_folder(root)
     root = root.resolve()
     names = find_images(root, more=MATLAB)[0]
     return {name: _plan_part(part, names, root) for name, part in dataset.parts.items()}

@@ -23,7 +23,7 @@ class NonFiniteGuard:
     After ``limit`` such steps in a row the training stops; as many batches of a run are kept.
     """
 
-    def __init__(self, opt: Mapping[str, Any], limit: int = 10):
+    def __init__(self, opt: Mapping[str, Any], limit: int):
         self.opt, self.limit, self.in_a_row, self.total = opt, limit, 0, 0
 
     def passes(
