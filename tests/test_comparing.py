@@ -359,8 +359,9 @@ def test_cost_is_that_of_the_fastest_round_and_of_what_is_deployed(monkeypatch):
     networks = {'a': {'type': 'NAFNet', 'img_channel': 1, 'width': 4}}
     table = measuring.deployment(networks, [16], 1, rounds=3)
     assert table['latency_ms'].tolist() == [2000]
-    network = {'type': 'UnfoldLDM', 'phase': 2}
-    assert measuring.deployed(network) == {'type': 'UnfoldLDM', 'phase': 'inference'}
+    for phase in ({'phase': 2}, {'phase': 'joint'}, {}):  # 2 is the default
+        network = measuring.deployed({'type': 'UnfoldLDM', **phase})
+        assert network == {'type': 'UnfoldLDM', 'phase': 'inference'}
 
 
 def test_files_of_one_name_are_told_apart():

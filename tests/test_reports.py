@@ -64,10 +64,12 @@ def test_a_backward_convolution_costs_two_forward_ones():
         assert backward.get_total_flops() == 2 * forward.get_total_flops(), layer
 
 
-def test_the_published_operation_count_of_nafnet_follows():
-    nafnet = {'type': 'NAFNet', 'width': 64, 'middle_blk_num': 12, 'enc_blk_nums': [2, 2, 4, 8],
+def test_the_published_operation_counts_follow():
+    nafnet = {'type': 'NAFNet', 'middle_blk_num': 12, 'enc_blk_nums': [2, 2, 4, 8],
               'dec_blk_nums': [2, 2, 2, 2]}  # fmt: skip
-    assert network_cost(nafnet, 256).macs == pytest.approx(63.33e9, rel=0.002)  # ptflops
+    counts = ({**nafnet, 'width': 64}, 63.33), ({**nafnet, 'width': 32}, 16)  # ptflops; paper
+    for network, published in (*counts, ({'type': 'Restormer'}, 141 + 6.95 + 0.09)):
+        assert network_cost(network, 256).macs == pytest.approx(published * 1e9, rel=0.003)
 
 
 TABLE = pd.DataFrame(
@@ -151,13 +153,16 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
     assert np.isfinite(read_csv(tmp_path / 'quality.csv')['psnr']).all()
 
 
-def test_the_prior_of_another_image_is_left_out_where_there_is_none(tmp_path, monkeypatch):
+def test_a_run_is_tested_with_the_priors_that_there_are_and_its_model_takes(tmp_path, monkeypatch):
     table = pd.DataFrame({'set': ['held'], 'image': ['0'], 'psnr': [20.0]})
     monkeypatch.setattr(single, 'tested', lambda *_, **__: table)
     val = {'metrics': {'psnr': {'type': 'calculate_psnr'}}}
     run = Run(tmp_path, {'name': 'x', 'datasets': {'val': {'name': 'held'}}, 'val': val})
     found = single.prior_table(run, single.PRIORS, Workspace(tmp_path, tmp_path, 1))
     assert list(found['prior']) == ['generated', 'null', 'oracle']
+    for model, sources in (('RestorationModel', ()), ('UnfoldLDMPhase2Model', single.PRIORS)):
+        network = {'type': 'UnfoldLDM', 'phase': 'inference'}
+        assert single.prior_sources({'model_type': model, 'network_g': network}) == sources
 
 
 def test_sides_are_told_apart_on_the_same_images_only():

@@ -8,6 +8,7 @@ JOB.yml: the arguments of :func:`steps` or :func:`deployment`.
 
 import ctypes
 import hashlib
+import inspect
 import json
 import math
 import platform
@@ -21,11 +22,13 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch.utils.flop_counter import FlopCounterMode
 
 import unfoldldm_basicsr  # noqa: F401
 from unfoldldm_basicsr.common.contract import image_channels, run_on_trial
 from unfoldldm_basicsr.common.option_files import read_option_file
+from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 
 # ---- training steps -------------------------------------------------------------------------
@@ -158,7 +161,10 @@ def mean_steps(file: Path) -> dict[tuple[str, str], dict[str, float]]:
 
 def deployed(network: Mapping[str, Any]) -> dict[str, Any]:
     """``network_g`` as it is used: Phase II of UnfoldLDM without the teacher of its prior."""
-    return {**network, 'phase': 'inference'} if network.get('phase') == 2 else dict(network)
+    cls = registered(ARCH_REGISTRY, network.get('type'))  # none for a classical method
+    default = cls and inspect.signature(cls).parameters.get('phase')
+    trained = default and network.get('phase', default.default) in (2, 'joint')
+    return {**network, 'phase': 'inference'} if trained else dict(network)
 
 
 def deployment(

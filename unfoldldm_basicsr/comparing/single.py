@@ -1,15 +1,15 @@
 """The report of a single run: its validations, stages and log, and what its prior is worth."""
 
-import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.utils.registry import MODEL_REGISTRY
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.comparing.runs import Run, read_run
 from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import markdown, read_csv, write_csv
@@ -113,11 +113,9 @@ def _last(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
 
 
 def prior_sources(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Prior sources that a trained network can be tested with; none without a generated prior."""
-    network = options['network_g']
-    known = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters
-    generates = network.get('phase', 2) != 1 and network.get('use_ldm', True)
-    return PRIORS if 'prior_source' in known and generates else ()
+    """Values of ``val.prior_source`` to test a run with; none for models that generate no prior."""
+    model = registered(MODEL_REGISTRY, options.get('model_type'))
+    return PRIORS if getattr(model, 'default_prior_source', '') == 'generated' else ()
 
 
 def prior_table(run: Run, sources: tuple[str, ...], place: Workspace) -> pd.DataFrame:
