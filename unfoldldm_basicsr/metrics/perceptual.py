@@ -49,8 +49,7 @@ def calculate_lpips(
 ) -> float:
     """Perceptual distance (Zhang et al., CVPR 2018), lower is better: ``better: lower``.
 
-    The first use downloads the features of torchvision's ``net``. ImportError without the package
-    lpips.
+    The first use downloads the features of torchvision's ``net``.
 
     Args:
         img, img2: (H, W, 3), BGR as BasicSR's validation gives them: uint8, or floats in 0..255

@@ -62,7 +62,8 @@ class Restorer:
         tile_overlap: pixels shared by neighbouring tiles.
         global_statistics: all tiles of an image use the same statistics (channel attention, prior,
             degradation embedding), estimated on up to nine of them: closer to the result without
-            tiles, in up to nine tiles' more time. False: each tile its own.
+            tiles, in up to nine tiles' more time (eighteen with UnfoldLDM's ``prior_levels``).
+            False: each tile its own.
         opt_file: option file for weights that do not say which network they belong to.
         param_key: 'params_ema' or 'params'; default the averaged weights where present.
         degradation: for a network that is steered by a degradation vector (VLU-Net): 'auto' where
