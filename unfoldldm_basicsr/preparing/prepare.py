@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
-from unfoldldm_basicsr.data.listing import check_folder, find_images
-from unfoldldm_basicsr.data.sources import key_of, read_lmdb_index
+from unfoldldm_basicsr.data.listing import check_folder, find_images, key_of
+from unfoldldm_basicsr.data.sources import read_lmdb_index
 from unfoldldm_basicsr.preparing.layouts import Found, find
 from unfoldldm_basicsr.preparing.lmdb_writer import Image, write_lmdb
 from unfoldldm_basicsr.preparing.sets import DataSet, Part, Source

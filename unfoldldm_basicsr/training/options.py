@@ -215,7 +215,7 @@ def best_can_be_told(run: Run) -> Problems:
         return
     if not run.val.metrics:
         yield Problem('logger.keep_best', 'needs val.metrics to tell what is best.')
-    elif not any(str(name).startswith('val') for name in section_values(run.opt, 'datasets')):
+    elif all(path == 'datasets.train' for path, _ in run.sets()):
         yield Problem('logger.keep_best', 'needs datasets.val: without it nothing is validated.')
 
 
