@@ -208,7 +208,7 @@ class TrainingItems(ItemReader, Dataset):
         first_time = not self.unreadable[index]
         self.unreadable[index] = True
         count = int(self.unreadable.sum())
-        if count > self.max_share * len(self) or count == len(self):
+        if count > self.max_share * len(self):
             raise DataFault(
                 f'{self.name}: {count} of {len(self)} images cannot be read, more than '
                 f'datasets.train.max_error_share ({self.max_share}) allows. The last one: {message}'
