@@ -199,14 +199,17 @@ def test_nonfinite_gradients_are_caught_and_such_weights_never_written(make, tmp
 
 def test_too_many_nonfinite_steps_stop_the_run_and_spare_the_checkpoint(make, tmp_path):
     model = make(max_nonfinite=3)
-    steps(model, 1)
-    model.save(0, 1)
+    for good in (1, 3, 5, 7):
+        steps(model, good)
+        steps(model, good + 1, data=spoilt())
+    assert len([*(tmp_path / 'nonfinite').iterdir()]) == 3
+    model.save(0, 8)
     files = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.suffix in ('.pth', '.state')}
     with pytest.raises(RunFailure, match='3 iterations in a row'):
-        steps(model, *range(2, 10), data=spoilt())
-    assert model.current_iter == 4
+        steps(model, *range(9, 20), data=spoilt())
+    assert model.current_iter == 10
     assert all(path.read_bytes() == content for path, content in files.items())
-    assert len(files) == 2
+    assert len(files) == 5
 
 
 @pytest.mark.parametrize(
