@@ -181,6 +181,5 @@ def weighted_counts(lengths: list[int], weights: list[float]) -> list[int]:
     >>> weighted_counts([100, 10], [1, 1])
     [100, 100]
     """
-    pairs = [*zip(lengths, weights, strict=True)]
-    scale = max(length / weight for length, weight in pairs)
-    return [max(length, round(weight * scale)) for length, weight in pairs]
+    scale = max(length / weight for length, weight in zip(lengths, weights, strict=True))
+    return [round(weight * scale) for weight in weights]
