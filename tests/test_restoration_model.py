@@ -76,14 +76,13 @@ def test_validation_leaves_random_numbers_and_training_mode_alone(make):
     assert model.net_g.training
 
 
-@pytest.mark.parametrize(('val_freq', 'validated'), [(2, [4]), (3, [3, 4])])
-def test_the_end_of_a_training_is_validated_once(tmp_path, val_freq, validated):
+@pytest.mark.parametrize(('val_freq', 'wanted'), [(2, [4]), (3, [3, 4])])
+def test_the_end_of_a_training_is_validated_once(tmp_path, val_freq, wanted):
     options = put(model_options(tmp_path, TWO_GROUPS, total_iter=4), 'val.val_freq', val_freq)
     model = RestorationModel(options)
-    for iteration in (validated[0], 5):  # as BasicSR's trainer calls it
+    for iteration in (wanted[0], 5):  # as BasicSR's trainer calls it
         validate(model, iteration=iteration)
-    rows = csv_rows(tmp_path / 'validation_held_out.csv')
-    assert [int(row['iteration']) for row in rows] == validated
+    assert [int(r['iteration']) for r in csv_rows(tmp_path / 'validation_held_out.csv')] == wanted
 
 
 def test_validation_without_truth_saves_images_and_computes_nothing(make, tmp_path):
@@ -93,13 +92,15 @@ def test_validation_without_truth_saves_images_and_computes_nothing(make, tmp_pa
     assert saved == {'p0_noise_3.png', 'p1_blur_3.png'}
 
 
-def test_an_undefined_score_is_named_and_never_the_best(make, log):
+def test_an_undefined_score_is_named_and_never_the_best_and_an_infinite_one_is_left_out(make, log):
     model = make()
     model.net_g_ema.restore.weight.data.fill_(math.nan)
     assert math.isnan(validate(model, iteration=3)['psnr'])
     assert 'psnr is undefined (so is the mean) for 2 of 2 images: p0, p1.' in log.text
     best = {'better': 'higher', 'val': -math.inf, 'iter': -1}
     assert model.best_metric_results['held_out']['psnr'] == best
+    results = [restoration_model.ImageResult(0, 'p', None, {'psnr': v}) for v in (30.0, math.inf)]
+    assert restoration_model.averages(results) == {'psnr': 30.0}
 
 
 def tile(model, size: int, overlap: int) -> None:
