@@ -39,8 +39,7 @@ def test_the_list_of_traps_names_tests_that_exist():
     }
     assert len(named) > 80
     assert sorted(named - written) == []
-    files = re.findall(r'`(tests/\w+\.py)`', text)
-    assert all((ROOT / file).is_file() for file in files)
+    assert all((ROOT / file).is_file() for file in re.findall(r'`(tests/\w+\.py)`', text))
     assert all(re.search(rf'^\| S{n} ', text, re.MULTILINE) for n in range(1, 13))
 
 
