@@ -78,8 +78,7 @@ def test_grey_palettes_and_bits_transparent_in_one_value_keep_it(mode):
     picture = decode(content, 'x')
     assert picture.alpha is not None
     rgba = np.asarray(Image.open(io.BytesIO(content)).convert('RGBA'))
-    shown = rgba[..., [0, 3]] if picture.is_grey else rgba
-    assert np.array_equal(picture.pixels, shown)
+    assert np.array_equal(picture.pixels, rgba[..., [0, 3]] if picture.is_grey else rgba)
 
 
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" dc:title="t"/></x:xmpmeta>'

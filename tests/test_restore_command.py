@@ -182,7 +182,7 @@ def test_a_result_that_cannot_be_written_is_named_and_the_others_are_restored(
     assert restore(tmp_path, weights, '--suffix', suffix) == 1
     assert files_in(tmp_path / 'out') == [f'img_0{suffix}.png', f'img_2{suffix}.png']
     out = capsys.readouterr().out
-    assert 'Restored 2 of 3 images' in out
+    assert re.search(rf'Restored 2 of 3 images in .* with {Path(weights).name}: ', out)
     assert re.search(r'failed: .*(long\.jpg|img_1\.png): cannot be written: ', out)
 
 
