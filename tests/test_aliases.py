@@ -62,8 +62,7 @@ def test_nafnet_clips_unless_told_otherwise():
         told = put(FILES['GoPro32'], f'train.{key}', False)
         translate(told)
         assert told['train'][key] is False
-    own = {**options, 'model_type': 'RestorationModel', 'train': {}}
-    assert translate(own) == []
+    assert translate({**options, 'model_type': 'RestorationModel', 'train': {}}) == []
 
 
 def moved(folder, model_type: str, gradient: list[float], **decay) -> tuple:

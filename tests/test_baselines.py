@@ -126,8 +126,7 @@ def test_arguments_are_read_back_from_the_weights(name):
     changes = {'LayerNorm_type': 'BiasFree', 'bias': True} if name in GIVEN else {}
     net = BUILDERS[name](**changes)
     kwargs = type(net).infer_kwargs(net.state_dict())
-    again = type(net)(**kwargs)
-    again.load_state_dict(net.state_dict(), strict=True)
+    type(net)(**kwargs).load_state_dict(net.state_dict(), strict=True)
     given = {**GIVEN.get(name, NAFNET), **changes}
     assert {key: kwargs[key] for key in given} == given
 

@@ -136,8 +136,7 @@ def test_a_report_names_own_options_once_and_the_whole_command(place, begin, mon
     assert words.count(' then ') == 1  # what both phases have alike is said once
     task = read_task(ROOT / 'options' / 'compare' / 'dark', ['datasets:test_real=~'])
     words = words_of_task(task, [])
-    left = 'CBSD68_unseen_strength'  # of those that are there
-    assert words['unseen'] == left
+    assert words['unseen'] == 'CBSD68_unseen_strength'
     assert 'patches of 48 cut from 144, batch 8' in words['training data']
     monkeypatch.setenv('UNFOLDLDM_IMPORT', 'mine,yours')
     noise = words_of_task(read_task(ROOT / 'options' / 'compare' / 'noise'), [])

@@ -77,8 +77,7 @@ def test_two_iterations_and_a_validation(name, tree, tmp_path, log):
     tables = [*tmp_path.rglob('validation_*.csv')]
     measures = options['model_type'] == 'DegradationCLIPModel' or 'metrics' in options['val']
     assert bool(tables) == measures  # the tuning of CLIP counts what it tells apart
-    saved = [*tmp_path.rglob('net_g_latest.pth')]
-    assert bool(saved) == ('train' in options)
+    assert bool([*tmp_path.rglob('net_g_latest.pth')]) == ('train' in options)
     losses = [float(value) for value in re.findall(r' l_pix: (\S+)', log.text)]
     assert len(losses) == 2 * ('pixel_opt' in options.get('train', ()))
     assert all(0 < loss < math.inf for loss in losses)

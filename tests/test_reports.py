@@ -24,6 +24,7 @@ from unfoldldm_basicsr.comparing.statistics import paired_difference
 from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.testing import lpips_works, metrics_of, scores
 from unfoldldm_basicsr.comparing.workspace import Workspace
+from unfoldldm_basicsr.metrics import perceptual
 from unfoldldm_basicsr.pictures.drawing import save_picture
 
 
@@ -122,6 +123,9 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
          'peak_MiB': 4.0}
         for n, e in enumerate(entries)
     )  # fmt: skip
+    seeds = [[types.SimpleNamespace(iterations=n, seconds=2.0, macs=1e12)] for n in (10, 30)]
+    table = report.cost_table([report.Entry('one', 'one', None, [], seeds)], costs)
+    assert table[['training_s', 'training_TMACs']].values.tolist() == [[40, 20]]  # of one seed
     protocol = {'title': 'made up', 'test data': 'ten images'}
     metrics = {'psnr': {'type': 'calculate_psnr'}}
     report.build(tmp_path, entries, scores, protocol, costs, metrics=metrics)
@@ -201,6 +205,7 @@ def test_lpips_is_reported_where_it_can_be_measured(monkeypatch, log):
     assert measured() == {'psnr': {}}
     assert 'no weights for it: no network' in log.text
     monkeypatch.setattr(LPIPS, 'reachable', True)
+    monkeypatch.setattr(perceptual, '_lpips', perceptual._lpips.__wrapped__)  # keeps no stand-in
     metric = {'lpips': measured()['lpips']}
     lpips_works.cache_clear()
     black, grey = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 51, np.uint8)

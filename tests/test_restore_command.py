@@ -41,8 +41,7 @@ def weights(tmp_path_factory) -> Path:
 
 def restore(folder, weights, *arguments, source='in', output='out') -> int:
     """Of files below ``folder``; absolute paths stay what they are."""
-    words = ('-i', folder / source, '-o', folder / output, '-w', weights, *arguments)
-    return call(*words)
+    return call(*('-i', folder / source, '-o', folder / output, '-w', weights, *arguments))
 
 
 def result(path) -> np.ndarray:
@@ -206,6 +205,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, capsys, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Restorer, 'trace', Mock(side_effect=KeyboardInterrupt))
         assert restore(*words, output='in') == 130
+    assert 'The images from img_0.png on are not restored' in capsys.readouterr().out
     assert (out / 'img_0_r.png').is_file()
     assert not (out / 'img_0_r_trace.png').exists()
     for done in (0, 2):

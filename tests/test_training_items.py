@@ -297,8 +297,7 @@ def test_loader_processes_outlive_signals_from_their_first_moment(method):
 
 def test_loader_processes_end_when_they_are_terminated():
     others = set(multiprocessing.active_children())  # a loader that an earlier test left behind
-    batches = iter(loader_of(Numbers()))
-    next(batches)
+    next(iter(loader_of(Numbers())))
     (process,) = set(multiprocessing.active_children()) - others
     process.terminate()  # as multiprocessing does when the program ends
     process.join(5)

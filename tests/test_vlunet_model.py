@@ -126,8 +126,7 @@ def test_a_resumed_run_takes_the_same_steps_bit_for_bit(tmp_path, trained):
 @pytest.mark.parametrize('source', ['clip', 'learned'])
 def test_a_new_run_from_the_network_file_takes_its_embedding_along(make, trained, source):
     first, path = trained(source), {'pretrain_network_g': file_of(trained(source), 'g_2')}
-    second = make(source, path=path)
-    assert same_networks(first, second)
+    assert same_networks(first, make(source, path=path))
     tested = make(source, path=path, is_train=False)
     kept = first.embedding.average if source == 'learned' else first.embedding.bare
     assert changed(tested.embedding.bare, kept.state_dict()) == set()

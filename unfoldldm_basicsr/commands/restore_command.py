@@ -96,11 +96,16 @@ def run(args: argparse.Namespace) -> int:
             progress.set_postfix_str(job.source.name)
             try:
                 restore_one(restorer, job, progress, keep_metadata=args.keep_metadata)
+            except KeyboardInterrupt as error:
+                stopped = error
             except (OSError, ValueError, RuntimeError, MemoryError) as error:
                 if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
-                    stopped, jobs = error, jobs[:number]  # the next image would meet it too
-                    break
-                failures.append((job.source, _reason(error)))
+                    stopped = error  # the next image would meet it too
+                else:
+                    failures.append((job.source, _reason(error)))
+            if stopped is not None:
+                jobs = jobs[:number]
+                break
     how = f'on {restorer.device} with {Path(args.weights).name}'
     print(
         f'Restored {len(jobs) - len(failures)} of {total} images in'
@@ -109,10 +114,12 @@ def run(args: argparse.Namespace) -> int:
     for source, problem in failures:
         print(f'failed: {problem if str(source) in problem else f"{source}: {problem}"}')
     if stopped is not None:
-        raise OSError(
-            f'{job.outputs[0]}: cannot be written: {stopped.strerror}. The images from '
-            f'{job.source.name} on are not restored; --skip-existing goes on with them.'
-        ) from stopped
+        rest = f'The images from {job.source.name} on are not restored; --skip-existing goes on.'
+        if isinstance(stopped, KeyboardInterrupt):
+            print(rest)
+            raise stopped
+        text = f'{job.outputs[0]}: cannot be written: {stopped.strerror}. {rest}'
+        raise OSError(text) from stopped
     return 1 if failures else 0
 
 
