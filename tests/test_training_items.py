@@ -297,7 +297,8 @@ def test_loader_processes_outlive_signals_from_their_first_moment(method):
 
 def test_loader_processes_end_when_they_are_terminated():
     others = set(multiprocessing.active_children())  # a loader that an earlier test left behind
-    next(iter(loader_of(Numbers())))
+    batches = iter(loader_of(Numbers()))
+    next(batches)
     (process,) = set(multiprocessing.active_children()) - others
     process.terminate()  # as multiprocessing does when the program ends
     process.join(5)
