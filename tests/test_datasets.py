@@ -120,15 +120,16 @@ def test_patches_reach_every_corner(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('blur', 'flips'),
+    ('steps', 'flips'),
     [
-        ({'type': 'motion_blur', 'length': 15, 'angle': 45}, False),
-        ({'type': 'gaussian_blur', 'sigma': 2}, True),
+        ([{'type': 'motion_blur', 'length': 15, 'angle': 45}], False),
+        ([{'type': 'gaussian_blur', 'sigma': 2}], True),
+        ([{'type': 'gaussian_blur', 'sigma': 1}, {'type': 'jpeg', 'quality': 10}], False),
     ],
 )
-def test_training_patches_are_blurred_as_parts_of_the_photo(tmp_path, blur, flips):
+def test_training_patches_are_degraded_as_parts_of_the_photo(tmp_path, steps, flips):
     write_photos(tmp_path, 1, (40, 48))
-    options = {'degradations': [blur], 'lq_output': 'unclipped'}
+    options = {'degradations': steps, 'lq_output': 'unclipped'}
     whole = pixels(build_dataset(synthetic(tmp_path, 'val', **options))[0]['lq'])
     views = []
     for turned in (whole, whole.swapaxes(0, 1)):

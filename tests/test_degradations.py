@@ -223,6 +223,7 @@ def test_every_parameter_changes_the_result(name):
     [
         {'type': 'gaussian_blur', 'sigma': 2.0, 'aspect': 0.6},
         {'type': 'motion_blur', 'length': 9.0, 'bend': [-90, 90]},
+        {'type': 'jpeg', 'quality': 90},
     ],
 )
 def test_a_pixel_has_no_influence_beyond_the_reach_of_the_chain(step):

@@ -133,11 +133,12 @@ class RestorationDataset(Dataset):
         images: where the clean images come from, then those of the degraded ones.
         items: for each item its names in ``images``.
         reach: how many pixels around a training patch its degradation depends on.
+        block: side of the squares that the degradation treats one by one, from the photo's corner.
     """
 
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
     items: list[tuple[str, ...]]
-    reach = 0
+    reach, block = 0, 1
 
     def __init__(self, opt: Mapping[str, Any] | DatasetOptions) -> None:
         cls = type(self)
@@ -252,13 +253,15 @@ class RestorationDataset(Dataset):
         self, images: list[np.ndarray], rng: np.random.Generator
     ) -> tuple[list[np.ndarray], tuple[slice, slice]]:
         """The same random crop and flip of every image, still in its integer type: patches with up
-        to ``reach`` pixels around them, and their place in that.
+        to ``reach`` pixels around them, to the edges of blocks, and their place in that.
         """
-        size, reach = self.options.gt_size, self.reach
+        size, reach, block = self.options.gt_size, self.reach, self.block
         images = [pixels.pad_to_size(image, size) for image in images]
         top, left = (int(rng.integers(s - size, endpoint=True)) for s in images[0].shape[:2])
-        above, before = min(reach, top), min(reach, left)
-        window = np.s_[top - above : top + size + reach, left - before : left + size + reach]
+        first = [max(0, start - reach) // block * block for start in (top, left)]
+        last = [-(-(start + size + reach) // block) * block for start in (top, left)]
+        window = tuple(map(slice, first, last))
+        above, before = top - first[0], left - first[1]
         height, width = images[0][window].shape[:2]
         # BasicSR's augmentation: use_hflip mirrors, use_rot turns over and transposes.
         allowed = self.options.use_hflip, self.options.use_rot, self.options.use_rot
@@ -295,8 +298,9 @@ class SyntheticOptions(ChainOptions, DatasetOptions):
 class SyntheticDegradationDataset(RestorationDataset):
     """Clean images from a folder or LMDB; the degraded input is made from a YAML list.
 
-    Training patches are cut with a margin as wide as the blur reaches before they are degraded, so
-    that they look like parts of a degraded photo. ``lq_path`` is the path of the clean image.
+    Training patches are cut with a margin as wide as blur and blocks of JPEG reach before they are
+    degraded, so that they look like parts of a degraded photo. ``lq_path`` is that of the clean
+    image.
     """
 
     Options = SyntheticOptions
@@ -310,7 +314,7 @@ class SyntheticDegradationDataset(RestorationDataset):
         self._open({'dataroot_gt': names})
         self.items = [(name,) for name in self.images[0].names]
         self.chain = DegradationChain(options)
-        self.reach = self.chain.reach
+        self.reach, self.block = self.chain.reach, self.chain.block
         self._set_class(self.chain.name)
 
     def degraded(

@@ -70,6 +70,10 @@ class Degradation(Options):
     model_config = ConfigDict(validate_default=True)
     apply: ClassVar[Callable[..., np.ndarray]]
     """float32 H W C in, a random generator and the parameters by name; float32 H W C out."""
+    reach: ClassVar[int] = 0
+    """How many pixels away an output pixel depends on the input, at most."""
+    block: ClassVar[int] = 1
+    """Side of the squares, counted from the corner of the image, that it treats one by one."""
     type: str
     """Name of the degradation."""
     prob: Probability = 1.0
@@ -89,11 +93,6 @@ class Degradation(Options):
     def ranges(self) -> dict[str, tuple[float, float]]:
         """(low, high) of each parameter; equal for a fixed one."""
         return {name: getattr(self, name) for name in self.parameters()}
-
-    @property
-    def reach(self) -> int:
-        """How many pixels away an output pixel depends on the input, at most."""
-        return 0
 
     def sample(self, rng: np.random.Generator) -> dict[str, float]:
         """Draws every parameter; fixed ones use no random number."""
@@ -222,6 +221,9 @@ class Jpeg(Degradation):
     quality: _within(1, 100, 'down', integer=True) = (20, 90)
     """Quality as libjpeg counts it."""
 
+    block: ClassVar[int] = 16  # 8 x 8 values of chroma at half the resolution
+    reach: ClassVar[int] = 17  # a block, and what its decoder sees of the next one's chroma
+
 
 class Rain(Degradation):
     """Rain streaks."""
@@ -311,6 +313,11 @@ class DegradationChain:
     def reach(self) -> int:
         """How many pixels away an output pixel depends on the input."""
         return sum(step.reach for step in self.steps if step.prob > 0)
+
+    @property
+    def block(self) -> int:
+        """Side of the squares that its steps treat one by one."""
+        return max((step.block for step in self.steps if step.prob > 0), default=1)
 
     def sample(self, rng: np.random.Generator) -> list[tuple[str, dict[str, float]]]:
         """Draws which steps act and their parameters: (type, parameters), in order."""

@@ -43,7 +43,7 @@ def low_light(
     gamma above 1 darkens shadows more than highlights. shot_noise: 1 / (photons at intensity 1).
     """
     dark = gain * np.maximum(image, 0.0).astype(np.float64) ** gamma
-    if shot_noise > 0:
+    if shot_noise > 1e-12:  # numpy draws no counts above 1e18, and there is nothing to see
         dark = rng.poisson(dark / shot_noise) * shot_noise
     if read_noise > 0:
         dark = dark + rng.standard_normal(dark.shape) * (read_noise / 255.0)
