@@ -44,7 +44,7 @@ def test_torchrun_without_its_launcher_is_refused(start, plugin, monkeypatch, ca
     """Each rank would take itself for the only one and write to the folder of the others."""
     monkeypatch.setenv('WORLD_SIZE', '2')
     for rank, speaks in (('0', True), ('1', False), ('x', True)):
-        monkeypatch.setenv('RANK', rank)
+        monkeypatch.setenv('LOCAL_RANK', rank)  # of this machine
         with pytest.raises(SystemExit) as caught:
             start(plugin)
         errors = capsys.readouterr().err

@@ -83,11 +83,12 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
 
 
 def refuse(problems: list[str]) -> None:
-    """Ends the run with status 2, as for a wrong command line; one rank speaks for all.
+    """Ends the run with status 2, as for a wrong command line; one rank of each machine speaks,
+    since files that one lacks may lie on the others.
 
     Raises SystemExit: always.
     """
-    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', ''))
+    rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', ''))
     if not rank.isdigit() or int(rank) == 0:
         count = f'{len(problems)} problems:\n' if len(problems) > 1 else ''
         hint = '' if os.environ.get(IMPORT) else project_hint(problems)
