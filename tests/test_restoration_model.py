@@ -283,12 +283,14 @@ class Interrupting(Pictures):
 
 def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path):
     model, pictures = begin(tmp_path), Interrupting()
+    model.save(0, 2)
+    model.checkpointer.note_validation('before', 2, {})
     with pytest.raises(SystemExit) as stop:
         validate(model, pictures, 2)
     assert stop.value.code == 128 + signal.SIGTERM
     assert pictures.read == [0]
     manifest = json.loads((tmp_path / 'states' / '2.state.json').read_text())
-    assert manifest['validated'] == []  # so that resuming makes up for it
+    assert manifest['validated'] == ['before']  # so that resuming makes up for the other
     assert not list(tmp_path.rglob('validation_*.csv')), 'part of a set has no averages'
     assert not model.best_metric_results
     assert found_in(tmp_path) == 2

@@ -150,7 +150,10 @@ class Checkpointer:
         try:
             sums = self._save(weights)
             sums |= self._save({path: {**state, 'weights': dict(sums)}})
-            self.manifest = {'iter': iteration, 'files': sums, 'validated': []}
+            again = self.manifest is not None and self.manifest['iter'] == iteration
+            # by a signal in a validation: the sets before it are done
+            done = self.manifest.get('validated', []) if again else []
+            self.manifest = {'iter': iteration, 'files': sums, 'validated': done}
             self._write_manifest(state['best_metric_results'])
         except Exception:  # the disk may be full: what was begun is of no use and takes room
             for file in new:
