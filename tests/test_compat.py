@@ -30,6 +30,7 @@ REPLACED = {
     (basicsr.utils.dist_util, '_init_dist_slurm'): '09a06fc3c9bc',
     (basicsr.data, 'build_dataset'): 'e40d296218c7',
     (basicsr.train, 'train_pipeline'): 'daf6515cece6',
+    (basicsr.utils, 'make_exp_dirs'): '12f9afe99aa1',
     (basicsr.train, 'load_resume_state'): '9f0a2c11735b',
     (basicsr.train, 'create_train_val_dataloader'): '7dc43480652e',
     (prefetch.PrefetchGenerator, 'run'): 'faae2c8597aa',
@@ -43,7 +44,6 @@ REPLACED = {
 RELIED_ON = {
     (basicsr.test, 'test_pipeline'): '6500d8cc3c47',
     (basicsr.data, 'build_dataloader'): '5a72348149df',
-    (basicsr.utils, 'make_exp_dirs'): '12f9afe99aa1',
     (basicsr.utils, 'check_resume'): '3ccf4c729292',
     (basicsr.utils.logger.MessageLogger, '__call__'): 'bd962d17ef86',
     (basicsr.utils.dist_util, 'init_dist'): '38c1b5671709',

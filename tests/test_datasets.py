@@ -83,8 +83,7 @@ def test_a_data_set_with_an_open_lmdb_can_be_sent_to_a_worker(tmp_path):
     write_photos(tmp_path / 'images', 1)
     write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')
     dataset = build_dataset(synthetic(tmp_path / 'i.lmdb', 'val'))
-    item = dataset[0]
-    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]['lq'], item['lq'])
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]['lq'], dataset[0]['lq'])
 
 
 def test_paired_crops_and_flips_are_the_same_for_both_images(tmp_path):
@@ -179,8 +178,7 @@ def test_iterating_ends_and_other_indices_are_index_errors(tmp_path, phase):
 
 def test_meta_info_lists_pairs_of_any_names_and_subsets(tmp_path):
     write_photos(tmp_path / 'gt', 3)
-    lq = write_photos(tmp_path / 'lq', 3, seed=1)
-    lq[2].rename(tmp_path / 'lq' / 'img 2, hazy.png')
+    write_photos(tmp_path / 'lq', 3, seed=1)[2].rename(tmp_path / 'lq' / 'img 2, hazy.png')
     meta = tmp_path / 'pairs.txt'
     meta.write_text('img_2.png, img 2, hazy.png\r\n\nimg_0.png (48,64,3)\nimg_0.png (48,64,3) 1\n')
     names = ['img 2, hazy.png', 'img_0.png', 'img_0.png']
@@ -228,8 +226,7 @@ def test_surplus_and_ambiguous_partners_are_refused(tmp_path):
 
 def test_a_pair_of_different_sizes_is_named(tmp_path):
     write_photos(tmp_path / 'gt', 2)
-    lq = write_photos(tmp_path / 'lq', 2)
-    cv2.imwrite(str(lq[1]), np.zeros((12, 16, 3), np.uint8))
+    cv2.imwrite(str(write_photos(tmp_path / 'lq', 2)[1]), np.zeros((12, 16, 3), np.uint8))
     options = paired(tmp_path / 'gt', tmp_path / 'lq')
     words = r'gt .*gt.img_1\.png is 64x48, lq .*lq.img_1\.png is 16x12'
     with pytest.raises(ValueError, match=words):

@@ -7,14 +7,17 @@ both ranks.
 import multiprocessing
 import os
 import signal
+import time
 import traceback
 import weakref
 from pathlib import Path
 
+import basicsr.test
 import pytest
 import torch
 from helpers import model_options, tiny_unfoldldm
 from model_runs import Pictures, batch, networks, resumed, steps, validate
+from tiny_network import NORMED
 from tiny_trainings import NAFNET
 from torch import distributed
 from training_process import free_port
@@ -120,13 +123,21 @@ def both_make_the_step_of_one_process_with_both_batches(folder: Path) -> None:
 
 
 def a_validation_split_over_ranks_gives_the_numbers_of_one(folder: Path) -> None:
-    model = RestorationModel(options_of(folder, NAFNET))
+    model = RestorationModel(options_of(folder, NORMED, ema_decay=0.5))
+    step(model, 1)  # after which each rank has running statistics of its own
     split = validate(model, FIVE, 2)
     best = everywhere(model.best_metric_results)
     assert best[0] == best[1]
     model.opt |= {'dist': False, 'rank': 0, 'world_size': 1}
     assert split == validate(model, FIVE, 2)
     assert 3 < split['psnr'] < 40
+
+
+def no_rank_tests_before_older_results_are_moved(folder: Path) -> None:
+    if distributed.get_rank() == 0:
+        time.sleep(1)
+    basicsr.test.make_exp_dirs(ranks({'path': {'results_root': folder / 'x'}, 'is_train': False}))
+    assert (folder / 'x').is_dir()
 
 
 def what_rank_0_cannot_write_ends_both_with_its_message(folder: Path) -> None:
@@ -174,6 +185,7 @@ def run_rank(check, folder: Path, rank: int, port: int) -> None:
         embeddings_stay_identical_frozen_or_trained,
         both_make_the_step_of_one_process_with_both_batches,
         a_validation_split_over_ranks_gives_the_numbers_of_one,
+        no_rank_tests_before_older_results_are_moved,
         what_rank_0_cannot_write_ends_both_with_its_message,
         a_nan_or_a_signal_on_one_rank_is_met_by_both,
     ],

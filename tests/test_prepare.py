@@ -202,8 +202,7 @@ def test_other_matlab_files_are_named(tmp_path):
 
 def write_named(folder, *names, value=0):
     for index, name in enumerate(names):
-        image = np.full((30, 40, 3), value + index, np.uint8)
-        write_picture(folder / name, Picture(image))
+        write_picture(folder / name, Picture(np.full((30, 40, 3), value + index, np.uint8)))
 
 
 def test_clean_photos_become_one_lmdb_of_squares(tmp_path, prepare):

@@ -324,5 +324,4 @@ def test_traces_of_one_photo_in_two_formats_have_names_of_their_own(tmp_path):
         Image.new('RGB', (8, 8)).save(tmp_path / name)
     words = ['restore', '-i', str(tmp_path), '-o', str(tmp_path / 'out'), '--save-trace']
     jobs = plan_jobs(cli.build_parser().parse_args(words))
-    traces = {job.outputs[1].name for job in jobs}
-    assert traces == {'a.png_trace.png', 'a.tiff_trace.png'}
+    assert {job.outputs[1].name for job in jobs} == {'a.png_trace.png', 'a.tiff_trace.png'}

@@ -376,8 +376,7 @@ def same(a, b) -> bool:
 
 
 def test_every_constructor_argument_is_covered():
-    parameters = set(inspect.signature(UnfoldLDM).parameters)
-    assert parameters == set(OTHER_VALUES)
+    assert set(inspect.signature(UnfoldLDM).parameters) == set(OTHER_VALUES)
 
 
 SWITCHES = [  # beside OTHER_VALUES

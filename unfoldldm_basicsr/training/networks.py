@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -76,6 +77,15 @@ class TrainedNetwork:
             for average, value in zip(*buffers, strict=True):
                 average.copy_(value)
 
+    def share_statistics(self) -> None:
+        """Gives all ranks, which have their own after a step, the running statistics of rank 0.
+
+        Those are saved, and the next step starts from them.
+        """
+        for net in filter(None, (self.bare, self.average) if self.dist else ()):
+            for buffer in running_statistics(net):
+                torch.distributed.broadcast(buffer, 0)
+
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
         """The average, or the network without one, in eval mode.
@@ -95,6 +105,12 @@ class TrainedNetwork:
         if self.average is not None:
             states['params_ema'] = network_state(self.average)
         return states
+
+
+def running_statistics(net: nn.Module) -> list[Tensor]:
+    """Buffers of batch and instance norms, which a forward pass in training changes."""
+    norms = [module for module in net.modules() if isinstance(module, _NormBase)]
+    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
 # ---- restoring -----------------------------------------------------------------------------------

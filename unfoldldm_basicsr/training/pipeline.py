@@ -13,6 +13,7 @@ import basicsr.utils.options
 from basicsr.data import build_dataloader
 from basicsr.models.base_model import BaseModel
 
+from unfoldldm_basicsr.common.errors import on_rank_0
 from unfoldldm_basicsr.common.option_files import ordered_yaml, parse_value
 from unfoldldm_basicsr.compat import replace
 from unfoldldm_basicsr.data import loading
@@ -33,6 +34,7 @@ def install() -> None:
         (basicsr.utils.options, 'dict2str', dict2str),
         (basicsr.data, 'build_dataset', build_dataset),
         (basicsr.train, 'train_pipeline', train_pipeline),
+        (basicsr.utils, 'make_exp_dirs', make_exp_dirs),
         (basicsr.train, 'load_resume_state', resume.load_resume_state),
         (basicsr.train, 'create_train_val_dataloader', create_train_val_dataloader),
         (basicsr.metrics, 'calculate_metric', calculate_metric),
@@ -47,6 +49,14 @@ def train_pipeline(root_path: str) -> None:
         train_pipeline.replaces(root_path)
     finally:
         stop_request.remove()
+
+
+def make_exp_dirs(opt: dict) -> None:
+    """Replaces ``basicsr.utils.make_exp_dirs``, with which rank 0 moves older results away.
+
+    The others wait for it, else their new images would be moved too.
+    """
+    on_rank_0(opt, lambda: make_exp_dirs.replaces(opt))
 
 
 def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:

@@ -270,6 +270,8 @@ class RestorationModel(SRModel):
             current_iter = max(self.run.train.total_iter, start)
             if current_iter % self.run.val.val_freq == 0:  # validated in the last step
                 return
+        for network in self.networks.values():
+            network.share_statistics()
         results = self.evaluator.evaluate(dataloader, str(current_iter), save_img)
         if len(results) < len(dataloader.dataset):  # a signal asks a rank to stop
             self.checkpointer.save_and_stop(current_iter)  # resuming makes up for this validation

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -18,6 +17,7 @@ from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.batches import Batch, slices_of
 from unfoldldm_basicsr.training.guards import NonFiniteGuard, memory_advice, training_advice
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.networks import running_statistics
 from unfoldldm_basicsr.training.optimisation import GradientClipper
 
 Losses = dict[str, Tensor]
@@ -44,9 +44,8 @@ class TrainingStep:
         self.clip_gradients, self.accum_iter = clip_gradients, train.accum_iter
         self.guard = NonFiniteGuard(run.opt, train.max_nonfinite)
         self.memory_advice = training_advice(run.opt)
-        # A forward pass changes running statistics at once: a NaN would stay in them for good.
-        norms = [m for m in net.modules() if isinstance(m, _NormBase)]
-        self.statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        # A forward pass changes them at once: a NaN would stay in them for good.
+        self.statistics = running_statistics(net)
         self.graphs, self.print_freq = None, run.logger.print_freq
         if train.use_cuda_graphs and next(net.parameters()).is_cuda:
             parameters = (p for group in optimizer.param_groups for p in group['params'])
