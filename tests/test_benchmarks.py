@@ -214,7 +214,6 @@ def test_data_loading(script, tmp_path, capsys, monkeypatch):
     formats = rows_of(tmp_path / 'd_formats')
     assert {row['format'] for row in formats} == {'png', 'jpg', 'bmp'}
     assert all(float(row['over_before']) > 0.2 for row in formats)
-
     for side in ('gt', 'lq'):
         shutil.copy(folder / side / '0001.png', folder / side / '0000.png')
     with pytest.raises(AssertionError, match='other batches'):
@@ -327,7 +326,6 @@ def test_every_step_outlives_the_failure_of_another(report, tmp_path, monkeypatc
     assert 'ZeroDivisionError' in (tmp_path / 'fails.log').read_text()
     assert '| tests | the file' in capsys.readouterr().out
     assert len(list((tmp_path / 'photos').iterdir())) == 8
-
     monkeypatch.setattr(report, 'SECONDS', -1)
     assert report.main(['--cpu', '--out', str(tmp_path)]) == 1
     assert '| hangs | see hangs.log | no time was left' in (tmp_path / 'report.md').read_text()

@@ -243,7 +243,6 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     before = {file: file.read_bytes() for file in report.glob('*.*')}
     assert ' iterations' not in output_of(*command)
     assert {file: file.read_bytes() for file in report.glob('*.*')} == before
-
     weights = root / 'experiments' / 'tiny_iterations8_wide_seed3' / 'models' / 'net_g_latest.pth'
     finished = ['compare', '--root', root, '--sizes', '32', '-opt', folder / 'common.yml']
     output_of(*finished, '--runs', 'tiny_iterations8_small_seed3', weights)
@@ -254,7 +253,6 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     assert other['tiny_iterations8_small']['psnr_y'] == first['small']['psnr_y']
     wide = pytest.approx(first['wide & deep']['psnr_y'], abs=1e-3)
     assert other['net_g_latest']['psnr_y'] == wide
-
     other = weights.parents[2] / 'tiny_iterations8_small_seed3' / 'models' / weights.name
     output_of(*finished, '--runs', other, weights)  # called alike
     runs = {f'tiny_iterations8_{name}_seed3_models_net_g_latest' for name in ('small', 'wide')}
@@ -273,11 +271,9 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
         assert 'nothing to compare by' in output_of(*words, status=2)
     assert [*root.glob('experiments/other*')] == []
     change(folder / 'common.yml', 'val.metrics', PSNR)
-
-    output_of('report', 'tiny_iterations8_small_seed3', '--root', root)
-    single = root / 'results' / 'report_tiny_iterations8_small_seed3'
-    assert 'validation_psnr_y.png' in (single / 'report.md').read_text()
-
+    output_of(*(single := ('report', 'tiny_iterations8_small_seed3', '--root', root)))
+    page = root / 'results' / 'report_tiny_iterations8_small_seed3' / 'report.md'
+    assert 'validation_psnr_y.png' in page.read_text()
     assert (report / 'quality_over_iteration.png').exists()
     shutil.rmtree(report / 'restored')  # as a call that drew other seeds leaves it
     output_of(*command, '--only', 'small')
@@ -294,9 +290,12 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     weights.replace(file)
     output_of(*finished, '--runs', file)
     assert by_side(quality)['candidate']['psnr_y'] != before
-
     change(folder / 'wide.yml', 'network_g.width', 6)
     assert 'was trained with network_g.width 8, now 6' in output_of(*command, status=2)
+    for file in (root / 'experiments' / single[1]).glob('validation_*.csv'):
+        file.unlink()
+    output_of(*single)
+    assert 'No validations' in page.read_text()
 
 
 @pytest.mark.usefixtures('in_process')

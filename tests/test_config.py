@@ -514,7 +514,6 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
     assert 'no such file' in problems_at(
         put(plugin, 'path.pretrain_network_g', '/no.pth'), 'path.pretrain_network_g'
     )
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['x', '-opt', str(write_options(tmp_path / 'x.yml', options))])
     sys.argv.append('--auto_resume')

@@ -25,7 +25,6 @@ def test_train_resume_and_test_run_through_basicsr(project, monkeypatch):
     run = project / 'runs' / 'experiments' / 'stock'
     assert (run / 'x.yml').is_file()
     assert {p.name for p in (run / 'training_states').iterdir()} == {'2.state', '4.state'}
-
     script = project / 'scripts' / 'mine.py'
     script.parent.mkdir()
     script.write_text(OWN_SCRIPT)
@@ -35,7 +34,6 @@ def test_train_resume_and_test_run_through_basicsr(project, monkeypatch):
     assert 'iter: 4' in second.stderr
     assert (run / 'training_states' / '6.state').is_file()
     assert not list(run.parent.glob('*archived*'))
-
     options = stock_options(project)
     del options['train'], options['logger'], options['datasets']['train']
     options['path']['pretrain_network_g'] = 'runs/experiments/stock/models/net_g_latest.pth'

@@ -101,7 +101,7 @@ def test_nothing_is_written_where_something_is_wrong(folder, output_of):
         (['my: photos #1', '--degraded', 'others'], 'datasets.train.dataroot_lq'),
         (['my: photos #1', '--degraded', 'others', '--task', 'derain'], 'the pairs are the task'),
         (['my: photos #1', '--degraded', 'others', '--val', 'others'], '--val-degraded'),
-        (['odd'], 'odd:  x.png: a space at an end'),
+        (['odd'], "odd: ' x.png': a space at an end"),
         (['single'], 'single: at least one image to train on and one'),
         (['nowhere'], 'nowhere: no such folder'),
         (['my: photos #1', '--memory', 'lots'], "lots: give GiB, for example 24, or 'cpu'"),

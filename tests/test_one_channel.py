@@ -76,7 +76,6 @@ def test_a_network_of_one_channel_trains_tests_and_restores(network, data, tmp_p
     assert 'psnr: ' in run_here(options, 'test')
     names = [os.fsencode(path) for path in (tmp_path / 'results').rglob('*.png')]
     assert any(b'/caf\xe9' in name for name in names)
-
     result = tmp_path / 'result.png'
     photo = data / 'grey' / 'img_0.png'
     assert cli.main(['restore', '-i', str(photo), '-o', str(result), '-w', str(weights)]) == 0

@@ -58,19 +58,16 @@ def test_phase2_killed_and_terminated_ends_with_the_same_bits(tmp_path):
     file = same_checkpoints_only(write_project(tmp_path, 'phase2', iterations=17))
     reference, run = tmp_path / 'reference', tmp_path / 'run'
     finish(start(reference, file))
-
     training = start(run, file)
     interrupt(training, SAVE_EVERY + 1, signal.SIGKILL)
     assert training.codes == [-signal.SIGKILL]
     killed_at = max(states(run))
-
     training = start(run, file)
     interrupt(training, killed_at + 2, signal.SIGTERM)  # beyond the switch to joint training
     assert training.codes == [128 + signal.SIGTERM], training.tail()
     assert training.resumed_at == killed_at
     stopped_at = max(states(run))
     assert f'Stopped by a signal at iteration {stopped_at}' in training.output
-
     training = finish(start(run, file))
     assert training.resumed_at == stopped_at
     logged = [int(i) for i in re.findall(r'iter: +(\d+), lr', training.output)]
@@ -95,7 +92,6 @@ def test_two_ranks_killed_and_terminated_end_with_the_same_bits(tmp_path):
     # The orphaned loader process of the killed rank may complain; the rank that lives does not.
     assert not re.search(r'^(?!\[rank1\]).*Traceback', training.output, re.MULTILINE)
     killed_at = max(states(run))
-
     # A signal of torchrun or of a job system goes to all processes, those of the loaders too.
     training = start(run, file, ranks=2, groups=True)
     assert training.wait(lambda: training.iteration >= killed_at + 2), training.tail()
@@ -110,7 +106,6 @@ def test_two_ranks_killed_and_terminated_end_with_the_same_bits(tmp_path):
     assert 'Traceback' not in training.output
     stopped_at = max(states(run))
     assert f'Stopped by a signal at iteration {stopped_at}' in training.output
-
     training = finish(start(run, file, ranks=2))
     assert training.resumed_at == stopped_at
     assert_equal(run, reference, files=4)

@@ -18,6 +18,7 @@ from unfoldldm_basicsr.data.degradations import (
 )
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.pixels import center_crop, to_float, with_three_channels
+from unfoldldm_basicsr.options.aliases import translate
 from unfoldldm_basicsr.pictures.drawing import comparison_grid, save_picture, to_rgb8
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
         chains = {name: DegradationChain(degradations=[{'type': name}]) for name in DEGRADATIONS}
         title = 'All degradations at their default ranges'
     else:
-        chains = find_chains(read_option_file(args.opt), str(args.opt), args.dataset)
+        translate(options := read_option_file(args.opt))  # names of forks
+        chains = find_chains(options, str(args.opt), args.dataset)
         title = f'Degradations of {args.opt.name}'
     sheet = contact_sheet(to_float(image), chains, title=title, seed=args.seed)
     save_picture(args.output, sheet)

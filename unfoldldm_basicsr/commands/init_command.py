@@ -134,12 +134,13 @@ def plan(
             path = args.output / f'{args.name}_{part}.txt'
             section['meta_info_file'] = str(path)
             lists[path] = chosen
-        for name in (*names, *kept) if listed is None else ():
-            if read_entry(name) != (name, None) or '\n' in name:
-                raise ValueError(
-                    f'{args.clean}: {name}: a space at an end, (1, 2) at the end, ".png," or a '
-                    'line break means something else in a list of images: rename it, or give --val.'
-                )
+        named = (*names, *kept) if listed is None else ()
+        if odd := [n for n in named if read_entry(n) != (n, None) or '\n' in n]:
+            raise ValueError(
+                f'{args.clean}: {", ".join(map(repr, odd))}: a space at an end, (1, 2) at the end, '
+                '".png," or a line break means something else in a list of images: rename, or give '
+                '--val.'
+            )
     network = args.network or ('unfoldldm-tiny' if on_cpu else 'unfoldldm-small')
     sides = [side for side in SIDES if side <= 48 or not on_cpu]
     training = NewTraining(

@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         photos = {job: os.path.normcase(job.source.with_suffix('')) for job in jobs}
         missing = {photos[job] for job in jobs if not all(map(os.path.isfile, job.outputs))}
         left = [job for job in jobs if photos[job] in missing]
-        print(f'{len(jobs) - len(left)} of {len(jobs)} results exist already.')
+        again = len({*begun} & {*left})
+        more = f' {again} that were begun, or are of other photos, are made anew.' if again else ''
+        print(f'{len(jobs) - len(left)} of {len(jobs)} results exist already.{more}')
         jobs = left
     elif begun and not args.overwrite:
         raise FileExistsError(

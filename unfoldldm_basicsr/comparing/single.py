@@ -60,6 +60,8 @@ def report(path: Path, root: Path, folder: Path | None) -> str:
     for name, (beginning, label) in FIGURES.items():
         own = tables['log'][tables['log']['figure'].str.startswith(beginning)]
         draw(name, f'Log: {name}', label, own, 'figure', 'value')
+    if tables['validation'].empty:
+        parts.append("\nNo validations: BasicSR's own models write theirs to the log alone.\n")
     sources = prior_sources(run.options)
     if run.weights.exists() and sources and (run.options.get('val') or {}).get('metrics'):
         place.say('Testing with every prior ...')
