@@ -112,7 +112,9 @@ def test_phases_share_the_budget_and_start_from_each_other():
 
 
 def test_rows_of_an_ablation_that_change_the_test_alone_are_not_trained_again():
-    task = read_task(ROOT / 'options' / 'ablate' / 'dark')
+    folder = ROOT / 'options' / 'ablate' / 'dark'
+    task = read_task(folder)
+    assert (task.name, read_task(folder, ['name=mine']).name) == ('ablate_dark', 'mine')
     assert task.settings.reference == 'unfoldldm'
     untrained = {s.name for s in task.sides if s.trained_as != s.name}
     as_the_base = {'isda', 'from_x', 'windows'}

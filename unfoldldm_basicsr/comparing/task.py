@@ -231,8 +231,10 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
     if not file.is_file():
         raise ValueError(f'{place}: no {COMMON} there; a comparison is a folder of option files.')
     common = read_option_file(file)
+    named = common.get('name')
     apply_overrides(common, overrides)
     head = read(CommonOptions, common, str(file))
+    name = name if name and head.name == named else head.name
     settings = head.compare.model_copy(update={'reference': reference or head.compare.reference})
     common = {key: value for key, value in common.items() if key not in ('name', 'compare')}
     sides: list[Side] = []
@@ -250,7 +252,7 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
         check_known(wanted, [*files], '--only')
     needed = {s.trained_as for s in sides if s.name in only} | {*only, settings.reference}
     chosen = tuple(side for side in sides if not only or side.name in needed)
-    return Task(folder, name or head.name, settings, common, chosen)
+    return Task(folder, name, settings, common, chosen)
 
 
 def _ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
