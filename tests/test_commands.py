@@ -27,8 +27,7 @@ def test_check_names_what_the_file_describes_with_the_overrides_of_a_training(ou
     line = output_of('check', '-opt', 'x.yml')
     assert line.startswith('x.yml: OK (training, MSRResNet: 0.00 M parameters, ')
     assert 'GMACs for 256 x 256' in line
-    changed = ['--force_yml', 'train:ema_decay=2']
-    said = output_of('check', '-opt', 'x.yml', *changed, status=2)
+    said = output_of('check', '-opt', 'x.yml', '--force_yml', 'train:ema_decay=2', status=2)
     assert 'train.ema_decay: must be at most 1' in said
 
 
@@ -46,8 +45,7 @@ def test_check_reports_every_file_and_continues(project, capsys, output_of):
 
 
 def test_a_migrated_file_has_no_aliases_and_keeps_its_letters(project, output_of):
-    options = put(stock_options(project), 'logger', {'print_freq': 7})
-    write_options(project / 'y.yml', options)
+    write_options(project / 'y.yml', put(stock_options(project), 'logger', {'print_freq': 7}))
     text = (project / 'y.yml').read_text().replace('print_freq: 7', '<<: &a {print_freq: 7}')
     (project / 'y.yml').write_text(text + '\nnote: grün\nother: {<<: *a}\nmore: &b [1]\nlast: *b\n')
     out = output_of('migrate', 'y.yml')

@@ -58,8 +58,7 @@ def test_the_last_line_of_the_log_expects_no_more(tmp_path, log):
     logger = MessageLogger(parsed(tmp_path, total_iter=4), 3)
     for iteration in (3, 4):
         logger.start_time = time.time() - 10
-        done = {'epoch': 0, 'iter': iteration, 'lrs': [1e-3], 'time': 1.0, 'data_time': 0.1}
-        logger(done)
+        logger({'epoch': 0, 'iter': iteration, 'lrs': [1e-3], 'time': 1.0, 'data_time': 0.1})
     assert re.findall(r'eta: ([-\d:]+)', log.text) == ['0:00:10', '0:00:00']
 
 

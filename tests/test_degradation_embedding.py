@@ -139,8 +139,7 @@ def test_released_layout_with_the_backbone_twice_loads_strictly():
 
 
 def test_weights_that_cannot_be_had_come_with_the_remedy(monkeypatch):
-    offline = Mock(side_effect=OSError('no route to host'))
-    monkeypatch.setattr(open_clip, 'create_model', offline)
+    monkeypatch.setattr(open_clip, 'create_model', Mock(side_effect=OSError('no route to host')))
     with pytest.raises(FileNotFoundError) as error:
         CLIPDegradationEmbedding()
     for part in ('no route to host', 'laion/CLIP-ViT-B-32', 'set pretrained to its path', 'Label'):

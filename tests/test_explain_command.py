@@ -77,8 +77,7 @@ def test_maps_are_recomputed_by_hooks(explained, restorer):
     output = restorer.restore_tensor(restorer.to_tensor(image))
     for handle in handles:
         handle.remove()
-    expected = output[0].clamp(0, 1).permute(1, 2, 0).numpy()
-    assert np.array_equal(explanation.output, expected)
+    assert np.array_equal(explanation.output, output[0].clamp(0, 1).permute(1, 2, 0).numpy())
     for stage, scale in zip(explanation.stages, (1, 2, 4, 8, 4, 2, 1, 1), strict=True):
         rows, columns = -(-42 // scale), -(-53 // scale)
         assert stage.scale == scale

@@ -154,8 +154,7 @@ def test_damage_anywhere_never_escapes_as_another_error():
 def test_metadata_that_cannot_be_unpacked_do_not_damage_an_image():
     content = pillow(PLAIN, 'PNG', icc_profile=SRGB, exif=TURNED)
     place = content.index(b'iCCP') + 20
-    broken = content[:place] + b'\xff' * 8 + content[place + 8 :]
-    picture = decode(broken, 'x')
+    picture = decode(content[:place] + b'\xff' * 8 + content[place + 8 :], 'x')
     assert picture.icc_profile is None
     assert np.array_equal(picture.pixels, np.rot90(PLAIN, -1))
 

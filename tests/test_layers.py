@@ -67,8 +67,7 @@ def test_statistics_are_those_of_torch_in_fp32():
 
 
 def test_padding_reflects_where_possible_and_replicates_short_sides():
-    x = torch.arange(10.0).view(1, 1, 2, 5)
-    padded, _ = pad_to_multiple(x, 4)
+    padded, _ = pad_to_multiple(torch.arange(10.0).view(1, 1, 2, 5), 4)
     assert padded[0, 0, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
     assert padded[0, 0, :, 0].tolist() == [0, 5, 5, 5]
 

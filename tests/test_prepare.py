@@ -242,8 +242,7 @@ def test_braces_stars_and_choices_match_as_described():
     names += ['root/test/S/sharp/1.jpg', 'root/x/norain-1.png', 'root/a/b/c.png']
     pair = Layout('test/{s}/sharp/{f}', 'test/{s}/blur/{f}')
     assert find(names, pair).pairs == {'S/1': (names[3], 'S/1', names[0])}
-    rain = find(names, Layout('norain-{n}', 'rain-{n}'))
-    assert rain.pairs == {'1': (names[4], '1', names[2])}
+    assert find(names, Layout('norain-{n}', 'rain-{n}')).pairs == {'1': (names[4], '1', names[2])}
     names += [f'hazy/{n}_0.{i}_x.png' for n in ('a', 'a_b', 'c_d') for i in (1, 2)]
     names += ['clear/a.png', 'clear/a_b.png', 'clear/c_d.png', 'clear/c_d_e.png']
     hazy = find(names, Layout('clear/{n}', 'hazy/{n}_{haze}'))

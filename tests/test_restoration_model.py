@@ -104,8 +104,7 @@ def test_an_undefined_score_is_named_and_never_the_best_and_an_infinite_one_is_l
 
 
 def tile(model, size: int, overlap: int) -> None:
-    changes = {'tile': size, 'tile_overlap': overlap}
-    model.run.val = model.run.val.model_copy(update=changes)
+    model.run.val = model.run.val.model_copy(update={'tile': size, 'tile_overlap': overlap})
 
 
 def test_a_metric_whose_direction_has_changed_starts_a_new_record(make):

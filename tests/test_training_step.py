@@ -74,8 +74,7 @@ def test_every_optimizer_that_is_accepted_can_make_a_step(make, name):
 
 
 def test_clipping_limits_each_group_by_its_own_norm(make):
-    limits = {'restoration': 1e-3, 'prior': 1e6}
-    model = make(use_grad_clip=True, grad_clip_norm=limits)
+    model = make(use_grad_clip=True, grad_clip_norm={'restoration': 1e-3, 'prior': 1e6})
     model.optimizer_g.step = lambda: None
     steps(model, 1)
     norms = {

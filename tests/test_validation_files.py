@@ -90,8 +90,7 @@ def test_a_table_gets_all_rows_of_a_validation_or_none(tmp_path, monkeypatch):
     append_rows(path, [{'iteration': '3', 'image': 'c'}])
     before = path.read_bytes()
     assert before == b'iteration,image\r\n1,a\r\n2,b\r\n3,c\r\n'
-    full_disk = OSError(28, 'No space left on device')
-    monkeypatch.setattr(os, 'fsync', Mock(side_effect=full_disk))
+    monkeypatch.setattr(os, 'fsync', Mock(side_effect=OSError(28, 'No space left on device')))
     with pytest.raises(OutputWriteError, match=r'cannot write .*x\.csv: No space left on device'):
         append_rows(path, [{'iteration': '4', 'image': 'd'}])
     assert path.read_bytes() == before

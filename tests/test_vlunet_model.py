@@ -74,14 +74,12 @@ def test_every_trainable_parameter_gets_a_gradient_and_frozen_ones_keep_their_bi
 
 
 def test_the_average_of_the_learned_embedding_follows_it_and_is_what_evaluation_uses(make):
-    limits = {'restoration': 1e6, 'embedding': 1e-9}
-    clip = {'use_grad_clip': True, 'grad_clip_norm': limits}
+    clip = {'use_grad_clip': True, 'grad_clip_norm': {'restoration': 1e6, 'embedding': 1e-9}}
     model = make('learned', ema_decay=0.9, amp='bf16', **clip)
     start = state_of(model.embedding.bare)
     steps(model, 1)
     assert model.log_dict['grad_norm_embedding'] > 1e-8
-    norms = [p.grad.norm() for p in model.embedding.bare.parameters()]
-    assert torch.stack(norms).norm() < 2e-9
+    assert torch.stack([p.grad.norm() for p in model.embedding.bare.parameters()]).norm() < 2e-9
     for key, average in model.embedding.average.state_dict().items():
         expected = 0.9 * start[key] + 0.1 * model.embedding.bare.state_dict()[key]
         torch.testing.assert_close(average, expected, atol=1e-6, rtol=1e-5)

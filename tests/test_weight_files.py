@@ -251,7 +251,6 @@ def test_packaged_weights_restore_a_photo_that_they_have_not_seen(name, grey):
 def test_weights_name_networks_of_basicsr_as_option_files_do(tmp_path):
     network = {'type': 'SRVGGNetCompact', 'num_feat': 4, 'num_conv': 1, 'upscale': 1}
     net = build_network(network)
-    file = {'params': net.state_dict(), 'arch': network_meta(network)}
-    torch.save(file, tmp_path / 'x.pth')
+    torch.save({'params': net.state_dict(), 'arch': network_meta(network)}, tmp_path / 'x.pth')
     assert type(network_of(tmp_path / 'x.pth')) is type(net)
     assert network_cost(network, 32).params == sum(p.numel() for p in net.parameters())
