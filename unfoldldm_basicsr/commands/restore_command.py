@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     FileNotFoundError, FileExistsError and ValueError come before anything is restored; OSError
     where the disk is full, after what was restored until then is reported.
     """
-    args.weights = args.weights or packaged_file(args.pretrained)  # told before what exists
+    if args.weights is None:
+        args.weights = packaged_file(args.pretrained)  # told before what exists
     jobs = plan_jobs(args)
     begun = [job for job in jobs if any(map(os.path.isfile, job.outputs))]
     if args.skip_existing:
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
 def restorer_of(args: argparse.Namespace, **more: Any) -> Restorer:
     """The network of these options; ``more`` are further arguments of :class:`Restorer`."""
     return Restorer(
-        args.weights or packaged_file(args.pretrained),
+        packaged_file(args.pretrained) if args.weights is None else args.weights,
         device=args.device,
         opt_file=args.opt,
         param_key=args.param_key,

@@ -14,13 +14,14 @@ statistics of degraded images are about their degradation.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
+from threading import get_ident
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Kind = Literal['mean', 'sorted']
-_active: Callable[[Tensor, Kind], Tensor] | None = None
+_active: dict[int, Callable[[Tensor, Kind], Tensor]] = {}  # by thread: others run networks too
 
 
 def image_statistic(value: Tensor, kind: Kind = 'mean') -> Tensor:
@@ -29,14 +30,12 @@ def image_statistic(value: Tensor, kind: Kind = 'mean') -> Tensor:
     ``kind``: how the value of an image follows from those of its tiles: their mean, or, 'sorted',
     (..., n) values at n evenly spaced ranks, the first and the last among them, pooled.
     """
-    return value if _active is None else _active(value, kind)
+    function = _active.get(get_ident()) if _active else None
+    return value if function is None else function(value, kind)
 
 
 class ImageStatistics:
-    """The marked values of an image from the forward passes of one network that were recorded.
-
-    Not for several threads at a time.
-    """
+    """The marked values of an image from forward passes of one network, all in one thread."""
 
     def __init__(self) -> None:
         self._values: list[list[Tensor]] = []  # of every call, those of the passes
@@ -74,12 +73,15 @@ class ImageStatistics:
 
     @contextmanager
     def _within(self, function: Callable[[Tensor, Kind], Tensor]) -> Iterator[None]:
-        global _active
-        before, _active, self._position = _active, function, 0
+        thread, self._position = get_ident(), 0
+        before, _active[thread] = _active.get(thread), function
         try:
             yield
         finally:
-            _active = before
+            if before is None:
+                del _active[thread]
+            else:
+                _active[thread] = before
 
     def _record(self, value: Tensor, kind: Kind) -> Tensor:
         if self._position < self._settled:

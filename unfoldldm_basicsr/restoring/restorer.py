@@ -101,7 +101,7 @@ class Restorer:
         if isinstance(weights, nn.Module):
             net = weights.eval()
         else:
-            checkpoint = read_checkpoint(weights or packaged_file(), param_key)
+            checkpoint = read_checkpoint(packaged_file() if weights is None else weights, param_key)
             self.name = checkpoint.path.name
             net, self.meta = build_network(checkpoint, opt_file=opt_file)
             if checkpoint.arch is None and opt_file is None:
@@ -184,9 +184,12 @@ class Restorer:
         forward_options = {**self._options_of(lq, forward_options), **forward_options}
         check_inputs(self.net, forward_options)
 
+        kinds = (p.dtype for p in self.net.parameters() if p.is_floating_point())
+        kind = next(kinds, lq.dtype)
+
         def forward(part: Tensor) -> Tensor:
             with deterministic():
-                return self.net(part, **forward_options)
+                return self.net(part.to(kind), **forward_options).to(lq.dtype)
 
         height, width = lq.shape[-2:]
         self.check_memory(height, width)
