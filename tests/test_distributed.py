@@ -123,7 +123,9 @@ def both_make_the_step_of_one_process_with_both_batches(folder: Path) -> None:
 
 
 def a_validation_split_over_ranks_gives_the_numbers_of_one(folder: Path) -> None:
-    model = RestorationModel(options_of(folder, NORMED, ema_decay=0.5))
+    options = options_of(folder, NORMED, ema_decay=0.5)
+    model = RestorationModel(options | {'find_unused_parameters': True})
+    assert model.net_g.find_unused_parameters
     step(model, 1)  # after which each rank has running statistics of its own
     split = validate(model, FIVE, 2)
     best = everywhere(model.best_metric_results)

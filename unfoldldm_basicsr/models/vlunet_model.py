@@ -208,7 +208,8 @@ class VLUNetModel(RestorationModel):
         if not trained:
             net.requires_grad_(False).eval()
         train, dist = self.run.train if trained else None, self.opt['dist']
-        self.embedding = TrainedNetwork(net, self.device, train, dist=dist)
+        how = {'dist': dist, 'find_unused': network.find_unused}
+        self.embedding = TrainedNetwork(net, self.device, train, **how)
         if dist and not trained:
             # Random vectors differ from rank to rank; the wrapper of a trained network sees to it.
             for tensor in net.state_dict().values():

@@ -23,14 +23,22 @@ class TrainedNetwork:
     """A network and what belongs to it in a run.
 
     ``bare`` is the network without wrappers (what needs no gradient in this part of the training is
-    frozen before), ``net`` with DistributedDataParallel and ``torch.compile`` as far as they are
-    used, ``average`` the moving average of ``bare``, ``train`` None where it is not trained.
+    frozen before), ``net`` with DistributedDataParallel (``find_unused``: which looks for what a
+    step leaves out) and ``torch.compile`` as far as they are used, ``average`` the moving average
+    of ``bare``, ``train`` None where it is not trained.
     """
 
     def __init__(
-        self, bare: nn.Module, device: torch.device, train: TrainOptions | None, *, dist: bool
+        self,
+        bare: nn.Module,
+        device: torch.device,
+        train: TrainOptions | None,
+        *,
+        dist: bool,
+        find_unused: bool = False,
     ):
         self.bare, self.device, self.train, self.dist = bare, device, train, dist
+        self.find_unused = find_unused
         self.average: nn.Module | None = None
         self.wrap()
 
@@ -45,7 +53,8 @@ class TrainedNetwork:
             net = net.to(memory_format=torch.channels_last)
         if self.dist:
             devices = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
-            net = DistributedDataParallel(net, device_ids=devices)
+            how = {'device_ids': devices, 'find_unused_parameters': self.find_unused}
+            net = DistributedDataParallel(net, **how)
         self.net = (torch.compile(net) if train.use_compile else net).train()
 
     def start_average(self) -> None:

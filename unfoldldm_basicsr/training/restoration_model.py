@@ -100,7 +100,8 @@ class RestorationModel(SRModel):
     def trained_network(self, bare: nn.Module) -> TrainedNetwork:
         """Subclasses freeze parameters before."""
         train = self.run.train if self.is_train else None
-        return TrainedNetwork(bare, self.device, train, dist=self.opt['dist'])
+        how = {'dist': self.opt['dist'], 'find_unused': self.run.top.find_unused_parameters}
+        return TrainedNetwork(bare, self.device, train, **how)
 
     def load_initial_weights(self, net: nn.Module) -> None:
         """Loads ``path.pretrain_network_g`` into the bare network, before it is wrapped.
