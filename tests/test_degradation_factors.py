@@ -120,8 +120,7 @@ def test_schedule_ends_in_noise_and_its_last_step_returns_the_prediction(steps):
     assert c2[0] == 0
     # The posterior mean of a noise-free pair (P_t = sqrt(abar_t) P) is sqrt(abar_{t-1}) P.
     for t in range(1, steps):
-        clean = c1[t] + c2[t] * abar[t].sqrt()
-        assert clean.item() == pytest.approx(abar[t - 1].sqrt().item())
+        assert c1[t] + c2[t] * abar[t].sqrt().item() == pytest.approx(abar[t - 1].sqrt().item())
 
 
 def test_a_perfect_denoiser_is_followed_from_any_start():

@@ -157,8 +157,7 @@ def test_relevance_is_the_gradient_of_the_score_along_the_attention():
         _, weights = module.forward(*3 * [tokens], need_weights=True, average_attn_weights=False)
         for patch in changed:
             weights[0, 0, 0, 1 + patch] += 1e-6
-        qkv = F.linear(tokens, module.in_proj_weight, module.in_proj_bias)
-        value = qkv.chunk(3, -1)[2]
+        value = F.linear(tokens, module.in_proj_weight, module.in_proj_bias).chunk(3, -1)[2]
         return module.out_proj(weights[:, 0] @ value), weights  # one head
 
     handle = layer.register_forward_hook(attend)

@@ -32,13 +32,11 @@ def test_basicsr_reads_the_lmdbs_with_its_own_dataset(tmp_path):
 
 
 def test_lmdbs_written_by_basicsr_are_readable_even_with_dotted_names(tmp_path):
-    paths = write_photos(tmp_path / 'images', 2)
-    names = [p.name for p in paths]
+    names = [p.name for p in write_photos(tmp_path / 'images', 2)]
     make_lmdb_from_imgs(str(tmp_path / 'images'), str(tmp_path / 'b.lmdb'), names, ['b.v1', 'a'])
     database = LmdbImages(tmp_path / 'b.lmdb')
     assert database.names == ['a', 'b.v1']
-    expected = FolderImages(tmp_path / 'images').read(names[0])
-    assert np.array_equal(database.read('b.v1'), expected)
+    assert np.array_equal(database.read('b.v1'), FolderImages(tmp_path / 'images').read(names[0]))
 
 
 @pytest.mark.parametrize(
@@ -153,8 +151,7 @@ def test_one_environment_per_database_is_shared_and_survives_a_fork(tmp_path):
 
 def test_photos_of_scikit_image_are_written_grey_and_colour(tmp_path):
     assert load_script('scripts/data/skimage_photos.py').main(['-o', str(tmp_path)]) == 0
-    val = {p.stem for p in (tmp_path / 'val').iterdir()}
-    assert val == {'astronaut', 'chelsea', 'coffee'}
+    assert {p.stem for p in (tmp_path / 'val').iterdir()} == {'astronaut', 'chelsea', 'coffee'}
     train = {p.stem: cv2.imread(str(p), -1) for p in (tmp_path / 'train').iterdir()}
     assert len(train) == 12
     assert train['rocket'].shape == (427, 640, 3)

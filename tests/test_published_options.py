@@ -177,5 +177,4 @@ def test_networks_have_the_published_size(name, millions):
     train, test = (load_options(f'{kind}/{name}')['network_g'] for kind in ('train', 'test'))
     assert train == test
     network = build_on_meta(ARCH_REGISTRY.get(train.pop('type')), train)
-    params = sum(p.numel() for p in network.parameters())
-    assert params / 1e6 == pytest.approx(millions, abs=5e-3)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=5e-3)

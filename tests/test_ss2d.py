@@ -139,8 +139,7 @@ def test_operator_contract_holds(dtype, permuted):
         inputs = [t.detach().mT.contiguous().mT.requires_grad_() for t in inputs]
         assert not any(t.is_contiguous() for t in inputs)
     torch.library.opcheck(torch.ops.unfoldldm.ss2d_scan.default, tuple(inputs))
-    gy = torch.randn(inputs[0].shape).to(dtype)
-    detached = tuple(t.detach() for t in (gy, *inputs))
+    detached = tuple(t.detach() for t in (torch.randn(inputs[0].shape).to(dtype), *inputs))
     torch.library.opcheck(torch.ops.unfoldldm.ss2d_scan_backward.default, detached)
 
 

@@ -288,8 +288,7 @@ def test_half_of_the_batches_stay_as_they_are_and_shares_are_beta_distributed():
     batch, draw = {'lq': torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)}, random.Random(0)
     batch['gt'] = batch['lq']
     halves = MixingOptions(use_identity=True)
-    same = sum(mixed(batch, halves, draw)['lq'] is batch['lq'] for _ in range(400))
-    assert 160 < same < 240
+    assert 160 < sum(mixed(batch, halves, draw)['lq'] is batch['lq'] for _ in range(400)) < 240
     for beta in (0.4, 4.0):  # an even distribution has the variance of beta = 1
         always = MixingOptions(mixup_beta=beta)
         shares = torch.tensor([float(mixed(batch, always, draw)['lq'][1]) for _ in range(1000)])

@@ -231,8 +231,7 @@ def test_prior_sources_differ_and_are_refused_where_impossible():
         outputs = {
             s: net(lq, gt, prior_source=s) for s in ('generated', 'oracle', 'null', 'shuffled')
         }
-        priors = [s.prior for s in net(lq, return_trace=True).stages]
-        given = net(lq, prior=torch.stack(priors))
+        given = net(lq, prior=torch.stack([s.prior for s in net(lq, return_trace=True).stages]))
     names = list(outputs)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
@@ -455,5 +454,4 @@ def test_foreign_parts_fit_the_stage():
         torch.testing.assert_close(stage.x, (stage.x_hat + stage.x_tilde) / 2 + stage.prior.mean())
         torch.testing.assert_close(stage.x_hat, step(lq, lq).x_hat)
         net.mgda = Shift()
-        moved = net(lq, return_trace=True).stages[0].x_hat
-        torch.testing.assert_close(moved, lq + lq.mean())
+        torch.testing.assert_close(net(lq, return_trace=True).stages[0].x_hat, lq + lq.mean())

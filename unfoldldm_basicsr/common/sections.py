@@ -211,15 +211,15 @@ class LoaderOptions(Options):
     io_backend: IoBackend = Field({'type': 'disk'}, validate_default=True)
     """{type: disk} or {type: lmdb}."""
     num_worker_per_gpu: count(ge=0, le=256) = 4
-    """Loader processes per GPU."""
+    """Loader processes per GPU, of a training."""
     batch_size_per_gpu: Positive | None = None
-    """Batch size per GPU."""
+    """Batch size per GPU, of a training."""
     dataset_enlarge_ratio: Annotated[float, Field(ge=1)] = 1
     """Passes over the data per epoch."""
     use_shuffle: Switch = True
     """Of old files; training data are always shuffled."""
     prefetch_mode: Literal['cuda', 'cpu'] | None = None
-    """How batches are fetched ahead."""
+    """How batches of a training are fetched ahead."""
     num_prefetch_queue: Positive = 1
     """Batches fetched ahead by prefetch_mode: cpu."""
     pin_memory: Switch = False

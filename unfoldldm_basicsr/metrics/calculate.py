@@ -44,7 +44,7 @@ def calculate_metric(
 
     Returns:
         The value; NaN, with a warning that says why, where the metric is undefined. KeyError: no
-        such metric; ValueError: images that it is not made for.
+        such metric; ValueError: images or a border that it is not made for.
     """
     from basicsr.utils.registry import METRIC_REGISTRY
 
@@ -59,6 +59,8 @@ def calculate_metric(
         return metric(**data, **arguments)
     order = arguments.get('input_order', 'HWC')
     data = {key: image for key, image in data.items() if image is not None}
+    if arguments.get('crop_border', 0) < 0:
+        raise ValueError(f'{name}: crop_border must be at least 0.')
     for image in data.values():
         _check_image(name, image if rounded else image.astype(np.uint8), order)
     if data['img'].ndim == 2 and name in _WITH_ORDER:  # a grey image has no order of channels

@@ -141,12 +141,16 @@ def context_is_there(run: Run) -> Iterator[Problem]:
 
 def is_phase1(run: Run) -> Iterator[Problem]:
     """Phase I of the network, and what its oracle prior rules out."""
-    if run.network_sections['network_g'].get('phase', 2) != 1:
+    section = run.network_sections['network_g']
+    if section.get('phase', 2) != 1:
         message = f'{run.model.__name__} trains phase: 1; the default is 2.'
         yield Problem('network_g.phase', message)
     source = validation_prior(run)
     if source not in ('oracle', 'null'):
         message = f"'{source}' is not known in Phase I: oracle or null."
+        yield Problem('val.prior_source', message)
+    if source == 'null' and uses_ldm(run) and section.get('null_prior_prob') == 0:
+        message = "'null' is not learned with network_g.null_prior_prob: 0: it stays zeros."
         yield Problem('val.prior_source', message)
     if run.val.tile and source != 'null':
         yield Problem('val.tile', 'the oracle prior belongs to the whole image; remove val.tile.')

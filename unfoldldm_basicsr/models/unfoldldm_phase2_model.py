@@ -68,6 +68,8 @@ def is_phase2(run: Run) -> Iterator[Problem]:
         yield Problem('val.tile', f'prior_source: {source} needs whole images.')
     if run.is_train and phase not in (2, 'joint'):
         yield Problem('network_g.phase', f'Phase II trains phase: 2 (or joint), got {phase!r}.')
+    if phase == 'inference' and source == 'oracle':
+        yield Problem('val.prior_source', 'needs PI, which phase: inference leaves out.')
     if not run.is_train and phase not in (2, 'joint', 'inference'):
         yield Problem('network_g.phase', f'must be 2 or inference, got {phase!r}.')
 

@@ -37,7 +37,7 @@ class TrainOptions(sections.BasicTrain):
     use_grad_clip: bool = False
     """Limit the gradient norm of each parameter group."""
     grad_clip_norm: Limit | dict[str, Limit] | None = None
-    """The limit: one for all groups, or one per group."""
+    """The limit: one for all groups, or one per group; ~: 0.01, and 1 for PI' and f_theta."""
     decay_all: bool = False
     """Weight decay on biases and gains too, as in BasicSR and its forks."""
     accum_iter: Positive = 1
