@@ -19,6 +19,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.data.images import decode, read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import (
     check_folder,
@@ -192,7 +193,7 @@ def _reading(root: str, what: str = '') -> Iterator[Any]:
                 ' Another dataset class in this process has it open and LMDB allows one only: '
                 'use the datasets of unfoldldm_basicsr for both, or workers for one of them.'
             )
-        raise ValueError(f'{root}: LMDB error{what}: {error}.{hint}') from error
+        raise ValueError(f'{root}: LMDB error{what}: {first_line(error)}.{hint}') from error
 
 
 def _open(root: str, size: int) -> Any:
