@@ -141,13 +141,6 @@ def test_training_patches_are_degraded_as_parts_of_the_photo(tmp_path, steps, fl
         assert np.abs(views - dataset[0]['lq'].numpy()).max(axis=(1, 2, 3)).min() < 1e-5
 
 
-def test_a_training_patch_has_its_part_of_the_depth_of_the_photo(tmp_path):
-    write_photos(tmp_path, 1, (160, 160))
-    haze = [{'type': 'haze', 'beta': 20, 'airlight': 1, 'depth_cells': 2}]
-    dataset = build_dataset(synthetic(tmp_path, degradations=haze))
-    assert np.mean([dataset[0]['lq'].min() > 0.9 for _ in range(20)]) > 0.5
-
-
 def test_images_smaller_than_the_patch_are_reflected(tmp_path):
     write_photos(tmp_path, 1, (10, 24))
     fixed = {'use_hflip': False, 'use_rot': False, 'degradations': NOTHING}

@@ -298,8 +298,9 @@ class SyntheticOptions(ChainOptions, DatasetOptions):
 class SyntheticDegradationDataset(RestorationDataset):
     """Clean images from a folder or LMDB; the degraded input is made from a YAML list.
 
-    Training patches are degraded with a margin as wide as blur, blocks of JPEG or haze reach, so
-    that they look like parts of a degraded photo. ``lq_path`` is the path of the clean image.
+    Training patches are cut with a margin as wide as blur and blocks of JPEG reach before they are
+    degraded, so that they look like parts of a degraded photo. ``lq_path`` is that of the clean
+    image.
     """
 
     Options = SyntheticOptions

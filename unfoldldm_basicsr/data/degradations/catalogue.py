@@ -71,7 +71,7 @@ class Degradation(Options):
     apply: ClassVar[Callable[..., np.ndarray]]
     """float32 H W C in, a random generator and the parameters by name; float32 H W C out."""
     reach: ClassVar[int] = 0
-    """How many pixels away an output pixel depends on the image or its frame, at most."""
+    """How many pixels away an output pixel depends on the input, at most."""
     block: ClassVar[int] = 1
     """Side of the squares, counted from the corner of the image, that it treats one by one."""
     type: str
@@ -254,8 +254,6 @@ class Haze(Degradation):
     depth_cells: _within(1, 64, 'neither', integer=True) = (2, 4)
     """Smoothness of the depth: grid cells per side."""
 
-    reach: ClassVar[int] = 2**31  # the depth is that of the whole photo
-
 
 DEGRADATIONS: dict[str, type[Degradation]] = {
     cls.model_fields['type'].default: cls
@@ -313,7 +311,7 @@ class DegradationChain:
 
     @property
     def reach(self) -> int:
-        """How many pixels away an output pixel depends on the image or its frame."""
+        """How many pixels away an output pixel depends on the input."""
         return sum(step.reach for step in self.steps if step.prob > 0)
 
     @property
