@@ -262,6 +262,8 @@ def test_without_named_weights_those_of_the_package_restore(tmp_path, weights, m
     assert summaries == {'noise': 'Restores noise photos', 'dark': 'Restores dark photos'}
     with pytest.raises(CheckpointError, match=r"noise, dark\. Did you mean 'dark'"):
         call(*words[:-1], '--pretrained', 'drak')  # before the results that exist
+    with pytest.raises(CheckpointError, match='is a folder'):
+        call(*words, '-w', '')
     with open(folder / 'dark.safetensors', 'ab') as file:
         file.write(b'x')
     with pytest.raises(CheckpointError, match='SHA-256 differs'):
