@@ -239,6 +239,7 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     page = (report / 'report.md').read_text()
     assert all(text in page for text in ('"tile": 40', 'wide & deep'))
     assert len(read_csv(report / 'images.csv')) == 5 * 2
+    assert {*read_csv(report / 'curves.csv')['seed']} == {3}
     costs = by_side(report / 'costs.csv')
     assert costs['wide & deep']['GMACs'] > costs['small']['GMACs'] > 0
     assert costs['small']['training_TMACs'] > 0 < costs['small']['latency_ms']

@@ -112,7 +112,7 @@ def made_up_sides(folder: Path | None) -> tuple[list[report.Entry], dict[tuple, 
             image[40:60, 40:60] += np.uint8(100 * number)
             for kind in (name, 'degraded', 'truth'):
                 save_picture(folder / 'restored' / kind / 'shown' / f'{i:04d}_x.png', image)
-        entries.append(report.Entry(name, name, None, [{'name': name}], []))
+        entries.append(report.Entry(name, name, None, [0, 1], [{'name': name}], []))
     return entries, scores
 
 
@@ -124,7 +124,7 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
         for n, e in enumerate(entries)
     )  # fmt: skip
     seeds = [[types.SimpleNamespace(iterations=n, seconds=2.0, macs=1e12)] for n in (10, 30)]
-    table = report.cost_table([report.Entry('one', 'one', None, [], seeds)], costs)
+    table = report.cost_table([report.Entry('one', 'one', None, [0, 1], [], seeds)], costs)
     assert table[['training_s', 'training_TMACs']].values.tolist() == [[40, 20]]  # of one seed
     protocol = {'title': 'made up', 'test data': 'ten images'}
     metrics = {'psnr': {'type': 'calculate_psnr'}}

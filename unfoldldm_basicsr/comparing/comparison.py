@@ -56,7 +56,7 @@ def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[s
             seeds = settings.seeds if side.phases else settings.seeds[:1]
             tests = [task.test_options(side, seed, root) for seed in seeds]
             own = [runs[side.trained_as, seed] for seed in seeds if side.phases]
-            entries.append(Entry(side.name, side.title, side.file.paper, tests, own))
+            entries.append(Entry(side.name, side.title, side.file.paper, seeds, tests, own))
         named = (('--force_yml', overrides), ('--only', only))
         arguments = [word for name, words in named if words for word in (name, *words)]
         return _finish(entries, settings, words_of_task(task, arguments), place)
@@ -101,12 +101,12 @@ def compare_finished(
             tests = [
                 tasks.options_of_test(r.name, r.options, sets, r.weights, changes) for *_, r in own
             ]
-            entries.append(Entry(name, name, None, tests, own))
+            entries.append(Entry(name, name, None, range(len(own)), tests, own))
         for file, name in of_files.items():
             meta = Restorer(file).meta
             own = {'network_g': {'type': meta['type'], **meta['kwargs']}, 'val': val}
             test = tasks.options_of_test(name, own, sets, file)
-            entries.append(Entry(name, name, None, [test], []))
+            entries.append(Entry(name, name, None, [0], [test], []))
         words = {
             'title': ', '.join(names),
             'budget': 'that of each run, see the cost; weights without runs have none',
@@ -141,9 +141,10 @@ def _finish(
     torch.set_num_threads(place.threads)
     scores = {}
     for entry in entries:
-        for number, test in enumerate(entry.tests):
+        for seed, test in zip(entry.seeds, entry.tests, strict=True):
             place.say(f'Testing {test["name"]} ...')
-            scores[entry.title, number] = tested(test, place, pictures=number == 0)
+            first = seed == entry.seeds[0]
+            scores[entry.title, seed] = tested(test, place, pictures=first)
     place.say('Measuring latency and memory in turn ...')
     costs = deployment_costs(entries, settings.sizes, place)
     # metrics with their settings, and what they are computed on

@@ -45,13 +45,14 @@ class Entry:
     Attributes:
         name, title: of its files; in tables and plots.
         paper: what the paper says about it (none in a comparison).
-        tests: the option file of the test of each seed.
+        seeds, tests: the number of each seed, and the option file of its test.
         runs: for each seed its trainings, one for each phase; none for plain weights.
     """
 
     name: str
     title: str
     paper: str | None
+    seeds: Sequence[int]
     tests: Sequence[Mapping[str, Any]]
     runs: Sequence[Sequence[Run]]
 
@@ -184,7 +185,7 @@ def cost_table(entries: Sequence[Entry], costs: pd.DataFrame) -> pd.DataFrame:
 def curve_table(entry: Entry) -> pd.DataFrame:
     """Validations of all trainings of a side, the phases one after the other."""
     frames = []
-    for seed, phases in enumerate(entry.runs):
+    for seed, phases in zip(entry.seeds, entry.runs, strict=False):  # weights have no runs
         iterations, seconds = 0, 0.0
         for phase, run in enumerate(phases):
             frame = validations(run.folder)
