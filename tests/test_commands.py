@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,21 @@ def test_trainings_and_tests_ask_for_large_pages_too(program, monkeypatch):
     )
     getattr(unfoldldm_basicsr, program).main(['-opt', 'x.yml'])
     assert asked == ['1']
+
+
+def test_a_plain_kill_and_a_closed_pipe_are_no_success(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['unfoldldm', 'prepare'])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli.main() == 0
+        with pytest.raises(SystemExit) as stopped:
+            signal.raise_signal(signal.SIGTERM)
+        assert stopped.value.code == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    command = f'{sys.executable} -m unfoldldm_basicsr.cli prepare | true; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ('141\n', '')
 
 
 def test_doctor_tells_what_becomes_of_large_pages(monkeypatch, output_of):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from helpers import ROOT, write_options, write_photos
 from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.comparing import measuring
+from unfoldldm_basicsr.comparing import comparison, measuring
 from unfoldldm_basicsr.comparing.comparison import named_files, words_of_task
 from unfoldldm_basicsr.comparing.runs import check_equal, read_run
 from unfoldldm_basicsr.comparing.tables import read_csv
@@ -228,7 +229,9 @@ def test_classical_methods_denoise_without_knowing_the_noise_and_brighten_dark_p
 
 
 @pytest.mark.usefixtures('in_process')
-def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(folder, output_of):
+def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
+    folder, output_of, monkeypatch
+):
     root = folder.parent
     tiles = {'of': 'small', 'test': {'val': {'tile': 40, 'tile_overlap': 8}}}
     write_options(folder / 'small_tiled.yml', tiles)
@@ -244,8 +247,12 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     assert costs['wide & deep']['GMACs'] > costs['small']['GMACs'] > 0
     assert costs['small']['training_TMACs'] > 0 < costs['small']['latency_ms']
     before = {file: file.read_bytes() for file in report.glob('*.*')}
-    assert ' iterations' not in output_of(*command)
     assert {file: file.read_bytes() for file in report.glob('*.*')} == before
+    os.utime(costs := report / 'deployment.csv', (0, 0))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(comparison, 'machine', lambda _: 'another one')
+        assert ' iterations' not in output_of(*command)
+    assert costs.stat().st_mtime > 0  # measured there
     weights = root / 'experiments' / 'tiny_iterations8_wide_seed3' / 'models' / 'net_g_latest.pth'
     finished = ['compare', '--root', root, '--sizes', '32', '-opt', folder / 'common.yml']
     output_of(*finished, '--runs', 'tiny_iterations8_small_seed3', weights)
@@ -285,6 +292,8 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     write_photos(root / 'photos', 2, seed=1)  # others in the same place
     output_of(*command, '--only', 'small')
     assert by_side(report / 'quality.csv')['degraded']['psnr_y'] != before
+    more = [*command, '--force_yml', 'compare:seeds=[3,4]']
+    assert 'datasets.train: its files are others' in output_of(*more, status=2)
     quality, file = root / 'results' / 'runs' / 'quality.csv', root / 'candidate.pth'
     shutil.copy(weights.with_name('net_g_4.pth'), file)
     output_of(*finished, '--runs', file)
@@ -294,6 +303,7 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(f
     output_of(*finished, '--runs', file)
     assert by_side(quality)['candidate']['psnr_y'] != before
     change(folder / 'wide.yml', 'network_g.width', 6)
+    shutil.rmtree(report)  # the runs themselves know how they were trained
     assert 'was trained with network_g.width 8, now 6' in output_of(*command, status=2)
     for file in (root / 'experiments' / single[1]).glob('validation_*.csv'):
         file.unlink()
@@ -369,6 +379,25 @@ def test_files_of_one_name_are_told_apart():
     files = [Path('/r/A/net_g.pth'), Path('/r/B/net_g.pth'), Path('/r/x.pth'), Path('/r/x.st')]
     names = [*named_files([*files, Path('/q/y.pth')]).values()]
     assert names == ['A_net_g', 'B_net_g', 'x.pth', 'x.st', 'y']
+
+
+def test_what_is_told_to_stop_is_waited_for(tmp_path):
+    program = (
+        'import signal, sys, time\n'
+        'signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), print("saved"), sys.exit()))\n'
+        'print("ready", flush=True)\ntime.sleep(60)'
+    )
+    log = tmp_path / 'logs' / 'x.txt'
+
+    def interrupt():
+        while not (log.exists() and 'ready' in log.read_text()):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        Workspace(tmp_path, tmp_path, 1).call(['-c', program], log='x')
+    assert log.read_text() == 'ready\nsaved\n'
 
 
 @pytest.mark.faults

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # names that its encoding lacks must not end a command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
+    if argv is None:  # with a plain kill too, nothing half done is left behind
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     words = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(words or ['--help'])
     try:
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.run(args)
     except BrokenPipeError:  # the reader of the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141  # what shells say of SIGPIPE: not all was done
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     options = read_option_file(args.file)
     text = commented(options, translate(options))
     if args.output is None:
-        sys.stdout.write(text)
+        print(text, end='')
     elif Path(args.output).exists():
         raise ValueError(f'{args.output} exists: name a new file.')
     else:

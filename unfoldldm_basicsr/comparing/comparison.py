@@ -165,6 +165,7 @@ def deployment_costs(
     networks = {entry.name: deployed(entry.tests[0]['network_g']) for entry in entries}
     networks = {name: network for name, network in networks.items() if network}
     job = {'networks': networks, 'sizes': list(sizes), 'threads': place.threads}
+    job['machine'] = machine(place.threads)  # else costs of another one would be taken for its own
     table = place.folder / 'deployment.csv'
     if not place.has(table, 'deployment', job):
         place.measure('deployment', job)

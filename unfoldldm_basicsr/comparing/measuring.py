@@ -233,6 +233,7 @@ def main(argv: Sequence[str]) -> None:
     """Adds the steps of a job to a table, or writes the table of deployment."""
     kind, job, output = argv[0], read_option_file(Path(argv[1])), Path(argv[2])
     if kind == 'deployment':
+        del job['machine']  # which it is measured on
         write_csv(deployment(**job), output)
         return
     known = [read_csv(output)] if output.exists() else []

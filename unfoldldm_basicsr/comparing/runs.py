@@ -13,6 +13,7 @@ from typing import Any
 from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
 from unfoldldm_basicsr.comparing.measuring import key_of, mean_steps
 from unfoldldm_basicsr.comparing.task import COMMON, LATEST, Task
+from unfoldldm_basicsr.comparing.testing import data_files
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.training import resume
@@ -208,19 +209,32 @@ def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
             iterations = max(1, round(budget.amount * share / unit[budget.equal]))
             options = task.options(side, phase, iterations, seed, place.root)
             own.append(replace(step, root=place.root, options=options))
-    refuse(line for own in runs.values() for run in own for line in _problems(run, place))
+    refuse(line for own in runs.values() for run in own for line in _problems(run))
     return runs
 
 
-def _problems(run: Run, place: Workspace) -> list[str]:
+def check_data(runs: Sequence[Run], place: Workspace) -> None:
+    """Raises ValueError: the images to train on are others than those of a run that is there."""
+    data = runs[0].options['datasets']['train']
+    files = {str(file): file.stat().st_size for file in data_files(data)}  # name -> bytes
+    known, begun = place.option_file('training_data'), [r for r in runs if r.folder.exists()]
+    if begun and known.exists() and read_option_file(known) != files:
+        raise ValueError(
+            f'datasets.train: its files are others than when {begun[0].folder} was trained: give '
+            'the comparison another name, or remove that folder.'
+        )
+    place.write_options('training_data', files)
+
+
+def _problems(run: Run) -> list[str]:
     """What speaks against a training: option problems, or a run of its name of other options."""
-    file = place.option_file(run.name)
-    if not (file.exists() and run.folder.exists()):
+    file = run.folder / f'{run.name}.yml'
+    if not file.exists():
         return option_problems(run.options)
     return [
         f'{run.folder}: was trained with {key} {before!r}, now {now!r}: give the comparison '
         'another name, or remove that folder.'
-        for key, before, now in differences(read_option_file(file), run.options)
+        for key, before, now in differences(_as_started(file), run.options)
         if not _moved(before, now)
     ]
 
@@ -252,9 +266,12 @@ def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) 
 def train(runs: Sequence[Run], place: Workspace) -> None:
     """Trains what is not trained yet, one run after the other, and says how long it takes.
 
-    Raises ChildProcessError: a training failed; the message ends with its last lines.
+    Raises ChildProcessError: a training failed; the message ends with its last lines. ValueError:
+    the images to train on have changed meanwhile.
     """
     waiting = [run for run in runs if not run.weights.exists()]
+    if waiting:
+        check_data(runs, place)
     for number, run in enumerate(waiting):
         seconds = [run.iterations * run.seconds for run in waiting[number:]]
         place.say(

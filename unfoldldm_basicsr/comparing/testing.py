@@ -54,18 +54,22 @@ def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.D
 
 
 def _files(options: Mapping[str, Any]) -> str:
-    """Digest of all weights, and of names, sizes and times of what lies below the data roots."""
+    """Digest of all weights, and of names, sizes and times of the files of the data."""
     digest = hashlib.sha256()
     if weights := options['path']['pretrain_network_g']:
         digest.update(Path(weights).read_bytes())
-    for key, root in flatten(options['datasets'], '').items():
+    for file in data_files(options['datasets']):
+        facts = file.stat()
+        digest.update(f'{file} {facts.st_size} {facts.st_mtime_ns}'.encode())
+    return digest.hexdigest()
+
+
+def data_files(sections: Mapping[str, Any]) -> Iterator[Path]:
+    """Images, LMDBs and lists that data sets name."""
+    for key, root in flatten(sections, '').items():
         if root and key.rpartition('.')[2].startswith(('dataroot', 'meta_info')):
             files = find_images(root)[0] if Path(root).is_dir() else []
-            for file in (Path(root, name) for name in ('', 'data.mdb', *files)):
-                if file.is_file():
-                    facts = file.stat()
-                    digest.update(f'{file} {facts.st_size} {facts.st_mtime_ns}'.encode())
-    return digest.hexdigest()
+            yield from filter(Path.is_file, (Path(root, n) for n in ('', 'data.mdb', *files)))
 
 
 def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import yaml
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.training.resume import plain
+
+_PRINT = partial(print, flush=True)  # a log file shows at once what is going on
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Workspace:
     root: Path
     folder: Path
     threads: int
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = _PRINT
 
     def option_file(self, name: str) -> Path:
         return self.folder / 'options' / f'{name}.yml'
@@ -62,15 +65,21 @@ class Workspace:
         file.parent.mkdir(parents=True, exist_ok=True)
         threads = {f'{key}_NUM_THREADS': str(self.threads) for key in ('OMP', 'MKL')}
         with open(file, 'ab') as output:
-            done = subprocess.run(
+            child = subprocess.Popen(
                 [sys.executable, *map(str, arguments)], env=os.environ | threads, stdout=output,
-                stderr=output, check=False, close_fds=False,  # it inherits the lock of `alone`
+                stderr=output, close_fds=False,  # it inherits the lock of `alone`
             )  # fmt: skip
-        if done.returncode:
+            try:
+                status = child.wait()
+            except BaseException:  # Ctrl-C or SIGTERM, of which a training saves itself first
+                self.say(f'{log} is told to stop; the same command goes on.')
+                child.terminate()
+                child.wait()
+                raise
+        if status:
             lines = file.read_text(encoding='utf-8', errors='replace').splitlines()[-8:]
             raise ChildProcessError(
-                f'{arguments[1]} ended with status {done.returncode} ({file}):\n  '
-                + '\n  '.join(lines)
+                f'{arguments[1]} ended with status {status} ({file}):\n  ' + '\n  '.join(lines)
             )
 
     @contextmanager
