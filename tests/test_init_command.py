@@ -95,7 +95,7 @@ def test_nothing_is_written_where_something_is_wrong(folder, output_of):
     write_photos(folder / 'others', 2)
     write_photos(folder / 'single', 1)
     write_photos(folder / 'odd', 2)
-    next((folder / 'odd').iterdir()).rename(folder / 'odd' / ' x.png')
+    file = next((folder / 'odd').iterdir()).rename(folder / 'odd' / ' x.png')
     before = sorted(folder.rglob('*'))
     for words, message in (
         (['my: photos #1', '--degraded', 'others'], 'datasets.train.dataroot_lq'),
@@ -104,6 +104,7 @@ def test_nothing_is_written_where_something_is_wrong(folder, output_of):
         (['odd'], "odd: ' x.png': a space at an end"),
         (['single'], 'single: at least one image to train on and one'),
         (['nowhere'], 'nowhere: no such folder'),
+        (['my: photos #1', '-o', str(file)], 'cannot write there: File exists'),
         (['my: photos #1', '--memory', 'lots'], "lots: give GiB, for example 24, or 'cpu'"),
         (['my: photos #1', '--memory', '0.1'], 'no training step fits into 0.1 GiB'),
         (['my: photos #1', '--memory', '24', '--hours', '1'], 'on the machine that will train'),

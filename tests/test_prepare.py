@@ -14,6 +14,7 @@ from unfoldldm_basicsr.commands import prepare_command
 from unfoldldm_basicsr.data.images import Picture, write_picture
 from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.sources import LmdbImages
+from unfoldldm_basicsr.preparing import lmdb_writer
 from unfoldldm_basicsr.preparing.layouts import Layout, Share, find
 from unfoldldm_basicsr.preparing.matlab import read_mat
 from unfoldldm_basicsr.preparing.prepare import plan
@@ -144,6 +145,15 @@ def test_nothing_is_written_where_one_of_the_lmdbs_exists(miniature, tmp_path, p
     said = prepare('LOL-v1', '-i', tmp_path / 'in', '-o', tmp_path / 'out', status=2)
     assert 'test_lq.lmdb: exists already; --force' in said
     assert [p.name for p in (tmp_path / 'out').iterdir()] == ['test_lq.lmdb']
+
+
+def test_a_set_of_which_only_a_part_was_written_is_none(tmp_path, prepare, monkeypatch):
+    write_named(tmp_path / 'in', 'gt/1.png', 'gt/2.png', 'lq/1.png', 'lq/2.png')
+    write, left = lmdb_writer._write, [1]
+    monkeypatch.setattr(lmdb_writer, '_write', lambda *a: write(*a) if left.pop() else 1 / 0)
+    with pytest.raises(IndexError):
+        prepare('folder', '-i', tmp_path / 'in', *PAIRS, '-o', tmp_path / 'out')
+    assert [p.name for p in (tmp_path / 'out').iterdir()] == ['train_lq.lmdb']
 
 
 def test_shares_of_an_unsplit_set_are_disjoint_and_fixed():

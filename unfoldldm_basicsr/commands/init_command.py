@@ -11,13 +11,14 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import torch
 import yaml
 
 from unfoldldm_basicsr.common.cost import free_memory
-from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.common.files import check_writable, write_bytes_atomic
 from unfoldldm_basicsr.data.listing import read_entry
 from unfoldldm_basicsr.data.sources import open_source
 from unfoldldm_basicsr.options.defaults import fill_defaults
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     taken = [path for path in (*files, *lists) if path.exists()]
     if taken and not args.overwrite:
         raise FileExistsError(f'{taken[0]}: exists; choose another --name or pass --overwrite.')
+    check_writable(args.output)  # before minutes of trial steps
     print(f'{largest.network} on {largest.images} images; trying training steps ...', flush=True)
     training, trial = fitted(largest, limit, measure)
     seconds: dict[int | None, float] = {}
@@ -85,14 +87,15 @@ def run(args: argparse.Namespace) -> int:
         minutes = count * seconds.get(phase, 0) / 60
         long = f'{minutes:.0f} min' if minutes < 120 else f'{minutes / 60:.0f} hours'
         took = f' of {seconds[phase]:.2g} s: {long}' if phase in seconds else ''
-        command = f'python -m unfoldldm_basicsr.train -opt {path} --auto_resume'
+        command = f'python -m unfoldldm_basicsr.train -opt {quote(str(path))} --auto_resume'
         print(f'  {command}  # {count} steps{took}')
     source = None if args.clean.rstrip('/').endswith('.lmdb') else open_source(args.clean, 'disk')
     if source and max(math.prod(source.shape(n) or (0,)) for n in source.names[:8]) > LARGE:
         cut = 'unfoldldm prepare folder -i IMAGES -o images.lmdb --crop-size 512 --payload bmp'
         print(f'  (large images are decoded for every patch: faster after {cut})')
     weights = f'experiments/{training.experiment(training.phases[-1])}/models/net_g_latest.pth'
-    print(f'  unfoldldm restore -i PHOTOS -o restored_{args.name} -w {weights} --tile 512')
+    output, weights = quote(f'restored_{args.name}'), quote(weights)
+    print(f'  unfoldldm restore -i PHOTOS -o {output} -w {weights} --tile 512')
     return 0
 
 

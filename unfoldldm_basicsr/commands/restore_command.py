@@ -6,7 +6,6 @@ import errno
 import logging
 import math
 import os
-import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from unfoldldm_basicsr.common.files import check_writable
 from unfoldldm_basicsr.data.images import (
     EXTENSIONS,
     LOSSLESS,
@@ -82,14 +82,7 @@ def run(args: argparse.Namespace) -> int:
     for note in restorer.notes:
         print(f'Note: {note}')
     for job in jobs[:1]:  # before it is restored
-        try:
-            job.outputs[0].parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=job.outputs[0].parent):
-                pass
-        except OSError as error:
-            raise OSError(
-                f'--output {args.output}: cannot write there: {error.strerror}.'
-            ) from error
+        check_writable(job.outputs[0].parent)
 
     failures: list[tuple[Path, str]] = []
     total, stopped, start = len(jobs), None, time.perf_counter()

@@ -1,6 +1,7 @@
 """Files that appear under their name complete and on disk, or not at all."""
 
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,9 +18,9 @@ def write_bytes_atomic(path: str | os.PathLike, content: bytes | memoryview) -> 
     Raises OSError: it cannot be written (disk full, no permission).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name[-40:]}.{os.getpid()}{TEMPORARY_SUFFIX}')
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, 'wb') as file:
             file.write(content)
             file.flush()
@@ -31,10 +32,22 @@ def write_bytes_atomic(path: str | os.PathLike, content: bytes | memoryview) -> 
                 os.fsync(folder)
             finally:
                 os.close(folder)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the name that the user knows; a full disk gives none
         with suppress(OSError):  # the disk is faulty: the next start of a training removes it
             temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder; OSError: no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f'--output {folder}: cannot write there: {error.strerror}.') from error
 
 
 def refuse_existing(source: Path, target: Path, *, overwrite: bool) -> None:

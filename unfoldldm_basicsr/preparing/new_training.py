@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -120,8 +121,8 @@ class NewTraining:
         numeral = f', Phase {"I" * phase}' if phase else ''
         return f"""\
 # {title}{numeral}; made by unfoldldm init
-# python -m unfoldldm_basicsr.train -opt {path} --auto_resume
-# After a change: unfoldldm check -opt {path}
+# python -m unfoldldm_basicsr.train -opt {quote(str(path))} --auto_resume
+# After a change: unfoldldm check -opt {quote(str(path))}
 name: {_flow(self.experiment(phase))}
 model_type: {model}
 scale: 1

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import check_folder, find_images, key_of
 from unfoldldm_basicsr.data.sources import read_lmdb_index
@@ -149,7 +150,7 @@ def destinations(found: Plan, name: Path) -> dict[Path, dict[str, Image]]:
         raise ValueError(f'{name}: two LMDBs are written, name a folder for them.')
     if name.suffix == '.lmdb':
         return {name: found.gt}
-    sides = {'gt': found.gt, 'lq': found.lq}
+    sides = {'lq': found.lq, 'gt': found.gt}  # clean images alone would look like a set of them
     return {name.with_name(f'{name.name}_{k}.lmdb'): v for k, v in sides.items() if v}
 
 
@@ -162,10 +163,10 @@ def write(part: Part, found: Plan, name: Path, **options: Any) -> dict[Path, int
         for root, images in destinations(found, name).items()
     }
     if found.gt and any(a != b for a, b in found.pairs if b):
-        gt, lq = (_entries(root, part.squares is not None) for root in written)
+        lq, gt = (_entries(root, part.squares is not None) for root in written)
         pairs = (zip(gt[key_of(a)], lq[key_of(b)], strict=False) for a, b in found.pairs)
         lines = (f'{a}.png, {b}.png\n' for pair in pairs for a, b in pair)
-        name.with_name(f'{name.name}.txt').write_text(''.join(lines), encoding='utf-8')
+        write_bytes_atomic(name.with_name(f'{name.name}.txt'), ''.join(lines).encode())
     return written
 
 
