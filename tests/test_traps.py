@@ -84,6 +84,13 @@ def test_an_undefined_value_is_nan_with_its_reason(options, shape, says, log):
     assert says in log.text
 
 
+@pytest.mark.parametrize(('shape', 'kind'), [((20, 24, 3), np.float32), ((20, 24, 2), np.uint8)])
+def test_floats_and_other_channels_are_measured_as_by_basicsr(shape, kind):
+    images = [image_of(shape, seed=seed).astype(kind) for seed in range(2)]
+    for options in (PSNR, SSIM):
+        assert measure(options, *images) == measure(options, *images, stock=True)
+
+
 def test_niqe_of_a_flat_image_ends_no_training():
     flat = np.full((200, 200, 3), 128, np.uint8)
     with pytest.raises(np.linalg.LinAlgError), np.errstate(all='ignore'):
@@ -94,7 +101,9 @@ def test_niqe_of_a_flat_image_ends_no_training():
 @pytest.mark.parametrize(
     ('images', 'options', 'says'),
     [
-        ([image_of((20, 24, 3)) / 255] * 2, PSNR, 'takes uint8 images.*float64'),
+        ([image_of((20, 24, 3)) / 255] * 2, PSNR, 'in 0..255, got float64 up to 1'),
+        ([image_of((20, 24, 3)).astype(np.uint16) * 257] * 2, SSIM, 'up to 65535'),
+        ([torch.zeros(3, 20, 24)] * 2, PSNR, 'got Tensor'),
         ([image_of((3, 20, 24))] * 2, PSNR, 'in the order HWC'),
         ([image_of((20, 24, 3))] * 2, SSIM | {'input_order': 'CHW'}, 'in the order CHW'),
         ([image_of((20, 24, 3)), image_of((20, 25, 3))], PSNR, 'differ in size'),
@@ -144,6 +153,8 @@ def test_restoration_model_is_advised_only_where_it_can_take_over(stock):
     for options, advised in ((stock, False), (unscaled, True), (gan, False)):
         warning = warnings_at(options, 'train.warmup_iter', here=False)
         assert ('RestorationModel' in warning) == advised
+    for key, value in (('net_d_iters', '1'), ('net_d_iters', 0), ('net_d_init_iters', '0')):
+        assert 'whole number' in problems_at(put(gan, f'train.{key}', value), f'train.{key}')
 
 
 def test_an_average_without_running_statistics_is_warned_of(stock, normalised):

@@ -37,10 +37,10 @@ def calculate_metric(
     the training on them.
 
     Args:
-        data: ``img`` and, for metrics with a reference, ``img2``: uint8, (H, W), (H, W, C), or
-            (C, H, W) with ``input_order: CHW``; C is 1 or 3, colours are BGR.
+        data: ``img`` and, for metrics with a reference, ``img2``, in 0..255: (H, W), (H, W, C), or
+            (C, H, W) with ``input_order: CHW``; colours are BGR.
         opt: ``type`` and arguments of the metric; ``better`` is for reports.
-        rounded: false for floats in 0..255 that nobody has rounded to 8 bits.
+        rounded: false for floats in 0..255 that may lie outside, or be nearly black.
 
     Returns:
         The value; NaN, with a warning that says why, where the metric is undefined. KeyError: no
@@ -62,7 +62,7 @@ def calculate_metric(
     if arguments.get('crop_border', 0) < 0:
         raise ValueError(f'{name}: crop_border must be at least 0.')
     for image in data.values():
-        _check_image(name, image if rounded else image.astype(np.uint8), order)
+        _check_image(name, image, order, any_range=not rounded)
     if data['img'].ndim == 2 and name in _WITH_ORDER:  # a grey image has no order of channels
         arguments['input_order'] = 'HW' if name == 'calculate_niqe' else 'HWC'
     if 'img2' in data and data['img'].shape != data['img2'].shape:
@@ -79,20 +79,21 @@ def calculate_metric(
     return math.nan
 
 
-def _check_image(name: str, image: object, order: str) -> None:
-    kind = getattr(image, 'dtype', type(image).__name__)
-    if kind != np.uint8:
+def _check_image(name: str, image: object, order: str, *, any_range: bool) -> None:
+    array = isinstance(image, np.ndarray)
+    peak = image.max(initial=0) if array and image.dtype != np.uint8 and not any_range else 0
+    if not array or 0 < peak <= 1 or peak > 255:
+        found = f'{image.dtype} up to {peak:g}' if array else type(image).__name__
         raise ValueError(
-            f'{name}: takes uint8 images (0..255), got {kind}; other ranges would give a wrong '
+            f'{name}: takes images in 0..255, got {found}; other ranges would give a wrong '
             'value without an error. Convert first, for example with basicsr.utils.tensor2img.'
         )
-    if image.ndim == 2:
-        return
-    channels = image.shape[0 if order == 'CHW' else -1] if image.ndim == 3 else 0
-    if channels not in (1, 3):
+    ends = (image.shape[0], image.shape[-1]) if image.ndim == 3 else (1, 1)
+    channels, other = ends if order == 'CHW' else reversed(ends)
+    if image.ndim not in (2, 3) or (channels not in (1, 3) and other in (1, 3)):
         raise ValueError(
             f'{name}: an array of shape {image.shape} is no image in the order {order} '
-            '(H, W; or with 1 or 3 channels). Correct input_order.'
+            '(H, W; or with channels). Correct input_order.'
         )
 
 
