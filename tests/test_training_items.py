@@ -105,6 +105,14 @@ def test_loader_processes_and_their_number_make_no_difference(request, kind):
         assert same(batches(run_options(train | changes), after), alone[after:])
 
 
+def test_loader_processes_are_kept_between_epochs_unless_told_otherwise(photos):
+    for workers, keep, kept in ((1, {}, True), (1, {'persistent_workers': False}, False),
+                                (0, {'persistent_workers': True}, False)):  # fmt: skip
+        options = run_options(photos | {'num_worker_per_gpu': workers} | keep)
+        loader, *_ = basicsr.train.create_train_val_dataloader(options, logging.getLogger())
+        assert loader.persistent_workers == kept
+
+
 def test_images_before_the_position_are_not_read(photos, monkeypatch):
     names, read = [], FolderImages.read
     monkeypatch.setattr(FolderImages, 'read', lambda self, n: (names.append(n), read(self, n))[1])

@@ -66,9 +66,6 @@ def _fill_dataset(section: dict, phase: str, scale: Any) -> None:
         if not hasattr(registered(DATASET_REGISTRY, section.get('type')), 'Options'):
             section.setdefault('use_hflip', False)  # BasicSR's data sets index what is missing
             section.setdefault('use_rot', False)
-        # New workers every epoch cost seconds each; torch refuses persistent ones without workers.
-        workers = bool(section['num_worker_per_gpu'])
-        section['persistent_workers'] = workers and section.get('persistent_workers', True)
 
 
 def parts_of(section: Mapping[str, Any]) -> list[tuple[str, dict]]:
