@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+from collections import OrderedDict
 from functools import partial
 
 import basicsr.train
@@ -173,9 +174,13 @@ def test_keys_that_basicsr_demands_are_filled_and_whole_floats_become_counts():
     assert options['train'] == {'total_iter': 5000}
     assert {type(options['train']['total_iter']), type(train['batch_size_per_gpu'])} == {int}
     assert train['io_backend'] == val['io_backend'] == {'type': 'disk'}
-    assert train['persistent_workers'] is True
-    assert 'persistent_workers' not in val
+    assert 'persistent_workers' not in {**train, **val}  # loops of projects start workers anew
     assert val['name'] == 'val_2'
+
+
+def test_projects_can_save_their_options():
+    text = yaml.dump(OrderedDict(a=[1]), Dumper=basicsr.utils.options.ordered_yaml()[1])
+    assert yaml.safe_load(text) == {'a': [1]}
 
 
 def test_the_copy_of_an_option_file_can_be_read_and_resumed_from_whatever_the_command_line_holds(

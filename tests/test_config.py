@@ -495,6 +495,8 @@ def test_phase_two_starts_from_the_weights_of_its_phase_one(plugin, phase2, tmp_
     assert 'unfoldldm_basicsr.train -opt YOUR_PHASE1.yml, the option file with name: my1' in missing
     second = str(weights_of(phase2, tmp_path / 'phase2.pth'))
     assert 'pretrain_network_g' in problems_at(put(phase2, place, second), place)
+    both = put(put(phase2, place, file), 'path.pretrain_network_g', second)
+    assert 'is not read' in warnings_at(both, place)
 
 
 def test_a_resumed_run_needs_no_weights_to_start_from(

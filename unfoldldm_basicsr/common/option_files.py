@@ -8,6 +8,7 @@ is there at once.
 
 import argparse
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -91,12 +92,19 @@ OptionLoader.add_constructor(  # no code, but data
 OptionLoader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+0123456789.'))
 
 
-def ordered_yaml() -> tuple[type[OptionLoader], type[yaml.SafeDumper]]:
+class OptionDumper(yaml.SafeDumper):
+    """Also writes OrderedDict, as BasicSR's dumper does for projects that save their options."""
+
+
+OptionDumper.add_representer(OrderedDict, yaml.SafeDumper.represent_dict)
+
+
+def ordered_yaml() -> tuple[type[OptionLoader], type[OptionDumper]]:
     """Replaces ``basicsr.utils.options.ordered_yaml``: loader and dumper, both safe.
 
     Mappings become plain dictionaries, which keep the order of the file.
     """
-    return OptionLoader, yaml.SafeDumper
+    return OptionLoader, OptionDumper
 
 
 def read_option_file(path: str | Path) -> dict:

@@ -100,6 +100,9 @@ def starts_from_phase1(run: Run) -> Iterator[Problem]:
             yield Problem('train.prior_warmup_iter', message)
     elif not path.pretrain_network_phase1 and not path.pretrain_network_g:
         yield Problem(place, f'is missing. {train_phase1()}')
+    elif path.pretrain_network_phase1 and path.pretrain_network_g:
+        message = 'is not read, the weights of path.pretrain_network_g are: remove one of them.'
+        yield Problem(place, message, 'warning')
     elif path.pretrain_network_phase1 and not Path(path.pretrain_network_phase1).is_file():
         file = Path(path.pretrain_network_phase1)
         name = file.parents[1].name if file.parent.name == 'models' else ''

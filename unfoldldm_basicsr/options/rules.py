@@ -217,6 +217,11 @@ def stock_models_can_train(run: Run) -> Found:
     for place, section in (('network_d', run.opt), ('train.optim_d', train)):
         if issubclass(run.model, gans) and place.rpartition('.')[2] not in section:
             yield Problem(place, f'is missing: {run.model.__name__} trains a discriminator.')
+    for key, least in {'net_d_iters': 1, 'net_d_init_iters': 0}.items():
+        value = train.get(key, least)
+        if not isinstance(value, int | float) or value < least:
+            message = f'must be a whole number, at least {least}, got {show(value)}.'
+            yield Problem(f'train.{key}', message)
     if not any(str(name).endswith('_opt') and train[name] for name in train):
         yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
     several, network = run.processes > 1, run.networks.get('network_g')
