@@ -274,8 +274,7 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
         ([*run, '--threads', '0'], '--runs: threads must be'),
         (['--threads', '2'], '--threads is for --runs'),
     ):
-        start = finished if '--runs' in words else command
-        assert message in output_of(*start, *words, status=2)
+        assert message in output_of(*finished if '--runs' in words else command, *words, status=2)
     change(folder / 'common.yml', 'val.metrics', {})
     for words in ([*finished, *run], [*command, '--force_yml', 'name=other']):
         assert 'nothing to compare by' in output_of(*words, status=2)
@@ -369,8 +368,7 @@ def test_cost_is_that_of_the_fastest_round_and_of_what_is_deployed(monkeypatch):
     seconds = iter([9.0, 3.0, 2.0, 4.0])  # the first warms up
     monkeypatch.setattr(measuring, 'seconds_of', lambda *_: next(seconds))
     networks = {'a': {'type': 'NAFNet', 'img_channel': 1, 'width': 4}}
-    table = measuring.deployment(networks, [16], 1, rounds=3)
-    assert table['latency_ms'].tolist() == [2000]
+    assert measuring.deployment(networks, [16], 1, rounds=3)['latency_ms'].tolist() == [2000]
     for phase in ({'phase': 2}, {'phase': 'joint'}, {}):  # 2 is the default
         assert measuring.deployed({'type': 'UnfoldLDM', **phase})['phase'] == 'inference'
 

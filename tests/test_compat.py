@@ -131,8 +131,7 @@ def test_another_package_named_basicsr_is_recognised(tmp_path, version_file, say
     code = (
         f'import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import unfoldldm_basicsr'
     )
-    result = run_python('-c', code)
-    last = result.stderr.strip().splitlines()[-1]
+    last = run_python('-c', code).stderr.strip().splitlines()[-1]
     assert last.startswith('ImportError')
     assert says in last
     assert str(fork) in last

@@ -104,8 +104,7 @@ WHERE = {  # where a fault is named that stands elsewhere
     [*(('stock', *f) for f in STOCK_FAULTS), *(('plugin', *f) for f in PLUGIN_FAULTS)],
 )
 def test_a_fault_with_stock_classes_is_explained_where_it_is(request, kind, path, value, says):
-    options = put(request.getfixturevalue(kind), path, value)
-    found = problems_at(options, WHERE.get(path, path))
+    found = problems_at(put(request.getfixturevalue(kind), path, value), WHERE.get(path, path))
     assert found
     assert re.search(says, found), found
 

@@ -41,8 +41,7 @@ def test_kronecker_identity_of_stacked_columns():
 def test_adjoint_equals_autograd():
     W, M = random_factor(13), random_factor(6)
     x = torch.randn(1, 2, 13, 6, dtype=torch.float64, requires_grad=True)
-    y = torch.randn_like(x)
-    residual = kronecker_apply(W, M, x) - y
+    residual = kronecker_apply(W, M, x) - torch.randn_like(x)
     (gradient,) = torch.autograd.grad(0.5 * residual.square().sum(), x)
     torch.testing.assert_close(kronecker_adjoint(W, M, residual), gradient, rtol=0, atol=1e-12)
 
@@ -57,8 +56,7 @@ def test_affinity_norm_is_one_where_a_row_softmax_is_not():
     q = torch.zeros(1, 1, 256, 1, dtype=torch.float64)
     k = torch.zeros_like(q)
     q[:], k[0, 0, 0] = 1.0, 12.0  # every row attends to one column
-    no_decay = torch.zeros(1, dtype=torch.float64)
-    core = affinity_core(q, k, no_decay)[0, 0]
+    core = affinity_core(q, k, torch.zeros(1, dtype=torch.float64))[0, 0]
     softmax = (q @ k.mT).softmax(-1)[0, 0]
     assert torch.linalg.matrix_norm(core, 2) <= 1 + 1e-9
     assert torch.linalg.matrix_norm(softmax, 2) > 10

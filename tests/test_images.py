@@ -90,8 +90,7 @@ def test_metadata_are_handed_on_with_the_orientation_normal(tmp_path, kind):
     exif[0x0112], exif[0x010F] = 6, 'Maker'
     info = PngInfo()
     info.add_itxt('XML:com.adobe.xmp', XMP.decode(), zip=True)
-    content = pillow(PLAIN, kind, exif=exif, icc_profile=SRGB, xmp=XMP, pnginfo=info)
-    picture = decode(content, 'x')
+    picture = decode(pillow(PLAIN, kind, exif=exif, icc_profile=SRGB, xmp=XMP, pnginfo=info), 'x')
     write_picture(tmp_path / 'x.png', picture)
     again = Image.open(tmp_path / 'x.png')
     again.load()

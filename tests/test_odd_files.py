@@ -136,8 +136,7 @@ def test_y_is_what_basicsr_gives(tmp_path):
 def test_every_degradation_takes_one_channel(tmp_path):
     write_photos(tmp_path, 2)
     for name in DEGRADATIONS:
-        options = synthetic(tmp_path, color='grey', degradations=[{'type': name}])
-        (batches,) = epochs(options)
+        (batches,) = epochs(synthetic(tmp_path, color='grey', degradations=[{'type': name}]))
         assert batches[0]['lq'].shape == batches[0]['gt'].shape == (2, 1, 16, 16), name
         assert not torch.equal(batches[0]['lq'], batches[0]['gt']), name
 

@@ -50,8 +50,7 @@ def verdict(mutant: Mutant, folder: Path, *, run: bool) -> str:
         AssertionError: a traceback, an error that does not name the key, or a touched folder.
     """
     file = write_options(folder / 'x.yml', mutant.options)
-    here = partial(examine, here=False)
-    error = _refusal(partial(_start, mutant, folder), here)
+    error = _refusal(partial(_start, mutant, folder), partial(examine, here=False))
     assert list(folder.iterdir()) == [file], f'{mutant}: touched {list(folder.iterdir())}'
     kind = 'accepted'
     if error is None and run:

@@ -157,8 +157,7 @@ def test_warmup_trains_only_the_prior_and_joint_training_all_but_the_teacher(pha
 
 @pytest.mark.parametrize('iteration', [1, 2, 3])
 def test_resuming_lands_on_the_right_side_of_the_switch(phase2, iteration):
-    options = copy.deepcopy(phase2.options)
-    second = resumed(phase2, options, iteration)
+    second = resumed(phase2, copy.deepcopy(phase2.options), iteration)
     for it in range(iteration + 1, 5):
         steps(second, it)
         assert second.warming_up == (it <= 2)
@@ -282,8 +281,7 @@ def test_options_of_both_phases_are_checked(tmp_path, phase, section, changes, k
         (tmp_path / 'p1.pth').touch()
         options = phase2_options(tmp_path, tmp_path / 'p1.pth')
     options.setdefault(section, {}).update(changes)
-    model = (UnfoldLDMPhase1Model, UnfoldLDMPhase2Model)[phase - 1]
-    assert rule_problems(model, options) == keys
+    assert rule_problems((UnfoldLDMPhase1Model, UnfoldLDMPhase2Model)[phase - 1], options) == keys
 
 
 def test_four_images_are_overfitted_in_both_phases(tmp_path):

@@ -299,8 +299,7 @@ def test_every_stage_has_step_sizes_of_its_own():
             layer.weight.zero_()
             layer.bias.copy_(bias)
         x, y = torch.rand(2, 1, 3, 16, 16)
-        seen = mgda.estimate(mgda.look(y), y.shape[2:])
-        moved = [mgda(x, y, k, seen) for k in range(3)]
+        moved = [mgda(x, y, k, mgda.estimate(mgda.look(y), y.shape[2:])) for k in range(3)]
     for name, factors in (('x_hat', (0, 0.5, 1)), ('x_tilde', (0.2, 1, 1.8))):
         moves = [getattr(estimates, name) - x for estimates in moved]
         for move, factor in zip(moves, factors, strict=True):

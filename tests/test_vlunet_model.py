@@ -105,8 +105,7 @@ def test_the_weight_file_alone_restores_what_the_model_restores(trained, source)
         vector = model.network_arguments(data)['degradation']
     torch.testing.assert_close(conditioning(data['lq']), vector, atol=0, rtol=0)
     restorer = Restorer(file_of(model, 'g_2'), device='cpu', degradation=name)
-    restored = restorer.restore_tensor(data['lq'])
-    torch.testing.assert_close(restored, output, atol=1e-6, rtol=0)
+    torch.testing.assert_close(restorer.restore_tensor(data['lq']), output, atol=1e-6, rtol=0)
 
 
 def test_a_resumed_run_takes_the_same_steps_bit_for_bit(tmp_path, trained):

@@ -123,8 +123,7 @@ def test_unrecognised_weights_ask_for_an_option_file_and_take_it(tmp_path):
     with pytest.raises(CheckpointError, match=r'--opt file\.yml'):
         network_of(tmp_path / 'x.pth')
     opt = write_options(tmp_path / 'a.yml', {'network_g': {'type': 'TinyConvNet', 'dim': 6}})
-    found = network_of(tmp_path / 'x.pth', opt_file=opt)
-    assert torch.equal(found.head.weight, net.head.weight)
+    assert torch.equal(network_of(tmp_path / 'x.pth', opt_file=opt).head.weight, net.head.weight)
 
 
 @pytest.mark.parametrize(
