@@ -191,6 +191,16 @@ def test_other_vectors_than_the_network_was_trained_with_are_reported_once(make,
     assert times_logged(log, 'other degradation vectors') == 1
 
 
+def test_vectors_of_another_clip_are_reported(make, trained, log, monkeypatch):
+    first = trained('clip')
+    paths = [{f'pretrain_network_{part}': file_of(first, f'{part}_2')} for part in 'eg']
+    for difference in (0, 1):
+        for path in paths:
+            make('clip', path=path)
+        assert times_logged(log, 'temperature: 1.0 in the file, 0.5 here') == 2 * difference
+        monkeypatch.setitem(EMBEDDINGS, 'clip', {**EMBEDDINGS['clip'], 'temperature': 0.5})
+
+
 def test_random_adapters_of_clip_are_reported_once(make, trained, log):
     make('clip')
     assert times_logged(log, 'keep their random initial values') == 1

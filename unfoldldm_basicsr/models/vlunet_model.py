@@ -32,7 +32,7 @@ from unfoldldm_basicsr.training.options import RULES, SECTIONS, TopOptions, ValO
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 from unfoldldm_basicsr.weights import checkpoint as checkpoints
 from unfoldldm_basicsr.weights.conditioning import DegradationRecord, degradation_meta, read_record
-from unfoldldm_basicsr.weights.loading import load_weights
+from unfoldldm_basicsr.weights.loading import differing_arguments, load_weights
 
 GROUP, WRONG = 'embedding', 'wrong'
 
@@ -235,10 +235,13 @@ class VLUNetModel(RestorationModel):
         if file:  # averaged if the network's is
             stored = kind if is_average else path.param_key_g or kind
             record = read_record(checkpoints.read_checkpoint(file, stored, fallback=True))
-        if record is not None:
+        if record is not None and not is_average:
             self._check_record(net, record)
         if source:
-            load_weights(net, source, key or kind, fallback=key in checkpoints.MAY_LACK, label='e')
+            load_weights(
+                net, source, key or kind, fallback=key in checkpoints.MAY_LACK, label='e',
+                arguments=None if is_average else self.opt['network_e'],
+            )  # fmt: skip
             own, known = net.state_dict(), {} if record is None else record.state_dict
             if not all(torch.equal(own[k].cpu(), known[k].cpu()) for k in own.keys() & known):
                 warn(
@@ -271,6 +274,9 @@ class VLUNetModel(RestorationModel):
             )
         if fault:
             raise checkpoints.CheckpointError(f'{file}: {fault}')
+        if other := differing_arguments(net, record, self.opt['network_e']):
+            message = '%s was trained with the vectors of another network_e: %s.'
+            get_root_logger().warning(message, file, '; '.join(other))
 
     def start_averages(self) -> None:
         if self.embedding.train is not None:

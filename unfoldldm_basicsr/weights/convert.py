@@ -152,8 +152,12 @@ def _embedding(
     names = tuple(kind.released_texts if classes is None else classes)
     texts = [kind.released_texts.get(n, f'image with {n.replace("_", " ")}') for n in names]
     option = {**CLIP, 'class_texts': texts, 'pretrained': None if stored else RELEASED_BACKBONE}
-    if stored:  # all must fit
-        build_network(files.Checkpoint(path, 'state_dict', params, files.network_meta(option)))
+    if stored:
+        try:
+            build_network(files.Checkpoint(path, 'state_dict', params, files.network_meta(option)))
+        except files.CheckpointError as error:
+            message = f'{path}: its CLIP is not {CLIP["model_name"]}. {ACCEPTED}'
+            raise files.CheckpointError(message) from error
         return names, option
     weight = params.get(FIRST_ADAPTER)
     shape = 'missing' if weight is None else tuple(weight.shape)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY, NEW_IN_PHASE2
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 
-# Arguments that may change from Phase I to Phase II.
-PHASE2_ARGUMENTS = (
+# Arguments that may change from Phase I to Phase II, or from tuning an embedding to its use.
+MAY_CHANGE = (
     'phase', 'cond_input', 'cond_detach', 'prior_stages', 'prior_source', 'null_prior_prob',
-    'num_timesteps', 'denoiser_dim', 'denoiser_layers', *MEMORY_ONLY,
+    'num_timesteps', 'denoiser_dim', 'denoiser_layers', 'tune_adapters', *MEMORY_ONLY,
 )  # fmt: skip
 _SHOWN = 6  # modules in a message; another network altogether differs in dozens
 
@@ -134,7 +134,7 @@ def phase1_misfit(
             f'{path} is no Phase I of this network_g: it was written by Phase II and holds'
             f' {already[0]}; to go on from it use path.pretrain_network_g.'
         )
-    differing = _differing(net, checkpoint, arguments)
+    differing = differing_arguments(net, checkpoint, arguments)
     diff = StateDictDiff.between(net, checkpoint.state_dict, new_modules=NEW_IN_PHASE2)
     if not diff and not differing:
         return None
@@ -145,7 +145,9 @@ def phase1_misfit(
     )
 
 
-def _differing(net: nn.Module, checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> list[str]:
+def differing_arguments(
+    net: nn.Module, checkpoint: Checkpoint, arguments: Mapping[str, Any]
+) -> list[str]:
     """Arguments that the file's network had otherwise, but for those that a phase may change."""
     if checkpoint.arch is None:
         return []
@@ -153,7 +155,7 @@ def _differing(net: nn.Module, checkpoint: Checkpoint, arguments: Mapping[str, A
     for name, parameter in inspect.signature(type(net)).parameters.items():
         values = (a.get(name, parameter.default) for a in (checkpoint.arch['kwargs'], arguments))
         then, now = (list(v) if isinstance(v, tuple) else v for v in values)
-        if name not in PHASE2_ARGUMENTS and then != now:
+        if name not in MAY_CHANGE and then != now:
             differing.append(f'{name}: {then!r} in the file, {now!r} here')
     return differing
 
@@ -182,7 +184,7 @@ def load_weights(
     if fault:
         raise CheckpointError(fault)
     same = arguments and checkpoint.arch and checkpoint.arch['type'] == arguments['type']
-    if same and (differing := _differing(net, checkpoint, arguments)):
+    if same and (differing := differing_arguments(net, checkpoint, arguments)):
         log.warning('%s was trained as another network: %s.', path, '; '.join(differing))
     diff = StateDictDiff.between(net, checkpoint.state_dict)
     net.load_state_dict({k: checkpoint.state_dict[k] for k in diff.fitting}, strict=False)
