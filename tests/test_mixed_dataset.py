@@ -1,5 +1,6 @@
 """All-in-one mixtures: labels, composition of the epoch, workers and ranks, checks."""
 
+import pickle
 from collections import Counter
 from copy import deepcopy
 
@@ -56,6 +57,8 @@ def test_every_item_carries_its_class_by_the_explicit_order(mixture):
     for item in items:
         assert item['lq'].shape == item['gt'].shape == (3, 16, 16)
     assert items[6]['gt_path'] == 'img_0'
+    spawned = pickle.loads(pickle.dumps(dataset))  # as loaders send it to their processes
+    assert spawned[6]['gt_path'] == 'img_0'
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ _SET_OPTIONS = {
     name: create_model(f'{name}Part', __base__=(_Share, cls.Options))
     for name, cls in _SET_CLASSES.items()
 }
+# where pickle looks for classes: loaders that spawn their processes send them the data set
+globals().update({cls.__name__: cls for cls in _SET_OPTIONS.values()})
 
 
 class MixedOptions(DatasetOptions):
