@@ -57,7 +57,7 @@ def test_what_is_written_passes_the_check(folder, output_of, words):
     assert 'patches of' in said
 
 
-@pytest.mark.parametrize('part', ['train', 'test'])
+@pytest.mark.parametrize('part', ['train', 'test', 'val'])
 def test_a_prepared_set_is_found_by_its_name(folder, part):
     """Pairs and, where it has one, the test part; several degraded images may share a clean one."""
     for name in ('train_gt', 'train_lq', f'{part}_gt', f'{part}_lq'):

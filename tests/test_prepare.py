@@ -1,6 +1,7 @@
 """``unfoldldm prepare``: every known layout in miniature, and folders of one's own."""
 
 import re
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 
@@ -9,14 +10,16 @@ import pytest
 from basicsr.data import build_dataset
 from dataset_options import paired
 from miniatures import build, num_layouts, own_fields, shrunk
+from scipy.io import savemat
 
 from unfoldldm_basicsr.commands import prepare_command
 from unfoldldm_basicsr.data.images import Picture, write_picture
 from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.sources import LmdbImages
 from unfoldldm_basicsr.preparing import lmdb_writer
+from unfoldldm_basicsr.preparing import prepare as preparing
 from unfoldldm_basicsr.preparing.layouts import Layout, Share, find
-from unfoldldm_basicsr.preparing.matlab import read_mat
+from unfoldldm_basicsr.preparing.matlab import dnd_crops, read_mat
 from unfoldldm_basicsr.preparing.prepare import plan
 from unfoldldm_basicsr.preparing.sets import SETS
 
@@ -132,11 +135,20 @@ def test_kodak_is_taken_whole_and_cut_as_ffdnet_has_it(tmp_path):
     assert plan(SETS['Kodak24'], tmp_path)['test'].problems == []
 
 
-def test_pairs_of_two_sizes_are_noticed(tmp_path, prepare):
+@pytest.mark.parametrize('known', [True, False], ids=['in header', 'decoded'])
+def test_pairs_of_two_sizes_are_noticed_and_never_cut_apart(tmp_path, prepare, monkeypatch, known):
+    if not known:
+        monkeypatch.setattr(preparing, 'size_in_header', lambda _: None)
     write_named(tmp_path / 'in', 'gt/1.png', 'gt/2.png', 'lq/1.png')
     write_picture(tmp_path / 'in' / 'lq' / '2.png', Picture(np.zeros((30, 41, 3), np.uint8)))
-    said = prepare('folder', '-i', tmp_path / 'in', *PAIRS, '-o', tmp_path / 'out', status=2)
-    assert '1 pairs differ in size, the first is 2' in said
+    command = ['folder', '-i', tmp_path / 'in', *PAIRS, '-o', tmp_path / 'out']
+    assert '1 pairs differ in size, the first is 2' in prepare(*command, status=2)
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'train.txt').touch()  # of another set
+    prepare(*command, '--incomplete', '--crop-size', 20, '--force')
+    for side in ('gt', 'lq'):
+        assert values(tmp_path / 'out' / f'train_{side}.lmdb').keys() == {'1'}
+    assert not (tmp_path / 'out' / 'train.txt').exists()
 
 
 def test_nothing_is_written_where_one_of_the_lmdbs_exists(miniature, tmp_path, prepare):
@@ -208,6 +220,25 @@ def test_other_matlab_files_are_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match='no MATLAB file, or a damaged one'):
             read_mat(path)
+
+
+@pytest.mark.parametrize(
+    ('noisy', 'boxes', 'says'),
+    [
+        (np.zeros((9, 9, 3)), [[1, 1, 9, 9]], None),
+        (np.zeros((9, 9, 3), np.uint8), [[1, 1, 9, 9]], 'floats'),
+        (np.float64(1), [[1, 1, 9, 9]], 'floats'),
+        (np.zeros((9, 9, 3)), [[1, 1, 10, 9]], 'smaller than its boxes'),
+        (np.zeros((9, 9, 3)), [], r'info.mat: has no .* for 0001.mat'),
+    ],
+)
+def test_a_photo_of_dnd_that_does_not_suit_its_boxes_is_named(tmp_path, noisy, boxes, says):
+    path = tmp_path / 'images_srgb' / '0001.mat'
+    path.parent.mkdir()
+    savemat(path, {'InoisySRGB': noisy})
+    savemat(tmp_path / 'info.mat', {'info': {'boundingboxes': np.array([boxes, boxes], object)}})
+    with pytest.raises(ValueError, match=says) if says else nullcontext():
+        assert [crop().shape for crop in dnd_crops(path).values()] == [(9, 9, 3)]
 
 
 def write_named(folder, *names, value=0):

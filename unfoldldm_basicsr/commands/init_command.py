@@ -156,7 +156,8 @@ def take_prepared_set(args: argparse.Namespace) -> None:
     """Takes the LMDBs of a set of ``unfoldldm prepare``, by its folder or its name in datasets."""
     for place in (Path(args.clean), Path('datasets') / args.clean):
         if (place / 'train_gt.lmdb').is_dir():
-            names = ('train_gt', 'train_lq', 'test_gt', 'test_lq')
+            part = 'val' if (place / 'val_gt.lmdb').is_dir() else 'test'
+            names = ('train_gt', 'train_lq', f'{part}_gt', f'{part}_lq')
             found = (place / f'{name}.lmdb' for name in names)
             args.clean, args.degraded, *tests = (str(f) if f.is_dir() else None for f in found)
             if not args.val and tests[0]:

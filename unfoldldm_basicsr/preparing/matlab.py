@@ -34,8 +34,8 @@ def read_mat(path: Path) -> dict[str, Any]:
 def sidd_blocks(path: Path) -> Images:
     """``ValidationNoisyBlocksSrgb.mat`` and its truth: scene and block -> 256 x 256 RGB."""
     name = path.stem
-    blocks = read_mat(path).get(name)
-    if blocks is None or blocks.ndim != 5 or blocks.dtype != np.uint8 or blocks.shape[-1] != 3:
+    blocks = np.asarray(read_mat(path).get(name))
+    if blocks.ndim != 5 or blocks.dtype != np.uint8 or blocks.shape[-1] != 3:
         raise ValueError(
             f'{path}: needs the variable {name}, uint8 (scenes, blocks, height, width, 3).'
         )
@@ -44,20 +44,25 @@ def sidd_blocks(path: Path) -> Images:
 
 
 def dnd_crops(path: Path) -> Images:
-    """A photo of DND: its boxes, listed in ``info.mat`` one folder above, rounded to 8 bits."""
+    """A photo of DND: its boxes, listed in ``info.mat`` one folder above, rounded to 8 bits.
+
+    They are cut at once: fifty photos of floats would not fit into memory.
+    """
     info = path.parent.parent / 'info.mat'
     if not info.is_file():
         raise ValueError(f'{info}: is missing; it lists the boxes that DND is measured in.')
-    noisy = read_mat(path).get('InoisySRGB')
-    if noisy is None or noisy.ndim != 3:
-        raise ValueError(f'{path}: has no variable InoisySRGB (height, width, 3).')
-    boxes = np.asarray(read_mat(info)['info']['boundingboxes'][int(path.stem) - 1]).astype(int)
-    return {
-        f'{path.stem}_{number:02d}': partial(_crop, noisy, box)
-        for number, box in enumerate(boxes.reshape(-1, 4), 1)
-    }
-
-
-def _crop(noisy: np.ndarray, box: np.ndarray) -> np.ndarray:
-    top, left, bottom, right = box  # first row and column, last row and column, counted from 1
-    return (noisy[top - 1 : bottom, left - 1 : right].clip(0, 1) * 255).round().astype(np.uint8)
+    noisy = np.asarray(read_mat(path).get('InoisySRGB'))
+    if noisy.ndim != 3 or noisy.shape[-1] != 3 or noisy.dtype.kind != 'f':
+        raise ValueError(f'{path}: needs the variable InoisySRGB, floats (height, width, 3).')
+    try:
+        boxes = read_mat(info)['info']['boundingboxes'][int(path.stem) - 1]
+        boxes = np.asarray(boxes).astype(int).reshape(-1, 4)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f'{info}: has no info.boundingboxes for {path.name}.') from error
+    if (boxes < 1).any() or (boxes[:, 2:] > noisy.shape[:2]).any():
+        raise ValueError(f'{path}: is smaller than its boxes in {info}.')
+    crops = {}
+    for number, (top, left, bottom, right) in enumerate(boxes, 1):  # from 1, the last one included
+        crop = noisy[top - 1 : bottom, left - 1 : right].clip(0, 1) * 255
+        crops[f'{path.stem}_{number:02d}'] = partial(np.copy, crop.round().astype(np.uint8))
+    return crops

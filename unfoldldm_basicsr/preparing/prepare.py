@@ -53,11 +53,11 @@ def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
             continue
         prefix = f'{source.name}/' if len(part.sources) > 1 else ''
         own = _images(found, source, folder, prefix)
+        whole.problems.extend(_problems(source, found, own))
         whole.gt.update(own.gt)
         whole.lq.update(own.lq)
         whole.pairs.extend(own.pairs)
         whole.layouts.append(layout.lq or layout.gt)
-        whole.problems.extend(_problems(source, found, own))
         if found.unused:
             text = f'{len(found.unused)} clean images have no degraded one, the first is '
             whole.notes.append(text + min(found.unused))
@@ -87,13 +87,22 @@ def _images(found: Found, source: Source, folder: Path, prefix: str) -> Plan:
 
 def _cut(clean: Path, degraded: Path, border: int) -> Image:
     """The clean image without its border, where it is larger than the degraded one by it."""
-    sides = size_in_header(clean), size_in_header(degraded)
+    sides = _size(clean), _size(degraded)
     if None in sides or any(a - b != 2 * border for a, b in zip(*sides, strict=True)):
         return clean
     return lambda: read_picture(clean).opaque[border:-border, border:-border]
 
 
+def _size(image: Path) -> tuple[int, int] | None:
+    """(height, width); of the few whose header does not say it, decoded. None: damaged."""
+    try:
+        return size_in_header(image) or read_picture(image).pixels.shape[:2]
+    except ValueError:  # named when it is written, with all others
+        return None
+
+
 def _problems(source: Source, found: Found, own: Plan) -> Iterator[str]:
+    """What is missing or wrong; leaves out pairs of two sizes, whose squares would not match."""
     of = f'{source.name}: ' if source.name else ''
     if len(found.above) > 1:
         folders = ', '.join(sorted(above or './' for above in found.above)[:3])
@@ -108,12 +117,16 @@ def _problems(source: Source, found: Found, own: Plan) -> Iterator[str]:
         if published not in (None, number):
             yield f'{of}{number} of {published} {what}'
     clean, noisy = (
-        {n: size_in_header(image) for n, image in side.items() if isinstance(image, Path)}
+        {n: _size(image) for n, image in side.items() if isinstance(image, Path)}
         for side in (own.gt, own.lq)
     )
     differ = [b for a, b in own.pairs if clean.get(a) and noisy.get(b) and clean[a] != noisy[b]]
     if differ:
         yield f'{of}{len(differ)} pairs differ in size, the first is {differ[0]}'
+        own.pairs[:] = [(a, b) for a, b in own.pairs if b not in differ]
+        for place, side in enumerate((own.gt, own.lq)):
+            for name in side.keys() - {pair[place] for pair in own.pairs}:
+                del side[name]
     other = {tuple(sorted(size)) for size in clean.values() if source.size and size}
     other -= {source.size}
     if other:
@@ -162,9 +175,11 @@ def write(part: Part, found: Plan, name: Path, **options: Any) -> dict[Path, int
         root: write_lmdb(images, root, payload=part.payload, sub_images=part.squares, **options)
         for root, images in destinations(found, name).items()
     }
+    if options.get('force'):
+        name.with_name(f'{name.name}.txt').unlink(missing_ok=True)  # of what was there before
     if found.gt and any(a != b for a, b in found.pairs if b):
         lq, gt = (_entries(root, part.squares is not None) for root in written)
-        pairs = (zip(gt[key_of(a)], lq[key_of(b)], strict=False) for a, b in found.pairs)
+        pairs = (zip(gt[key_of(a)], lq[key_of(b)], strict=True) for a, b in found.pairs)
         lines = (f'{a}.png, {b}.png\n' for pair in pairs for a, b in pair)
         write_bytes_atomic(name.with_name(f'{name.name}.txt'), ''.join(lines).encode())
     return written
