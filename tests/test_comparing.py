@@ -379,7 +379,9 @@ def test_files_of_one_name_are_told_apart():
     assert names == ['A_net_g', 'B_net_g', 'x.pth', 'x.st', 'y']
 
 
-def test_what_is_told_to_stop_is_waited_for(tmp_path):
+def test_what_is_told_to_stop_is_waited_for(tmp_path, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in & ignore
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     program = (
         'import signal, sys, time\n'
         'signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), print("saved"), sys.exit()))\n'

@@ -137,6 +137,7 @@ def broken(change) -> dict:
     return content
 
 
+BACKBONE = 'model_degradation.ad_imageEncoder.clip_model.'
 KNOWN = 'Known are: Lightning checkpoints of VLU-Net.*clip_tuned'
 WRONG = {
     'a list': ([1, 2], f'it holds list.*{KNOWN}'),
@@ -158,6 +159,10 @@ WRONG = {
     'adapters of another CLIP': (
         {'learnable_params': {'ad_imageEncoder.adapter.0.weight': torch.zeros(8, 8)}},
         r'ViT-B-32 \(512 values\), and ad_imageEncoder\.adapter\.0\.weight is \(8, 8\)',
+    ),
+    'another CLIP': (
+        broken(lambda s: s.update({f'{BACKBONE}visual.proj': torch.zeros(1)})),
+        'its CLIP is not ViT-B-32',
     ),
     'unknown weights': ({'params': {'x': torch.zeros(1)}}, KNOWN),
     'a file that needs no conversion': (

@@ -171,3 +171,5 @@ def test_written_files_have_ordinary_permissions(tmp_path):
     (tmp_path / 'b').write_bytes(b'1')
     modes = [Path(tmp_path / name).stat().st_mode for name in 'ab']
     assert modes[0] == modes[1]
+    with pytest.raises(OSError, match='a/b'):  # the name that was asked for
+        write_bytes_atomic(tmp_path / 'a' / 'b', b'')

@@ -230,13 +230,15 @@ def test_other_matlab_files_are_named(tmp_path):
         (np.float64(1), [[1, 1, 9, 9]], 'floats'),
         (np.zeros((9, 9, 3)), [[1, 1, 10, 9]], 'smaller than its boxes'),
         (np.zeros((9, 9, 3)), [], r'info.mat: has no .* for 0001.mat'),
+        (np.zeros((9, 9, 3)), None, r'info.mat: has no .* for 0001.mat'),
     ],
 )
 def test_a_photo_of_dnd_that_does_not_suit_its_boxes_is_named(tmp_path, noisy, boxes, says):
     path = tmp_path / 'images_srgb' / '0001.mat'
     path.parent.mkdir()
     savemat(path, {'InoisySRGB': noisy})
-    savemat(tmp_path / 'info.mat', {'info': {'boundingboxes': np.array([boxes, boxes], object)}})
+    boxes = {'boundingboxes': np.array([boxes, boxes], object)} if boxes is not None else 1.0
+    savemat(tmp_path / 'info.mat', {'info': boxes})
     with pytest.raises(ValueError, match=says) if says else nullcontext():
         assert [crop().shape for crop in dnd_crops(path).values()] == [(9, 9, 3)]
 

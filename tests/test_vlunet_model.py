@@ -191,13 +191,18 @@ def test_other_vectors_than_the_network_was_trained_with_are_reported_once(make,
     assert times_logged(log, 'other degradation vectors') == 1
 
 
-def test_vectors_of_another_clip_are_reported(make, trained, log, monkeypatch):
+def test_vectors_of_another_clip_are_reported(make, trained, log, monkeypatch, tmp_path):
     first = trained('clip')
     paths = [{f'pretrain_network_{part}': file_of(first, f'{part}_2')} for part in 'eg']
+    content = torch.load(paths[0]['pretrain_network_e'], weights_only=True)
+    content['arch']['kwargs']['tune_adapters'] = True  # as where they were tuned
+    paths[0] = {'pretrain_network_e': str(tmp_path / 'tuned.pth')}
+    torch.save(content, tmp_path / 'tuned.pth')
     for difference in (0, 1):
         for path in paths:
             make('clip', path=path)
-        assert times_logged(log, 'temperature: 1.0 in the file, 0.5 here') == 2 * difference
+        assert times_logged(log, 'temperature: 1.0 in the file, 0.5 here.') == 2 * difference
+        assert 'tune_adapters' not in log.text
         monkeypatch.setitem(EMBEDDINGS, 'clip', {**EMBEDDINGS['clip'], 'temperature': 0.5})
 
 

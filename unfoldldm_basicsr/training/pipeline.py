@@ -72,10 +72,10 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
     settings = {'num_gpu': opt['num_gpu'], 'dist': opt['dist'], 'seed': opt['manual_seed']}
     sections, val_loaders = dict(opt['datasets']), []
     train = sections.pop('train')
+    dataset, ratio = build_dataset(train), train.get('dataset_enlarge_ratio', 1)
     # New workers every epoch cost seconds each; torch refuses persistent ones without workers.
     kept = train['num_worker_per_gpu'] > 0 and train.get('persistent_workers', True)
     train = {**train, 'persistent_workers': kept}
-    dataset, ratio = build_dataset(train), train.get('dataset_enlarge_ratio', 1)
     sampler = loading.SeededSampler(
         dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed']
     )
