@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
         import_packages(args.packages)
         command = importlib.import_module(f'unfoldldm_basicsr.commands.{args.command}_command')
-        return command.run(args)
+        status = command.run(args)
+        print(end='', flush=True)  # here a closed pipe is noticed
+        return status
     except BrokenPipeError:  # the reader of the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # what shells say of SIGPIPE: not all was done
