@@ -155,7 +155,7 @@ def test_a_plain_kill_and_a_closed_pipe_are_no_success(monkeypatch):
         assert stopped.value.code == 143
     finally:
         signal.signal(signal.SIGTERM, before)
-    command = f'{sys.executable} -m unfoldldm_basicsr.cli prepare | sleep 0; echo ${{PIPESTATUS[0]}}'
+    command = f'{sys.executable} -m unfoldldm_basicsr.cli prepare | :; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ('141\n', '')
 
