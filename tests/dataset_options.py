@@ -1,11 +1,9 @@
 """Options of small data sets, and batches as BasicSR's training loads them."""
 
-import random
-
-import numpy as np
 import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.utils import set_random_seed
 
 from unfoldldm_basicsr.common.declaration import OptionError
 
@@ -43,18 +41,12 @@ def refusals(options: dict) -> dict[str, str]:
     return {}
 
 
-def epochs(
-    options: dict, count: int = 1, worker_init_fn=None, rank: int = 0, world_size: int = 1
-) -> list[list[dict]]:
-    """The batches of the first epochs, from the loader that BasicSR makes on one rank."""
-    random.seed(10 + rank)
-    np.random.seed(10 + rank)  # noqa: NPY002
-    torch.manual_seed(10 + rank)
+def epochs(options: dict, count: int = 1, worker_init_fn=None) -> list[list[dict]]:
+    """The batches of the first epochs, from the loader that BasicSR makes."""
+    set_random_seed(10)
     dataset = build_dataset(options)
-    sampler = EnlargedSampler(dataset, world_size, rank, ratio=1)
-    loader = build_dataloader(
-        dataset, options, num_gpu=1, dist=world_size > 1, sampler=sampler, seed=10
-    )
+    sampler = EnlargedSampler(dataset, num_replicas=1, rank=0, ratio=1)
+    loader = build_dataloader(dataset, options, sampler=sampler, seed=10)
     loader.worker_init_fn = worker_init_fn or loader.worker_init_fn
     batches = []
     for epoch in range(count):

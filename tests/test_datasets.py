@@ -1,7 +1,6 @@
 """Synthetic and paired datasets: contents, randomness, BasicSR's loader, errors with their key."""
 
 import itertools
-import pickle
 import random
 from pathlib import Path
 
@@ -77,13 +76,6 @@ def test_lmdb_and_folder_give_identical_batches(tmp_path):
     paths = [Path(path).relative_to(images) for b in results[0][0] for path in b['gt_path']]
     keys = [key for batch in results[1][0] for key in batch['gt_path']]
     assert [key_of(str(path)) for path in paths] == keys
-
-
-def test_a_data_set_with_an_open_lmdb_can_be_sent_to_a_worker(tmp_path):
-    write_photos(tmp_path / 'images', 1)
-    write_lmdb(tmp_path / 'images', tmp_path / 'i.lmdb')
-    dataset = build_dataset(synthetic(tmp_path / 'i.lmdb', 'val'))
-    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]['lq'], dataset[0]['lq'])
 
 
 def test_paired_crops_and_flips_are_the_same_for_both_images(tmp_path):

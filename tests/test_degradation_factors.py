@@ -86,10 +86,8 @@ def test_one_step_inverts_a_change_of_exposure_and_amplifies_noise_at_most_tenfo
     assert decomposed_step(0 * x, torch.ones_like(x), W, M, step).abs().max() <= 10 + 1e-9
 
 
-def test_head_starts_at_the_identity_and_fixes_the_scale():
+def test_head_fixes_the_scale():
     head = FactorHead(MGDAOptions(mgda_dim=8, wm_rank=4), unit_gain=True)
-    eye = torch.eye(40).expand(2, 3, 40, 40)
-    torch.testing.assert_close(head(torch.randn(2, 16, 20), 40).matrix, eye, rtol=0, atol=1e-6)
     torch.nn.init.normal_(head.gain_mix.weight[:3])  # the gains alone, so the factor is diagonal
     gain = head(torch.randn(2, 16, 20), 40).matrix.diagonal(dim1=2, dim2=3)
     assert gain.std() > 0.05
@@ -104,9 +102,8 @@ def test_three_step_schedule_has_the_published_values():
         (c1, [1.0, 0.8376, 0.7128]),
         (c2, [0.0, 0.1551, 0.0489]),
     ):
-        torch.testing.assert_close(
-            ours, torch.tensor(values, dtype=torch.float64), rtol=0, atol=5e-5
-        )
+        values = torch.tensor(values, dtype=torch.float64)
+        torch.testing.assert_close(ours, values, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize('steps', [1, 2, 3, 4, 5, 8])

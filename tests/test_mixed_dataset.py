@@ -1,4 +1,4 @@
-"""All-in-one mixtures: labels, composition of the epoch, workers and ranks, checks."""
+"""All-in-one mixtures: labels, composition of the epoch, checks."""
 
 import pickle
 from collections import Counter
@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 from basicsr.data import build_dataset
-from dataset_options import epochs, refusals, synthetic
+from dataset_options import refusals, synthetic
 from helpers import DELETE, put, write_photos
 
 from unfoldldm_basicsr.common.declaration import read
@@ -74,20 +74,6 @@ def test_repeat_factors_and_weights_compose_the_epoch_of_every_image(mixture, ke
     seen = Counter((item['degradation_name'], item['gt_path']) for item in items)
     assert len(seen) == 6 + 2 + 3
     assert {(name, count) for (name, _), count in seen.items()} == times
-
-
-@pytest.mark.parametrize('num_workers', [0, 2])
-def test_ranks_together_see_the_epoch_exactly_once(mixture, num_workers):
-    options = with_shares(mixture, 'weight', [1, 1, 1]) | {
-        'num_worker_per_gpu': num_workers,
-        'batch_size_per_gpu': 3,
-    }
-    items = []
-    for rank in (0, 1):
-        for batch in epochs(options, rank=rank, world_size=2)[0]:
-            items += zip(batch['degradation'].tolist(), batch['gt_path'], strict=True)
-    assert Counter(index for index, _ in items) == {0: 6, 1: 6, 2: 6}
-    assert len({path for index, path in items if index == 0}) == 6
 
 
 def test_sets_inherit_common_keys_and_may_override_them(mixture):
