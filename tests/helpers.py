@@ -194,12 +194,17 @@ DELETE = object()  # for put
 
 
 def put(options: dict, path: str, value: object) -> dict:
-    """A copy of ``options`` with one key path set, or removed for DELETE."""
+    """A copy of ``options`` with one key path set, its sections made; or removed for DELETE."""
     options = copy.deepcopy(options)
     *sections, key = path.split('.')
     place: Any = options
     for section in sections:
-        place = place[int(section) if isinstance(place, list) else section]
+def change(file: Path, path: str, value: object) -> Path:
+    """Sets one key path in an option file."""
+    return write_options(file, put(yaml.safe_load(file.read_text(encoding='utf-8')), path, value))
+
+
+        place = place[int(section)] if isinstance(place, list) else place.setdefault(section, {})
     key = int(key) if isinstance(place, list) else key
     if value is DELETE:
         del place[key]

@@ -12,12 +12,12 @@ from pathlib import Path
 import kill_and_resume
 import pytest
 import torch
-import yaml
-from helpers import run_python
+from helpers import change, run_python
 from tiny_trainings import write_project
 from training_process import Training
 
 SAVE_EVERY = 5
+KEPT = 'logger.keep_checkpoints', 2  # so that a stop in between leaves no further file
 
 
 def start(folder: Path, option_file: Path, **settings) -> Training:
@@ -46,16 +46,8 @@ def assert_equal(run: Path, reference: Path, files: int) -> None:
     assert kill_and_resume.compare(run, reference) == (files, 'equal')
 
 
-def same_checkpoints_only(option_file: Path) -> Path:
-    """Keeps two checkpoints, so that a stop in between leaves no further file."""
-    options = yaml.safe_load(option_file.read_text())
-    options['logger']['keep_checkpoints'] = 2
-    option_file.write_text(yaml.safe_dump(options))
-    return option_file
-
-
 def test_phase2_killed_and_terminated_ends_with_the_same_bits(tmp_path):
-    file = same_checkpoints_only(write_project(tmp_path, 'phase2', iterations=17))
+    file = change(write_project(tmp_path, 'phase2', iterations=17), *KEPT)
     reference, run = tmp_path / 'reference', tmp_path / 'run'
     finish(start(reference, file))
     training = start(run, file)
@@ -82,7 +74,7 @@ def test_phase2_killed_and_terminated_ends_with_the_same_bits(tmp_path):
 
 
 def test_two_ranks_killed_and_terminated_end_with_the_same_bits(tmp_path):
-    file = same_checkpoints_only(write_project(tmp_path, 'nafnet', iterations=40))
+    file = change(write_project(tmp_path, 'nafnet', iterations=40), *KEPT)
     reference, run = tmp_path / 'reference', tmp_path / 'run'
     finish(start(reference, file, ranks=2))
     training = start(run, file, ranks=2)
@@ -113,11 +105,9 @@ def test_two_ranks_killed_and_terminated_end_with_the_same_bits(tmp_path):
 
 def test_a_damaged_validation_image_of_one_rank_ends_all_with_one_message(tmp_path):
     file = write_project(tmp_path, 'nafnet', iterations=20)
-    options = yaml.safe_load(file.read_text())
     shutil.copytree(tmp_path / 'photos', tmp_path / 'held_out')
     (tmp_path / 'held_out' / 'photo_3.png').write_bytes(b'no image')
-    options['datasets']['val']['dataroot_gt'] = str(tmp_path / 'held_out')
-    file.write_text(yaml.safe_dump(options))
+    change(file, 'datasets.val.dataroot_gt', str(tmp_path / 'held_out'))
     training = start(tmp_path / 'run', file, ranks=2)
     training.wait(limit=60)
     assert training.codes == [1, 1], training.tail()
@@ -161,7 +151,7 @@ train.main(sys.argv[1:])
 @pytest.mark.faults
 @pytest.mark.parametrize('rendezvous', ['--standalone', '--master-port=29711'])
 def test_torchrun_restarts_the_job_by_itself(tmp_path, rendezvous):
-    file = same_checkpoints_only(write_project(tmp_path, 'nafnet', iterations=30))
+    file = change(write_project(tmp_path, 'nafnet', iterations=30), *KEPT)
     finish(start(tmp_path / 'reference', file, ranks=2))
     run = tmp_path / 'run'
     run.mkdir()
