@@ -12,8 +12,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from helpers import run_python
-from oracles import naive_selective_scan
-from test_ss2d import NAMES, relative_error, scan_inputs
+from test_ss2d import NAMES, naive_selective_scan, relative_error, scan_inputs
 
 from unfoldldm_basicsr.ops.ss2d import _torch, describe_backends, dispatch, set_scan_backend
 
@@ -25,7 +24,6 @@ needs_triton = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _fresh_choice():
-    """Forgets what this process has decided, before and after."""
     set_scan_backend(None)
     yield
     set_scan_backend(None)
@@ -172,8 +170,6 @@ def mamba(monkeypatch):
 @pytest.mark.parametrize('size', [(5, 7), (1, 9), (9, 1), (4, 4)])
 def test_mamba_receives_valid_sequences_and_agrees(mamba, size, dtype, tolerance):
     inputs = [t.detach() for t in scan_inputs(*size, dtype=dtype)]
-    for i in (2, 5, 6):
-        inputs[i] = inputs[i].float()
     gy = torch.randn(inputs[0].shape).to(dtype)
     got = (mamba.forward(*inputs), *mamba.backward(gy, *inputs))
     expected = (_torch.forward(*inputs), *_torch.backward(gy, *inputs))
@@ -275,8 +271,8 @@ def test_a_backend_agrees_on_the_gpu(name, dtype, d_state):
     if reason:
         pytest.skip(reason)
     backend = importlib.import_module(f'{PACKAGE}._{name}')
-    inputs = [t.detach().cuda() for t in scan_inputs(61, 47, channels=40, d_state=d_state)]
-    inputs = [t.to(dtype) if i in (0, 1, 3, 4) else t.float() for i, t in enumerate(inputs)]
+    inputs = scan_inputs(61, 47, channels=40, d_state=d_state, dtype=dtype)
+    inputs = [t.detach().cuda() for t in inputs]
     gy = torch.randn(inputs[0].shape).cuda().to(dtype)
     double = [t.double() for t in inputs]
     got = (backend.forward(*inputs), *backend.backward(gy, *inputs))
