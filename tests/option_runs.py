@@ -15,7 +15,7 @@ from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import tiny_unfoldldm, write_options, write_photos
 from option_mutants import Mutant, at, key_paths
-from vlunet_runs import TINY_CLIP
+from tiny_vlunet import TINY_CLIP
 
 from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb

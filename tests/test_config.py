@@ -21,8 +21,8 @@ from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 from helpers import DELETE, for_test, problems_at, put, warnings_at, write_options
+from tiny_vlunet import EMBEDDINGS, vlunet_file
 from torch import nn
-from vlunet_runs import EMBEDDINGS, vlunet_file
 
 from unfoldldm_basicsr.commands.check_command import describe
 from unfoldldm_basicsr.common.declaration import OptionError, read

@@ -9,7 +9,7 @@ import torch
 from helpers import csv_rows, for_test, model_options, network_of, problems_at, put
 from model_runs import Board, batch, file_of, state_of, steps, validate
 from PIL import Image
-from vlunet_runs import EMBEDDINGS, NAMES, vlunet_file
+from tiny_vlunet import EMBEDDINGS, NAMES, vlunet_file
 
 from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbedding
 from unfoldldm_basicsr.models import DegradationCLIPModel

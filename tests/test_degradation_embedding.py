@@ -7,10 +7,10 @@ import open_clip
 import pytest
 import torch
 from helpers import Attack, load_options
+from tiny_vlunet import TINY_CLIP
 from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
-from vlunet_runs import TINY_CLIP
 
 from unfoldldm_basicsr.archs.degradation_embedding import (
     CLASS_TEXTS,

@@ -19,9 +19,9 @@ from helpers import model_options, tiny_unfoldldm
 from model_runs import Pictures, batch, networks, resumed, steps, validate
 from tiny_network import NORMED
 from tiny_trainings import NAFNET
+from tiny_vlunet import vlunet_options
 from torch import distributed
 from training_process import free_port
-from vlunet_runs import vlunet_options
 
 from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import (

@@ -8,7 +8,7 @@ import pytest
 from dataset_options import NOISE
 from helpers import for_test, plugin_options, put, tiny_unfoldldm, write_photos
 from PIL import Image
-from vlunet_runs import EMBEDDINGS, NETWORK
+from tiny_vlunet import EMBEDDINGS, NETWORK
 
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.common.cost import network_cost

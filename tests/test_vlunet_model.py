@@ -8,9 +8,9 @@ from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from helpers import DELETE, for_test, problems_at, put, rule_problems
 from model_runs import batch, changed, file_of, resumed, same_networks, state_of, steps
+from tiny_vlunet import EMBEDDINGS, NAMES, mixture, vlunet_file, vlunet_options
 from torch import nn
 from torch.utils.data import DataLoader
-from vlunet_runs import EMBEDDINGS, NAMES, mixture, vlunet_file, vlunet_options
 
 from unfoldldm_basicsr.models import VLUNetModel
 from unfoldldm_basicsr.models.vlunet_model import class_order_fault
