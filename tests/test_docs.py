@@ -12,9 +12,8 @@ import torch
 import yaml
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import ROOT, write_photos
-from tiny_network import save_weights, shake, unfoldldm_kwargs
+from tiny_network import save_trained, unfoldldm_kwargs
 
-from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.cli import COMMANDS, build_parser
 from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain
 
@@ -124,8 +123,7 @@ def test_the_example_of_the_readme_loads_restores_and_shows(tmp_path, monkeypatc
     assert len(block.splitlines()) <= 15
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('MPLBACKEND', 'Agg')
-    kwargs = unfoldldm_kwargs()
-    save_weights(Path('net_g.pth'), shake(UnfoldLDM(**kwargs)), **kwargs)
+    save_trained(Path('net_g.pth'))
     write_photos(tmp_path, 1)[0].rename('photo.png')
     names: dict = {}
     exec(block, names)

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import csv_rows, image_of, write_photos
-from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
+from tiny_network import TinyConvNet, save_trained, save_weights
 from tiny_vlunet import CLASSES, OPTIONS, TEXTS, build_vlunet, embedding_of, save_vlunet
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import explain_command
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.pictures import stages as pictures
@@ -248,8 +247,7 @@ def test_without_clip_the_attention_is_left_out_with_the_reason(weights, tmp_pat
 
 
 def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path, explain):
-    kwargs = unfoldldm_kwargs()
-    save_weights(tmp_path / 'net.pth', shake(UnfoldLDM(**kwargs)), **kwargs)
+    save_trained(tmp_path / 'net.pth')
     photo, names = write_photos(tmp_path, 1)[0], {'img_0_trace.png', 'img_0_stages.csv'}
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'img_0_prompts.png').touch()  # of VLU-Net, which nothing here replaces

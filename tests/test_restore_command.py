@@ -15,10 +15,9 @@ import pytest
 import torch
 from helpers import write_photos
 from PIL import Image
-from tiny_network import TinyConvNet, save_weights, shake, unfoldldm_kwargs
+from tiny_network import TinyConvNet, save_trained, save_weights
 
 from unfoldldm_basicsr import cli
-from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.commands import restore_command
 from unfoldldm_basicsr.commands.restore_command import plan_jobs
 from unfoldldm_basicsr.pictures import drawing
@@ -198,10 +197,10 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_is_restored(
 def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     """Stopped after a result but before its trace; results lie beside the images."""
     monkeypatch.setattr(drawing, 'save_picture', lambda path, _: path.touch())
-    kwargs, out = unfoldldm_kwargs(), tmp_path / 'in'
-    weights = save_weights(tmp_path / 'net_g.pth', UnfoldLDM(**kwargs), **kwargs)
-    write_photos(tmp_path / 'in', 2, (24, 24))
-    words = (tmp_path, weights, '--suffix', '_r', '--save-trace', '--skip-existing')
+    out = tmp_path / 'in'
+    save_trained(tmp_path / 'net_g.pth')
+    write_photos(out, 2, (24, 24))
+    words = (tmp_path, tmp_path / 'net_g.pth', '--suffix', '_r', '--save-trace', '--skip-existing')
     with monkeypatch.context() as patch:
         patch.setattr(Restorer, 'trace', Mock(side_effect=KeyboardInterrupt))
         assert restore(*words, output='in') == 130
@@ -312,8 +311,8 @@ def test_missing_inputs_say_where_images_are(tmp_path, weights):
 
 
 def test_unfoldldm_is_exported_and_restores_with_tiles_and_traces(tmp_path, capsys):
-    kwargs, deploy = unfoldldm_kwargs(), tmp_path / 'deploy.pth'
-    path = save_weights(tmp_path / 'net_g.pth', shake(UnfoldLDM(**kwargs)), **kwargs)
+    path, deploy = tmp_path / 'net_g.pth', tmp_path / 'deploy.pth'
+    save_trained(path)
     assert cli.main(['export', '-w', str(path), '-o', str(deploy)]) == 0
     assert 'without prior_encoder' in capsys.readouterr().out
     write_photos(tmp_path / 'in', 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import image_of
-from tiny_network import RESTORMER, TinyConvNet, save_weights, shake, unfoldldm_kwargs
+from tiny_network import RESTORMER, TinyConvNet, save_trained, save_weights, shake, unfoldldm_kwargs
 from torch import nn
 
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
@@ -20,8 +20,6 @@ NAFNET = {'width': 4, 'enc_blk_nums': [1, 1], 'dec_blk_nums': [1, 1], 'middle_bl
 
 
 class Network(nn.Module):
-    """Applies a function (B, C, H, W) -> (B, C, H, W)."""
-
     def __init__(self, function):
         super().__init__()
         self.function = function
@@ -30,19 +28,11 @@ class Network(nn.Module):
         return self.function(lq)
 
 
-def save_unfoldldm(path, **changes):
-    """A trained-looking checkpoint; returns the network with the averaged weights."""
-    kwargs = unfoldldm_kwargs(**changes)
-    net, average = (shake(UnfoldLDM(**kwargs)) for _ in range(2))
-    save_weights(path, net, average=average, **kwargs)
-    return average.eval()
-
-
 @pytest.fixture(scope='module')
 def unfoldldm(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights') / 'net_g.pth'
-    return path, save_unfoldldm(path)
+    return path, save_trained(path)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
@@ -229,14 +219,14 @@ def test_what_bare_weights_were_taken_for_is_said(tmp_path):
 
 
 def test_phase_one_weights_are_not_exported_and_restoring_with_them_is_labelled(tmp_path):
-    save_unfoldldm(tmp_path / 'p1.pth', phase=1)
+    save_trained(tmp_path / 'p1.pth', phase=1)
     with pytest.raises(CheckpointError, match='Phase I weights'):
         export_checkpoint(tmp_path / 'p1.pth', tmp_path / 'b.pth')
     assert not (tmp_path / 'b.pth').exists()
     restorer = Restorer(tmp_path / 'p1.pth')
     assert 'null prior' in restorer.notes[0]
     assert restorer.restore(image_of((16, 16, 3))).shape == (16, 16, 3)
-    save_unfoldldm(tmp_path / 'alone.pth', phase=1, use_ldm=False)  # no phase follows
+    save_trained(tmp_path / 'alone.pth', phase=1, use_ldm=False)  # no phase follows
     export_checkpoint(tmp_path / 'alone.pth', tmp_path / 'b.pth')
     images = [Restorer(tmp_path / f).restore(image_of((16, 16, 3))) for f in ('alone.pth', 'b.pth')]
     assert np.array_equal(*images)

@@ -8,6 +8,7 @@ from helpers import tiny_unfoldldm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.weights.checkpoint import network_meta
 
 
@@ -22,12 +23,10 @@ class TinyConvNet(nn.Module):
         self.tiling_changes_result = use_mean
 
     def forward(self, lq: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
         residual = self.head(F.pad(lq, (1, 1, 1, 1), mode='replicate'))
         residual = self.tail(F.pad(residual.tanh(), (1, 1, 1, 1), mode='replicate'))
-        return lq + residual * (
-            lq.mean((1, 2, 3), keepdim=True) if self.tiling_changes_result else 1
-        )
+        factor = lq.mean((1, 2, 3), keepdim=True) if self.tiling_changes_result else 1
+        return lq + residual * factor
 
 
 @ARCH_REGISTRY.register()
@@ -85,3 +84,11 @@ def save_weights(path: Path, net: nn.Module, *, average: nn.Module | None = None
         content['params_ema'] = average.state_dict()
     torch.save({**content, 'arch': network_meta({'type': type(net).__name__, **kwargs})}, path)
     return path
+
+
+def save_trained(path: Path, phase: int | str = 2, **changes) -> UnfoldLDM:
+    """A file of an UnfoldLDM that looks trained; returns the network with its averaged weights."""
+    kwargs = unfoldldm_kwargs(phase, **changes)
+    net, average = (shake(UnfoldLDM(**kwargs)) for _ in range(2))
+    save_weights(path, net, average=average, **kwargs)
+    return average.eval()
