@@ -34,21 +34,12 @@ def load_script(path: str):
     return module
 
 
-def run_python(
-    *args: str, cwd: Path | None = None, **variables: str
-) -> subprocess.CompletedProcess:
+def run_python(*args: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess:
     """Runs a fresh interpreter that finds this checkout; gives text, and raises nothing."""
     places = os.pathsep.join(map(str, (ROOT, ROOT / 'scripts' / 'faults', ROOT / 'tests')))
-    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=places, **variables)
-    return subprocess.run(
-        [sys.executable, *args],
-        cwd=cwd or ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=places, **variables)
+    command = [sys.executable, *args]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
 def write_photos(
@@ -199,11 +190,6 @@ def put(options: dict, path: str, value: object) -> dict:
     *sections, key = path.split('.')
     place: Any = options
     for section in sections:
-def change(file: Path, path: str, value: object) -> Path:
-    """Sets one key path in an option file."""
-    return write_options(file, put(yaml.safe_load(file.read_text(encoding='utf-8')), path, value))
-
-
         place = place[int(section)] if isinstance(place, list) else place.setdefault(section, {})
     key = int(key) if isinstance(place, list) else key
     if value is DELETE:
@@ -211,6 +197,11 @@ def change(file: Path, path: str, value: object) -> Path:
     else:
         place[key] = value
     return options
+
+
+def change(file: Path, path: str, value: object) -> Path:
+    """Sets one key path in an option file."""
+    return write_options(file, put(yaml.safe_load(file.read_text(encoding='utf-8')), path, value))
 
 
 def for_test(options: dict) -> dict:

@@ -96,7 +96,6 @@ def fill(template: str, index: int, own: int = 0) -> str:
 
 
 def _write(path: Path, value: int, size: tuple[int, int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_picture(path, Picture(np.full((*size, 3), value, np.uint8)))
 
 

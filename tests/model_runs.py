@@ -98,14 +98,9 @@ def file_of(model, label: str) -> str:
 def resumed(model, options: dict, iteration: int):
     """A new model with these options that goes on where ``model`` was saved."""
     state = Path(model.opt['path']['training_states']) / f'{iteration}.state'
-    options['path'] |= {
-        'resume_state': str(state),
-        **{
-            f'pretrain_{key}': file_of(model, f'{key[-1]}_{iteration}')
-            for key in ('network_g', 'network_e')
-            if key in options
-        },
-    }
+    options['path']['resume_state'] = str(state)
+    for key in {'network_g', 'network_e'} & options.keys():
+        options['path'][f'pretrain_{key}'] = file_of(model, f'{key[-1]}_{iteration}')
     other = type(model)(options)
     other.resume_training(torch.load(state, weights_only=True))
     return other

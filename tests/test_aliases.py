@@ -29,6 +29,12 @@ FILES = {**restormer_files(), **nafnet_files()}
 COLOUR = 'GaussianColorDenoising_Sigma15'
 
 
+def translated(options: dict) -> dict:
+    options = copy.deepcopy(options)
+    translate(options)
+    return options
+
+
 @pytest.mark.usefixtures('networks_once')
 @pytest.mark.parametrize('name', FILES)
 def test_a_released_file_passes_and_so_does_its_plain_form(name, tmp_path):
@@ -40,9 +46,7 @@ def test_a_released_file_passes_and_so_does_its_plain_form(name, tmp_path):
     assert cli.main(['migrate', str(original), '-o', str(new)]) == 0
     plain = yaml.load(new.read_text(), Loader=OptionLoader)
     assert new.read_text().count('# ') == len(report.notes)
-    options = copy.deepcopy(FILES[name])
-    translate(options)
-    assert plain == options  # which the check has looked at
+    assert plain == translated(FILES[name])  # which the check has looked at
     assert translate(plain) == []
     assert cli.main(['migrate', str(original), '-o', str(new)]) == 2  # a file that is there stays
 
@@ -55,13 +59,10 @@ def test_every_row_of_the_table_is_of_use():
 
 
 def test_nafnet_clips_unless_told_otherwise():
-    options = copy.deepcopy(FILES['SIDD32'])
-    translate(options)
+    options = translated(FILES['SIDD32'])
     assert options['train']['use_grad_clip'] is True
     for key in ('use_grad_clip', 'decay_all'):
-        told = put(FILES['GoPro32'], f'train.{key}', False)
-        translate(told)
-        assert told['train'][key] is False
+        assert translated(put(FILES['GoPro32'], f'train.{key}', False))['train'][key] is False
     assert translate({**options, 'model_type': 'RestorationModel', 'train': {}}) == []
 
 
@@ -98,8 +99,7 @@ def test_pairs_that_are_shifted_are_pairs_of_basicsr():
 
 
 def test_noise_levels_and_flips_keep_their_meaning():
-    options = copy.deepcopy(FILES['GaussianGrayDenoising_Sigma'])
-    translate(options)
+    options = translated(FILES['GaussianGrayDenoising_Sigma'])
     train, val = options['datasets']['train'], options['datasets']['val']
     assert train['degradations'] == [{'type': 'gaussian_noise', 'sigma': [0, 50]}]
     assert val['degradations'] == [{'type': 'gaussian_noise', 'sigma': 25}]
@@ -183,8 +183,7 @@ def test_biases_decay_where_they_do_in_the_forks(tmp_path):
     for model_type, bias in (('ImageCleanModel', 0.9), ('RestorationModel', 1.0)):
         _, biases = moved(tmp_path, model_type, [0.0, 0.0], weight_decay=0.1)
         assert biases == pytest.approx([bias])
-    without = put(FILES['SIDD32'], 'train.optim_g.weight_decay', 0)
-    translate(without)
+    without = translated(put(FILES['SIDD32'], 'train.optim_g.weight_decay', 0))
     assert 'decay_all' not in without['train']
 
 

@@ -21,27 +21,15 @@ from unfoldldm_basicsr.weights.conditioning import build_conditioning
 
 NETWORK = {**EMBEDDINGS['clip'], 'tune_adapters': True}
 TEXTS = NETWORK['class_texts']
-DATASETS = {'train': {'degradation_names': NAMES}, 'val': {'degradation_names': NAMES}}
 TRUTH, PLANNED = [0, 0, 1, 1, 2], [0, 1, 1, 1, 0]
 
 
-def build(folder, change=None, *, is_train=True, network=None, **train) -> DegradationCLIPModel:
-    """A model; ``change`` edits the option dict."""
+def build(folder, **network) -> DegradationCLIPModel:
     torch.manual_seed(0)
-    if is_train:
-        train = {'optim_g': {'type': 'Adam', 'lr': 1e-3}, 'pixel_opt': None, **train}
-    options = model_options(folder, {**NETWORK, **(network or {})}, is_train=is_train, **train)
-    options |= {'val': {}, 'datasets': {k: dict(v) for k, v in DATASETS.items()}}
-    if change is not None:
-        change(options)
-    return DegradationCLIPModel(options)
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Builds models, each in a folder of its own."""
-    count = iter(range(100))
-    return lambda *args, **settings: build(tmp_path / str(next(count)), *args, **settings)
+    train = {'optim_g': {'type': 'Adam', 'lr': 1e-3}, 'pixel_opt': None}
+    options = model_options(folder, {**NETWORK, **network}, **train)
+    datasets = {phase: {'degradation_names': NAMES} for phase in ('train', 'val')}
+    return DegradationCLIPModel(options | {'val': {}, 'datasets': datasets})
 
 
 @pytest.fixture(scope='module')
@@ -83,8 +71,8 @@ def test_a_step_moves_every_adapter_parameter_and_nothing_else(trained):
     assert 'grad_norm_adapters' in trained.log_dict
 
 
-def test_loss_and_accuracy_are_those_of_the_scores(make):
-    model, data = make(network={'normalize': True, 'temperature': 0.1}), batch(size=6)
+def test_loss_and_accuracy_are_those_of_the_scores(tmp_path):
+    model, data = build(tmp_path, normalize=True, temperature=0.1), batch(size=6)
     with torch.no_grad():
         for p in model.net_g.parameters():
             p.normal_()  # as built, all texts and all images have nearly the same vector
@@ -98,12 +86,11 @@ def test_loss_and_accuracy_are_those_of_the_scores(make):
     assert figures['accuracy'] == (logits.argmax(1) == data['degradation']).float().mean()
 
 
-def test_accuracy_and_confusion_are_counted_as_by_hand(make):
-    model, scalars = planned(make()), Board()
+def test_accuracy_and_confusion_are_counted_as_by_hand(tmp_path):
+    model, scalars = planned(build(tmp_path)), Board()
     assert validate(model, Items(), 7, tb_logger=scalars) == {'accuracy': 3 / 5}
-    assert model.best_metric_results['held_out']['accuracy'] == {
-        'better': 'higher', 'val': 3 / 5, 'iter': 7,
-    }  # fmt: skip
+    best = model.best_metric_results['held_out']['accuracy']
+    assert best == {'better': 'higher', 'val': 3 / 5, 'iter': 7}
     assert scalars['metrics/held_out/accuracy'] == 3 / 5
     found = [scalars[f'metrics/held_out/{name}/accuracy'] for name in NAMES]
     assert found == [0.5, 1.0, 0.0]
@@ -118,8 +105,8 @@ def test_accuracy_and_confusion_are_counted_as_by_hand(make):
         assert min(picture.size) > 3 * 72
 
 
-def test_scores_that_are_not_finite_make_the_accuracy_undefined(make, log):
-    model = make()
+def test_scores_that_are_not_finite_make_the_accuracy_undefined(tmp_path, log):
+    model = build(tmp_path)
     model.evaluator.restore = lambda batch: Restored(torch.full((1, 3), float('nan')))
     assert math.isnan(validate(model, Items())['accuracy'])
     assert 'scores of 0 are not finite' in log.text
@@ -139,13 +126,12 @@ def test_saved_weights_give_the_same_vectors_in_a_frozen_embedding(trained):
     assert torch.equal(network_of(path)(x), trained.net_g_ema(x))
 
 
-def test_weights_of_another_order_of_degradations_are_refused(trained, make):
-    def swapped(options):
-        options['path']['pretrain_network_g'] = file_of(trained, 'g_1')
-        options['datasets'] = {'test': {'degradation_names': NAMES[::-1]}}
-
+def test_weights_of_another_order_of_degradations_are_refused(trained, tmp_path):
+    options = model_options(tmp_path, {**NETWORK, 'class_texts': TEXTS[::-1]}, is_train=False)
+    options['path']['pretrain_network_g'] = file_of(trained, 'g_1')
+    options |= {'val': {}, 'datasets': {'test': {'degradation_names': NAMES[::-1]}}}
     with pytest.raises(CheckpointError, match=r'trained with degradation_names: \[noise, blur'):
-        make(swapped, is_train=False, network={'class_texts': TEXTS[::-1]})
+        DegradationCLIPModel(options)
 
 
 @pytest.fixture

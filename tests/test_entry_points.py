@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from helpers import plugin_options, run_python, stock_options, write_options
+from helpers import for_test, plugin_options, run_python, stock_options, write_options
 
 import unfoldldm_basicsr.test
 import unfoldldm_basicsr.train
@@ -34,8 +34,7 @@ def test_train_resume_and_test_run_through_basicsr(project, monkeypatch):
     assert 'iter: 4' in second.stderr
     assert (run / 'training_states' / '6.state').is_file()
     assert not list(run.parent.glob('*archived*'))
-    options = stock_options(project)
-    del options['train'], options['logger'], options['datasets']['train']
+    options = for_test(stock_options(project))
     options['path']['pretrain_network_g'] = 'runs/experiments/stock/models/net_g_latest.pth'
     write_options(project / 'test.yml', options)
     monkeypatch.setattr('basicsr.utils.logger.initialized_logger', {})  # as in a new process

@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,13 +33,7 @@ MAY_IMPORT = {
     ('archs.layers', 'ops'),
 }
 # Models build networks and losses by name through BasicSR.
-NEVER = {
-    ('models', 'archs'),
-    ('models', 'losses'),
-    ('training', 'archs'),
-    ('training', 'losses'),
-    ('restoring', 'archs'),
-}
+NEVER = {*itertools.product(('models', 'training', 'restoring'), ('archs', 'losses'))}
 HEAVY = ('open_clip', 'mamba_ssm', 'matplotlib', 'wandb', 'pyiqa', 'lpips', 'spandrel', 'skimage')
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import model_options, rule_problems
 from model_runs import batch, spoilt, steps, weights
-from tiny_network import NORMED, TWO_GROUPS, TwoGroupTestNet
+from tiny_network import NORMED, RESTORMER, TWO_GROUPS, TwoGroupTestNet
 from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.common.errors import RunFailure
@@ -236,14 +236,11 @@ def test_wrong_values_are_named(tmp_path, section, changes, found):
     assert rule_problems(RestorationModel, options) == found
 
 
-RESTORMER = {'type': 'Restormer', 'dim': 4, 'heads': [1, 1, 1, 1], 'num_blocks': [1, 1, 1, 1]}
-
-
 def test_a_training_without_memory_hears_what_its_network_can_do(tmp_path):
     no_memory = torch.cuda.OutOfMemoryError('Tried to allocate 2 GiB')
     for network, named in (
-        (RESTORMER, True),
-        ({**RESTORMER, 'use_checkpoint': True}, False),
+        ({'type': 'Restormer', **RESTORMER}, True),
+        ({'type': 'Restormer', **RESTORMER, 'use_checkpoint': True}, False),
         (NAFNET, False),
     ):
         model = RestorationModel(model_options(tmp_path, network))

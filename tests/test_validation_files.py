@@ -13,7 +13,7 @@ from basicsr.data import build_dataset
 from dataset_options import paired, synthetic
 from helpers import model_options, stock_options, write_photos
 from model_runs import Board, Pictures, validate
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.models import RestorationModel
@@ -35,16 +35,10 @@ def model(tmp_path) -> RestorationModel:
     return RestorationModel(model_options(tmp_path / 'run', {'type': 'TinyConvNet'}))
 
 
-def validation_set(options: dict, **changes) -> Dataset:
-    training_only = ('gt_size', 'batch_size_per_gpu', 'num_worker_per_gpu', 'repeat')
-    options = {k: v for k, v in options.items() if k not in training_only} | changes
-    return build_dataset({**options, 'phase': 'val', 'scale': 1})
-
-
 @pytest.fixture
 def photos(tmp_path) -> dict:
     write_photos(tmp_path / 'photos', 3, (24, 32))
-    return synthetic(tmp_path / 'photos')
+    return synthetic(tmp_path / 'photos', 'val')
 
 
 def saved(model: RestorationModel) -> list[str]:
@@ -53,7 +47,7 @@ def saved(model: RestorationModel) -> list[str]:
 
 
 def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model, photos):
-    loader = DataLoader(validation_set(photos, timeout=0.3))
+    loader = DataLoader(build_dataset(photos | {'timeout': 0.3}))
     path = Path(photos['dataroot_gt'], 'img_2.png')
     path.unlink()
     os.mkfifo(path)  # nobody writes to it
@@ -65,9 +59,9 @@ def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model
 def test_a_pair_that_no_metric_compares_is_named(model, tmp_path):
     for side, height in (('gt', 24), ('lq', 32)):
         write_photos(tmp_path / side, 1, (height, 32))
-    options = paired(tmp_path / 'gt', tmp_path / 'lq', type='PairedImageDataset')
+    options = paired(tmp_path / 'gt', tmp_path / 'lq', 'val', type='PairedImageDataset')
     with pytest.raises(DataFault, match=r'lq/img_0\.png, .*gt/img_0\.png: .* 32x32 .* 32x24'):
-        validate(model, validation_set(options))
+        validate(model, build_dataset(options))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +73,7 @@ def test_a_result_that_cannot_be_written_is_named(model, photos, key, save_img, 
     model.opt['path'][key] = str(folder / 'in_the_way')
     (folder / 'in_the_way').write_text('')
     with pytest.raises(OutputWriteError, match=r'\. Free space') as caught:
-        validate(model, validation_set(photos), save_img=save_img)
+        validate(model, build_dataset(photos), save_img=save_img)
     assert str(caught.value).startswith(f'cannot write {folder}/in_the_way/{file}')
     assert '\n' not in str(caught.value)
 
@@ -127,7 +121,7 @@ def test_a_new_metric_gets_a_column_in_the_table_of_its_set(tmp_path):
 
 def test_images_of_one_name_in_two_sets_go_to_two_files(model, tmp_path):
     folders = [write_photos(tmp_path / name, 1, seed=i)[0].parent for i, name in enumerate('ab')]
-    sets = [validation_set(synthetic(folder, name=f'set_{folder.name}')) for folder in folders]
+    sets = [build_dataset(synthetic(f, 'val', name=f'set_{f.name}')) for f in folders]
     validate(model, sets[0], 7, save_img=True)  # alone, as BasicSR does it
     (name,) = saved(model)
     image = name.split('/')[0]
@@ -147,7 +141,7 @@ def test_images_that_differ_only_in_their_ending_go_to_two_files(model, tmp_path
     folder = write_photos(tmp_path / 'p', 2, (24, 32))[0].parent
     (folder / 'img_1.png').rename(folder / 'a.png')
     cv2.imwrite(str(folder / 'a.jpg'), cv2.imread(str(folder / 'a.png')))
-    dataset = validation_set(synthetic(folder))
+    dataset = build_dataset(synthetic(folder, 'val'))
     validate(model, dataset, 7, save_img=True)
     names = {
         name.split('/')[0].replace('_' + dataset.degradation_name, '') for name in saved(model)
@@ -164,7 +158,7 @@ def test_names_are_known_without_reading_and_kept_where_they_differ(tmp_path, ki
         write_lmdb(root, tmp_path / 'photos.lmdb')
         root = tmp_path / 'photos.lmdb'
     options = {'path': {'visualization': 'v'}, 'name': 'x', 'is_train': True}
-    dataset = validation_set(paired(root, root))
+    dataset = build_dataset(paired(root, root, 'val'))
     scenes = [f'{scene}_img_{index}' for scene in ('S1', 'S2') for index in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(dataset), '__getitem__', lambda *_: pytest.fail('read'))
@@ -172,7 +166,7 @@ def test_names_are_known_without_reading_and_kept_where_they_differ(tmp_path, ki
         assert not SavedImages(options, dataset, '5').numbered
     write_photos(tmp_path / 'photos', 1, (24, 32))[0].rename(tmp_path / 'photos' / 'S1_img_1.png')
     if kind == 'folder':
-        files = SavedImages(options, validation_set(paired(root, root)), '5')
+        files = SavedImages(options, build_dataset(paired(root, root, 'val')), '5')
         assert len({files.path(index, 'S1_img_1', None) for index in (1, 2)}) == 2
 
 
@@ -185,9 +179,10 @@ def test_listed_names_are_those_of_the_results(photos, tmp_path, kind):
         part = {key: photos[key] for key in ('type', 'dataroot_gt', 'degradations')}
         sets = [{**part, 'degradation_name': name} for name in ('rain', 'noise')]
         mixture = {'type': 'MixedDegradationDataset', 'degradation_names': ['noise', 'rain']}
-        dataset = validation_set({'name': 'mixed', **mixture, 'sets': sets})
+        common = {'name': 'mixed', 'phase': 'val', 'scale': 1}
+        dataset = build_dataset({**common, **mixture, 'sets': sets})
     else:
-        dataset = validation_set(photos)
+        dataset = build_dataset(photos)
     assert len(dataset) > 1
     loader = DataLoader(dataset)
     run = Evaluator(
