@@ -18,8 +18,6 @@ OPERATIONS = ('drop', 'misspell', 'retype', 'swap')
 
 @dataclass(frozen=True)
 class Mutant:
-    """Options with one mistake."""
-
     operation: str
     options: dict = field(repr=False)
     names: tuple[str, ...]  # one of these an error has to name

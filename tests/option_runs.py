@@ -47,16 +47,10 @@ _CHEAP |= {'repeat': 2, 'weight': 1, 'print_freq': 1, 'prefetch_mode': None}
 
 
 def short_run(mutant: Mutant, folder: Path) -> dict:
-    """Trains one step and validates, or tests, with BasicSR's own pipeline.
+    """Trains one step and validates, or tests, with BasicSR's own pipeline; what ran is returned.
 
     Data, batch and network are replaced by small ones wherever the mutant leaves the file alone.
-
-    Returns:
-        The options that were run.
-
-    Raises:
-        SystemExit: refused, now that data and weights are there to be looked at.
-        Exception: the option file was accepted, and does not work.
+    An exit is a refusal now that data and weights are there; anything else raised is a fault.
     """
     options = copy.deepcopy(mutant.options)
     names = {*mutant.names, *(part for path in mutant.paths for part in path)}

@@ -89,9 +89,7 @@ def test_result_depends_neither_on_the_batch_nor_on_the_memory_format(name):
     net = randomise(BUILDERS[name]()).double().eval()
     x, *vectors = (t.double() for t in inputs(name, 13, 24, batch=3))
     with torch.no_grad():
-        expected = torch.cat(
-            [net(x[i : i + 1], *(v[i : i + 1] for v in vectors)) for i in range(3)]
-        )
+        expected = torch.cat([net(*(t[i : i + 1] for t in (x, *vectors))) for i in range(3)])
         torch.testing.assert_close(net(x, *vectors), expected, atol=1e-9, rtol=1e-9)
         net.to(memory_format=torch.channels_last)
         out = net(x.contiguous(memory_format=torch.channels_last), *vectors)

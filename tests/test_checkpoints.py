@@ -155,9 +155,8 @@ def test_a_full_disk_stops_with_one_message_and_keeps_the_last_checkpoint(two, r
         replace(*paths)
 
     monkeypatch.setattr(files.os, 'replace', limited)
-    with pytest.raises(
-        OutputWriteError, match=r'cannot write .*: No space left on device.*--auto_resume'
-    ) as e:
+    message = r'cannot write .*: No space left on device.*--auto_resume'
+    with pytest.raises(OutputWriteError, match=message) as e:
         model.save(1, 5)
     assert '\n' not in str(e.value)
     assert names(two) == before
@@ -245,6 +244,5 @@ def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, cut_off, monkeyp
     assert done == ([2] if cut_off else [])
     best = again.best_metric_results['held_out']['psnr']
     assert best == {'better': 'higher', 'val': score or best['val'], 'iter': 2}
-    assert json.loads((tmp_path / 'states' / '2.state.json').read_text())['validated'] == [
-        'held_out'
-    ]
+    manifest = json.loads((tmp_path / 'states' / '2.state.json').read_text())
+    assert manifest['validated'] == ['held_out']

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from basicsr.utils import set_random_seed
 from helpers import stock_options, write_options
 
 from unfoldldm_basicsr.common.option_files import OptionLoader, apply_overrides, read_option_file
@@ -126,9 +127,7 @@ def draws() -> tuple:
 def test_the_forced_seed_is_the_one_used(command):
     assert command('--force_yml', 'manual_seed=5')['manual_seed'] == 5
     forced = draws()
-    random.seed(5)
-    np.random.seed(5)  # noqa: NPY002
-    torch.manual_seed(5)
+    set_random_seed(5)
     assert draws() == forced
 
 

@@ -346,11 +346,9 @@ def test_what_an_undeclared_class_reads_is_not_guessed(stock, monkeypatch, sets)
     stock = put(stock, 'datasets.train', data)
     assert preflight(stock, 'x.yml', True) == []
     assert 'left as it is' in warnings_at(stock, 'datasets.train.crop_mode')
-    misspelt = put(stock, 'datasets.train.pin_memry', True)
-    assert "Did you mean 'pin_memory'" in problems_at(misspelt, 'datasets.train.pin_memry')
-    assert "Did you mean 'pin_memory'" in warnings_at(
-        misspelt, 'datasets.train.pin_memry', strict=False
-    )
+    misspelt, place = put(stock, 'datasets.train.pin_memry', True), 'datasets.train.pin_memry'
+    assert "Did you mean 'pin_memory'" in problems_at(misspelt, place)
+    assert "Did you mean 'pin_memory'" in warnings_at(misspelt, place, strict=False)
 
 
 def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypatch):
@@ -388,13 +386,12 @@ def test_files_of_classes_of_somebody_else_are_not_guessed(stock, monkeypatch, t
     assert 'LMDB' in problems_at(test, 'datasets.val.dataroot_gt')
 
 
-@pytest.mark.parametrize('foreign', ['network', 'model'])
-def test_channels_of_classes_of_somebody_else_may_be_others(stock, monkeypatch, foreign):
+@pytest.mark.parametrize(
+    ('name', 'registry'), [('MSRResNet', ARCH_REGISTRY), ('SRModel', MODEL_REGISTRY)]
+)
+def test_channels_of_classes_of_somebody_else_may_be_others(stock, monkeypatch, name, registry):
     noisy = put(stock, 'network_g.num_in_ch', 4)
     assert 'takes 4 channels' in problems_at(noisy, 'network_g')
-    name, registry = (
-        ('MSRResNet', ARCH_REGISTRY) if foreign == 'network' else ('SRModel', MODEL_REGISTRY)
-    )
     own = type(name, (registry.get(name),), {'__module__': 'mine'})
     monkeypatch.setitem(registry._obj_map, name, own)
     assert preflight(noisy, 'x.yml', True) == []
@@ -512,9 +509,8 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
     assert 'no such file' in problems_at(named, place, resuming=False)
     ignored = put(options, 'path.ignore_resume_networks', ['network_g'])
     assert 'no such file' in problems_at(ignored, place, resuming=True)
-    assert 'no such file' in problems_at(
-        put(plugin, 'path.pretrain_network_g', '/no.pth'), 'path.pretrain_network_g'
-    )
+    place = 'path.pretrain_network_g'
+    assert 'no such file' in problems_at(put(plugin, place, '/no.pth'), place)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['x', '-opt', str(write_options(tmp_path / 'x.yml', options))])
     sys.argv.append('--auto_resume')

@@ -48,9 +48,8 @@ def test_torchrun_without_its_launcher_is_refused(start, plugin, monkeypatch, ca
         with pytest.raises(SystemExit) as caught:
             start(plugin)
         errors = capsys.readouterr().err
-        assert (caught.value.code, 'add --launcher pytorch' in errors, bool(errors)) == (
-            2, speaks, speaks,
-        )  # fmt: skip
+        assert caught.value.code == 2
+        assert ('add --launcher pytorch' in errors, bool(errors)) == (speaks, speaks)
 
 
 def test_tasks_of_srun_without_its_launcher_are_warned_of(start, plugin, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import model_options, put, rule_problems, tiny_unfoldldm
+from helpers import model_options, rule_problems, tiny_unfoldldm
 from model_runs import state_of, steps
 from tiny_network import RESTORMER
 
@@ -77,7 +77,5 @@ def test_several_processes_and_steered_networks_are_refused(tmp_path, monkeypatc
     monkeypatch.setenv('WORLD_SIZE', '2')
     (problem,) = graphs_fit(replace(typed(RestorationModel, options), launcher='pytorch'))
     assert problem.path == 'train.use_cuda_graphs'
-    steered = put(
-        options, 'network_e', {'type': 'LabelDegradationEmbedding', 'num_degradations': 3}
-    )
-    assert 'train.use_cuda_graphs' in rule_problems(VLUNetModel, steered)
+    options['network_e'] = {'type': 'LabelDegradationEmbedding', 'num_degradations': 3}
+    assert 'train.use_cuda_graphs' in rule_problems(VLUNetModel, options)

@@ -28,9 +28,8 @@ def photo(tmp_path) -> Path:
 
 def test_cells_show_the_photo_then_growing_strength(photo):
     image = cv2.imread(str(photo))[:, :, ::-1].astype(np.float32) / 255
-    sheet = degrade_command.contact_sheet(
-        image, {'b': DegradationChain(degradations=BLUR_AND_NOISE[:1])}
-    )
+    blur = DegradationChain(degradations=BLUR_AND_NOISE[:1])
+    sheet = degrade_command.contact_sheet(image, {'b': blur})
     cells = [np.asarray(axes.images[0].get_array(), float) for axes in sheet.axes]
     distance = [np.abs(cell - cells[0]).mean() for cell in cells]
     assert distance[0] == 0
@@ -69,9 +68,8 @@ def test_chains_are_found_in_the_sets_of_a_mixture_and_by_section():
     val = {'degradations': BLUR_AND_NOISE[1:], 'lq_output': 'uint8'}
     options = {'datasets': {'note': 'mixed', 'train': {'sets': sets}, 'val': val}}
     chains = degrade_command.find_chains(options, 'o.yml', None)
-    assert {name: chain.name for name, chain in chains.items()} == {
-        'both': 'gaussian_blur+gaussian_noise'
-    }
+    names = {name: chain.name for name, chain in chains.items()}
+    assert names == {'both': 'gaussian_blur+gaussian_noise'}
     (chain,) = degrade_command.find_chains(options, 'o.yml', 'val').values()
     assert chain.output == 'uint8'
     with pytest.raises(ValueError, match=r"no section 'test'.*note, train, val"):

@@ -66,9 +66,8 @@ def equal_on_all_ranks(*nets) -> bool:
 def both_phases_keep_replicas_identical_and_resume_with_the_same_bits(folder: Path) -> None:
     torch.manual_seed(distributed.get_rank())  # replicas start different; the wrapper equals them
     network = tiny_unfoldldm(1, use_checkpoint=True)
-    first = UnfoldLDMPhase1Model(
-        options_of(folder / 'phase1', network, isda_opt=ISDA, accum_iter=2, **CLIP)
-    )
+    train = {'isda_opt': ISDA, 'accum_iter': 2, **CLIP}
+    first = UnfoldLDMPhase1Model(options_of(folder / 'phase1', network, **train))
     step(first, 1, 2)
     assert equal_on_all_ranks(*networks(first))
     assert len({str(lq) for lq in everywhere(first.batch['lq'])}) == WORLD, 'the data differ'

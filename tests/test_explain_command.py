@@ -99,9 +99,8 @@ def test_every_figure_shows_in_its_picture(explained):
     weights, maps = ([stage.weights for stage in explanation.stages], explanation.stages)
     table = pictures.prompt_picture(explanation, note='a note')
     assert np.array_equal(table.axes[2].images[0].get_array(), weights)
-    assert {f'{100 * v:.1f} %' for v in np.ravel(weights)} <= {
-        text.get_text() for text in table.axes[2].texts
-    }
+    texts = {text.get_text() for text in table.axes[2].texts}
+    assert {f'{100 * v:.1f} %' for v in np.ravel(weights)} <= texts
     steps = pictures.step_picture(explanation)
     for number, stage in enumerate(maps):
         drawn = steps.axes[3 + 2 * number : 5 + 2 * number]
@@ -110,9 +109,8 @@ def test_every_figure_shows_in_its_picture(explained):
             assert np.array_equal(axes.images[0].get_array(), large)
     attention = explanation.attention
     page = pictures.attention_picture(attention)
-    for axes, patches in zip(
-        page.axes[1:4], (attention.attention, attention.before, attention.after), strict=True
-    ):
+    heats = attention.attention, attention.before, attention.after
+    for axes, patches in zip(page.axes[1:4], heats, strict=True):
         assert f'{100 * patches.max():.1f} %' in axes.get_xlabel()
         heat = np.asarray(axes.images[1].get_array())
         row, column = np.unravel_index(heat.argmax(), heat.shape)
@@ -136,9 +134,8 @@ def test_maps_are_shares_of_the_patches_and_scores_those_of_clip_and_of_the_adap
     np.testing.assert_allclose(found.scores_after, logits.softmax(0).numpy(), rtol=1e-4)
     assert found.asked == int(logits.argmax())
     with torch.no_grad():
-        cosines = F.cosine_similarity(
-            clip.encode_image(embedding.preprocess(x)), embedding.encode_raw_texts()
-        )
+        image = clip.encode_image(embedding.preprocess(x))
+        cosines = F.cosine_similarity(image, embedding.encode_raw_texts())
     expected = (cosines * clip.logit_scale.exp()).softmax(0).numpy()
     np.testing.assert_allclose(found.scores_before, expected, rtol=1e-4)
 
@@ -227,9 +224,8 @@ def test_the_command_writes_pictures_and_the_figures_in_them(weights, tmp_path, 
     for row, stage in zip(table, explanation.stages, strict=True):
         assert [float(row[name]) for name in CLASSES] == stage.weights.tolist()
     steps = csv_rows(tmp_path / 'out' / 'img_0_steps.csv')
-    assert [float(row['mean_step']) for row in steps] == [
-        float(stage.step.mean()) for stage in explanation.stages
-    ]
+    means = [float(stage.step.mean()) for stage in explanation.stages]
+    assert [float(row['mean_step']) for row in steps] == means
     scores = csv_rows(tmp_path / 'out' / 'img_0_attention.csv')
     assert [row['text'] for row in scores] == TEXTS
     for side in ('before', 'after'):
@@ -255,9 +251,8 @@ def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path, exp
     assert {p.name for p in (tmp_path / 'out').iterdir()} == names | {'img_0_prompts.png'}
     trace, _ = Restorer(tmp_path / 'net.pth').trace(read_picture(photo).pixels)
     before = trace.lq
-    for row, stage in zip(
-        csv_rows(tmp_path / 'out' / 'img_0_stages.csv'), trace.stages, strict=True
-    ):
+    rows = csv_rows(tmp_path / 'out' / 'img_0_stages.csv')
+    for row, stage in zip(rows, trace.stages, strict=True):
         assert float(row['moved']) == pytest.approx(255 * np.abs(stage.x - before).mean())
         apart = 255 * np.abs(stage.x_hat - stage.x_tilde).mean()
         assert float(row['between_estimates']) == pytest.approx(apart)

@@ -46,13 +46,10 @@ def test_what_is_written_passes_the_check(folder, output_of, words):
     for file in files:
         options = yaml.safe_load(file.read_text())
         assert preflight(options, file.name, True, here='phase2' not in file.name) == []
-    lists = [
-        (folder / 'made' / f'mine_{part}.txt').read_bytes().split() for part in ('train', 'val')
-    ]
-    assert len(lists[1]) == 1
-    assert sorted([*lists[0], *lists[1]]) == sorted(
-        os.fsencode(p.name) for p in (folder / 'my: photos #1').iterdir()
-    )
+    lists = [folder / 'made' / f'mine_{part}.txt' for part in ('train', 'val')]
+    train, val = (file.read_bytes().split() for file in lists)
+    assert len(val) == 1
+    assert sorted([*train, *val]) == sorted(os.fsencode(p.name) for p in photo.parent.iterdir())
     assert [f'-opt made/{file.name} --auto_resume' in said for file in files] == [True] * len(files)
     assert 'patches of' in said
 

@@ -13,8 +13,6 @@ from unfoldldm_basicsr.restoring import Restorer
 
 
 class Leveled(nn.Module):
-    """x + conv([x, level])."""
-
     def __init__(self, *, inp_channels: int = 3):
         super().__init__()
         self.conv = nn.Conv2d(inp_channels + 1, inp_channels, 3, padding=1)

@@ -69,10 +69,8 @@ def test_a_trace_shows_what_every_stage_made_of_the_marked_region():
     assert np.array_equal(cells[0], drawing.to_rgb8(trace.lq))
     assert np.array_equal(cells[1], drawing.to_rgb8(trace.output))
     assert len(cells) == 2 + 2 * 5
-    for cell, image in zip(
-        (cells[2], cells[3], cells[6]), (stage.x_hat, stage.x_tilde, stage.x), strict=True
-    ):
-        assert np.array_equal(cell, drawing.to_rgb8(drawing.crop(image, box)))
+    for number, image in ((2, stage.x_hat), (3, stage.x_tilde), (6, stage.x)):
+        assert np.array_equal(cells[number], drawing.to_rgb8(drawing.crop(image, box)))
     assert np.array_equal(cells[4], difference(stage.x_hat, stage.x_tilde, box))
     assert np.array_equal(cells[5], difference(stage.x, stage.x_null, box))
     bars = [patch.get_height() for patch in page.axes[2 + 3].patches]

@@ -38,7 +38,6 @@ def entries_of(data: dict) -> list[dict]:
 
 
 def test_files_are_those_of_the_table(monkeypatch):
-    """scripts/option_files/write.py writes them."""
     monkeypatch.syspath_prepend(ROOT / 'scripts' / 'option_files')
     assert load_script('scripts/option_files/write.py').main(['--check']) == 0
 

@@ -217,9 +217,8 @@ def test_lpips_is_reported_where_it_can_be_measured(monkeypatch, log):
 
 
 def test_what_a_resumed_training_repeats_counts_once(tmp_path):
-    (tmp_path / 'validation_set.csv').write_text(
-        'iteration,degradation,images,psnr\n4,all,3,20.5\n8,all,3,21\n8,all,3,21.25\n'
-    )
+    rows = 'iteration,degradation,images,psnr\n4,all,3,20.5\n8,all,3,21\n8,all,3,21.25\n'
+    (tmp_path / 'validation_set.csv').write_text(rows)
     assert list(single.validations(tmp_path)['value']) == [20.5, 21.25]
     line = '2026-01-01 INFO: [tiny][epoch:  0, iter:{:>8}, lr:(1.0e-03,)] [eta: 0:00] l_pix: {} \n'
     (tmp_path / 'train_a.log').write_text(line.format('1,025', '5.0e-01'))

@@ -146,10 +146,9 @@ def test_tiled_validation_is_what_restore_gives_with_tiles(tmp_path, size):
     tile(model, 33, 8)  # aligned: 32
     lq = torch.rand(1, 3, *size)
     output = model.restore({'lq': lq}).output
+    tiles = {'device': 'cpu', 'tile': 33, 'tile_overlap': 8}
     restored = {
-        shared: Restorer(
-            model.net_g_ema, device='cpu', tile=33, tile_overlap=8, global_statistics=shared
-        ).restore_tensor(lq)
+        shared: Restorer(model.net_g_ema, global_statistics=shared, **tiles).restore_tensor(lq)
         for shared in (True, False)
     }
     assert torch.equal(output, restored[True])

@@ -44,9 +44,8 @@ def batches(options: dict, after: int = 0, count: int = 3 * STEPS) -> list[dict]
     """The batches of the iterations ``after + 1`` to ``count``, as BasicSR's loop takes them."""
     state = {'iter': after, 'epoch': 77}
     progress.resumed = Checkpoint(Path('x.state'), state, {}) if after else None
-    loader, sampler, *_, epochs, _ = basicsr.train.create_train_val_dataloader(
-        options, logging.getLogger('test')
-    )
+    arguments = options, logging.getLogger('test')
+    loader, sampler, *_, epochs, _ = basicsr.train.create_train_val_dataloader(*arguments)
     found = []
     for epoch in range(state['epoch'] if after else 0, epochs + 1):
         sampler.set_epoch(epoch)

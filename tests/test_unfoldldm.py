@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import json
 
 import numpy as np
@@ -57,13 +58,10 @@ def test_holistic_operator_is_linear_with_its_true_adjoint():
     operator = shaken(make()).mgda.operator.double()
     x, r = torch.randn(2, 2, 3, 16, 24, dtype=torch.float64).unbind(0)
     gains = torch.randn(2, 8, 4, 6, dtype=torch.float64)
-    torch.testing.assert_close(
-        operator(x + 3 * r, gains), operator(x, gains) + 3 * operator(r, gains)
-    )
-    torch.testing.assert_close(
-        (operator(x, gains) * r).sum(), (x * operator.adjoint(r, gains)).sum()
-    )
-    assert not torch.allclose(operator(x, gains), x, atol=0.1)
+    of_x, of_r = operator(x, gains), operator(r, gains)
+    torch.testing.assert_close(operator(x + 3 * r, gains), of_x + 3 * of_r)
+    torch.testing.assert_close((of_x * r).sum(), (x * operator.adjoint(r, gains)).sum())
+    assert not torch.allclose(of_x, x, atol=0.1)
 
 
 @pytest.mark.parametrize('changes', [{}, {'wm_window': 16, 'prior_levels': True}])
@@ -76,15 +74,13 @@ def test_double_precision_gives_the_same_image(changes):
 
 
 def test_first_stages_work_at_half_the_resolution():
-    sizes = []
+    sizes, lq = [], torch.rand(1, 3, 32, 48)
     net = shaken(make(num_stages=3)).eval()
     for ocformer in net.ocformer:
         ocformer.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:])))
     with torch.no_grad():
-        trace = net(torch.rand(1, 3, 32, 48), return_trace=True)
-        fine = shaken(make(num_stages=3, coarse_stages=0)).eval()(
-            torch.rand(1, 3, 32, 48), return_trace=True
-        )
+        trace = net(lq, return_trace=True)
+        fine = shaken(make(num_stages=3, coarse_stages=0)).eval()(lq, return_trace=True)
     assert sizes == [(16, 24), (16, 24), (32, 48)]
     assert [s.W.matrix.shape[-1] for s in trace.stages] == [16, 16, 32]
     assert [s.W.matrix.shape[-1] for s in fine.stages] == [32, 32, 32]
@@ -197,10 +193,8 @@ def test_windows_of_a_photo_have_the_factors_of_a_patch():
     mgda = shaken(MGDA(MGDAOptions(mgda_dim=8, embed_dim=8, wm_window=16))).eval()
     x, y = torch.rand(2, 2, 3, 32, 40).unbind(0)
     features, embedding = mgda.look(y)[0], 3 * torch.randn(2, 8)  # steps of their own
-    seen = {'photo': (features, embedding), 'patch': (features[..., 2:, 1:3], embedding)}
-    photo, patch = (
-        mgda.estimate(seen[k], s) for k, s in (('photo', (32, 40)), ('patch', (16, 16)))
-    )
+    photo = mgda.estimate((features, embedding), (32, 40))
+    patch = mgda.estimate((features[..., 2:, 1:3], embedding), (16, 16))
     assert photo.W.matrix.shape == photo.M.matrix.shape == (2 * 3 * 4, 3, 16, 16)
     torch.testing.assert_close(photo.W.matrix[[9, 21]], patch.W.matrix)  # the third row's second
     corner = (..., slice(0, 8), slice(32, 40))  # of one window alone
@@ -228,14 +222,11 @@ def test_prior_sources_differ_and_are_refused_where_impossible():
     net = shaken(make(2)).eval()
     lq, gt = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
     with torch.no_grad():
-        outputs = {
-            s: net(lq, gt, prior_source=s) for s in ('generated', 'oracle', 'null', 'shuffled')
-        }
+        sources = 'generated', 'oracle', 'null', 'shuffled'
+        outputs = {source: net(lq, gt, prior_source=source) for source in sources}
         given = net(lq, prior=torch.stack([s.prior for s in net(lq, return_trace=True).stages]))
-    names = list(outputs)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            assert not torch.equal(outputs[first], outputs[second]), (first, second)
+    for first, second in itertools.combinations(sources, 2):
+        assert not torch.equal(outputs[first], outputs[second]), (first, second)
     torch.testing.assert_close(given, outputs['generated'], rtol=0, atol=1e-6)
     for phase, source, message in (
         (2, 'oracle', 'ground truth'),

@@ -131,9 +131,8 @@ def test_images_of_one_name_in_two_sets_go_to_two_files(model, tmp_path):
     for each in sets:
         validate(model, each, 8, save_img=True)
     assert saved(model)[1:] == [f'set_{s}/{image}/{image}_8.png' for s in 'ab']
-    first, second = (
-        cv2.imread(f'{model.opt["path"]["visualization"]}/{file}') for file in saved(model)[1:]
-    )
+    folder = model.opt['path']['visualization']
+    first, second = (cv2.imread(f'{folder}/{file}') for file in saved(model)[1:])
     assert (first != second).any()
 
 
@@ -143,9 +142,8 @@ def test_images_that_differ_only_in_their_ending_go_to_two_files(model, tmp_path
     cv2.imwrite(str(folder / 'a.jpg'), cv2.imread(str(folder / 'a.png')))
     dataset = build_dataset(synthetic(folder, 'val'))
     validate(model, dataset, 7, save_img=True)
-    names = {
-        name.split('/')[0].replace('_' + dataset.degradation_name, '') for name in saved(model)
-    }
+    ending = f'_{dataset.degradation_name}'
+    names = {name.split('/')[0].replace(ending, '') for name in saved(model)}
     assert names == {'a_0', 'a_1', 'img_0_2'}
 
 
@@ -184,11 +182,9 @@ def test_listed_names_are_those_of_the_results(photos, tmp_path, kind):
     else:
         dataset = build_dataset(photos)
     assert len(dataset) > 1
-    loader = DataLoader(dataset)
-    run = Evaluator(
-        {**OPT, 'is_train': False}, torch.device('cpu'), lambda batch: Restored(batch['lq'])
-    )
-    results = run.evaluate(loader, '', save_img=False)
+    options = {**OPT, 'is_train': False}
+    run = Evaluator(options, torch.device('cpu'), lambda batch: Restored(batch['lq']))
+    results = run.evaluate(DataLoader(dataset), '', save_img=False)
     names = [f'{r.name}_{r.degradation}' if r.degradation else r.name for r in results]
     assert listed_names(dataset) == names
 

@@ -89,9 +89,8 @@ def test_exported_files_hold_the_same_network_in_either_format(tmp_path, suffix,
     if suffix == '.safetensors':
         stored = safetensors.torch.load_file(exported)
         assert stored.keys() == ema.state_dict().keys()
-        assert {value.dtype for value in stored.values()} == {
-            torch.float16 if half else torch.float32
-        }
+        dtype = torch.float16 if half else torch.float32
+        assert {value.dtype for value in stored.values()} == {dtype}
     image, net = torch.rand(1, 3, 9, 7), TinyConvNet(dim=5)
     load_weights(net, exported)
     for found in (net, network_of(exported)):
