@@ -12,7 +12,7 @@ statistics of degraded images are about their degradation.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import reduce
 from threading import get_ident
 from typing import Literal
@@ -47,17 +47,13 @@ class ImageStatistics:
         """Number of marked values of one forward pass."""
         return len(self._values)
 
-    @contextmanager
-    def recorded(self) -> Iterator[None]:
+    def recorded(self) -> AbstractContextManager[None]:
         """One forward pass within it is added to the record."""
-        with self._within(self._record):
-            yield
+        return self._within(self._record)
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
+    def used(self) -> AbstractContextManager[None]:
         """One forward pass within it uses the record."""
-        with self._within(self._use):
-            yield
+        return self._within(self._use)
 
     def settle_sorted(self) -> bool:
         """Fixes the values up to the last sorted one, for further records too, and forgets the
@@ -74,14 +70,11 @@ class ImageStatistics:
     @contextmanager
     def _within(self, function: Callable[[Tensor, Kind], Tensor]) -> Iterator[None]:
         thread, self._position = get_ident(), 0
-        before, _active[thread] = _active.get(thread), function
+        _active[thread] = function
         try:
             yield
         finally:
-            if before is None:
-                del _active[thread]
-            else:
-                _active[thread] = before
+            del _active[thread]
 
     def _record(self, value: Tensor, kind: Kind) -> Tensor:
         if self._position < self._settled:

@@ -68,10 +68,6 @@ class _Direction:
         """(T, P, Z) -> view (T, B, R, Z)."""
         return t.unflatten(1, (self.batch, self.rows))
 
-    def add_product(self, total: Tensor, factor: Tensor) -> None:
-        """total += x * factor, both (T, P, C)."""
-        self._by_row(total).addcmul_(self.x.to(total.dtype), self._by_row(factor))
-
     def to_image(self, t: Tensor, out: Tensor, *, axis: int, accumulate: bool = False) -> None:
         """Writes (or adds) the columns (T, P, Z) into the image (B, H, W, Z)."""
         target = _column_view(out, axis)
@@ -108,10 +104,6 @@ class _Direction:
         for t in self.order(hi - lo):
             h = state[t].addcmul_(factor[t], h)
         return out, h
-
-    def row_decay(self) -> Tensor:
-        """Product of all decays of each row, (P, N, C)."""
-        return torch.mul(self.delta.sum(0).unsqueeze(1), self.a2).exp2_()
 
     def carry(self, gain: Tensor, end: Tensor, *, backwards: bool = False) -> Tensor:
         """Start value of every row from the rows' results for a zero start, (P, N, C)."""
@@ -162,7 +154,8 @@ def _scan(d: _Direction) -> Tensor:
     if d.rows > 1:
         for i, (lo, hi) in enumerate(blocks):
             _, h = d.states(lo, hi, h, d.decay(lo, hi, decay), buffers[i % 2])
-        h = d.carry(d.row_decay(), h)
+        row_decay = torch.mul(d.delta.sum(0).unsqueeze(1), d.a2).exp2_()  # (P, N, C)
+        h = d.carry(row_decay, h)
     for i, (lo, hi) in enumerate(blocks):
         states, h = d.states(lo, hi, h, d.decay(lo, hi, decay), buffers[i % 2])
         _contract(d.c[lo:hi], states, out=d.dx[lo:hi])
@@ -237,7 +230,7 @@ def _scan_backward(d: _Direction, gy: Tensor) -> tuple[Tensor, ...]:
             decays[t].mul_(h if before is None else states[before])
             a_grad.addcmul_(decays[t], delta[t])
         _contract(ones[: hi - lo], decays.mul_(d.a), out=delta_grad[lo:hi])
-    d.add_product(delta_grad, input_grad)
+    d._by_row(delta_grad).addcmul_(d.x.to(delta_grad.dtype), d._by_row(input_grad))
     return input_grad.mul_(d.delta), delta_grad, a_grad.sum(0).t(), b_grad, c_grad
 
 
