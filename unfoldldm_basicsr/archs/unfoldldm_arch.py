@@ -100,12 +100,7 @@ class UnfoldLDM(LatentPrior):
             self.ocformer = OCFormer(options)
         else:
             self.ocformer = nn.ModuleList(OCFormer(options) for _ in set(options.ocformers))
-        self.init_prior(
-            options,
-            channels=options.inp_channels,
-            scales=options.scales,
-            uses_prior=options.uses_prior,
-        )
+        self.init_prior(options)
         self.stage_code = None
         if options.stage_code and options.share_stages and options.uses_prior:
             self.stage_code = nn.Parameter(torch.zeros(options.num_stages, options.prior_dim))

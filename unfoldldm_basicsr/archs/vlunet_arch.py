@@ -39,27 +39,18 @@ from unfoldldm_basicsr.archs.unfolding.gradient_step_vlgd import DGDM
 from unfoldldm_basicsr.common.declaration import takes
 
 
-class PMM(nn.Sequential):
-    """The proximal step, section 3: transformer blocks as the learned proximal operator.
-
-    x <- prox(x) = Block_n(... Block_1(x))
-    """
-
-    def __init__(self, dim: int, num_heads: int, num_blocks: int, options: UShapeOptions) -> None:
-        blocks = transformer_blocks(dim, num_heads, num_blocks, options)
-        super().__init__(OrderedDict(blocks=blocks))
-
-
 class VLUStage(nn.Module):
-    """Gradient step, then proximal step; see :class:`DGDM` and :class:`PMM`."""
+    """The gradient step :class:`DGDM`, then the proximal step PMM, section 3: transformer blocks as
+    the learned proximal operator, x <- prox(x) = Block_n(... Block_1(x)).
+    """
 
     def __init__(self, dim: int, level: int, num_blocks: int, options: 'VLUNetOptions') -> None:
         super().__init__()
         self.use_checkpoint = options.use_checkpoint
         # first, but second in the state dict: so weights of a seed stay what they were
-        denoiser = PMM(dim, options.heads[level - 1], num_blocks, options)
+        blocks = transformer_blocks(dim, options.heads[level - 1], num_blocks, options)
         self.gradient_descent = DGDM(dim, level, options.de_dim, options.embed_dim)
-        self.denoiser = denoiser
+        self.denoiser = nn.Sequential(OrderedDict(blocks=blocks))
 
     def forward(self, x: Tensor, y: Tensor, degradation: Tensor) -> Tensor:
         """x, y (B, C, h, w), degradation (B, E) -> new x."""

@@ -121,18 +121,16 @@ class ConvTokenMixer(nn.Module):
         return self.out_proj(u * F.silu(z))
 
 
-MIXERS: dict[str, type[nn.Module]] = {'vss': SS2D, 'conv': ConvTokenMixer}
-
-
 class VSSBlock(nn.Module):
-    """Token mixer (of :data:`MIXERS`) and gated FFN, each behind a LayerNorm and beside a scaled
+    """Token mixer ('vss' or 'conv') and gated FFN, each behind a LayerNorm and beside a scaled
     skip.
     """
 
     def __init__(self, dim: int, *, d_state: int = 16, expand: int = 2, mixer: str = 'vss') -> None:
         super().__init__()
         self.norm1 = LayerNorm2d(dim)
-        self.mixer = MIXERS[mixer](dim, d_state=d_state, expand=expand)
+        kind = SS2D if mixer == 'vss' else ConvTokenMixer
+        self.mixer = kind(dim, d_state=d_state, expand=expand)
         self.scale1 = nn.Parameter(torch.ones(dim))
         self.norm2 = LayerNorm2d(dim)
         self.ffn = GatedFeedForward(dim, expansion=2.0)

@@ -16,7 +16,6 @@ Shapes: B batch, c colour channels, h w image, s stride, d_m width, d_e embeddin
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -227,7 +226,7 @@ class MGDA(nn.Module):
             x_hat = x - torch.sigmoid(step) * self.operator.adjoint(residual, gains)
         if self.decomposed:  # the factor 0.2 + 1.6 sigmoid(.) per image starts at 1
             step = 0.2 + 1.6 * torch.sigmoid(self.step_decomposed(e)[:, k, None, None, None])
-            with _full_precision(x.device.type):
+            with torch.autocast('cuda' if x.is_cuda else 'cpu', enabled=False):
                 x_tilde = _in_windows(widened(x), widened(y), W, M, widened(step)).to(x.dtype)
         return Estimates(
             x_tilde if x_hat is None else x_hat, x_hat if x_tilde is None else x_tilde, W, M, e
@@ -241,10 +240,3 @@ def _in_windows(x: Tensor, y: Tensor, W: Factor, M: Factor, step: Tensor) -> Ten
         return decomposed_step(x, y, W, M, step)
     step = step.repeat_interleave(len(W.matrix) // len(x), 0)
     return join(decomposed_step(cut(x, side), cut(y, side), W, M, step), x.shape[2:])
-
-
-def _full_precision(device_type: str) -> AbstractContextManager:
-    """Switches autocast off where the device has it (the meta device does not)."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()

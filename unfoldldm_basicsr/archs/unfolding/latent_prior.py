@@ -5,7 +5,6 @@ P_hat = f_theta(PI'(estimates))      phase 2 and inference: generated
 guide = P, P_hat, or the null prior  what the restoration sees
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -95,17 +94,15 @@ class Guidance:
 class LatentPrior(nn.Module):
     """What of UnfoldLDM makes priors."""
 
-    def init_prior(
-        self, options: PriorOptions, *, channels: int, scales: Sequence[int], uses_prior: bool
-    ) -> None:
+    def init_prior(self, options: PriorOptions) -> None:
         """Builds what the phase needs; to be called after the other parts.
 
-        ``scales``: how much smaller the images of each stage are than the observation. Without
-        ``uses_prior`` there is no null prior either.
+        The options also have ``inp_channels``, ``scales`` (how much smaller the images of each
+        stage are than the observation) and ``uses_prior``, without which no null prior is built.
         """
-        self.phase, self.use_ldm, self.uses_prior = options.phase, options.use_ldm, uses_prior
-        self.condition_windows = [options.prior_window // scale for scale in scales]
-        if uses_prior:
+        self.phase, self.use_ldm, channels = options.phase, options.use_ldm, options.inp_channels
+        self.condition_windows = [options.prior_window // scale for scale in options.scales]
+        if options.uses_prior:
             self.null_prior = nn.Parameter(torch.zeros(options.prior_dim))
             varied = self.phase in (1, 'joint') and options.null_prior_prob > 0
             self.null_prior.requires_grad_(not self.use_ldm or varied)
@@ -115,7 +112,7 @@ class LatentPrior(nn.Module):
         if self.use_ldm and self.phase != 1:
             seen = COND_INPUTS[options.cond_input] * channels
             self.condition_encoder = PriorEncoder(seen, options)
-            self.denoiser = PriorDiffusion(options, num_stages=len(scales))
+            self.denoiser = PriorDiffusion(options, num_stages=len(options.scales))
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Named trainable parameters: 'restoration', and 'prior' (PI' and f_theta)."""
@@ -188,7 +185,7 @@ class LatentPrior(nn.Module):
         if call.source == 'given':
             return call.given if call.given.ndim == 2 else call.given[k]
         if call.source == 'null':
-            return self.null_prior.repeat(batch, 1) if self.uses_prior else None
+            return self.null_prior.repeat(batch, 1) if self.options.uses_prior else None
         if call.source == 'generated':
             return generated
         if call.source == 'shuffled':
