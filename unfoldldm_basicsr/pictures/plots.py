@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, distinct for colour-blind readers, in an order of falling darkness
 _COLOURS = ('#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 _MARKERS, _LINES = 'osD^vPX*<>', ('-', '--', '-.', ':')
-_CROWD = 6  # labels beside points up to here, a legend above
-_BESIDE = {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)}  # of a legend
 
 
 def looks(sides: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -32,7 +30,9 @@ def looks(sides: Iterable[str]) -> dict[str, dict[str, str]]:
 
 @contextmanager
 def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
-    """An empty plot that is written as a PNG at the end: whole, and the same bytes every time."""
+    """An empty plot, which gets a legend of the sides and is written as a PNG at the end: whole,
+    and the same bytes every time.
+    """
     from matplotlib.figure import Figure
 
     page = Figure(figsize=(6.6, 4.2), dpi=130, layout='constrained')
@@ -43,50 +43,32 @@ def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
     axes.spines[['top', 'right']].set_visible(False)
     axes.set_title(note, fontsize=9, loc='left', color='#555555')
     yield axes
+    axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
     save_picture(path, page)
 
 
 def curves(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> None:
-    """A line for each side of ``value`` over the column ``x``, with its name at its end; points
-    that are ``hollow`` (no plain results: oracle) have empty markers.
+    """A line for each side of ``value`` over the column ``x``; points that are ``hollow`` (no plain
+    results: oracle) have empty markers.
     """
-    ends = []
     for name, own in table.groupby('side', sort=False):
-        look, points = style[name], style[name] | {'linestyle': '', 'markersize': 6}
-        axes.plot(own[x], own['value'], **(look | {'marker': ''}), linewidth=1.6)
-        hollow = own.get('hollow', own[x].isna())
-        for part, face in ((own[~hollow], look['color']), (own[hollow], 'white')):
-            axes.plot(part[x], part['value'], **points, markerfacecolor=face)
-        ends.append((own['value'].iloc[-1], own[x].iloc[-1], name))
-    low, high = axes.get_ylim()
-    last = -float('inf')
-    for y, place, name in sorted(ends):
-        last = max(y, last + 0.05 * (high - low))  # names never overlap
-        axes.annotate(
-            name, (place, last), xytext=(7, 0), textcoords='offset points', fontsize=9,
-            color=style[name]['color'], va='center',
-            annotation_clip=False,  # else the topmost name is lost
-        )  # fmt: skip
-    axes.margins(x=0.12)
+        axes.plot(own[x], own['value'], **style[name], label=name)
+        empty = own[own.get('hollow', own[x].isna())]
+        look = style[name] | {'linestyle': '', 'markerfacecolor': 'white'}
+        axes.plot(empty[x], empty['value'], **look)
 
 
 def points(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> None:
-    """A point for each side on a logarithmic axis, with its name and bars of column ``spread``."""
+    """A point for each side on a logarithmic axis, with bars of column ``spread``."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     for _, own in table.iterrows():
-        place, name = (own[x], own['value']), own['side']
-        look = style[name] | {'linestyle': '', 'markersize': 8}
-        axes.errorbar(*place, own['spread'], **look, capsize=4, label=name)
-        if len(table) <= _CROWD:
-            axes.annotate(name, place, textcoords='offset points', xytext=(9, 5), fontsize=9)
+        look = style[own['side']] | {'linestyle': '', 'markersize': 8}
+        axes.errorbar(own[x], own['value'], own['spread'], **look, capsize=4, label=own['side'])
     axes.set_xscale('log')
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.margins(x=0.3, y=0.25)
-    if len(table) > _CROWD:
-        axes.legend(fontsize=7, **_BESIDE)
 
 
 def scatter(axes: Axes, table: DataFrame, base: str, style: Mapping[str, dict]) -> None:
@@ -95,4 +77,3 @@ def scatter(axes: Axes, table: DataFrame, base: str, style: Mapping[str, dict]) 
     for name in table.columns.drop(base):
         look = style[name] | {'linestyle': '', 'markerfacecolor': 'none', 'markersize': 5}
         axes.plot(table[base], table[name] - table[base], **look, label=name)
-    axes.legend(fontsize=8, **_BESIDE)

@@ -125,8 +125,11 @@ def prompt_picture(explanation: VLUExplanation, *, note: str = '') -> Figure:
     texts = [[f'{100 * value:.1f} %' for value in row] for row in weights]
     axes, rows = fig.add_subplot(cells[1, :]), [stage_title(*each) for each in enumerate(stages)]
     drawing.table(axes, weights, texts, rows, names)
-    verdict = drawing.printable(_verdict(explanation.attention))
-    axes.set_title(verdict, fontsize=drawing.SMALL, color=drawing.INK)
+    if explanation.attention is not None:
+        words, scores = explanation.attention.texts, explanation.attention.scores_after
+        best = (f'"{words[i]}" {100 * scores[i]:.1f} %' for i in np.argsort(-scores)[:3])
+        verdict = drawing.printable(f'CLIP after tuning:\n{", ".join(best)}')
+        axes.set_title(verdict, fontsize=drawing.SMALL, color=drawing.INK)
     return fig
 
 
@@ -228,12 +231,3 @@ def _show_map(axes: Axes, large: np.ndarray, maps: np.ndarray, name: str, head: 
     limit = float(np.quantile(maps, 0.995))
     caption = f'{name}, mean {maps.mean():.3g}, white {limit:.3g}'
     drawing.show(axes, large, caption, title=head, limit=limit)
-
-
-def _verdict(attention: ClipAttention | None) -> str:
-    """The likeliest texts of CLIP in one line, or nothing."""
-    if attention is None:
-        return ''
-    best = np.argsort(-attention.scores_after)[:3]
-    found = (f'"{attention.texts[i]}" {100 * attention.scores_after[i]:.1f} %' for i in best)
-    return f'CLIP after tuning:\n{", ".join(found)}'
