@@ -4,7 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,20 +17,17 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.training.resume import plain
 
-_PRINT = partial(print, flush=True)  # a log file shows at once what is going on
-
 
 @dataclass(frozen=True)
 class Workspace:
     """One comparison: ``experiments`` is below ``root``, ``folder`` keeps report, option files,
-    logs and measurements, ``threads`` of the CPU count for all, ``say`` gets a line about each
-    step.
+    logs and measurements, ``threads`` of the CPU count for all.
     """
 
     root: Path
     folder: Path
     threads: int
-    say: Callable[[str], None] = _PRINT
+    say = staticmethod(partial(print, flush=True))  # a log file shows at once what is going on
 
     def option_file(self, name: str) -> Path:
         return self.folder / 'options' / f'{name}.yml'
@@ -52,10 +49,8 @@ class Workspace:
 
     def measure(self, kind: str, job: Mapping[str, Any]) -> None:
         """Runs :mod:`.measuring` in a process of its own; its table is ``KIND.csv``."""
-        arguments = ['-m', 'unfoldldm_basicsr.comparing.measuring', kind]
-        self.call(
-            [*arguments, self.write_options(kind, job), self.folder / f'{kind}.csv'], log=kind
-        )
+        files = self.write_options(kind, job), self.folder / f'{kind}.csv'
+        self.call(['-m', 'unfoldldm_basicsr.comparing.measuring', kind, *files], log=kind)
 
     def call(self, arguments: Sequence[str | Path], log: str) -> None:
         """Runs Python in a process of its own, with its output in ``logs/LOG.txt``;
