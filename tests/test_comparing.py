@@ -308,7 +308,7 @@ def test_a_comparison_that_was_moved_is_not_trained_again(folder, output_of):
     here.rename(moved)
     assert ' iterations' not in output_of(*command, moved)
     runs = read_run(Path('tiny_iterations8_small_seed3_phase2'), moved)
-    assert [(run.root, run.iterations) for run in runs] == [(moved, 4), (moved, 4)]
+    assert [(run.folder.parents[1], run.iterations) for run in runs] == [(moved, 4), (moved, 4)]
     runs[1].folder.rename(folder / 'elsewhere')
     runs[1].folder.symlink_to(folder / 'elsewhere')
     (folder / 'runs').symlink_to(moved / 'experiments')  # on another disk

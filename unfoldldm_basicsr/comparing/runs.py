@@ -37,25 +37,19 @@ class Run:
     """One training, finished or not.
 
     Attributes:
-        root: its ``experiments`` is below it.
+        folder: with its weights and its log, below ``experiments``.
         options: its complete option file.
         seconds, macs: of the device (or process) and multiply-accumulates, for one iteration.
-        place: its folder, where that is not below ``root``.
     """
 
-    root: Path
+    folder: Path
     options: Mapping[str, Any]
     seconds: float = float('nan')
     macs: float = float('nan')
-    place: Path | None = None
 
     @property
     def name(self) -> str:
         return self.options['name']
-
-    @property
-    def folder(self) -> Path:
-        return self.place or self.root / 'experiments' / self.name
 
     @property
     def weights(self) -> Path:
@@ -96,7 +90,7 @@ def _runs_of(folder: Path) -> tuple[Run, ...]:
                 for before in (file.parent.parent for file in weights)
                 for run in _runs_of(before) or _runs_of(folder.parent / before.name)
             ]
-            return (*earlier, Run(folder.parent.parent, options, place=folder))
+            return (*earlier, Run(folder, options))
     return ()
 
 
@@ -195,7 +189,7 @@ def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
         root = Path(scratch)
         provisional = [
             [
-                Run(root, task.options(side, phase, _PROVISIONAL, _MEASURED_SEED, root))
+                Run(root, task.options(side, phase, _PROVISIONAL, _MEASURED_SEED, root))  # no run
                 for phase in range(len(side.phases))
             ]
             for side in sides
@@ -208,7 +202,8 @@ def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
             unit = {'iterations': 1, 'time': step.seconds, 'macs': step.macs / 1e12}
             iterations = max(1, round(budget.amount * share / unit[budget.equal]))
             options = task.options(side, phase, iterations, seed, place.root)
-            own.append(replace(step, root=place.root, options=options))
+            folder = place.root / 'experiments' / options['name']
+            own.append(replace(step, folder=folder, options=options))
     refuse(line for own in runs.values() for run in own for line in _problems(run))
     return runs
 
@@ -281,6 +276,6 @@ def train(runs: Sequence[Run], place: Workspace) -> None:
         )
         file = place.write_options(run.name, run.options)
         arguments = ['-m', 'unfoldldm_basicsr.train', '-opt', file, '--auto_resume']
-        place.call([*arguments, '--root', run.root], log=run.name)
+        place.call([*arguments, '--root', place.root], log=run.name)
         if not run.weights.exists():
             raise ChildProcessError(f'{run.name} was stopped; the same command goes on with it.')
