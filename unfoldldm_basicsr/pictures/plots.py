@@ -69,6 +69,7 @@ def points(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> N
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.3, y=0.25)
 
 
 def scatter(axes: Axes, table: DataFrame, base: str, style: Mapping[str, dict]) -> None:
