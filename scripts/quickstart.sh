@@ -3,7 +3,7 @@
 #
 #   bash scripts/quickstart.sh
 #
-# About 13 minutes on 2 cores, and 3 more the first time. Interrupted? Run it again: it goes on from
+# About 14 minutes on 2 cores, and 3 more the first time. Interrupted? Run it again: it goes on from
 # the last checkpoint. Everything lands in datasets/quickstart, experiments/quickstart_* and
 # results/quickstart_*; start with the report.md there.
 set -euo pipefail
