@@ -73,17 +73,32 @@ def test_double_precision_gives_the_same_image(changes):
     assert not torch.equal(single.double(), double)
 
 
-def test_first_stages_work_at_half_the_resolution():
-    sizes, lq = [], torch.rand(1, 3, 32, 48)
-    net = shaken(make(num_stages=3)).eval()
-    for ocformer in net.ocformer:
-        ocformer.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:])))
+@pytest.mark.parametrize(
+    ('changes', 'scales', 'ocformers'),
+    [
+        ({}, [2, 2, 1], [0, 0, 1]),
+        ({'coarse_stages': 0}, [1, 1, 1], [0, 0, 0]),
+        ({'pyramid': True}, [4, 2, 1], [0, 0, 1]),
+        ({'pyramid': True, 'num_stages': 4, 'coarse_stages': 2}, [4, 2, 1, 1], [0, 0, 1, 1]),
+        ({'pyramid': True, 'num_stages': 4}, [4, 4, 2, 1], [0, 0, 0, 1]),
+        ({'pyramid': True, 'num_stages': 2}, [2, 1], [0, 1]),
+        ({'pyramid': True, 'coarse_stages': 0}, [1, 1, 1], [0, 0, 0]),
+    ],
+)
+def test_first_stages_work_at_lower_resolutions_and_share_an_ocformer(changes, scales, ocformers):
+    sizes, used, lq = [], [], torch.rand(1, 3, 32, 48)
+    net = shaken(make(**{'num_stages': 3, **changes})).eval()
+    for number, ocformer in enumerate(net.ocformer):
+        ocformer.register_forward_hook(
+            lambda _, args, out, number=number: (
+                used.append(number) or sizes.append((*args[0].shape[2:], *out.shape[2:]))
+            )
+        )
     with torch.no_grad():
         trace = net(lq, return_trace=True)
-        fine = shaken(make(num_stages=3, coarse_stages=0)).eval()(lq, return_trace=True)
-    assert sizes == [(16, 24), (16, 24), (32, 48)]
-    assert [s.W.matrix.shape[-1] for s in trace.stages] == [16, 16, 32]
-    assert [s.W.matrix.shape[-1] for s in fine.stages] == [32, 32, 32]
+    assert sizes == [(32 // s, 48 // s) * 2 for s in scales]
+    assert [s.W.matrix.shape[-1] for s in trace.stages] == [32 // s for s in scales]
+    assert used == ocformers
 
 
 @pytest.mark.parametrize(
@@ -326,7 +341,8 @@ def test_windows_of_the_condition_are_those_of_the_prior_at_the_size_of_each_sta
 # One entry for each constructor argument: a value that is not the tiny configuration's.
 OTHER_VALUES = {
     'phase': 1, 'inp_channels': 1, 'dim': 12, 'num_blocks': [2, 1, 1], 'heads': [2, 0, 2],
-    'num_stages': 3, 'coarse_stages': 0, 'share_stages': False, 'stage_code': False,
+    'num_stages': 3, 'coarse_stages': 0, 'pyramid': (True, {'num_stages': 3}),
+    'share_stages': False, 'stage_code': False,
     'mgda_dim': 16, 'mgda_stride': 2, 'mgda_blocks': 2, 'mgda_d_state': 4, 'mgda_expand': 1,
     'mgda_op': 'conv', 'mgda_mode': 'holistic', 'embed_dim': 16, 'wm_rank': 4, 'use_ldm': False,
     'prior_dim': 16, 'prior_width': 16, 'prior_encoder_blocks': 2, 'prior_levels': True,
@@ -402,6 +418,7 @@ def test_every_argument_and_switch_trains_and_changes_the_state_dict_or_the_resu
         ({'heads': [3, 0, 2]}, 'heads'),
         ({'num_blocks': [1, 1]}, 'num_blocks'),
         ({'prior_window': 12}, 'prior_window'),
+        ({'num_stages': 3, 'pyramid': True, 'prior_window': 24}, 'a multiple of 16'),
         ({'cond_input': 'lq', 'cond_detach': False}, 'no effect'),
     ],
 )

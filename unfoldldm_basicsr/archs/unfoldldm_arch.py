@@ -4,8 +4,9 @@
                                P = PI(x_gt, y)  (Phase I)  or   DR-LDM(x_hat, x_tilde)  (Phase II)
                                x_k = x_hat (or x_{k-1}) + OCFormer(x_hat, x_tilde, P)
 
-The first stages see x and y at half the resolution: they cost a quarter and hand on an estimate
-that is enlarged for the next. All stages share MGDA, those of one resolution share OCFormer.
+The first stages see x and y at half the resolution (or at a quarter, then half): they cost a
+quarter and hand on an estimate that is enlarged for the next. All stages share MGDA, the coarse
+ones share OCFormer.
 
 A re-implementation: docs/method.md says what the paper leaves open and what is chosen here.
 """
@@ -37,8 +38,8 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
     num_stages: PositiveInt = 3
     """Number K of stages."""
     share_stages: bool | Literal['resolution'] = 'resolution'
-    """Stages share MGDA but for the step sizes, and OCFormer but for the stage code: those of the
-    same resolution (resolution) or all (true). false: nothing is shared."""
+    """Stages share MGDA but for the step sizes, and OCFormer but for the stage code: the coarse
+    ones, and those at full resolution (resolution), or all (true). false: nothing is shared."""
     stage_code: bool = True
     """Shared stages add a learned vector of their own to the prior, so that OCFormer knows which
     one it serves."""
@@ -49,12 +50,16 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
     coarse_stages: NonNegativeInt | None = None
     """How many stages, the first ones, work at half the resolution (none given: all but the
     last)."""
+    pyramid: bool = False
+    """All coarse stages but the last one work at a quarter of the resolution. No effect with a
+    single one."""
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """Of every stage: 2 at half the resolution, 1 at the full one."""
+        """Of every stage, how much smaller its images are than y: 4, 2 or 1 times."""
         coarse = self.num_stages - 1 if self.coarse_stages is None else self.coarse_stages
-        return (2,) * coarse + (1,) * (self.num_stages - coarse)
+        scales = (2,) * coarse + (1,) * (self.num_stages - coarse)
+        return (4,) * (coarse - 1) + scales[coarse - 1 :] if self.pyramid and coarse else scales
 
     @property
     def ocformers(self) -> tuple[int, ...]:
@@ -63,7 +68,7 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
             return (0,) * self.num_stages
         if self.share_stages is False:
             return tuple(range(self.num_stages))
-        return tuple(int(scale < self.scales[0]) for scale in self.scales)
+        return tuple(int(scale == 1 < self.scales[0]) for scale in self.scales)
 
     @model_validator(mode='after')
     def _effects(self) -> 'UnfoldLDMOptions':
@@ -71,6 +76,11 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
             raise ValueError(
                 f'coarse_stages must be less than num_stages ({self.num_stages}), got '
                 f'{self.coarse_stages}: the last stage makes the output.'
+            )
+        if self.prior_window % (4 * self.scales[0]):
+            raise ValueError(
+                f'prior_window must be a multiple of {4 * self.scales[0]} for stages at a quarter '
+                f'of the resolution (pyramid), got {self.prior_window}.'
             )
         if self.cond_input == 'lq' and not self.cond_detach:
             raise ValueError('cond_detach must be true with cond_input: lq, else it has no effect.')

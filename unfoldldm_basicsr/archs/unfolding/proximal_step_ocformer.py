@@ -29,7 +29,7 @@ from unfoldldm_basicsr.archs.layers.blocks import Blocks, NetworkOptions
 from unfoldldm_basicsr.archs.layers.feed_forward import simple_gate
 from unfoldldm_basicsr.archs.layers.layout import to_quick_layout
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d
-from unfoldldm_basicsr.archs.layers.resample import Unshuffle
+from unfoldldm_basicsr.archs.layers.resample import Unshuffle, crop_to, pad_to_multiple
 from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 
 Levels = Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=3, max_length=3)]
@@ -169,7 +169,8 @@ class OCFormer(nn.Module):
         self.output = nn.Conv2d(d, pixels, 3, padding=1)
 
     def forward(self, x_hat: Tensor, x_tilde: Tensor, prior: Tensor | None) -> Tensor:
-        """x_hat, x_tilde (B, c, h, w), h, w multiples of 8; prior (B, C_p) -> like x_hat."""
+        """x_hat, x_tilde (B, c, h, w), h, w multiples of 4; prior (B, C_p) -> like x_hat."""
+        (x_hat, size), (x_tilde, _) = (pad_to_multiple(x, 8) for x in (x_hat, x_tilde))
         hat, tilde = self.unshuffle(x_hat), self.unshuffle(x_tilde)
         z1 = torch.cat([self.embed_hat(hat), self.embed_tilde(tilde)], 1)
         z1 = self.encoder1(to_quick_layout(z1), prior)
@@ -177,4 +178,4 @@ class OCFormer(nn.Module):
         z3 = self.latent(self.down2(z2), prior)
         z = self.decoder2(self.up2(z3) + z2, prior)
         z = self.decoder1(self.up1(z) + z1, prior)
-        return self.unshuffle.undo(self.output(z))
+        return crop_to(self.unshuffle.undo(self.output(z)), size)
