@@ -99,6 +99,8 @@ def test_first_stages_work_at_lower_resolutions_and_share_an_ocformer(changes, s
     assert sizes == [(32 // s, 48 // s) * 2 for s in scales]
     assert [s.W.matrix.shape[-1] for s in trace.stages] == [32 // s for s in scales]
     assert used == ocformers
+    start = F.interpolate(F.avg_pool2d(lq, scales[0]), lq.shape[2:], mode='bilinear')
+    torch.testing.assert_close(trace.start, start)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +161,9 @@ def test_tiles_see_the_levels_of_their_photo():
     torch.testing.assert_close(of_a_tile, levels, rtol=0, atol=0.02)
 
 
-def test_priors_of_a_patch_are_those_of_the_larger_patch_around_it():
-    net, seen = shaken(make()).eval(), {}
+@pytest.mark.parametrize('changes', [{}, {'num_stages': 3, 'pyramid': True}])
+def test_priors_of_a_patch_are_those_of_the_larger_patch_around_it(changes):
+    net, seen = shaken(make(**changes)).eval(), {}
     (lq, gt), around = torch.rand(2, 2, 3, 16, 16), torch.rand(2, 2, 3, 32, 48)
     with torch.no_grad():
         seen['patch'] = net(lq, gt, return_trace=True)
@@ -329,13 +332,13 @@ def test_joint_training_is_guided_by_either_prior():
 
 
 def test_windows_of_the_condition_are_those_of_the_prior_at_the_size_of_each_stage():
-    seen, net = [], make(num_stages=2, coarse_stages=1, prior_stages='all', prior_window=32)
+    seen, net = [], make(num_stages=3, pyramid=True, prior_stages='all', prior_window=32)
     encode = net.condition_encoder.forward
     net.condition_encoder.forward = lambda images, window: (
         seen.append((images.shape[2], window)) or encode(images, window)
     )
     net.eval()(torch.rand(1, 3, 48, 48))
-    assert seen == [(24, 16), (48, 32)]
+    assert seen == [(12, 8), (24, 16), (48, 32)]
 
 
 # One entry for each constructor argument: a value that is not the tiny configuration's.

@@ -48,8 +48,8 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
     darkness: there every gradient step makes the estimate almost as dark as y again. No effect with
     mgda_mode none, where both are the same."""
     coarse_stages: NonNegativeInt | None = None
-    """How many stages, the first ones, work at half the resolution (none given: all but the
-    last)."""
+    """How many stages, the first ones, work at half the resolution or below, see pyramid (none
+    given: all but the last)."""
     pyramid: bool = False
     """All coarse stages but the last one work at a quarter of the resolution. No effect with a
     single one."""

@@ -190,7 +190,7 @@ class MGDA(nn.Module):
     def estimate(self, seen: tuple[Tensor, Tensor] | None, size: torch.Size) -> Degradation | None:
         """The degradation of images of ``size`` (h, w), from what :meth:`look` has seen.
 
-        That may be half the size of y: coarse stages share the features.
+        That may be half or a quarter of the size of y: coarse stages share the features.
         """
         if seen is None:
             return None
@@ -211,8 +211,9 @@ class MGDA(nn.Module):
     def forward(
         self, x: Tensor, y: Tensor, k: int = 0, degradation: Degradation | None = None
     ) -> Estimates:
-        """One gradient step of stage ``k`` (from 0); x, y (B, c, h, w), h and w multiples of twice
-        the stride. ``degradation`` is that of y, looked at here where it is not given.
+        """One gradient step of stage ``k`` (from 0); x, y (B, c, h, w), h and w multiples of the
+        stride. ``degradation`` is that of y; where it is not given, y is looked at here, and h and
+        w are multiples of twice the stride.
         """
         if not (self.holistic or self.decomposed):
             return Estimates(x, y)
