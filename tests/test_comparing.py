@@ -107,7 +107,7 @@ def test_rows_of_an_ablation_that_change_the_test_alone_are_not_trained_again():
     assert (task.name, read_task(folder, ['name=mine']).name) == ('ablate_dark', 'mine')
     assert task.settings.reference == 'unfoldldm'
     untrained = {s.name for s in task.sides if s.trained_as != s.name}
-    as_the_base = {'isda', 'from_x', 'windows'}
+    as_the_base = {'isda', 'from_x', 'windows', 'half'}
     assert untrained == {'prior_oracle', 'prior_null', 'prior_other', 'one_window'} | as_the_base
     null = next(s for s in task.sides if s.name == 'prior_null')
     base = task.test_options(task.sides[0], 0, Path('/r'))
