@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from unfoldldm_basicsr.archs.layers import feed_forward, strips
-from unfoldldm_basicsr.archs.layers.attention import TransposedSelfAttention, channel_attention_map
+from unfoldldm_basicsr.archs.layers.attention import (
+    TransposedSelfAttention,
+    attend_and_project,
+    channel_attention_map,
+)
 from unfoldldm_basicsr.archs.layers.feed_forward import GatedFeedForward
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm2d, mean_std
 from unfoldldm_basicsr.archs.layers.resample import Unshuffle, pad_to_multiple
@@ -36,6 +40,22 @@ def test_attention_of_a_black_image_has_finite_gradients(layout):
     attention(x).sum().backward()
     assert x.grad.isfinite().all()
     assert all(p.grad.isfinite().all() for p in attention.parameters())
+
+
+@LAYOUTS
+@pytest.mark.parametrize('side', [1, 2, 3, 8])  # 3 x 3 positions are too many for a product of A v
+@pytest.mark.parametrize('bias', [False, True])
+def test_attention_is_applied_and_projected_in_either_order(layout, side, bias):
+    attention = torch.randn(2, 4, 5, 5).softmax(-1).requires_grad_()
+    v = torch.randn(2, 20, side, side).contiguous(memory_format=layout)
+    projection = torch.nn.Conv2d(20, 24, 1, bias=bias)
+    out = attend_and_project(attention, v, projection)
+    expected = projection((attention @ v.reshape(2, 4, 5, -1)).reshape(2, 20, side, side))
+    torch.testing.assert_close(out, expected)
+    wanted = [attention, *projection.parameters()]
+    got, right = (torch.autograd.grad(z.square().sum(), wanted) for z in (out, expected))
+    torch.testing.assert_close(got, right)
+    assert side == 1 or out.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

@@ -12,6 +12,7 @@ Shapes: B batch, C channels, H x W positions.
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.convolution import separable_parts
 from unfoldldm_basicsr.archs.layers.layout import has_channels_last, matmul_channels
@@ -55,16 +56,26 @@ def channel_attention_map(q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
 
 
 def attend_and_project(attention: Tensor, v: Tensor, projection: nn.Conv2d) -> Tensor:
-    """``projection(A v)`` with one product over the positions: (W_out A) v.
+    """``projection(A v)`` with one product over the positions, (W_out A) v, where these are many.
+
+    On small patches W_out A would cost more than it spares, and W_out (A v) is computed.
 
     A (B, heads, C/heads, C/heads), v (B, C, H, W), W_out a 1x1 convolution C -> O; gives
     (B, O, H, W) in the memory format of v.
     """
-    weight = projection.weight
-    weight = rearrange(weight, 'o (heads c) 1 1 -> heads o c', heads=attention.shape[1])
+    (heads, height), weight, bias = (attention.shape[1], v.shape[2]), projection.weight, None
+    if projection.bias is not None:
+        bias = projection.bias.to(v.dtype)
+    if 4 * height * v.shape[3] <= len(weight):
+        values = rearrange(v, 'b (heads c) h w -> b heads (h w) c', heads=heads)
+        attended = rearrange(values @ attention.to(v.dtype).mT, 'b heads n c -> b n (heads c)')
+        out = F.linear(attended, weight.flatten(1).to(v.dtype), bias)
+        out = rearrange(out, 'b (h w) o -> b o h w', h=height)
+        return out if has_channels_last(v) else out.contiguous()
+    weight = rearrange(weight, 'o (heads c) 1 1 -> heads o c', heads=heads)
     matrix = rearrange(weight @ attention.to(weight.dtype), 'b heads o c -> b o (heads c)')
     out = matmul_channels(matrix.to(v.dtype), v)
-    return out if projection.bias is None else out + projection.bias.view(-1, 1, 1).to(out.dtype)
+    return out if bias is None else out + bias.to(out.dtype).view(-1, 1, 1)
 
 
 class TransposedSelfAttention(nn.Module):
