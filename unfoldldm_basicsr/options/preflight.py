@@ -174,7 +174,7 @@ def _apply(problems: Problems, rules_: Iterable[Callable], run: Run) -> None:
             for path, *rest in rule(run):
                 if path not in not_read:
                     problems.add(path, *rest)
-        except networks.VALUE_ERRORS:
+        except Exception:
             if not problems.refused:
                 raise
 
@@ -269,7 +269,7 @@ def _check_class(problems: Problems, run: Run, path: str, section: Any, kind: Ki
         return None
     try:
         return kind.build(owner, **arguments())  # without what the reading has taken out
-    except networks.VALUE_ERRORS as error:
+    except Exception as error:  # noqa: BLE001  (of a class of anybody)
         if run.here or not isinstance(error, FileNotFoundError):  # its weights elsewhere
             build = partial(kind.build, owner)
             problems.add(path, networks.refusal(owner.__name__, arguments(), error, build))
