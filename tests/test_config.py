@@ -528,10 +528,10 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
 
 def test_a_numbered_key_of_a_class_of_somebody_else_is_no_slip():
     problems = Problems()
-    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lq1': 'a'}, also=BasicDataset.also)
+    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lq1': 'a'}, PairedImageDataset)
     assert problems.refused == {}
-    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, also=BasicDataset.also)
+    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, PairedImageDataset)
     assert 'x.dataroot_lqq' in problems.refused
     own = Problems()
-    own.read('x', BasicDataset, {'type': 'Own', 'dtype': 'float'}, also=BasicDataset.also)
+    own.read('x', BasicDataset, {'type': 'Own', 'dtype': 'float'}, PairedImageDataset)
     assert own.refused == {}

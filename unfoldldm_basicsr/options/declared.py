@@ -32,7 +32,8 @@ def options_of(
         owner: one with ``Options`` is declared by these.
         given: parameters that do not come from the option file.
         base: declares keys beside.
-        known: types parameters of these names; declares all keys where the owner takes any.
+        known: types parameters of these names; declares all keys where the owner takes any
+            (``**kwargs``).
     """
     if hasattr(owner, 'Options'):
         return owner.Options
@@ -52,8 +53,11 @@ def options_of(
         annotation = _plain(hints[name]) if name in hints else _like(name, p.default)
         # The name of a field is free of what pydantic keeps for itself; the alias is the key.
         fields[f'key_{len(fields)}'] = (annotation, Field(default, alias=name))
-    base = known if takes_any_key(owner) else base
-    return create_model(f'{owner.__name__}Options', __base__=base, **fields)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    base = known if takes_any else base
+    declared = create_model(f'{owner.__name__}Options', __base__=base, **fields)
+    declared.also = base.also if takes_any else None
+    return declared
 
 
 def needs_truth(metric: object) -> bool:
@@ -61,13 +65,6 @@ def needs_truth(metric: object) -> bool:
     function = registered(METRIC_REGISTRY, metric)
     truth = function and inspect.signature(function).parameters.get('img2')
     return truth is not None and truth.default is _EMPTY
-
-
-def takes_any_key(owner: Callable) -> bool:
-    """Whether a class without declared options, or a function, has ``**kwargs``."""
-    if hasattr(owner, 'Options'):
-        return False
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(owner).parameters.values())
 
 
 def _plain(hint: Any) -> Any:

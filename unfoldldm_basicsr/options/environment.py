@@ -56,7 +56,8 @@ def not_read(run: Run) -> frozenset[str]:
     if not run.here:
         named = section_values(run.opt, 'path').items()
         return frozenset(f'path.{key}' for key, value in named if value)
-    if not run.is_train or not run.resuming:
+    resuming = bool(run.path.resume_state) if run.resuming is None else run.resuming
+    if not run.is_train or not resuming:
         return frozenset(() if run.is_train else ['path.pretrain_network_d'])
     ignored = run.path.ignore_resume_networks or ()
     ignored = set(map(str, [ignored] if isinstance(ignored, str) else ignored))
@@ -132,7 +133,7 @@ def gpus_are_there(run: Run) -> Found:
 def scan_backend_works(run: Run) -> Found:
     """The CPU takes none of those that are named."""
     name = getattr(run.top, 'scan_backend', None)
-    if name in (None, 'auto', 'torch') or run.gpus == 0:
+    if name in (None, 'auto', 'torch') or run.top.num_gpu == 0:
         return
     rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', ''))
     mine = rank.isdigit() and int(rank) < torch.cuda.device_count()
@@ -146,7 +147,7 @@ def network_can_be_compiled(run: Run) -> Found:
     """torch looks for a compiler in the first step only, after the loaders have started."""
     if not getattr(run.train, 'use_compile', False):
         return
-    device = 'cuda' if run.gpus and torch.cuda.is_available() else 'cpu'
+    device = 'cuda' if run.top.num_gpu and torch.cuda.is_available() else 'cpu'
     try:
         with warnings.catch_warnings(), torch._inductor.config.patch(force_disable_caches=True):
             warnings.simplefilter('ignore')  # of the caches, which would hide the fault

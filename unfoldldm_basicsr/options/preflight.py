@@ -9,7 +9,7 @@ that class says, which is then built where it costs nothing; rules look at what 
 last, files and data of this machine are opened.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from unfoldldm_basicsr.common.sections import (
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.options import environment, networks, rules
 from unfoldldm_basicsr.options.aliases import MODELS, Note, translate
-from unfoldldm_basicsr.options.declared import options_of, takes_any_key
+from unfoldldm_basicsr.options.declared import options_of
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.problems import Problems
 from unfoldldm_basicsr.options.run import (
@@ -57,28 +57,32 @@ def _schedule(cls: type, **arguments: Any) -> None:
     cls(torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]), **arguments)
 
 
+def _data_options(cls: type) -> type[Options]:
+    return getattr(cls, 'Options', LoaderOptions if whose(cls) == 'theirs' else BasicDataset)
+
+
 class Kind(NamedTuple):
     """What the ``type`` of a section names, and what its other keys are."""
 
     what: str
     registry: Iterable[tuple[str, Any]]
     build: Callable[..., Any] | None = None  # what is made of class and arguments to try them
-    given: tuple[str, ...] = ()  # parameters that do not come from the option file
-    declared: tuple[type[Options], type[Options]] = (Options, Options)  # beside; of any keys
+    options: Callable[[Any], type[Options]] = options_of
     where: str = 'is registered'
 
 
 _OF_STOCK = "is known to BasicSR's own models (model_type: RestorationModel knows more)"
-NETWORK = Kind('network', registries.ARCH_REGISTRY, networks.on_meta)
-LOSS = Kind('loss', registries.LOSS_REGISTRY, _loss)
-OPTIMISER = Kind('optimiser', networks.OPTIMIZERS, networks.one_step, ('params',))
 _STEPS, _CYCLES = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
 _SCHEDULES = [('MultiStepLR', _STEPS), *((cls.__name__, cls) for cls in (_STEPS, _CYCLES))]
-_OF_SCHEDULES = ('optimizer', 'last_epoch'), (Options, ScheduleOptions)
-SCHEDULE = Kind('schedule', _SCHEDULES, _schedule, *_OF_SCHEDULES, where=_OF_STOCK)
-_OF_METRICS = ('img', 'img2'), (AnyMetric, MetricOptions)
-METRIC = Kind('metric', registries.METRIC_REGISTRY, None, *_OF_METRICS)
-DATASET = Kind('data set', registries.DATASET_REGISTRY)
+_of_schedule = partial(options_of, given=('optimizer', 'last_epoch'), known=ScheduleOptions)
+_of_metric = partial(options_of, given=('img', 'img2'), base=AnyMetric, known=MetricOptions)
+_of_optimiser = partial(options_of, given=('params',))
+NETWORK = Kind('network', registries.ARCH_REGISTRY, networks.on_meta)
+LOSS = Kind('loss', registries.LOSS_REGISTRY, _loss)
+OPTIMISER = Kind('optimiser', networks.OPTIMIZERS, networks.one_step, _of_optimiser)
+SCHEDULE = Kind('schedule', _SCHEDULES, _schedule, _of_schedule, _OF_STOCK)
+METRIC = Kind('metric', registries.METRIC_REGISTRY, None, _of_metric)
+DATASET = Kind('data set', registries.DATASET_REGISTRY, None, _data_options)
 ANY = Kind('class', ())
 
 
@@ -144,21 +148,23 @@ def examine(
     model = registered(registries.MODEL_REGISTRY, options.get('model_type'))
     if here:
         options['num_gpu'] = gpu_count(options, model, launcher)
-    if resuming is None:
-        resuming = bool(section_values(options, 'path').get('resume_state'))
     problems = Problems(options, strict)
     for key in SET_AT_START['path'] if isinstance(options['path'], dict) else ():
         if options['path'].pop(key, None) is not None:
             problems.add(f'path.{key}', 'is set when a run starts; not read.', 'warning')
-    run = typed(model, options, problems)
-    run.here, run.launcher = here, launcher
-    run.resuming, run.gpus = resuming, options['num_gpu']
+    run = typed(model, options, problems, here=here, launcher=launcher, resuming=resuming)
     if model is None and isinstance(options.get('model_type'), str):
         names = [*MODELS, *(name for name, _ in registries.MODEL_REGISTRY)]
         hint = did_you_mean(options['model_type'], names)
         message = f'no model {show(options["model_type"])} is registered.{hint}'
         problems.add('model_type', message)
-    _check_classes(problems, run)
+    for path, section, kind in _classes(run):
+        if not problems.at(path):
+            made = _check_class(problems, run, path, section, kind)
+            if kind is NETWORK:
+                run.networks[path] = made
+            elif kind is DATASET:
+                run.datasets[path] = made
     own = environment.RULES if here else ()
     _apply(problems, (*rules.RULES, *getattr(model, 'rules', ()), *own), run)
     if problems.refused or not later:
@@ -182,30 +188,20 @@ def _apply(problems: Problems, rules_: Iterable[Callable], run: Run) -> None:
 # ---- sections that name a class -----------------------------------------------------------------
 
 
-def _check_classes(problems: Problems, run: Run) -> None:
-    """Reads every section with a ``type``, and builds networks, losses, optimiser and schedule."""
+def _classes(run: Run) -> Iterator[tuple[str, Any, Kind]]:
+    """Path and content of every section with a ``type``, and what that names."""
     for key, section in run.opt.items():
-        if str(key).startswith('network_') and key not in problems.refused:
-            run.networks[key] = _check_class(problems, run, key, section, NETWORK)
+        if str(key).startswith('network_'):
+            yield key, section, NETWORK
     for name, section in section_values(run.opt, 'train').items() if run.is_train else ():
-        path = f'train.{name}'
-        if isinstance(section, Mapping) and not problems.at(path):
-            kind = _kind_in_train(run, str(name), section)
-            if kind is not None:
-                _check_class(problems, run, path, section, kind)
+        kind = _kind_in_train(run, str(name), section) if isinstance(section, Mapping) else None
+        if kind is not None:
+            yield f'train.{name}', section, kind
     for name, section in (run.val.metrics or {}).items():
-        _check_class(problems, run, f'val.metrics.{name}', section, METRIC)
+        yield f'val.metrics.{name}', section, METRIC
     for phase, section in section_values(run.opt, 'datasets').items():
-        path, read = f'datasets.{phase}', is_read(str(phase), run.is_train)
-        cls = _find(problems, path, section, DATASET) if read else None
-        if cls is not None:
-            theirs = whose(cls) == 'theirs'
-            stock = LoaderOptions if theirs else BasicDataset
-            declared = getattr(cls, 'Options', stock)
-            also = None if hasattr(cls, 'Options') else declared.also
-            run.datasets[str(phase)] = problems.read(
-                path, declared, section, also=also, theirs=theirs
-            )
+        if is_read(str(phase), run.is_train):
+            yield f'datasets.{phase}', section, DATASET
 
 
 def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
@@ -254,18 +250,20 @@ def _find(problems: Problems, path: str, section: object, kind: Kind) -> Any:
 
 
 def _check_class(problems: Problems, run: Run, path: str, section: Any, kind: Kind) -> Any:
-    """What is built of a section, if anything; None with the problems added."""
+    """What is built of a section, or its options if nothing is; None with the problems added."""
     owner = _find(problems, path, section, kind)
     if owner is None:
         return None
+    declared = kind.options(owner)
+    own = ('type',) if 'type' not in declared.model_fields else ()
 
     def arguments() -> dict[str, Any]:
-        return {str(key): value for key, value in section.items() if key != 'type'}
+        return {str(key): value for key, value in section.items() if key not in own}
 
-    declared = options_of(owner, kind.given, *kind.declared)
-    also = declared.also if takes_any_key(owner) else None
-    problems.read(path, declared, arguments(), owner.__name__, also)
-    if kind.build is None or problems.at(path):
+    options = problems.read(path, declared, arguments(), owner)
+    if kind.build is None:
+        return options
+    if problems.at(path):
         return None
     try:
         return kind.build(owner, **arguments())  # without what the reading has taken out

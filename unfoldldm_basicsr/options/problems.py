@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from unfoldldm_basicsr.common.declaration import Options, keys_of, problems_of
+from unfoldldm_basicsr.common.registration import whose
 from unfoldldm_basicsr.common.suggest import nearest, one_slip
 
 
@@ -40,27 +41,24 @@ class Problems:
         return any(p.startswith(f'{path}.') or f'{path}.'.startswith(p) for p in places)
 
     def read(
-        self,
-        prefix: str,
-        declared: type[Options],
-        values: Mapping[str, Any],
-        owner: str = '',
-        also: re.Pattern | None = None,
-        theirs: bool = False,
+        self, prefix: str, declared: type[Options], values: Mapping[str, Any], owner: Any
     ) -> Options:
         """A section as its declaration types it, as far as it is right; the rest is added.
 
-        ``prefix`` is its key path, ``owner`` the name of the class that it is for. One without a
-        declaration of its own reads the keys of ``also`` beside, and may read more: of those that
-        are unknown, only slips of known ones are refused then, and in one of somebody else
-        (``theirs``) none that stands beside what it might be a slip of: game is not name.
+        ``prefix`` is its key path, ``owner`` the class that it is for, None where that is not
+        known. One without a declaration of its own reads the keys of ``also`` beside, and may read
+        more: of those that are unknown, only slips of known ones are refused then, and in one of
+        somebody else none that stands beside what it might be a slip of: game is not name.
         """
         values = {str(key): value for key, value in values.items()}
+        also = declared.also if owner else re.compile('.*', re.DOTALL)
+        if hasattr(owner, 'Options') or hasattr(owner, 'sections'):
+            also = None
         try:
             return declared.model_validate(values)
         except ValidationError as error:
-            found = problems_of(error, declared, values, owner)
-        known = keys_of(declared)
+            found = problems_of(error, declared, values, getattr(owner, '__name__', ''))
+        known, theirs = keys_of(declared), whose(owner) == 'theirs'
         for path, message, kind in found:
             if kind == 'unknown' and '.' not in path:
                 if also and also.fullmatch(path):

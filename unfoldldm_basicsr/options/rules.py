@@ -77,7 +77,7 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
     wanted = image_channels(cls, section) if judged else None
     for path, values in run.sets() if isinstance(wanted, int) else ():
         paired = values.get('type') == 'PairedImageDataset'
-        given = getattr(run.datasets.get(path.partition('.')[2]), 'channels', None)
+        given = getattr(run.datasets.get(path), 'channels', None)
         if paired:
             given = 1 if values.get('color') == 'y' else 3
         if given in (None, wanted):  # None: of somebody else, who knows
@@ -193,7 +193,7 @@ def networks_suit_the_model(run: Run) -> Found:
 
 def scale_fits(run: Run) -> Found:
     scale, types = run.opt.get('scale'), {path: s.get('type') for path, s in run.sets()}
-    size = getattr(run.datasets.get('train'), 'gt_size', None)
+    size = getattr(run.datasets.get('datasets.train'), 'gt_size', None)
     if types.get('datasets.train') == 'PairedImageDataset' and size and size % scale:
         message = f'is {size}, no multiple of scale ({scale}): the patches would not fit together.'
         yield Problem('datasets.train.gt_size', message)

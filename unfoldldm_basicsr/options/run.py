@@ -1,10 +1,9 @@
 """An option file as typed sections, and the machine of its start: what rules look at."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +21,6 @@ SET_AT_START = {
     ),
 }  # fmt: skip
 _OF_TRAINING = ('train', 'logger')  # sections that a test does not read
-_ANYTHING = re.compile('.*', re.DOTALL)
 _COUNT_OF = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS'}
 
 
@@ -46,8 +44,7 @@ class Run:
     networks: dict[str, nn.Module | None] = field(default_factory=dict)
     here: bool = True  # data, weights and GPUs of this machine belong to it
     launcher: str | None = None  # that of the command line; None where no run is started
-    resuming: bool = False  # from a state
-    gpus: int | Literal['auto'] = 'auto'  # which depends on another machine
+    resuming: bool | None = None  # from a state; None: if ``path.resume_state`` names one
 
     @property
     def processes(self) -> int:
@@ -56,8 +53,8 @@ class Run:
     @property
     def replicas(self) -> int:
         """Batches of ``batch_size_per_gpu`` that each process draws, as DataParallel does."""
-        alone = self.launcher in (None, 'none') and isinstance(self.gpus, int)
-        return max(self.gpus, 1) if alone else 1
+        gpus, alone = self.top.num_gpu, self.launcher in (None, 'none')
+        return max(gpus, 1) if alone and isinstance(gpus, int) else 1
 
     @property
     def network_sections(self) -> dict[str, Mapping[str, Any]]:
@@ -92,27 +89,25 @@ def is_read(phase: str, is_train: bool) -> bool:
     return phase == 'train' or kind == 'val' if is_train else kind in ('val', 'test')
 
 
-def typed(model: type | None, opt: Mapping[str, Any], problems: Problems | None = None) -> Run:
+def typed(
+    model: type | None, opt: Mapping[str, Any], problems: Problems | None = None, **start: Any
+) -> Run:
     """The typed options of a run with ``model``; one without ``sections`` reads as BasicSR's do.
 
     One of somebody else only shares what the pipelines read; without one, every key is known.
 
-    ``problems`` gets what does not fit its declaration.
+    ``problems`` gets what does not fit its declaration; ``start`` is what the check alone knows.
 
     Raises OptionError: all that does not fit, where ``problems`` is not given.
     """
     started = problems is None  # the option dict holds what a start has set
     if started:
         problems, opt = Problems(), {'model_type': model.__name__, **opt}
-    run = Run(model, is_training(opt), opt)
-    theirs = whose(model) == 'theirs'
-    stock = ANY_SECTIONS if theirs else SECTIONS
+    run = Run(model, is_training(opt), opt, **start)
+    stock = ANY_SECTIONS if whose(model) == 'theirs' else SECTIONS
     for name, declared in getattr(model, 'sections', stock).items():
         if run.is_train or name not in _OF_TRAINING:
-            values = section_values(opt, name)
-            also = _ANYTHING if model is None else declared.also
-            also = None if hasattr(model, 'sections') else also
-            section = problems.read(name, declared, values, also=also, theirs=theirs)
+            section = problems.read(name, declared, section_values(opt, name), model)
             setattr(run, name or 'top', section)
     if started and problems.refused:
         raise OptionError('options', [Problem(*item) for item in problems.refused.items()])
