@@ -3,8 +3,7 @@
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -29,7 +28,13 @@ _MODULES = 10_000  # no network that can be trained has more; building it would 
 
 def on_meta(cls: type[nn.Module], **arguments: Any) -> nn.Module:
     """Builds a network on the meta device; ValueError where it would have no end of modules."""
-    with warnings.catch_warnings(), _limited_modules():
+    left = iter(range(_MODULES))
+
+    def count(*_: object) -> None:
+        if next(left, None) is None:
+            raise ValueError(f'too large, more than {_MODULES} modules')
+
+    with warnings.catch_warnings(), register_module_module_registration_hook(count):
         warnings.simplefilter('ignore')  # of layers without a single weight, for example
         return build_on_meta(cls, deepcopy(arguments))
 
@@ -41,23 +46,6 @@ def one_step(cls: type[Optimizer], **arguments: Any) -> None:
         parameter.grad = torch.ones_like(parameter)
     arguments.pop('capturable', None)  # no step on the CPU can be
     cls(parameters, **arguments).step()
-
-
-@contextmanager
-def _limited_modules() -> Iterator[None]:
-    left = _MODULES
-
-    def count(module: nn.Module, name: str, child: nn.Module | None) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError(f'too large, more than {_MODULES} modules')
-
-    hook = register_module_module_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def blamed(build: Callable[..., object], arguments: Mapping) -> dict[str, object]:
