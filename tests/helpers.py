@@ -244,4 +244,4 @@ def warnings_at(options: dict, path: str, **settings) -> str:
 
     report = examine(options, 'x.yml', 'train' in options, **settings)
     assert report.problems == []
-    return report.found.warned.get(path, '')
+    return report.warned.get(path, '')

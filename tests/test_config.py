@@ -30,7 +30,7 @@ from unfoldldm_basicsr.common.sections import BasicDataset
 from unfoldldm_basicsr.options.declared import options_of
 from unfoldldm_basicsr.options.environment import open_datasets
 from unfoldldm_basicsr.options.preflight import examine, preflight
-from unfoldldm_basicsr.options.problems import Problems
+from unfoldldm_basicsr.options.run import Report
 
 EDSR = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'upscale': 5}
 STOCK_FAULTS = [
@@ -159,7 +159,7 @@ def test_the_trial_of_a_data_set_leaves_it_as_it_was(stock, monkeypatch):
 
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Turning', Turning)
     report = examine(put(stock, 'datasets.train.type', 'Turning'), 'x.yml', True, later=True)
-    (section, dataset), *_ = open_datasets(report.found, report.run)
+    (section, dataset), *_ = open_datasets(report)
     assert dataset.paths == Turning(section).paths != dataset.paths[::-1]
 
 
@@ -527,11 +527,11 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
 
 
 def test_a_numbered_key_of_a_class_of_somebody_else_is_no_slip():
-    problems = Problems()
+    problems = Report()
     problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lq1': 'a'}, PairedImageDataset)
     assert problems.refused == {}
     problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, PairedImageDataset)
     assert 'x.dataroot_lqq' in problems.refused
-    own = Problems()
+    own = Report()
     own.read('x', BasicDataset, {'type': 'Own', 'dtype': 'float'}, PairedImageDataset)
     assert own.refused == {}

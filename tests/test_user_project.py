@@ -220,7 +220,7 @@ def test_no_strict_warns_of_what_it_would_refuse(plugin):
         options = put(plugin, f'{section}.bogus', 1)
         assert problems_at(options, f'{section}.bogus')
         report = examine(options, 'x.yml', True, strict=False)
-        assert (report.problems, [*report.found.warned]) == ([], [f'{section}.bogus'])
+        assert (report.problems, [*report.warned]) == ([], [f'{section}.bogus'])
         assert 'bogus' not in str(report.run.opt)  # what the run reads
 
 

@@ -6,8 +6,8 @@ import sys
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.compat.imports import load_data_only
-from unfoldldm_basicsr.options.preflight import Report, examine, project_hint
-from unfoldldm_basicsr.options.run import is_training
+from unfoldldm_basicsr.options.preflight import examine, project_hint
+from unfoldldm_basicsr.options.run import Report, is_training
 
 SIZE = 256  # of the image that the operations are counted for
 

@@ -23,9 +23,8 @@ from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_
 from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.ops.ss2d import describe_backends
 from unfoldldm_basicsr.options.defaults import parts_of
-from unfoldldm_basicsr.options.problems import Problems
 from unfoldldm_basicsr.options.rules import Found
-from unfoldldm_basicsr.options.run import Run, section_values
+from unfoldldm_basicsr.options.run import Report, Run, section_values
 from unfoldldm_basicsr.weights.checkpoint import MAY_LACK, read_checkpoint
 from unfoldldm_basicsr.weights.loading import misfit, phase1_misfit
 from unfoldldm_basicsr.weights.training_state import Checkpoint
@@ -212,15 +211,15 @@ def _lmdb_faults(folder: str) -> Iterator[tuple[str, ...]]:
 
 
 @basicsr_logger_untouched()
-def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Dataset]]:
+def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
     """Builds the data sets as BasicSR will, and reads one item of each.
 
     Gives section and data set, as good as new: what reading leaves behind is in a copy.
     """
-    built = []
+    built, run = [], report.run
     for path, section in run.sets() if run.here else ():
         cls = registered(DATASET_REGISTRY, section.get('type'))
-        if cls is None or problems.at(path) or problems.at('scale'):
+        if cls is None or report.at(path) or report.at('scale'):
             continue
         try:
             dataset = cls(copy.deepcopy(dict(section)))
@@ -230,23 +229,23 @@ def open_datasets(problems: Problems, run: Run) -> list[tuple[dict[str, Any], Da
                     _read_one(dataset, section)
         except OptionError as error:
             for key, *rest in error.problems:
-                problems.add(f'{path}.{key}'.strip('.'), *rest)
+                report.add(f'{path}.{key}'.strip('.'), *rest)
             continue
         except Exception as error:  # noqa: BLE001  (of a class of anybody)
             kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
             empty = [k for k, v in section.items() if v is None and str(k).startswith('dataroot')]
             about = f' (look at {", ".join(empty)}: nothing (~))' if empty else ''
             message = f'{cls.__name__} does not work with these values: {kind}{error}{about}'
-            problems.add(path, message)
+            report.add(path, message)
             continue
         if images == 0:
-            problems.add(path, 'holds no images. Look at its dataroot keys.')
+            report.add(path, 'holds no images. Look at its dataroot keys.')
         elif section.get('phase') == 'train':
             batch = section['batch_size_per_gpu'] * run.replicas
             ratio = section.get('dataset_enlarge_ratio', 1)
             samples = math.ceil(images * ratio / run.processes)
             if samples < batch:
-                problems.add(
+                report.add(
                     f'{path}.batch_size_per_gpu',
                     f'{images} images give each process {samples} samples per epoch, less than one '
                     f'batch of {batch}, so no step would be made. Lower it, or multiply '

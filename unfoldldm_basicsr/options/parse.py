@@ -71,7 +71,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     progress.seed_drawn = options['manual_seed'] is None
     _seed(options)
     options['auto_resume'] = args.auto_resume
-    progress.built = open_datasets(report.found, report.run)  # seeded, for the pipeline to find
+    progress.built = open_datasets(report)  # seeded, for the pipeline to find
     if report.problems:
         refuse(report.problems)
     _complete_paths(options, root_path, is_train)

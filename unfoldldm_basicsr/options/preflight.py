@@ -12,7 +12,6 @@ last, files and data of this machine are opened.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,12 +30,12 @@ from unfoldldm_basicsr.common.sections import (
 )
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.options import environment, networks, rules
-from unfoldldm_basicsr.options.aliases import MODELS, Note, translate
+from unfoldldm_basicsr.options.aliases import MODELS, translate
 from unfoldldm_basicsr.options.declared import options_of
 from unfoldldm_basicsr.options.defaults import fill_defaults
-from unfoldldm_basicsr.options.problems import Problems
 from unfoldldm_basicsr.options.run import (
     SET_AT_START,
+    Report,
     Run,
     gpu_count,
     is_read,
@@ -86,26 +85,6 @@ DATASET = Kind('data set', registries.DATASET_REGISTRY, None, _data_options)
 ANY = Kind('class', ())
 
 
-@dataclass
-class Report:
-    """What a check found."""
-
-    file: str
-    found: Problems
-    run: Run
-    notes: list[Note]
-
-    @property
-    def problems(self) -> list[str]:
-        """``FILE: key.path: message`` for what a run is refused for."""
-        return [f'{self.file}: {path}: {text}' for path, text in self.found.refused.items()]
-
-    @property
-    def warnings(self) -> list[str]:
-        """The same for what is worth a warning only."""
-        return [f'{self.file}: {path}: {text}' for path, text in self.found.warned.items()]
-
-
 def preflight(options: dict, file: str, is_train: bool, **settings: Any) -> list[str]:
     """Every problem of an option dict, one line each; for the parameters see :func:`examine`."""
     return examine(options, file, is_train, **settings).problems
@@ -123,65 +102,60 @@ def examine(
     file: str,
     is_train: bool,
     *,
-    here: bool = True,
-    resuming: bool | None = None,
-    launcher: str | None = None,
     strict: bool = True,
     later: bool = False,
+    **start: Any,
 ) -> Report:
     """Checks an option dict.
 
     Args:
         options: as read from the file, not completed; stays unchanged.
         file: name for the messages.
-        here: also check what belongs to this machine: data, weights, GPUs.
-        resuming: the run goes on from a state, so the weights it started from are not read (None:
-            if ``path.resume_state`` names one).
-        launcher: that of the command line; None where no run is started.
         strict: whether keys that are not known are refused.
         later: leave the data sets to :func:`.environment.open_datasets` if all else is right.
+        start: ``here``, ``launcher`` and ``resuming`` of :class:`.Run`.
     """
     options = deepcopy(options)
-    notes = translate(options)
+    report = Report(options, file, strict)
+    report.notes = translate(options)
     fill_defaults(options, is_train)
     options['is_train'] = is_train
     model = registered(registries.MODEL_REGISTRY, options.get('model_type'))
-    if here:
-        options['num_gpu'] = gpu_count(options, model, launcher)
-    problems = Problems(options, strict)
+    if start.get('here', True):
+        options['num_gpu'] = gpu_count(options, model, start.get('launcher'))
     for key in SET_AT_START['path'] if isinstance(options['path'], dict) else ():
         if options['path'].pop(key, None) is not None:
-            problems.add(f'path.{key}', 'is set when a run starts; not read.', 'warning')
-    run = typed(model, options, problems, here=here, launcher=launcher, resuming=resuming)
+            report.add(f'path.{key}', 'is set when a run starts; not read.', 'warning')
+    run = report.run = typed(model, options, report, **start)
     if model is None and isinstance(options.get('model_type'), str):
         names = [*MODELS, *(name for name, _ in registries.MODEL_REGISTRY)]
         hint = did_you_mean(options['model_type'], names)
         message = f'no model {show(options["model_type"])} is registered.{hint}'
-        problems.add('model_type', message)
+        report.add('model_type', message)
     for path, section, kind in _classes(run):
-        if not problems.at(path):
-            made = _check_class(problems, run, path, section, kind)
+        if not report.at(path):
+            made = _check_class(report, path, section, kind)
             if kind is NETWORK:
                 run.networks[path] = made
             elif kind is DATASET:
                 run.datasets[path] = made
-    own = environment.RULES if here else ()
-    _apply(problems, (*rules.RULES, *getattr(model, 'rules', ()), *own), run)
-    if problems.refused or not later:
-        environment.open_datasets(problems, run)
-    return Report(file, problems, run, notes)
+    own = environment.RULES if run.here else ()
+    _apply(report, (*rules.RULES, *getattr(model, 'rules', ()), *own))
+    if report.refused or not later:
+        environment.open_datasets(report)
+    return report
 
 
-def _apply(problems: Problems, rules_: Iterable[Callable], run: Run) -> None:
+def _apply(report: Report, rules_: Iterable[Callable]) -> None:
     """Adds what rules find; one that stumbles over values found to be wrong before has no news."""
-    not_read = environment.not_read(run)
+    not_read = environment.not_read(report.run)
     for rule in rules_:
         try:
-            for path, *rest in rule(run):
+            for path, *rest in rule(report.run):
                 if path not in not_read:
-                    problems.add(path, *rest)
+                    report.add(path, *rest)
         except Exception:
-            if not problems.refused:
+            if not report.refused:
                 raise
 
 
@@ -233,25 +207,25 @@ def _stock_optimisers(model: type) -> Kind:
     return OPTIMISER._replace(registry=known, where=_OF_STOCK)
 
 
-def _find(problems: Problems, path: str, section: object, kind: Kind) -> Any:
+def _find(report: Report, path: str, section: object, kind: Kind) -> Any:
     """What ``section['type']`` names, or None with the problem added."""
     if not isinstance(section, Mapping):
-        problems.add(path, f'must be a section with a type, got {show(section)}.')
+        report.add(path, f'must be a section with a type, got {show(section)}.')
     elif 'type' not in section:
         message = f'is missing: the {kind.what} to use.{written_as("type", section)}'
-        problems.add(f'{path}.type', message)
+        report.add(f'{path}.type', message)
     elif kind is not ANY:
         name, known = section['type'], dict(iter(kind.registry))
         if found := registered(kind.registry, name):
             return found
         message = f'no {kind.what} {show(name)} {kind.where}.{did_you_mean(name, known)}'
-        problems.add(f'{path}.type', message)
+        report.add(f'{path}.type', message)
     return None
 
 
-def _check_class(problems: Problems, run: Run, path: str, section: Any, kind: Kind) -> Any:
+def _check_class(report: Report, path: str, section: Any, kind: Kind) -> Any:
     """What is built of a section, or its options if nothing is; None with the problems added."""
-    owner = _find(problems, path, section, kind)
+    owner = _find(report, path, section, kind)
     if owner is None:
         return None
     declared = kind.options(owner)
@@ -260,15 +234,15 @@ def _check_class(problems: Problems, run: Run, path: str, section: Any, kind: Ki
     def arguments() -> dict[str, Any]:
         return {str(key): value for key, value in section.items() if key not in own}
 
-    options = problems.read(path, declared, arguments(), owner)
+    options = report.read(path, declared, arguments(), owner)
     if kind.build is None:
         return options
-    if problems.at(path):
+    if report.at(path):
         return None
     try:
         return kind.build(owner, **arguments())  # without what the reading has taken out
     except Exception as error:  # noqa: BLE001  (of a class of anybody)
-        if run.here or not isinstance(error, FileNotFoundError):  # its weights elsewhere
+        if report.run.here or not isinstance(error, FileNotFoundError):  # its weights elsewhere
             build = partial(kind.build, owner)
-            problems.add(path, networks.refusal(owner.__name__, arguments(), error, build))
+            report.add(path, networks.refusal(owner.__name__, arguments(), error, build))
     return None

@@ -1,17 +1,25 @@
-"""An option file as typed sections, and the machine of its start: what rules look at."""
+"""An option file as typed sections, what is wrong with them, and the machine of its start."""
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem
+from unfoldldm_basicsr.common.declaration import (
+    OptionError,
+    Options,
+    Problem,
+    keys_of,
+    problems_of,
+)
 from unfoldldm_basicsr.common.registration import whose
 from unfoldldm_basicsr.common.sections import ANY_SECTIONS, SECTIONS
-from unfoldldm_basicsr.options.problems import Problems
+from unfoldldm_basicsr.common.suggest import nearest, one_slip
 
 # Written into the option dict when a run is started; no keys of an option file.
 SET_AT_START = {
@@ -42,7 +50,7 @@ class Run:
     logger: Options | None = None
     datasets: dict[str, Options] = field(default_factory=dict)
     networks: dict[str, nn.Module | None] = field(default_factory=dict)
-    here: bool = True  # data, weights and GPUs of this machine belong to it
+    here: bool = True  # data, weights and GPUs of this machine belong to it, and are looked at
     launcher: str | None = None  # that of the command line; None where no run is started
     resuming: bool | None = None  # from a state; None: if ``path.resume_state`` names one
 
@@ -89,28 +97,129 @@ def is_read(phase: str, is_train: bool) -> bool:
     return phase == 'train' or kind == 'val' if is_train else kind in ('val', 'test')
 
 
+class Report:
+    """What a check found, by key path; the first problem of a place stands, as it has the cause.
+
+    Keys that nothing reads are taken out of ``options``: rules and data sets look at the others.
+    Where the check is not ``strict``, they are warnings.
+    """
+
+    run: Run
+    notes: Sequence[object] = ()  # what was translated
+
+    def __init__(self, options: dict | None = None, file: str = '', strict: bool = True):
+        self.options, self.file, self.strict = options, file, strict
+        self.refused: dict[str, str] = {}
+        self.warned: dict[str, str] = {}
+
+    @property
+    def problems(self) -> list[str]:
+        """``FILE: key.path: message`` for what a run is refused for."""
+        return [f'{self.file}: {path}: {text}' for path, text in self.refused.items()]
+
+    @property
+    def warnings(self) -> list[str]:
+        """The same for what is worth a warning only."""
+        return [f'{self.file}: {path}: {text}' for path, text in self.warned.items()]
+
+    def add(self, path: str, message: str, kind: str = 'fault') -> None:
+        """``message`` continues the sentence that ``path`` begins; see :class:`.Problem`."""
+        message = ' '.join(message.split())
+        if any(f'{path}.'.startswith(f'{place}.') for place in self.refused):
+            return
+        if kind == 'warning' or (kind in ('unknown', 'slip') and not self.strict):
+            self.warned.setdefault(path, message)
+        else:
+            self.refused[path] = message
+        if kind == 'unknown':
+            _remove(self.options, path)
+
+    def at(self, path: str) -> bool:
+        """Whether ``path``, a section around it or anything in it has a problem."""
+        places = (f'{place}.' for place in self.refused)
+        return any(p.startswith(f'{path}.') or f'{path}.'.startswith(p) for p in places)
+
+    def read(
+        self, prefix: str, declared: type[Options], values: Mapping[str, Any], owner: Any
+    ) -> Options:
+        """A section as its declaration types it, as far as it is right; the rest is added.
+
+        ``prefix`` is its key path, ``owner`` the class that it is for, None where that is not
+        known. One without a declaration of its own reads the keys of ``also`` beside, and may read
+        more: of those that are unknown, only slips of known ones are refused then, and in one of
+        somebody else none that stands beside what it might be a slip of: game is not name.
+        """
+        values = {str(key): value for key, value in values.items()}
+        also = declared.also if owner else re.compile('.*', re.DOTALL)
+        if hasattr(owner, 'Options') or hasattr(owner, 'sections'):
+            also = None
+        try:
+            return declared.model_validate(values)
+        except ValidationError as error:
+            found = problems_of(error, declared, values, getattr(owner, '__name__', ''))
+        known, theirs = keys_of(declared), whose(owner) == 'theirs'
+        for path, message, kind in found:
+            if kind == 'unknown' and '.' not in path:
+                if also and also.fullmatch(path):
+                    continue
+                near = nearest(path, known)
+                possible = [key for key in known if not (theirs and key in values)]
+                if also and (slip := _slip_of(path, possible, values)):
+                    message, kind = f"is not known here. Did you mean '{slip}'?", 'slip'
+                elif also or not (prefix or near):  # at the top: a note
+                    kind = 'warning'
+                    message = f'is nothing that is known here; left as it is.{near}'
+            self.add(f'{prefix}.{path}'.strip('.'), message, kind)
+        faulty = {problem.path.partition('.')[0] for problem in found}
+        right = {k: v for k, v in values.items() if k in known and k not in faulty}
+        try:
+            return declared.model_validate(right)
+        except ValidationError:  # a required key is missing, or keys that depend on a faulty one
+            return declared.model_construct(**right)
+
+
+def _slip_of(key: str, known: list[str], present: Mapping[str, Any]) -> str:
+    """The known key that ``key`` is a slip of, '' for none.
+
+    ``dataroot_gt2`` is none, nor is a longer key beside the one that it contains.
+    """
+    slips = (near for near in known if one_slip(key, near) and key.rstrip('0123456789') != near)
+    return next((near for near in slips if not (near in key and near in present)), '')
+
+
+def _remove(values: Any, path: str) -> None:
+    """Takes the key at a path out of sections in sections and lists."""
+    if isinstance(values, list):
+        values = dict(enumerate(values))
+    for key, inner in [*values.items()] if isinstance(values, dict) else ():
+        if str(key) == path:
+            del values[key]
+        elif path.startswith(f'{key}.'):
+            _remove(inner, path.removeprefix(f'{key}.'))
+
+
 def typed(
-    model: type | None, opt: Mapping[str, Any], problems: Problems | None = None, **start: Any
+    model: type | None, opt: Mapping[str, Any], report: Report | None = None, **start: Any
 ) -> Run:
     """The typed options of a run with ``model``; one without ``sections`` reads as BasicSR's do.
 
     One of somebody else only shares what the pipelines read; without one, every key is known.
 
-    ``problems`` gets what does not fit its declaration; ``start`` is what the check alone knows.
+    ``report`` gets what does not fit its declaration; ``start`` is what the check alone knows.
 
-    Raises OptionError: all that does not fit, where ``problems`` is not given.
+    Raises OptionError: all that does not fit, where there is no ``report``.
     """
-    started = problems is None  # the option dict holds what a start has set
+    started = report is None  # the option dict holds what a start has set
     if started:
-        problems, opt = Problems(), {'model_type': model.__name__, **opt}
+        report, opt = Report(), {'model_type': model.__name__, **opt}
     run = Run(model, is_training(opt), opt, **start)
     stock = ANY_SECTIONS if whose(model) == 'theirs' else SECTIONS
     for name, declared in getattr(model, 'sections', stock).items():
         if run.is_train or name not in _OF_TRAINING:
-            section = problems.read(name, declared, section_values(opt, name), model)
+            section = report.read(name, declared, section_values(opt, name), model)
             setattr(run, name or 'top', section)
-    if started and problems.refused:
-        raise OptionError('options', [Problem(*item) for item in problems.refused.items()])
+    if started and report.refused:
+        raise OptionError('options', [Problem(*item) for item in report.refused.items()])
     return run
 
 
