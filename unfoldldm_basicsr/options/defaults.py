@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -57,10 +57,8 @@ def _fill_dataset(section: dict, phase: str, scale: Any) -> None:
     section['phase'], section['scale'] = phase.split('_')[0], scale
     if section.get('io_backend') is None:
         section['io_backend'] = {'type': 'disk'}
-    for _, part in (('', section), *parts_of(section)):
-        for key, value in part.items():
-            if isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info')):
-                part[key] = os.path.expanduser(value)
+    for _, part, key in places_of(section):
+        part[key] = os.path.expanduser(part[key])
     if phase == 'train':
         section.setdefault('num_worker_per_gpu', 4)
         if not hasattr(registered(DATASET_REGISTRY, section.get('type')), 'Options'):
@@ -68,8 +66,12 @@ def _fill_dataset(section: dict, phase: str, scale: Any) -> None:
             section.setdefault('use_rot', False)
 
 
-def parts_of(section: Mapping[str, Any]) -> list[tuple[str, dict]]:
-    """Place and section of each set of a mixture; a class of anybody may mean others by sets."""
-    sets = section.get('sets')
-    parts = enumerate(sets if isinstance(sets, list) else ())
-    return [(f'.sets.{index}', part) for index, part in parts if isinstance(part, dict)]
+def places_of(section: dict, prefix: str = '') -> Iterator[tuple[str, dict, str]]:
+    """Where a data set names folders and lists: place, section and key, of a mixture's sets too."""
+    for key, value in section.items():
+        if isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info')):
+            yield f'{prefix}{key}', section, key
+    sets = section.get('sets')  # a class of anybody may mean others by it
+    for index, part in enumerate(sets if isinstance(sets, list) else ()):
+        if isinstance(part, dict):
+            yield from places_of(part, f'{prefix}sets.{index}.')

@@ -22,7 +22,7 @@ from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
 from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.ops.ss2d import describe_backends
-from unfoldldm_basicsr.options.defaults import parts_of
+from unfoldldm_basicsr.options.defaults import places_of
 from unfoldldm_basicsr.options.rules import Found
 from unfoldldm_basicsr.options.run import Report, Run, section_values
 from unfoldldm_basicsr.weights.checkpoint import MAY_LACK, read_checkpoint
@@ -164,16 +164,11 @@ def data_are_there(run: Run) -> Found:
         backend = section.get('io_backend')
         # A class of somebody else may read any file, or none; damaged LMDBs of BasicSR kill it too.
         theirs = whose(registered(DATASET_REGISTRY, section.get('type'))) == 'theirs'
-        for place, part in (('', section), *parts_of(section)):
-            for key, value in part.items():
-                if not isinstance(value, str):
-                    continue
-                if theirs and not Path(value, 'meta_info.txt').is_file():
-                    continue
-                if str(key).startswith(('dataroot', 'meta_info')):
-                    database = part.get('io_backend', backend) == {'type': 'lmdb'}
-                    for fault in _path_faults(str(key), value, database, section.get('type')):
-                        yield Problem(f'{path}{place}.{key}', *fault)
+        for place, part, key in places_of(section):
+            if not theirs or Path(part[key], 'meta_info.txt').is_file():
+                database = part.get('io_backend', backend) == {'type': 'lmdb'}
+                for fault in _path_faults(key, part[key], database, section.get('type')):
+                    yield Problem(f'{path}.{place}', *fault)
 
 
 def _path_faults(key: str, value: str, is_lmdb: bool, kind: object) -> Iterator[tuple[str, ...]]:
