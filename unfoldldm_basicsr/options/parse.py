@@ -17,7 +17,7 @@ from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.environment import open_datasets
 from unfoldldm_basicsr.options.preflight import examine, project_hint
 from unfoldldm_basicsr.options.progress import progress
-from unfoldldm_basicsr.options.run import forgotten_launcher, gpu_count
+from unfoldldm_basicsr.options.run import check_launcher, gpu_count
 from unfoldldm_basicsr.weights.training_state import iterations_of
 
 
@@ -32,9 +32,8 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     """
     load_data_only()
     args = build_parser().parse_args()
-    if fault := forgotten_launcher(args.launcher):
-        refuse([fault])
     try:
+        check_launcher(args.launcher)
         options = read_option_file(args.opt)
         apply_overrides(options, args.force_yml or [])
     except ValueError as error:
@@ -46,8 +45,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     resuming = bool(iterations_of(states)) if args.auto_resume else None
     start = {'resuming': resuming, 'launcher': args.launcher, 'strict': not args.no_strict}
     report = examine(options, args.opt, is_train, **start, later=True)
-    if report.problems:
-        refuse(report.problems)
+    refuse(report.problems)
     asked, options = options.get('num_gpu', 'auto'), report.run.opt  # translated and completed
     options['num_gpu'] = gpu_count(options, report.run.model, args.launcher)
     try:
@@ -72,8 +70,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     _seed(options)
     options['auto_resume'] = args.auto_resume
     progress.built = open_datasets(report)  # seeded, for the pipeline to find
-    if report.problems:
-        refuse(report.problems)
+    refuse(report.problems)
     _complete_paths(options, root_path, is_train)
     if is_train and 'debug' in options['name']:
         if options.get('val') is not None:
@@ -86,8 +83,10 @@ def refuse(problems: list[str]) -> None:
     """Ends the run with status 2, as for a wrong command line; one rank of each machine speaks,
     since files that one lacks may lie on the others.
 
-    Raises SystemExit: always.
+    Raises SystemExit: there are problems.
     """
+    if not problems:
+        return
     rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', ''))
     if not rank.isdigit() or int(rank) == 0:
         count = f'{len(problems)} problems:\n' if len(problems) > 1 else ''

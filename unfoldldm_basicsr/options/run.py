@@ -235,16 +235,15 @@ def process_count(launcher: str | None) -> int:
     return max(int(text), 1) if text.isdigit() else 1
 
 
-def forgotten_launcher(launcher: str) -> str:
-    """What is wrong with a start by torchrun without ``--launcher pytorch``; '' for others."""
+def check_launcher(launcher: str) -> None:
+    """ValueError for a start by torchrun without ``--launcher pytorch``."""
     count = process_count('pytorch')
-    if launcher != 'none' or count == 1:
-        return ''
-    return (
-        f'{count} processes were started (WORLD_SIZE is {count}), but without a launcher each '
-        'would run alone, all of them in the same folder: add --launcher pytorch to the command. '
-        'For a single process, start it without torchrun, or unset WORLD_SIZE.'
-    )
+    if launcher == 'none' and count > 1:
+        raise ValueError(
+            f'{count} processes were started (WORLD_SIZE is {count}), but without a launcher each '
+            'would run alone, all of them in the same folder: add --launcher pytorch to the '
+            'command. For a single process, start it without torchrun, or unset WORLD_SIZE.'
+        )
 
 
 def gpu_count(options: Mapping, model: type | None, launcher: str | None) -> int | str:
