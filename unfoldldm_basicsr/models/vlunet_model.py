@@ -18,7 +18,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.common.suggest import did_you_mean
@@ -112,6 +112,25 @@ def embedding_fits(run: Run) -> Iterator[Problem]:
         yield Problem('val.degradation_override', message)
 
 
+def networks_fit_together(run: Run) -> Iterator[Problem]:
+    """``network_e`` must take the images of ``network_g``, and give the vectors that it takes."""
+    net, embedding = run.networks.get('network_g'), run.networks.get('network_e')
+    if net is None or embedding is None:
+        return
+    given, taken = contract_of(embedding).embed_dim, contract_of(net).embed_dim
+    if None not in (given, taken) and given != taken:
+        message = f'is {taken}, but network_e gives vectors of {given} numbers: set it to {given}.'
+        yield Problem('network_g.embed_dim', message)
+    if 'in_channels' in inspect.signature(type(embedding)).parameters:
+        given, taken = (
+            image_channels(type(network), run.network_sections[name])
+            for name, network in (('network_e', embedding), ('network_g', net))
+        )
+        if given != taken:
+            message = f'is {given}, but network_g takes {taken} channels: make them equal.'
+            yield Problem('network_e.in_channels', message)
+
+
 def same_order(run: Run, *, needed: bool) -> Iterator[Problem]:
     """The order of the degradations must be the same in all data; ``needed``: must be there."""
     names = class_order(run)
@@ -185,7 +204,7 @@ class VLUNetModel(RestorationModel):
     """
 
     sections = {**SECTIONS, '': ConditionedTop, 'path': ConditionedPath, 'val': ConditionedVal}
-    rules = (*RULES, embedding_fits, tested_embedding_is_known)
+    rules = (*RULES, embedding_fits, networks_fit_together, tested_embedding_is_known)
     network_inputs = ('degradation',)
 
     # ---- the embedding ------------------------------------------------------------------------

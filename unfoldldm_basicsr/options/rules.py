@@ -3,7 +3,6 @@
 Rules of one model stand beside it, as ``rules``. Each gets the typed run and gives what is wrong.
 """
 
-import inspect
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -89,13 +88,6 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
         remedy = 'rgb' if wanted == 3 else 'y' if paired else 'grey'
         message = f'gives {given} channels, but network_g takes {wanted}: set it to {remedy}.'
         yield Problem(f'{path}.color', message)
-    embedding = run.network_sections.get('network_e', {})
-    kind = registered(ARCH_REGISTRY, embedding.get('type'))
-    if isinstance(wanted, int) and kind and 'in_channels' in inspect.signature(kind).parameters:
-        given = image_channels(kind, embedding)
-        if given != wanted:
-            message = f'is {given}, but network_g takes {wanted} channels: make them equal.'
-            yield Problem('network_e.in_channels', message)
 
 
 # ---- path, val, logger --------------------------------------------------------------------------
@@ -160,16 +152,6 @@ def loggers_are_installed(run: Run) -> Found:
 
 
 # ---- networks and models ------------------------------------------------------------------------
-
-
-def embedding_fits(run: Run) -> Found:
-    """The degradation embedding ``network_e`` must give what ``network_g`` takes."""
-    given, taken = (
-        getattr(run.networks.get(name), 'embed_dim', None) for name in ('network_e', 'network_g')
-    )
-    if given is not None and taken is not None and given != taken:
-        message = f'is {taken}, but network_e gives vectors of {given} numbers: set it to {given}.'
-        yield Problem('network_g.embed_dim', message)
 
 
 def networks_suit_the_model(run: Run) -> Found:
@@ -264,7 +246,6 @@ RULES = (
     folders_have_names,
     metrics_have_a_truth,
     loggers_are_installed,
-    embedding_fits,
     networks_suit_the_model,
     scale_fits,
     stock_models_can_train,
