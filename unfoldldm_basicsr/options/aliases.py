@@ -118,7 +118,7 @@ def translate(options: dict) -> list[Note]:
     notes: list[Note] = []
     model, datasets = options.get('model_type'), options.get('datasets')
     datasets = datasets if isinstance(datasets, dict) else {}
-    if isinstance(model, str) and model in MODELS and not registered(MODEL_REGISTRY, model):
+    if str(model) in MODELS and not registered(MODEL_REGISTRY, model):
         options['model_type'] = MODELS[model]
         notes.append(_note('', 'model_type', {'model_type': MODELS[model]}, model))
         for name in ('path', 'train', 'val'):
@@ -127,12 +127,12 @@ def translate(options: dict) -> list[Note]:
         notes += _added(options.get('train'), model)
     for phase, section in datasets.items():
         path, kind = f'datasets.{phase}', section.get('type') if isinstance(section, dict) else None
-        if isinstance(kind, str) and kind in DATASETS and registered(DATASET_REGISTRY, kind):
+        new = DATASETS.get(str(kind))
+        if new and registered(DATASET_REGISTRY, kind):
             continue
         notes += _rows(section, path, kind)
-        if isinstance(kind, str) and kind in DATASETS:
+        if new:
             notes += _progressive(options, section) if phase == 'train' else []
-            new = DATASETS[kind]
             if kind == _PAIRS and {'mean', 'std'} & section.keys():
                 new = _STOCK  # which shifts both images by them
             section['type'] = new

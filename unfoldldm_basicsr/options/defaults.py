@@ -9,6 +9,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 
 from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.sections import SECTIONS
+from unfoldldm_basicsr.options.run import section_values
 
 _FILLED = {
     '': ('num_gpu', 'scale', 'manual_seed'),
@@ -33,13 +34,11 @@ def fill_defaults(options: dict, is_train: bool) -> None:
     for name, keys in _FILLED.items():
         section = options.get(name) if name else options
         for key in keys if isinstance(section, dict) else ():
-            if is_train or not (name == 'logger' or key == 'val_freq'):
-                section.setdefault(key, SECTIONS[name].model_fields[key].default)
-    for key, value in options['path'].items() if isinstance(options['path'], dict) else ():
+            section.setdefault(key, SECTIONS[name].model_fields[key].default)
+    for key, value in section_values(options, 'path').items():
         if isinstance(value, str) and re.search('resume_state|pretrain_network', str(key)):
             options['path'][key] = os.path.expanduser(value)
-    sets = options.get('datasets')
-    sets = sets if isinstance(sets, dict) else {}
+    sets = section_values(options, 'datasets')
     for phase, section in sets.items():
         if isinstance(section, dict):
             _fill_dataset(section, str(phase), options['scale'])

@@ -109,8 +109,7 @@ def _weights_fault(run: Run, label: str, file: Path) -> str | None:
 
 
 def gpus_are_there(run: Run) -> Found:
-    wanted, present = run.top.num_gpu, torch.cuda.device_count()
-    launcher = run.launcher
+    wanted, present, launcher = run.top.num_gpu, torch.cuda.device_count(), run.launcher
     if not isinstance(wanted, int) or (present and launcher not in (None, 'none')):
         return
     single = getattr(run.model, 'one_gpu_per_process', False)

@@ -129,9 +129,8 @@ def examine(
     run = report.run = typed(model, options, report, **start)
     if model is None and isinstance(options.get('model_type'), str):
         names = [*MODELS, *(name for name, _ in registries.MODEL_REGISTRY)]
-        hint = did_you_mean(options['model_type'], names)
-        message = f'no model {show(options["model_type"])} is registered.{hint}'
-        report.add('model_type', message)
+        hint, name = did_you_mean(options['model_type'], names), show(options['model_type'])
+        report.add('model_type', f'no model {name} is registered.{hint}')
     for path, section, kind in _classes(run):
         if not report.at(path):
             made = _check_class(report, path, section, kind)
@@ -139,19 +138,19 @@ def examine(
                 run.networks[path] = made
             elif kind is DATASET:
                 run.datasets[path] = made
-    own = environment.RULES if run.here else ()
-    _apply(report, (*rules.RULES, *getattr(model, 'rules', ()), *own))
+    _apply_rules(report)
     if report.refused or not later:
         environment.open_datasets(report)
     return report
 
 
-def _apply(report: Report, rules_: Iterable[Callable]) -> None:
+def _apply_rules(report: Report) -> None:
     """Adds what rules find; one that stumbles over values found to be wrong before has no news."""
-    not_read = environment.not_read(report.run)
-    for rule in rules_:
+    run, not_read = report.run, environment.not_read(report.run)
+    own = environment.RULES if run.here else ()
+    for rule in (*rules.RULES, *getattr(run.model, 'rules', ()), *own):
         try:
-            for path, *rest in rule(report.run):
+            for path, *rest in rule(run):
                 if path not in not_read:
                     report.add(path, *rest)
         except Exception:

@@ -20,7 +20,6 @@ from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.options.run import Run, is_read, section_values
 
 Found = Iterator[Problem]
-_WITHOUT_GT = {'SingleImageDataset'}
 _SINGLE_IMAGES = ('SRModel', 'SwinIRModel')  # whose trainings RestorationModel can take over
 
 
@@ -121,7 +120,7 @@ def folders_have_names(run: Run) -> Found:
 
 def metrics_have_a_truth(run: Run) -> Found:
     sets = {path: section for path, section in run.sets() if path != 'datasets.train'}
-    lacking = [path for path, s in sets.items() if str(s.get('type')) in _WITHOUT_GT]
+    lacking = [path for path, s in sets.items() if s.get('type') == 'SingleImageDataset']
     # Models of this package leave metrics out where there is no truth.
     if not lacking or (len(lacking) < len(sets) and whose(run.model) != 'basicsr'):
         return
@@ -139,9 +138,9 @@ def loggers_are_installed(run: Run) -> Found:
     for key in getattr(logger.wandb, 'model_extra', None) or ():
         message = f'is not read.{did_you_mean(key, keys_of(type(logger.wandb)))}'
         yield Problem(f'logger.wandb.{key}', message, 'warning')
-    packages = {name: find_spec(name) for name in ('wandb', 'tensorboard') if run.here}
     # a folder wandb, which its runs leave behind, is found but has no origin
-    lacking = [name for name, spec in packages.items() if spec is None or spec.origin is None]
+    packages = ('wandb', 'tensorboard') if run.here else ()
+    lacking = [name for name in packages if not getattr(find_spec(name), 'origin', None)]
     if logger.wandb is not None and logger.wandb.project is not None:
         if 'wandb' in lacking:
             yield Problem('logger.wandb.project', 'needs Weights & Biases: pip install wandb.')
@@ -206,15 +205,14 @@ def stock_models_can_train(run: Run) -> Found:
             yield Problem(f'train.{key}', message)
     if not any(str(name).endswith('_opt') and train[name] for name in train):
         yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
-    several, network = run.processes > 1, run.networks.get('network_g')
-    modules, buffers = (list(network.modules()), list(network.buffers())) if network else ([], [])
-    if run.train.ema_decay and any(hasattr(m, 'running_mean') for m in modules):
+    network = run.networks.get('network_g') or torch.nn.Identity()
+    if run.train.ema_decay and any(hasattr(m, 'running_mean') for m in network.modules()):
         message = (
             f"{type(network).__name__} has running statistics, which BasicSR's own models leave "
             f'at zero in the average: remove it{instead}'
         )
         yield Problem('train.ema_decay', message, 'warning')
-    if not run.train.ema_decay and several and buffers:
+    if not run.train.ema_decay and run.processes > 1 and [*network.buffers()]:
         message = (
             f"is not set: {type(network).__name__} has buffers, and BasicSR's own models would "
             f'lose step with each other in the validation of several processes: set it{instead}'
