@@ -193,16 +193,12 @@ def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
 
 def _stock_optimisers(model: type) -> Kind:
     """Those that a model of BasicSR takes: Adam alone in the release, more in its repository."""
-
-    def taken(name: str) -> bool:
-        with suppress(AttributeError):  # of None: it looks at the model, so any may be taken
-            try:
+    known = []
+    for name, cls in networks.OPTIMIZERS:
+        with suppress(NotImplementedError):
+            with suppress(AttributeError):  # of None: it looks at the model, so any may be taken
                 model.get_optimizer(None, name, [torch.nn.Parameter(torch.ones(1))], 1e-3)
-            except NotImplementedError:
-                return False
-        return True
-
-    known = [(name, cls) for name, cls in networks.OPTIMIZERS if taken(name)]
+            known.append((name, cls))
     return OPTIMISER._replace(registry=known, where=_OF_STOCK)
 
 
