@@ -169,13 +169,16 @@ def test_a_tile_may_be_a_share_of_the_image():
         ('GoPro32_test', 'val.grids', True, 'needs crop_size, crop_size_h'),
         ('SIDD32', 'train.mixup', True, 'write mixing_augs'),
         ('GoPro32', 'datasets.train.use_hflip', False, 'use_hflip is there too'),
+        ('GoPro32', 'train.fft_loss_opt', {'type': 'FFTLoss'}, 'has no such loss. A'),
     ],
 )
 def test_what_is_not_understood_is_left_to_the_check_and_said(name, key, value, says):
     options = put(FILES[name], key, value)
     report = examine(options, 'x.yml', 'train' in options, here=False)
     assert report.problems != []
-    assert says in ' '.join(map(str, report.notes))
+    notes = [str(note) for note in report.notes]
+    assert says in ' '.join(notes)
+    assert len([note for note in notes if note.startswith(f'{key}: ')]) <= 1
 
 
 def test_biases_decay_where_they_do_in_the_forks(tmp_path):

@@ -17,6 +17,7 @@ import torch
 from basicsr.archs import build_network
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
@@ -63,6 +64,7 @@ STOCK_FAULTS = [
     ),
     ('datasets.train.gt_size', 33, r'no multiple of scale \(4\)'),
     ('path.my_folder', 3, 'makes a folder'),
+    ('path.pretrain_network_g', '', 'is empty: name a file, or write ~'),
     ('train.total_iter', DELETE, 'is missing'),
     ('train.total_iter', 1e30, 'at most 1000000000'),
     ('train.optim_g.type', 'AdamW', "no optimiser 'AdamW' is known.*RestorationModel"),
@@ -123,6 +125,57 @@ def test_the_optimisers_are_those_of_the_installed_basicsr(stock, monkeypatch):
     assert 'Known: Adam, AdamW.' in found
     monkeypatch.setattr(BaseModel, 'get_optimizer', lambda self, *_: self.opt)  # nobody knows
     assert problems_at(put(stock, 'train.optim_g.type', 'SGD'), 'train.optim_g.type') == ''
+
+
+def test_what_a_project_inherits_of_a_stock_model_is_judged_as_its(stock, monkeypatch):
+    class MyModel(SRModel):
+        """With a network of its own, say."""
+
+    class Other(MyModel):
+        def setup_optimizers(self):
+            """Takes any."""
+
+    for model in (MyModel, Other):
+        monkeypatch.setitem(MODEL_REGISTRY._obj_map, model.__name__, model)
+    options = put(put(stock, 'model_type', 'MyModel'), 'train.scheduler.type', 'OneCycleLR')
+    assert 'no schedule' in problems_at(options, 'train.scheduler.type')
+    options = put(put(stock, 'model_type', 'MyModel'), 'train.optim_g.type', 'AdamW')
+    assert "no optimiser 'AdamW'" in problems_at(options, 'train.optim_g.type')
+    assert preflight(put(options, 'model_type', 'Other'), 'x.yml', True) == []
+
+
+def test_a_loss_that_a_stock_model_does_not_read_is_warned_of(stock):
+    options = put(stock, 'train.fft_opt', {'type': 'L1Loss'})
+    report = examine(options, 'x.yml', True)
+    assert report.problems == []
+    assert 'train.fft_opt: is read by no part of SRModel' in ' '.join(report.warnings)
+    only = put(options, 'train.pixel_opt', None)
+    assert 'nothing would be learned' in problems_at(only, 'train.pixel_opt')
+
+
+def test_a_data_set_has_a_scale_of_its_own_where_the_file_has_none(stock):
+    options = put(stock, 'scale', DELETE)
+    assert 'Scale mismatches' in problems_at(options, 'datasets.train')
+    for phase in options['datasets']:
+        options = put(options, f'datasets.{phase}.scale', 4)
+    assert preflight(options, 'x.yml', True) == []
+    assert preflight(options | {'scale': 4}, 'x.yml', True) == []
+    wrong = put(options, 'datasets.train.gt_size', 33)
+    assert 'no multiple of scale (4)' in problems_at(wrong, 'datasets.train.gt_size')
+    ours = options | {'model_type': 'RestorationModel', 'network_g': {'type': 'NAFNet'}}
+    assert 'restores images in their own size' in problems_at(ours, 'datasets.val.scale')
+
+
+def test_a_key_that_a_data_set_misses_is_named(stock, monkeypatch):
+    class Listed(PairedImageDataset):
+        def __init__(self, opt):
+            super().__init__(opt)
+            self.list = opt['meta_info']
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Listed', Listed)
+    options = put(put(stock, 'datasets.train.type', 'Listed'), 'datasets.train.meta_inf', 'x')
+    found = problems_at(options, 'datasets.train')
+    assert "the key 'meta_info' is missing. Is 'meta_inf' meant to be it?" in found
 
 
 class Talkative(PairedImageDataset):

@@ -1,6 +1,7 @@
 """Weight files: read without running code, refused when damaged; those of the package restore."""
 
 import pickle
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -41,6 +42,21 @@ def test_metadata_that_weights_only_could_not_load_is_refused_by_name():
     meta = network_meta({'type': 'X', 'a': np.float32(0.5), 'b': (1, 2), 'c': np.int64(3)})
     assert meta == {'type': 'X', 'kwargs': {'a': 0.5, 'b': [1, 2], 'c': 3}, 'version': __version__}
     assert [type(value) for value in meta['kwargs'].values()] == [float, list, int]
+
+
+@pytest.mark.parametrize('lost', [None, 'weight', 'running_mean'])
+def test_a_test_needs_all_that_was_learned_and_no_mask_of_another_size(tmp_path, lost):
+    """SwinIR and its kin keep masks of the size of their training images beside their weights."""
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(4))
+    state = {key: value + 1 for key, value in net.state_dict().items() if key != f'0.{lost}'}
+    torch.save({'params': state | {'0.mask': torch.ones(2)}}, tmp_path / 'x.pth')
+    net[0].register_buffer('mask', torch.ones(3))
+    with pytest.raises(CheckpointError, match='every weight') if lost else nullcontext():
+        load_weights(net, tmp_path / 'x.pth', strict=False, allow_missing=False)
+        assert net[0].mask.tolist() == [1, 1, 1]
+        assert net[0].running_mean.tolist() == [1, 1, 1, 1]
+    with pytest.raises(CheckpointError, match='does not fit'):
+        load_weights(net, tmp_path / 'x.pth', allow_missing=False)
 
 
 @pytest.mark.parametrize(('version', 'shared'), [('0.1.0', True), (__version__, None)])

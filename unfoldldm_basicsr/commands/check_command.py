@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
             print(f'{file}: OK ({describe(report)})')
         failed = failed or bool(report.problems)
         hint = hint or project_hint(report.problems)
-    if hint and not args.packages:
+    if hint:
         print(hint, file=sys.stderr)
     return 2 if failed else 0
 

@@ -80,7 +80,8 @@ class OptionLoader(yaml.SafeLoader):
                 )
                 if first not in (None, second):
                     twice = f"the key '{key}' appears twice, first here"
-                    raise refusal(twice, seen[key][0], 'and again here', mark)
+                    again = 'and again here: rename one, or remove the one that is not meant'
+                    raise refusal(twice, seen[key][0], again, mark)
             seen[key] = mark, value_node
         super().flatten_mapping(node)
 

@@ -20,6 +20,7 @@ DATASETS = {
 }
 _PAIRS, _NOISE, _DUAL = DATASETS
 _STOCK = 'PairedImageDataset'  # NAFNet's, with one key named otherwise than BasicSR's
+_LOSSES = ('pixel_opt', 'perceptual_opt')
 _PROGRESSIVE = ('iters', 'gt_sizes', 'mini_batch_sizes')
 New = dict[str, Any] | str  # what replaces a key in its section; a text: why it stays as it is
 
@@ -91,6 +92,7 @@ TABLE = (
     Row('val', 'window_size', _FORKS, (), 'the networks pad images by themselves'),
     Row('val', 'max_minibatch', _FORKS, (), _ONE_BY_ONE),
     Row('val', 'rgb2bgr', _FORKS, (), 'images are saved in their colours'),
+    Row('val', 'trans_num', _FORKS, (), 'NAFNet does not read it'),
     Row('val', 'grids', _FORKS, _tiles, 'tiles overlap and are blended'),
     *(Row('val', key, _FORKS, (), 'tiles are square') for key in _CROPS),
     Row('datasets', 'use_flip', (_STOCK, *_SETS), ('use_hflip',)),
@@ -125,6 +127,7 @@ def translate(options: dict) -> list[Note]:
             notes += _rows(options.get(name), name, model)
         notes += _progressive(options, datasets.get('train'))
         notes += _added(options.get('train'), model)
+        notes += _other_losses(options.get('train'), model)
     for phase, section in datasets.items():
         path, kind = f'datasets.{phase}', section.get('type') if isinstance(section, dict) else None
         new = DATASETS.get(str(kind))
@@ -144,9 +147,10 @@ def _rows(section: Any, path: str, owner: Any) -> list[Note]:
     notes = []
     if not isinstance(section, dict):
         return notes
-    before = dict(section)
+    before, left = dict(section), set()
     for row in TABLE:
-        if owner not in row.owners or row.key not in section or not path.startswith(row.section):
+        here = row.key in section and row.key not in left and path.startswith(row.section)
+        if owner not in row.owners or not here:
             continue
         value = before[row.key]
         new = row.new(value, before) if callable(row.new) else dict.fromkeys(row.new, value)
@@ -154,6 +158,7 @@ def _rows(section: Any, path: str, owner: Any) -> list[Note]:
         if twice or isinstance(new, str):  # for the check to judge
             reason = new if isinstance(new, str) else f'{twice[0]} is there too'
             text = f'{_yaml(value)} is left as it is: {reason}.'
+            left.add(row.key)
             notes.append(Note(f'{path}.{row.key}', path, (row.key,), text))
             continue
         place = list(section).index(row.key)
@@ -202,3 +207,14 @@ def _added(train: Any, model: str) -> list[Note]:
     adds = {key: text for key, text in adds.items() if key not in train}
     train.update(dict.fromkeys(adds, True))
     return [Note(f'train.{k}', 'train', (k,), f'added: {text}.') for k, text in adds.items()]
+
+
+def _other_losses(train: Any, model: str) -> list[Note]:
+    """Losses that only the trainer of a project has."""
+    keys = train if isinstance(train, dict) else ()
+    others = [key for key in keys if str(key).endswith('_opt') and key not in _LOSSES]
+    text = (
+        f'is left as it is: {MODELS[model]}, which stands for {model}, has no such loss. A '
+        f'{model} of your project is used in its place with --import PACKAGE.'
+    )
+    return [Note(f'train.{key}', 'train', (key,), text) for key in others]

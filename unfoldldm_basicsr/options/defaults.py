@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
@@ -31,6 +30,7 @@ def fill_defaults(options: dict, is_train: bool) -> None:
     for key in ('path', 'logger', *(() if is_train else ('val',))):
         if options.get(key) is None:
             options[key] = {}
+    named = 'scale' in options
     for name, keys in _FILLED.items():
         section = options.get(name) if name else options
         for key in keys if isinstance(section, dict) else ():
@@ -41,7 +41,9 @@ def fill_defaults(options: dict, is_train: bool) -> None:
     sets = section_values(options, 'datasets')
     for phase, section in sets.items():
         if isinstance(section, dict):
-            _fill_dataset(section, str(phase), options['scale'])
+            if named:
+                section['scale'] = options['scale']
+            _fill_dataset(section, str(phase))
     for section in (*(options.get(name) for name in ('train', 'val', 'logger')), *sets.values()):
         for key, value in [*section.items()] if isinstance(section, dict) else ():
             if value is None and key in _NUMBERS:
@@ -50,10 +52,11 @@ def fill_defaults(options: dict, is_train: bool) -> None:
                 section[key] = int(value)
 
 
-def _fill_dataset(section: dict, phase: str, scale: Any) -> None:
+def _fill_dataset(section: dict, phase: str) -> None:
     if section.get('name') is None:
         section['name'] = phase
-    section['phase'], section['scale'] = phase.split('_')[0], scale
+    section['phase'] = phase.split('_')[0]
+    section.setdefault('scale', SECTIONS[''].model_fields['scale'].default)
     if section.get('io_backend') is None:
         section['io_backend'] = {'type': 'disk'}
     for _, part, key in places_of(section):

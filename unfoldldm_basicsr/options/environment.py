@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.errors import ResumeError, first_line
 from unfoldldm_basicsr.common.registration import registered, whose
-from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
 from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.ops.ss2d import describe_backends
@@ -84,6 +84,8 @@ def weights_are_there_and_fit(run: Run) -> Found:
 
 
 def _weights_fault(run: Run, label: str, file: Path) -> str | None:
+    if file == Path():
+        return 'is empty: name a file, or write ~ for none.'
     if not file.is_file():
         near = [p.name for p in file.parent.glob('*.pth')] if file.parent.is_dir() else []
         train = ' Train the embedding first, with an option file of DegradationCLIPModel.'
@@ -227,9 +229,12 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
             continue
         except Exception as error:  # noqa: BLE001  (of a class of anybody)
             kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
+            reason = f'{kind}{error}'
+            if isinstance(error, KeyError) and (key := str(error.args[0])) not in section:
+                reason = f"the key '{key}' is missing.{written_as(key, section)}"
             empty = [k for k, v in section.items() if v is None and str(k).startswith('dataroot')]
             about = f' (look at {", ".join(empty)}: nothing (~))' if empty else ''
-            message = f'{cls.__name__} does not work with these values: {kind}{error}{about}'
+            message = f'{cls.__name__} does not work with these values: {reason}{about}'
             report.add(path, message)
             continue
         if images == 0:

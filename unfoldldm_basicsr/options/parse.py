@@ -12,7 +12,6 @@ from basicsr.utils import dist_util, get_root_logger, set_random_seed
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
-from unfoldldm_basicsr.common.process import IMPORT
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.environment import open_datasets
 from unfoldldm_basicsr.options.preflight import examine, project_hint
@@ -90,7 +89,7 @@ def refuse(problems: list[str]) -> None:
     rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', ''))
     if not rank.isdigit() or int(rank) == 0:
         count = f'{len(problems)} problems:\n' if len(problems) > 1 else ''
-        hint = '' if os.environ.get(IMPORT) else project_hint(problems)
+        hint = project_hint(problems)
         sys.stderr.write(count + '\n'.join(filter(None, [*problems, hint])) + '\n')
     raise SystemExit(2)
 

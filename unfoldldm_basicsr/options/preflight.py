@@ -92,8 +92,9 @@ def preflight(options: dict, file: str, is_train: bool, **settings: Any) -> list
 
 def project_hint(problems: Iterable[str]) -> str:
     """What makes the classes of a project known, where a problem is an unknown one."""
+    seen = 'Classes of a project of yours are seen with --import PACKAGE, if it registers them '
     unknown = any(' is registered.' in line for line in problems)
-    return 'Classes of a project of yours are seen with --import PACKAGE.' if unknown else ''
+    return f'{seen}(@ARCH_REGISTRY.register() and the like).' if unknown else ''
 
 
 @environment.basicsr_logger_untouched()
@@ -186,9 +187,13 @@ def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
     optimiser = name.startswith('optim_')
     if model == 'theirs' or not (optimiser or name == 'scheduler'):
         return None
-    if model == 'basicsr':
+    if hasattr(run.model, 'sections'):
+        return OPTIMISER if optimiser else ANY
+    methods = ('setup_optimizers', 'get_optimizer') if optimiser else ('setup_schedulers',)
+    inherited = all(whose(getattr(run.model, name, None)) == 'basicsr' for name in methods)
+    if model == 'basicsr' or inherited:
         return _stock_optimisers(run.model) if optimiser else SCHEDULE
-    return OPTIMISER if optimiser and hasattr(run.model, 'sections') else ANY
+    return ANY
 
 
 def _stock_optimisers(model: type) -> Kind:

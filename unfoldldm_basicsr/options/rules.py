@@ -3,6 +3,7 @@
 Rules of one model stand beside it, as ``rules``. Each gets the typed run and gives what is wrong.
 """
 
+import inspect
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -114,7 +115,7 @@ def ignored_networks_exist(run: Run) -> Found:
 def folders_have_names(run: Run) -> Found:
     for key, value in section_values(run.opt, 'path').items():
         if not run.path.also.fullmatch(str(key)) and not isinstance(value, str):
-            message = f'BasicSR makes a folder of every such key and cannot of {show(value)}.'
+            message = f'BasicSR makes a folder of such a key, and not of {show(value)}: remove it.'
             yield Problem(f'path.{key}', message)
 
 
@@ -173,14 +174,22 @@ def networks_suit_the_model(run: Run) -> Found:
 
 
 def scale_fits(run: Run) -> Found:
-    scale, types = run.opt.get('scale'), {path: s.get('type') for path, s in run.sets()}
-    size = getattr(run.datasets.get('datasets.train'), 'gt_size', None)
-    if types.get('datasets.train') == 'PairedImageDataset' and size and size % scale:
-        message = f'is {size}, no multiple of scale ({scale}): the patches would not fit together.'
-        yield Problem('datasets.train.gt_size', message)
-    if scale != 1 and 'PairedImageDataset' in types.values() and whose(run.model) == 'ours':
-        message = f'is {show(scale)}, but {run.model.__name__} restores images in their own size: '
-        yield Problem('scale', f"{message}set it to 1, or use BasicSR's model_type: SRModel.")
+    """Where the file has no scale of its own, each data set has."""
+    for path, section in run.sets():
+        if section.get('type') != 'PairedImageDataset':
+            continue
+        scale = section['scale']
+        size = getattr(run.datasets.get(path), 'gt_size', None)
+        if path == 'datasets.train' and size and size % scale:
+            message = f'is {size}, no multiple of scale ({scale}): patches would not fit together.'
+            yield Problem(f'{path}.gt_size', message)
+        if scale != 1 and whose(run.model) == 'ours':
+            place = 'scale' if run.opt.get('scale') == scale else f'{path}.scale'
+            message = (
+                f'is {show(scale)}, but {run.model.__name__} restores images in their own size: '
+                "set it to 1, or use BasicSR's model_type: SRModel."
+            )
+            yield Problem(place, message)
 
 
 def _or_ours(run: Run) -> str:
@@ -203,7 +212,16 @@ def stock_models_can_train(run: Run) -> Found:
         if not isinstance(value, int | float) or value < least:
             message = f'must be a whole number, at least {least}, got {show(value)}.'
             yield Problem(f'train.{key}', message)
-    if not any(str(name).endswith('_opt') and train[name] for name in train):
+    losses = [str(name) for name in train if str(name).endswith('_opt') and train[name]]
+    code = ''.join(inspect.getsource(cls) for cls in run.model.__mro__ if whose(cls) == 'basicsr')
+    unread = [name for name in losses if f"'{name}'" not in code]
+    for name in unread:
+        message = (
+            f'is read by no part of {run.model.__name__}: nothing comes of it. Remove it, or train '
+            'with a model of your own that reads it.'
+        )
+        yield Problem(f'train.{name}', message, 'warning')
+    if losses == unread:
         yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
     network = run.networks.get('network_g') or torch.nn.Identity()
     if run.train.ema_decay and any(hasattr(m, 'running_mean') for m in network.modules()):
