@@ -23,16 +23,20 @@ OPTIMIZERS = [
     and issubclass(cls, Optimizer)
     and name not in ('Optimizer', 'LBFGS', 'SparseAdam', 'Muon')
 ]
-_MODULES = 10_000  # no network that can be trained has more; building it would take hours
+_MODULES = 10_000  # more than that would only hang
+
+
+class TooLargeError(ValueError):
+    """A network has more modules than any that could be trained: building it would take hours."""
 
 
 def on_meta(cls: type[nn.Module], **arguments: Any) -> nn.Module:
-    """Builds a network on the meta device; ValueError where it would have no end of modules."""
+    """Builds a network on the meta device; TooLargeError, and what its constructor raises."""
     left = iter(range(_MODULES))
 
     def count(*_: object) -> None:
         if next(left, None) is None:
-            raise ValueError(f'too large, more than {_MODULES} modules')
+            raise TooLargeError(f'too large, more than {_MODULES} modules')
 
     with warnings.catch_warnings(), register_module_module_registration_hook(count):
         warnings.simplefilter('ignore')  # of layers without a single weight, for example
@@ -89,7 +93,9 @@ def refusal(
     """
     words = set(re.findall(r'\w+', str(error)))
     about = {key: value for key, value in arguments.items() if str(key) in words}
-    if not about or any(isinstance(value, Mapping) for value in about.values()):
+    if isinstance(error, TooLargeError):  # a search for it would build as many again and again
+        about = dict([max(arguments.items(), key=lambda item: _largest(item[1]))])
+    elif not about or any(isinstance(value, Mapping) for value in about.values()):
         about = blamed(construct, arguments) or about or arguments
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
@@ -99,3 +105,7 @@ def refusal(
         f'{name} cannot be built with these values: {kind}{str(error).rstrip(".")}'
         f'{f" (look at {values})" if values else ""}.'
     )
+
+
+def _largest(value: object) -> int:
+    return max((int(digits) for digits in re.findall(r'\d+', repr(value))), default=0)
