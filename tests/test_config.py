@@ -135,13 +135,22 @@ def test_what_a_project_inherits_of_a_stock_model_is_judged_as_its(stock, monkey
         def setup_optimizers(self):
             """Takes any."""
 
-    for model in (MyModel, Other):
+    class Another(MyModel):
+        def init_training_settings(self):
+            """Sets its optimiser up itself."""
+
+    space = {'Base': MyModel}
+    exec('class Typed(Base):\n    def setup_optimizers(self):\n        pass', space)
+    others = ('Other', 'Another', 'Typed')
+    for model in (MyModel, Other, Another, space['Typed']):
         monkeypatch.setitem(MODEL_REGISTRY._obj_map, model.__name__, model)
     options = put(put(stock, 'model_type', 'MyModel'), 'train.scheduler.type', 'OneCycleLR')
     assert 'no schedule' in problems_at(options, 'train.scheduler.type')
     options = put(put(stock, 'model_type', 'MyModel'), 'train.optim_g.type', 'AdamW')
     assert "no optimiser 'AdamW'" in problems_at(options, 'train.optim_g.type')
-    assert preflight(put(options, 'model_type', 'Other'), 'x.yml', True) == []
+    assert [preflight(put(options, 'model_type', n), 'x.yml', True) for n in others] == [[]] * 3
+    third = put(stock, 'train.optim_e', {'type': 'AdamW', 'lr': 1e-3})  # for the project to read
+    assert preflight(put(third, 'model_type', 'MyModel'), 'x.yml', True) == []
 
 
 def test_a_loss_that_a_stock_model_does_not_read_is_warned_of(stock):
@@ -149,8 +158,6 @@ def test_a_loss_that_a_stock_model_does_not_read_is_warned_of(stock):
     report = examine(options, 'x.yml', True)
     assert report.problems == []
     assert 'train.fft_opt: is read by no part of SRModel' in ' '.join(report.warnings)
-    only = put(options, 'train.pixel_opt', None)
-    assert 'nothing would be learned' in problems_at(only, 'train.pixel_opt')
 
 
 def test_a_data_set_has_a_scale_of_its_own_where_the_file_has_none(stock):
@@ -164,6 +171,10 @@ def test_a_data_set_has_a_scale_of_its_own_where_the_file_has_none(stock):
     assert 'no multiple of scale (4)' in problems_at(wrong, 'datasets.train.gt_size')
     ours = options | {'model_type': 'RestorationModel', 'network_g': {'type': 'NAFNet'}}
     assert 'restores images in their own size' in problems_at(ours, 'datasets.val.scale')
+    assert 'RestorationModel' not in warnings_at(put(options, 'train.warmup_iter', 2), 'train')
+    for value in ('two', 0, None):
+        wrong = put(options, 'datasets.train.scale', value)
+        assert 'must be a whole number, at least 1' in problems_at(wrong, 'datasets.train.scale')
 
 
 def test_a_key_that_a_data_set_misses_is_named(stock, monkeypatch):
@@ -172,10 +183,31 @@ def test_a_key_that_a_data_set_misses_is_named(stock, monkeypatch):
             super().__init__(opt)
             self.list = opt['meta_info']
 
-    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Listed', Listed)
+    class Broken(PairedImageDataset):
+        def __getitem__(self, index):
+            raise KeyError
+
+    for dataset in (Listed, Broken):
+        monkeypatch.setitem(DATASET_REGISTRY._obj_map, dataset.__name__, dataset)
+    broken = problems_at(put(stock, 'datasets.train.type', 'Broken'), 'datasets.train')
+    assert 'does not work with these values: KeyError' in broken
     options = put(put(stock, 'datasets.train.type', 'Listed'), 'datasets.train.meta_inf', 'x')
     found = problems_at(options, 'datasets.train')
-    assert "the key 'meta_info' is missing. Is 'meta_inf' meant to be it?" in found
+    assert "'meta_info', a key that is not there. Is 'meta_inf' meant to be it?" in found
+
+
+def test_a_class_of_a_project_may_have_sections_that_are_no_declarations(stock, monkeypatch):
+    class Sectioned(PairedImageDataset):
+        sections = ('sky', 'ground')
+
+    class Listing(SRModel):
+        Options = ('a', 'b')
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Sectioned', Sectioned)
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Listing', Listing)
+    options = put(put(stock, 'datasets.train.type', 'Sectioned'), 'datasets.train.cut', 3)
+    options = put(put(options, 'model_type', 'Listing'), 'train.my_own_key', 3)
+    assert preflight(options, 'x.yml', True) == []
 
 
 class Talkative(PairedImageDataset):

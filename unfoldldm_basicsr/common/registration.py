@@ -43,6 +43,7 @@ def whose(obj: Any) -> str:
     """
     if obj is None:
         return 'nobody'
-    bases = [base for base in getattr(obj, '__mro__', (obj,)) if base.__name__ != 'BaseModel']
-    owners = [_PACKAGES.get(base.__module__.partition('.')[0]) for base in bases]
+    bases = getattr(obj, '__mro__', (obj,))
+    bases = [base for base in bases if getattr(base, '__name__', '') != 'BaseModel']
+    owners = [_PACKAGES.get(str(getattr(b, '__module__', '')).partition('.')[0]) for b in bases]
     return owners[0] or ('derived' if any(owners) else 'theirs')

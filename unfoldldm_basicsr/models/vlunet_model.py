@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import Problem
+from unfoldldm_basicsr.common.registration import KNOWN, whose
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import ItemReader
@@ -121,7 +122,8 @@ def networks_fit_together(run: Run) -> Iterator[Problem]:
     if None not in (given, taken) and given != taken:
         message = f'is {taken}, but network_e gives vectors of {given} numbers: set it to {given}.'
         yield Problem('network_g.embed_dim', message)
-    if 'in_channels' in inspect.signature(type(embedding)).parameters:
+    judged = whose(type(net)) in KNOWN and whose(run.model) in KNOWN
+    if judged and 'in_channels' in inspect.signature(type(embedding)).parameters:
         given, taken = (
             image_channels(type(network), run.network_sections[name])
             for name, network in (('network_e', embedding), ('network_g', net))

@@ -217,6 +217,7 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
         cls = registered(DATASET_REGISTRY, section.get('type'))
         if cls is None or report.at(path) or report.at('scale'):
             continue
+        dataset = None
         try:
             dataset = cls(copy.deepcopy(dict(section)))
             images = len(dataset)
@@ -230,8 +231,8 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
         except Exception as error:  # noqa: BLE001  (of a class of anybody)
             kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
             reason = f'{kind}{error}'
-            if isinstance(error, KeyError) and (key := str(error.args[0])) not in section:
-                reason = f"the key '{key}' is missing.{written_as(key, section)}"
+            if isinstance(error, KeyError) and dataset is None and error.args:
+                reason += f', a key that is not there.{written_as(str(error.args[0]), section)}'
             empty = [k for k, v in section.items() if v is None and str(k).startswith('dataroot')]
             about = f' (look at {", ".join(empty)}: nothing (~))' if empty else ''
             message = f'{cls.__name__} does not work with these values: {reason}{about}'

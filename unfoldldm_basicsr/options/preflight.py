@@ -189,11 +189,19 @@ def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
         return None
     if hasattr(run.model, 'sections'):
         return OPTIMISER if optimiser else ANY
-    methods = ('setup_optimizers', 'get_optimizer') if optimiser else ('setup_schedulers',)
-    inherited = all(whose(getattr(run.model, name, None)) == 'basicsr' for name in methods)
-    if model == 'basicsr' or inherited:
+    if model == 'basicsr' or _is_used(run.model, name):
         return _stock_optimisers(run.model) if optimiser else SCHEDULE
     return ANY
+
+
+def _is_used(model: type | None, name: str) -> bool:
+    """Whether a project's model leaves a section to what it inherits of BasicSR."""
+    method = 'setup_optimizers' if name.startswith('optim_') else 'setup_schedulers'
+    methods = [
+        getattr(model, key, None) for key in (method, 'get_optimizer', 'init_training_settings')
+    ]
+    inherited = all(whose(method) == 'basicsr' for method in methods)
+    return inherited and (name == 'scheduler' or name in methods[0].__code__.co_consts)
 
 
 def _stock_optimisers(model: type) -> Kind:

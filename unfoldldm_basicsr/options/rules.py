@@ -3,7 +3,6 @@
 Rules of one model stand beside it, as ``rules``. Each gets the typed run and gives what is wrong.
 """
 
-import inspect
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -179,12 +178,15 @@ def scale_fits(run: Run) -> Found:
         if section.get('type') != 'PairedImageDataset':
             continue
         scale = section['scale']
+        place = 'scale' if run.opt.get('scale') == scale else f'{path}.scale'
+        if not isinstance(scale, int) or scale < 1:
+            yield Problem(place, f'must be a whole number, at least 1, got {show(scale)}.')
+            continue
         size = getattr(run.datasets.get(path), 'gt_size', None)
         if path == 'datasets.train' and size and size % scale:
             message = f'is {size}, no multiple of scale ({scale}): patches would not fit together.'
             yield Problem(f'{path}.gt_size', message)
         if scale != 1 and whose(run.model) == 'ours':
-            place = 'scale' if run.opt.get('scale') == scale else f'{path}.scale'
             message = (
                 f'is {show(scale)}, but {run.model.__name__} restores images in their own size: '
                 "set it to 1, or use BasicSR's model_type: SRModel."
@@ -194,8 +196,16 @@ def scale_fits(run: Run) -> Found:
 
 def _or_ours(run: Run) -> str:
     """The other remedy, where there is one: RestorationModel refuses a scale, and has no GAN."""
-    alike = run.opt.get('scale') == 1 and getattr(run.model, '__name__', '') in _SINGLE_IMAGES
+    own_size = all(section.get('scale') == 1 for _, section in run.sets())
+    alike = own_size and getattr(run.model, '__name__', '') in _SINGLE_IMAGES
     return ', or use model_type: RestorationModel.' if alike else '.'
+
+
+def _constants(model: type) -> Iterator[object]:
+    """Texts and numbers in the code of a class."""
+    for base in model.__mro__:
+        for method in vars(base).values():
+            yield from getattr(getattr(method, '__code__', None), 'co_consts', ())
 
 
 def stock_models_can_train(run: Run) -> Found:
@@ -213,16 +223,14 @@ def stock_models_can_train(run: Run) -> Found:
             message = f'must be a whole number, at least {least}, got {show(value)}.'
             yield Problem(f'train.{key}', message)
     losses = [str(name) for name in train if str(name).endswith('_opt') and train[name]]
-    code = ''.join(inspect.getsource(cls) for cls in run.model.__mro__ if whose(cls) == 'basicsr')
-    unread = [name for name in losses if f"'{name}'" not in code]
-    for name in unread:
+    if not losses:
+        yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
+    for name in set(losses) - set(_constants(run.model)):
         message = (
             f'is read by no part of {run.model.__name__}: nothing comes of it. Remove it, or train '
             'with a model of your own that reads it.'
         )
         yield Problem(f'train.{name}', message, 'warning')
-    if losses == unread:
-        yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
     network = run.networks.get('network_g') or torch.nn.Identity()
     if run.train.ema_decay and any(hasattr(m, 'running_mean') for m in network.modules()):
         message = (

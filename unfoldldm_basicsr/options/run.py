@@ -151,7 +151,9 @@ class Report:
         """
         values = {str(key): value for key, value in values.items()}
         also = declared.also if owner else re.compile('.*', re.DOTALL)
-        if hasattr(owner, 'Options') or hasattr(owner, 'sections'):
+        sections = getattr(owner, 'sections', None)
+        own = sections.values() if isinstance(sections, Mapping) else ()
+        if declared in (getattr(owner, 'Options', None), *own):
             also = None
         try:
             return declared.model_validate(values)

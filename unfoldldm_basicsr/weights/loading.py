@@ -112,9 +112,9 @@ def misfit(
             f'{message} Correct the path, or make network_{label} the one that the file was'
             f' trained with{loose if allow_missing else ""}.'
         )
-    learned = {name for name, _ in net.named_parameters()}  # other buffers the network makes itself
-    lost = (k for k in (*diff.missing, *diff.reshaped) if k in learned or '.running_' in k)
-    if not allow_missing and any(lost):
+    learned = {name for name, _ in net.named_parameters()}  # masks the network makes itself
+    lost = (k for k in diff.reshaped if k in learned or k.rpartition('.')[2].startswith('running_'))
+    if not allow_missing and (diff.missing or any(lost)):
         return f'{message} A test needs every weight of the network.'
     if 2 * len(diff.fitting) < diff.total:
         return f'{message} That is less than half: it is another network.'
