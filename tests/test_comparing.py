@@ -90,7 +90,7 @@ def test_phases_share_the_budget_and_start_from_each_other():
     first = task.options(side, 0, 200, 5, Path('/r'))
     second = task.options(side, 1, 100, 5, Path('/r'))
     assert (first['network_g']['phase'], second['network_g']['phase']) == (1, 2)
-    assert first['network_g']['dim'] == second['network_g']['dim'] == 36
+    assert first['network_g']['dim'] == second['network_g']['dim'] == 40
     assert (second['train']['prior_warmup_iter'], second['manual_seed']) == (8, 5)
     assert (first['train']['scheduler']['T_max'], first['val']['val_freq']) == (200, 50)
     weights = f'/r/experiments/{first["name"]}/models/net_g_latest.pth'
