@@ -198,14 +198,10 @@ def test_a_key_that_a_data_set_misses_is_named(stock, monkeypatch):
 
 
 def test_a_class_of_a_project_may_have_sections_that_are_no_declarations(stock, monkeypatch):
-    class Sectioned(PairedImageDataset):
-        sections = ('sky', 'ground')
-
-    class Listing(SRModel):
-        Options = ('a', 'b')
-
-    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Sectioned', Sectioned)
-    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Listing', Listing)
+    sectioned = type('Sectioned', (PairedImageDataset,), {'sections': ('sky', 'ground')})
+    listing = type('Listing', (SRModel,), {'Options': ('a', 'b')})
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Sectioned', sectioned)
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Listing', listing)
     options = put(put(stock, 'datasets.train.type', 'Sectioned'), 'datasets.train.cut', 3)
     options = put(put(options, 'model_type', 'Listing'), 'train.my_own_key', 3)
     assert preflight(options, 'x.yml', True) == []

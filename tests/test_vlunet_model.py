@@ -6,6 +6,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.data import build_dataset
+from basicsr.utils.registry import MODEL_REGISTRY
 from helpers import DELETE, for_test, problems_at, put, rule_problems
 from model_runs import batch, changed, file_of, resumed, same_networks, state_of, steps
 from tiny_vlunet import EMBEDDINGS, NAMES, mixture, vlunet_file, vlunet_options
@@ -341,6 +342,12 @@ def test_a_mistake_is_found_where_it_stands(options, path, value, place, words):
         options['network_g'] = {}
     found = problems_at(put(options, path, value), place or path)
     assert all(word in found for word in words), found
+
+
+def test_the_channels_of_a_model_of_a_project_are_its_own_matter(options, monkeypatch):
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Adding', type('Adding', (VLUNetModel,), {}))
+    options = put(put(options, 'network_e', ONE_CHANNEL), 'model_type', 'Adding')
+    assert preflight(options, 'x.yml', True) == []
 
 
 def test_a_label_needs_named_degradations_and_an_image_does_not(options):

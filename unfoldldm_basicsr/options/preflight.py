@@ -196,12 +196,10 @@ def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
 
 def _is_used(model: type | None, name: str) -> bool:
     """Whether a project's model leaves a section to what it inherits of BasicSR."""
-    method = 'setup_optimizers' if name.startswith('optim_') else 'setup_schedulers'
-    methods = [
-        getattr(model, key, None) for key in (method, 'get_optimizer', 'init_training_settings')
-    ]
-    inherited = all(whose(method) == 'basicsr' for method in methods)
-    return inherited and (name == 'scheduler' or name in methods[0].__code__.co_consts)
+    own = 'setup_schedulers' if name == 'scheduler' else 'setup_optimizers'
+    used = [getattr(model, key, None) for key in (own, 'get_optimizer', 'init_training_settings')]
+    inherited = all(whose(method) == 'basicsr' for method in used)
+    return inherited and (name == 'scheduler' or name in used[0].__code__.co_consts)
 
 
 def _stock_optimisers(model: type) -> Kind:

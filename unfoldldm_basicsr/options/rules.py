@@ -225,7 +225,7 @@ def stock_models_can_train(run: Run) -> Found:
     losses = [str(name) for name in train if str(name).endswith('_opt') and train[name]]
     if not losses:
         yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
-    for name in set(losses) - set(_constants(run.model)):
+    for name in sorted(set(losses) - set(_constants(run.model))):
         message = (
             f'is read by no part of {run.model.__name__}: nothing comes of it. Remove it, or train '
             'with a model of your own that reads it.'

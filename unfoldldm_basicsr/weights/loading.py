@@ -112,7 +112,8 @@ def misfit(
             f'{message} Correct the path, or make network_{label} the one that the file was'
             f' trained with{loose if allow_missing else ""}.'
         )
-    learned = {name for name, _ in net.named_parameters()}  # masks the network makes itself
+    # Other buffers, such as masks of the size of an image, the network has made itself.
+    learned = {name for name, _ in net.named_parameters()}
     lost = (k for k in diff.reshaped if k in learned or k.rpartition('.')[2].startswith('running_'))
     if not allow_missing and (diff.missing or any(lost)):
         return f'{message} A test needs every weight of the network.'
