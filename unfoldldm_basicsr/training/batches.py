@@ -25,11 +25,14 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> Batch:
 def slices_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
     """Cuts a batch along its first dimension into ``parts`` slices of nearly equal size.
 
+    There are no more of them than images.
+
     Yields:
         A slice and its share of the batch; losses that are means over the batch, weighted by the
         shares, sum to the loss of the whole batch.
     """
     size = batch['lq'].shape[0]
+    parts = min(parts, size)
     for start, stop in pairwise(size * i // parts for i in range(parts + 1)):
         yield _take(batch, start, stop), (stop - start) / size
 

@@ -41,7 +41,7 @@ class TrainOptions(sections.BasicTrain):
     decay_all: bool = False
     """Weight decay on biases and gains too, as in BasicSR and its forks."""
     accum_iter: Positive = 1
-    """Slices of the batch whose gradients are added up in one step."""
+    """Slices of the batch whose gradients are added up in one step; at most one for each image."""
     amp: Literal['bf16'] | None = None
     """Mixed precision; ~: fp32 (fp16 would need loss scaling)."""
     progressive: ProgressiveOptions | None = None
@@ -99,8 +99,6 @@ SECTIONS = {
 def evaluation_fits(run: Run) -> Problems:
     """Tiles and traces."""
     val = run.val
-    if val.tile is None and 'tile_overlap' in val.model_fields_set:
-        yield Problem('val.tile_overlap', 'has no effect without val.tile.')
     if val.tile is not None and val.trace:
         yield Problem('val.trace', 'stages are traced on whole images: remove val.tile.')
     if val.tile is not None and val.tile >= 1:
@@ -138,24 +136,15 @@ def network_takes_what_it_gets(run: Run) -> Problems:
 
 
 def schedule_fits(run: Run) -> Problems:
-    """Optimiser, schedule and warm-up."""
+    """Learning rate and schedule."""
     if not run.is_train:
         return
     train, lr = run.train, run.train.optim_g.get('lr')
     if lr is None:
         yield Problem('train.optim_g.lr', 'a learning rate is needed, for example 2e-4.')
     lr = lr if isinstance(lr, int | float) else None
-    if lr is not None and lr <= 0:
-        message = f'must be a number above 0, got {lr}: with 0 nothing would be trained.'
-        yield Problem('train.optim_g.lr', message)
-    if train.optim_g.get('maximize'):
-        message = 'would make the losses larger with every step; remove it.'
-        yield Problem('train.optim_g.maximize', message)
     for key, *rest in check_schedule(train.scheduler, train.total_iter, lr):
         yield Problem(f'train.scheduler.{key}', *rest)
-    if train.warmup_iter is not None and train.warmup_iter >= train.total_iter:
-        message = f'must lie between -1 and total_iter, got {train.warmup_iter}.'
-        yield Problem('train.warmup_iter', message)
 
 
 def something_is_trained(run: Run) -> Problems:
@@ -178,28 +167,20 @@ def clipping_fits(run: Run) -> Problems:
             yield Problem('train.grad_clip_norm', str(error))
 
 
-def batches_fit(run: Run) -> Problems:
-    """Slices and progressive sizes of what the loader gives."""
-    if not run.is_train:
+def progressive_fits(run: Run) -> Problems:
+    """Sizes for every phase, and none above what the loader gives."""
+    if not run.is_train or run.train.progressive is None:
         return
-    train, data = run.train, section_values(section_values(run.opt, 'datasets'), 'train')
-    smallest = data.get('batch_size_per_gpu')
-    if train.progressive is not None:
-        sizes = dict(train.progressive)
-        for key in ('gt_sizes', 'mini_batch_sizes'):
-            if len(sizes[key]) != len(sizes['iters']) or not sizes[key]:
-                yield Problem(f'train.progressive.{key}', 'is not as long as iters, or empty.')
-                return
-        for key, limit in (('gt_sizes', 'gt_size'), ('mini_batch_sizes', 'batch_size_per_gpu')):
-            largest = data.get(limit)
-            if isinstance(largest, int) and max(sizes[key]) > largest:
-                message = f'{max(sizes[key])} is more than datasets.train.{limit} ({largest}).'
-                severity = 'fault' if key == 'gt_sizes' else 'warning'  # as Restormer's trainer
-                yield Problem(f'train.progressive.{key}', message, severity)
-        given = [smallest] if isinstance(smallest, int) else []
-        smallest = min([*given, *sizes['mini_batch_sizes']])
-    if isinstance(smallest, int) and train.accum_iter > smallest:
-        yield Problem('train.accum_iter', f'{train.accum_iter} slices of a batch of {smallest}.')
+    sizes = run.train.progressive
+    data = section_values(section_values(run.opt, 'datasets'), 'train')
+    for key, limit in (('gt_sizes', 'gt_size'), ('mini_batch_sizes', 'batch_size_per_gpu')):
+        values, largest, place = getattr(sizes, key), data.get(limit), f'train.progressive.{key}'
+        if not values or len(values) != len(sizes.iters):
+            yield Problem(place, 'is not as long as iters, or empty.')
+        elif isinstance(largest, int) and max(values) > largest:
+            message = f'{max(values)} is more than datasets.train.{limit} ({largest}).'
+            severity = 'fault' if key == 'gt_sizes' else 'warning'  # as Restormer's trainer
+            yield Problem(place, message, severity)
 
 
 def graphs_fit(run: Run) -> Problems:
@@ -225,7 +206,7 @@ RULES = (
     schedule_fits,
     something_is_trained,
     clipping_fits,
-    batches_fit,
+    progressive_fits,
     graphs_fit,
     best_can_be_told,
 )

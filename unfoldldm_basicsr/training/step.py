@@ -98,9 +98,10 @@ class TrainingStep:
         The gradients are averaged over the ranks in the backward pass of the last slice only.
         """
         totals: dict[str, Tensor] = {}
-        for index, (part, share) in enumerate(slices_of(batch, self.accum_iter), start=1):
+        slices = list(slices_of(batch, self.accum_iter))
+        for index, (part, share) in enumerate(slices, start=1):
             with ExitStack() as stack:
-                if index < self.accum_iter and self.opt['dist']:
+                if index < len(slices) and self.opt['dist']:
                     for net in wrapped:
                         stack.enter_context(net.no_sync())
                 losses, figures = compute_losses(part, current_iter)
