@@ -1,24 +1,23 @@
 """VLUNetModel: the same training with every embedding; its files, its validation, its options."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
-from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from basicsr.utils.registry import MODEL_REGISTRY
-from helpers import DELETE, for_test, problems_at, put, rule_problems
+from helpers import DELETE, problems_at, put
 from model_runs import batch, changed, file_of, resumed, same_networks, state_of, steps
 from tiny_vlunet import EMBEDDINGS, NAMES, mixture, vlunet_file, vlunet_options
-from torch import nn
 from torch.utils.data import DataLoader
 
 from unfoldldm_basicsr.models import VLUNetModel
 from unfoldldm_basicsr.models.vlunet_model import class_order_fault
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.restoring.restorer import Restorer
-from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY, CheckpointError, read_checkpoint
-from unfoldldm_basicsr.weights.conditioning import build_conditioning, degradation_meta
+from unfoldldm_basicsr.weights.checkpoint import CheckpointError, read_checkpoint
+from unfoldldm_basicsr.weights.conditioning import build_conditioning
 
 EACH = pytest.mark.parametrize('source', EMBEDDINGS)
 SCHEDULE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20, 'eta_min': 1e-6}
@@ -235,7 +234,10 @@ def test_a_test_without_an_embedding_is_refused(trained, tmp_path):
     torch.save(content, tmp_path / 'bare.pth')
     options = vlunet_options(tmp_path / 'bare', 'label', is_train=False)
     options['path']['pretrain_network_g'] = str(tmp_path / 'bare.pth')
-    assert rule_problems(VLUNetModel, options) == ['path.pretrain_network_g']
+    with pytest.raises(CheckpointError, match=r'bare\.pth holds no degradation embedding'):
+        VLUNetModel(deepcopy(options))
+    options['path']['pretrain_network_e'] = file_of(trained('label'), 'e_2')
+    assert VLUNetModel(options).names == NAMES
 
 
 def test_a_batch_without_degradation_names_the_remedy(make):
@@ -360,21 +362,3 @@ def test_a_label_needs_named_degradations_and_an_image_does_not(options):
     options = put(put(options, 'datasets.val', single), 'val.degradation_override', DELETE)
     assert 'is missing' in problems_at(options, 'datasets.val.degradation_names')
     assert preflight({**options, 'network_e': EMBEDDINGS['learned']}, 'x.yml', True) == []
-
-
-def test_a_test_knows_the_vectors_that_its_network_was_trained_with(options, tmp_path):
-    def weights(name: str, net: nn.Module, **more) -> str:
-        torch.save({'params': net.state_dict(), **more}, tmp_path / name)
-        return str(tmp_path / name)
-
-    net, embedding = (build_network(options[key]) for key in ('network_g', 'network_e'))
-    record = degradation_meta(NAMES, options['network_e'], embedding.state_dict())
-    test = for_test(options)
-    bare = {'pretrain_network_g': weights('bare.pth', net)}
-    whole = {'pretrain_network_g': weights('whole.pth', net, **{DEGRADATION_KEY: record})}
-    named = {**bare, 'pretrain_network_e': weights('e.pth', embedding)}
-    found = problems_at({**test, 'path': bare}, 'path.pretrain_network_g')
-    assert 'bare.pth: holds no degradation embedding' in found
-    assert 'path.pretrain_network_e' in found
-    for path in (whole, named):
-        assert preflight({**test, 'path': path}, 'x.yml', False) == []

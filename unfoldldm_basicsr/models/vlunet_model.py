@@ -146,26 +146,6 @@ def same_order(run: Run, *, needed: bool) -> Iterator[Problem]:
             yield Problem(place, message)
 
 
-def tested_embedding_is_known(run: Run) -> Iterator[Problem]:
-    """Whether a test knows the vectors that its network was trained with.
-
-    Files that are missing or damaged are for other rules to name.
-    """
-    weights = run.path.pretrain_network_g
-    if run.is_train or run.path.pretrain_network_e or not weights:
-        return
-    try:
-        known = checkpoints.read_checkpoint(weights).degradation is not None
-    except (checkpoints.CheckpointError, OSError):
-        return
-    if not known:
-        yield Problem(
-            'path.pretrain_network_g',
-            f'{weights}: holds no degradation embedding, so the test would steer the network with '
-            "random vectors. Name the embedding's weights in path.pretrain_network_e.",
-        )
-
-
 def class_order_fault(
     stored: Sequence[str], current: Sequence[str], needs_label: bool
 ) -> str | None:
@@ -206,7 +186,7 @@ class VLUNetModel(RestorationModel):
     """
 
     sections = {**SECTIONS, '': ConditionedTop, 'path': ConditionedPath, 'val': ConditionedVal}
-    rules = (*RULES, embedding_fits, networks_fit_together, tested_embedding_is_known)
+    rules = (*RULES, embedding_fits, networks_fit_together)
     network_inputs = ('degradation',)
 
     # ---- the embedding ------------------------------------------------------------------------
@@ -271,6 +251,12 @@ class VLUNetModel(RestorationModel):
                 )
         elif record is not None:
             net.load_state_dict(record.state_dict)
+        elif file and not self.is_train:
+            raise checkpoints.CheckpointError(
+                f'path.pretrain_network_g: {file} holds no degradation embedding, so the test '
+                'would steer the network with random vectors. Name the weights of the embedding '
+                'in path.pretrain_network_e.'
+            )
         elif self.is_train and contract_of(net).save_backbone is not None:
             warn(
                 f'path.pretrain_network_e is empty: the adapters of {type(net).__name__} keep '
