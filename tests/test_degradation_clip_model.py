@@ -153,8 +153,8 @@ def options(tmp_path) -> dict:
         ('network_g.tune_adapters', False, '', ('must be true',)),
         ('network_g', {'type': 'NAFNet'}, 'network_g.type', ('CLIPDegradationEmbedding does',)),
         ('datasets.val.degradation_names', NAMES[::-1], '', ('indices would mix up',)),
-        ('train.pixel_opt', {'type': 'L1Loss'}, '', ('cross-entropy',)),
-        ('val.tile', 64, '', ('whole image',)),
+        ('train.mixing_augs', {'mixup': True}, '', ('has no class',)),
+        ('val.save_img', True, '', ('confusion matrix',)),
     ],
 )
 def test_options_that_do_not_fit_are_refused_by_the_preflight(options, place, value, path, words):

@@ -36,16 +36,6 @@ from unfoldldm_basicsr.training.validation_report import ImageResult
 from unfoldldm_basicsr.weights.checkpoint import DEGRADATION_KEY, CheckpointError, read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
 
-_WITHOUT_EFFECT = {
-    'train.pixel_opt': 'the loss is the cross-entropy of the degradations',
-    'train.perceptual_opt': 'the loss is the cross-entropy of the degradations',
-    'train.mixing_augs': 'a blend of two degradations has no class',
-    'val.metrics': 'the accuracy is always measured',
-    'val.save_img': 'no image is restored; the confusion matrix is always written',
-    'val.tile': 'the whole image is classified',
-}
-
-
 # ---- what must fit together ---------------------------------------------------------------------
 
 
@@ -72,12 +62,13 @@ def network_tells_apart(run: Run) -> Iterator[Problem]:
         yield Problem('network_g.class_texts', message)
 
 
-def options_have_effect(run: Run) -> Iterator[Problem]:
-    """Options of restoring models that a classifier has no use for."""
-    for path, reason in _WITHOUT_EFFECT.items():
-        section, key = path.split('.')
-        if getattr(getattr(run, section), key, None):
-            yield Problem(path, f'has no effect here ({reason}); remove it.')
+def nothing_is_restored(run: Run) -> Iterator[Problem]:
+    """Options of restoring models that a classifier cannot follow."""
+    if run.is_train and run.train.mixing_augs is not None:
+        yield Problem('train.mixing_augs', 'a blend of two degradations has no class; remove it.')
+    if run.val.save_img:
+        message = 'no image is restored; the confusion matrix is always written. Remove it.'
+        yield Problem('val.save_img', message)
 
 
 @MODEL_REGISTRY.register()
@@ -96,7 +87,7 @@ class DegradationCLIPModel(RestorationModel):
         *(rule for rule in RULES if rule is not something_is_trained),
         network_tells_apart,
         partial(same_order, needed=True),
-        options_have_effect,
+        nothing_is_restored,
     )
 
     @classmethod
