@@ -78,15 +78,10 @@ def validation_prior(run: Run) -> str:
 
 def network_has_phases(run: Run) -> Iterator[Problem]:
     """Both phases need a network with a prior."""
-    section, inputs = run.network_sections['network_g'], base.forward_inputs(run)
+    inputs, kind = base.forward_inputs(run), run.network_sections['network_g'].get('type')
     if inputs and 'gt' not in inputs:
-        message = f'{section["type"]} has no phases: use network_g.type: UnfoldLDM.'
+        message = f'{kind} has no phases: use network_g.type: UnfoldLDM.'
         yield Problem('network_g.type', message)
-    if not uses_ldm(run):
-        sources = {'network_g': section.get('prior_source'), 'val': run.val.prior_source}
-        for key, source in sources.items():
-            if source not in (None, 'auto', 'null'):
-                yield Problem(f'{key}.prior_source', 'has no effect with network_g.use_ldm: false.')
 
 
 def null_is_quoted(run: Run) -> Iterator[Problem]:
@@ -148,9 +143,6 @@ def is_phase1(run: Run) -> Iterator[Problem]:
     source = validation_prior(run)
     if source not in ('oracle', 'null'):
         message = f"'{source}' is not known in Phase I: oracle or null."
-        yield Problem('val.prior_source', message)
-    if source == 'null' and uses_ldm(run) and section.get('null_prior_prob') == 0:
-        message = "'null' is not learned with network_g.null_prior_prob: 0: it stays zeros."
         yield Problem('val.prior_source', message)
     if run.val.tile and source != 'null':
         yield Problem('val.tile', 'the oracle prior belongs to the whole image; remove val.tile.')

@@ -74,13 +74,10 @@ def is_phase2(run: Run) -> Iterator[Problem]:
         yield Problem('network_g.phase', f'must be 2 or inference, got {phase!r}.')
 
 
-def train_phase1(name: str = '') -> str:
-    """What to do where the weights of Phase I are not there."""
-    return (
-        'Phase II starts from the weights of Phase I. First run python -m unfoldldm_basicsr.train '
-        f'-opt YOUR_PHASE1.yml, the option file with name: {name or "NAME"}; its result is '
-        f'experiments/{name or "NAME"}/models/net_g_latest.pth.'
-    )
+FIRST_PHASE1 = (
+    'Phase II starts from the weights of Phase I. First run python -m unfoldldm_basicsr.train -opt '
+    'YOUR_PHASE1.yml; its result is experiments/NAME/models/net_g_latest.pth.'
+)
 
 
 def starts_from_phase1(run: Run) -> Iterator[Problem]:
@@ -99,14 +96,12 @@ def starts_from_phase1(run: Run) -> Iterator[Problem]:
             message = 'phase: joint has no trained PI to warm up against.'
             yield Problem('train.prior_warmup_iter', message)
     elif not path.pretrain_network_phase1 and not path.pretrain_network_g:
-        yield Problem(place, f'is missing. {train_phase1()}')
+        yield Problem(place, f'is missing. {FIRST_PHASE1}')
     elif path.pretrain_network_phase1 and path.pretrain_network_g:
         message = 'is not read, the weights of path.pretrain_network_g are: remove one of them.'
         yield Problem(place, message, 'warning')
     elif path.pretrain_network_phase1 and not Path(path.pretrain_network_phase1).is_file():
-        file = Path(path.pretrain_network_phase1)
-        name = file.parents[1].name if file.parent.name == 'models' else ''
-        yield Problem(place, f'{file}: no such file. {train_phase1(name)}')
+        yield Problem(place, f'{path.pretrain_network_phase1}: no such file. {FIRST_PHASE1}')
 
 
 @MODEL_REGISTRY.register()
