@@ -328,12 +328,10 @@ def test_a_test_file_is_checked_as_such(stock):
         ('path.ignore_resume_networks', ['network_x'], "Did you mean 'network_g'", ['network_g']),
         ('path.ignore_resume_networks', [['network_g']], 'no network', ['network_g']),
         ('val.prior_source', None, 'in quotes for the null prior', 'null'),  # YAML's null
-        ('network_g.mgda_mode', 'holistic', 'needs? network_g.mgda_mode', 'both'),
     ],
 )
 def test_values_that_would_do_something_else_are_refused(request, place, wrong, says, right):
-    own = place in ('val.prior_source', 'network_g.mgda_mode')
-    for kind in ('plugin',) if own else ('stock', 'plugin'):
+    for kind in ('plugin',) if place == 'val.prior_source' else ('stock', 'plugin'):
         options = put(request.getfixturevalue(kind), 'datasets.train.on_error', 'skip')
         (line,) = preflight(put(options, place, wrong), 'x.yml', True)
         assert f'{place}: ' in line
@@ -348,18 +346,6 @@ def test_keeping_the_best_needs_a_validation(plugin):
     without = {**plugin, 'datasets': {'train': plugin['datasets']['train']}}
     assert 'nothing is validated' in problems_at(without, place)
     assert 'val.metrics' in problems_at({**plugin, 'val': None}, place)
-
-
-@pytest.mark.parametrize(
-    ('stages', 'start', 'ok'), [(2, 2, True), (2, 3, False), (1, None, False), (None, 99, False)]
-)
-def test_consistency_needs_a_stage_that_counts(plugin, stages, start, ok):
-    plugin = put(plugin, 'network_g.num_stages', DELETE if stages is None else stages)
-    if start is not None:
-        plugin['train']['isda_opt']['start'] = start
-    found = problems_at(plugin, 'train.isda_opt.start')
-    assert (found == '') is ok
-    assert ok or f'num_stages is {stages or 3}, so the loss would be 0' in found
 
 
 def test_tiles_are_judged_after_their_alignment_to_the_network(plugin):

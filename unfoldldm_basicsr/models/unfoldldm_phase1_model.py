@@ -6,19 +6,17 @@ Whatever uses PI sees the answer in its input, so its scores are an upper bound 
 oracle) and are named so everywhere.
 """
 
-import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import MODEL_REGISTRY
 from pydantic import Field
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.errors import RunFailure
-from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training import options as base
 from unfoldldm_basicsr.training.batches import Batch, to_device
@@ -91,31 +89,12 @@ def null_is_quoted(run: Run) -> Iterator[Problem]:
         yield Problem('val.prior_source', message)
 
 
-def loss_is(run: Run, key: str, kind: str) -> Iterator[Problem]:
-    """The loss under ``train.KEY`` is called like ``kind``: it must be that class or one of it."""
-    section = getattr(run.train, key) or {}
-    cls = registered(LOSS_REGISTRY, section.get('type'))
-    if cls is not None and kind not in (base.__name__ for base in cls.__mro__):
-        yield Problem(f'train.{key}.type', f'{section["type"]} is no {kind}, which belongs here.')
-
-
-def isda_acts(run: Run) -> Iterator[Problem]:
-    """Without a stage from ``start`` on, the loss would always be 0."""
-    isda = run.train.isda_opt if run.is_train else None
-    if isda is None:
-        return
-    yield from loss_is(run, 'isda_opt', 'ISDALoss')
-    section = run.network_sections['network_g']
-    if section.get('mgda_mode', 'both') != 'both':
+def isda_compares(run: Run) -> Iterator[Problem]:
+    """With one estimate, or none, the loss would be 0 or draw the result to the input."""
+    mode = run.network_sections['network_g'].get('mgda_mode', 'both')
+    if run.is_train and run.train.isda_opt is not None and mode != 'both':
         message = 'compares two estimates, which need network_g.mgda_mode: both: remove it.'
         yield Problem('train.isda_opt', message)
-    parameters = inspect.signature(ARCH_REGISTRY.get(section['type'])).parameters
-    if 'num_stages' not in parameters:
-        return
-    count = section.get('num_stages', parameters['num_stages'].default)
-    if isda.get('start', 2) > count:
-        message = f'is {isda.get("start", 2)}, but network_g.num_stages is {count}, so the loss '
-        yield Problem('train.isda_opt.start', f'{message}would be 0: lower it, or remove isda_opt.')
 
 
 def context_is_there(run: Run) -> Iterator[Problem]:
@@ -148,7 +127,7 @@ def is_phase1(run: Run) -> Iterator[Problem]:
         yield Problem('val.tile', 'the oracle prior belongs to the whole image; remove val.tile.')
 
 
-UNFOLDING_RULES = (*base.RULES, network_has_phases, null_is_quoted, isda_acts, context_is_there)
+UNFOLDING_RULES = (*base.RULES, network_has_phases, null_is_quoted, isda_compares, context_is_there)
 
 
 @MODEL_REGISTRY.register()
