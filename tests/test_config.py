@@ -339,15 +339,6 @@ def test_values_that_would_do_something_else_are_refused(request, place, wrong, 
         assert preflight(put(options, place, right), 'x.yml', True) == []
 
 
-def test_keeping_the_best_needs_a_validation(plugin):
-    place = 'logger.keep_best'
-    plugin = put(plugin, place, True)
-    assert problems_at(plugin, place) == ''
-    without = {**plugin, 'datasets': {'train': plugin['datasets']['train']}}
-    assert 'nothing is validated' in problems_at(without, place)
-    assert 'val.metrics' in problems_at({**plugin, 'val': None}, place)
-
-
 def test_tiles_are_judged_after_their_alignment_to_the_network(plugin):
     plugin = put(plugin, 'val', {**plugin['val'], 'prior_source': 'null', 'tile': 36})
     assert 'at least 48 pixels' in problems_at(plugin, 'val.tile')

@@ -190,16 +190,6 @@ def graphs_fit(run: Run) -> Problems:
         yield Problem('train.use_cuda_graphs', message)
 
 
-def best_can_be_told(run: Run) -> Problems:
-    """What ``logger.keep_best`` needs."""
-    if not run.is_train or not run.logger.keep_best:
-        return
-    if not run.val.metrics:
-        yield Problem('logger.keep_best', 'needs val.metrics to tell what is best.')
-    elif all(path == 'datasets.train' for path, _ in run.sets()):
-        yield Problem('logger.keep_best', 'needs datasets.val: without it nothing is validated.')
-
-
 RULES = (
     evaluation_fits,
     network_takes_what_it_gets,
@@ -208,5 +198,4 @@ RULES = (
     clipping_fits,
     progressive_fits,
     graphs_fit,
-    best_can_be_told,
 )
