@@ -134,11 +134,7 @@ def check_device() -> Iterator[Line]:
 
 
 def check_system() -> Iterator[Line]:
-    """Pages of large tensors; shared memory, through which loader processes hand over batches."""
-    from unfoldldm_basicsr.training import memory
-
-    state = memory.state()
-    yield Line('large pages', state, mark='ok' if state.startswith('on') else '-')
+    """Shared memory, through which loader processes hand over batches."""
     if os.path.isdir('/dev/shm'):  # other systems have no such folder and no such limit
         size = shutil.disk_usage('/dev/shm').total / 2**20
         fix = 'more shared memory (docker run --shm-size=8g), or num_worker_per_gpu: 0'

@@ -23,28 +23,6 @@ def prefer_huge_pages() -> None:
     os.environ.setdefault(VARIABLE, '1')
 
 
-def kernel_mode() -> str:
-    """'always', 'madvise' (on demand), 'never', or '' where the system knows no such pages."""
-    try:
-        with open('/sys/kernel/mm/transparent_hugepage/enabled', encoding='ascii') as file:
-            return file.read().partition('[')[2].partition(']')[0]
-    except OSError:
-        return ''
-
-
-def state() -> str:
-    """What becomes of it here, for ``unfoldldm doctor``."""
-    if os.environ.get(VARIABLE, '0') == '0':
-        return f'off ({VARIABLE}=0)'
-    mode = kernel_mode()
-    if mode == 'never':
-        return (
-            'refused by the kernel; trainings and restorations on the CPU are slower: '
-            'echo madvise > /sys/kernel/mm/transparent_hugepage/enabled (as root)'
-        )
-    return f'on (kernel: {mode})' if mode else 'not on this system'
-
-
 def keep_freed_memory() -> bool:
     """Has glibc keep what this process frees, unless the environment or the system rules it out.
 
