@@ -23,7 +23,6 @@ from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.registration import KNOWN, whose
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.data.loading import ItemReader
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.evaluation import Evaluator
@@ -347,6 +346,5 @@ class VLUNetModel(RestorationModel):
                 f'{" or ".join(self.names[other] for other in wanted)} to take the vector from.'
             )
         others = [place for place, found in enumerate(labels) if found == other]
-        reader = ItemReader(dataset, getattr(dataset, 'opt', {}))
-        item = reader.read(others[labels[:index].count(label) % len(others)])
+        item = dataset[others[labels[:index].count(label) % len(others)]]
         return {'stand_in': {'lq': item['lq'][None], 'degradation': torch.tensor([other])}}

@@ -205,11 +205,12 @@ class RestorationModel(SRModel):
             SystemExit: a signal asked to stop; the run has been saved.
         """
         nets = [network.net for network in self.networks.values() if network.train is not None]
-        done = self.step(self.batch, current_iter, self.compute_losses, nets)
-        self.log_dict = done.log
-        if done.applied and self.run.train.ema_decay:
+        self.log_dict, applied, stop = self.step(
+            self.batch, current_iter, self.compute_losses, nets
+        )
+        if applied and self.run.train.ema_decay:
             self.model_ema(self.run.train.ema_decay)
-        if done.stop:
+        if stop:
             self.checkpointer.save_and_stop(current_iter)
 
     def model_ema(self, decay: float = 0.999) -> None:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,6 @@ from unfoldldm_basicsr.training.optimisation import GradientClipper
 Losses = dict[str, Tensor]
 
 WARM_UP = 2  # cuDNN chooses its algorithms and autograd makes its buffers before the capture
-
-
-class Done(NamedTuple):
-    """What became of a step."""
-
-    log: OrderedDict[str, float]  # losses, figures and gradient norms, means over the ranks
-    applied: bool  # False: something was not finite, and the step was skipped
-    stop: bool  # a signal asks this rank or another to stop
 
 
 class TrainingStep:
@@ -57,12 +49,16 @@ class TrainingStep:
         current_iter: int,
         compute_losses: Callable[[Batch, int], tuple[Losses, Losses]],
         wrapped: Sequence[nn.Module],
-    ) -> Done:
+    ) -> tuple[OrderedDict[str, float], bool, bool]:
         """One step on a batch that is on the device.
 
         Args:
             compute_losses: (slice, iteration) -> losses, whose sum is minimised, and figures.
             wrapped: the networks whose gradients DistributedDataParallel averages.
+
+        Returns:
+            Losses, figures and gradient norms, means over the ranks; whether all were finite, else
+            the step is skipped; whether a signal asks this rank or another to stop.
 
         Raises RunFailure: too many skipped steps in a row.
         """
@@ -88,7 +84,7 @@ class TrainingStep:
         else:
             for buffer, before in zip(self.statistics, statistics, strict=True):
                 buffer.copy_(before)
-        return Done(log, not bad, stop)
+        return log, not bad, stop
 
     def _accumulate(
         self, current_iter: int, compute_losses: Callable, wrapped: Sequence, batch: Batch
@@ -147,15 +143,6 @@ def _reduce(
 # ---- CUDA graphs --------------------------------------------------------------------------------
 
 
-class Captured(NamedTuple):
-    """A graph and the memory that it reads and writes."""
-
-    graph: torch.cuda.CUDAGraph
-    batch: Batch
-    totals: Losses
-    gradients: list[Tensor | None]
-
-
 class GradientGraphs:
     """Forward, losses and backward of a step as CUDA graphs, one for each kind of batch.
 
@@ -166,7 +153,7 @@ class GradientGraphs:
 
     def __init__(self, parameters: Iterable[nn.Parameter], buffers: Iterable[Tensor]):
         self.parameters, self.buffers = list(parameters), list(buffers)
-        self.captured: dict[tuple, Captured] = {}
+        self.captured: dict[tuple, tuple] = {}  # see _capture
         self.pool = torch.cuda.graph_pool_handle()  # only one of the graphs runs at a time
 
     def __call__(
@@ -190,16 +177,19 @@ class GradientGraphs:
         if key not in self.captured:
             with random():
                 self.captured[key] = self._capture(batch, accumulate)
-        captured = self.captured[key]
-        for own, value in zip(_tensors(captured.batch), _tensors(batch), strict=True):
+        graph, inputs, totals, gradients = self.captured[key]
+        for own, value in zip(_tensors(inputs), _tensors(batch), strict=True):
             own.copy_(value)
-        for parameter, gradient in zip(self.parameters, captured.gradients, strict=True):
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         with random():
-            captured.graph.replay()
-        return captured.totals
+            graph.replay()
+        return totals
 
-    def _capture(self, batch: Batch, accumulate: Callable[[Batch], Losses]) -> Captured:
+    def _capture(
+        self, batch: Batch, accumulate: Callable[[Batch], Losses]
+    ) -> tuple[torch.cuda.CUDAGraph, Batch, Losses, list[Tensor | None]]:
+        """A graph and what it reads and writes: batch, losses, gradients."""
         before = [buffer.clone() for buffer in self.buffers]
         batch = tree_map_only(Tensor, torch.clone, batch)
         stream = torch.cuda.Stream()
@@ -222,7 +212,7 @@ class GradientGraphs:
             ) from error
         for buffer, value in zip(self.buffers, before, strict=True):
             buffer.copy_(value)
-        return Captured(graph, batch, totals, [p.grad for p in self.parameters])
+        return graph, batch, totals, [p.grad for p in self.parameters]
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
