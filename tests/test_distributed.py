@@ -157,7 +157,7 @@ def a_nan_or_a_signal_on_one_rank_is_met_by_both(folder: Path) -> None:
         data['gt'][0, 0, 0, 0] = float('nan')
     steps(model, 3, data=data)
     assert torch.equal(before, model.network.bare.intro.weight)
-    assert model.step.guard.in_a_row == 1
+    assert model.step.skipped['in_a_row'] == 1
     if distributed.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit) as stop:

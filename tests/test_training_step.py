@@ -152,13 +152,13 @@ def test_a_nonfinite_step_is_skipped_counted_named_and_kept(make, tmp_path, log)
     steps(model, 2, data=spoilt())
     assert torch.equal(weights(model.net_g), before)
     assert torch.equal(weights(model.net_g_ema), average)
-    assert (model.step.guard.in_a_row, model.step.guard.total) == (1, 1)
+    assert model.step.skipped == {'total': 1, 'in_a_row': 1}
     assert 'l_pix' in log.text
     assert 'img_1.png' in log.text
     kept = torch.load(tmp_path / 'nonfinite' / 'iter_2_rank_0.pth', weights_only=True)
     assert kept['gt'][1, 0, 0, 0].isnan()
     steps(model, 3)
-    assert model.step.guard.in_a_row == 0
+    assert model.step.skipped['in_a_row'] == 0
     assert not torch.equal(weights(model.net_g), before)
 
 
@@ -179,7 +179,7 @@ def test_a_batch_that_cannot_be_kept_does_not_end_the_run(make, tmp_path, log):
     (tmp_path / 'nonfinite').write_text('a file where the folder should be')
     steps(model, 1, data=spoilt())
     assert 'The batch of this step is not kept' in log.text
-    assert model.step.guard.total == 1
+    assert model.step.skipped['total'] == 1
 
 
 def test_nonfinite_gradients_are_caught_and_such_weights_never_written(make, tmp_path):

@@ -20,7 +20,7 @@ from unfoldldm_basicsr.common.errors import on_rank_0
 from unfoldldm_basicsr.ops.ss2d import set_scan_backend
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import typed
-from unfoldldm_basicsr.training import guards, optimisation
+from unfoldldm_basicsr.training import optimisation
 from unfoldldm_basicsr.training.batches import Batch, prepare, to_device
 from unfoldldm_basicsr.training.checkpointer import Checkpointer, set_rng_state
 from unfoldldm_basicsr.training.evaluation import Evaluator
@@ -28,6 +28,11 @@ from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.memory import keep_freed_memory
 from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restore_image
 from unfoldldm_basicsr.training.options import RULES, SECTIONS
+from unfoldldm_basicsr.training.out_of_memory import (
+    VALIDATION_ADVICE,
+    memory_advice,
+    peak_memory,
+)
 from unfoldldm_basicsr.training.resume import run_options
 from unfoldldm_basicsr.training.schedules import LearningRate
 from unfoldldm_basicsr.training.step import Losses, TrainingStep
@@ -41,7 +46,7 @@ class RestorationModel(SRModel):
     """Trains any restoration network; the base of the other models and used as is by the baselines.
 
     Subclasses say what differs: losses, arguments of the network, phases. The rest (optimiser
-    groups, warm-up, accumulation, clipping, averaging, guards, validation, files) is common.
+    groups, warm-up, accumulation, clipping, averaging, validation, files) is common.
 
     Attributes:
         sections: declarations of the sections of an option file.
@@ -223,7 +228,7 @@ class RestorationModel(SRModel):
         self.logged = self.current_iter, now
         if 0 < last < self.current_iter:
             log['it_per_s'] = (self.current_iter - last) / (now - then)
-        log |= guards.peak_memory(self.device)
+        log |= peak_memory(self.device)
         if self.run.logger.use_tb_logger:
             log |= {f'lr_{g["group"]}': g['lr'] for g in self.optimizer_g.param_groups}
         return log
@@ -245,7 +250,7 @@ class RestorationModel(SRModel):
     @torch.no_grad()
     def restore(self, batch: Batch) -> Restored:
         """Restores ``batch['lq']`` in fp32 with the averaged weights where there are any."""
-        with self.network.evaluating() as net, guards.memory_advice(guards.VALIDATION_ADVICE):
+        with self.network.evaluating() as net, memory_advice(VALIDATION_ADVICE):
             return self.restore_with(net, batch)
 
     def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
@@ -315,12 +320,11 @@ class RestorationModel(SRModel):
 
     def training_state(self) -> dict[str, Any]:
         """Everything but weights and generators that the run needs to go on with the same bits."""
-        guard = self.step.guard
         return {
             'optimizers': [self.optimizer_g.state_dict()],
             'schedulers': [self.learning_rate.state_dict()],
             'best_metric_results': self.best_metric_results,
-            'nonfinite': {'total': guard.total, 'in_a_row': guard.in_a_row},
+            'nonfinite': dict(self.step.skipped),
             'train_options': self.learning_rate.settings,
             'options': run_options(self.opt),
             'data': progress.data,
@@ -335,8 +339,7 @@ class RestorationModel(SRModel):
         """
         self.learning_rate.resume(resume_state)
         self.evaluator.best = resume_state.get('best_metric_results', {})
-        for name, count in resume_state.get('nonfinite', {}).items():
-            setattr(self.step.guard, name, count)
+        self.step.skipped |= resume_state.get('nonfinite', {})
         generators = resume_state.get('rng', [])
         if self.opt['rank'] < len(generators):
             set_rng_state(generators[self.opt['rank']])

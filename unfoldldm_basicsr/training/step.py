@@ -6,19 +6,23 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from unfoldldm_basicsr.common.errors import OutputWriteError, RunFailure
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.batches import Batch, slices_of
-from unfoldldm_basicsr.training.guards import NonFiniteGuard, memory_advice, training_advice
+from unfoldldm_basicsr.training.checkpointer import save_atomic
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.networks import running_statistics
 from unfoldldm_basicsr.training.optimisation import GradientClipper
+from unfoldldm_basicsr.training.out_of_memory import memory_advice, training_advice
 
 Losses = dict[str, Tensor]
 
@@ -26,7 +30,11 @@ WARM_UP = 2  # cuDNN chooses its algorithms and autograd makes its buffers befor
 
 
 class TrainingStep:
-    """Makes steps of the optimiser on all ranks alike; ``net`` is the bare network."""
+    """Makes steps of the optimiser on all ranks alike; ``net`` is the bare network.
+
+    Steps with values that are not finite are skipped; ``skipped`` counts them. After
+    ``train.max_nonfinite`` in a row the training stops; as many batches of a run are kept.
+    """
 
     def __init__(
         self, run: Run, net: nn.Module, optimizer: Optimizer, clip_gradients: GradientClipper
@@ -34,7 +42,7 @@ class TrainingStep:
         train = run.train
         self.opt, self.seed, self.optimizer = run.opt, run.top.manual_seed or 0, optimizer
         self.clip_gradients, self.accum_iter = clip_gradients, train.accum_iter
-        self.guard = NonFiniteGuard(run.opt, train.max_nonfinite)
+        self.skipped, self.max_nonfinite = {'total': 0, 'in_a_row': 0}, train.max_nonfinite
         self.memory_advice = training_advice(run.opt)
         # A forward pass changes them at once: a NaN would stay in them for good.
         self.statistics = running_statistics(net)
@@ -76,14 +84,14 @@ class TrainingStep:
         norms = {f'grad_norm_{name}': norm for name, norm in self.clip_gradients().items()}
         log, stop = _reduce(values | norms, self.opt, batch['lq'].device)
         bad = [name for name, value in log.items() if not math.isfinite(value)]
-        keep = bool(bad) and (
-            self.opt['rank'] == 0 or not all(map(torch.isfinite, values.values()))
-        )
-        if self.guard.passes(current_iter, bad, batch, keep_batch=keep):
+        if not bad:
             self.optimizer.step()
+            self.skipped['in_a_row'] = 0
         else:
             for buffer, before in zip(self.statistics, statistics, strict=True):
                 buffer.copy_(before)
+            here = self.opt['rank'] == 0 or not all(map(torch.isfinite, values.values()))
+            self._report_skipped(current_iter, ', '.join(bad), batch, keep_batch=here)
         return log, not bad, stop
 
     def _accumulate(
@@ -105,6 +113,35 @@ class TrainingStep:
             for name, value in (losses | figures).items():
                 totals[name] = totals.get(name, 0) + value.detach().float() * share
         return totals
+
+    def _report_skipped(
+        self, current_iter: int, names: str, batch: Batch, *, keep_batch: bool
+    ) -> None:
+        """Counts, logs and, in ``nonfinite/iter_N_rank_R.pth``, keeps; or ends the run."""
+        counts, rank = self.skipped, self.opt['rank']
+        counts.update(total=counts['total'] + 1, in_a_row=counts['in_a_row'] + 1)
+        paths = ', '.join(map(str, batch.get('lq_path', [])))
+        get_root_logger().error(
+            f'Iteration {current_iter}: {names} not finite; the step is skipped '
+            f'({counts["in_a_row"]} in a row, {counts["total"]} in all). Batch of rank {rank}: '
+            f'{paths}'
+        )
+        folder = Path(self.opt['path']['log']) / 'nonfinite'
+        if keep_batch and len(list(folder.glob('*.pth'))) < self.max_nonfinite:
+            kept = {'iter': current_iter, 'names': names.split(', '), 'lq_path': paths}
+            kept |= {key: batch[key].cpu() for key in ('lq', 'gt')}
+            try:
+                save_atomic(kept, folder / f'iter_{current_iter}_rank_{rank}.pth')
+            except OutputWriteError as error:
+                get_root_logger().error(f'The batch of this step is not kept: {error}')
+        if counts['in_a_row'] >= self.max_nonfinite:
+            raise RunFailure(
+                f'{names} not finite at iteration {current_iter}, {counts["in_a_row"]} iterations '
+                'in a row (train.max_nonfinite): training stopped. The weights were not changed by '
+                'these iterations and the last checkpoint is untouched. Lower optim_g.lr, switch '
+                'on use_grad_clip, or look at the saved batches in the folder nonfinite of the '
+                'experiment.'
+            )
 
 
 @contextmanager
