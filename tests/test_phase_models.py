@@ -36,7 +36,6 @@ PHASE2 = {
 NEW = {'condition_encoder', 'denoiser'}
 PHASE1_FILE = 'path.pretrain_network_phase1'
 CROP = {'iters': [1], 'gt_sizes': [16], 'mini_batch_sizes': [2]}
-UNMADE = {'phase': 'inference', 'prior_source': 'oracle'}  # without PI
 
 
 def build1(folder, network: dict | None = None, **train) -> UnfoldLDMPhase1Model:
@@ -261,9 +260,9 @@ def test_priors_are_made_of_the_whole_patches_of_the_loader(phase, phase1, tmp_p
         (2, 'val', {}, []),
         (2, 'network_g', {'use_ldm': False}, ['network_g.use_ldm']),
         (2, 'network_g', {'type': 'VLUNet'}, ['network_g.type']),
-        (2, 'network_g', UNMADE, ['network_g.phase', 'val.prior_source']),
+        (2, 'network_g', {'phase': 'inference'}, ['network_g.phase']),
         (2, 'val', {'prior_source': 'shuffled', 'tile': 64}, ['val.tile']),
-        (2, 'train', {'prior_context': True}, ['train.prior_context']),
+        (2, 'train', {'prior_context': True, 'mixing_augs': {}}, ['train.prior_context']),
         (1, 'train', {'prior_context': True, 'progressive': CROP}, []),
         (1, 'network_g', {'mgda_mode': 'none'}, ['train.isda_opt']),
         (2, 'train', {'prior_warmup_iter': 100}, ['train.prior_warmup_iter']),

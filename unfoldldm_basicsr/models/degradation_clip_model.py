@@ -57,9 +57,6 @@ def network_tells_apart(run: Run) -> Iterator[Problem]:
         listed = f'{", ".join(names)}, in this order (datasets: degradation_names).'
         message = f'has {len(texts)} texts for {len(names)} degradations: write one for each of '
         yield Problem('network_g.class_texts', f'{message}{listed}')
-    elif len(set(texts)) < len(texts):
-        message = 'holds a text twice: two degradations with one text cannot be told apart.'
-        yield Problem('network_g.class_texts', message)
 
 
 def nothing_is_restored(run: Run) -> Iterator[Problem]:
@@ -102,15 +99,9 @@ class DegradationCLIPModel(RestorationModel):
         lines = ''.join(f'\n\t{index} {name}: {text!r}' for index, (name, text) in pairs)
         get_root_logger().info(f'Degradations and their texts:{lines}')
         record = read_record(read_checkpoint(file)) if file else None
-        if record is None:
-            return
-        if fault := class_order_fault(record.classes, names, needs_label=True):
+        fault = record and class_order_fault(record.classes, names, needs_label=True)
+        if fault:
             raise CheckpointError(f'path.pretrain_network_g: {file}: {fault}')
-        then = list(record.arch['kwargs']['class_texts'])
-        if then != list(texts):
-            get_root_logger().warning(
-                f'network_g.class_texts: {file} was trained with {then}, not {list(texts)}.'
-            )
 
     def init_losses(self) -> None:
         """Nothing to build: cross-entropy has no options."""

@@ -97,17 +97,13 @@ def isda_compares(run: Run) -> Iterator[Problem]:
         yield Problem('train.isda_opt', message)
 
 
-def context_is_there(run: Run) -> Iterator[Problem]:
-    """What a prior of larger patches needs."""
+def context_fits(run: Run) -> Iterator[Problem]:
+    """What rules out a prior of larger patches."""
     if not run.is_train or not run.train.prior_context:
         return
     place, section = 'train.prior_context', run.network_sections['network_g']
-    if run.train.progressive is None:
-        yield Problem(place, 'needs train.progressive, which cuts the restored patches.')
     if run.train.mixing_augs is not None:
         yield Problem(place, 'cannot be combined with train.mixing_augs.')
-    if not uses_ldm(run):
-        yield Problem(place, 'has no effect with network_g.use_ldm: false.')
     if section.get('prior_stages', 'first') != 'first' or not section.get('cond_detach', True):
         message = 'needs one prior for all stages: prior_stages: first and cond_detach: true.'
         yield Problem(place, message)
@@ -127,7 +123,7 @@ def is_phase1(run: Run) -> Iterator[Problem]:
         yield Problem('val.tile', 'the oracle prior belongs to the whole image; remove val.tile.')
 
 
-UNFOLDING_RULES = (*base.RULES, network_has_phases, null_is_quoted, isda_compares, context_is_there)
+UNFOLDING_RULES = (*base.RULES, network_has_phases, null_is_quoted, isda_compares, context_fits)
 
 
 @MODEL_REGISTRY.register()

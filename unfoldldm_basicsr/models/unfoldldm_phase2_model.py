@@ -66,12 +66,10 @@ def is_phase2(run: Run) -> Iterator[Problem]:
         yield Problem('network_g.use_ldm', f'{message}UnfoldLDMPhase1Model.')
     if run.val.tile and source in ('oracle', 'shuffled'):
         yield Problem('val.tile', f'prior_source: {source} needs whole images.')
-    if run.is_train and phase not in (2, 'joint'):
-        yield Problem('network_g.phase', f'Phase II trains phase: 2 (or joint), got {phase!r}.')
-    if phase == 'inference' and source == 'oracle':
-        yield Problem('val.prior_source', 'needs PI, which phase: inference leaves out.')
-    if not run.is_train and phase not in (2, 'joint', 'inference'):
-        yield Problem('network_g.phase', f'must be 2 or inference, got {phase!r}.')
+    known = (2, 'joint') if run.is_train else (2, 'joint', 'inference')
+    if phase not in known:
+        message = f'must be one of {", ".join(map(str, known))}, got {phase!r}.'
+        yield Problem('network_g.phase', message)
 
 
 FIRST_PHASE1 = (

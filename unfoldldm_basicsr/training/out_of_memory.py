@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
-VALIDATION_ADVICE = 'Set val.tile (for example 512) to restore large images in parts.'
-
 
 def training_advice(opt: Mapping[str, Any]) -> str:
     """What to do where memory runs out in a training with these options."""

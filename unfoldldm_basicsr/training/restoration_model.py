@@ -28,11 +28,7 @@ from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.memory import keep_freed_memory
 from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restore_image
 from unfoldldm_basicsr.training.options import RULES, SECTIONS
-from unfoldldm_basicsr.training.out_of_memory import (
-    VALIDATION_ADVICE,
-    memory_advice,
-    peak_memory,
-)
+from unfoldldm_basicsr.training.out_of_memory import memory_advice, peak_memory
 from unfoldldm_basicsr.training.resume import run_options
 from unfoldldm_basicsr.training.schedules import LearningRate
 from unfoldldm_basicsr.training.step import Losses, TrainingStep
@@ -250,7 +246,8 @@ class RestorationModel(SRModel):
     @torch.no_grad()
     def restore(self, batch: Batch) -> Restored:
         """Restores ``batch['lq']`` in fp32 with the averaged weights where there are any."""
-        with self.network.evaluating() as net, memory_advice(VALIDATION_ADVICE):
+        advice = 'Set val.tile (for example 512) to restore large images in parts.'
+        with self.network.evaluating() as net, memory_advice(advice):
             return self.restore_with(net, batch)
 
     def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
