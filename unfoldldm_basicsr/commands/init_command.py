@@ -24,7 +24,7 @@ from unfoldldm_basicsr.data.sources import open_source
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.preparing.new_training import NewTraining, held_back
-from unfoldldm_basicsr.training.out_of_memory import peak_memory
+from unfoldldm_basicsr.training.step import peak_memory
 
 LARGE = 4_000_000  # pixels; decoding them takes longer than a step of a small network
 SHARE = 0.8  # of the memory; the rest is for loaders and validation

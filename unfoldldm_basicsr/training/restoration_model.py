@@ -28,10 +28,9 @@ from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.memory import keep_freed_memory
 from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restore_image
 from unfoldldm_basicsr.training.options import RULES, SECTIONS
-from unfoldldm_basicsr.training.out_of_memory import memory_advice, peak_memory
 from unfoldldm_basicsr.training.resume import run_options
 from unfoldldm_basicsr.training.schedules import LearningRate
-from unfoldldm_basicsr.training.step import Losses, TrainingStep
+from unfoldldm_basicsr.training.step import Losses, TrainingStep, memory_advice, peak_memory
 from unfoldldm_basicsr.training.validation_report import ImageResult, averages, validation_sets
 from unfoldldm_basicsr.weights.checkpoint import ARCH_KEY, MAY_LACK, network_meta
 from unfoldldm_basicsr.weights.loading import load_weights

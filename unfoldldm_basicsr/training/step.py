@@ -1,7 +1,9 @@
-"""One step of a training: gradients of the slices of a batch, their norms, the optimiser."""
+"""One step of a training: gradients of the slices of a batch, the optimiser, the memory."""
 
 import hashlib
+import inspect
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,6 +13,7 @@ from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -22,7 +25,6 @@ from unfoldldm_basicsr.training.checkpointer import save_atomic
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.networks import running_statistics
 from unfoldldm_basicsr.training.optimisation import GradientClipper
-from unfoldldm_basicsr.training.out_of_memory import memory_advice, training_advice
 
 Losses = dict[str, Tensor]
 
@@ -175,6 +177,47 @@ def _reduce(
         packed /= opt['world_size']
     *means, stop = packed.tolist()
     return OrderedDict(zip(values, means, strict=True)), stop > 0
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+def training_advice(opt: Mapping[str, Any]) -> str:
+    """What to do where memory runs out in a training with these options."""
+    network = opt['network_g']
+    option = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters.get('use_checkpoint')
+    recompute = ''
+    if option is not None and not network.get('use_checkpoint', option.default):
+        recompute = (
+            ' set network_g.use_checkpoint: true, which saves the most memory, for about a quarter '
+            'more time and the same result;'
+        )
+    # from the cheapest remedy to the dearest, as in docs/training.md
+    return (
+        f'In this order: raise train.accum_iter, up to the batch size;{recompute} set train.amp: '
+        'bf16; lower datasets.train.gt_size.'
+    )
+
+
+@contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Adds ``advice`` to the RuntimeError of a GPU that runs out of memory inside."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise RuntimeError(f'Out of GPU memory. {advice} ({error})') from error
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak memory in GiB: of the GPU, or of this process on a CPU (empty where unknown)."""
+    if device.type == 'cuda':
+        return {'peak_memory_gib': torch.cuda.max_memory_allocated() / 2**30}
+    if sys.platform not in ('linux', 'darwin'):
+        return {}
+    import resource  # does not exist on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {'peak_memory_gib': peak * (1024 if sys.platform == 'linux' else 1) / 2**30}
 
 
 # ---- CUDA graphs --------------------------------------------------------------------------------
