@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from basicsr.data import build_dataset
-from basicsr.utils.registry import MODEL_REGISTRY
 from helpers import DELETE, problems_at, put
 from model_runs import batch, changed, file_of, resumed, same_networks, state_of, steps
 from tiny_vlunet import EMBEDDINGS, NAMES, mixture, vlunet_file, vlunet_options
@@ -306,7 +305,6 @@ def test_an_image_embedding_needs_images_of_another_degradation(make, tmp_path):
 
 
 TUNED = {**EMBEDDINGS['clip'], 'tune_adapters': True}
-ONE_CHANNEL = {**EMBEDDINGS['learned'], 'in_channels': 1}
 
 
 @pytest.fixture
@@ -327,7 +325,6 @@ def test_each_embedding_passes(options, source):
         ('network_e.num_degradation', 3, 'network_e.num_degradation', ['num_degradations']),
         ('network_e.num_degradations', 4, 'network_e.num_degradations', ['4', 'lists 3']),
         ('network_e.embed_dim', 16, 'network_g.embed_dim', ['is 8', 'set it to 16']),
-        ('network_e', ONE_CHANNEL, 'network_e.in_channels', ['is 1', 'takes 3 channels']),
         ('network_g.type', 'NAFNet', 'network_g.type', ['no degradation', 'RestorationModel']),
         ('model_type', 'RestorationModel', 'network_g.type', ['degradation', 'VLUNetModel']),
         ('val.degradation_override', 'blurr', 'val.degradation_override', ["'blur'"]),
@@ -344,12 +341,6 @@ def test_a_mistake_is_found_where_it_stands(options, path, value, place, words):
         options['network_g'] = {}
     found = problems_at(put(options, path, value), place or path)
     assert all(word in found for word in words), found
-
-
-def test_the_channels_of_a_model_of_a_project_are_its_own_matter(options, monkeypatch):
-    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Adding', type('Adding', (VLUNetModel,), {}))
-    options = put(put(options, 'network_e', ONE_CHANNEL), 'model_type', 'Adding')
-    assert preflight(options, 'x.yml', True) == []
 
 
 def test_a_label_needs_named_degradations_and_an_image_does_not(options):

@@ -18,9 +18,8 @@ from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.contract import contract_of, image_channels
+from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.declaration import Problem
-from unfoldldm_basicsr.common.registration import KNOWN, whose
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.run import Run
@@ -113,7 +112,7 @@ def embedding_fits(run: Run) -> Iterator[Problem]:
 
 
 def networks_fit_together(run: Run) -> Iterator[Problem]:
-    """``network_e`` must take the images of ``network_g``, and give the vectors that it takes."""
+    """``network_e`` must give the vectors that ``network_g`` takes."""
     net, embedding = run.networks.get('network_g'), run.networks.get('network_e')
     if net is None or embedding is None:
         return
@@ -121,15 +120,6 @@ def networks_fit_together(run: Run) -> Iterator[Problem]:
     if None not in (given, taken) and given != taken:
         message = f'is {taken}, but network_e gives vectors of {given} numbers: set it to {given}.'
         yield Problem('network_g.embed_dim', message)
-    judged = whose(type(net)) in KNOWN and whose(run.model) in KNOWN
-    if judged and 'in_channels' in inspect.signature(type(embedding)).parameters:
-        given, taken = (
-            image_channels(type(network), run.network_sections[name])
-            for name, network in (('network_e', embedding), ('network_g', net))
-        )
-        if given != taken:
-            message = f'is {given}, but network_g takes {taken} channels: make them equal.'
-            yield Problem('network_e.in_channels', message)
 
 
 def same_order(run: Run, *, needed: bool) -> Iterator[Problem]:
