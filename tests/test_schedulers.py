@@ -102,11 +102,10 @@ TRUE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20}
         ({**CONSTANT, 'total_iter': 7}, 'constant_iter', 'total_iter (7)'),
         ({**RESTARTS, 'periods': [10]}, 'periods', 'ends at 10, the training at 20'),
         ({**RESTARTS, 'restart_weights': [1, 1]}, 'restart_weights', '2 values for 1 periods'),
-        ({**TRUE, 'eta_min': 1e-3}, 'eta_min', 'rise'),
     ],
 )
 def test_wrong_options_are_named(options, key, words):
-    assert words in {p.path: p.message for p in check_schedule(options, TOTAL, LR)}[key]
+    assert words in {p.path: p.message for p in check_schedule(options, TOTAL)}[key]
 
 
 @pytest.mark.parametrize(
@@ -114,15 +113,10 @@ def test_wrong_options_are_named(options, key, words):
     [
         ({**TRUE, 'T_max': 15}, 'T_max', 'ends at 15, the training at 20'),
         ({**RESTARTS, 'periods': [21]}, 'periods', 'ends at 21'),
-        (
-            {**CYCLES, 'type': 'CosineAnnealingRestartCyclicLR', 'eta_mins': [3e-3, 1e-6]},
-            'eta_mins',
-            'rise',
-        ),
         (CONSTANT, None, None),
     ],
 )
 def test_an_end_beside_that_of_the_training_is_worth_a_warning(options, key, words):
-    (problem,) = [*check_schedule(options, TOTAL, LR)] or [None]
+    (problem,) = [*check_schedule(options, TOTAL)] or [None]
     assert (problem and (problem.path, problem.kind)) == (key and (key, 'warning'))
     assert problem is None or words in problem.message

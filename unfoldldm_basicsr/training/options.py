@@ -139,11 +139,9 @@ def schedule_fits(run: Run) -> Problems:
     """Learning rate and schedule."""
     if not run.is_train:
         return
-    train, lr = run.train, run.train.optim_g.get('lr')
-    if lr is None:
+    if run.train.optim_g.get('lr') is None:
         yield Problem('train.optim_g.lr', 'a learning rate is needed, for example 2e-4.')
-    lr = lr if isinstance(lr, int | float) else None
-    for key, *rest in check_schedule(train.scheduler, train.total_iter, lr):
+    for key, *rest in check_schedule(run.train.scheduler, run.train.total_iter):
         yield Problem(f'train.scheduler.{key}', *rest)
 
 

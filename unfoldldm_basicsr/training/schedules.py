@@ -160,13 +160,8 @@ def read_schedule(section: Mapping[str, Any]) -> Schedule:
     return read(SCHEDULES[kind], {k: v for k, v in section.items() if k != 'type'}, kind)
 
 
-def check_schedule(
-    section: Mapping[str, Any], total_iter: int, lr: float | None = None
-) -> Iterator[Problem]:
-    """What is wrong with a ``train.scheduler`` section.
-
-    It must reach the end of the training, and no minimum may lie above the base rate ``lr``.
-    """
+def check_schedule(section: Mapping[str, Any], total_iter: int) -> Iterator[Problem]:
+    """What is wrong with a ``train.scheduler`` section, which must reach the training's end."""
     kind = section.get('type')
     if str(kind) not in SCHEDULES:
         yield Problem('type', f"'{kind}' is not a scheduler.{did_you_mean(kind, SCHEDULES)}")
@@ -190,12 +185,6 @@ def check_schedule(
     if kind == 'ConstantCosineLR' and not typed['constant_iter'] < typed['total_iter']:
         message = f'must lie between 0 and total_iter ({typed["total_iter"]}).'
         yield Problem('constant_iter', f'{typed["constant_iter"]} {message}')
-    key = 'eta_mins' if 'eta_mins' in typed else 'eta_min'
-    lowest = max(typed.get('eta_mins', ()), default=typed.get('eta_min', 0))
-    if lr is not None and lowest > lr:
-        severity = 'warning' if key == 'eta_mins' else 'fault'  # so MIRNet-v2 was published
-        message = f'{lowest} is above optim_g.lr ({lr}): the learning rate would rise.'
-        yield Problem(key, message, severity)
 
 
 # ---- the learning rate of a run -----------------------------------------------------------------
