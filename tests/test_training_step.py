@@ -212,25 +212,24 @@ def test_too_many_nonfinite_steps_stop_the_run_and_spare_the_checkpoint(make, tm
 
 
 @pytest.mark.parametrize(
-    ('section', 'changes', 'found'),
+    ('changes', 'found'),
     [
-        ('train', {
+        ({
             'progressive': {'iters': [5, 5e0], 'gt_sizes': [8, 12], 'mini_batch_sizes': [4, 2]},
             'accum_iter': 2, 'amp': 'bf16',
         }, []),
-        ('train', {'grad_clip_norm': 0.1}, ['train.grad_clip_norm']),
-        ('train', {'pixel_opt': None}, ['train.pixel_opt']),
-        ('train', {'progressive': {'iters': [5], 'gt_sizes': [16], 'mini_batch_sizes': [4]}},
+        ({'grad_clip_norm': 0.1}, ['train.grad_clip_norm']),
+        ({'pixel_opt': None}, ['train.pixel_opt']),
+        ({'progressive': {'iters': [5], 'gt_sizes': [16], 'mini_batch_sizes': [4]}},
          ['train.progressive.gt_sizes']),
-        ('train', {'progressive': {'iters': [5], 'gt_sizes': [8], 'mini_batch_sizes': []}},
+        ({'progressive': {'iters': [5], 'gt_sizes': [8], 'mini_batch_sizes': []}},
          ['train.progressive.mini_batch_sizes']),
-        ('val', {'tile': 64, 'trace': True}, ['val.trace']),
     ],
 )  # fmt: skip
-def test_wrong_values_are_named(tmp_path, section, changes, found):
+def test_wrong_values_are_named(tmp_path, changes, found):
     options = model_options(tmp_path, TWO_GROUPS)
     options['datasets'] = {'train': {'gt_size': 12, 'batch_size_per_gpu': 4}}
-    options.setdefault(section, {}).update(changes)
+    options['train'].update(changes)
     assert rule_problems(RestorationModel, options) == found
 
 

@@ -70,7 +70,7 @@ class ValOptions(sections.BasicVal):
     use_image: bool = True
     """Metrics on 8-bit images, as they are saved; false: on the unrounded result."""
     trace: bool = False
-    """Write the PSNR of every stage to stage_psnr_DATASET.csv."""
+    """Write the PSNR of every stage to stage_psnr_DATASET.csv, of images that need no tiles."""
 
 
 class LoggerOptions(sections.BasicLogger):
@@ -96,11 +96,9 @@ SECTIONS = {
 # ---- rules --------------------------------------------------------------------------------------
 
 
-def evaluation_fits(run: Run) -> Problems:
-    """Tiles and traces."""
+def tiles_fit(run: Run) -> Problems:
+    """Tiles and the size that the network works at."""
     val = run.val
-    if val.tile is not None and val.trace:
-        yield Problem('val.trace', 'stages are traced on whole images: remove val.tile.')
     if val.tile is not None and val.tile >= 1:
         net = run.networks.get('network_g')
         multiple = 1 if net is None else contract_of(net).size_multiple
@@ -189,7 +187,7 @@ def graphs_fit(run: Run) -> Problems:
 
 
 RULES = (
-    evaluation_fits,
+    tiles_fit,
     network_takes_what_it_gets,
     schedule_fits,
     something_is_trained,
