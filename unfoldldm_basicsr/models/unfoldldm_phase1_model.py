@@ -21,6 +21,7 @@ from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training import options as base
 from unfoldldm_basicsr.training.batches import Batch, to_device
 from unfoldldm_basicsr.training.evaluation import Evaluator
+from unfoldldm_basicsr.training.networks import Restored, restore_image
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 from unfoldldm_basicsr.training.step import Losses
 
@@ -183,9 +184,11 @@ class UnfoldLDMPhase1Model(RestorationModel):
         if 'step_size' in self.log_dict:
             self.step_watch.observe(self.log_dict['step_size'], current_iter)
 
-    def inference_arguments(self, batch: Batch) -> dict[str, Any]:
-        truth = {'gt': batch.get('gt')} if self.prior_source == 'oracle' else {}
-        return {'prior_source': self.prior_source, **truth}
+    def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
+        arguments = self.network_arguments(batch) | {'prior_source': self.prior_source}
+        if self.prior_source == 'oracle':
+            arguments['gt'] = batch.get('gt')
+        return restore_image(net, batch['lq'], arguments, self.run.val)
 
 
 # ---- from the trace of a forward pass ------------------------------------------------------------

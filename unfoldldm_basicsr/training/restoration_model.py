@@ -238,10 +238,6 @@ class RestorationModel(SRModel):
         """Entries that the batch of a validation item gets beside those of its data set."""
         return {}
 
-    def inference_arguments(self, batch: Batch) -> dict[str, Any]:
-        """Keyword arguments of the network in :meth:`restore` that it does not get in training."""
-        return {}
-
     @torch.no_grad()
     def restore(self, batch: Batch) -> Restored:
         """Restores ``batch['lq']`` in fp32 with the averaged weights where there are any."""
@@ -250,8 +246,7 @@ class RestorationModel(SRModel):
             return self.restore_with(net, batch)
 
     def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
-        arguments = self.network_arguments(batch) | self.inference_arguments(batch)
-        return restore_image(net, batch['lq'], arguments, self.run.val)
+        return restore_image(net, batch['lq'], self.network_arguments(batch), self.run.val)
 
     def test(self) -> None:
         """As BasicSR's models; validation itself goes through :meth:`restore`."""
