@@ -107,16 +107,6 @@ def tile(model, size: int, overlap: int) -> None:
     model.run.val = model.run.val.model_copy(update={'tile': size, 'tile_overlap': overlap})
 
 
-def test_a_metric_whose_direction_has_changed_starts_a_new_record(make):
-    evaluator = make().evaluator
-    evaluator.metrics = {'niqe': {'type': 'calculate_niqe'}}
-    assert evaluator.update_best('set', {'niqe': 5.0}, 1) == ['niqe']
-    evaluator.metrics = {'niqe': {'type': 'calculate_niqe', 'better': 'lower'}}
-    assert evaluator.update_best('set', {'niqe': 6.0}, 2) == ['niqe']
-    assert evaluator.best['set']['niqe'] == {'better': 'lower', 'val': 6.0, 'iter': 2}
-    assert evaluator.update_best('set', {'niqe': 7.0}, 3) == []
-
-
 def test_a_model_shows_its_images_as_those_of_basicsr_do(make):
     model = make()
     model.feed_data(batch(size=2))

@@ -153,9 +153,7 @@ class Evaluator:
         for name, value in means.items():
             better = self.metrics.get(name.removeprefix(self.prefix), {}).get('better', 'higher')
             worst = -inf if better == 'higher' else inf
-            record = records.get(name)
-            if record is None or record['better'] != better:  # new, or changed in a resumed run
-                record = records[name] = {'better': better, 'val': worst, 'iter': -1}
+            record = records.setdefault(name, {'better': better, 'val': worst, 'iter': -1})
             if value >= record['val'] if better == 'higher' else value <= record['val']:
                 record.update(val=value, iter=iteration)
                 improved.append(name)
