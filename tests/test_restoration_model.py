@@ -96,7 +96,7 @@ def test_an_undefined_score_is_named_and_never_the_best_and_an_infinite_one_is_l
     model = make()
     model.net_g_ema.restore.weight.data.fill_(math.nan)
     assert math.isnan(validate(model, iteration=3)['psnr'])
-    assert 'psnr is undefined (so is the mean) for 2 of 2 images: p0, p1.' in log.text
+    assert 'undefined (so is the mean) for 2 of 2 images: p0, p1.' in log.text
     best = {'better': 'higher', 'val': -math.inf, 'iter': -1}
     assert model.best_metric_results['held_out']['psnr'] == best
     results = [restoration_model.ImageResult(0, 'p', None, {'psnr': v}) for v in (30.0, math.inf)]

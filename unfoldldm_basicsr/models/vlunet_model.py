@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.declaration import Problem
+from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.run import Run
@@ -34,6 +35,9 @@ from unfoldldm_basicsr.weights.conditioning import DegradationRecord, degradatio
 from unfoldldm_basicsr.weights.loading import differing_arguments, load_weights
 
 GROUP, WRONG = 'embedding', 'wrong'
+EMBEDDINGS = (
+    'CLIPDegradationEmbedding', 'LabelDegradationEmbedding', 'LearnedDegradationEmbedding',
+)  # fmt: skip
 
 
 class ConditionedTop(TopOptions):
@@ -69,19 +73,13 @@ def class_order(run: Run) -> list[str]:
     return [str(name) for name in next((o for o in orders if isinstance(o, list)), ())]
 
 
-def _embeddings() -> dict[str, type]:
-    """Registered networks with the interface ``embedding(lq, label) -> (B, embed_dim)``."""
-    classes = ((name, cls) for name, cls in ARCH_REGISTRY if inspect.isclass(cls))
-    inputs = ((name, cls, list(inspect.signature(cls.forward).parameters)) for name, cls in classes)
-    return {name: cls for name, cls, names in inputs if names[2:3] == ['label']}
-
-
 def embedding_fits(run: Run) -> Iterator[Problem]:
     """``network_e`` and what belongs to it."""
-    section, known, names = run.top.network_e, _embeddings(), class_order(run)
-    cls = known.get(section.get('type'))
-    if cls is None:
-        hint = did_you_mean(section.get('type'), sorted(known))
+    section, names = run.top.network_e, class_order(run)
+    cls = registered(ARCH_REGISTRY, section.get('type'))
+    forward = getattr(cls, 'forward', None)
+    if forward is None or 'label' not in inspect.signature(forward).parameters:
+        hint = did_you_mean(section.get('type'), EMBEDDINGS)
         message = f"'{section.get('type')}' is no degradation embedding.{hint}"
         yield Problem('network_e.type', message)
         return

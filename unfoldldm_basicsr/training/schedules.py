@@ -29,11 +29,10 @@ NotNegative = Annotated[int | float, Field(ge=0)]
 
 
 class Schedule(Options):
-    """The keys of a ``train.scheduler`` section beside ``type``, and its formula."""
+    """The keys of a ``train.scheduler`` section beside ``type``, and its formula.
 
-    def rate(self, base: float, t: int) -> float:
-        """Learning rate of a group with base rate ``base`` after ``t`` iterations."""
-        raise NotImplementedError
+    ``rate(base, t)``: learning rate of a group with base rate ``base`` after ``t`` iterations.
+    """
 
 
 def _cosine(height: float, low: float, share: float) -> float:
@@ -231,8 +230,7 @@ class LearningRate(LRScheduler):
         stored = {k: v for k, v in state.get('train_options', {}).items() if k in current}
         here = {k: current[k] for k in stored}
         changed = differences(flatten(stored, 'train'), flatten(here, 'train'))
-        # a state of BasicSR itself does not say what its schedule was
-        apply = bool((changed or not stored) and self.train.get('apply_new_schedule'))
+        apply = self.train.get('apply_new_schedule')
         end = '; the new value applies from here on.'
         if not apply:
             end = ' and keeps it. Set train.apply_new_schedule: true to apply the new value.'

@@ -47,17 +47,16 @@ def averages(results: Sequence[ImageResult]) -> dict[str, float]:
 
 
 def unusual_values(results: Sequence[ImageResult]) -> list[str]:
-    """A sentence for each metric that is infinite or undefined for images, with their names."""
+    """A sentence for each metric that is not finite for some images, with their names."""
     sentences = []
-    odd = {'infinite (left out of the mean)': math.isinf, 'undefined (so is the mean)': math.isnan}
     for name in dict.fromkeys(name for result in results for name in result.metrics):
-        for what, is_so in odd.items():
-            images = [r.name for r in results if is_so(r.metrics.get(name, 0.0))]
-            if images:
-                sentences.append(
-                    f'Validation: {name} is {what} for {len(images)} of {len(results)} images: '
-                    f'{", ".join(images[:5])}{" ..." if len(images) > 5 else ""}.'
-                )
+        images = [r.name for r in results if not math.isfinite(r.metrics.get(name, 0.0))]
+        if images:
+            sentences.append(
+                f'Validation: {name} is infinite (left out of the mean) or undefined (so is the '
+                f'mean) for {len(images)} of {len(results)} images: {", ".join(images[:5])}'
+                f'{" ..." if len(images) > 5 else ""}.'
+            )
     return sentences
 
 
