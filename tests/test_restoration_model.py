@@ -25,6 +25,7 @@ from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.training import interruption, restoration_model
 from unfoldldm_basicsr.training.checkpointer import rng_state
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.validation_report import ImageResult, averages
 
 
 def test_ema_averages_parameters_copies_buffers_and_spares_frozen_ones(make):
@@ -99,8 +100,8 @@ def test_an_undefined_score_is_named_and_never_the_best_and_an_infinite_one_is_l
     assert 'undefined (so is the mean) for 2 of 2 images: p0, p1.' in log.text
     best = {'better': 'higher', 'val': -math.inf, 'iter': -1}
     assert model.best_metric_results['held_out']['psnr'] == best
-    results = [restoration_model.ImageResult(0, 'p', None, {'psnr': v}) for v in (30.0, math.inf)]
-    assert restoration_model.averages(results) == {'psnr': 30.0}
+    results = [ImageResult(0, 'p', None, {'psnr': v}) for v in (30.0, math.inf)]
+    assert averages(results) == {'psnr': 30.0}
 
 
 def tile(model, size: int, overlap: int) -> None:
