@@ -21,7 +21,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import check_choice
 from unfoldldm_basicsr.ops.ss2d import _torch
 
 BACKENDS = ('mamba', 'triton', 'torch')  # in the order of preference
@@ -30,17 +30,11 @@ _INSTALL_HINT = {
     'mamba': 'MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm',
     'triton': 'pip install triton (Linux; CUDA builds of PyTorch bring it along)',
 }
-_BUILD_HINT = "Triton needs a C compiler and Python's headers: apt install gcc python3-dev"
-_MESSAGE_LINES = 3
+# Triton builds its launcher with the C compiler of the system
+_BUILD_HINT = "it needs a C compiler and Python's headers: apt install gcc python3-dev"
 _TOLERANCE = 5e-3  # relative to the largest value; a wrong layout or order is off by O(1)
 
 _chosen: str | None = None  # by set_scan_backend
-
-
-def _check_name(name: str, source: str) -> str:
-    if name not in BACKENDS:
-        raise ValueError(f"{source}: unknown scan backend '{name}'.{did_you_mean(name, BACKENDS)}")
-    return name
 
 
 def set_scan_backend(name: str | None) -> None:
@@ -50,68 +44,33 @@ def set_scan_backend(name: str | None) -> None:
     """
     global _chosen
     if name is not None:
-        _check_name(name, 'set_scan_backend')
+        check_choice('set_scan_backend', name, BACKENDS)
         _require(name, 'set_scan_backend')
     _chosen = name
     _select.cache_clear()
 
 
 def _require(name: str, source: str) -> None:
-    reason = _why_not(name)
-    if reason:
+    if reason := _why_not(name):
         raise ValueError(f"{source}: scan backend '{name}' is not usable here: {reason}")
-
-
-def _probe_inputs(device: torch.device) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape):
-        return torch.randn(shape, generator=generator).to(device)
-
-    grid, channels, d_state = (2, 5, 7), 8, 4
-    A = -torch.arange(1.0, d_state + 1).expand(4, channels, d_state).to(device)
-    return (
-        normal(*grid, channels), normal(*grid, channels), normal(*grid, 4, channels), A,
-        normal(*grid, 4, d_state), normal(*grid, 4, d_state), normal(4, channels),
-        normal(4, channels),
-    )  # fmt: skip
 
 
 def disagreement(backend: ModuleType, device: torch.device) -> float:
     """Largest error of ``backend`` against ``torch`` on a small image, output and gradients."""
-    gy, *inputs = _probe_inputs(device)
+    generator, grid, parameters, d_state = torch.Generator().manual_seed(0), (2, 5, 7), (4, 8), 4
+    states = (*grid, 4, d_state)
+    shapes = (
+        (*grid, 8), (*grid, 8), (*grid, *parameters), (*parameters, d_state), states, states,
+        parameters, parameters,
+    )  # fmt: skip
+    gy, *inputs = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
+    inputs[2] = -inputs[2].exp()  # A
     pairs = zip(
         (backend.forward(*inputs), *backend.backward(gy, *inputs)),
         (_torch.forward(*inputs), *_torch.backward(gy, *inputs)),
         strict=True,
     )
-    errors = [((a - b).abs().max() / b.abs().max()).item() for a, b in pairs]
-    return max(errors, key=lambda e: float('inf') if e != e else e)
-
-
-_ERRORS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
-    RuntimeError, SyntaxError, TypeError, ValueError,
-    subprocess.SubprocessError,  # Triton builds its launcher with the C compiler of the system
-)  # fmt: skip
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    """What a missing, mismatched or broken backend may raise when it is tried."""
-    try:
-        from triton.errors import TritonError
-    except _ERRORS:  # the trial of Triton meets the same error and gives it as the reason
-        return _ERRORS
-    return (*_ERRORS, TritonError)
-
-
-def _in_one_line(name: str, failure: Exception) -> str:
-    """Kind and message of an error; of a long message, such as a compiler's, the end."""
-    lines = [line.strip() for line in str(failure).strip().splitlines()] or ['no message']
-    text = lines[-1] if len(lines) > _MESSAGE_LINES else ' '.join(lines)
-    built = isinstance(failure, (subprocess.SubprocessError, FileNotFoundError))
-    hint = f' ({_BUILD_HINT})' if name == 'triton' and built else ''
-    return f'{type(failure).__name__}: {text}{hint}'
+    return torch.stack([(a - b).abs().max() / b.abs().max() for a, b in pairs]).max().item()
 
 
 @functools.cache
@@ -121,15 +80,15 @@ def _why_not(name: str) -> str:
         return ''
     try:
         backend = importlib.import_module(f'unfoldldm_basicsr.ops.ss2d._{name}')
-    except _errors() as error:  # a compiled extension may break in any way
-        return f'{_in_one_line(name, error)}; to install: {_INSTALL_HINT[name]}'
-    if not torch.cuda.is_available():
-        return 'no CUDA device'
-    try:
+        if not torch.cuda.is_available():
+            return 'no CUDA device'
         with torch.no_grad(), torch.autocast('cuda', enabled=False):
             error = disagreement(backend, torch.device('cuda'))
-    except _errors() as failure:
-        return f'a trial run failed: {_in_one_line(name, failure)}'
+    except Exception as failure:  # noqa: BLE001  (a compiled extension may break in any way)
+        text = ' '.join(str(failure).split())[-300:]  # what a compiler says ends with the fault
+        built = isinstance(failure, (subprocess.SubprocessError, FileNotFoundError))
+        hint = _BUILD_HINT if built else f'to install: {_INSTALL_HINT[name]}'
+        return f'{type(failure).__name__}: {text}; {hint}'
     if not error <= _TOLERANCE:
         return f'a trial run differs from the torch backend by {error:.1g} (relative)'
     return ''
@@ -142,7 +101,7 @@ def chosen_backend(kind: str) -> str:
     """
     named = os.environ.get(ENVIRONMENT, '').strip()
     if named:
-        _check_name(named, ENVIRONMENT)
+        check_choice(ENVIRONMENT, named, BACKENDS)
     if kind != 'cuda':
         return 'torch'
     wanted = _chosen or named

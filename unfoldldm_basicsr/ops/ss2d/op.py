@@ -72,26 +72,6 @@ def _backward_flops(gy_shape, x_shape, dt_shape, a_shape, *args, out_shape=None,
     return 3 * _forward_flops(x_shape, dt_shape, a_shape)
 
 
-def _check_shapes(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
-                  bias: Tensor) -> None:  # fmt: skip
-    """Kernels would read beyond the ends of tensors of other shapes."""
-    grid, channels, d_state, k = x.shape[:3], x.shape[3], A.shape[-1], NUM_DIRECTIONS
-    for name, tensor, shape in (
-        ('x', x, (*grid, channels)),
-        ('dt', dt, (*grid, k, channels)),
-        ('A', A, (k, channels, d_state)),
-        ('Bm', Bm, (*grid, k, d_state)),
-        ('Cm', Cm, (*grid, k, d_state)),
-        ('D', D, (k, channels)),
-        ('bias', bias, (k, channels)),
-    ):
-        if tuple(tensor.shape) != shape:
-            raise ValueError(
-                f'ss2d_scan: {name} must be {shape} for x {tuple(x.shape)} and N = {d_state}, got '
-                f'{tuple(tensor.shape)}.'
-            )
-
-
 def ss2d_scan(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
               bias: Tensor) -> Tensor:  # fmt: skip
     """Selective scan of an image in four directions, summed at every pixel.
@@ -119,7 +99,16 @@ def ss2d_scan(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tenso
     Source: Mamba (arXiv 2312.00752) for the recurrence, VMamba (arXiv 2401.10166) for the four
     directions.
     """
-    _check_shapes(x, dt, A, Bm, Cm, D, bias)
+    # kernels would read beyond the ends of tensors of other shapes
+    grid, channels, d_state = x.shape[:3], x.shape[3], A.shape[-1]
+    states, parameters = (*grid, 4, d_state), (4, channels)
+    for name, tensor, shape in (
+        ('x', x, (*grid, channels)), ('dt', dt, (*grid, 4, channels)),
+        ('A', A, (4, channels, d_state)), ('Bm', Bm, states), ('Cm', Cm, states),
+        ('D', D, parameters), ('bias', bias, parameters),
+    ):  # fmt: skip
+        if tensor.shape != shape:
+            raise ValueError(f'ss2d_scan: {name} must be {shape}, got {tuple(tensor.shape)}.')
     kind = x.device.type
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     if autocast and torch.get_autocast_dtype(kind) == torch.float16 and x.dtype != torch.float64:
