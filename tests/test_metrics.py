@@ -96,7 +96,7 @@ def test_what_cannot_be_measured_is_refused():
         measured('psnr', image, image, crop_border=-1)
     with pytest.raises(OptionError, match="Did you mean 'alex'"):
         read(options_of(perceptual.calculate_lpips, ('img', 'img2')), {'net': 'alexnet'})
-    with pytest.raises(ValueError, match=r"no metric 'pai'.*'pair'"):
+    with pytest.raises(ValueError, match=r"unknown value 'pai'.*'pair'"):
         measured('pyiqa', image, image, metric='pai')
     with pytest.raises(ValueError, match='pyiqa fid --target'):
         measured('pyiqa', image, image, metric='fid')

@@ -12,16 +12,10 @@ from unfoldldm_basicsr.common.suggest import did_you_mean
 
 # Metrics of arrays, and the smallest image side that each is defined for.
 _SMALLEST_SIDE = {
-    'calculate_psnr': 1,
-    'calculate_psnr_gt_mean': 1,
-    'calculate_ssim': 11,
-    'calculate_ssim_gt_mean': 11,
-    'calculate_niqe': 96,
-    'calculate_uciqe': 1,
-    'calculate_uiqm': 10,
-    'calculate_lpips': 1,
-    'calculate_pyiqa': 1,
-}
+    'calculate_psnr': 1, 'calculate_psnr_gt_mean': 1, 'calculate_ssim': 11,
+    'calculate_ssim_gt_mean': 11, 'calculate_niqe': 1, 'calculate_uciqe': 1, 'calculate_uiqm': 10,
+    'calculate_lpips': 1, 'calculate_pyiqa': 1,
+}  # fmt: skip
 _WITH_ORDER = ('calculate_psnr', 'calculate_ssim', 'calculate_niqe')  # take input_order
 _COLOUR_ONLY = ('calculate_uciqe', 'calculate_uiqm', 'calculate_lpips', 'calculate_pyiqa')
 _NIQE_BLOCK = 96  # NIQE needs statistics over at least two such blocks
@@ -109,7 +103,12 @@ def _undefined(name: str, image: np.ndarray, arguments: Mapping[str, Any]) -> st
             f'{max(width, 0)} x {max(height, 0)} pixels are left inside crop_border, '
             f'at least {smallest} x {smallest} are needed'
         )
-    blocks = (height // _NIQE_BLOCK) * (width // _NIQE_BLOCK)
-    if name == 'calculate_niqe' and blocks < 2:
+    if name == 'calculate_niqe' and (height // _NIQE_BLOCK) * (width // _NIQE_BLOCK) < 2:
         return f'{width} x {height} pixels hold less than two squares of {_NIQE_BLOCK} pixels'
     return ''
+
+
+def rgb_inside(image: np.ndarray, border: int) -> np.ndarray:
+    """(H, W, 3) BGR -> RGB in float64, clipped to 0..255, without ``border`` pixels at a side."""
+    rows, columns = (slice(border, side - border) for side in image.shape[:2])
+    return image[rows, columns, ::-1].astype(np.float64).clip(0, 255)

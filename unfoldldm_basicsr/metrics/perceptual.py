@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
-from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import check_choice
+from unfoldldm_basicsr.metrics.calculate import rgb_inside
 
 
 def _package(name: str, extra: str) -> ModuleType:
@@ -29,9 +30,7 @@ def _lpips(net: str) -> torch.nn.Module:
 @lru_cache(maxsize=8)
 def _pyiqa(metric: str) -> torch.nn.Module:
     pyiqa = _package('pyiqa', 'pyiqa')
-    known = pyiqa.list_models()
-    if metric not in known:
-        raise ValueError(f"pyiqa has no metric '{metric}'.{did_you_mean(metric, known)}")
+    check_choice('pyiqa', metric, pyiqa.list_models())
     if 'fid' in metric or metric == 'inception_score':
         raise ValueError(
             f"'{metric}' compares sets of images, not one image: save them (val.save_img: true) "
@@ -94,8 +93,5 @@ def calculate_pyiqa(
 
 def _rgb(image: np.ndarray, crop_border: int) -> torch.Tensor:
     """BGR in 0..255, (H, W, 3) -> RGB in [0, 1], (1, 3, h, w)."""
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f'LPIPS and pyiqa take colour images, got {image.shape}.')
-    rows, columns = (slice(crop_border, side - crop_border) for side in image.shape[:2])
-    rgb = np.ascontiguousarray(image[rows, columns, ::-1], dtype=np.float32).clip(0, 255)
+    rgb = rgb_inside(image, crop_border).astype(np.float32)
     return torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255

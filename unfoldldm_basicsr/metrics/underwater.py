@@ -8,6 +8,8 @@ import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
 from scipy import ndimage
 
+from unfoldldm_basicsr.metrics.calculate import rgb_inside
+
 _BLOCK = 10
 
 
@@ -27,7 +29,7 @@ def calculate_uciqe(img: np.ndarray, crop_border: int = 0, **_: object) -> float
     """
     from skimage.color import rgb2lab
 
-    lab = rgb2lab(_inside(img, crop_border)[..., ::-1] / 255) / 100
+    lab = rgb2lab(rgb_inside(img, crop_border) / 255) / 100
     lightness, chroma = lab[..., 0], np.hypot(lab[..., 1], lab[..., 2])
     length = np.hypot(chroma, lightness)
     saturation = np.divide(chroma, length, out=np.zeros_like(chroma), where=length > 0)
@@ -53,7 +55,7 @@ def calculate_uiqm(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
     """
     from scipy.stats import trim_mean  # loads for long
 
-    rgb = _inside(img, crop_border)[..., ::-1]
+    rgb = rgb_inside(img, crop_border)
     red, green, blue = np.moveaxis(rgb, -1, 0)
     opponents = red - green, (red + green) / 2 - blue
     means = [trim_mean(x, 0.1, axis=None) for x in opponents]
@@ -65,13 +67,6 @@ def calculate_uiqm(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
     contrast = np.divide(high - low, high + low, out=np.zeros_like(low), where=high > low)
     uiconm = -np.mean(contrast * np.log(np.where(contrast > 0, contrast, 1)))
     return float(0.0282 * uicm + 0.2953 * uism + 3.5753 * uiconm)
-
-
-def _inside(image: np.ndarray, border: int) -> np.ndarray:
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f'UCIQE and UIQM are made for colour images, got {image.shape}.')
-    rows, columns = (slice(border, side - border) for side in image.shape[:2])
-    return image[rows, columns].astype(np.float64).clip(0, 255)
 
 
 def _sobel(channel: np.ndarray) -> np.ndarray:
