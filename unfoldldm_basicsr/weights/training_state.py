@@ -11,7 +11,6 @@ check sums inside (they are ZIP archives) are compared.
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +35,8 @@ def iterations_of(states: Path) -> list[int]:
 
 def weights_of(models: Path, iteration: int) -> list[Path]:
     """Weight files in a folder that bear the number of a checkpoint."""
-    name = re.compile(rf'net_[a-z]+_{iteration}\.pth')
-    return [p for p in models.glob(f'net_*_{iteration}.pth') if name.fullmatch(p.name)]
+    found = models.glob(f'net_*_{iteration}.pth')
+    return [p for p in found if p.stem.count('_') == 2]  # not net_g_best_LABEL.pth
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _read_manifest(state_path: Path) -> dict[str, Any] | None:
     path = manifest_path(state_path)
     try:
         manifest = json.loads(path.read_bytes())
-        _ = [(sums['size'], sums['sha256']) for sums in manifest['files'].values()]
+        _ = [sums['sha256'] for sums in manifest['files'].values()]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -98,22 +97,21 @@ def _read_manifest(state_path: Path) -> dict[str, Any] | None:
 
 
 def _verify(state_path: Path, files: Sums) -> None:
-    """Compares the listed files with their sizes and sums."""
+    """Compares the listed files with their sums."""
     for place, sums in files.items():
-        path = Path(os.path.normpath(state_path.parent / place))
+        path = _listed(state_path, place)
         try:
             content = path.read_bytes()
-        except FileNotFoundError as error:
-            raise ResumeError(f'{state_path} is incomplete: {path} is missing') from error
         except OSError as error:
-            fault = f'cannot be read: {path}: {first_line(error)}'
+            fault = f'is incomplete: {path}: {error.strerror}'
             raise ResumeError(f'{state_path} {fault}') from error
-        if len(content) != sums['size']:
-            fault = f'is incomplete: {path} has {len(content)} bytes of {sums["size"]}'
-            raise ResumeError(f'{state_path} {fault}')
         if hashlib.sha256(content).hexdigest() != sums['sha256']:
             fault = f'is damaged: {path} is not what was written with it (SHA-256 differs)'
             raise ResumeError(f'{state_path} {fault}')
+
+
+def _listed(state_path: Path, place: str) -> Path:
+    return Path(os.path.normpath(state_path.parent / place))
 
 
 def _weights(state_path: Path, name: str, iteration: int, listed: Sums) -> Path:
@@ -121,7 +119,7 @@ def _weights(state_path: Path, name: str, iteration: int, listed: Sums) -> Path:
     file = f'{name}_{iteration}.pth'
     for place in listed:
         if Path(place).name == file:
-            return Path(os.path.normpath(state_path.parent / place))
+            return _listed(state_path, place)
     path = state_path.parent.parent / 'models' / file
     if listed or not path.is_file():
         raise ResumeError(f'{state_path} has no weights {path} that belong to it')
