@@ -201,4 +201,4 @@ def _embedding(options: dict) -> dict:
     network = dict(options['network_e'])
     net = ARCH_REGISTRY.get(network['type'])(**{k: v for k, v in network.items() if k != 'type'})
     orders = (section.get('degradation_names') for section in options['datasets'].values())
-    return degradation_meta(next(filter(None, orders), []), network, net.state_dict())
+    return degradation_meta(next(filter(None, orders), []), network, params=net.state_dict())

@@ -76,11 +76,12 @@ def save_vlunet(
 ) -> Path:
     """A file as training writes it; ``averages`` are those of network and embedding."""
     option, (average, other) = option or OPTIONS[source], averages
-    states = [e.state_dict() for e in (embedding, other) if e is not None]
+    pairs = zip(('params', 'params_ema'), (embedding, other), strict=True)
+    states = {key: e.state_dict() for key, e in pairs if e is not None}
     content = {
         'params': net.state_dict(),
         'arch': network_meta({'type': 'VLUNet', **vlunet_kwargs()}),
-        'degradation': degradation_meta(CLASSES, option, *states),
+        'degradation': degradation_meta(CLASSES, option, **states),
     }
     if average is not None:
         content['params_ema'] = average.state_dict()

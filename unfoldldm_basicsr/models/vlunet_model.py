@@ -31,7 +31,7 @@ from unfoldldm_basicsr.training.optimisation import Groups
 from unfoldldm_basicsr.training.options import RULES, SECTIONS, TopOptions, ValOptions
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 from unfoldldm_basicsr.weights import checkpoint as checkpoints
-from unfoldldm_basicsr.weights.conditioning import DegradationRecord, degradation_meta, read_record
+from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
 from unfoldldm_basicsr.weights.loading import differing_arguments, load_weights
 
 GROUP, WRONG = 'embedding', 'wrong'
@@ -251,7 +251,7 @@ class VLUNetModel(RestorationModel):
                 'model_type: DegradationCLIPModel and name its net_g_latest.pth.'
             )
 
-    def _check_record(self, net: nn.Module, record: DegradationRecord) -> None:
+    def _check_record(self, net: nn.Module, record: checkpoints.Checkpoint) -> None:
         file, kind = self.run.path.pretrain_network_g, type(net).__name__
         if record.arch['type'] != kind:
             raise checkpoints.CheckpointError(

@@ -75,6 +75,7 @@ class Checkpoint:
     state_dict: dict[str, Tensor] = field(repr=False)
     arch: dict[str, Any] | None  # {'type', 'kwargs', 'version'}, None without metadata
     degradation: Any = field(default=None, repr=False)  # as stored; read by conditioning.py
+    classes: tuple[str, ...] = ()  # of a degradation embedding, in the order of their indices
 
 
 def read_checkpoint(

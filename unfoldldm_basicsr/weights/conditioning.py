@@ -11,7 +11,7 @@ again from there.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +19,28 @@ import torch
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.contract import contract_of
-from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import nearest
 from unfoldldm_basicsr.weights import checkpoint as files
 from unfoldldm_basicsr.weights.networks import build_network
 
 AUTO = 'auto'
 
 
-@dataclass(frozen=True)
-class DegradationRecord(files.Checkpoint):
-    """The embedding of a weight file and the names of its degradations."""
-
-    classes: tuple[str, ...] = ()
-
-
 def degradation_meta(
-    classes: Sequence[str],
-    network_opt: Mapping[str, Any],
-    params: Mapping[str, Tensor],
-    params_ema: Mapping[str, Tensor] | None = None,
+    classes: Sequence[str], network_opt: Mapping[str, Any], **states: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """What to store under :data:`DEGRADATION_KEY`; ``network_opt`` is that of the embedding."""
+    """What to store under :data:`DEGRADATION_KEY`: options of the embedding, and its ``params``
+    and perhaps ``params_ema``.
+    """
     meta = files.network_meta(network_opt)
-    embedding = {'type': meta['type'], 'kwargs': meta['kwargs'], 'params': dict(params)}
-    if params_ema is not None:
-        embedding['params_ema'] = dict(params_ema)
-    return {'classes': [str(name) for name in classes], 'embedding': embedding}
+    del meta['version']
+    return {'classes': [str(name) for name in classes], 'embedding': {**meta, **states}}
 
 
-def read_record(checkpoint: files.Checkpoint) -> DegradationRecord | None:
-    """The record of a checkpoint, None if its network needs none; CheckpointError if damaged."""
+def read_record(checkpoint: files.Checkpoint) -> files.Checkpoint | None:
+    """The embedding of a checkpoint with the names of its degradations, None if its network needs
+    none; CheckpointError if damaged.
+    """
     content, path = checkpoint.degradation, checkpoint.path
     if content is None:
         return None
@@ -67,7 +59,7 @@ def read_record(checkpoint: files.Checkpoint) -> DegradationRecord | None:
     files.check_finite(path, state_dict)
     meta = files.checked_meta(path, embedding)
     key = files.DEGRADATION_KEY
-    return DegradationRecord(path, key, dict(state_dict), meta, classes=tuple(classes))
+    return files.Checkpoint(path, key, dict(state_dict), meta, classes=tuple(classes))
 
 
 class Conditioning(nn.Module):
@@ -85,8 +77,7 @@ class Conditioning(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding, self.classes = embedding.eval(), tuple(classes)
-        self.needs_label = contract_of(embedding).needs_label
-        self.label = self._index(str(degradation))
+        self.label = _label(embedding, self.classes, str(degradation))
 
     @torch.no_grad()
     def forward(self, lq: Tensor) -> Tensor:
@@ -96,30 +87,25 @@ class Conditioning(nn.Module):
             label = torch.full((len(lq),), self.label, device=lq.device)
         return self.embedding(lq, label)
 
-    def _index(self, degradation: str) -> int | None:
-        kind = type(self.embedding).__name__
-        if not self.needs_label:
-            if degradation == AUTO:
-                return None
-            raise ValueError(
-                f'--degradation {degradation}: these weights ({kind}) tell the degradation from'
-                f" the image; leave the option out or at 'auto'."
-            )
-        names = self.classes
+
+def _label(embedding: nn.Module, names: tuple[str, ...], degradation: str) -> int | None:
+    kind = type(embedding).__name__
+    if not contract_of(embedding).needs_label:
         if degradation == AUTO:
-            known = ', '.join(f'{name} ({i})' for i, name in enumerate(names))
-            raise ValueError(
-                f'--degradation: these weights ({kind}) cannot tell the degradation from the'
-                f' image; name it, one of: {known}.'
-            )
-        if degradation in names:
-            return names.index(degradation)
-        if degradation.isdecimal() and int(degradation) < len(names):
-            return int(degradation)
+            return None
         raise ValueError(
-            f'--degradation {degradation}: neither a degradation of these weights nor an index from'
-            f' 0 to {len(names) - 1}.{did_you_mean(degradation, names)}'
+            f'--degradation {degradation}: these weights ({kind}) tell the degradation from the'
+            f" image; leave the option out or at 'auto'."
         )
+    indices = {name: index for index, name in enumerate(names)}
+    choices = {str(index): index for index in indices.values()} | indices
+    if degradation not in choices:
+        known = ', '.join(f'{name} ({index})' for name, index in indices.items())
+        raise ValueError(
+            f'--degradation {degradation}: these weights ({kind}) cannot tell the degradation from'
+            f' the image; name it, one of: {known}.{nearest(degradation, names)}'
+        )
+    return choices[degradation]
 
 
 def build_conditioning(
@@ -167,7 +153,7 @@ def build_conditioning(
     return Conditioning(embedding, record.classes, degradation)
 
 
-def find_record(checkpoint: files.Checkpoint) -> DegradationRecord | None:
+def find_record(checkpoint: files.Checkpoint) -> files.Checkpoint | None:
     """:func:`read_record`, or the embedding of a training, which is saved beside its network
     without the names of degradations.
     """
@@ -179,4 +165,4 @@ def find_record(checkpoint: files.Checkpoint) -> DegradationRecord | None:
     if stored.arch is None:
         return None
     names = tuple(map(str, range(stored.arch['kwargs'].get('num_degradations', 0))))
-    return DegradationRecord(**vars(stored), classes=names)
+    return replace(stored, classes=names)
