@@ -58,8 +58,8 @@ def test_a_known_degradation_is_chosen_by_name_or_index(files):
     ('source', 'choice', 'message'),
     [
         ('label', 'auto', r'cannot tell .* one of: noise \(0\), rain \(1\), haze \(2\)'),
-        ('label', 'rian', "an index from 0 to 2. Did you mean 'rain'"),
-        ('label', -1, 'nor an index from 0 to 2'),
+        ('label', 'rian', "one of: noise .0., .* Did you mean 'rain'"),
+        ('label', -1, 'degradation -1: .* one of: noise'),
         ('clip', 'rain', 'CLIPDegradationEmbedding. tell the degradation from the image'),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_network_without_its_vectors_says_what_is_missing(tmp_path):
         ({'embedding': {'type': 'LearnedDegradationEmbedding', 'kwargs': {},
                         'params': {'a': torch.tensor(torch.nan)}}}, 'hold NaN'),
         ({'embedding': {'type': 'LearnedDegradationEmbedding', 'kwargs': {},
-                        'params': {'a': torch.zeros(1)}}}, 'a: 1 unknown to the network'),
+                        'params': {'a': torch.zeros(1)}}}, '1 unknown to the network .first a'),
     ],
 )  # fmt: skip
 def test_damaged_records_are_refused(tmp_path, files, change, message):

@@ -87,26 +87,15 @@ def convert_checkpoint(
     elif files.is_state_dict(state_dict) and any(key.startswith(NETWORK) for key in state_dict):
         new, about = _lightning(source, state_dict, classes)
     else:
-        raise files.CheckpointError(_refusal(source, content))
+        found = ', '.join(sorted(map(str, parts))[:8]) or type(content).__name__
+        raise files.CheckpointError(
+            f'{source}: not a file to convert (it holds {found}). {ACCEPTED} Others load as they'
+            f' are: unfoldldm restore -w, or path.pretrain_network_g of an option file.'
+        )
     write_bytes_atomic(target, files.file_bytes(target, new))
     meta, record = new[files.ARCH_KEY], new.get(files.DEGRADATION_KEY)
     names = () if record is None else tuple(record['classes'])
     return Converted(meta['type'], meta['kwargs'], names, about, target)
-
-
-def _refusal(path: Path, content: object) -> str:
-    """Says of files that need no conversion that they load as they are, and what others hold."""
-    if not isinstance(content, Mapping):
-        return f'{path}: not a file to convert (it holds {type(content).__name__}). {ACCEPTED}'
-    try:
-        _, meta = build_network(files.read_checkpoint(path))
-    except files.CheckpointError:
-        found = ', '.join(sorted(str(key) for key in content)[:8])
-        return f'{path}: not a file to convert (it holds a dictionary with {found}). {ACCEPTED}'
-    return (
-        f'{path}: weights of {meta["type"]} that load as they are, nothing to convert: use them'
-        f' with unfoldldm restore -w, or as path.pretrain_network_g of an option file.'
-    )
 
 
 def _lightning(
@@ -135,7 +124,7 @@ def _lightning(
             )
         return content, None
     names, option = _embedding(path, parts, classes)
-    content[files.DEGRADATION_KEY] = degradation_meta(names, option, parts)
+    content[files.DEGRADATION_KEY] = degradation_meta(names, option, params=parts)
     if option['pretrained'] is None:
         return content, 'CLIP and its adapters'
     return content, f'adapters; CLIP itself is had by its tag {RELEASED_BACKBONE}'

@@ -1,6 +1,5 @@
 """Training checkpoint -> file with exactly the weights that restoring needs."""
 
-import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.weights import checkpoint as files
 from unfoldldm_basicsr.weights.conditioning import degradation_meta, find_record
-from unfoldldm_basicsr.weights.networks import build_network
+from unfoldldm_basicsr.weights.networks import build_network, construct
 
 
 class Exported(NamedTuple):
@@ -34,9 +33,8 @@ def export_checkpoint(
     """Writes the averaged weights (or ``param_key``) under ``params``, with the metadata.
 
     UnfoldLDM of Phase II becomes phase 'inference': the prior encoder PI, which only training
-    needs, is left out. What makes the degradation vectors of VLU-Net is kept. The new file is
-    loaded strictly before it is written; ``half`` keeps float16 values. ``opt_file`` is for a
-    source without metadata.
+    needs, is left out. What makes the degradation vectors of VLU-Net is kept. The source must fit
+    strictly; ``half`` keeps float16 values. ``opt_file`` is for a source without metadata.
 
     Raises:
         FileNotFoundError, CheckpointError: the weights cannot be used, such as those of Phase I,
@@ -48,7 +46,7 @@ def export_checkpoint(
     checkpoint = files.read_checkpoint(source, param_key)
     files.refuse_target(source, target, overwrite=overwrite)
     network, meta = build_network(checkpoint, opt_file=opt_file)
-    contract = contract_of(network)
+    contract, params, embedding = contract_of(network), network.state_dict(), {}
     if contract.lacks_prior:
         raise files.CheckpointError(
             f'{source}: holds Phase I weights, whose prior comes from the ground truth; train'
@@ -56,10 +54,8 @@ def export_checkpoint(
         )
     if contract.phase is not None:
         meta = {**meta, 'kwargs': {**meta['kwargs'], 'phase': 'inference'}}
-        checkpoint = dataclasses.replace(checkpoint, arch=meta)
-        network, meta = build_network(checkpoint, drop_unexpected=True)
-
-    params, embedding = network.state_dict(), {}
+        kept = construct(meta, str(source)).state_dict()
+        params = {key: params[key] for key in kept}
     if half:
         params = {k: v.half() if v.is_floating_point() else v for k, v in params.items()}
     content = {'params': params, files.ARCH_KEY: meta}
@@ -67,7 +63,7 @@ def export_checkpoint(
     if record is not None:
         embedding = record.state_dict
         option = {'type': record.arch['type'], **record.arch['kwargs']}
-        content[files.DEGRADATION_KEY] = degradation_meta(record.classes, option, embedding)
+        content[files.DEGRADATION_KEY] = degradation_meta(record.classes, option, params=embedding)
     write_bytes_atomic(target, files.file_bytes(target, content))
     return Exported(
         network=meta['type'],

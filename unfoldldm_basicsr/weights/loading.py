@@ -4,7 +4,6 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ MAY_CHANGE = (
     'phase', 'cond_input', 'cond_detach', 'prior_stages', 'prior_source', 'null_prior_prob',
     'num_timesteps', 'denoiser_dim', 'denoiser_layers', 'tune_adapters', *MEMORY_ONLY,
 )  # fmt: skip
-_SHOWN = 6  # modules in a message; another network altogether differs in dozens
 
 
 @dataclass(frozen=True)
@@ -62,21 +60,16 @@ class StateDictDiff:
         return len(self.fitting) + len(self.missing) + len(self.reshaped)
 
     def __str__(self) -> str:
-        lines = []
-        for what, names in (
-            ('missing in the file', self.missing),
-            ('unknown to the network', self.unexpected),
-            ('of another shape', tuple(self.reshaped)),
-        ):
-            for module, keys in groupby(names, module_of):
-                first, *others = keys
-                if first in self.reshaped:
-                    there, here = self.reshaped[first]
-                    first += f': {there} in the file, {here} in the network'
-                lines.append(f'{module}: {1 + len(others)} {what} (first {first})')
-        more = f'; and {len(lines) - _SHOWN} more' if len(lines) > _SHOWN else ''
-        fit = f'{len(self.fitting)} of {self.total} tensors fit'
-        return '; '.join([fit, *lines[:_SHOWN]]) + more
+        found = {
+            'missing in the file': self.missing,
+            'unknown to the network': self.unexpected,
+            'of another shape': [
+                f'{key}: {there} in the file, {here} in the network'
+                for key, (there, here) in self.reshaped.items()
+            ],
+        }
+        parts = [f'{len(keys)} {what} (first {keys[0]})' for what, keys in found.items() if keys]
+        return '; '.join([f'{len(self.fitting)} of {self.total} tensors fit', *parts])
 
 
 def module_of(key: str) -> str:

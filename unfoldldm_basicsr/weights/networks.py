@@ -22,13 +22,10 @@ from unfoldldm_basicsr.weights.loading import StateDictDiff
 
 
 def build_network(
-    checkpoint: Checkpoint, *, opt_file: str | Path | None = None, drop_unexpected: bool = False
+    checkpoint: Checkpoint, *, opt_file: str | Path | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a checkpoint with its weights, on the CPU in eval mode, and its metadata.
-
-    Args:
-        opt_file: option file whose ``network_g`` is used instead of the metadata.
-        drop_unexpected: leave out weights that the network has no place for (export).
+    """The network of a checkpoint with its weights, on the CPU in eval mode, and its metadata, in
+    place of which the ``network_g`` of an option file is used where one is given.
 
     Raises:
         CheckpointError: network unknown, arguments or weights that do not fit.
@@ -47,15 +44,12 @@ def build_network(
     else:
         meta, where = infer_network(checkpoint), f'{checkpoint.path} (inferred)'
     net = construct(meta, where)
-    state_dict = checkpoint.state_dict
-    if drop_unexpected:
-        state_dict = {k: v for k, v in state_dict.items() if k in net.state_dict()}
-    if diff := StateDictDiff.between(net, state_dict):
+    if diff := StateDictDiff.between(net, checkpoint.state_dict):
         raise CheckpointError(
             f'{checkpoint.path}: the weights do not fit {meta["type"]}: {diff}. '
             'Give the option file it was trained with: --opt file.yml.'
         )
-    net.load_state_dict(state_dict, strict=True)
+    net.load_state_dict(checkpoint.state_dict)
     return net.eval().requires_grad_(False), meta
 
 
