@@ -1,5 +1,6 @@
 """Weight files: read without running code, refused when damaged; those of the package restore."""
 
+import hashlib
 import pickle
 from contextlib import nullcontext
 
@@ -25,7 +26,7 @@ from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta, 
 from unfoldldm_basicsr.weights.conditioning import read_record
 from unfoldldm_basicsr.weights.export import export_checkpoint
 from unfoldldm_basicsr.weights.loading import load_weights
-from unfoldldm_basicsr.weights.packaged import FOLDER, packaged_file, packaged_weights
+from unfoldldm_basicsr.weights.packaged import FOLDER, packaged_file, packaged_weights, summary
 
 
 def save_tiny(path, **extra):
@@ -245,10 +246,12 @@ GAINS = {  # degradation of a photo that no training saw, and the decibels gaine
 def test_every_weight_file_has_a_test_a_card_and_at_most_5_mb():
     assert set(packaged_weights()) == set(GAINS)
     assert {p.stem for p in FOLDER.glob('*.safetensors')} == set(GAINS)
-    for found in packaged_weights().values():
-        assert found.path.stat().st_size <= 5e6
-        assert len(found.summary) > 20
-        assert 'What it cannot do' in found.path.with_suffix('.md').read_text()
+    sums = (FOLDER / 'SHA256SUMS').read_text().splitlines()
+    for line, path in zip(sums, packaged_weights().values(), strict=True):
+        assert path.stat().st_size <= 5e6
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == line.split()[0]
+        assert len(summary(path)) > 20
+        assert 'What it cannot do' in path.with_suffix('.md').read_text()
 
 
 @pytest.mark.parametrize(('name', 'grey'), [*((n, False) for n in GAINS), ('denoise', True)])

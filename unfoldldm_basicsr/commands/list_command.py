@@ -11,14 +11,14 @@ from tabulate import tabulate
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.common.process import IMPORT
-from unfoldldm_basicsr.weights.packaged import packaged_weights
+from unfoldldm_basicsr.weights.packaged import packaged_weights, summary
 
 SIZE = 256  # of the image that the operations are counted for
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints both lists; 1 if an option file or its network is faulty."""
-    packaged = [(name, weights.summary) for name, weights in packaged_weights().items()]
+    packaged = [(name, summary(path)) for name, path in packaged_weights().items()]
     groups = registered_classes()
     groups['Weights of the package, the default first (restore --pretrained NAME)'] = packaged
     for title, entries in groups.items():
