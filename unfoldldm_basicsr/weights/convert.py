@@ -15,17 +15,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.weights import checkpoint as files
 from unfoldldm_basicsr.weights.conditioning import degradation_meta
-from unfoldldm_basicsr.weights.networks import build_network, registered_networks
+from unfoldldm_basicsr.weights.loading import StateDictDiff
+from unfoldldm_basicsr.weights.networks import build_network, construct, registered_networks
 
 NETWORK, EMBEDDING = 'net.', 'model_degradation.'
 CLIP = {'type': 'CLIPDegradationEmbedding', 'model_name': 'ViT-B-32'}  # the released one
 RELEASED_BACKBONE = 'laion2b_s34b_b79k'  # tag of the ViT-B-32 that the released adapters belong to
-RELEASED_WIDTH, FIRST_ADAPTER = 512, 'ad_imageEncoder.adapter.0.weight'
+BACKBONE = ('clip_model',)  # module of CLIP, which the released adapters come without
 ACCEPTED = (
     'Known are: Lightning checkpoints of VLU-Net (state_dict with net.* and, as a rule,'
     ' model_degradation.*), and clip_tuned.pth of its CLIP fine-tuning (learnable_params).'
@@ -140,22 +142,13 @@ def _embedding(
     stored = kind.merge_backbones(params)
     names = tuple(kind.released_texts if classes is None else classes)
     texts = [kind.released_texts.get(n, f'image with {n.replace("_", " ")}') for n in names]
-    option = {**CLIP, 'class_texts': texts, 'pretrained': None if stored else RELEASED_BACKBONE}
-    if stored:
-        try:
-            build_network(files.Checkpoint(path, 'state_dict', params, files.network_meta(option)))
-        except files.CheckpointError as error:
-            message = f'{path}: its CLIP is not {CLIP["model_name"]}. {ACCEPTED}'
-            raise files.CheckpointError(message) from error
-        return names, option
-    weight = params.get(FIRST_ADAPTER)
-    shape = 'missing' if weight is None else tuple(weight.shape)
-    if shape != (RELEASED_WIDTH, RELEASED_WIDTH):
-        raise files.CheckpointError(
-            f'{path}: without CLIP itself the adapters must be those of ViT-B-32'
-            f' ({RELEASED_WIDTH} values), and {FIRST_ADAPTER} is {shape}. {ACCEPTED}'
-        )
-    return names, option
+    option = {**CLIP, 'class_texts': texts, 'pretrained': None}
+    with torch.device('meta'):
+        net = construct(files.network_meta(option), str(path))
+    if diff := StateDictDiff.between(net, params, new_modules=() if stored else BACKBONE):
+        message = f'{path}: its CLIP is not {CLIP["model_name"]}: {diff}. {ACCEPTED}'
+        raise files.CheckpointError(message)
+    return names, option if stored else {**option, 'pretrained': RELEASED_BACKBONE}
 
 
 def _without(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
