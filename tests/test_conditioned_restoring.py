@@ -9,7 +9,7 @@ from tiny_network import TinyConvNet
 from tiny_vlunet import CLASSES, CLIP, OPTIONS, build_vlunet, embedding_of, save_vlunet
 
 from unfoldldm_basicsr.restoring import CheckpointError, Restorer, export_checkpoint, read_picture
-from unfoldldm_basicsr.weights.checkpoint import network_meta, read_checkpoint
+from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -110,24 +110,6 @@ def test_clip_weights_without_use_are_refused(files):
     for setting in ({'degradation': 'rain'}, {'clip_weights': 'x.pth'}):
         with pytest.raises(ValueError, match='TinyConvNet: its weights know no degradations'):
             Restorer(TinyConvNet(), **setting)
-
-
-def test_bare_weights_take_the_embedding_that_training_wrote_beside_them(tmp_path):
-    net, embedding = build_vlunet(), embedding_of('label')
-    torch.save({'params': net.state_dict()}, tmp_path / 'net_g_5.pth')
-    torch.save(
-        {'params': embedding.state_dict(), 'arch': network_meta(OPTIONS['label'])},
-        tmp_path / 'net_e_5.pth',
-    )
-    with pytest.raises(ValueError, match=r'one of: 0 \(0\), 1 \(1\), 2 \(2\)'):
-        Restorer(tmp_path / 'net_g_5.pth')
-    x, restorer = torch.rand(2, 3, 16, 24), Restorer(tmp_path / 'net_g_5.pth', degradation=2)
-    expected = net(x, embedding(x, torch.tensor([2, 2])))
-    assert torch.equal(restorer.restore_tensor(x), expected)
-    export_checkpoint(tmp_path / 'net_g_5.pth', tmp_path / 'small.pth')
-    exported = Restorer(tmp_path / 'small.pth', degradation=2)
-    assert torch.equal(exported.restore_tensor(x), expected)
-    assert 'The weights were recognised as VLUNet' in restorer.notes[0]
 
 
 def test_a_network_without_its_vectors_says_what_is_missing(tmp_path):

@@ -116,21 +116,19 @@ def build_conditioning(
 ) -> Conditioning:
     """The degradation vectors that belong to a checkpoint of a conditioned network.
 
-    They come from the file itself, else from the ``net_e_*.pth`` that training writes beside its
-    ``net_g_*.pth``; a CLIP backbone that is not in the file from ``clip_weights`` (tag or file).
+    A CLIP backbone that is not in the file comes from ``clip_weights`` (tag or file).
 
     Raises:
         CheckpointError: nothing says where the vectors come from, the embedding is unknown, its
             weights do not fit, or its CLIP backbone cannot be had.
         ValueError: see :class:`Conditioning`.
     """
-    record = find_record(checkpoint)
+    record = read_record(checkpoint)
     if record is None:
         raise files.CheckpointError(
             f'{checkpoint.path}: the network needs a degradation vector, but the file has no'
             f" '{files.DEGRADATION_KEY}' that says where it comes from. Files of training runs"
-            f' and of unfoldldm convert have it; put the net_e_*.pth of the training beside its'
-            f' net_g_*.pth, or in Python, pass degradation=vector to restore.'
+            f' and of unfoldldm convert have it; in Python, pass degradation=vector to restore.'
         )
     if clip_weights is not None:
         kind, kwargs = record.arch['type'], record.arch['kwargs']
@@ -151,18 +149,3 @@ def build_conditioning(
             f' file. {error} Weights on this disk are given with --clip-weights FILE.'
         ) from error
     return Conditioning(embedding, record.classes, degradation)
-
-
-def find_record(checkpoint: files.Checkpoint) -> files.Checkpoint | None:
-    """:func:`read_record`, or the embedding of a training, which is saved beside its network
-    without the names of degradations.
-    """
-    record, path = read_record(checkpoint), checkpoint.path
-    beside = path.with_name(path.name.replace('net_g', 'net_e'))
-    if record is not None or beside == path or not beside.is_file():
-        return record
-    stored = files.read_checkpoint(beside, checkpoint.param_key, fallback=True)
-    if stored.arch is None:
-        return None
-    names = tuple(map(str, range(stored.arch['kwargs'].get('num_degradations', 0))))
-    return replace(stored, classes=names)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.weights import checkpoint as files
-from unfoldldm_basicsr.weights.conditioning import degradation_meta, find_record
+from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
 from unfoldldm_basicsr.weights.networks import build_network, construct
 
 
@@ -59,7 +59,7 @@ def export_checkpoint(
     if half:
         params = {k: v.half() if v.is_floating_point() else v for k, v in params.items()}
     content = {'params': params, files.ARCH_KEY: meta}
-    record = find_record(checkpoint) if contract.takes_degradation else None
+    record = read_record(checkpoint) if contract.takes_degradation else None
     if record is not None:
         embedding = record.state_dict
         option = {'type': record.arch['type'], **record.arch['kwargs']}
