@@ -189,18 +189,18 @@ class Restorer:
 
         def forward(part: Tensor) -> Tensor:
             with deterministic():
-                return self.net(part.to(kind), **forward_options).to(lq.dtype)
+                return self.net(part.to(self.device, kind), **forward_options).to(lq.dtype)
 
         height, width = lq.shape[-2:]
         self.check_memory(height, width)
         if self.tile is not None and max(height, width) > self.tile:
             return restore_in_tiles(
                 self.net, forward, lq, tile=self.tile, overlap=self.tile_overlap,
-                global_statistics=self.global_statistics, device=self.device, on_tile=on_tile,
+                global_statistics=self.global_statistics, on_tile=on_tile,
             )  # fmt: skip
         what = f'{width}x{height} pixels could not be restored in one piece'
         with telling_remedy(what, self._remedy()):
-            output = forward(lq.to(self.device))
+            output = forward(lq)
         if output.shape[-2:] != lq.shape[-2:]:
             raise ValueError(
                 f'{type(self.net).__name__} turns {width}x{height} pixels into'
@@ -276,14 +276,12 @@ class Restorer:
         scale = np.float32(np.iinfo(colour.dtype).max)
         tensor = torch.from_numpy(colour.astype(np.float32) / scale)
         tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
-        if tensor.shape[0] == self.channels:
-            return tensor[None].contiguous()
-        if tensor.shape[0] == 1:
-            return tensor.expand(self.channels, -1, -1)[None].contiguous()
-        raise ValueError(
-            f'The image has {tensor.shape[0]} colour channels, but these weights restore images'
-            f' with {self.channels}; convert it to grey first.'
-        )
+        if len(tensor) not in (1, self.channels):
+            raise ValueError(
+                f'The image has {len(tensor)} colour channels, but these weights restore images'
+                f' with {self.channels}; convert it to grey first.'
+            )
+        return tensor.expand(self.channels, -1, -1)[None].contiguous()
 
 
 def recognised(net: nn.Module, meta: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ statistics, close to those of the whole image.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import NamedTuple
 from weakref import WeakSet
 
@@ -89,16 +90,11 @@ def sample_tiles(
         starts = np.unique(starts // size_multiple * size_multiple)
         return [slice(start, start + side) for start in starts]
 
-    return [(rows, columns) for rows in spans(height) for columns in spans(width)]
+    return [*product(spans(height), spans(width))]
 
 
 def with_image_statistics(
-    fn: Callable[[Tensor], Tensor],
-    image: Tensor,
-    *,
-    tile: int,
-    size_multiple: int = 1,
-    device: torch.device | str | None = None,
+    fn: Callable[[Tensor], Tensor], image: Tensor, *, tile: int, size_multiple: int = 1
 ) -> Callable[[Tensor], Tensor] | None:
     """``fn`` with a network's statistics of the whole image fixed to their means over 3 x 3 of its
     tiles.
@@ -110,7 +106,7 @@ def with_image_statistics(
 
     def record() -> None:
         for rows, columns in sample_tiles(*image.shape[-2:], tile, size_multiple):
-            part = image[..., rows, columns].to(image.device if device is None else device)
+            part = image[..., rows, columns]
             what = f'Statistics of {part.shape[-1]}x{part.shape[-2]} pixels failed'
             with telling_remedy(what, f'lower --tile (now {tile})'), statistics.recorded():
                 fn(part)
@@ -135,21 +131,19 @@ def tiled_forward(
     tile: int,
     overlap: int = 32,
     size_multiple: int = 1,
-    device: torch.device | str | None = None,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Applies ``fn`` tile by tile and blends the results.
 
-    Only one tile at a time is on ``device``; the sum is kept on the CPU in float64, so that
-    blending adds no rounding error of its own.
+    The sum is kept on the CPU in float64, so that blending adds no rounding error of its own.
 
     Args:
-        fn: (B, C, h, w) -> (B, C', h, w), same height and width.
-        image: (B, C, H, W), any device; leave large images on the CPU.
+        fn: (B, C, h, w) -> (B, C', h, w), same height and width, which brings the tile to its
+            device; a large image is best left on the CPU.
+        image: (B, C, H, W).
         tile, overlap: side of a tile, and what neighbours share, in pixels. An image that fits is
             passed to ``fn`` as it is.
         size_multiple: tiles start at multiples of this (the network's ``size_multiple``).
-        device: where ``fn`` runs; default the device of ``image``.
         on_tile: called with (number of finished tiles, number of tiles) after every tile.
 
     Returns:
@@ -163,11 +157,10 @@ def tiled_forward(
     rows = tile_spans(height, tile, overlap, size_multiple)
     columns = tile_spans(width, tile, overlap, size_multiple)
     total = len(rows) * len(columns)
-    device = image.device if device is None else device
 
     blended = None
-    for done, (row, column) in enumerate(((r, c) for r in rows for c in columns), start=1):
-        part = image[..., row.start : row.stop, column.start : column.stop].to(device)
+    for done, (row, column) in enumerate(product(rows, columns), start=1):
+        part = image[..., row.start : row.stop, column.start : column.stop]
         where = f'rows {row.start}-{row.stop}, columns {column.start}-{column.stop}'
         what = f'Tile {done} of {total} ({where}) failed'
         with telling_remedy(what, f'lower --tile (now {tile})'):
@@ -195,7 +188,6 @@ def restore_in_tiles(
     tile: int,
     overlap: int = 32,
     global_statistics: bool = True,
-    device: torch.device | str | None = None,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """:func:`tiled_forward` of ``net``, with ``global_statistics`` where the network marks any.
@@ -203,11 +195,11 @@ def restore_in_tiles(
     Warns once of a network whose results differ from those without tiles by more than a little.
     """
     contract = contract_of(net)
-    side, step = check_tile(tile, overlap, contract.size_multiple)[0], contract.size_multiple
-    grid, fixed = {'size_multiple': step, 'device': device}, None
+    step, fixed = contract.size_multiple, None
+    side, _ = check_tile(tile, overlap, step)
     if contract.tiling_changes_result and max(image.shape[-2:]) > tile:
         if global_statistics is not False:  # None was the default once
-            fixed = with_image_statistics(forward, image, tile=side, **grid)
+            fixed = with_image_statistics(forward, image, tile=side, size_multiple=step)
         if fixed is None and net not in _warned:
             _warned.add(net)
             hint = ', or use the same statistics for all tiles (--global-statistics)'
@@ -218,5 +210,5 @@ def restore_in_tiles(
                 hint if global_statistics is False else '',
             )
     return tiled_forward(
-        fixed or forward, image, tile=tile, overlap=overlap, **grid, on_tile=on_tile
+        fixed or forward, image, tile=tile, overlap=overlap, size_multiple=step, on_tile=on_tile
     )
