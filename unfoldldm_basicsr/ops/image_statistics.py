@@ -38,14 +38,13 @@ class ImageStatistics:
     """The marked values of an image from forward passes of one network, all in one thread."""
 
     def __init__(self) -> None:
-        self._values: list[list[Tensor]] = []  # of every call, those of the passes
-        self._kinds: list[Kind] = []
+        self._calls: list[tuple[Kind, list[Tensor]]] = []  # and their values in all passes
         self._settled = 0  # calls whose value is fixed
         self._position = 0  # of the next call
 
     def __len__(self) -> int:
         """Number of marked values of one forward pass."""
-        return len(self._values)
+        return len(self._calls)
 
     def recorded(self) -> AbstractContextManager[None]:
         """One forward pass within it is added to the record."""
@@ -60,12 +59,11 @@ class ImageStatistics:
         rest; False where there are none. Quantiles of a tile are far from those of the image, and
         a mean over what was made of them is of no use.
         """
-        if 'sorted' not in self._kinds:
-            return False
-        count = len(self._kinds) - self._kinds[::-1].index('sorted')
-        self._values = [[self._finished(at)] for at in range(count)]
-        self._kinds, self._settled = ['mean'] * count, count
-        return True
+        ends = [at for at, (kind, _) in enumerate(self._calls, start=1) if kind == 'sorted']
+        if ends:
+            self._settled = ends[-1]
+            self._calls = [('mean', [_pooled(*call)]) for call in self._calls[: ends[-1]]]
+        return bool(ends)
 
     @contextmanager
     def _within(self, function: Callable[[Tensor, Kind], Tensor]) -> Iterator[None]:
@@ -79,21 +77,20 @@ class ImageStatistics:
     def _record(self, value: Tensor, kind: Kind) -> Tensor:
         if self._position < self._settled:
             return self._use(value, kind)
-        if self._position == len(self._values):  # in the first pass
-            self._values.append([])
-            self._kinds.append(kind)
-        self._values[self._position].append(value.detach().clone())
+        if self._position == len(self._calls):  # in the first pass
+            self._calls.append((kind, []))
+        self._calls[self._position][1].append(value.detach().clone())
         self._position += 1
         return value
 
     def _use(self, value: Tensor, kind: Kind) -> Tensor:
         self._position += 1
-        return self._finished(self._position - 1).to(value.dtype)
+        return _pooled(*self._calls[self._position - 1]).to(value.dtype)
 
-    def _finished(self, at: int) -> Tensor:
-        values = self._values[at]
-        if self._kinds[at] == 'mean':
-            return reduce(torch.add, values) / len(values)
-        last, count = sum(value.shape[-1] for value in values) - 1, values[0].shape[-1]
-        ranks = [round(i / (count - 1) * last) for i in range(count)]
-        return torch.cat(values, -1).sort(-1).values[..., ranks]
+
+def _pooled(kind: Kind, values: list[Tensor]) -> Tensor:
+    if kind == 'mean':
+        return reduce(torch.add, values) / len(values)
+    last, count = sum(value.shape[-1] for value in values) - 1, values[0].shape[-1]
+    ranks = [round(i / (count - 1) * last) for i in range(count)]
+    return torch.cat(values, -1).sort(-1).values[..., ranks]
