@@ -56,8 +56,6 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     """Makes what goes wrong with the disk inside an OutputWriteError that names the file."""
     try:
         yield
-    except OutputWriteError:
-        raise
     except OSError as error:
         raise OutputWriteError(
             f'cannot write {path}: {error.strerror or first_line(error)}. Free space on that disk '
@@ -74,9 +72,7 @@ def run_to_end(pipeline: Callable[[str], object], root: str) -> None:
         failure = error if isinstance(error, RunFailure) else explain(error)
         if failure is None:
             raise
-        distributed = torch.distributed
-        alone = not distributed.is_available() or not distributed.is_initialized()
-        if alone or not getattr(failure, 'on_all_ranks', False) or distributed.get_rank() == 0:
+        if not getattr(failure, 'on_all_ranks', False) or not _rank():
             logging.getLogger('basicsr').error('The run has ended: %s', failure)
         raise SystemExit(1) from error
 
@@ -99,17 +95,24 @@ def explain(error: Exception) -> str | None:
         )
     if str(error).startswith(DEAD_WORKER):  # torch says so at once, even in the middle of a step
         return f'{first_line(error)}. {LOADER_ADVICE}'
-    distributed = torch.distributed
-    if not distributed.is_available() or not distributed.is_initialized():
+    rank = _rank()
+    if rank is None:
         return None
-    if not isinstance(error, distributed.DistError) and not _PEER.search(str(error)):
+    if not isinstance(error, torch.distributed.DistError) and not _PEER.search(str(error)):
         return None
     return (
-        f'rank {distributed.get_rank()}: another process of this run is gone '
+        f'rank {rank}: another process of this run is gone '
         f'({first_line(error)}). Its own message is above, or in the output of its machine. '
         'The last checkpoint is untouched: start the same command with --auto_resume '
         '(torchrun --max-restarts=N does that by itself).'
     )
+
+
+def _rank() -> int | None:
+    """Rank of this process in a distributed run, None where it is alone."""
+    distributed = torch.distributed
+    alone = not distributed.is_available() or not distributed.is_initialized()
+    return None if alone else distributed.get_rank()
 
 
 def first_line(error: Exception | str) -> str:
@@ -149,9 +152,4 @@ def together(opt: Mapping[str, Any], action: Callable[[], T]) -> list[T]:
 
 def on_rank_0(opt: Mapping[str, Any], action: Callable[[], object]) -> None:
     """Runs ``action`` on rank 0 only; its failure is raised on all ranks, see :func:`together`."""
-
-    def act() -> None:
-        if opt['rank'] == 0:
-            action()
-
-    together(opt, act)
+    together(opt, action if opt['rank'] == 0 else lambda: None)

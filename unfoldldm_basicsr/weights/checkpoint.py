@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -51,11 +51,6 @@ _OTHER_KINDS = {
         'is a pointer of Git LFS, not the weights; fetch them: git lfs pull.'
     ),
 }
-# What torch and the others raise on damaged files.
-_DAMAGE = (
-    RuntimeError, EOFError, KeyError, ValueError, OSError, AttributeError, TypeError, IndexError,
-    AssertionError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError,
-)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -150,7 +145,7 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
             f'{path}: holds objects of the package {error.name!r}, which is not installed:'
             f' install it and try again.'
         ) from error
-    except _DAMAGE as error:
+    except Exception as error:
         code = re.search(r'(?:GLOBAL|class|global:?) ([\w.]+\.[\w.]+)', str(error))
         if code is None or not isinstance(error, pickle.UnpicklingError):
             cause = str(error).rpartition('WeightsUnpickler error: ')[2]  # before: unsafe advice
