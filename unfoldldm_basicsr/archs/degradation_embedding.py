@@ -26,6 +26,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, resize
 
 from unfoldldm_basicsr.archs.layers.norm import mean_std
 from unfoldldm_basicsr.archs.layers.open_clip_backbone import build_clip, import_open_clip
@@ -133,12 +135,8 @@ class CLIPDegradationEmbedding(nn.Module):
         normalised (B, 3, S, S), S = 224 for ViT-B-32. The overshoot of the cubic is kept, as in the
         released code, which resizes tensors.
         """
-        height, width = lq.shape[-2:]
-        size = [self.image_size * side // min(height, width) for side in (height, width)]
-        image = F.interpolate(lq, size, mode='bicubic', align_corners=False, antialias=True)
-        top, left = (round((side - self.image_size) / 2) for side in size)
-        image = image[..., top : top + self.image_size, left : left + self.image_size]
-        return (image - self.mean) / self.std
+        image = resize(lq, self.image_size, InterpolationMode.BICUBIC, antialias=True)
+        return (center_crop(image, self.image_size) - self.mean) / self.std
 
     def encode_raw_texts(self) -> Tensor:
         """(N, E) embeddings of ``class_texts`` by CLIP alone, without the adapter."""
@@ -243,7 +241,7 @@ class LabelDegradationEmbedding(nn.Module):
     def forward(self, lq: Tensor, label: Tensor | None = None) -> Tensor:
         """(B,) indices of the degradations of B images -> (B, E).
 
-        Raises ValueError: no label, another number of labels, or an index out of range.
+        Raises ValueError: no label, or an index out of range.
         """
         known = self.table.num_embeddings
         if label is None:
@@ -253,8 +251,6 @@ class LabelDegradationEmbedding(nn.Module):
                 'CLIPDegradationEmbedding or LearnedDegradationEmbedding.'
             )
         label = label.reshape(-1)
-        if len(label) != len(lq):
-            raise ValueError(f'{len(lq)} images need as many labels, got {len(label)}.')
         if int(label.min()) < 0 or int(label.max()) >= known:
             raise ValueError(
                 f'Degradation indices are 0 to {known - 1}, got {sorted(set(label.tolist()))}; '
