@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -114,14 +115,11 @@ def _opened(layer: nn.MultiheadAttention) -> Iterator[list[Tensor]]:
 
     def compute(module: nn.MultiheadAttention, inputs: tuple[Tensor, ...], _output):
         x = inputs[0] if module.batch_first else inputs[0].transpose(0, 1)
-        batch, length, channels = x.shape
-        heads = module.num_heads
         qkv = F.linear(x, module.in_proj_weight, module.in_proj_bias)
-        q, k, v = qkv.view(batch, length, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
-        weights = (q @ k.transpose(-1, -2) / (channels // heads) ** 0.5).softmax(-1)
-        weights = weights.detach().requires_grad_()
+        q, k, v = rearrange(qkv, 'b l (part h c) -> part b h l c', part=3, h=module.num_heads)
+        weights = (q @ k.mT / module.head_dim**0.5).softmax(-1).detach().requires_grad_()
         found.append(weights)
-        x = module.out_proj((weights @ v).transpose(1, 2).reshape(batch, length, channels))
+        x = module.out_proj(rearrange(weights @ v, 'b h l c -> b l (h c)'))
         return (x if module.batch_first else x.transpose(0, 1)), None
 
     handle = layer.register_forward_hook(compute)

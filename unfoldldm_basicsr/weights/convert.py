@@ -145,7 +145,7 @@ def _embedding(
     option = {**CLIP, 'class_texts': texts, 'pretrained': None}
     with torch.device('meta'):
         net = construct(files.network_meta(option), str(path))
-    if diff := StateDictDiff.between(net, params, new_modules=() if stored else BACKBONE):
+    if diff := StateDictDiff(net, params, new_modules=() if stored else BACKBONE):
         message = f'{path}: its CLIP is not {CLIP["model_name"]}: {diff}. {ACCEPTED}'
         raise files.CheckpointError(message)
     return names, option if stored else {**option, 'pretrained': RELEASED_BACKBONE}

@@ -3,7 +3,6 @@
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +18,24 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
 class StateDictDiff:
-    """What differs; true where anything does, and ``str`` says what in one line.
+    """How weights differ from a network, on the meta device too; true where they do, and ``str``
+    says how in one line.
 
-    Attributes:
-        fitting: names with the same shape in both.
-        missing: names that only the network has.
-        unexpected: names that only the file has.
-        reshaped: name -> shapes in the file and in the network.
+    ``fitting`` lists names with the same shape in both, ``missing`` those that only the network has
+    (but for its ``new_modules``), ``unexpected`` those that only the file has; ``reshaped`` gives
+    for other names the shapes in the file and in the network.
     """
 
-    fitting: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
-
-    @classmethod
-    def between(
-        cls, net: nn.Module, given: Mapping[str, Tensor], *, new_modules: Sequence[str] = ()
-    ) -> 'StateDictDiff':
-        """Compares names and shapes with a network, on the meta device too; weights of its
-        ``new_modules`` need not be there.
-        """
+    def __init__(
+        self, net: nn.Module, given: Mapping[str, Tensor], *, new_modules: Sequence[str] = ()
+    ) -> None:
         own = net.state_dict()
-        shapes = {k: (tuple(given[k].shape), tuple(own[k].shape)) for k in own if k in given}
-        return cls(
-            fitting=tuple(k for k, (there, here) in shapes.items() if there == here),
-            missing=tuple(k for k in own if k not in given and module_of(k) not in new_modules),
-            unexpected=tuple(k for k in given if k not in own),
-            reshaped={k: pair for k, pair in shapes.items() if pair[0] != pair[1]},
-        )
+        pairs = {k: (tuple(given[k].shape), tuple(own[k].shape)) for k in own if k in given}
+        self.fitting = [k for k, (there, here) in pairs.items() if there == here]
+        self.missing = [k for k in own if k not in given and module_of(k) not in new_modules]
+        self.unexpected = [k for k in given if k not in own]
+        self.reshaped = {k: pair for k, pair in pairs.items() if pair[0] != pair[1]}
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.reshaped)
@@ -92,7 +78,7 @@ def misfit(
         allow_missing: where not strict, whether parts of the network may keep their random values.
         label: of the network in the option file, for messages: network_g, strict_load_g.
     """
-    diff = StateDictDiff.between(net, checkpoint.state_dict)
+    diff = StateDictDiff(net, checkpoint.state_dict)
     if not diff:
         return None
     trained = f' The file was made by {checkpoint.arch["type"]}.' if checkpoint.arch else ''
@@ -131,7 +117,7 @@ def phase1_misfit(
             f' {already[0]}; to go on from it use path.pretrain_network_g.'
         )
     differing = differing_arguments(net, checkpoint, arguments)
-    diff = StateDictDiff.between(net, checkpoint.state_dict, new_modules=NEW_IN_PHASE2)
+    diff = StateDictDiff(net, checkpoint.state_dict, new_modules=NEW_IN_PHASE2)
     if not diff and not differing:
         return None
     faults = '; '.join([*differing, *([str(diff)] if diff else [])])
@@ -182,7 +168,7 @@ def load_weights(
     same = arguments and checkpoint.arch and checkpoint.arch['type'] == arguments['type']
     if same and (differing := differing_arguments(net, checkpoint, arguments)):
         log.warning('%s was trained as another network: %s.', path, '; '.join(differing))
-    diff = StateDictDiff.between(net, checkpoint.state_dict)
+    diff = StateDictDiff(net, checkpoint.state_dict)
     net.load_state_dict({k: checkpoint.state_dict[k] for k in diff.fitting}, strict=False)
     if diff:
         log.warning(

@@ -44,7 +44,7 @@ def build_network(
     else:
         meta, where = infer_network(checkpoint), f'{checkpoint.path} (inferred)'
     net = construct(meta, where)
-    if diff := StateDictDiff.between(net, checkpoint.state_dict):
+    if diff := StateDictDiff(net, checkpoint.state_dict):
         raise CheckpointError(
             f'{checkpoint.path}: the weights do not fit {meta["type"]}: {diff}. '
             'Give the option file it was trained with: --opt file.yml.'
@@ -101,7 +101,7 @@ def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
                 net = cls(**kwargs)
         except (KeyError, ValueError, IndexError):  # not its weights
             continue
-        diff = StateDictDiff.between(net, checkpoint.state_dict)
+        diff = StateDictDiff(net, checkpoint.state_dict)
         if not diff:
             return network_meta({'type': kind, **kwargs})
         nearest = f' The nearest is {kind}: {diff}.'
