@@ -164,7 +164,7 @@ def test_missing_openclip_comes_with_the_install_command(monkeypatch):
         ({'clip_config': {'dim': 3}}, "clip_config: .*'dim'"),
         (
             {'clip_config': {**TINY_CLIP, 'text_cfg': {**TINY_CLIP['text_cfg'], 'vocab_size': 9}}},
-            r'clip_config\.text_cfg\.vocab_size is 9, but the tokenizer has 49408 tokens',
+            r'clip_config\.text_cfg\.vocab_size must be a whole number >= 49408, got 9',
         ),
         (
             {'clip_config': {**TINY_CLIP, 'text_cfg': -1}},

@@ -22,33 +22,27 @@ def import_open_clip() -> ModuleType:
     return open_clip
 
 
-VOCABULARY = 49408  # tokens of open_clip.tokenize
-
 _SIZES = (
     'embed_dim', 'layers', 'width', 'head_width', 'heads', 'patch_size', 'image_size',
-    'context_length', 'vocab_size',
+    'context_length',
 )  # fmt: skip
+_LEAST = dict.fromkeys(_SIZES, 1) | {'vocab_size': 49408}  # tokens of open_clip.tokenize
 
 
 def _check_sizes(config: dict, prefix: str = 'clip_config') -> None:
     """ValueError for sizes that OpenCLIP would build with and fail later."""
     for key, value in config.items():
-        if key in ('vision_cfg', 'text_cfg') and not isinstance(value, dict):
-            raise ValueError(f"{prefix}.{key} must be a section of OpenCLIP's keys, got {value!r}.")
+        place, least = f'{prefix}.{key}', _LEAST.get(key)
+        listed = isinstance(value, list | tuple)  # as layers of a ResNet
         if isinstance(value, dict):
-            _check_sizes(value, f'{prefix}.{key}')
-        elif key in _SIZES and not isinstance(value, list | tuple):
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or value < 1:
-                raise ValueError(f'{prefix}.{key} must be a whole number >= 1, got {value!r}.')
+            _check_sizes(value, place)
+        elif key in ('vision_cfg', 'text_cfg'):
+            raise ValueError(f"{place} must be a section of OpenCLIP's keys, got {value!r}.")
+        elif least and not listed and (type(value) is not int or value < least):
+            raise ValueError(f'{place} must be a whole number >= {least}, got {value!r}.')
     image, patch = config.get('image_size'), config.get('patch_size')
     if isinstance(image, int) and isinstance(patch, int) and image < patch:
         raise ValueError(f'{prefix}.image_size ({image}) is less than patch_size ({patch}).')
-    words = config.get('vocab_size', VOCABULARY)
-    if isinstance(words, int) and words < VOCABULARY:
-        raise ValueError(
-            f'{prefix}.vocab_size is {words}, but the tokenizer has {VOCABULARY} tokens.'
-        )
 
 
 def build_clip(model_name: str, pretrained: str | None, clip_config: dict | None) -> nn.Module:
