@@ -202,12 +202,11 @@ def restore_in_tiles(
             fixed = with_image_statistics(forward, image, tile=side, size_multiple=step)
         if fixed is None and net not in _warned:
             _warned.add(net)
-            hint = ', or use the same statistics for all tiles (--global-statistics)'
             logging.getLogger('basicsr').warning(
                 'Tiles change the results: %s uses statistics of the whole image, here those of '
-                'each tile, and seams may show. Leave tiles off where memory allows%s.',
+                'each tile, and seams may show. Leave tiles off where memory allows, or use the '
+                'same statistics for all where it marks them (--global-statistics).',
                 type(net).__name__,
-                hint if global_statistics is False else '',
             )
     return tiled_forward(
         fixed or forward, image, tile=tile, overlap=overlap, size_multiple=step, on_tile=on_tile
