@@ -11,6 +11,7 @@ check sums inside (they are ZIP archives) are compared.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ def iterations_of(states: Path) -> list[int]:
 
 def weights_of(models: Path, iteration: int) -> list[Path]:
     """Weight files in a folder that bear the number of a checkpoint."""
-    found = models.glob(f'net_*_{iteration}.pth')
-    return [p for p in found if p.stem.count('_') == 2]  # not net_g_best_LABEL.pth
+    name = re.compile(rf'net_[a-z]+_{iteration}\.pth')
+    return [p for p in models.glob('*.pth') if name.fullmatch(p.name)]
 
 
 @dataclass(frozen=True)
