@@ -164,7 +164,7 @@ def test_a_plain_kill_and_a_closed_pipe_are_no_success(monkeypatch):
     ('gpu', 'named', 'expected'),
     [
         (False, 'triton', 'torch (on the CPU, UNFOLDLDM_SCAN=triton only counts on a GPU)'),
-        (False, 'tritn', "unknown scan backend 'tritn'. Did you mean 'triton'?"),
+        (False, 'tritn', "UNFOLDLDM_SCAN: unknown value 'tritn'. Did you mean 'triton'?"),
         (True, '', 'triton (on the GPU)'),
         (True, 'mamba', "UNFOLDLDM_SCAN: scan backend 'mamba' is not usable here: no"),
     ],
