@@ -177,7 +177,7 @@ def test_doctor_shows_the_scan_backend_that_will_be_taken(monkeypatch, gpu, name
     monkeypatch.setattr(dispatch, '_why_not', lambda name: '' if name in usable else 'no')
     lines = list(doctor_command.check_device())
     assert expected in lines[-1].state
-    faulty = 'scan backend' in expected
+    faulty = 'UNFOLDLDM_SCAN: ' in expected
     fix = 'unset UNFOLDLDM_SCAN, or set it to one of: torch'
     assert lines[-1].fix.startswith(fix) if faulty else lines[-1].fix == ''
 
