@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +23,14 @@ from unfoldldm_basicsr.data.images import (
     write_picture,
 )
 from unfoldldm_basicsr.data.listing import find_images, left_out
+from unfoldldm_basicsr.pictures.drawing import save_picture
+from unfoldldm_basicsr.pictures.stages import trace_picture
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.restoring.tiling import TileError
 from unfoldldm_basicsr.weights.packaged import packaged_file
 
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_OF_ONE_IMAGE = (OSError, ValueError, RuntimeError, MemoryError)
 
 
 class Job(NamedTuple):
@@ -84,38 +87,29 @@ def run(args: argparse.Namespace) -> int:
     for job in jobs[:1]:  # before it is restored
         check_writable(job.outputs[0].parent)
 
-    failures: list[tuple[Path, str]] = []
-    total, stopped, start = len(jobs), None, time.perf_counter()
+    failures, restored, start = [], 0, time.perf_counter()
     log = logging.getLogger('basicsr')
-    with logging_redirect_tqdm([log]), tqdm(jobs, desc='restore', unit='image') as progress:
-        for number, job in enumerate(progress):
-            progress.set_postfix_str(job.source.name)
-            try:
-                restore_one(restorer, job, progress, keep_metadata=args.keep_metadata)
-            except KeyboardInterrupt as error:
-                stopped = error
-            except (OSError, ValueError, RuntimeError, MemoryError) as error:
-                if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
-                    stopped = error  # the next image would meet it too
-                else:
+    try:
+        with logging_redirect_tqdm([log]), tqdm(jobs, desc='restore', unit='image') as progress:
+            for job in progress:
+                progress.set_postfix_str(job.source.name)
+                try:
+                    restore_one(restorer, job, progress, keep_metadata=args.keep_metadata)
+                    restored += 1
+                except (KeyboardInterrupt, *_OF_ONE_IMAGE) as error:
+                    # after a full disk the next image would meet it too
+                    full = getattr(error, 'errno', None) in _DISK_IS_FULL
+                    if full or isinstance(error, KeyboardInterrupt):
+                        rest = f'The images from {job.source.name} on are not restored;'
+                        progress.write(f'{rest} --skip-existing goes on.')
+                        raise
                     failures.append((job.source, _reason(error)))
-            if stopped is not None:
-                jobs = jobs[:number]
-                break
-    how = f'on {restorer.device} with {Path(args.weights).name}'
-    print(
-        f'Restored {len(jobs) - len(failures)} of {total} images in'
-        f' {time.perf_counter() - start:.1f} s {how}: {args.output}'
-    )
-    for source, problem in failures:
-        print(f'failed: {problem if str(source) in problem else f"{source}: {problem}"}')
-    if stopped is not None:
-        rest = f'The images from {job.source.name} on are not restored; --skip-existing goes on.'
-        if isinstance(stopped, KeyboardInterrupt):
-            print(rest)
-            raise stopped
-        text = f'{job.outputs[0]}: cannot be written: {stopped.strerror}. {rest}'
-        raise OSError(text) from stopped
+    finally:
+        how = f'on {restorer.device} with {Path(args.weights).name}'
+        took = f'{time.perf_counter() - start:.1f} s'
+        print(f'Restored {restored} of {len(jobs)} images in {took} {how}: {args.output}')
+        for source, problem in failures:
+            print(f'failed: {problem if str(source) in problem else f"{source}: {problem}"}')
     return 1 if failures else 0
 
 
@@ -141,8 +135,6 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
 
     With --skip-existing an input that is named as the result of another is one of an earlier run.
     """
-    if Path(args.suffix).name != args.suffix:
-        raise ValueError(f'--suffix {args.suffix!r}: must not contain a folder.')
     images = [pair for source in args.input for pair in _images(source, args)]
     images = [*dict.fromkeys(images)]  # of a folder that was named twice
     file = _result_file(args.output, len(images) == 1 and args.input[0].is_file())
@@ -157,28 +149,26 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
         jobs.append(Job(image, (target, trace) if args.save_trace else (target,)))
 
     if args.skip_existing and args.suffix:
-        results = {_identity(path) for job in jobs for path in job.outputs}
-        earlier = {job for job in jobs if _identity(job.source) in results}
+        results = {_place(path) for job in jobs for path in job.outputs}
+        earlier = {job for job in jobs if _place(job.source) in results}
         if earlier:
             print(f'{len(earlier)} of the images are results of an earlier run and left out.')
         jobs = [job for job in jobs if job not in earlier]
-    inputs = {_identity(job.source): job.source for job in jobs}
-    planned = defaultdict(list)
+    inputs, made = {_place(job.source): job.source for job in jobs}, {}
     for job in jobs:
         for path in job.outputs:
-            if _identity(path) in inputs:
+            place = _place(path)
+            if place in inputs:
                 raise FileExistsError(
-                    f'{path}: would overwrite the input {inputs[_identity(path)]};'
+                    f'{path}: would overwrite the input {inputs[place]};'
                     f' choose another --output or a --suffix.'
                 )
-            planned[os.path.normcase(path.absolute())].append(job.source)
-    for path, images in planned.items():
-        if len(images) > 1:
-            raise ValueError(
-                f'{path}: would be the result of {len(images)} images'
-                f' ({", ".join(map(str, images))}). Rename one, or restore them one by one into'
-                f' different folders.'
-            )
+            if place in made:
+                raise ValueError(
+                    f'{path}: would be the result of {made[place]} and of {job.source}. Rename'
+                    f' one, or restore them one by one into different folders.'
+                )
+            made[place] = job.source
     return jobs
 
 
@@ -194,9 +184,6 @@ def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: 
     kept = {} if keep_metadata else {'exif': None, 'xmp': None}
     write_picture(job.outputs[0], dataclasses.replace(picture, pixels=restored, **kept))
     for target in job.outputs[1:]:
-        from unfoldldm_basicsr.pictures.drawing import save_picture
-        from unfoldldm_basicsr.pictures.stages import trace_picture
-
         trace, cropped = restorer.trace(picture.pixels)
         part = ' (middle of the image, one tile)' if cropped else ''
         note = f'{job.source.name}{part}, {type(restorer.net).__name__}, {restorer.name}'
@@ -226,11 +213,7 @@ def _images(source: Path, args: argparse.Namespace) -> list[tuple[Path, Path]]:
 
 def _result_file(output: Path, one: bool) -> Path | None:
     """The output if it names the result of the image, which must then be the only ``one``."""
-    if output.is_dir():
-        return None
-    if output.suffix.lower() not in EXTENSIONS:
-        if output.exists():
-            raise ValueError(f'--output {output}: is a file; give a folder.')
+    if output.is_dir() or output.suffix.lower() not in EXTENSIONS:
         return None
     if not one:
         raise ValueError(f'--output {output}: names one image; give a folder for several.')
@@ -241,17 +224,12 @@ def _result_file(output: Path, one: bool) -> Path | None:
     return output
 
 
-def _identity(path: Path) -> object:
-    """The same value for two names of one file: links, case-insensitive disks, ``..``."""
-    if os.path.exists(path):  # Path.exists() fails on names that are too long
-        status = path.stat()
-        if status.st_ino:
-            return status.st_dev, status.st_ino
-    return os.path.normcase(path.resolve())
+def _place(path: Path) -> str:
+    """The same text for two names of one file: links, case-insensitive systems, ``..``."""
+    return os.path.normcase(os.path.realpath(path))
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
-        where = f' ({error.filename2 or error.filename})' if error.filename else ''
-        return f'cannot be written: {error.strerror or error}{where}'
+        return f'cannot be written: {error}'
     return str(error) or type(error).__name__
