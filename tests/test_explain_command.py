@@ -302,5 +302,5 @@ def test_what_cannot_be_explained_or_written_is_refused(weights, tmp_path, monke
     assert mine.read_text() == 'mine'
     explain(clip, photo, out, '--overwrite')
     assert mine.read_text().startswith('stage,')
-    assert 'is a file; give a folder' in explain(clip, photo, mine, status=2)
+    assert 'img_0_steps.csv' in explain(clip, photo, mine, status=2)  # a file, no folder
     assert 'no.png: cannot be read' in explain(clip, tmp_path / 'no.png', out, status=2)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from unfoldldm_basicsr.commands.restore_command import restorer_of
+from unfoldldm_basicsr.common.files import refuse_existing
 from unfoldldm_basicsr.comparing.tables import write_csv
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures.drawing import save_picture
@@ -20,53 +21,42 @@ from unfoldldm_basicsr.restoring.explanation import can_explain, explain_vlunet,
 from unfoldldm_basicsr.restoring.restorer import Trace
 from unfoldldm_basicsr.weights.conditioning import AUTO
 
-VLUNET_FILES = (
-    'prompts.png', 'prompts.csv', 'steps.png', 'steps.csv', 'attention.png', 'attention.csv',
-)  # fmt: skip
-TRACE_FILES = ('trace.png', 'stages.csv')
-
 
 def run(args: argparse.Namespace) -> int:
     """Writes the pictures and tables and names them, none where one exists already."""
-    if args.output.exists() and not args.output.is_dir():
-        raise ValueError(f'--output {args.output}: is a file; give a folder.')
     original = read_picture(args.image).pixels
     image = reduce_image(original, args.max_size)
     restorer = restorer_of(args)
-    expected = VLUNET_FILES * can_explain(restorer) + TRACE_FILES * restorer.contract.can_trace
-    paths = {name: args.output / f'{args.image.stem}_{name}' for name in expected}
-    existing = [path for path in paths.values() if path.exists()]
-    if existing and not args.overwrite:
-        raise FileExistsError(
-            f'{existing[0]}: exists; choose another --output or pass --overwrite.'
-        )
     size = f'{image.shape[1]} x {image.shape[0]} pixels'
     if image.shape != original.shape:
         size += f', reduced from {original.shape[1]} x {original.shape[0]}'
     note = f'{args.image.name} ({size}), {type(restorer.net).__name__}, {restorer.name}'
     if args.degradation != AUTO:
         note += f", told '{args.degradation}'"
-    files, remark = {}, ''
+    files, remarks = {}, []
     if can_explain(restorer):
         found = explain_vlunet(restorer, image)
-        stages, attention, remark = found.stages, found.attention, found.attention_note
-        names = pd.Series([stage.name for stage in stages], name='stage')
-        weights = np.array([stage.weights for stage in stages], float)
-        steps = {
-            'channels': [stage.channels for stage in stages],
-            'height': [stage.residual.shape[0] for stage in stages],
-            'width': [stage.residual.shape[1] for stage in stages],
-            'mean_residual': [float(stage.residual.mean()) for stage in stages],
-            'mean_step': [float(stage.step.mean()) for stage in stages],
-        }
+        names = pd.Series([stage.name for stage in found.stages], name='stage')
+        weights = np.array([stage.weights for stage in found.stages], float)
+        steps = [
+            {
+                'stage': stage.name, 'channels': stage.channels,
+                'height': stage.residual.shape[0], 'width': stage.residual.shape[1],
+                'mean_residual': float(stage.residual.mean()),
+                'mean_step': float(stage.step.mean()),
+            }
+            for stage in found.stages
+        ]  # fmt: skip
         files['prompts.png'] = prompt_picture(found, note=note)
         files['prompts.csv'] = pd.DataFrame(weights, names, found.prompts).reset_index()
         files['steps.png'] = step_picture(found, note=note)
-        files['steps.csv'] = pd.DataFrame(steps, names).reset_index()
-        if attention is not None:
+        files['steps.csv'] = pd.DataFrame(steps)
+        if attention := found.attention:
             scores = {'before': attention.scores_before, 'after': attention.scores_after}
             files['attention.png'] = attention_picture(attention, note=note)
             files['attention.csv'] = pd.DataFrame({'text': attention.texts, **scores})
+        else:
+            remarks = [found.attention_note]
     if restorer.contract.can_trace:
         trace, _ = restorer.trace(image)
         files |= {'trace.png': trace_picture(trace, note=note), 'stages.csv': stage_table(trace)}
@@ -75,14 +65,15 @@ def run(args: argparse.Namespace) -> int:
             f'{restorer.name}: {type(restorer.net).__name__} has no unfolding stages to explain;'
             f' UnfoldLDM and VLU-Net have.'
         )
-    for name, content in files.items():
-        if isinstance(content, pd.DataFrame):
-            write_csv(content, paths[name])
+    files = {args.output / f'{args.image.stem}_{name}': made for name, made in files.items()}
+    for path in files:
+        refuse_existing(args.image, path, overwrite=args.overwrite)
+    for path, made in files.items():
+        if path.suffix == '.csv':
+            write_csv(made, path)
         else:
-            save_picture(paths[name], content)
-        print(paths[name])
-    if remark:
-        print(remark)
+            save_picture(path, made)
+    print(*files, *remarks, sep='\n')
     return 0
 
 
