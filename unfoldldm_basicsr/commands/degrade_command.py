@@ -10,12 +10,13 @@ import numpy as np
 from unfoldldm_basicsr.common.declaration import OptionError
 from unfoldldm_basicsr.common.files import refuse_existing
 from unfoldldm_basicsr.common.option_files import read_option_file
+from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.degradations import (
     DEGRADATIONS,
     ChainOptions,
     Degradation,
     DegradationChain,
-)
+)  # fmt: skip
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.pixels import center_crop, to_float, with_three_channels
 from unfoldldm_basicsr.options.aliases import translate
@@ -54,14 +55,13 @@ def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, D
     sections = options.get('datasets')
     if not isinstance(sections, Mapping):
         raise ValueError(f'{file}: datasets must be a section, got {sections!r}.')
-    if dataset is not None and dataset not in sections:
-        known = ', '.join(map(str, sections)) or 'none'
-        raise ValueError(f"{file}: no section '{dataset}' in datasets. There are: {known}.")
-    for name in sections if dataset is None else [dataset]:
-        parts, chains = [sections[name]], {}
-        if isinstance(sections[name], Mapping):
-            parts += sections[name].get('sets') or ()
-        for part in parts:
+    if dataset not in (None, *sections):
+        known = did_you_mean(dataset, sections)
+        raise ValueError(f"{file}: no section '{dataset}' in datasets.{known}")
+    for name, section in sections.items():
+        section = section if isinstance(section, Mapping) and dataset in (None, name) else {}
+        chains = {}
+        for part in (section, *(section.get('sets') or ())):
             if not isinstance(part, Mapping) or 'degradations' not in part:
                 continue
             try:
@@ -83,8 +83,14 @@ def contact_sheet(
     A degradation of fixed strength is shown in three random draws instead. Chains of several steps
     get one more row with three draws of the whole chain. ``image``: float32 H W 3, RGB, [0, 1].
     """
-    shown: list[tuple[str, dict[str, np.ndarray]]] = []  # heading; caption -> image
+    rows, captions = [], []
     draws = {f'draw {n}': [seed, n] for n in (1, 2, 3)}
+
+    def add(heading: str, cells: Mapping[str, np.ndarray]) -> None:
+        rows.append([image, *cells.values()])
+        decibels = (f'{caption}, {_decibels(cell, image)}' for caption, cell in cells.items())
+        captions.append([textwrap.fill(heading, 40), *decibels])
+
     for name, chain in chains.items():
         for step in chain.steps:
             if step.has_strengths:
@@ -95,18 +101,12 @@ def contact_sheet(
                 caption: step.apply(image, np.random.default_rng(start), **parameters)
                 for caption, (start, parameters) in drawn.items()
             }
-            shown.append((_describe(step, name if len(chains) > 1 else step.type), cells))
+            add(_describe(step, name if len(chains) > 1 else step.type), cells)
         if len(chain.steps) > 1:
             cells = {k: chain(image, np.random.default_rng(s)) for k, s in draws.items()}
-            shown.append((f'{name}: the whole chain', cells))
-    rows = [[image, *cells.values()] for _, cells in shown]
-    captions = [
-        [textwrap.fill(heading, 40), *(f'{k}, {_decibels(c, image)}' for k, c in cells.items())]
-        for heading, cells in shown
-    ]
-    return comparison_grid(
-        rows, [''] * 4, captions, cell_width=_CELL_WIDTH, footer=f'{title}. Left: the photo.'
-    )
+            add(f'{name}: the whole chain', cells)
+    footer = f'{title}. Left: the photo.'
+    return comparison_grid(rows, [''] * 4, captions, cell_width=_CELL_WIDTH, footer=footer)
 
 
 def _describe(step: Degradation, chain_name: str) -> str:
