@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 # What is needed, and which versions, is in the metadata of the installed package (setup.py).
@@ -41,7 +41,12 @@ class Line(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Prints what is found; returns 1 if something is broken."""
     faults = 0
-    for title, check in CHECKS.items():
+    for title, check in {
+        'Needed packages': check_required,
+        'This package': check_package,
+        'Device and selective scan': check_device,
+        'System': check_system,
+    }.items():
         print(title)
         for line in check():
             print(f'  {"FAULT" if line.fix else line.mark:<6}{line.name:<16} {line.state}')
@@ -105,13 +110,9 @@ def check_device() -> Iterator[Line]:
     for properties in map(torch.cuda.get_device_properties, gpus):
         yield Line('GPU', f'{properties.name}, {properties.total_memory / 2**30:.0f} GiB')
     if not on_gpu and shutil.which('nvidia-smi'):
-        built = f'built for CUDA {torch.version.cuda}' if torch.version.cuda else 'built for CPU'
-        yield Line(
-            'GPU',
-            f'torch ({built}) sees none, although nvidia-smi is there',
-            'run nvidia-smi: if it shows a GPU, install the torch build for that driver (see '
-            'pytorch.org, Get Started), or update the driver',
-        )
+        state = f'torch (CUDA: {torch.version.cuda or "none"}) sees none, nvidia-smi is there'
+        fix = 'if nvidia-smi shows a GPU: the torch build for its driver, or a newer driver'
+        yield Line('GPU', state, fix)
     elif not on_gpu:
         yield Line('GPU', 'none seen: everything runs on the CPU')
 
@@ -119,14 +120,15 @@ def check_device() -> Iterator[Line]:
     from unfoldldm_basicsr.ops.ss2d.dispatch import ENVIRONMENT
 
     states = describe_backends()
+    usable = [name for name, state in states.items() if state.startswith('usable')]
     for name, state in states.items():
-        yield Line(name, state, mark='ok' if state.startswith('usable') else '-')
+        yield Line(name, state, mark='ok' if name in usable else '-')
     named = os.environ.get(ENVIRONMENT, '').strip()
     try:
         taken = chosen_backend('cuda' if on_gpu else 'cpu')
     except ValueError as error:
-        usable = ', '.join(name for name, state in states.items() if state.startswith('usable'))
-        yield Line('taken', str(error), f'unset {ENVIRONMENT}, or set it to one of: {usable}')
+        fix = f'unset {ENVIRONMENT}, or set it to one of: {", ".join(usable)}'
+        yield Line('taken', str(error), fix)
         return
     # Only the CPU does not take what is named.
     note = f', {ENVIRONMENT}={named} only counts on a GPU' if named not in ('', taken) else ''
@@ -139,14 +141,6 @@ def check_system() -> Iterator[Line]:
         size = shutil.disk_usage('/dev/shm').total / 2**20
         fix = 'more shared memory (docker run --shm-size=8g), or num_worker_per_gpu: 0'
         yield Line('shared memory', f'{size:.0f} MiB', fix if size < 128 else '')
-
-
-CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
-    'Needed packages': check_required,
-    'This package': check_package,
-    'Device and selective scan': check_device,
-    'System': check_system,
-}
 
 
 def installed_version(distribution: str) -> str | None:
