@@ -1,15 +1,12 @@
 """What trainings and networks cost, all measured in turn in one process.
 
-    python -m unfoldldm_basicsr.comparing.measuring steps JOB.yml steps.csv
-    python -m unfoldldm_basicsr.comparing.measuring deployment JOB.yml deployment.csv
+    python -m unfoldldm_basicsr.comparing.measuring steps JOB.yml TABLE.csv
 
-JOB.yml: the arguments of :func:`steps` or :func:`deployment`.
+JOB.yml: the arguments of :func:`steps`, or of :func:`deployment`.
 """
 
 import ctypes
-import hashlib
 import inspect
-import json
 import math
 import platform
 import sys
@@ -29,7 +26,7 @@ import unfoldldm_basicsr  # noqa: F401
 from unfoldldm_basicsr.common.contract import image_channels, run_on_trial
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.common.registration import registered
-from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
+from unfoldldm_basicsr.comparing.tables import digest_of, write_csv
 
 # ---- training steps -------------------------------------------------------------------------
 
@@ -64,7 +61,7 @@ class Training:
         from basicsr.models import build_model
         from basicsr.utils.options import parse_options
 
-        self.key = key_of(options)
+        self.name, self.key = options['name'], key_of(options)
         file = root / f'{options["name"]}.yml'
         file.write_text(yaml.safe_dump(options, sort_keys=False), encoding='utf-8')
         sys.argv[1:] = ['-opt', str(file)]
@@ -94,9 +91,8 @@ class Training:
             self.step(iteration)
         if graphs is not None:
             step.graphs = graphs
-        name, digest = self.key
         return {
-            'run': name, 'options': digest, 'iteration': iteration,
+            'run': self.name, 'options': self.key, 'iteration': iteration,
             'seconds': math.inf, 'macs': counter.get_total_flops() // 2,
             'machine': machine(torch.get_num_threads()),
         }  # fmt: skip
@@ -142,18 +138,9 @@ def convolution_backward_flops(
     return forward * sum(output_mask[:2])
 
 
-def key_of(options: Mapping[str, Any]) -> tuple[str, str]:
-    """Name of a training, and a hash of its options without paths."""
-    kept = {key: value for key, value in options.items() if key != 'path'}
-    text = json.dumps(kept, sort_keys=True)
-    return options['name'], hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def mean_steps(file: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """:func:`key_of` -> mean ``seconds`` and ``macs`` of an iteration, as far as measured."""
-    if not file.exists():
-        return {}
-    return read_csv(file).groupby(['run', 'options'])[['seconds', 'macs']].mean().T.to_dict()
+def key_of(options: Mapping[str, Any]) -> str:
+    """A hash of the options of a training without paths."""
+    return digest_of({key: value for key, value in options.items() if key != 'path'})
 
 
 # ---- networks in use ------------------------------------------------------------------------
@@ -230,14 +217,9 @@ def process_memory(field: str) -> float:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Adds the steps of a job to a table, or writes the table of deployment."""
-    kind, job, output = argv[0], read_option_file(Path(argv[1])), Path(argv[2])
-    if kind == 'deployment':
-        del job['machine']  # which it is measured on
-        write_csv(deployment(**job), output)
-        return
-    known = [read_csv(output)] if output.exists() else []
-    write_csv(pd.concat([*known, steps(**job)]), output)
+    """Writes the table of a job."""
+    measure = {'steps': steps, 'deployment': deployment}[argv[0]]
+    write_csv(measure(**read_option_file(Path(argv[1]))), Path(argv[2]))
 
 
 if __name__ == '__main__':

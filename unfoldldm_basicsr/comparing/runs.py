@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
-from unfoldldm_basicsr.comparing.measuring import key_of, mean_steps
+from unfoldldm_basicsr.comparing.measuring import key_of
+from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 from unfoldldm_basicsr.comparing.task import COMMON, LATEST, Task
 from unfoldldm_basicsr.comparing.testing import data_files
 from unfoldldm_basicsr.comparing.workspace import Workspace
@@ -61,7 +64,7 @@ class Run:
         return int(self.options['train']['total_iter'])
 
 
-def read_run(path: Path, root: Path) -> tuple[Run, ...]:
+def read_run(path: Path, root: Path) -> list[Run]:
     """A run by its folder, or its name below ``experiments``, after the runs it started from.
 
     Raises ValueError: no such run, or it has no option file.
@@ -76,40 +79,31 @@ def read_run(path: Path, root: Path) -> tuple[Run, ...]:
     return runs
 
 
-def _runs_of(folder: Path) -> tuple[Run, ...]:
-    for file in sorted(folder.glob('*.yml')):
-        options = _as_started(file)
-        if 'train' in options and options.get('name') == folder.name:
-            weights = [
-                Path(value).expanduser()
-                for key, value in (options.get('path') or {}).items()
-                if key.startswith('pretrain_network') and isinstance(value, str)
-            ]
-            earlier = [
-                run
-                for before in (file.parent.parent for file in weights)
-                for run in _runs_of(before) or _runs_of(folder.parent / before.name)
-            ]
-            return (*earlier, Run(folder, options))
-    return ()
+def _runs_of(folder: Path) -> list[Run]:
+    files = map(_as_started, sorted(folder.glob('*.yml')))
+    options = next((o for o in files if 'train' in o and o.get('name') == folder.name), None)
+    if options is None:
+        return []
+    runs = []
+    for key, value in (options.get('path') or {}).items():
+        if key.startswith('pretrain_network') and isinstance(value, str):
+            before = Path(value).expanduser().parent.parent
+            runs += _runs_of(before) or _runs_of(folder.parent / before.name)
+    return [*runs, Run(folder, options)]
 
 
 def _as_started(file: Path) -> dict[str, Any]:
-    """The options in the copy that a run keeps of its file, with what its command line changed.
-
-    Copies of plain BasicSR and of earlier versions may hold a line that cannot be taken apart.
-    """
+    """The options in the copy that a run keeps of its file, with what its command line changed."""
     written, text = read_option_file(file), file.read_text(encoding='utf-8')
     options = deepcopy(written)
     try:
         words = shlex.split(text.partition('# CMD:\n# ')[2].partition('\n')[0])
-        if any(word.partition('=')[0] in ('--force_yml', '--debug') for word in words):
-            args, _ = build_parser().parse_known_args(['-opt', str(file), *words[1:]])
-            apply_overrides(options, args.force_yml or [])
-            if args.debug:
-                options['name'] = f'debug_{str(options.get("name")).removeprefix("debug_")}'
-    except ValueError:
+        args, _ = build_parser().parse_known_args(['-opt', str(file), *words[1:]])
+        apply_overrides(options, args.force_yml or [])
+    except ValueError:  # plain BasicSR writes the line so that not all can be taken apart
         return written
+    if args.debug:
+        options['name'] = f'debug_{str(options.get("name")).removeprefix("debug_")}'
     return options
 
 
@@ -145,11 +139,11 @@ def check_equal(task: Task) -> None:
 
 def check_runs(runs: Sequence[Run], allow: Sequence[str]) -> None:
     """Raises ValueError where finished runs differ outside the allow-list."""
+    found = []
+    for run in runs[1:]:
+        found += _differing(run.name, run.options, runs[0].name, runs[0].options, allow)
     remedy = 'Where that is meant, name the keys after --allow; the report then says so.'
-    found = (
-        _differing(run.name, run.options, runs[0].name, runs[0].options, allow) for run in runs[1:]
-    )
-    refuse(chain.from_iterable(found), 'these runs are not comparable:', remedy)
+    refuse(found, 'these runs are not comparable:', remedy)
 
 
 def _differing(
@@ -186,14 +180,11 @@ def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
     refuse(line for test in tests for line in option_problems(test, False))
     sides = [side for side in task.sides if side.phases and side.trained_as == side.name]
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        provisional = [
-            [
-                Run(root, task.options(side, phase, _PROVISIONAL, _MEASURED_SEED, root))  # no run
-                for phase in range(len(side.phases))
-            ]
-            for side in sides
-        ]
+        root, provisional = Path(scratch), []
+        for side in sides:
+            phases = range(len(side.phases))
+            options = [task.options(side, n, _PROVISIONAL, _MEASURED_SEED, root) for n in phases]
+            provisional.append([Run(root, own) for own in options])
         measured = with_costs(provisional, root, place)
     budget, runs = task.settings.budget, {}
     for seed, (side, phases) in product(task.settings.seeds, zip(sides, measured, strict=True)):
@@ -212,12 +203,13 @@ def check_data(runs: Sequence[Run], place: Workspace) -> None:
     """Raises ValueError: the images to train on are others than those of a run that is there."""
     data = runs[0].options['datasets']['train']
     files = {str(file): file.stat().st_size for file in data_files(data)}  # name -> bytes
-    known, begun = place.option_file('training_data'), [r for r in runs if r.folder.exists()]
-    if begun and known.exists() and read_option_file(known) != files:
-        raise ValueError(
-            f'datasets.train: its files are others than when {begun[0].folder} was trained: give '
-            'the comparison another name, or remove that folder.'
-        )
+    known = place.folder / 'options' / 'training_data.yml'
+    if known.exists() and read_option_file(known) != files:
+        for run in (run for run in runs if run.folder.exists()):
+            raise ValueError(
+                f'datasets.train: its files are others than when {run.folder} was trained: give '
+                'the comparison another name, or remove that folder.'
+            )
     place.write_options('training_data', files)
 
 
@@ -230,32 +222,27 @@ def _problems(run: Run) -> list[str]:
         f'{run.folder}: was trained with {key} {before!r}, now {now!r}: give the comparison '
         'another name, or remove that folder.'
         for key, before, now in differences(_as_started(file), run.options)
-        if not _moved(before, now)
+        # weights of a project that was moved have the same place in it
+        if not (key.startswith('path.') and str(before).split('/')[-4:] == str(now).split('/')[-4:])
     ]
-
-
-def _moved(before: object, now: object) -> bool:
-    """Whether these are weights of one run in a project that was moved or copied."""
-    if not (isinstance(before, str) and isinstance(now, str)):
-        return False
-    place = Path(now).parts[-4:]
-    return place[:1] == ('experiments',) and Path(before).parts[-4:] == place
 
 
 def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) -> list[list[Run]]:
     """Trainings (of each side its phases) with seconds and multiply-accumulates of an iteration;
     what ``steps.csv`` of the ``place`` lacks is measured below ``scratch``.
     """
-    table = place.folder / 'steps.csv'
-    known = mean_steps(table)
+    file = place.folder / 'steps.csv'
+    tables = [read_csv(file)] if file.exists() else []
+    known = {key for table in tables for key in table['options']}
     missing = [runs for runs in sides if any(key_of(run.options) not in known for run in runs)]
     if missing:
         options = [run.options for runs in missing for run in runs]
         refuse(line for opt in options for line in option_problems(opt))
         place.say(f'Measuring the steps of {len(options)} trainings in turn ...')
-        place.measure('steps', {'root': str(scratch), 'runs': options})
-        known = mean_steps(table)
-    return [[replace(run, **known[key_of(run.options)]) for run in runs] for runs in sides]
+        tables.append(place.measure('steps', {'root': str(scratch), 'runs': options}))
+        write_csv(pd.concat(tables), file)
+    means = pd.concat(tables).groupby('options')[['seconds', 'macs']].mean().T
+    return [[replace(run, **means[key_of(run.options)]) for run in runs] for runs in sides]
 
 
 def train(runs: Sequence[Run], place: Workspace) -> None:

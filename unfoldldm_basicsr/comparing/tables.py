@@ -1,6 +1,10 @@
 """Result tables: a data frame as CSV for programs, Markdown for people, LaTeX for papers."""
 
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
@@ -23,6 +27,20 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 def read_csv(path: Path) -> pd.DataFrame:
     """Reads what :func:`write_csv` wrote."""
     return pd.read_csv(path, dtype=TEXTS, encoding_errors='surrogateescape')
+
+
+def digest_of(options: Any) -> str:
+    """A hash of options, for a column ``options`` that says what a row was made with."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def made_once(path: Path, options: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table at ``path`` if it was made with these options, else what ``make`` gives."""
+    digest = digest_of(options)
+    if not path.exists() or {*read_csv(path).get('options', ())} != {digest}:
+        path.unlink(missing_ok=True)  # until it is made again
+        write_csv(make().assign(options=digest), path)
+    return read_csv(path).drop(columns='options')
 
 
 def markdown(frame: pd.DataFrame, note: str) -> str:

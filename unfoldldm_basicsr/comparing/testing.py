@@ -18,7 +18,7 @@ from basicsr.utils import tensor2img
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
+from unfoldldm_basicsr.comparing.tables import made_once
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.data.listing import find_images
 from unfoldldm_basicsr.pictures.drawing import save_picture
@@ -41,16 +41,17 @@ def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.D
     Returns a row for each image: ``set``, ``image``, ``input`` (hash of the degraded image),
     metrics, and those of the degraded image.
     """
-    name, files = options['name'], _files(options)
-    table, test = place.folder / 'images' / f'{name}.csv', f'test_{name}'
+    name = options['name']
+    table = place.folder / 'images' / f'{name}.csv'
     shown = place.folder / 'restored' if pictures else None
-    unlike = table.exists() and set(read_csv(table).get('files', ())) != {files}
-    if unlike or (shown and not (shown / name).is_dir()):
+    if shown and not (shown / name).is_dir():
         table.unlink(missing_ok=True)
-    if not place.has(table, test, options):
-        rows = pd.DataFrame(_rows(options, place.option_file(test), shown))
-        write_csv(rows.assign(files=files), table)
-    return read_csv(table).drop(columns='files')
+
+    def test() -> pd.DataFrame:
+        file = place.write_options(f'test_{name}', options)
+        return pd.DataFrame(_rows(options, file, shown))
+
+    return made_once(table, [options, _files(options)], test)
 
 
 def _files(options: Mapping[str, Any]) -> str:
@@ -104,20 +105,13 @@ def restoring(
     from basicsr.models import build_model
     from basicsr.utils.options import parse_options
 
-    if 'classical' in options:
-        method = CLASSICAL[options['classical']]
-        return lambda _data, _index, batch: method(batch['lq'])
     if 'model_type' not in options:
-        restorer = Restorer(options['path']['pretrain_network_g'])
-        return lambda _data, _index, batch: restorer.restore_tensor(batch['lq'])
-    logger = logging.getLogger('basicsr')
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+        weights, method = options['path']['pretrain_network_g'], options.get('classical')
+        call = CLASSICAL[method] if method else Restorer(weights).restore_tensor
+        return lambda _data, _index, batch: call(batch['lq'])
     sys.argv[1:] = ['-opt', str(file)]
     opt, _ = parse_options(str(file.parent.parent / 'unused'), is_train=False)
     model = build_model(opt)
-    logger.setLevel(level)
-
     extras = getattr(model, 'validation_extras', lambda *_: {})  # BasicSR's own models have none
 
     def restore(data: Dataset, index: int, batch: dict) -> Tensor:

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.common.option_files import read_option_file
+from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.training.resume import plain
 
 
@@ -29,28 +30,19 @@ class Workspace:
     threads: int
     say = staticmethod(partial(print, flush=True))  # a log file shows at once what is going on
 
-    def option_file(self, name: str) -> Path:
-        return self.folder / 'options' / f'{name}.yml'
-
     def write_options(self, name: str, options: Mapping[str, Any]) -> Path:
         copies = plain(options)  # else YAML names what is there twice by anchors
         text = yaml.safe_dump(copies, sort_keys=False, allow_unicode=True)
-        write_bytes_atomic(self.option_file(name), text.encode())
-        return self.option_file(name)
+        file = self.folder / 'options' / f'{name}.yml'
+        write_bytes_atomic(file, text.encode())
+        return file
 
-    def has(self, table: Path, name: str, options: Mapping[str, Any]) -> bool:
-        """Whether there is a table made with these options; else writes them, and removes it."""
-        file = self.option_file(name)
-        if table.exists() and file.exists() and read_option_file(file) == options:
-            return True
-        table.unlink(missing_ok=True)  # until it is made again
-        self.write_options(name, options)
-        return False
-
-    def measure(self, kind: str, job: Mapping[str, Any]) -> None:
-        """Runs :mod:`.measuring` in a process of its own; its table is ``KIND.csv``."""
-        files = self.write_options(kind, job), self.folder / f'{kind}.csv'
-        self.call(['-m', 'unfoldldm_basicsr.comparing.measuring', kind, *files], log=kind)
+    def measure(self, kind: str, job: Mapping[str, Any]) -> pd.DataFrame:
+        """The table of a function of :mod:`.measuring`, run in a process of its own."""
+        file = self.write_options(kind, job)
+        table = file.with_suffix('.csv')
+        self.call(['-m', 'unfoldldm_basicsr.comparing.measuring', kind, file, table], log=kind)
+        return read_csv(table)
 
     def call(self, arguments: Sequence[str | Path], log: str) -> None:
         """Runs Python in a process of its own, with its output in ``logs/LOG.txt``;
