@@ -252,7 +252,7 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     assert other['net_g_latest']['psnr_y'] == wide
     other = weights.parents[2] / 'tiny_iterations8_small_seed3' / 'models' / weights.name
     output_of(*finished, '--runs', other, weights)  # called alike
-    runs = {f'tiny_iterations8_{name}_seed3_models_net_g_latest' for name in ('small', 'wide')}
+    runs = {f'tiny_iterations8_{name}_seed3_models_net_g_latest.pth' for name in ('small', 'wide')}
     assert by_side(root / 'results' / 'runs' / 'quality.csv').keys() == {'degraded', *runs}
     run = ['--runs', 'tiny_iterations8_small_seed3']
     for words, message in (
@@ -363,7 +363,7 @@ def test_cost_is_that_of_the_fastest_round_and_of_what_is_deployed(monkeypatch):
 def test_files_of_one_name_are_told_apart():
     files = [Path('/r/A/net_g.pth'), Path('/r/B/net_g.pth'), Path('/r/x.pth'), Path('/r/x.st')]
     names = [*named_files([*files, Path('/q/y.pth')]).values()]
-    assert names == ['A_net_g', 'B_net_g', 'x.pth', 'x.st', 'y']
+    assert names == ['A_net_g.pth', 'B_net_g.pth', 'x.pth', 'x.st', 'y']
 
 
 def test_what_is_told_to_stop_is_waited_for(tmp_path, request):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import unfoldldm_basicsr
 from unfoldldm_basicsr.commands.arguments import COMMANDS
 from unfoldldm_basicsr.common.process import import_packages
+from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             unfoldldm_basicsr.register()
+            load_data_only()
         except ImportError:
             if args.command != 'doctor':  # which says how to mend it
                 raise

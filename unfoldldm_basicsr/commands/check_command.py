@@ -5,7 +5,6 @@ import sys
 
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
-from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.preflight import examine, project_hint
 from unfoldldm_basicsr.options.run import Report, is_training
 
@@ -14,7 +13,6 @@ SIZE = 256  # of the image that the operations are counted for
 
 def run(args: argparse.Namespace) -> int:
     """Prints one line per correct file, and every problem of the others (status 2)."""
-    load_data_only()
     failed, hint = False, ''
     for file in args.opt:
         try:

@@ -8,7 +8,6 @@ import yaml
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.common.option_files import OptionLoader, read_option_file
-from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.aliases import Note, translate
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.options.run import is_training
@@ -31,7 +30,6 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'{args.output} exists: name a new file.')
     else:
         write_bytes_atomic(args.output, text.encode())
-    load_data_only()  # networks are built now
     for problem in preflight(options, args.file, is_training(options), here=False):
         print(problem, file=sys.stderr)
     return 0

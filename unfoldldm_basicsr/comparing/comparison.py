@@ -20,10 +20,9 @@ from unfoldldm_basicsr.comparing import runs as trainings
 from unfoldldm_basicsr.comparing import task as tasks
 from unfoldldm_basicsr.comparing.measuring import deployed, machine
 from unfoldldm_basicsr.comparing.report import Entry, build
-from unfoldldm_basicsr.comparing.tables import read_csv
+from unfoldldm_basicsr.comparing.tables import made_once, read_csv
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
 from unfoldldm_basicsr.comparing.workspace import Workspace
-from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.restoring import Restorer
 
 UNITS = {
@@ -43,7 +42,6 @@ DIFFERING = 'allowed to differ besides network, optimiser and schedule'
 
 def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[str]) -> str:
     """Trains, tests and reports; returns one line that says where the report is."""
-    load_data_only()
     task = tasks.read_task(folder, overrides, only)
     settings = task.settings
     metrics_of(task.common)  # before anything is trained
@@ -73,7 +71,6 @@ def compare_finished(
 
     Raises ValueError: no such run, runs that are not comparable, or no test set.
     """
-    load_data_only()
     place = Workspace(root, folder, settings.threads)
     files = [Path(name).resolve() for name in names if Path(name).is_file()]
     runs = [trainings.read_run(Path(name), root) for name in names if not Path(name).is_file()]
@@ -119,27 +116,22 @@ def compare_finished(
         return _finish(entries, settings, words, place)
 
 
-def named_files(files: Sequence[Path]) -> dict[Path, str]:
+def named_files(files: Iterable[Path]) -> dict[Path, str]:
     """Weight files and their names in a report; where some are called alike, with their folders."""
-    names = {}
-    for file in dict.fromkeys(files):
-        alike = {other for other in files if other.stem == file.stem}
-        place = file.relative_to(os.path.commonpath([other.parent for other in alike]))
-        ending = place.suffix if len({other.parent for other in alike}) < len(alike) else ''
-        name = place.with_suffix(ending) if len(alike) > 1 else file.stem
-        names[file] = str(name).replace(os.sep, '_')
+    names = {file: file.stem for file in files}
+    for file, name in names.items():
+        alike = [other for other in names if other.stem == file.stem]
+        above = os.path.commonpath([other.parent for other in alike])
+        names[file] = '_'.join(file.relative_to(above).parts) if len(alike) > 1 else name
     return names
 
 
 def _finish(
-    entries: Sequence[Entry],
-    settings: tasks.CompareOptions,
-    words: Mapping[str, str],
+    entries: Sequence[Entry], settings: tasks.CompareOptions, words: Mapping[str, str],
     place: Workspace,
-) -> str:
-    metrics, reference = metrics_of(entries[0].tests[0]), settings.reference
+) -> str:  # fmt: skip
+    metrics, scores = metrics_of(entries[0].tests[0]), {}
     torch.set_num_threads(place.threads)
-    scores = {}
     for entry in entries:
         for seed, test in zip(entry.seeds, entry.tests, strict=True):
             place.say(f'Testing {test["name"]} ...')
@@ -154,7 +146,8 @@ def _finish(
         '8 bit', 'version': f'unfoldldm_basicsr {__version__}', 'machine': machines(place),
         'cost': COST_NOTE,
     }  # fmt: skip
-    build(place.folder, entries, scores, {**words, **own}, costs, metrics, reference)
+    protocol = {**words, **own}
+    build(place.folder, entries, scores, protocol, costs, metrics, settings.reference)
     return f'Report: {place.folder / "report.md"}'
 
 
@@ -164,12 +157,9 @@ def deployment_costs(
     """Parameters, MACs, latency and memory of every network at every size."""
     networks = {entry.name: deployed(entry.tests[0]['network_g']) for entry in entries}
     networks = {name: network for name, network in networks.items() if network}
-    job = {'networks': networks, 'sizes': list(sizes), 'threads': place.threads}
-    job['machine'] = machine(place.threads)  # else costs of another one would be taken for its own
-    table = place.folder / 'deployment.csv'
-    if not place.has(table, 'deployment', job):
-        place.measure('deployment', job)
-    costs = read_csv(table)
+    job = {'networks': networks, 'sizes': sizes, 'threads': place.threads}
+    table, made_with = place.folder / 'deployment.csv', [job, machine(place.threads)]
+    costs = made_once(table, made_with, lambda: place.measure('deployment', job))
     counted = [network_cost(networks[row.side], row.size) for row in costs.itertuples(index=False)]
     costs.insert(2, 'params_M', [cost.params / 1e6 for cost in counted])
     costs.insert(3, 'GMACs', [cost.macs / 1e9 for cost in counted])

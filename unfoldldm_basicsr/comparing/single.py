@@ -16,7 +16,6 @@ from unfoldldm_basicsr.comparing.tables import markdown, read_csv, write_csv
 from unfoldldm_basicsr.comparing.task import TestOptions, options_of_test, test_sets
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
 from unfoldldm_basicsr.comparing.workspace import Workspace
-from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.pictures import plots
 
 PRIORS = ('generated', 'null', 'shuffled', 'oracle')
@@ -36,7 +35,6 @@ _FIGURE = re.compile(r'\b([A-Za-z_][\w/]*): (-?\d+\.\d+e[+-]\d+)')
 
 def report(path: Path, root: Path, folder: Path | None) -> str:
     """Writes curves, tables and a page about one run, by its folder or its name; says where."""
-    load_data_only()
     *_, run = read_run(path, root)
     place = Workspace(root, folder or root / 'results' / f'report_{run.name}', threads=1)
     tables = {'validation': validations, 'stages': stages, 'log': log}
