@@ -57,15 +57,14 @@ class Entry:
     runs: Sequence[Sequence[Run]]
 
 
+Scores = Mapping[tuple[str, int], pd.DataFrame]
+Metrics = Mapping[str, Mapping[str, Any]]
+
+
 def build(
-    folder: Path,
-    entries: Sequence[Entry],
-    scores: Mapping[tuple[str, int], pd.DataFrame],
-    protocol: Mapping[str, str],
-    costs: pd.DataFrame,
-    metrics: Mapping[str, Mapping[str, Any]],
-    reference: str | None = None,
-) -> None:
+    folder: Path, entries: Sequence[Entry], scores: Scores, protocol: Mapping[str, str],
+    costs: pd.DataFrame, metrics: Metrics, reference: str | None = None,
+) -> None:  # fmt: skip
     """Writes all files of a report to ``folder``.
 
     Args:
@@ -95,8 +94,10 @@ def build(
             write_csv(table, folder / f'{name}.csv')
         if len(table) and name in ('quality', 'differences', 'costs'):
             write_bytes_atomic(folder / f'{name}.tex', latex(table).encode())
-    metric = next(iter(metrics))
-    _plots(folder, tables, entries, reference, metric)
+    metric, style = next(iter(metrics)), plots.looks(entry.title for entry in entries)
+    base = next((e.title for e in entries if e.name == reference), entries[0].title)
+    _curves(folder, tables['curves'], metric, style)
+    _plots(folder, tables, metric, style, base)
     _crops(folder, images, entries, metric)
     write_bytes_atomic(folder / 'report.md', render(folder).encode(errors='backslashreplace'))
 
@@ -104,7 +105,7 @@ def build(
 # ---- tables -----------------------------------------------------------------------------------
 
 
-def image_table(scores: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
+def image_table(scores: Scores) -> pd.DataFrame:
     """A row for each side, seed and image; checks that all saw the same degraded images."""
     first = next(iter(scores.values()))
     for (title, _), table in scores.items():
@@ -144,10 +145,7 @@ def by_image(images: pd.DataFrame, name: str, metric: str) -> pd.DataFrame:
 
 
 def difference_table(
-    images: pd.DataFrame,
-    entries: Sequence[Entry],
-    metrics: Mapping[str, Mapping[str, Any]],
-    reference: str | None,
+    images: pd.DataFrame, entries: Sequence[Entry], metrics: Metrics, reference: str | None
 ) -> pd.DataFrame:
     """Every side against the reference, or every pair: paired by image, mean over seeds."""
     base = [entry for entry in entries if entry.name == reference]
@@ -201,38 +199,37 @@ def curve_table(entry: Entry) -> pd.DataFrame:
 # ---- pictures ---------------------------------------------------------------------------------
 
 
-def _plots(
-    folder: Path,
-    tables: Mapping[str, pd.DataFrame],
-    entries: Sequence[Entry],
-    reference: str | None,
-    metric: str,
-) -> None:
-    """All plots are of the first test set (curves: of the first validation set)."""
-    style, lines = plots.looks(entry.title for entry in entries), tables['curves']
+def _curves(folder: Path, lines: pd.DataFrame, metric: str, style: Mapping[str, dict]) -> None:
+    """Validations on the first validation set."""
     if len(lines):  # Phase I reports its metrics as oracle_psnr
         lines = lines[lines['metric'].isin([metric, *(f'{prior}_{metric}' for prior in PRIORS)])]
-    if len(lines):  # other networks (VLU-Net's embedding) have no such metric
-        lines = lines[lines['set'] == lines['set'].iloc[0]]
-        note = f'{lines["set"].iloc[0]}; mean of seeds; hollow: prior taken from the truth'
-        means = lines.groupby(['side', 'phase', 'iteration', 'metric'], sort=False)
-        means = means[['seconds', 'value']].mean().reset_index()
-        means['hollow'] = means['metric'].str.startswith('oracle')
-        for key, label in (('iteration', 'iterations'), ('seconds', 'seconds of training steps')):
-            with plots.figure(
-                folder / f'quality_over_{key}.png', label, f'{metric} in validation', note
-            ) as axes:
-                plots.curves(axes, means, key, style)
+    if lines.empty:  # other networks (VLU-Net's embedding) have no such metric
+        return
+    lines = lines[lines['set'] == lines['set'].iloc[0]]
+    note = f'{lines["set"].iloc[0]}; mean of seeds; hollow: prior taken from the truth'
+    means = lines.groupby(['side', 'phase', 'iteration', 'metric'], sort=False)
+    means = means[['seconds', 'value']].mean().reset_index()
+    means['hollow'] = means['metric'].str.startswith('oracle')
+    for key, x in (('iteration', 'iterations'), ('seconds', 'seconds of training steps')):
+        file = folder / f'quality_over_{key}.png'
+        with plots.figure(file, x, f'{metric} in validation', note) as axes:
+            plots.curves(axes, means, key, style)
+
+
+def _plots(
+    folder: Path, tables: Mapping[str, pd.DataFrame], metric: str, style: Mapping[str, dict],
+    base: str,
+) -> None:  # fmt: skip
+    """Quality against cost, and image by image, on the first test set."""
     name, costs = tables['images']['set'].iloc[0], tables['costs']
     quality = tables['quality'][tables['quality']['set'] == name]
-    names = {metric: 'value', f'{metric} spread': 'spread'}
+    quality = quality.rename(columns={metric: 'value', f'{metric} spread': 'spread'})
     size = costs['size'].iloc[0]
-    table = costs[costs['size'] == size].merge(quality.rename(columns=names), on='side')
+    table = costs[costs['size'] == size].merge(quality, on='side')
     note = f'{name}; cost at {size} x {size}; bars: spread of the seeds'
-    for key, label in (('GMACs', 'GMACs'), ('latency_ms', 'latency in ms')):
-        with plots.figure(folder / f'quality_against_{key}.png', label, metric, note) as axes:
+    for key, x in (('GMACs', 'GMACs'), ('latency_ms', 'latency in ms')):
+        with plots.figure(folder / f'quality_against_{key}.png', x, metric, note) as axes:
             plots.points(axes, table, key, style)
-    base = next((e.title for e in entries if e.name == reference), entries[0].title)
     scores = by_image(tables['images'], name, metric).drop(columns=DEGRADED)
     if len(scores.columns) > 1:
         words = f'{metric} of {base}', f'{metric} minus that of\n{base}'  # names of runs are long

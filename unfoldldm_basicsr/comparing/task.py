@@ -23,6 +23,7 @@ from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 COMMON, ROWS = 'common.yml', 'rows.yml'
 LATEST = Path('models', 'net_g_latest.pth')  # in the folder of a run
 SHARE = re.compile(r'\s*(\d+(?:\.\d+)?)\s*%\s*')
+Section = Mapping[str, Any]  # of an option file
 
 
 class BudgetOptions(Options):
@@ -115,7 +116,7 @@ class Side:
 
     name: str
     file: SideOptions
-    phases: tuple[Mapping[str, Any], ...]
+    phases: tuple[Section, ...]
     trained_as: str
 
     @property
@@ -135,7 +136,7 @@ class Task:
     folder: Path
     name: str
     settings: CompareOptions
-    common: Mapping[str, Any]
+    common: Section
     sides: tuple[Side, ...]
 
     @property
@@ -151,7 +152,7 @@ class Task:
             part = f'_phase{phase + 1}' if len(side.phases) > 1 else ''
             return f'{self.label}_{side.trained_as}_seed{seed}{part}'
 
-        before = str(weights_of(root, name(phase - 1))) if phase else None
+        before = str(root / 'experiments' / name(phase - 1) / LATEST) if phase else None
         options = resolved(side.phases[phase], iterations, before)
         data = {k: v for k, v in options['datasets'].items() if not k.startswith('test')}
         options |= {'manual_seed': seed, 'datasets': data}
@@ -165,17 +166,14 @@ class Task:
             own = {'classical': side.file.classical, 'val': self.common['val']}
             return options_of_test(side.name, own, test_sets(self.common))
         options = self.options(side, len(side.phases) - 1, 100, seed, root)
-        weights = weights_of(root, options['name'])
+        weights = root / 'experiments' / options['name'] / LATEST
         return options_of_test(name, options, test_sets(self.common), weights, side.file.test)
 
 
 def options_of_test(
-    name: str,
-    options: Mapping[str, Any],
-    sets: Mapping[str, Any],
-    weights: Path | None = None,
+    name: str, options: Section, sets: Section, weights: Path | None = None,
     changes: TestOptions = TestOptions(),  # noqa: B008  (immutable)
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """The option file of a test with these ``sets``.
 
     ``options`` are those of the training of the weights, or ``classical`` and ``val`` alone.
@@ -197,16 +195,11 @@ def options_of_test(
     }
 
 
-def test_sets(options: Mapping[str, Any]) -> dict[str, Any]:
+def test_sets(options: Section) -> dict[str, Any]:
     """The test sets of an option file, else its validation sets; none that is taken away (~)."""
     data = options.get('datasets') or {}
     tests = {key: value for key, value in data.items() if key.startswith('test') and value}
     return tests or {key: value for key, value in data.items() if key.startswith('val') and value}
-
-
-def weights_of(root: Path, run: str) -> Path:
-    """The file that a training writes at its very end."""
-    return root / 'experiments' / run / LATEST
 
 
 def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] = ()) -> Task:
@@ -228,8 +221,6 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
             check_known(base, files.keys() - {side}, f'{folder / side}.yml: of')
             files[side] = merged(files[base], {'title': side} | values)
     file = place / COMMON
-    if not file.is_file():
-        raise ValueError(f'{place}: no {COMMON} there; a comparison is a folder of option files.')
     common = read_option_file(file)
     named = common.get('name')
     apply_overrides(common, overrides)
@@ -272,7 +263,7 @@ def _ablation(folder: Path) -> tuple[str, Path, dict[str, dict], str]:
     return f'ablate_{folder.resolve().name}', place, files, options.base
 
 
-def _side(name: str, values: Mapping[str, Any], common: Mapping[str, Any], folder: Path) -> Side:
+def _side(name: str, values: Section, common: Section, folder: Path) -> Side:
     own = dict(values)
     mine = {key: own.pop(key) for key in SideOptions.model_fields if key in own}
     file = read(SideOptions, mine, f'{folder}: {name}')
@@ -286,12 +277,10 @@ def _side(name: str, values: Mapping[str, Any], common: Mapping[str, Any], folde
         for key, by in (('manual_seed', 'seeds'), ('train.total_iter', 'budget')):
             if key in keys:
                 raise ValueError(f'{folder}: {name}: {key} is set by compare.{by}; remove it.')
-    good = all(isinstance(s, int | float) and 0 < s <= 1 for s in side.shares)
+    good = all(isinstance(s, int | float) and s > 0 for s in side.shares)
     if not good or abs(sum(side.shares) - 1) > 1e-6:
-        raise ValueError(
-            f'{folder}: {name}: phases: each share lies in (0, 1] and their sum is 1, '
-            f'got {side.shares}.'
-        )
+        rule = 'each share is positive and their sum is 1'
+        raise ValueError(f'{folder}: {name}: phases: {rule}, got {side.shares}.')
     return side
 
 
@@ -301,7 +290,7 @@ def check_known(name: str | None, names: Iterable[str], where: str) -> None:
         raise ValueError(f"{where}: no side '{name}'.{did_you_mean(name, names)}")
 
 
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merged(below: Section, above: Section) -> dict[str, Any]:
     """``above`` laid over ``below``: sections key by key, everything else replaced.
 
     A section with another ``type`` replaces the one below as a whole: its keys mean other things.
