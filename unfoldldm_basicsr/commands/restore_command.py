@@ -103,27 +103,26 @@ def run(args: argparse.Namespace) -> int:
                         rest = f'The images from {job.source.name} on are not restored;'
                         progress.write(f'{rest} --skip-existing goes on.')
                         raise
-                    failures.append((job.source, _reason(error)))
+                    problem = str(error) or type(error).__name__
+                    if isinstance(error, OSError):
+                        problem = f'cannot be written: {problem}'
+                    named = str(job.source) in problem
+                    failures.append(problem if named else f'{job.source}: {problem}')
     finally:
         how = f'on {restorer.device} with {Path(args.weights).name}'
         took = f'{time.perf_counter() - start:.1f} s'
         print(f'Restored {restored} of {len(jobs)} images in {took} {how}: {args.output}')
-        for source, problem in failures:
-            print(f'failed: {problem if str(source) in problem else f"{source}: {problem}"}')
+        for failure in failures:
+            print(f'failed: {failure}')
     return 1 if failures else 0
 
 
 def restorer_of(args: argparse.Namespace, **more: Any) -> Restorer:
     """The network of these options; ``more`` are further arguments of :class:`Restorer`."""
-    return Restorer(
-        packaged_file(args.pretrained) if args.weights is None else args.weights,
-        device=args.device,
-        opt_file=args.opt,
-        param_key=args.param_key,
-        degradation=args.degradation,
-        clip_weights=args.clip_weights,
-        **more,
-    )
+    weights = packaged_file(args.pretrained) if args.weights is None else args.weights
+    more |= {'device': args.device, 'opt_file': args.opt, 'param_key': args.param_key}
+    more |= {'degradation': args.degradation, 'clip_weights': args.clip_weights}
+    return Restorer(weights, **more)
 
 
 def plan_jobs(args: argparse.Namespace) -> list[Job]:
@@ -227,9 +226,3 @@ def _result_file(output: Path, one: bool) -> Path | None:
 def _place(path: Path) -> str:
     """The same text for two names of one file: links, case-insensitive systems, ``..``."""
     return os.path.normcase(os.path.realpath(path))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f'cannot be written: {error}'
-    return str(error) or type(error).__name__
