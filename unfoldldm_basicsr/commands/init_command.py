@@ -19,7 +19,6 @@ import yaml
 
 from unfoldldm_basicsr.common.cost import free_memory
 from unfoldldm_basicsr.common.files import check_writable, write_bytes_atomic
-from unfoldldm_basicsr.data.listing import read_entry
 from unfoldldm_basicsr.data.sources import open_source
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.preflight import examine
@@ -137,13 +136,6 @@ def plan(
             path = args.output / f'{args.name}_{part}.txt'
             section['meta_info_file'] = str(path)
             lists[path] = chosen
-        named = (*names, *kept) if listed is None else ()
-        if odd := [n for n in named if read_entry(n) != (n, None) or '\n' in n]:
-            raise ValueError(
-                f'{args.clean}: {", ".join(map(repr, odd))}: a space at an end, (1, 2) at the end, '
-                '".png," or a line break means something else in a list of images: rename, or give '
-                '--val.'
-            )
     network = args.network or ('unfoldldm-tiny' if on_cpu else 'unfoldldm-small')
     sides = [side for side in SIDES if side <= 48 or not on_cpu]
     training = NewTraining(
