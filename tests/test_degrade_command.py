@@ -59,7 +59,7 @@ def test_the_sheet_is_the_same_for_the_same_seed(photo, tmp_path, monkeypatch):
     assert not np.array_equal(a, c)
 
 
-def test_chains_are_found_in_the_sets_of_a_mixture_and_by_section():
+def test_chains_are_found_in_the_sets_of_a_mixture():
     sets = [
         None,
         {'degradation_name': 'rain', 'dataroot_lq': 'x'},
@@ -67,13 +67,11 @@ def test_chains_are_found_in_the_sets_of_a_mixture_and_by_section():
     ]
     val = {'degradations': BLUR_AND_NOISE[1:], 'lq_output': 'uint8'}
     options = {'datasets': {'note': 'mixed', 'train': {'sets': sets}, 'val': val}}
-    chains = degrade_command.find_chains(options, 'o.yml', None)
+    chains = degrade_command.find_chains(options, 'o.yml')
     names = {name: chain.name for name, chain in chains.items()}
     assert names == {'both': 'gaussian_blur+gaussian_noise'}
-    (chain,) = degrade_command.find_chains(options, 'o.yml', 'val').values()
+    (chain,) = degrade_command.find_chains({'datasets': {'val': val}}, 'o.yml').values()
     assert chain.output == 'uint8'
-    with pytest.raises(ValueError, match=r"no section 'test'.*note, train, val"):
-        degrade_command.find_chains(options, 'o.yml', 'test')
 
 
 @pytest.mark.parametrize(

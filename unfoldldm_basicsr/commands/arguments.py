@@ -130,7 +130,6 @@ def _degrade(parser: argparse.ArgumentParser) -> None:
     add('image', type=Path, help='a clean photo')
     add('-o', '--output', type=Path, required=True, help='the sheet, .png or .jpg')
     add('-opt', '--opt', type=Path, help='option file (default: all degradations there are)')
-    add('--dataset', help='section of datasets in the option file (default: the first that fits)')
     add('--seed', type=int, default=0, help='seed of the random numbers (0)')
     add('--overwrite', action='store_true', help='replace an existing file')
 

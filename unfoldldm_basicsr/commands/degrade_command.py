@@ -10,7 +10,6 @@ import numpy as np
 from unfoldldm_basicsr.common.declaration import OptionError
 from unfoldldm_basicsr.common.files import refuse_existing
 from unfoldldm_basicsr.common.option_files import read_option_file
-from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.degradations import (
     DEGRADATIONS,
     ChainOptions,
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         title = 'All degradations at their default ranges'
     else:
         translate(options := read_option_file(args.opt))  # names of forks
-        chains = find_chains(options, str(args.opt), args.dataset)
+        chains = find_chains(options, str(args.opt))
         title = f'Degradations of {args.opt.name}'
     sheet = contact_sheet(to_float(image), chains, title=title, seed=args.seed)
     save_picture(args.output, sheet)
@@ -48,20 +47,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_chains(options: Mapping, file: str, dataset: str | None) -> dict[str, DegradationChain]:
-    """The degradation chains of an option file by name, from its section ``dataset`` or the first
-    that has some. ValueError: there are none, or they are wrong.
+def find_chains(options: Mapping, file: str) -> dict[str, DegradationChain]:
+    """The degradation chains of the first data set that has some, by name.
+
+    ValueError: there are none, or they are wrong.
     """
     sections = options.get('datasets')
     if not isinstance(sections, Mapping):
         raise ValueError(f'{file}: datasets must be a section, got {sections!r}.')
-    if dataset not in (None, *sections):
-        known = did_you_mean(dataset, sections)
-        raise ValueError(f"{file}: no section '{dataset}' in datasets.{known}")
     for name, section in sections.items():
-        section = section if isinstance(section, Mapping) and dataset in (None, name) else {}
-        chains = {}
-        for part in (section, *(section.get('sets') or ())):
+        chains, parts = {}, section.get('sets') if isinstance(section, Mapping) else None
+        for part in (section, *(parts or ())):
             if not isinstance(part, Mapping) or 'degradations' not in part:
                 continue
             try:
