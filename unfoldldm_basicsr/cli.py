@@ -4,6 +4,7 @@ import argparse
 import importlib
 import io
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     words = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(words or ['--help'])
+    args.line = shlex.join(['unfoldldm', *words])
     try:
         try:
             unfoldldm_basicsr.register()

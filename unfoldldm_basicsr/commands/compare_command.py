@@ -19,11 +19,11 @@ def run(args: argparse.Namespace) -> int:
         settings['budget'] = {'equal': 'iterations', 'amount': 1}  # theirs is spent
         settings = read(CompareOptions, settings, '--runs')
         output = args.output or root / 'results' / 'runs'
-        print(compare_finished(args.runs, root, args.opt, output, settings))
+        print(compare_finished(args.runs, root, args.opt, output, settings, args.line))
         return 0
     if args.opt is None:
         raise ValueError('-opt FOLDER, or --runs RUN RUN ..., says what to compare.')
     for name in (*settings, *(['output'] if args.output else [])):
         raise ValueError(f'--{name} is for --runs; a comparison has it in its common.yml.')
-    print(compare(args.opt, root, args.force_yml, args.only))
+    print(compare(args.opt, root, args.force_yml, args.only, args.line))
     return 0

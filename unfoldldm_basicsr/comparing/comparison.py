@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.common.option_files import read_option_file
-from unfoldldm_basicsr.common.process import IMPORT
 from unfoldldm_basicsr.comparing import runs as trainings
 from unfoldldm_basicsr.comparing import task as tasks
 from unfoldldm_basicsr.comparing.measuring import deployed, machine
@@ -40,8 +38,13 @@ _SEED = re.compile(r'[_-]?seed[_-]?\d+')
 DIFFERING = 'allowed to differ besides network, optimiser and schedule'
 
 
-def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[str]) -> str:
-    """Trains, tests and reports; returns one line that says where the report is."""
+def compare(
+    folder: Path, root: Path, overrides: Sequence[str], only: Sequence[str], made_by: str
+) -> str:
+    """Trains, tests and reports; returns one line that says where the report is.
+
+    ``made_by``: the command, for the report; the others are those of :func:`.task.read_task`.
+    """
     task = tasks.read_task(folder, overrides, only)
     settings = task.settings
     metrics_of(task.common)  # before anything is trained
@@ -55,14 +58,14 @@ def compare(folder: Path, root: Path, overrides: Sequence[str], only: Sequence[s
             tests = [task.test_options(side, seed, root) for seed in seeds]
             own = [runs[side.trained_as, seed] for seed in seeds if side.phases]
             entries.append(Entry(side.name, side.title, side.file.paper, seeds, tests, own))
-        named = (('--force_yml', overrides), ('--only', only))
-        arguments = [word for name, words in named if words for word in (name, *words)]
-        return _finish(entries, settings, words_of_task(task, arguments), place)
+        words = {**words_of_task(task), 'made by': made_by}
+        return _finish(entries, settings, words, place)
 
 
 def compare_finished(
-    names: Sequence[str], root: Path, opt: Path | None, folder: Path, settings: tasks.CompareOptions
-) -> str:
+    names: Sequence[str], root: Path, opt: Path | None, folder: Path,
+    settings: tasks.CompareOptions, made_by: str,
+) -> str:  # fmt: skip
     """Tests finished runs and plain weights (``names``), and writes a report to ``folder``; says
     where.
 
@@ -109,9 +112,7 @@ def compare_finished(
             'budget': 'that of each run, see the cost; weights without runs have none',
             'test data': '; '.join(map(data_words, sets.values())),
             DIFFERING: ', '.join(settings.allow),
-            'made by': command_of(
-                'compare', '--runs', *names, *(('-opt', str(opt)) if opt else ())
-            ),
+            'made by': made_by,
         }
         return _finish(entries, settings, words, place)
 
@@ -174,15 +175,12 @@ def machines(place: Workspace) -> str:
     return '; '.join([here, *(f'trained on {name}' for name in elsewhere)])
 
 
-def words_of_task(task: tasks.Task, arguments: Sequence[str]) -> dict[str, str]:
+def words_of_task(task: tasks.Task) -> dict[str, str]:
     """How the numbers of a comparison were made, topic by topic."""
     settings, train_set = task.settings, task.common['datasets']['train']
-    command = 'ablate' if (task.folder / tasks.ROWS).is_file() else 'compare'
     # a row of an ablation is named after what it changes, and has the rest from the base
-    first = settings.reference if command == 'ablate' else None
+    first = settings.reference if (task.folder / tasks.ROWS).is_file() else None
     trained = [side for side in task.sides if side.name == (first or side.trained_as)]
-    place = task.folder  # of an absolute path options/compare/TASK, wherever it is
-    place = Path(*place.parts[-3:]) if place.is_absolute() else place
     choices = {s.title: s.file.test.model_dump(exclude_defaults=True) for s in task.sides}
     sets = [*tasks.test_sets(task.common).values()]
     names = {data.get('name') for data in sets}
@@ -201,14 +199,7 @@ def words_of_task(task: tasks.Task, arguments: Sequence[str]) -> dict[str, str]:
         'choices of the test': '; '.join(f'{t}: {json.dumps(c)}' for t, c in choices.items() if c),
         'own options': own_options(trained, task.common),
         'unseen': ', '.join(name for name in settings.out_of_distribution if name in names),
-        'made by': command_of(command, '-opt', str(place), *arguments),
     }
-
-
-def command_of(*words: str) -> str:
-    """What to type again, with the packages of the user that it needs."""
-    packages = filter(None, os.environ.get(IMPORT, '').split(','))
-    return shlex.join(['unfoldldm', *words, *(w for name in packages for w in ('--import', name))])
 
 
 def own_options(sides: Iterable[tasks.Side], common: Mapping[str, Any]) -> str:
