@@ -156,8 +156,8 @@ def deployment_costs(
     entries: Sequence[Entry], sizes: Sequence[int], place: Workspace
 ) -> pd.DataFrame:
     """Parameters, MACs, latency and memory of every network at every size."""
-    networks = {entry.name: deployed(entry.tests[0]['network_g']) for entry in entries}
-    networks = {name: network for name, network in networks.items() if network}
+    networks = {entry.title: deployed(entry.tests[0]['network_g']) for entry in entries}
+    networks = {title: network for title, network in networks.items() if network}
     job = {'networks': networks, 'sizes': sizes, 'threads': place.threads}
     table, made_with = place.folder / 'deployment.csv', [job, machine(place.threads)]
     costs = made_once(table, made_with, lambda: place.measure('deployment', job))

@@ -70,7 +70,7 @@ def build(
     Args:
         scores: (title, number of the seed) -> table of its test.
         protocol: topic -> sentence: how the numbers were made.
-        costs: parameters, MACs, latency and memory of each side (by name) and size.
+        costs: parameters, MACs, latency and memory of each side and size.
         metrics: of the images, as in ``val.metrics``; the first one is drawn.
         reference: name of the side that all others are compared with; None: all pairs.
 
@@ -169,15 +169,14 @@ def cost_table(entries: Sequence[Entry], costs: pd.DataFrame) -> pd.DataFrame:
     """Costs in use of each side and size, and of its training (mean of the seeds)."""
     training = []
     for entry in entries:
-        row = {'side': entry.name, 'title': entry.title}
+        row = {'side': entry.title}
         if entry.runs:
             runs, seeds = [run for phases in entry.runs for run in phases], len(entry.runs)
             row['iterations'] = ' + '.join(str(run.iterations) for run in entry.runs[0])
             row['training_s'] = sum(r.iterations * r.seconds for r in runs) / seeds
             row['training_TMACs'] = sum(r.iterations * r.macs for r in runs) / seeds / 1e12
         training.append(row)
-    table = costs.merge(pd.DataFrame(training), on='side')
-    return table.assign(side=table.pop('title'))
+    return costs.merge(pd.DataFrame(training), on='side')
 
 
 def curve_table(entry: Entry) -> pd.DataFrame:
