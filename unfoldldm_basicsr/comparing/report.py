@@ -40,21 +40,14 @@ OVERVIEW = 'Differences on the first test set of each report; all others, and ho
 
 @dataclass(frozen=True)
 class Entry:
-    """One side of a report.
+    """One side of a report."""
 
-    Attributes:
-        name, title: of its files; in tables and plots.
-        paper: what the paper says about it (none in a comparison).
-        seeds, tests: the number of each seed, and the option file of its test.
-        runs: for each seed its trainings, one for each phase; none for plain weights.
-    """
-
-    name: str
-    title: str
-    paper: str | None
+    name: str  # of its files
+    title: str  # in tables and plots
+    paper: str | None  # what the paper says about it (none in a comparison)
     seeds: Sequence[int]
-    tests: Sequence[Mapping[str, Any]]
-    runs: Sequence[Sequence[Run]]
+    tests: Sequence[Mapping[str, Any]]  # for each seed the option file of its test
+    runs: Sequence[Sequence[Run]]  # for each seed its phases; none for plain weights
 
 
 Scores = Mapping[tuple[str, int], pd.DataFrame]
@@ -65,16 +58,10 @@ def build(
     folder: Path, entries: Sequence[Entry], scores: Scores, protocol: Mapping[str, str],
     costs: pd.DataFrame, metrics: Metrics, reference: str | None = None,
 ) -> None:  # fmt: skip
-    """Writes all files of a report to ``folder``.
+    """Writes all files of a report; ValueError: the sides saw other degraded images.
 
-    Args:
-        scores: (title, number of the seed) -> table of its test.
-        protocol: topic -> sentence: how the numbers were made.
-        costs: parameters, MACs, latency and memory of each side and size.
-        metrics: of the images, as in ``val.metrics``; the first one is drawn.
-        reference: name of the side that all others are compared with; None: all pairs.
-
-    Raises ValueError: the sides were not tested on the same degraded images.
+    ``scores``: (title, seed) -> table of the test; ``protocol``: topic -> how the numbers were
+    made; ``costs`` of each side and size; the first of ``metrics`` (as in ``val``) is drawn.
     """
     images = image_table(scores)
     protocol = {**protocol, 'left out': not_finite(images, metrics)}

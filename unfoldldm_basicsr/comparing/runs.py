@@ -37,18 +37,12 @@ _PROVISIONAL, _MEASURED_SEED = 1000, 0
 
 @dataclass(frozen=True)
 class Run:
-    """One training, finished or not.
+    """One training, finished or not."""
 
-    Attributes:
-        folder: with its weights and its log, below ``experiments``.
-        options: its complete option file.
-        seconds, macs: of the device (or process) and multiply-accumulates, for one iteration.
-    """
-
-    folder: Path
-    options: Mapping[str, Any]
-    seconds: float = float('nan')
-    macs: float = float('nan')
+    folder: Path  # with its weights and its log, below experiments
+    options: Mapping[str, Any]  # its complete option file
+    seconds: float = float('nan')  # of an iteration: of the device, or of the process
+    macs: float = float('nan')  # of an iteration: multiply-accumulates
 
     @property
     def name(self) -> str:

@@ -5,9 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import bootstrap
 
-CONFIDENCE = 0.95
 FEWEST_IMAGES = 8  # intervals of fewer leave zero out too often for a verdict
-_SEED = 0
 
 
 class PairedDifference(NamedTuple):
@@ -40,8 +38,6 @@ def paired_difference(gains: np.ndarray, resamples: int = 9999) -> PairedDiffere
     if count < 2 or np.ptp(gains) == 0:  # nothing to resample
         end = mean if count > 1 else np.nan
         return PairedDifference(count, mean, end, end)
-    interval = bootstrap(
-        (gains,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE,
-        method='BCa', rng=np.random.default_rng(_SEED),
-    ).confidence_interval  # fmt: skip
-    return PairedDifference(count, mean, *map(float, interval))
+    rng = np.random.default_rng(0)
+    found = bootstrap((gains,), np.mean, n_resamples=resamples, method='BCa', rng=rng)  # 95 %
+    return PairedDifference(count, mean, *map(float, found.confidence_interval))

@@ -105,19 +105,12 @@ class AblationOptions(Options):
 
 @dataclass(frozen=True)
 class Side:
-    """One network of a comparison.
+    """One network of a comparison."""
 
-    Attributes:
-        name: of its runs and files.
-        file: what its option file says besides keys of BasicSR.
-        phases: option keys of each phase, laid over the common ones; empty for a classical method.
-        trained_as: the side whose trainings it uses; another where only the test differs.
-    """
-
-    name: str
-    file: SideOptions
-    phases: tuple[Section, ...]
-    trained_as: str
+    name: str  # of its runs and files
+    file: SideOptions  # what its option file says besides keys of BasicSR
+    phases: tuple[Section, ...]  # options of each, common ones too; none for a classical method
+    trained_as: str  # the side whose trainings it uses; another where only the test differs
 
     @property
     def title(self) -> str:
