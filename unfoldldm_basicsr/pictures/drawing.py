@@ -30,14 +30,9 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 def new_page(
-    heights: Sequence[float],
-    width: float,
-    columns: int,
-    *,
-    title: str = '',
-    note: str = '',
-    footer: str = '',
-) -> tuple[Figure, GridSpec]:
+    heights: Sequence[float], width: float, columns: int, *,
+    title: str = '', note: str = '', footer: str = '',
+) -> tuple[Figure, GridSpec]:  # fmt: skip
     """An empty page, and its cells with rows of these heights (pixels, without captions).
 
     ``title`` is a headline, ``note`` small under one, ``footer`` small below everything.
@@ -59,14 +54,9 @@ def new_page(
 
 
 def show(
-    axes: Axes,
-    image: np.ndarray,
-    caption: str = '',
-    *,
-    title: str = '',
-    box: Box | None = None,
-    limit: float | None = None,
-) -> None:
+    axes: Axes, image: np.ndarray, caption: str = '', *,
+    title: str = '', box: Box | None = None, limit: float | None = None,
+) -> None:  # fmt: skip
     """Fills a cell with a photo (see :func:`to_rgb8`), and marks the region ``box`` in it; with
     ``limit`` with a map of (H, W) values, which go from 0, black, over red to white.
     """
@@ -88,13 +78,9 @@ def show(
 
 
 def comparison_grid(
-    rows: Sequence[Sequence[np.ndarray]],
-    titles: Sequence[str],
-    captions: Sequence[Sequence[str]],
-    *,
-    cell_width: int = 300,
-    footer: str = '',
-) -> Figure:
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str],
+    captions: Sequence[Sequence[str]], *, cell_width: int = 300, footer: str = '',
+) -> Figure:  # fmt: skip
     """A row for each photo, a column (``titles``) for each method; ``captions`` below every image.
 
     Images of a row have the same size; tall ones are limited to the height of a square.

@@ -24,11 +24,9 @@ GAINS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def trace_picture(trace: Trace, *, note: str = '') -> Figure:
-    """Draws a trace.
-
-    The upper half shows input and output. Below, every stage is one line: its two estimates and
-    their difference, the prior as bars, how much the prior changes the stage's output against a run
-    with the null prior, and that output, all magnified where the output has most detail.
+    """Draws input and output, and a line for every stage, magnified where the output has most
+    detail: both estimates, their difference, the prior, what it changes in the output (against a
+    run with the null prior), and that output.
     """
     rows, columns = trace.lq.shape[:2]
     box = drawing.detail_box(trace.output, max(8, min(round(min(rows, columns) * 0.35), 96)))
@@ -39,10 +37,8 @@ def trace_picture(trace: Trace, *, note: str = '') -> Figure:
         'the stage before.'
     )
     hero = max(120, min(3 * TRACE_CELL * rows / columns, 620))
-    heights = [hero, *[TRACE_CELL] * len(trace.stages)]
-    fig, cells = drawing.new_page(
-        heights, 6.4 * TRACE_CELL, 6, title=title, note=note, footer=footer
-    )
+    heights, texts = [hero, *[TRACE_CELL] * len(trace.stages)], {'title': title, 'note': note}
+    fig, cells = drawing.new_page(heights, 6.4 * TRACE_CELL, 6, **texts, footer=footer)
     last = f'output, stage {len(trace.stages)}'
     drawing.show(fig.add_subplot(cells[0, :3]), trace.lq, 'input y', box=box)
     drawing.show(fig.add_subplot(cells[0, 3:]), trace.output, last, box=box)
@@ -61,9 +57,9 @@ def trace_picture(trace: Trace, *, note: str = '') -> Figure:
         _bars(line[3], stage.prior, end)
         _apart(line[4], 'shifts output', (stage.x, stage.x_null), box, effect)
         line[0].set_ylabel(f'stage {number}', fontsize=drawing.TITLE, color=drawing.INK)
-        for axes, head in zip(line, heads if number == 1 else [], strict=False):
-            axes.set_title(head, fontsize=drawing.LABEL, color=drawing.INK)
         before = stage.x
+    for axes, head in zip(fig.axes[2:8], heads, strict=True):
+        axes.set_title(head, fontsize=drawing.LABEL, color=drawing.INK)
     return fig
 
 
