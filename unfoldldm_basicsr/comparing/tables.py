@@ -31,7 +31,8 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 def digest_of(options: Any) -> str:
     """A hash of options, for a column ``options`` that says what a row was made with."""
-    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
+    text = json.dumps(options, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def made_once(path: Path, options: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
