@@ -162,10 +162,10 @@ def test_a_run_is_tested_with_the_priors_that_there_are_and_its_model_takes(tmp_
     monkeypatch.setattr(single, 'tested', lambda *_, **__: table)
     val = {'metrics': {'psnr': {'type': 'calculate_psnr'}}}
     run = Run(tmp_path, {'name': 'x', 'datasets': {'val': {'name': 'held'}}, 'val': val})
-    found = single.prior_table(run, single.PRIORS, Workspace(tmp_path, tmp_path, 1))
+    found = single.prior_table(run, Workspace(tmp_path, tmp_path, 1))
     assert list(found['prior']) == ['generated', 'null', 'oracle']
-    for kind, own in (('RestorationModel', ()), ('UnfoldLDMPhase2Model', single.PRIORS)):
-        assert single.prior_sources({'model_type': kind, 'network_g': {'type': 'UnfoldLDM'}}) == own
+    for kind, own in (('RestorationModel', False), ('UnfoldLDMPhase2Model', True)):
+        assert single.generates_prior({'model_type': kind}) is own
 
 
 def test_sides_are_told_apart_on_the_same_images_only():

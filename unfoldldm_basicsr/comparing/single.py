@@ -60,10 +60,10 @@ def report(path: Path, root: Path, folder: Path | None) -> str:
         draw(name, f'Log: {name}', label, own, 'figure', 'value')
     if tables['validation'].empty:
         parts.append("\nNo validations: BasicSR's own models write theirs to the log alone.\n")
-    sources = prior_sources(run.options)
-    if run.weights.exists() and sources and (run.options.get('val') or {}).get('metrics'):
+    tested_in_training = (run.options.get('val') or {}).get('metrics')
+    if run.weights.exists() and tested_in_training and generates_prior(run.options):
         place.say('Testing with every prior ...')
-        table = prior_table(run, sources, place)
+        table = prior_table(run, place)
         write_csv(table, place.folder / 'prior.csv')
         parts.append(f'\n## What the prior is worth\n\n{markdown(table, NOTE)}')
     write_bytes_atomic(place.folder / 'report.md', ''.join(parts).encode())
@@ -112,16 +112,16 @@ def _last(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
     return frame.sort_values(keys).reset_index(drop=True)
 
 
-def prior_sources(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Values of ``val.prior_source`` to test a run with; none for models that generate no prior."""
+def generates_prior(options: Mapping[str, Any]) -> bool:
+    """Whether the model of a run takes the values of ``val.prior_source``."""
     model = registered(MODEL_REGISTRY, options.get('model_type'))
-    return PRIORS if getattr(model, 'default_prior_source', '') == 'generated' else ()
+    return getattr(model, 'default_prior_source', '') == 'generated'
 
 
-def prior_table(run: Run, sources: tuple[str, ...], place: Workspace) -> pd.DataFrame:
+def prior_table(run: Run, place: Workspace) -> pd.DataFrame:
     """A row for each test set and prior: mean score and the difference to the generated one."""
     metric, tables = next(iter(metrics_of(run.options))), {}
-    for source in sources:
+    for source in PRIORS:
         if source == 'shuffled' and tables['generated'].groupby('set').size().min() < 2:
             continue  # there is no other image
         changes, sets = TestOptions(val={'prior_source': source}), test_sets(run.options)
