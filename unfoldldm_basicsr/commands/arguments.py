@@ -55,7 +55,7 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('set', nargs='?', metavar='SET', help='one of those shown without it; folder: your images')
     add('-i', '--input', type=Path, help='where it is unpacked; without it: what is expected there')
-    add('-o', '--output', type=Path, help='folder (datasets/SET); for clean images also NAME.lmdb')
+    add('-o', '--output', type=Path, help='folder (datasets/SET), or for clean images NAME.lmdb')
     add('--incomplete', action='store_true', help='take what there is of a set, with a note')
     add('--force', action='store_true', help='replace existing LMDBs')
     add('--threads', type=int, default=min(8, os.cpu_count() or 1), help='default: %(default)s')
@@ -75,12 +75,12 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     """restore photos with trained weights"""
     add = parser.add_argument
     add('-i', '--input', required=True, nargs='+', type=Path, help='images, or folders with images')
-    add('-o', '--output', required=True, type=Path, help='folder; for one image also its result')
+    add('-o', '--output', required=True, type=Path, help='folder, or for one image x.png')
     _weights(parser)
     add('--tile', type=int, help='restore in tiles of this many pixels (default: in one piece)')
     add('--tile-overlap', type=int, default=32, help='pixels shared by neighbouring tiles (32)')
     yes_or_no = {'action': argparse.BooleanOptionalAction, 'default': True}
-    one = 'all tiles take the statistics of the image, as without tiles, or each its own (yes)'
+    one = 'the same statistics of the image for all its tiles, or each its own (the same)'
     add('--global-statistics', **yes_or_no, help=one)
     add('--suffix', default='', help='added to the names of the results')
     add('--recursive', action='store_true', help='also the folders inside')
