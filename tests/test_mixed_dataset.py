@@ -93,13 +93,13 @@ def test_sets_inherit_common_keys_and_may_override_them(mixture):
         ('sets.0.degradation_name', 'nois', '', "Did you mean 'noise'"),
         ('sets.2.degradation_name', None, '', 'is missing'),
         ('sets.1.type', 'PairedImageDataset', '', 'PairedDegradationDataset'),
-        ('sets.1.type', None, '', 'is missing: the class of the set'),
+        ('sets.1.type', None, '', 'must be the class of the set'),
         ('sets.1', 'rain', '', 'must be a mapping'),
         ('sets.0.weight', 1, 'sets.1.weight', 'all sets need one'),
         ('sets.1.repeat', 1e30, '', 'at most 10000000'),  # no index counts so far
         ('sets.0.num_worker_per_gpu', 1, '', 'but of the mixture'),
         ('sets.0.dataroot_gt', 'nowhere', '', 'no such folder'),
-        ('degradation_name', 'noise', '', 'of each of its sets'),
+        ('degradation_name', 'noise', '', 'is not an option'),
         ('gt_size', None, 'sets.0.gt_size sets.1.gt_size sets.2.gt_size', 'is missing'),
     ],
 )

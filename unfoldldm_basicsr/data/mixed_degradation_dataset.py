@@ -10,12 +10,13 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import Field, ValidationInfo, create_model, field_validator
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read
+from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read, show
 from unfoldldm_basicsr.common.sections import LoaderOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
 from unfoldldm_basicsr.data.restoration_dataset import (
     DatasetOptions,
+    PhotoOptions,
     RestorationDataset,
     SyntheticDegradationDataset,
     at_key,
@@ -25,9 +26,8 @@ from unfoldldm_basicsr.data.restoration_dataset import (
 _SET_CLASSES: dict[str, type[RestorationDataset]] = {
     cls.__name__: cls for cls in (SyntheticDegradationDataset, PairedDegradationDataset)
 }
-_OF_ONE_SET = ('degradation_name', 'repeat')
 _OF_THE_MIXTURE = {*LoaderOptions.model_fields} - {'type', 'io_backend'} | {'degradation_names'}
-_HANDED_DOWN = {*DatasetOptions.model_fields} - {*LoaderOptions.model_fields, *_OF_ONE_SET} | {
+_HANDED_DOWN = {*PhotoOptions.model_fields} - {*LoaderOptions.model_fields} | {
     'phase', 'scale', 'io_backend', 'on_error',
 }  # fmt: skip
 
@@ -45,7 +45,7 @@ _SET_OPTIONS = {
 globals().update({cls.__name__: cls for cls in _SET_OPTIONS.values()})
 
 
-class MixedOptions(DatasetOptions):
+class MixedOptions(PhotoOptions):
     """A mixture of data sets; what is declared here counts for all of them."""
 
     degradation_names: Tuple[str]
@@ -53,31 +53,22 @@ class MixedOptions(DatasetOptions):
     sets: Annotated[list[Any], Field(min_length=1)]
     """The sets: {type, degradation_name, repeat or weight, ...}."""
 
-    @field_validator(*_OF_ONE_SET)
-    @classmethod
-    def _of_one_set(cls, value: object, info: ValidationInfo) -> object:
-        if value != cls.model_fields[info.field_name].default:
-            raise ValueError('is not an option of a mixture, but of each of its sets.')
-        return value
-
-    _one_of_the_classes = _once = _of_one_set
-
     @field_validator('sets')
     @classmethod
     def _typed(cls, entries: list, info: ValidationInfo) -> list[DatasetOptions]:
         """Options of every set, with those of the mixture that it does not have itself."""
         common = {key: info.data[key] for key in _HANDED_DOWN if key in info.data}
-        failed = {key for key in _HANDED_DOWN if key not in info.data}
+        told = _HANDED_DOWN - common.keys()  # what is wrong with them
+        common['name'] = str(info.data.get('name', 'mixture'))
         typed, problems = [], []
         for index, entry in enumerate(entries):
             try:
-                typed.append(_read_set(entry, common, str(info.data.get('name', 'mixture'))))
+                typed.append(_read_set(entry, common))
             except OptionError as error:
-                own = set(entry) if isinstance(entry, Mapping) else set()
                 problems += [
-                    Problem(f'{index}.{path}', text)
+                    Problem(f'{index}.{path}'.strip('.'), text)
                     for path, text, *_ in error.problems
-                    if path.partition('.')[0] not in failed - own  # told of the mixture already
+                    if path not in told or path in entry
                 ]
         weighted = [part.weight is not None for part in typed]
         if any(weighted) and info.data.get('phase') in ('val', 'test'):
@@ -91,24 +82,20 @@ class MixedOptions(DatasetOptions):
         return typed
 
 
-def _read_set(entry: object, common: Mapping[str, Any], mixture: str) -> DatasetOptions:
+def _read_set(entry: object, common: Mapping[str, Any]) -> DatasetOptions:
     if not isinstance(entry, Mapping):
         raise OptionError('set', [Problem('', f'must be a mapping, got {entry!r}.')])
-    kind, problems = entry.get('type'), []
-    if kind is None:
-        text = f'is missing: the class of the set.{written_as("type", entry)}'
-        problems.append(Problem('type', text))
-    elif str(kind) not in _SET_OPTIONS:
-        hint = did_you_mean(str(kind), _SET_CLASSES)
-        problems.append(Problem('type', f"is no class of a set: '{kind}'.{hint}"))
-    wrong = [key for key in entry if key in _OF_THE_MIXTURE]
-    problems += [Problem(key, 'is not an option of a set, but of the mixture.') for key in wrong]
+    kind, wrong = entry.get('type'), [key for key in entry if key in _OF_THE_MIXTURE]
+    problems = [Problem(key, 'is not an option of a set, but of the mixture.') for key in wrong]
+    if str(kind) not in _SET_CLASSES:
+        hint = did_you_mean(kind, _SET_CLASSES) if kind else written_as('type', entry)
+        problems.append(Problem('type', f'must be the class of the set, got {show(kind)}.{hint}'))
     if 'weight' in entry and 'repeat' in entry:
         problems.append(Problem('weight', 'and repeat exclude each other.'))
     if problems:
         raise OptionError('set', problems)
-    name = f'{mixture}: {entry.get("degradation_name")}'
-    return read(_SET_OPTIONS[kind], {'name': name, **common, **entry}, kind)
+    name = f'{common["name"]}: {entry.get("degradation_name")}'
+    return read(_SET_OPTIONS[kind], {**common, 'name': name, **entry}, kind)
 
 
 @DATASET_REGISTRY.register()

@@ -28,20 +28,18 @@ Root = Annotated[str, Field(min_length=1)]
 _NUM_FINGERPRINTED = 1000  # files per folder whose sizes are part of the fingerprint
 
 
-class DatasetOptions(LoaderOptions):
-    """A data set of degraded and clean images of equal size."""
+class PhotoOptions(LoaderOptions):
+    """What a mixture of data sets may state for all of them."""
 
     color: Literal['rgb', 'grey', 'y'] = 'rgb'
     """Channels of the images: rgb; grey, one channel, grey files as they are and the luminance
     (0 to 255) of colour files; y, one channel, the luma (16 to 235) that BasicSR means by it."""
-    gt_size: Positive | None = Field(None, validate_default=True)
+    gt_size: Positive | None = None
     """Training: side of the patches in pixels."""
     use_hflip: bool = True
     """Training: random mirroring."""
     use_rot: bool = True
     """Training: random turns by 90 degrees."""
-    repeat: count(ge=1, le=10_000_000) = 1
-    """Training: how many times an epoch sees each image."""
     seed: count(ge=0) = 0
     """Seed of the degradations in validation."""
     center_crop: Positive | None = None
@@ -50,8 +48,6 @@ class DatasetOptions(LoaderOptions):
     """Validation: crop centrally to a multiple of this size."""
     degradation_names: Tuple[str] | None = None
     """All classes of the run, in order of their index."""
-    degradation_name: str | None = Field(None, validate_default=True)
-    """Class of this set, one of degradation_names."""
 
     @property
     def channels(self) -> int:
@@ -65,19 +61,36 @@ class DatasetOptions(LoaderOptions):
             raise ValueError(f'is {scale}, but these data sets give lq and gt of equal size: 1.')
         return scale
 
-    @field_validator('gt_size')
-    @classmethod
-    def _patches(cls, size: int | None, info: ValidationInfo) -> int | None:
-        in_parts = 'sets' in cls.model_fields  # which may have it, each
-        if size is None and info.data.get('phase') == 'train' and not in_parts:
-            raise ValueError('is missing: the side of the training patches in pixels.')
-        return size
-
     @field_validator('center_crop', 'crop_multiple')
     @classmethod
     def _whole_images(cls, size: int | None, info: ValidationInfo) -> int | None:
         if size is not None and info.data.get('phase') == 'train':
             raise ValueError('is for validation; training patches have gt_size.')
+        return size
+
+    @field_validator('degradation_names')
+    @classmethod
+    def _classes(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and (not names or len(set(names)) < len(names)):
+            raise ValueError(f'must be a list of different names, got {list(names)}.')
+        return names
+
+
+class DatasetOptions(PhotoOptions):
+    """A data set of degraded and clean images of equal size."""
+
+    gt_size: Positive | None = Field(None, validate_default=True)
+    """Training: side of the patches in pixels."""
+    repeat: count(ge=1, le=10_000_000) = 1
+    """Training: how many times an epoch sees each image."""
+    degradation_name: str | None = Field(None, validate_default=True)
+    """Class of this set, one of degradation_names."""
+
+    @field_validator('gt_size')
+    @classmethod
+    def _patches(cls, size: int | None, info: ValidationInfo) -> int | None:
+        if size is None and info.data.get('phase') == 'train':
+            raise ValueError('is missing: the side of the training patches in pixels.')
         return size
 
     @field_validator('repeat')
@@ -86,13 +99,6 @@ class DatasetOptions(LoaderOptions):
         if repeat != 1 and info.data.get('phase') in ('val', 'test'):
             raise ValueError('is for training; validation sees every image once.')
         return repeat
-
-    @field_validator('degradation_names')
-    @classmethod
-    def _classes(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if names is not None and (not names or len(set(names)) < len(names)):
-            raise ValueError(f'must be a list of different names, got {list(names)}.')
-        return names
 
     @field_validator('degradation_name')
     @classmethod
