@@ -2,7 +2,6 @@
 
 import pickle
 from collections import Counter
-from copy import deepcopy
 
 import pytest
 from basicsr.data import build_dataset
@@ -40,13 +39,6 @@ def mixture(tmp_path) -> dict:
     return options | {'degradation_names': NAMES, 'sets': sets}
 
 
-def with_shares(mixture: dict, key: str, values: list) -> dict:
-    mixture = deepcopy(mixture)
-    for entry, value in zip(mixture['sets'], values, strict=True):
-        entry[key] = value
-    return mixture
-
-
 def test_every_item_carries_its_class_by_the_explicit_order(mixture):
     dataset = build_dataset(mixture)
     items = [dataset[i] for i in range(len(dataset))]
@@ -61,19 +53,15 @@ def test_every_item_carries_its_class_by_the_explicit_order(mixture):
     assert spawned[6]['gt_path'] == 'img_0'
 
 
-@pytest.mark.parametrize(
-    ('key', 'values', 'times'),
-    [
-        ('repeat', [1, 4, 2], {('noise', 1), ('rain', 4), ('blur', 2)}),
-        ('weight', [1, 2, 1], {('noise', 1), ('rain', 6), ('blur', 2)}),  # shares of 6, 12 and 6
-    ],
-)
-def test_repeat_factors_and_weights_compose_the_epoch_of_every_image(mixture, key, values, times):
-    dataset = build_dataset(with_shares(mixture, key, values))
-    items = [dataset[i] for i in range(len(dataset))]
-    seen = Counter((item['degradation_name'], item['gt_path']) for item in items)
+def test_repeat_factors_compose_the_epoch_of_every_image(mixture):
+    for entry, repeat in zip(mixture['sets'], (1, 4, 2), strict=True):
+        entry['repeat'] = repeat
+    seen = Counter((item['degradation_name'], item['gt_path']) for item in build_dataset(mixture))
     assert len(seen) == 6 + 2 + 3
-    assert {(name, count) for (name, _), count in seen.items()} == times
+    times = {(name, count) for (name, _), count in seen.items()}
+    assert times == {('noise', 1), ('rain', 4), ('blur', 2)}
+    options = {**mixture, 'phase': 'val', 'gt_size': None}
+    assert 'is for training' in refusals(options)['sets.1.repeat']
 
 
 def test_sets_inherit_common_keys_and_may_override_them(mixture):
@@ -95,7 +83,6 @@ def test_sets_inherit_common_keys_and_may_override_them(mixture):
         ('sets.1.type', 'PairedImageDataset', '', 'PairedDegradationDataset'),
         ('sets.1.type', None, '', 'must be the class of the set'),
         ('sets.1', 'rain', '', 'must be a mapping'),
-        ('sets.0.weight', 1, 'sets.1.weight', 'all sets need one'),
         ('sets.1.repeat', 1e30, '', 'at most 10000000'),  # no index counts so far
         ('sets.0.num_worker_per_gpu', 1, '', 'but of the mixture'),
         ('sets.0.dataroot_gt', 'nowhere', '', 'no such folder'),
@@ -108,15 +95,3 @@ def test_bad_mixtures_are_refused_with_place_and_remedy(mixture, place, value, k
     found = refusals(put(mixture, place, DELETE if value is None else value))
     assert list(found) == (key or place).split()
     assert words in ' '.join(found.values())
-
-
-def test_shares_of_two_kinds_are_refused(mixture):
-    both = with_shares(with_shares(mixture, 'weight', [1, 1, 1]), 'repeat', [1, 2, 1])
-    assert 'exclude each other' in refusals(both)['sets.0.weight']
-
-
-@pytest.mark.parametrize(('key', 'first'), [('weight', 0), ('repeat', 1)])
-def test_shares_are_refused_in_validation(mixture, key, first):
-    options = with_shares(mixture, key, [1, 5, 1]) | {'phase': 'val'}
-    del options['gt_size']
-    assert 'is for training' in refusals(options)[f'sets.{first}.{key}']
