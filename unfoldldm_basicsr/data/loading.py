@@ -1,11 +1,12 @@
 """Training data on torch's DataLoader: reproducible items, and never a silent or nameless fault.
 
 The random numbers of an item follow from ``manual_seed``, the epoch and the item's place in it:
-:class:`SeededSampler` gives every index its seed, :class:`TrainingItems` seeds the generators with
-it, and :class:`TrainLoader` sees to it that no wait is without an end.
+:class:`SeededSampler` gives every index with its seed, :class:`TrainingItems` seeds the generators
+with it, and :class:`TrainLoader` sees to it that no wait is without an end.
 """
 
 import hashlib
+import itertools
 import logging
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.popen_fork import Popen
@@ -42,26 +43,12 @@ _DEAD_LOADER = (_TIMED_OUT, DEAD_WORKER)
 _BROKEN_OFF = (ConnectionError, EOFError, FileNotFoundError)
 
 
-class SeededIndex(int):
-    """Index of an item together with the seed of the random numbers of this draw of it."""
-
-    seed: int
-
-    def __new__(cls, value: int, seed: int) -> 'SeededIndex':
-        index = super().__new__(cls, value)
-        index.seed = seed
-        return index
-
-    def __getnewargs__(self) -> tuple[int, int]:
-        return int(self), self.seed
-
-
 class SeededSampler(EnlargedSampler):
     """Order of the images of each epoch, a function of seed and epoch only.
 
     As in ``EnlargedSampler``, every rank has its share of one permutation, the data repeated
-    ``ratio`` times; but ``seed`` takes part in the permutation, and every index carries the seed of
-    its own draw, a function of seed, epoch and place in the permutation.
+    ``ratio`` times; but ``seed`` takes part in the permutation, and every index comes with the seed
+    of its own draw, a function of seed, epoch and place in the permutation.
     """
 
     def __init__(self, dataset: Dataset, num_replicas: int, rank: int, ratio: float, seed: int):
@@ -73,14 +60,14 @@ class SeededSampler(EnlargedSampler):
         self.epoch = epoch
         self._first = epoch, samples
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
         used = self._first[1] if epoch == self._first[0] else 0
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.total_size, generator=generator) % len(self.dataset)
         for position in range(used * self.num_replicas + self.rank, len(order), self.num_replicas):
             draw = hashlib.blake2b(f'{self.seed}/{epoch}/{position}'.encode(), digest_size=8)
-            yield SeededIndex(int(order[position]), int.from_bytes(draw.digest(), 'big') >> 1)
+            yield int(order[position]), int.from_bytes(draw.digest(), 'big') >> 1
 
 
 def fingerprint(dataset: Dataset) -> dict[str, int | str]:
@@ -146,8 +133,8 @@ class TrainingItems(ItemReader, Dataset):
     """Wraps the training set of any class.
 
     The random numbers of an item (``random``, ``numpy`` and ``torch``, global generators included)
-    follow from the :class:`SeededIndex` alone: neither loader processes nor what was read before
-    plays a part.
+    follow from the seed that comes with an index alone: neither loader processes nor what was read
+    before plays a part.
 
     An item that cannot be read within ``timeout`` seconds is an error that names its files. With
     ``on_error: skip`` the next readable item takes its place, drawn with the same seed; each is
@@ -167,18 +154,18 @@ class TrainingItems(ItemReader, Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> object:
+    def __getitem__(self, index: int | tuple[int, int]) -> object:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list:
+    def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list:
         """The items of a batch; the process that trains gets its random numbers back."""
         worker = get_worker_info()
-        seeded = any(hasattr(index, 'seed') for index in indices)
+        seeded = isinstance(indices[0], tuple)
         with preserved_rng() if seeded and worker is None else nullcontext():
             return [self._item(index, worker.id if worker else 0) for index in indices]
 
-    def _item(self, index: int, place: int) -> object:
-        seed, index = getattr(index, 'seed', None), int(index)
+    def _item(self, index: int | tuple[int, int], place: int) -> object:
+        index, seed = index if isinstance(index, tuple) else (index, None)
         while True:
             self.reading[place] = index
             try:
@@ -244,16 +231,14 @@ def time_limit(seconds: float, key: str) -> Iterator[None]:
     if not seconds or not in_main or not hasattr(signal, 'setitimer'):
         yield
         return
+    ticks = itertools.count(1)
 
-    def stop(signum, frame):
-        raise TimeoutError(f'no answer within {seconds:g} s ({key})')
+    def tick(signum, frame):  # the clock of a stopped process (Ctrl-Z, a scheduler) goes on
+        if next(ticks) == 10:
+            raise TimeoutError(f'no answer within {seconds:g} s ({key})')
 
-    def warn(signum, frame):  # the clock of a stopped process (Ctrl-Z, a scheduler) goes on
-        signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, 0.1 * seconds)
-
-    previous = signal.signal(signal.SIGALRM, warn)
-    signal.setitimer(signal.ITIMER_REAL, 0.9 * seconds)
+    previous = signal.signal(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, seconds / 10, seconds / 10)
     try:
         yield
     finally:
@@ -315,7 +300,8 @@ class TrainLoader:
                     'hanging disk: see whether it answers, or raise datasets.train.timeout. '
                     + LOADER_ADVICE
                 )
-                _shut_down(batches)
+                with suppress(RuntimeError):  # torch complains once more, then its list is empty
+                    getattr(batches, '_shutdown_workers', lambda: None)()
                 raise DataFault(message) from error
             late = False
             yield batch
@@ -325,14 +311,6 @@ def _end(batches: Iterator, process: Popen) -> None:
     """Ends a loader process, in peace if it can be: torch takes a killed one for a fault."""
     batches._shutdown_workers()
     process.kill()
-
-
-def _shut_down(batches: Iterator) -> None:
-    """Ends the loader processes at once: torch complains of a dead one as long as it knows it."""
-    try:
-        getattr(batches, '_shutdown_workers', lambda: None)()
-    except RuntimeError as error:  # once more the complaint; its list is empty afterwards
-        _log.debug('%s', error)
 
 
 @contextmanager
