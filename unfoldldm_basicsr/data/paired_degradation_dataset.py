@@ -3,17 +3,16 @@
 import posixpath
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
-from unfoldldm_basicsr.data.listing import read_meta_info, without_extension
+from unfoldldm_basicsr.data.listing import without_extension
 from unfoldldm_basicsr.data.restoration_dataset import (
     DatasetOptions,
     RestorationDataset,
-    Root,
     at_key,
 )
 from unfoldldm_basicsr.data.sources import FolderImages, ImageSource
@@ -24,12 +23,8 @@ _NUM_CHECKED_PAIRS = 16  # of folders, whose sizes are compared before a run; of
 class PairedOptions(DatasetOptions):
     """Clean images and their degraded partners."""
 
-    dataroot_gt: Root
-    """Folder (searched recursively) or LMDB of clean images."""
-    dataroot_lq: Root
+    dataroot_lq: Annotated[str, Field(min_length=1)]
     """Folder or LMDB of degraded images."""
-    meta_info_file: str | None = None
-    """Images of dataroot_gt to use, or "gt_name, lq_name" per line."""
     filename_tmpl: str = '{}'
     """Name of the degraded image, without extension; {} is that of the clean one."""
 
@@ -56,15 +51,13 @@ class PairedDegradationDataset(RestorationDataset):
     def __init__(self, opt: Mapping[str, Any] | PairedOptions) -> None:
         super().__init__(opt)
         options, (gt_key, *lq_keys) = self.options, self.keys
-        listed: dict[str, list[str] | None] = dict.fromkeys(self.keys)
-        if options.meta_info_file:
-            with at_key(self.title, 'meta_info_file'):
-                pairs = read_meta_info(options.meta_info_file)
-            lq_names = [lq or partner_name(gt, options.filename_tmpl) for gt, lq in pairs]
-            listed = {gt_key: [gt for gt, _ in pairs], **dict.fromkeys(lq_keys, lq_names)}
-        self._open(listed)
+        names: dict[str, list[str] | None] = dict.fromkeys(self.keys)
+        if self.listed:
+            lq_names = [lq or partner_name(gt, options.filename_tmpl) for gt, lq in self.listed]
+            names = {gt_key: [gt for gt, _ in self.listed], **dict.fromkeys(lq_keys, lq_names)}
+        self._open(names)
         columns = [source.names for source in self.images]
-        if not options.meta_info_file:
+        if not self.listed:
             for place, key in enumerate(lq_keys, start=1):
                 with at_key(self.title, key if options.filename_tmpl == '{}' else 'filename_tmpl'):
                     columns[place] = match_names(
@@ -102,7 +95,7 @@ class PairedDegradationDataset(RestorationDataset):
 class DualPixelOptions(PairedOptions):
     """Clean images and two views of each; ``dataroot_lq`` holds the left ones."""
 
-    dataroot_lq_right: Root
+    dataroot_lq_right: Annotated[str, Field(min_length=1)]
     """Folder or LMDB of the right views, named as the left ones."""
 
     @property

@@ -24,7 +24,6 @@ from unfoldldm_basicsr.data.degradations import ChainOptions, DegradationChain
 from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.sources import ImageSource, open_source
 
-Root = Annotated[str, Field(min_length=1)]
 _NUM_FINGERPRINTED = 1000  # files per folder whose sizes are part of the fingerprint
 
 
@@ -79,6 +78,10 @@ class PhotoOptions(LoaderOptions):
 class DatasetOptions(PhotoOptions):
     """A data set of degraded and clean images of equal size."""
 
+    dataroot_gt: Annotated[str, Field(min_length=1)]
+    """Folder (searched recursively) or LMDB of clean images."""
+    meta_info_file: str | None = None
+    """Images of dataroot_gt to use, one per line; of pairs also "gt_name, lq_name"."""
     gt_size: Positive | None = Field(None, validate_default=True)
     """Training: side of the patches in pixels."""
     repeat: count(ge=1, le=10_000_000) = 1
@@ -137,6 +140,7 @@ class RestorationDataset(Dataset):
 
     Attributes:
         images: where the clean images come from, then those of the degraded ones.
+        listed: (clean name, degraded name or None) of the lines of ``meta_info_file``.
         items: for each item its names in ``images``.
         reach: how many pixels around a training patch its degradation depends on.
         block: side of the squares that the degradation treats one by one, from the photo's corner.
@@ -152,6 +156,10 @@ class RestorationDataset(Dataset):
         self.options = opt if isinstance(opt, Options) else read(cls.Options, opt, self.title)
         self.is_train = self.options.phase == 'train'
         self.images: list[ImageSource] = []
+        self.listed: list[tuple[str, str | None]] | None = None
+        if self.options.meta_info_file:
+            with at_key(self.title, 'meta_info_file'):
+                self.listed = read_meta_info(self.options.meta_info_file)
 
     def degraded(
         self, gt: np.ndarray, views: list[np.ndarray], rng: np.random.Generator
@@ -294,11 +302,6 @@ class RestorationDataset(Dataset):
 class SyntheticOptions(ChainOptions, DatasetOptions):
     """Clean images, and what degrades them."""
 
-    dataroot_gt: Root
-    """Folder (searched recursively) or LMDB of clean images."""
-    meta_info_file: str | None = None
-    """Use only the images listed in this file."""
-
 
 @DATASET_REGISTRY.register()
 class SyntheticDegradationDataset(RestorationDataset):
@@ -313,13 +316,9 @@ class SyntheticDegradationDataset(RestorationDataset):
 
     def __init__(self, opt: Mapping[str, Any] | SyntheticOptions) -> None:
         super().__init__(opt)
-        options, names = self.options, None
-        if options.meta_info_file:
-            with at_key(self.title, 'meta_info_file'):
-                names = [gt for gt, _ in read_meta_info(options.meta_info_file)]
-        self._open({'dataroot_gt': names})
+        self._open({'dataroot_gt': self.listed and [gt for gt, _ in self.listed]})
         self.items = [(name,) for name in self.images[0].names]
-        self.chain = DegradationChain(options)
+        self.chain = DegradationChain(self.options)
         self.reach, self.block = self.chain.reach, self.chain.block
         self._set_class(self.chain.name)
 

@@ -32,7 +32,7 @@ from unfoldldm_basicsr.data.listing import (
 
 # Open environments of this process. The lock covers every read, so that `close_lmdbs` never pulls
 # an environment from under a reader in another thread.
-_environments: dict[tuple[int, int], object] = {}
+_environments: dict[tuple[int, int], Any] = {}
 _lock = threading.RLock()
 
 
@@ -174,18 +174,14 @@ def stored_keys(root: str) -> set[str]:
 @contextmanager
 def _reading(root: str, what: str = '') -> Iterator[Any]:
     """A read transaction of the database, with its errors explained."""
-    file = os.path.join(root, 'data.mdb')
+    status = os.stat(os.path.join(root, 'data.mdb'))
+    place = status.st_dev, status.st_ino
     try:
-        status = os.stat(file)
         with _lock:
-            environment = _environments.get((status.st_dev, status.st_ino))
-            if environment is None:
-                environment = _open(root, status.st_size)
-                _environments[status.st_dev, status.st_ino] = environment
-            with environment.begin() as transaction:
+            if place not in _environments:
+                _environments[place] = _open(root, status.st_size)
+            with _environments[place].begin() as transaction:
                 yield transaction
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'{file}: the LMDB has disappeared.') from error
     except lmdb.Error as error:
         hint = ''
         if 'already open' in str(error):

@@ -281,16 +281,10 @@ def read_step(entry: object) -> Degradation:
 Step = Annotated[Any, BeforeValidator(read_step)]
 
 
-def _listed(steps: object) -> list:
-    if not isinstance(steps, list | tuple) or not steps:
-        raise ValueError(f'must be a list with at least one {{type: ...}}, got {steps!r}.')
-    return list(steps)
-
-
 class ChainOptions(Options):
     """A chain of degradations."""
 
-    degradations: Annotated[list[Step], BeforeValidator(_listed)]
+    degradations: Annotated[list[Step], Field(min_length=1)]
     """Steps in order: {type, prob, parameter: value or [low, high]}."""
     lq_output: Literal['clip', 'uint8', 'unclipped'] = 'clip'
     """What becomes of the last step's values: clip to [0, 1], uint8 rounds to the 256 levels of a
