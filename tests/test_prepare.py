@@ -228,7 +228,6 @@ def test_other_matlab_files_are_named(tmp_path):
         (np.zeros((9, 9, 3)), [[1, 1, 9, 9]], None),
         (np.zeros((9, 9, 3), np.uint8), [[1, 1, 9, 9]], 'floats'),
         (np.float64(1), [[1, 1, 9, 9]], 'floats'),
-        (np.zeros((9, 9, 3)), [[1, 1, 10, 9]], 'smaller than its boxes'),
         (np.zeros((9, 9, 3)), [], r'info.mat: has no .* for 0001.mat'),
         (np.zeros((9, 9, 3)), None, r'info.mat: has no .* for 0001.mat'),
     ],
@@ -323,4 +322,4 @@ def test_two_files_for_one_place_are_named(tmp_path, prepare):
     command = ['folder', '-i', tmp_path / 'in', '-o', tmp_path / 'out']
     assert 'could belong to gt/1.png or gt/1.tif' in prepare(*command, *PAIRS, status=2)
     said = prepare(*command, *PAIRS[:2], status=2)
-    assert 'gt/1.png and gt/1.tif, gt/2.png and gt/2.tif would have one key, as keys of' in said
+    assert 'gt/1.png and gt/1.tif would have one key, as keys of' in said

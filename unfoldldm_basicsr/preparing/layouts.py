@@ -96,15 +96,13 @@ def find(names: list[str], layout: Layout) -> Found:
 
     Raises ValueError: images have one place in the layout, such as ``1.png`` and ``1.jpg``.
     """
-    pairs, twice = {}, []
+    pairs: dict[str, tuple[str | None, str, str | None]] = {}
     if layout.lq is None or layout.gt is None:
         side, above = layout.gt or layout.lq, set()
         for name, folders, fields in matches(names, side):
             key = '/'.join(map(fields.get, fields_of(side))) or Path(without_extension(name)).name
-            twice += _alike(pairs, key, name)
-            pairs[key] = (name, key, None) if layout.gt else (None, key, name)
+            _add(pairs, key, (name, key, None) if layout.gt else (None, key, name))
             above.add(folders)
-        _refuse(twice)
         return Found(_share_of(pairs, layout.share), [], above)
     shared = [name for name in fields_of(layout.gt) if name in fields_of(layout.lq)]
     own = [name for name in fields_of(layout.lq) if name not in shared]
@@ -123,12 +121,20 @@ def find(names: list[str], layout: Layout) -> Found:
                 raise ValueError(f'{name} could belong to {" or ".join(found)}: remove one.')
             if found:
                 key = '/'.join([*values, *map(fields.get, own)])
-                twice += _alike(pairs, key, name)
-                pairs[key] = (found[0], '/'.join(values), name)
+                _add(pairs, key, (found[0], '/'.join(values), name))
                 unused.discard(found[0])
                 del left[name]
-    _refuse(twice)
     return Found(_share_of(pairs, layout.share), [*left], above, unused)
+
+
+def _add(pairs: dict, key: str, pair: tuple[str | None, str, str | None]) -> None:
+    if key in pairs:
+        first, second = (lq or gt for gt, _, lq in (pairs[key], pair))
+        raise ValueError(
+            f'{first} and {second} would have one key, as keys of an LMDB have no ending: rename '
+            'or remove one, or name its folder with -i.'
+        )
+    pairs[key] = pair
 
 
 def _share_of(pairs: dict, share: Share | None) -> dict:
@@ -137,16 +143,3 @@ def _share_of(pairs: dict, share: Share | None) -> dict:
         keys.sort(key=lambda key: hashlib.sha256(key.encode()).digest())
         keys = sorted(keys[share.start : share.start + share.count])
     return {key: pairs[key] for key in keys}
-
-
-def _alike(pairs: dict, key: str, name: str) -> list[str]:
-    return [f'{pairs[key][2] or pairs[key][0]} and {name}'] if key in pairs else []
-
-
-def _refuse(twice: list[str]) -> None:
-    if twice:
-        more = f' and {len(twice) - 20} more' if len(twice) > 20 else ''
-        raise ValueError(
-            f'{", ".join(twice[:20])}{more} would have one key, as keys of an LMDB have no ending: '
-            'rename or remove one, or name its folder with -i.'
-        )

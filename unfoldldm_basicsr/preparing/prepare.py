@@ -2,8 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
@@ -16,15 +17,16 @@ from unfoldldm_basicsr.preparing.sets import DataSet, Part, Source
 MATLAB = ('.mat',)  # files that may hold images
 
 
-class Plan(NamedTuple):
+@dataclass
+class Plan:
     """Images of a part."""
 
-    gt: dict[str, Image]  # name -> image, empty where there is no such side
-    lq: dict[str, Image]
-    pairs: list[tuple[str | None, str | None]]  # (clean name or None, degraded name or None)
-    layouts: list[str]  # where they were found
-    problems: list[str]  # what is missing or wrong, in words
-    notes: list[str]  # what else should be known
+    gt: dict[str, Image] = field(default_factory=dict)  # by name, empty where there is no such side
+    lq: dict[str, Image] = field(default_factory=dict)
+    pairs: list[tuple[str | None, str | None]] = field(default_factory=list)  # names in gt and lq
+    layouts: list[str] = field(default_factory=list)  # where they were found
+    problems: list[str] = field(default_factory=list)  # what is missing or wrong, in words
+    notes: list[str] = field(default_factory=list)  # what else should be known
 
 
 def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:
@@ -39,7 +41,7 @@ def plan(dataset: DataSet, root: Path) -> dict[str, Plan]:
 
 
 def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
-    whole = Plan({}, {}, [], [], [], [])
+    whole = Plan()
     above = [f'{root.name}/{name}' for name in names]  # that folder may be part of a layout
     for source in part.sources:
         tries = (
@@ -66,7 +68,7 @@ def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
 
 def _images(found: Found, source: Source, folder: Path, prefix: str) -> Plan:
     """The images of one source; their names get the prefix."""
-    own = Plan({}, {}, [], [], [], [])
+    own = Plan()
     for lq_name, (gt_file, gt_name, lq_file) in found.pairs.items():
         if source.read is not None:
             clean, noisy = (source.read(folder / f) if f else {} for f in (gt_file, lq_file))
