@@ -51,7 +51,7 @@ def test_a_hanging_disk_ends_a_validation_after_the_timeout_of_its_section(model
     path = Path(photos['dataroot_gt'], 'img_2.png')
     path.unlink()
     os.mkfifo(path)  # nobody writes to it
-    fault = r'img_2\.png: .*no answer within 0\.3 s \(timeout of dataset photos\)'
+    fault = r'img_2\.png: .*no answer within 0\.3 s \(its option timeout\)'
     with pytest.raises(DataFault, match=fault):
         model.evaluator.evaluate(loader, '1', save_img=False)
 

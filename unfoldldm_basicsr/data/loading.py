@@ -92,15 +92,13 @@ class ItemReader:
         self.dataset = dataset
         self.name = f'dataset {options.get("name", "train")}'
         self.timeout = options.get('timeout', _DEFAULTS['timeout'])
-        training = options.get('phase', 'train') == 'train'
-        self.timeout_key = 'datasets.train.timeout' if training else f'timeout of {self.name}'
         stock = type(dataset).__module__.startswith('basicsr.')
         self.faults = _STOCK_FAULTS if stock else _FAULTS  # what means an unreadable item
 
     def read(self, index: int) -> object:
         """One item. Raises DataFault where it cannot be read within ``timeout`` seconds."""
         try:
-            with time_limit(self.timeout, self.timeout_key):
+            with time_limit(self.timeout):
                 return self.dataset[index]
         except self.faults as error:
             raise DataFault(f'{self.name}: {self.describe(index, error)}') from error
@@ -173,7 +171,7 @@ class TrainingItems(ItemReader, Dataset):
                     random.seed(seed)
                     np.random.seed(seed % 2**32)  # noqa: NPY002  (of BasicSR's augmentations)
                     torch.default_generator.manual_seed(seed)  # torch's own would seed GPUs too
-                with time_limit(self.timeout, self.timeout_key):
+                with time_limit(self.timeout):
                     return self.dataset[index]
             except self.faults as error:
                 self._deal_with(index, error)
@@ -220,8 +218,8 @@ def preserved_rng() -> Iterator[None]:
 
 
 @contextmanager
-def time_limit(seconds: float, key: str) -> Iterator[None]:
-    """Raises TimeoutError in the block after ``seconds`` (0: never); it names the option ``key``.
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in the block after ``seconds`` (0: never).
 
     The last tenth counts from when the process runs: one that was stopped for long has it again.
     Works in the main thread of a process on a POSIX system and does nothing elsewhere; there, and
@@ -235,7 +233,7 @@ def time_limit(seconds: float, key: str) -> Iterator[None]:
 
     def tick(signum, frame):  # the clock of a stopped process (Ctrl-Z, a scheduler) goes on
         if next(ticks) == 10:
-            raise TimeoutError(f'no answer within {seconds:g} s ({key})')
+            raise TimeoutError(f'no answer within {seconds:g} s (its option timeout)')
 
     previous = signal.signal(signal.SIGALRM, tick)
     signal.setitimer(signal.ITIMER_REAL, seconds / 10, seconds / 10)
