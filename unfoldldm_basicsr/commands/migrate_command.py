@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.common.option_files import OptionLoader, read_option_file
-from unfoldldm_basicsr.options.aliases import Note, translate
+from unfoldldm_basicsr.common.option_files import read_option_file
+from unfoldldm_basicsr.options.aliases import translate
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.options.run import is_training
 
@@ -35,28 +35,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def commented(options: dict, notes: list[Note]) -> str:
-    """YAML of an option dict, with a comment above each key that a note is about."""
+def commented(options: dict, notes: list[str]) -> str:
+    """YAML of an option dict, with the notes as comments above."""
     text = yaml.dump(
         options, Dumper=_Plain, sort_keys=False, default_flow_style=None, allow_unicode=True
     )
-    root = yaml.compose(text, Loader=OptionLoader)
-    comments: dict[int, list[str]] = {}
-    for note in notes:
-        line = _line(root, note)
-        comments.setdefault(line, []).append(f'# {note}')
-    lines = []
-    for number, line in enumerate(text.splitlines()):
-        indent = line[: len(line) - len(line.lstrip())]
-        lines += [indent + comment for comment in comments.get(number, [])] + [line]
-    return '\n'.join(lines) + '\n'
-
-
-def _line(node: yaml.Node, note: Note) -> int:
-    """Line of the first new key, or of the section where nothing replaces the old one."""
-    line = 0
-    for part in [*filter(None, note.section.split('.')), *note.keys[:1]]:
-        for key, value in node.value:
-            if key.value == part:
-                line, node = key.start_mark.line, value
-    return line
+    return ''.join(f'# {note}\n' for note in notes) + text

@@ -25,18 +25,6 @@ _PROGRESSIVE = ('iters', 'gt_sizes', 'mini_batch_sizes')
 New = dict[str, Any] | str  # what replaces a key in its section; a text: why it stays as it is
 
 
-class Note(NamedTuple):
-    """One translated key."""
-
-    path: str  # where it stood
-    section: str  # path of the section that holds what replaces it
-    keys: tuple[str, ...]  # the new keys there
-    text: str  # what became of it, and why
-
-    def __str__(self) -> str:
-        return f'{self.path}: {self.text}'
-
-
 class Row(NamedTuple):
     """One key of a fork.
 
@@ -112,17 +100,20 @@ TABLE = (
 )
 
 
-def translate(options: dict) -> list[Note]:
+def translate(options: dict) -> list[str]:
     """Replaces what forks name otherwise, in place; values that are not understood stay.
 
     A project that registers a class of such a name gets its own.
+
+    Returns:
+        One note for each key, ``key.path: what became of it (why)``.
     """
-    notes: list[Note] = []
+    notes: list[str] = []
     model, datasets = options.get('model_type'), options.get('datasets')
     datasets = datasets if isinstance(datasets, dict) else {}
     if str(model) in MODELS and not registered(MODEL_REGISTRY, model):
         options['model_type'] = MODELS[model]
-        notes.append(_note('', 'model_type', {'model_type': MODELS[model]}, model))
+        notes.append(_note('model_type', model, {'model_type': MODELS[model]}))
         for name in ('path', 'train', 'val'):
             notes += _rows(options.get(name), name, model)
         notes += _progressive(options, datasets.get('train'))
@@ -139,50 +130,40 @@ def translate(options: dict) -> list[Note]:
             if kind == _PAIRS and {'mean', 'std'} & section.keys():
                 new = _STOCK  # which shifts both images by them
             section['type'] = new
-            notes.append(_note(path, 'type', {'type': new}, kind))
+            notes.append(_note(f'{path}.type', kind, {'type': new}))
     return notes
 
 
-def _rows(section: Any, path: str, owner: Any) -> list[Note]:
+def _rows(section: Any, path: str, owner: Any) -> list[str]:
+    """Applies to each key of a section the first row that is about it."""
     notes = []
-    if not isinstance(section, dict):
-        return notes
-    before, left = dict(section), set()
-    for row in TABLE:
-        here = row.key in section and row.key not in left and path.startswith(row.section)
-        if owner not in row.owners or not here:
-            continue
-        value = before[row.key]
-        new = row.new(value, before) if callable(row.new) else dict.fromkeys(row.new, value)
-        twice = [key for key in new if key in before] if isinstance(new, dict) else ()
-        if twice or isinstance(new, str):  # for the check to judge
-            reason = new if isinstance(new, str) else f'{twice[0]} is there too'
-            text = f'{_yaml(value)} is left as it is: {reason}.'
-            left.add(row.key)
-            notes.append(Note(f'{path}.{row.key}', path, (row.key,), text))
-            continue
-        place = list(section).index(row.key)
-        items = list(section.items())
-        items[place : place + 1] = new.items()
-        section.clear()
-        section.update(items)
-        notes.append(_note(path, row.key, new, value, row.why))
+    rows = [row for row in TABLE if owner in row.owners and path.startswith(row.section)]
+    before = dict(section) if isinstance(section, dict) else {}
+    for key, value in before.items():
+        row = next((row for row in rows if row.key == key), None)
+        new: New = {key: section.pop(key)}  # which keeps the order
+        if row is not None:
+            new = row.new(value, before) if callable(row.new) else dict.fromkeys(row.new, value)
+            twice = [name for name in new if name in before] if isinstance(new, dict) else ()
+            new = f'{twice[0]} is there too' if twice else new
+            notes.append(_note(f'{path}.{key}', value, new, row.why))
+        section |= {key: value} if isinstance(new, str) else new  # a text: for the check to judge
     return notes
 
 
-def _note(path: str, key: str, new: Mapping[str, Any], old: Any, why: str = '') -> Note:
-    reason = f' ({why})' if why else ''
+def _note(path: str, old: Any, new: New, why: str = '') -> str:
+    if isinstance(new, str):
+        return f'{path}: {_yaml(old)} is left as it is: {new}.'
     now = ', '.join(f'{k}: {_yaml(v)}' for k, v in new.items())
-    text = f'{_yaml(old)} is {f"read as {now}" if new else "not needed"}{reason}.'
-    place = f'{path}.{key}' if path else key
-    return Note(place, path, tuple(new), text)
+    reason = f' ({why})' if why else ''
+    return f'{path}: {_yaml(old)} is {f"read as {now}" if new else "not needed"}{reason}.'
 
 
 def _yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _progressive(options: dict, section: Any) -> list[Note]:
+def _progressive(options: dict, section: Any) -> list[str]:
     """Restormer has its progressive sizes with the data, and they belong to the training."""
     train = options.get('train')
     if not isinstance(section, dict) or not isinstance(train, dict):
@@ -190,11 +171,10 @@ def _progressive(options: dict, section: Any) -> list[Note]:
     if any(key not in section for key in _PROGRESSIVE) or 'progressive' in train:
         return []
     train['progressive'] = {key: section.pop(key) for key in _PROGRESSIVE}
-    text = 'is read as train.progressive.'
-    return [Note(f'datasets.train.{key}', 'train', ('progressive',), text) for key in _PROGRESSIVE]
+    return [f'datasets.train.{key}: is read as train.progressive.' for key in _PROGRESSIVE]
 
 
-def _added(train: Any, model: str) -> list[Note]:
+def _added(train: Any, model: str) -> list[str]:
     """What the trainers of the forks do unless told otherwise."""
     if not isinstance(train, dict):
         return []
@@ -206,10 +186,10 @@ def _added(train: Any, model: str) -> list[Note]:
         adds['decay_all'] = 'the trainers of the forks let biases and gains decay too'
     adds = {key: text for key, text in adds.items() if key not in train}
     train.update(dict.fromkeys(adds, True))
-    return [Note(f'train.{k}', 'train', (k,), f'added: {text}.') for k, text in adds.items()]
+    return [f'train.{key}: added: {text}.' for key, text in adds.items()]
 
 
-def _other_losses(train: Any, model: str) -> list[Note]:
+def _other_losses(train: Any, model: str) -> list[str]:
     """Losses that only the trainer of a project has."""
     keys = train if isinstance(train, dict) else ()
     others = [key for key in keys if str(key).endswith('_opt') and key not in _LOSSES]
@@ -217,4 +197,4 @@ def _other_losses(train: Any, model: str) -> list[Note]:
         f'is left as it is: {MODELS[model]}, which stands for {model}, has no such loss. A '
         f'{model} of your project is used in its place with --import PACKAGE.'
     )
-    return [Note(f'train.{key}', 'train', (key,), text) for key in others]
+    return [f'train.{key}: {text}' for key in others]

@@ -52,7 +52,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     except ValueError as error:
         refuse([str(error)])
     progress.begin()
-    progress.notes = (*map(str, report.notes), *report.warnings)
+    progress.notes = (*report.notes, *report.warnings)
     gpus, tasks = torch.cuda.device_count(), os.environ.get('SLURM_STEP_NUM_TASKS', '1')
     if args.launcher == 'none' and tasks != '1':  # each may have an option file of its own
         progress.notes += (

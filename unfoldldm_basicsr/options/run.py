@@ -105,7 +105,7 @@ class Report:
     """
 
     run: Run
-    notes: Sequence[object] = ()  # what was translated
+    notes: Sequence[str] = ()  # what was translated
 
     def __init__(self, options: dict | None = None, file: str = '', strict: bool = True):
         self.options, self.file, self.strict = options, file, strict
