@@ -169,7 +169,6 @@ def test_a_tile_may_be_a_share_of_the_image():
         ('GoPro32_test', 'val.grids', True, 'needs crop_size, crop_size_h'),
         ('SIDD32', 'train.mixup', True, 'write mixing_augs'),
         ('GoPro32', 'datasets.train.use_hflip', False, 'use_hflip is there too'),
-        ('GoPro32', 'train.fft_loss_opt', {'type': 'FFTLoss'}, 'has no such loss. A'),
     ],
 )
 def test_what_is_not_understood_is_left_to_the_check_and_said(name, key, value, says):

@@ -20,7 +20,6 @@ DATASETS = {
 }
 _PAIRS, _NOISE, _DUAL = DATASETS
 _STOCK = 'PairedImageDataset'  # NAFNet's, with one key named otherwise than BasicSR's
-_LOSSES = ('pixel_opt', 'perceptual_opt')
 _PROGRESSIVE = ('iters', 'gt_sizes', 'mini_batch_sizes')
 New = dict[str, Any] | str  # what replaces a key in its section; a text: why it stays as it is
 
@@ -118,7 +117,6 @@ def translate(options: dict) -> list[str]:
             notes += _rows(options.get(name), name, model)
         notes += _progressive(options, datasets.get('train'))
         notes += _added(options.get('train'), model)
-        notes += _other_losses(options.get('train'), model)
     for phase, section in datasets.items():
         path, kind = f'datasets.{phase}', section.get('type') if isinstance(section, dict) else None
         new = DATASETS.get(str(kind))
@@ -187,14 +185,3 @@ def _added(train: Any, model: str) -> list[str]:
     adds = {key: text for key, text in adds.items() if key not in train}
     train.update(dict.fromkeys(adds, True))
     return [f'train.{key}: added: {text}.' for key, text in adds.items()]
-
-
-def _other_losses(train: Any, model: str) -> list[str]:
-    """Losses that only the trainer of a project has."""
-    keys = train if isinstance(train, dict) else ()
-    others = [key for key in keys if str(key).endswith('_opt') and key not in _LOSSES]
-    text = (
-        f'is left as it is: {MODELS[model]}, which stands for {model}, has no such loss. A '
-        f'{model} of your project is used in its place with --import PACKAGE.'
-    )
-    return [f'train.{key}: {text}' for key in others]
