@@ -3,7 +3,7 @@
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -52,51 +52,19 @@ def one_step(cls: type[Optimizer], **arguments: Any) -> None:
     cls(parameters, **arguments).step()
 
 
-def blamed(build: Callable[..., object], arguments: Mapping) -> dict[str, object]:
-    """Arguments that ``build`` refuses: those without which it succeeds on the others.
-
-    Where ``build`` succeeds on none, as with two wrong ones, those that it refuses alone. Keys of a
-    mapping are named with it, ``outer.inner``. For errors from the depths of a library, which do
-    not say whose value they are about.
-    """
-
-    def refused(**kept: object) -> bool:
-        try:
-            build(**kept)
-        except Exception:  # noqa: BLE001  (of a class of anybody, handed wrong values)
-            return True
-        return False
-
-    found = {}
-    for name, value in arguments.items():
-        inner = {}
-        if isinstance(value, Mapping):
-
-            def build_with(_name: str = name, **kept: object) -> object:
-                return build(**{**arguments, _name: kept})
-
-            inner = {f'{name}.{key}': v for key, v in blamed(build_with, value).items()}
-        if not inner and not refused(**{k: v for k, v in arguments.items() if k != name}):
-            inner = {name: value}
-        found |= inner
-    if not found and not refused():
-        found = {name: value for name, value in arguments.items() if refused(**{name: value})}
-    return found
-
-
 def refusal(
     name: str, arguments: Mapping, error: Exception, construct: Callable[..., object]
 ) -> str:
     """What a constructor raised, with the arguments that it is about.
 
-    Those are the ones that the error names, else the :func:`blamed` ones, else all.
+    Those are the ones that the error names, else those that :func:`_blamed` finds, else all.
     """
     words = set(re.findall(r'\w+', str(error)))
     about = {key: value for key, value in arguments.items() if str(key) in words}
     if isinstance(error, TooLargeError):  # a search for it would build as many again and again
-        about = dict([max(arguments.items(), key=lambda item: _largest(item[1]))])
+        about = arguments
     elif not about or any(isinstance(value, Mapping) for value in about.values()):
-        about = blamed(construct, arguments) or about or arguments
+        about = _blamed(construct, arguments) or about or arguments
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
         kind, error = '', 'a file that it loads holds more than data and could execute code'
@@ -107,5 +75,17 @@ def refusal(
     )
 
 
-def _largest(value: object) -> int:
-    return max((int(digits) for digits in re.findall(r'\d+', repr(value))), default=0)
+def _blamed(build: Callable[..., object], arguments: Mapping) -> dict[str, object]:
+    """Arguments without which ``build`` succeeds on the others, or that it refuses alone."""
+
+    def fails(names: Collection[str]) -> bool:
+        try:
+            build(**{name: arguments[name] for name in names})
+        except Exception:  # noqa: BLE001  (of a class of anybody, handed wrong values)
+            return True
+        return False
+
+    found = [name for name in arguments if not fails(arguments.keys() - {name})]
+    if not found and not fails(()):
+        found = [name for name in arguments if fails([name])]
+    return {name: arguments[name] for name in found}

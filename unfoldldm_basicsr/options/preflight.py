@@ -10,7 +10,6 @@ last, files and data of this machine are opened.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
@@ -204,13 +203,9 @@ def _is_used(model: type | None, name: str) -> bool:
 
 def _stock_optimisers(model: type) -> Kind:
     """Those that a model of BasicSR takes: Adam alone in the release, more in its repository."""
-    known = []
-    for name, cls in networks.OPTIMIZERS:
-        with suppress(NotImplementedError):
-            with suppress(AttributeError):  # of None: it looks at the model, so any may be taken
-                model.get_optimizer(None, name, [torch.nn.Parameter(torch.ones(1))], 1e-3)
-            known.append((name, cls))
-    return OPTIMISER._replace(registry=known, where=_OF_STOCK)
+    named = model.get_optimizer.__code__.co_consts
+    known = [(name, cls) for name, cls in networks.OPTIMIZERS if name in named]
+    return OPTIMISER._replace(registry=known or networks.OPTIMIZERS, where=_OF_STOCK)
 
 
 def _find(report: Report, path: str, section: object, kind: Kind) -> Any:
