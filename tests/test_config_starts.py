@@ -122,14 +122,6 @@ def test_a_scan_that_is_unknown_or_not_usable_is_refused(plugin, monkeypatch):
     assert found('mamba', num_gpu='auto') == ''
 
 
-def test_a_missing_compiler_is_found_before_the_run(plugin, monkeypatch):
-    plugin = put(plugin, 'train.use_compile', True)
-    monkeypatch.setattr(torch._inductor.config.cpp, 'cxx', (None, 'no-such-compiler'))
-    found = problems_at(plugin, 'train.use_compile')
-    assert 'torch.compile does not work here (InvalidCxxCompiler' in found
-    assert 'g++' in found
-
-
 def test_a_script_without_a_main_guard_is_told_so(monkeypatch, capsys):
     """The start method spawn imports it again in every loader process."""
     monkeypatch.setattr(multiprocessing.current_process(), '_inheriting', True, raising=False)

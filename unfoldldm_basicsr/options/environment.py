@@ -4,7 +4,6 @@ import copy
 import logging
 import math
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,7 +15,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
-from unfoldldm_basicsr.common.errors import ResumeError, first_line
+from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.common.registration import registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
@@ -143,20 +142,6 @@ def scan_backend_works(run: Run) -> Found:
         yield Problem('scan_backend', f"'{name}' is {answer}.")
 
 
-def network_can_be_compiled(run: Run) -> Found:
-    """torch looks for a compiler in the first step only, after the loaders have started."""
-    if not getattr(run.train, 'use_compile', False):
-        return
-    device = 'cuda' if run.top.num_gpu and torch.cuda.is_available() else 'cpu'
-    try:
-        with warnings.catch_warnings(), torch._inductor.config.patch(force_disable_caches=True):
-            warnings.simplefilter('ignore')  # of the caches, which would hide the fault
-            torch.compile(torch.sin)(torch.ones(8, device=device))
-    except (RuntimeError, ImportError, OSError) as error:
-        message = f'torch.compile does not work here ({first_line(error)}). Install a C++ '
-        yield Problem('train.use_compile', f'{message}compiler (g++), or set it to false.')
-
-
 # ---- data ---------------------------------------------------------------------------------------
 
 
@@ -275,6 +260,5 @@ RULES = (
     weights_are_there_and_fit,
     gpus_are_there,
     scan_backend_works,
-    network_can_be_compiled,
     data_are_there,
 )
