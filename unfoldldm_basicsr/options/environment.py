@@ -3,9 +3,8 @@
 import copy
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from unfoldldm_basicsr.common.registration import registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
 from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
-from unfoldldm_basicsr.ops.ss2d import describe_backends
 from unfoldldm_basicsr.options.defaults import places_of
 from unfoldldm_basicsr.options.rules import Found
 from unfoldldm_basicsr.options.run import Report, Run, section_values
@@ -127,19 +125,6 @@ def gpus_are_there(run: Run) -> Found:
             f'--nproc_per_node={wanted} ... --launcher pytorch, or set num_gpu: 1.'
         )
         yield Problem('num_gpu', message)
-
-
-def scan_backend_works(run: Run) -> Found:
-    """The CPU takes none of those that are named."""
-    name = getattr(run.top, 'scan_backend', None)
-    if name in (None, 'auto', 'torch') or run.top.num_gpu == 0:
-        return
-    rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', ''))
-    mine = rank.isdigit() and int(rank) < torch.cuda.device_count()
-    with torch.cuda.device(int(rank)) if mine else nullcontext():
-        answer = describe_backends()[name]
-    if answer.startswith('not usable'):
-        yield Problem('scan_backend', f"'{name}' is {answer}.")
 
 
 # ---- data ---------------------------------------------------------------------------------------
@@ -259,6 +244,5 @@ def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
 RULES = (
     weights_are_there_and_fit,
     gpus_are_there,
-    scan_backend_works,
     data_are_there,
 )
