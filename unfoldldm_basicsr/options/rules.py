@@ -33,6 +33,8 @@ def sets_are_read(run: Run) -> Found:
         yield Problem('datasets', f'is missing or empty: write the sections {needed}.')
     elif run.is_train and 'train' not in datasets:
         yield Problem('datasets.train', 'is missing: the data to train on.')
+    elif run.is_train and section_values(datasets, 'train').get('batch_size_per_gpu') is None:
+        yield Problem('datasets.train.batch_size_per_gpu', 'is missing: batch size per GPU.')
     for phase in datasets:
         if not is_read(str(phase), run.is_train):
             reads = 'training reads train, val, val_2, ...'
@@ -47,21 +49,6 @@ def sets_have_different_names(run: Run) -> Found:
         if path != 'datasets.train' and names.setdefault(name, path) != path:
             message = f'{show(name)} is the name of {names[name]} too, their results would mix.'
             yield Problem(f'{path}.name', message)
-
-
-def batches_can_be_loaded(run: Run) -> Found:
-    section = section_values(section_values(run.opt, 'datasets'), 'train')
-    if not run.is_train or not section:
-        return
-    path = 'datasets.train'
-    if section.get('batch_size_per_gpu') is None:
-        yield Problem(f'{path}.batch_size_per_gpu', 'is missing: batch size per GPU.')
-    if section.get('prefetch_mode') == 'cuda':
-        if section.get('pin_memory') is not True:
-            yield Problem(f'{path}.pin_memory', 'must be true with prefetch_mode: cuda.')
-        if run.here and not torch.cuda.is_available():
-            message = "'cuda' needs a GPU, and none is seen here: set it to ~."
-            yield Problem(f'{path}.prefetch_mode', message)
 
 
 def images_have_the_channels_of_the_network(run: Run) -> Found:
@@ -262,7 +249,6 @@ def stock_models_can_train(run: Run) -> Found:
 
 RULES = (
     sets_are_read,
-    batches_can_be_loaded,
     images_have_the_channels_of_the_network,
     sets_have_different_names,
     a_test_has_weights,
