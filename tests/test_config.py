@@ -63,7 +63,6 @@ STOCK_FAULTS = [
         r'does not work.*look at dataroot_gt: nothing \(~\)',
     ),
     ('datasets.train.gt_size', 33, r'no multiple of scale \(4\)'),
-    ('path.my_folder', 3, 'makes a folder'),
     ('path.pretrain_network_g', '', 'is empty: name a file, or write ~'),
     ('train.total_iter', DELETE, 'is missing'),
     ('train.total_iter', 1e30, 'at most 1000000000'),

@@ -98,13 +98,6 @@ def ignored_networks_exist(run: Run) -> Found:
             yield Problem('path.ignore_resume_networks', message)
 
 
-def folders_have_names(run: Run) -> Found:
-    for key, value in section_values(run.opt, 'path').items():
-        if not run.path.also.fullmatch(str(key)) and not isinstance(value, str):
-            message = f'BasicSR makes a folder of such a key, and not of {show(value)}: remove it.'
-            yield Problem(f'path.{key}', message)
-
-
 def metrics_have_a_truth(run: Run) -> Found:
     sets = {path: section for path, section in run.sets() if path != 'datasets.train'}
     lacking = [path for path, s in sets.items() if s.get('type') == 'SingleImageDataset']
@@ -253,7 +246,6 @@ RULES = (
     sets_have_different_names,
     a_test_has_weights,
     ignored_networks_exist,
-    folders_have_names,
     metrics_have_a_truth,
     loggers_are_installed,
     networks_suit_the_model,
