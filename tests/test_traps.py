@@ -153,8 +153,6 @@ def test_restoration_model_is_advised_only_where_it_can_take_over(stock):
     for options, advised in ((stock, False), (unscaled, True), (gan, False)):
         warning = warnings_at(options, 'train.warmup_iter', here=False)
         assert ('RestorationModel' in warning) == advised
-    for key, value in (('net_d_iters', '1'), ('net_d_iters', 0), ('net_d_init_iters', '0')):
-        assert 'whole number' in problems_at(put(gan, f'train.{key}', value), f'train.{key}')
 
 
 def test_an_average_without_running_statistics_is_warned_of(stock, normalised):

@@ -197,11 +197,6 @@ def stock_models_can_train(run: Run) -> Found:
     for place, section in (('network_d', run.opt), ('train.optim_d', train)):
         if issubclass(run.model, gans) and place.rpartition('.')[2] not in section:
             yield Problem(place, f'is missing: {run.model.__name__} trains a discriminator.')
-    for key, least in {'net_d_iters': 1, 'net_d_init_iters': 0}.items():
-        value = train.get(key, least)
-        if not isinstance(value, int | float) or value < least:
-            message = f'must be a whole number, at least {least}, got {show(value)}.'
-            yield Problem(f'train.{key}', message)
     losses = [str(name) for name in train if str(name).endswith('_opt') and train[name]]
     if not losses:
         yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
