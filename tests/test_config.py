@@ -172,8 +172,6 @@ def test_a_data_set_has_a_scale_of_its_own_where_the_file_has_none(stock):
     assert 'no multiple of scale (4)' in problems_at(wrong, 'datasets.train.gt_size')
     ours = options | {'model_type': 'RestorationModel', 'network_g': {'type': 'NAFNet'}}
     assert 'restores images in their own size' in problems_at(ours, 'datasets.val.scale')
-    warmed = put(options, 'train.warmup_iter', 2)
-    assert warnings_at(warmed, 'train.warmup_iter').endswith('remove it.')
     for value in ('two', 0, None):
         wrong = put(options, 'datasets.train.scale', value)
         assert 'must be a whole number, at least 1' in problems_at(wrong, 'datasets.train.scale')

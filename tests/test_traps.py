@@ -144,17 +144,6 @@ def test_a_warmup_that_would_freeze_the_rate_is_warned_of(stock):
     assert problems_at(own, 'train.warmup_iter', here=False).find('never leave') == -1
 
 
-def test_restoration_model_is_advised_only_where_it_can_take_over(stock):
-    stock = put(stock, 'train.warmup_iter', 5)
-    unscaled = put(stock, 'scale', 1)
-    discriminator = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3}
-    gan = put(put(unscaled, 'model_type', 'SRGANModel'), 'network_d', discriminator)
-    gan['train']['optim_d'] = gan['train']['optim_g']
-    for options, advised in ((stock, False), (unscaled, True), (gan, False)):
-        warning = warnings_at(options, 'train.warmup_iter', here=False)
-        assert ('RestorationModel' in warning) == advised
-
-
 def test_an_average_without_running_statistics_is_warned_of(stock, normalised):
     normalised = put(normalised, 'train.ema_decay', 0.9)
     assert 'running statistics' in warnings_at(normalised, 'train.ema_decay')

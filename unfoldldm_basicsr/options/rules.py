@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import torch
-from basicsr.models.hifacegan_model import HiFaceGANModel
-from basicsr.models.srgan_model import SRGANModel
-from basicsr.models.stylegan2_model import StyleGAN2Model
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
@@ -20,7 +17,7 @@ from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.options.run import Run, is_read, section_values
 
 Found = Iterator[Problem]
-_SINGLE_IMAGES = ('SRModel', 'SwinIRModel')  # whose trainings RestorationModel can take over
+_INSTEAD = ', or, without scale and GAN, use model_type: RestorationModel.'
 
 
 # ---- data sets ----------------------------------------------------------------------------------
@@ -107,7 +104,7 @@ def metrics_have_a_truth(run: Run) -> Found:
     for name, metric in (run.val.metrics or {}).items():
         if needs_truth(metric.get('type')):
             message = f'compares with a ground truth, but {lacking[0]} has none: remove it'
-            message += _or_ours(run) if len(lacking) < len(sets) else '.'
+            message += _INSTEAD if len(lacking) < len(sets) else '.'
             yield Problem(f'val.metrics.{name}', message)
 
 
@@ -174,13 +171,6 @@ def scale_fits(run: Run) -> Found:
             yield Problem(place, message)
 
 
-def _or_ours(run: Run) -> str:
-    """The other remedy, where there is one: RestorationModel refuses a scale, and has no GAN."""
-    own_size = all(section.get('scale') == 1 for _, section in run.sets())
-    alike = own_size and getattr(run.model, '__name__', '') in _SINGLE_IMAGES
-    return ', or use model_type: RestorationModel.' if alike else '.'
-
-
 def _constants(model: type) -> Iterator[object]:
     """Texts and numbers in the code of a class."""
     for base in model.__mro__:
@@ -192,15 +182,14 @@ def stock_models_can_train(run: Run) -> Found:
     """BasicSR's own models keep some of BasicSR's traps."""
     if not run.is_train or whose(run.model) != 'basicsr':
         return
-    instead = _or_ours(run)
-    train, gans = section_values(run.opt, 'train'), (SRGANModel, StyleGAN2Model, HiFaceGANModel)
-    for place, section in (('network_d', run.opt), ('train.optim_d', train)):
-        if issubclass(run.model, gans) and place.rpartition('.')[2] not in section:
-            yield Problem(place, f'is missing: {run.model.__name__} trains a discriminator.')
+    train, read = section_values(run.opt, 'train'), set(_constants(run.model))
+    for key, place, section in (('network_d', '', run.opt), ('optim_d', 'train.', train)):
+        if key in read and key not in section:
+            yield Problem(place + key, f'is missing: {run.model.__name__} trains a discriminator.')
     losses = [str(name) for name in train if str(name).endswith('_opt') and train[name]]
     if not losses:
         yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
-    for name in sorted(set(losses) - set(_constants(run.model))):
+    for name in sorted(set(losses) - read):
         message = (
             f'is read by no part of {run.model.__name__}: nothing comes of it. Remove it, or train '
             'with a model of your own that reads it.'
@@ -210,13 +199,13 @@ def stock_models_can_train(run: Run) -> Found:
     if run.train.ema_decay and any(hasattr(m, 'running_mean') for m in network.modules()):
         message = (
             f"{type(network).__name__} has running statistics, which BasicSR's own models leave "
-            f'at zero in the average: remove it{instead}'
+            f'at zero in the average: remove it{_INSTEAD}'
         )
         yield Problem('train.ema_decay', message, 'warning')
     if not run.train.ema_decay and run.processes > 1 and [*network.buffers()]:
         message = (
             f"is not set: {type(network).__name__} has buffers, and BasicSR's own models would "
-            f'lose step with each other in the validation of several processes: set it{instead}'
+            f'lose step with each other in the validation of several processes: set it{_INSTEAD}'
         )
         yield Problem('train.ema_decay', message)
     schedule, total = run.train.scheduler, run.train.total_iter
@@ -232,7 +221,7 @@ def stock_models_can_train(run: Run) -> Found:
             f"with {kind}, BasicSR's own models would never leave {warmup - 1}/{warmup} of "
             'the learning rate (the warm-up overwrites what this schedule multiplies): remove it'
         )
-        yield Problem('train.warmup_iter', message + instead, 'warning')
+        yield Problem('train.warmup_iter', message + _INSTEAD, 'warning')
 
 
 RULES = (
