@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -96,12 +95,8 @@ def _like(name: str, default: Any) -> Any:
 
 
 def _unquoted(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError('must be a finite number')
     try:
-        quoted = isinstance(value, str) and float(value) is not None
-    except ValueError:
-        quoted = False  # a word that may be meant
-    if quoted:
-        raise ValueError('must be a number')
-    return value
+        float(value if isinstance(value, str) else '')
+    except ValueError:  # no text, or a word that may be meant
+        return value
+    raise ValueError('must be a number')

@@ -56,10 +56,9 @@ def not_read(run: Run) -> frozenset[str]:
     if not run.is_train or not resuming:
         return frozenset(() if run.is_train else ['path.pretrain_network_d'])
     ignored = run.path.ignore_resume_networks or ()
-    ignored = set(map(str, [ignored] if isinstance(ignored, str) else ignored))
-    labels = [key.removeprefix('network_') for key in set(run.network_sections) - ignored]
-    labels += ['phase1'] if 'g' in labels else []
-    return frozenset(f'path.pretrain_network_{label}' for label in labels)
+    loaded = [key for key in run.network_sections if key not in ignored]
+    loaded += ['network_phase1'] if 'network_g' in loaded else []
+    return frozenset(f'path.pretrain_{key}' for key in loaded)
 
 
 def weights_are_there_and_fit(run: Run) -> Found:
@@ -114,11 +113,9 @@ def gpus_are_there(run: Run) -> Found:
     single = getattr(run.model, 'one_gpu_per_process', False)
     if wanted > present:
         message = f'{wanted} asked for, but torch sees {present} here. '
-        severity = 'warning' if present and not (single and run.is_train) else 'fault'
         remedy = "Write 'auto' for what there is, or 0 for the CPU."
-        if run.is_train and severity == 'warning':
-            remedy = f'Batches stay those of {wanted}; with auto they have what there is.'
-        yield Problem('num_gpu', message + remedy, severity)
+        kind = 'warning' if present and not (single and run.is_train) else 'fault'
+        yield Problem('num_gpu', message + remedy, kind)
     elif launcher == 'none' and run.is_train and wanted > 1 and single:
         message = (
             f'is {wanted}, but one process was started, which uses one GPU. Start with torchrun '
@@ -150,8 +147,6 @@ def _path_faults(key: str, value: str, is_lmdb: bool, kind: object) -> Iterator[
     elif is_lmdb and is_list and kind == 'PairedImageDataset':
         text = f'{kind} reads none with an LMDB, of which it takes all images.'
         yield f'{text} PairedDegradationDataset takes those that are listed.', 'warning'
-    elif is_lmdb and not is_list and not value.endswith('.lmdb'):
-        yield (f"the name of an LMDB must end with '.lmdb': {value}.",)
     elif is_lmdb and (place / 'data.mdb').is_file():
         yield from _lmdb_faults(str(place))
 

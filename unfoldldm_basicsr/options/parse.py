@@ -16,7 +16,7 @@ from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.environment import open_datasets
 from unfoldldm_basicsr.options.preflight import examine, project_hint
 from unfoldldm_basicsr.options.progress import progress
-from unfoldldm_basicsr.options.run import check_launcher, gpu_count
+from unfoldldm_basicsr.options.run import process_count
 from unfoldldm_basicsr.weights.training_state import iterations_of
 
 
@@ -31,8 +31,15 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     """
     load_data_only()
     args = build_parser().parse_args()
+    count = process_count('pytorch')
+    if args.launcher == 'none' and count > 1:
+        fault = (
+            f'{count} processes were started (WORLD_SIZE is {count}), but without a launcher each '
+            'would run alone, all of them in the same folder: add --launcher pytorch to the '
+            'command. For a single process, start it without torchrun, or unset WORLD_SIZE.'
+        )
+        refuse([fault])
     try:
-        check_launcher(args.launcher)
         options = read_option_file(args.opt)
         apply_overrides(options, args.force_yml or [])
     except ValueError as error:
@@ -46,7 +53,6 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     report = examine(options, args.opt, is_train, **start, later=True)
     refuse(report.problems)
     asked, options = options.get('num_gpu', 'auto'), report.run.opt  # translated and completed
-    options['num_gpu'] = gpu_count(options, report.run.model, args.launcher)
     try:
         _start_processes(options, args.launcher)
     except ValueError as error:

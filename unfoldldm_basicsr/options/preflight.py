@@ -36,7 +36,6 @@ from unfoldldm_basicsr.options.run import (
     SET_AT_START,
     Report,
     Run,
-    gpu_count,
     is_read,
     section_values,
     typed,
@@ -121,8 +120,8 @@ def examine(
     fill_defaults(options, is_train)
     options['is_train'] = is_train
     model = registered(registries.MODEL_REGISTRY, options.get('model_type'))
-    if start.get('here', True):
-        options['num_gpu'] = gpu_count(options, model, start.get('launcher'))
+    if options['num_gpu'] == 'auto':
+        options['num_gpu'] = _gpu_count(model, start.get('launcher'))
     for key in SET_AT_START['path'] if isinstance(options['path'], dict) else ():
         if options['path'].pop(key, None) is not None:
             report.add(f'path.{key}', 'is set when a run starts; not read.', 'warning')
@@ -142,6 +141,16 @@ def examine(
     if report.refused or not later:
         environment.open_datasets(report)
     return report
+
+
+def _gpu_count(model: type | None, launcher: str | None) -> int:
+    """What ``num_gpu: auto`` means here.
+
+    A model of this package uses one GPU in each process; BasicSR's own split batches over several.
+    """
+    alone = launcher in (None, 'none') and getattr(model, 'one_gpu_per_process', False)
+    present = torch.cuda.device_count()
+    return min(present, 1) if alone else present
 
 
 def _apply_rules(report: Report) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -234,26 +233,3 @@ def process_count(launcher: str | None) -> int:
     """
     text = os.environ.get(_COUNT_OF.get(launcher or '', ''), '')
     return max(int(text), 1) if text.isdigit() else 1
-
-
-def check_launcher(launcher: str) -> None:
-    """ValueError for a start by torchrun without ``--launcher pytorch``."""
-    count = process_count('pytorch')
-    if launcher == 'none' and count > 1:
-        raise ValueError(
-            f'{count} processes were started (WORLD_SIZE is {count}), but without a launcher each '
-            'would run alone, all of them in the same folder: add --launcher pytorch to the '
-            'command. For a single process, start it without torchrun, or unset WORLD_SIZE.'
-        )
-
-
-def gpu_count(options: Mapping, model: type | None, launcher: str | None) -> int | str:
-    """``num_gpu``, with 'auto' as what it means here.
-
-    A model of this package uses one GPU in each process; BasicSR's own split batches over several.
-    """
-    if options['num_gpu'] != 'auto':
-        return options['num_gpu']
-    alone = launcher in (None, 'none') and getattr(model, 'one_gpu_per_process', False)
-    present = torch.cuda.device_count()
-    return min(present, 1) if alone else present
