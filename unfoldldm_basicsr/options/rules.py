@@ -108,23 +108,16 @@ def metrics_have_a_truth(run: Run) -> Found:
             yield Problem(f'val.metrics.{name}', message)
 
 
-def loggers_are_installed(run: Run) -> Found:
-    logger = run.logger
-    if logger is None or 'debug' in str(run.opt.get('name')):  # which opens neither
+def wandb_is_installed(run: Run) -> Found:
+    wandb = getattr(run.logger, 'wandb', None)
+    if wandb is None or 'debug' in str(run.opt.get('name')):  # which does not open it
         return
-    for key in getattr(logger.wandb, 'model_extra', None) or ():
-        message = f'is not read.{did_you_mean(key, keys_of(type(logger.wandb)))}'
+    for key in wandb.model_extra or ():
+        message = f'is not read.{did_you_mean(key, keys_of(type(wandb)))}'
         yield Problem(f'logger.wandb.{key}', message, 'warning')
     # a folder wandb, which its runs leave behind, is found but has no origin
-    packages = ('wandb', 'tensorboard') if run.here else ()
-    lacking = [name for name in packages if not getattr(find_spec(name), 'origin', None)]
-    if logger.wandb is not None and logger.wandb.project is not None:
-        if 'wandb' in lacking:
-            yield Problem('logger.wandb.project', 'needs Weights & Biases: pip install wandb.')
-        if not logger.use_tb_logger:
-            yield Problem('logger.use_tb_logger', 'must be true with logger.wandb.project.')
-    if logger.use_tb_logger and 'tensorboard' in lacking:
-        yield Problem('logger.use_tb_logger', 'needs TensorBoard: pip install tensorboard.')
+    if run.here and wandb.project and not getattr(find_spec('wandb'), 'origin', None):
+        yield Problem('logger.wandb.project', 'needs Weights & Biases: pip install wandb.')
 
 
 # ---- networks and models ------------------------------------------------------------------------
@@ -224,7 +217,7 @@ RULES = (
     a_test_has_weights,
     ignored_networks_exist,
     metrics_have_a_truth,
-    loggers_are_installed,
+    wandb_is_installed,
     networks_suit_the_model,
     scale_fits,
     stock_models_can_train,
