@@ -215,13 +215,6 @@ class LoaderOptions(Options):
             raise ValueError('a validation measures every image: skip is for training.')
         return policy
 
-    @field_validator('max_error_share')
-    @classmethod
-    def _of_skipping(cls, share: float, info: ValidationInfo) -> float:
-        if info.data.get('on_error') == 'raise':
-            raise ValueError('has no effect without on_error: skip.')
-        return share
-
 
 class BasicDataset(LoaderOptions):
     """A data set as BasicSR's data sets of pairs read it."""
