@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.common.registration import registered, whose
-from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
+from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
 from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.options.defaults import places_of
@@ -182,7 +182,6 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
         cls = registered(DATASET_REGISTRY, section.get('type'))
         if cls is None or report.at(path) or report.at('scale'):
             continue
-        dataset = None
         try:
             dataset = cls(copy.deepcopy(dict(section)))
             images = len(dataset)
@@ -195,12 +194,9 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
             continue
         except Exception as error:  # noqa: BLE001  (of a class of anybody)
             kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
-            reason = f'{kind}{error}'
-            if isinstance(error, KeyError) and dataset is None and error.args:
-                reason += f', a key that is not there.{written_as(str(error.args[0]), section)}'
             empty = [k for k, v in section.items() if v is None and str(k).startswith('dataroot')]
             about = f' (look at {", ".join(empty)}: nothing (~))' if empty else ''
-            message = f'{cls.__name__} does not work with these values: {reason}{about}'
+            message = f'{cls.__name__} does not work with these values: {kind}{error}{about}'
             report.add(path, message)
             continue
         if images == 0:
