@@ -1,4 +1,4 @@
-"""An option file as typed sections, what is wrong with them, and the machine of its start."""
+"""An option file as typed sections, and what is wrong with them."""
 
 import os
 import re
@@ -223,13 +223,10 @@ def typed(
     return run
 
 
-# ---- the start -----------------------------------------------------------------------------------
-
-
 def process_count(launcher: str | None) -> int:
     """Processes of the whole run, as the launcher's environment tells; 1 without a launcher.
 
     The variables alone mean nothing: inside a Slurm allocation every single process has them.
     """
-    text = os.environ.get(_COUNT_OF.get(launcher or '', ''), '')
+    text = os.environ.get(_COUNT_OF.get(launcher, ''), '')
     return max(int(text), 1) if text.isdigit() else 1
