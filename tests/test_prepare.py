@@ -228,6 +228,7 @@ def test_other_matlab_files_are_named(tmp_path):
         (np.zeros((9, 9, 3)), [[1, 1, 9, 9]], None),
         (np.zeros((9, 9, 3), np.uint8), [[1, 1, 9, 9]], 'floats'),
         (np.float64(1), [[1, 1, 9, 9]], 'floats'),
+        (np.zeros((9, 9, 3)), [[1, 1, 10, 9]], 'smaller than its boxes'),
         (np.zeros((9, 9, 3)), [], r'info.mat: has no .* for 0001.mat'),
         (np.zeros((9, 9, 3)), None, r'info.mat: has no .* for 0001.mat'),
     ],

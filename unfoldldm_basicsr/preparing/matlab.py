@@ -59,6 +59,8 @@ def dnd_crops(path: Path) -> Images:
         boxes = np.asarray(boxes).astype(int).reshape(-1, 4)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f'{info}: has no info.boundingboxes for {path.name}.') from error
+    if (boxes < 1).any() or (boxes[:, 2:] > noisy.shape[:2]).any():
+        raise ValueError(f'{path}: is smaller than its boxes in {info}.')
     crops = {}
     for number, (top, left, bottom, right) in enumerate(boxes, 1):  # from 1, the last one included
         crop = noisy[top - 1 : bottom, left - 1 : right].clip(0, 1) * 255
