@@ -55,7 +55,8 @@ _WORDS = {  # pydantic's, and those of option files
 class Options(BaseModel):
     """Base of every declared section: strict types, no unknown keys, immutable."""
 
-    takes_any: ClassVar[bool] = True  # whether a class that goes by this one may read other keys
+    # keys that a class without a declaration reads beside; None: none, and it takes no others
+    also: ClassVar[re.Pattern | None] = re.compile('(?!)')
 
     model_config = ConfigDict(
         strict=True,

@@ -1,9 +1,7 @@
 """Registration in BasicSR's registries: idempotent, and a user's own class goes first."""
 
-import inspect
 import logging
 from collections.abc import Iterable
-from types import CodeType
 from typing import Any
 
 SECOND_NAME = '{}_unfoldldm'
@@ -49,15 +47,3 @@ def whose(obj: Any) -> str:
     bases = [base for base in bases if getattr(base, '__name__', '') != 'BaseModel']
     owners = [_PACKAGES.get(str(getattr(b, '__module__', '')).partition('.')[0]) for b in bases]
     return owners[0] or ('derived' if any(owners) else 'theirs')
-
-
-def constants_of(obj: Any) -> set[object]:
-    """Texts and numbers in the code of a class and its bases, such as the keys that it reads."""
-    methods = [value for base in getattr(obj, '__mro__', ()) for value in vars(base).values()]
-    found: set[object] = set()
-    codes = [getattr(inspect.unwrap(method), '__code__', None) for method in (*methods, obj)]
-    for code in codes:
-        constants = getattr(code, 'co_consts', ())
-        found |= set(constants)
-        codes += [inner for inner in constants if isinstance(inner, CodeType)]
-    return found

@@ -1,8 +1,8 @@
 """What BasicSR reads from an option file: one declaration for each of its sections.
 
 Models of this package declare ``sections``, derived from these; other models go by them as they
-stand, and may read more. What is read whatever the model or data set is a base of its own, which
-one of somebody else goes by.
+stand, and may read more: ``also`` tells the keys that BasicSR's own classes read beside. What is
+read whatever the model or data set is a base of its own, which one of somebody else goes by.
 """
 
 import re
@@ -23,6 +23,11 @@ from unfoldldm_basicsr.common.declaration import Options, Tuple, count
 Section = dict[str, Any] | None
 Positive = count(ge=1)
 Switch = Annotated[bool, BeforeValidator(lambda value: value is not None and value)]  # ~: false
+
+
+def _words(text: str) -> re.Pattern:
+    """Keys that a class of BasicSR reads: names, and patterns of names that are free."""
+    return re.compile('|'.join(text.split()))
 
 
 def _becomes(what: str, allowed: str) -> AfterValidator:
@@ -52,14 +57,17 @@ class DistOptions(Options):
 class AnyTop(Options):
     """The top level of an option file, whatever the model."""
 
+    also = _words(
+        r'scale network_\w+ \w*(noise|jpeg|blur|resize|poisson|gray)\w*_(prob|range)2? '
+        r'second_blur_prob gt_size queue_size (l1_|percep_|gan_)?gt_usm high_order_degradation'
+    )
+
     name: Annotated[str, _FOLDER]
     """Name of the experiment, also of its folder."""
     model_type: str
     """Registered model."""
     num_gpu: Annotated[int, Field(ge=0)] | Literal['auto'] = 'auto'
     """Number of GPUs, 0 for the CPU."""
-    scale: Any = 1
-    """Size of the output relative to the input."""
     manual_seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
     """Seed of all random numbers; ~: one is drawn."""
     datasets: dict[str, Any] = {}
@@ -90,6 +98,8 @@ class BasicTop(AnyTop):
 class BasicPath(Options):
     """``path``."""
 
+    also = _words(r'\w*(pretrain_network|strict_load|param_key|resume)\w*')
+
     pretrain_network_g: str | None = None
     """Weights to start from, or to test."""
     param_key_g: str | None = None
@@ -104,6 +114,12 @@ class BasicPath(Options):
 
 class AnyTrain(Options):
     """``train``, whatever the model."""
+
+    also = _words(
+        r'ema_decay scheduler optim_\w+ \w+_opt net_d_iters net_d_init_iters net_[gd]_reg_every '
+        'r1_reg_weight lr_flow path_reg_weight path_batch_shrink mixing_prob fix_flow '
+        '(flow|dcn)_lr_mul tsa_iter'
+    )
 
     total_iter: count(ge=1, le=1e9)
     """Number of training steps."""
@@ -128,6 +144,8 @@ class BasicTrain(AnyTrain):
 
 class BasicVal(Options):
     """``val``."""
+
+    also = _words('flip_seq center_frame_only num_val_samples')
 
     val_freq: Positive = 5000
     """Steps between validations."""
@@ -174,6 +192,13 @@ class IoBackend(Options):
 
 class LoaderOptions(Options):
     """A data set as the loaders read it, whatever its class."""
+
+    also = _words(
+        'dataroot_gt dataroot_lq meta_info_file filename_tmpl gt_size use_hflip use_rot mean std '
+        'meta_info color num_frame interval_list random_reverse test_mode val_partition padding '
+        'flip_sequence use_duf_downsampling dataroot_flow (blur_)?kernel_(size|list|prob)2? '
+        'blur_sigma2? beta[gp]_range2? (final_)?sinc_prob2? cache_data'
+    )
 
     type: str
     """Registered data set."""

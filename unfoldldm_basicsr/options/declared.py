@@ -55,7 +55,7 @@ def options_of(
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     base = known if takes_any else base
     declared = create_model(f'{owner.__name__}Options', __base__=base, **fields)
-    declared.takes_any = takes_any
+    declared.also = base.also if takes_any else None
     return declared
 
 

@@ -11,7 +11,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import Problem, keys_of, show
-from unfoldldm_basicsr.common.registration import KNOWN, constants_of, registered, whose
+from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.options.run import Run, is_read, section_values
@@ -164,11 +164,18 @@ def scale_fits(run: Run) -> Found:
             yield Problem(place, message)
 
 
+def _constants(model: type) -> Iterator[object]:
+    """Texts and numbers in the code of a class."""
+    for base in model.__mro__:
+        for method in vars(base).values():
+            yield from getattr(getattr(method, '__code__', None), 'co_consts', ())
+
+
 def stock_models_can_train(run: Run) -> Found:
     """BasicSR's own models keep some of BasicSR's traps."""
     if not run.is_train or whose(run.model) != 'basicsr':
         return
-    train, read = section_values(run.opt, 'train'), constants_of(run.model)
+    train, read = section_values(run.opt, 'train'), set(_constants(run.model))
     for key, place, section in (('network_d', '', run.opt), ('optim_d', 'train.', train)):
         if key in read and key not in section:
             yield Problem(place + key, f'is missing: {run.model.__name__} trains a discriminator.')

@@ -16,7 +16,7 @@ from unfoldldm_basicsr.common.declaration import (
     keys_of,
     problems_of,
 )
-from unfoldldm_basicsr.common.registration import constants_of, whose
+from unfoldldm_basicsr.common.registration import whose
 from unfoldldm_basicsr.common.sections import ANY_SECTIONS, SECTIONS
 from unfoldldm_basicsr.common.suggest import nearest, one_slip
 
@@ -28,7 +28,6 @@ SET_AT_START = {
     ),
 }  # fmt: skip
 _OF_TRAINING = ('train', 'logger')  # sections that a test does not read
-_OF_A_NETWORK = re.compile(r'\w*(network|strict_load|param_key|resume|optim)_\w+|\w+_opt')
 _COUNT_OF = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS'}
 
 
@@ -145,28 +144,30 @@ class Report:
         """A section as its declaration types it, as far as it is right; the rest is added.
 
         ``prefix`` is its key path, ``owner`` the class that it is for, None where that is not
-        known. One without a declaration of its own reads the keys that stand in its code, and may
-        read more: of the others, only slips of known ones are refused then, and in one of somebody
-        else none that stands beside what it might be a slip of: game is not name.
+        known. One without a declaration of its own reads the keys of ``also`` beside, and may read
+        more: of those that are unknown, only slips of known ones are refused then, and in one of
+        somebody else none that stands beside what it might be a slip of: game is not name.
         """
         values = {str(key): value for key, value in values.items()}
+        also = declared.also if owner else re.compile('.*', re.DOTALL)
         sections = getattr(owner, 'sections', None)
         own = sections.values() if isinstance(sections, Mapping) else ()
-        is_open = declared.takes_any and declared not in (getattr(owner, 'Options', None), *own)
+        if declared in (getattr(owner, 'Options', None), *own):
+            also = None
         try:
             return declared.model_validate(values)
         except ValidationError as error:
             found = problems_of(error, declared, values, getattr(owner, '__name__', ''))
-        known, theirs, read = keys_of(declared), whose(owner) == 'theirs', constants_of(owner)
+        known, theirs = keys_of(declared), whose(owner) == 'theirs'
         for path, message, kind in found:
             if kind == 'unknown' and '.' not in path:
-                if is_open and (owner is None or path in read or _OF_A_NETWORK.fullmatch(path)):
+                if also and also.fullmatch(path):
                     continue
                 near = nearest(path, known)
                 possible = [key for key in known if not (theirs and key in values)]
-                if is_open and (slip := _slip_of(path, possible, values)):
+                if also and (slip := _slip_of(path, possible, values)):
                     message, kind = f"is not known here. Did you mean '{slip}'?", 'slip'
-                elif is_open or not (prefix or near):  # at the top: a note
+                elif also or not (prefix or near):  # at the top: a note
                     kind = 'warning'
                     message = f'is nothing that is known here; left as it is.{near}'
             self.add(f'{prefix}.{path}'.strip('.'), message, kind)
