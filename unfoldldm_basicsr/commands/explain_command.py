@@ -24,6 +24,8 @@ from unfoldldm_basicsr.weights.conditioning import AUTO
 
 def run(args: argparse.Namespace) -> int:
     """Writes the pictures and tables and names them, none where one exists already."""
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f'--output {args.output}: is a file; give a folder.')
     original = read_picture(args.image).pixels
     image = reduce_image(original, args.max_size)
     restorer = restorer_of(args)

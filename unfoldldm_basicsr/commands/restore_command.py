@@ -102,6 +102,9 @@ def run(args: argparse.Namespace) -> int:
                     if full or isinstance(error, KeyboardInterrupt):
                         rest = f'The images from {job.source.name} on are not restored;'
                         progress.write(f'{rest} --skip-existing goes on.')
+                        if full:
+                            text = f'{job.outputs[0]}: cannot be written: {error.strerror}'
+                            raise OSError(text) from error
                         raise
                     problem = str(error) or type(error).__name__
                     if isinstance(error, OSError):
@@ -134,6 +137,8 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
 
     With --skip-existing an input that is named as the result of another is one of an earlier run.
     """
+    if Path(args.suffix).name != args.suffix:
+        raise ValueError(f'--suffix {args.suffix!r}: must not contain a folder.')
     images = [pair for source in args.input for pair in _images(source, args)]
     images = [*dict.fromkeys(images)]  # of a folder that was named twice
     file = _result_file(args.output, len(images) == 1 and args.input[0].is_file())

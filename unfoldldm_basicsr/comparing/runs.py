@@ -225,6 +225,8 @@ def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) 
     """Trainings (of each side its phases) with seconds and multiply-accumulates of an iteration;
     what ``steps.csv`` of the ``place`` lacks is measured below ``scratch``.
     """
+    if not sides:
+        return []
     file = place.folder / 'steps.csv'
     tables = [read_csv(file)] if file.exists() else []
     known = {key for table in tables for key in table['options']}

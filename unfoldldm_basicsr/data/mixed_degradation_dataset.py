@@ -67,6 +67,8 @@ def _read_set(entry: object, common: Mapping[str, Any]) -> DatasetOptions:
         raise OptionError('set', [Problem('', f'must be a mapping, got {entry!r}.')])
     kind, wrong = entry.get('type'), [key for key in entry if key in _OF_THE_MIXTURE]
     problems = [Problem(key, 'is not an option of a set, but of the mixture.') for key in wrong]
+    if 'weight' in entry:
+        problems.append(Problem('weight', 'is gone: give the sets a repeat factor each.'))
     if str(kind) not in _SET_CLASSES:
         hint = did_you_mean(kind, _SET_CLASSES) if kind else written_as('type', entry)
         problems.append(Problem('type', f'must be the class of the set, got {show(kind)}.{hint}'))

@@ -110,5 +110,7 @@ def _undefined(name: str, image: np.ndarray, arguments: Mapping[str, Any]) -> st
 
 def rgb_inside(image: np.ndarray, border: int) -> np.ndarray:
     """(H, W, 3) BGR -> RGB in float64, clipped to 0..255, without ``border`` pixels at a side."""
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f'this metric is made for colour images, got {image.shape}.')
     rows, columns = (slice(border, side - border) for side in image.shape[:2])
     return image[rows, columns, ::-1].astype(np.float64).clip(0, 255)

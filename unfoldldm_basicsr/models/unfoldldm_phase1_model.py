@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 from pydantic import Field
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.errors import RunFailure
+from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training import options as base
 from unfoldldm_basicsr.training.batches import Batch, to_device
@@ -90,10 +91,21 @@ def null_is_quoted(run: Run) -> Iterator[Problem]:
         yield Problem('val.prior_source', message)
 
 
+def loss_is(run: Run, key: str, kind: str) -> Iterator[Problem]:
+    """The loss under ``train.KEY`` is called like ``kind``: it must be that class or one of it."""
+    section = getattr(run.train, key) or {}
+    cls = registered(LOSS_REGISTRY, section.get('type'))
+    if cls is not None and kind not in (base.__name__ for base in cls.__mro__):
+        yield Problem(f'train.{key}.type', f'{section["type"]} is no {kind}, which belongs here.')
+
+
 def isda_compares(run: Run) -> Iterator[Problem]:
     """With one estimate, or none, the loss would be 0 or draw the result to the input."""
+    if not run.is_train or run.train.isda_opt is None:
+        return
+    yield from loss_is(run, 'isda_opt', 'ISDALoss')
     mode = run.network_sections['network_g'].get('mgda_mode', 'both')
-    if run.is_train and run.train.isda_opt is not None and mode != 'both':
+    if mode != 'both':
         message = 'compares two estimates, which need network_g.mgda_mode: both: remove it.'
         yield Problem('train.isda_opt', message)
 

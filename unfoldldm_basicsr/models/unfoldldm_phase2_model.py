@@ -83,6 +83,7 @@ def starts_from_phase1(run: Run) -> Iterator[Problem]:
     if not run.is_train:
         return
     train, path, place = run.train, run.path, 'path.pretrain_network_phase1'
+    yield from phase1.loss_is(run, 'diffusion_opt', 'LatentDiffusionLoss')
     if train.prior_warmup_iter >= train.total_iter:
         message = f'must lie in [0, total_iter), got {train.prior_warmup_iter}.'
         yield Problem('train.prior_warmup_iter', message)

@@ -145,6 +145,8 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
             f'{path}: holds objects of the package {error.name!r}, which is not installed:'
             f' install it and try again.'
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:
         code = re.search(r'(?:GLOBAL|class|global:?) ([\w.]+\.[\w.]+)', str(error))
         if code is None or not isinstance(error, pickle.UnpicklingError):
