@@ -7,6 +7,7 @@ import basicsr.train
 import pytest
 from basicsr.models.sr_model import SRModel
 from checkpoint_runs import NET, begin, go_on, options_of, state_file
+from model_runs import steps
 
 from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.models import RestorationModel
@@ -84,6 +85,18 @@ def test_another_optimiser_or_network_is_refused(two):
         basicsr.train.load_resume_state(options_of(two, {**NET, 'dim': 6}))
     options = options_of(two, {**NET, 'use_checkpoint': True})  # saves memory, changes nothing
     assert basicsr.train.load_resume_state(options)['iter'] == 4
+
+
+def test_a_kept_schedule_must_reach_the_new_end(tmp_path):
+    periods = {'type': 'CosineAnnealingRestartLR', 'periods': [100], 'restart_weights': [1]}
+    model = begin(tmp_path, scheduler=periods)
+    steps(model, 1)
+    model.save(0, 1)
+    longer = {'total_iter': 200, 'scheduler': {**periods, 'periods': [200]}}
+    with pytest.raises(ResumeError, match=r'total_iter is 200 now.*apply_new_schedule: true'):
+        go_on(options_of(tmp_path, **longer))
+    model = go_on(options_of(tmp_path, **longer, apply_new_schedule=True))
+    assert rates(model, [2]) == rates(begin(tmp_path / 'new', **longer), [1, 2])[1:]
 
 
 def test_other_options_are_named_in_one_sentence_each(two, log):

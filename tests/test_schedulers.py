@@ -113,6 +113,7 @@ def test_wrong_options_are_named(options, key, words):
     [
         ({**TRUE, 'T_max': 15}, 'T_max', 'ends at 15, the training at 20'),
         ({**RESTARTS, 'periods': [21]}, 'periods', 'ends at 21'),
+        ({'type': 'MultiStepLR', 'milestones': [9, 20, 25]}, 'milestones', '[25] are never'),
         (CONSTANT, None, None),
     ],
 )

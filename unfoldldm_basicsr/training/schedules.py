@@ -147,16 +147,18 @@ SCHEDULES: dict[str, type[Schedule]] = {
 }
 
 
-def whole_section(section: Mapping[str, Any], total_iter: int) -> dict[str, Any]:
-    """A ``train.scheduler`` section with what it takes over from ``train.total_iter``."""
-    shared = {'total_iter': total_iter} if section.get('type') == 'ConstantCosineLR' else {}
-    return {**shared, **section}
+def _resolved(section: Mapping[str, Any], total_iter: int) -> dict[str, Any]:
+    """A section with what it takes over from ``train.total_iter``."""
+    if section.get('type') == 'ConstantCosineLR':
+        return {'total_iter': total_iter, **section}
+    return dict(section)
 
 
-def read_schedule(section: Mapping[str, Any]) -> Schedule:
-    """The schedule of a whole section of a known type; OptionError where its keys do not fit."""
-    kind = section['type']
-    return read(SCHEDULES[kind], {k: v for k, v in section.items() if k != 'type'}, kind)
+def read_schedule(section: Mapping[str, Any], total_iter: int) -> Schedule:
+    """The schedule of a section of a known type; OptionError where its keys do not fit."""
+    options = _resolved(section, total_iter)
+    kind = options.pop('type')
+    return read(SCHEDULES[kind], options, kind)
 
 
 def check_schedule(section: Mapping[str, Any], total_iter: int) -> Iterator[Problem]:
@@ -166,7 +168,7 @@ def check_schedule(section: Mapping[str, Any], total_iter: int) -> Iterator[Prob
         yield Problem('type', f"'{kind}' is not a scheduler.{did_you_mean(kind, SCHEDULES)}")
         return
     try:
-        typed = dict(read_schedule(whole_section(section, total_iter)))
+        typed = dict(read_schedule(section, total_iter))
     except OptionError as error:
         yield from error.problems
         return
@@ -176,6 +178,10 @@ def check_schedule(section: Mapping[str, Any], total_iter: int) -> Iterator[Prob
         severity = 'fault' if key == 'periods' and end < total_iter else 'warning'
         message = f'the schedule ends at {end}, the training at {total_iter} (total_iter).'
         yield Problem(key, message, severity)
+    late = [m for m in typed.get('milestones', ()) if m > total_iter]
+    if late:
+        message = f'{late} are never reached: the training ends at {total_iter} (total_iter).'
+        yield Problem('milestones', message, 'warning')
     first = 'periods' if 'periods' in typed else 'restarts'
     for second in ('restart_weights', 'eta_mins'):
         if second in typed and len(typed[first]) != len(typed[second]):
@@ -198,13 +204,13 @@ class LearningRate(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, train: Mapping[str, Any]):
-        self.train = train
+        self.train, self.total_iter = train, int(train['total_iter'])
         self.settings = {
             'optim_g': plain(train['optim_g']),
-            'scheduler': plain(whole_section(train['scheduler'], int(train['total_iter']))),
+            'scheduler': plain(_resolved(train['scheduler'], self.total_iter)),
             'warmup_iter': max(train.get('warmup_iter') or 0, 0),
         }
-        self.schedule = read_schedule(self.settings['scheduler'])
+        self.schedule = read_schedule(train['scheduler'], self.total_iter)
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
@@ -224,7 +230,9 @@ class LearningRate(LRScheduler):
         that is logged, and with ``train.apply_new_schedule: true`` its settings apply from here on,
         as if the run had had the new schedule from its start.
 
-        Raises ResumeError: the state is of another optimiser.
+        Raises:
+            ResumeError: the state is of another optimiser, or its schedule ends before the
+                training.
         """
         current = self.settings
         stored = {k: v for k, v in state.get('train_options', {}).items() if k in current}
@@ -246,7 +254,7 @@ class LearningRate(LRScheduler):
         fresh = [{k: v for k, v in group.items() if k != 'params'} for group in groups]
         if not apply:
             self.settings = current | stored
-            self.schedule = read_schedule(self.settings['scheduler'])
+            self._take_stored(self.settings['scheduler'])
         try:
             self.optimizer.load_state_dict(state['optimizers'][0])
         except ValueError as error:
@@ -257,3 +265,13 @@ class LearningRate(LRScheduler):
         for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):
             group.update(settings if apply else settings | group)
         self.load_state_dict({'last_epoch': state['iter'] - 1, '_step_count': state['iter'] + 1})
+
+    def _take_stored(self, section: Mapping[str, Any]) -> None:
+        for key, message, kind in check_schedule(section, self.total_iter):
+            if kind != 'warning':
+                raise ResumeError(
+                    f'train.total_iter is {self.total_iter} now, but the schedule of the resumed '
+                    f'state does not go so far ({key}: {message.rstrip(".")}). Set '
+                    'train.apply_new_schedule: true to use the schedule of the option file.'
+                )
+        self.schedule = read_schedule(section, self.total_iter)
