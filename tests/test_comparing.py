@@ -249,9 +249,9 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     wide = pytest.approx(first['wide & deep']['psnr_y'], abs=1e-3)
     assert other['net_g_latest']['psnr_y'] == wide
     other = weights.parents[2] / 'tiny_iterations8_small_seed3' / 'models' / weights.name
-    output_of(*finished, '--runs', other, weights)  # called alike
+    output_of(*finished, '-o', root / 'alike', '--runs', other, weights)  # no run among them
     runs = {f'tiny_iterations8_{name}_seed3_models_net_g_latest.pth' for name in ('small', 'wide')}
-    assert by_side(root / 'results' / 'runs' / 'quality.csv').keys() == {'degraded', *runs}
+    assert by_side(root / 'alike' / 'quality.csv').keys() == {'degraded', *runs}
     run = ['--runs', 'tiny_iterations8_small_seed3']
     for words, message in (
         ([*run, '--only', 'small'], '--only is for comparisons that train'),

@@ -159,6 +159,8 @@ def test_a_loss_that_a_stock_model_does_not_read_is_warned_of(stock):
     report = examine(options, 'x.yml', True)
     assert report.problems == []
     assert 'train.fft_opt: is read by no part of SRModel' in ' '.join(report.warnings)
+    for path in ('ema_decay', 'val.ema_decay', 'train.metrics'):  # known, but elsewhere
+        assert 'nothing that is known here' in warnings_at(put(stock, path, 0.5), path)
 
 
 def test_a_data_set_has_a_scale_of_its_own_where_the_file_has_none(stock):

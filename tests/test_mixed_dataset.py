@@ -87,6 +87,7 @@ def test_sets_inherit_common_keys_and_may_override_them(mixture):
         ('sets.0.num_worker_per_gpu', 1, '', 'but of the mixture'),
         ('sets.0.dataroot_gt', 'nowhere', '', 'no such folder'),
         ('degradation_name', 'noise', '', 'is not an option'),
+        ('sets.1.weight', 2, '', 'repeat factor'),
         ('gt_size', None, 'sets.0.gt_size sets.1.gt_size sets.2.gt_size', 'is missing'),
     ],
 )

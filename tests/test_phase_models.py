@@ -265,6 +265,8 @@ def test_priors_are_made_of_the_whole_patches_of_the_loader(phase, phase1, tmp_p
         (2, 'train', {'prior_context': True, 'mixing_augs': {}}, ['train.prior_context']),
         (1, 'train', {'prior_context': True, 'progressive': CROP}, []),
         (1, 'network_g', {'mgda_mode': 'none'}, ['train.isda_opt']),
+        (1, 'train', {'isda_opt': {'type': 'L1Loss'}}, ['train.isda_opt.type']),
+        (2, 'train', {'diffusion_opt': {'type': 'L1Loss'}}, ['train.diffusion_opt.type']),
         (2, 'train', {'prior_warmup_iter': 100}, ['train.prior_warmup_iter']),
         (2, 'path', {'pretrain_network_phase1': None}, [PHASE1_FILE]),
         (2, 'network_g', {'phase': 'joint'}, [PHASE1_FILE, 'train.prior_warmup_iter']),
