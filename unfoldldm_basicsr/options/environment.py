@@ -135,40 +135,34 @@ def data_are_there(run: Run) -> Found:
         for place, part, key in places_of(section):
             if not theirs or Path(part[key], 'meta_info.txt').is_file():
                 database = part.get('io_backend', backend) == {'type': 'lmdb'}
-                for fault in _path_faults(key, part[key], database, section.get('type')):
-                    yield Problem(f'{path}.{place}', *fault)
+                if fault := _data_fault(key, part[key], database):
+                    yield Problem(f'{path}.{place}', fault)
 
 
-def _path_faults(key: str, value: str, is_lmdb: bool, kind: object) -> Iterator[tuple[str, ...]]:
+def _data_fault(key: str, value: str, is_lmdb: bool) -> str | None:
     place, is_list = Path(value), key.startswith('meta_info')
     if not (place.is_file() if is_list else place.is_dir()):
         rest = '' if place.is_absolute() else f' Relative paths start at {Path.cwd()}.'
-        yield (f'no such {"file" if is_list else "folder"}: {value}.{rest}',)
-    elif is_lmdb and is_list and kind == 'PairedImageDataset':
-        text = f'{kind} reads none with an LMDB, of which it takes all images.'
-        yield f'{text} PairedDegradationDataset takes those that are listed.', 'warning'
-    elif is_lmdb and (place / 'data.mdb').is_file():
-        yield from _lmdb_faults(str(place))
+        return f'no such {"file" if is_list else "folder"}: {value}.{rest}'
+    return _lmdb_fault(str(place)) if is_lmdb and (place / 'data.mdb').is_file() else None
 
 
-def _lmdb_faults(folder: str) -> Iterator[tuple[str, ...]]:
+def _lmdb_fault(folder: str) -> str | None:
     """The list of an LMDB against what it holds; a truncated file is never touched."""
     try:
-        listed, stored = read_lmdb_index(folder).keys(), stored_keys(folder)
+        listed = read_lmdb_index(folder).keys()
+        lacking = listed - stored_keys(folder)
     except (ValueError, OSError) as error:
-        yield (str(error),)
-        return
+        return str(error)
     finally:
         close_lmdbs()
-    if lacking := listed - stored:
-        yield (
-            f"{folder} lacks {len(lacking)} of {len(listed)} listed images, the first is '"
-            f"{min(lacking)}': data.mdb and meta_info.txt do not belong together. Make it again "
-            'with unfoldldm prepare.',
-        )
-    elif listed != stored:  # a shortened list is a way to choose images
-        count = f'{len(listed)} of the {len(stored)} images'
-        yield f'{folder} lists {count} that it holds; the others are not used.', 'warning'
+    if not lacking:  # others that are not listed are left out: a way to choose images
+        return None
+    return (
+        f"{folder} lacks {len(lacking)} of {len(listed)} listed images, the first is '"
+        f"{min(lacking)}': data.mdb and meta_info.txt do not belong together. Make it again "
+        'with unfoldldm prepare.'
+    )
 
 
 @basicsr_logger_untouched()
