@@ -472,14 +472,6 @@ def test_what_basicsr_overwrites_or_ignores_is_no_reason_to_refuse(request, path
         assert re.search(says, warnings_at(options, place))
 
 
-def test_the_folder_of_runs_of_wandb_does_not_pass_for_the_package(plugin, tmp_path, monkeypatch):
-    (tmp_path / 'wandb').mkdir()
-    monkeypatch.delitem(sys.modules, 'wandb', raising=False)
-    monkeypatch.setattr(sys, 'path', [str(tmp_path)])
-    options = put(plugin, 'logger.wandb', {'project': 'mine'})
-    assert 'pip install wandb' in problems_at(options, 'logger.wandb.project')
-
-
 def test_more_gpus_than_there_are_matter_to_a_training_that_needs_them(stock, plugin, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     for options, refused in ((stock, False), (plugin, True)):

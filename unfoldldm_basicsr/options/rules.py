@@ -4,7 +4,6 @@ Rules of one model stand beside it, as ``rules``. Each gets the typed run and gi
 """
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -108,16 +107,11 @@ def metrics_have_a_truth(run: Run) -> Found:
             yield Problem(f'val.metrics.{name}', message)
 
 
-def wandb_is_installed(run: Run) -> Found:
+def keys_of_wandb_are_read(run: Run) -> Found:
     wandb = getattr(run.logger, 'wandb', None)
-    if wandb is None or 'debug' in str(run.opt.get('name')):  # which does not open it
-        return
-    for key in wandb.model_extra or ():
+    for key in getattr(wandb, 'model_extra', None) or ():
         message = f'is not read.{did_you_mean(key, keys_of(type(wandb)))}'
         yield Problem(f'logger.wandb.{key}', message, 'warning')
-    # a folder wandb, which its runs leave behind, is found but has no origin
-    if run.here and wandb.project and not getattr(find_spec('wandb'), 'origin', None):
-        yield Problem('logger.wandb.project', 'needs Weights & Biases: pip install wandb.')
 
 
 # ---- networks and models ------------------------------------------------------------------------
@@ -224,7 +218,7 @@ RULES = (
     a_test_has_weights,
     ignored_networks_exist,
     metrics_have_a_truth,
-    wandb_is_installed,
+    keys_of_wandb_are_read,
     networks_suit_the_model,
     scale_fits,
     stock_models_can_train,
