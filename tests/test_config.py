@@ -71,7 +71,6 @@ STOCK_FAULTS = [
     ('train.optim_g.wd', 0.1, 'is not an option of Adam'),
     ('train.scheduler.type', 'CosineAnnealingLR', 'no schedule'),
     ('train.scheduler.milestones', '[2]', 'must be a list.* Write the list without quotes.$'),
-    ('train.pixel_opt', DELETE, 'nothing would be learned'),
     ('train.pixel_opt.loss_wieght', 1, "Did you mean 'loss_weight'"),
     ('train.pixel_opt.reduction', 'avg', 'Unsupported reduction mode: avg'),
     ('val.metrics.psnr.type', 'psnr', 'no metric'),

@@ -196,14 +196,6 @@ def test_networks_that_a_plain_model_cannot_train_are_refused_with_the_model_to_
     assert 'model_type: VLUNetModel' in problems_at(options, 'network_g.type', here=False)
 
 
-def test_a_model_that_trains_a_discriminator_needs_one(stock):
-    options = put(stock, 'model_type', 'SRGANModel')
-    for place in ('network_d', 'train.optim_d'):
-        assert 'SRGANModel' in problems_at(options, place)
-    options['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
-    assert problems_at(options, 'network_d') == ''
-
-
 def test_with_an_unknown_model_there_is_no_verdict_on_its_keys(stock):
     stock['train'] |= {'use_grad_clip': True, 'my_key': 1}
     options = put(stock, 'model_type', 'ImageClenModel')

@@ -170,13 +170,8 @@ def stock_models_can_train(run: Run) -> Found:
     if not run.is_train or whose(run.model) != 'basicsr':
         return
     train, read = section_values(run.opt, 'train'), set(_constants(run.model))
-    for key, place, section in (('network_d', '', run.opt), ('optim_d', 'train.', train)):
-        if key in read and key not in section:
-            yield Problem(place + key, f'is missing: {run.model.__name__} trains a discriminator.')
-    losses = [str(name) for name in train if str(name).endswith('_opt') and train[name]]
-    if not losses:
-        yield Problem('train.pixel_opt', 'is missing: no loss is named, nothing would be learned.')
-    for name in sorted(set(losses) - read):
+    losses = {str(name) for name in train if str(name).endswith('_opt') and train[name]}
+    for name in sorted(losses - read):
         message = (
             f'is read by no part of {run.model.__name__}: nothing comes of it. Remove it, or train '
             'with a model of your own that reads it.'
