@@ -43,15 +43,6 @@ def on_meta(cls: type[nn.Module], **arguments: Any) -> nn.Module:
         return build_on_meta(cls, deepcopy(arguments))
 
 
-def one_step(cls: type[Optimizer], **arguments: Any) -> None:
-    """Makes a step with an optimiser on a few small parameters: some refuse no sooner than that."""
-    parameters = [nn.Parameter(torch.ones([2] * n)) for n in (1, 2, 4)]
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    arguments.pop('capturable', None)  # no step on the CPU can be
-    cls(parameters, **arguments).step()
-
-
 def refusal(
     name: str, arguments: Mapping, error: Exception, construct: Callable[..., object]
 ) -> str:

@@ -50,8 +50,12 @@ def _loss(cls: type, **arguments: Any) -> None:
         cls(**arguments)
 
 
+def _optimiser(cls: type, **arguments: Any) -> torch.optim.Optimizer:
+    return cls([torch.nn.Parameter(torch.zeros(1))], **arguments)
+
+
 def _schedule(cls: type, **arguments: Any) -> None:
-    cls(torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]), **arguments)
+    cls(_optimiser(torch.optim.Adam), **arguments)
 
 
 def _data_options(cls: type) -> type[Options]:
@@ -76,7 +80,7 @@ _of_metric = partial(options_of, given=('img', 'img2'), base=AnyMetric, known=Me
 _of_optimiser = partial(options_of, given=('params',))
 NETWORK = Kind('network', registries.ARCH_REGISTRY, networks.on_meta)
 LOSS = Kind('loss', registries.LOSS_REGISTRY, _loss)
-OPTIMISER = Kind('optimiser', networks.OPTIMIZERS, networks.one_step, _of_optimiser)
+OPTIMISER = Kind('optimiser', networks.OPTIMIZERS, _optimiser, _of_optimiser)
 SCHEDULE = Kind('schedule', _SCHEDULES, _schedule, _of_schedule, _OF_STOCK)
 METRIC = Kind('metric', registries.METRIC_REGISTRY, None, _of_metric)
 DATASET = Kind('data set', registries.DATASET_REGISTRY, None, _data_options)
