@@ -46,7 +46,7 @@ STOCK_FAULTS = [
     ('network_g.type', DELETE, 'is missing: the network to use'),
     ('network_g.num_fet', 8, "is not an option of MSRResNet. Did you mean 'num_feat'"),
     ('network_g.num_feat', '64', "got '64'. Write the number without quotes and units.$"),
-    ('network_g.upscale', 1, 'look at upscale: 1'),
+    ('network_g.upscale', 1, r'upconv1.* \(look at .*upscale: 1'),
     ('network_g', EDSR, '^EDSR cannot be built with these values: scale 5 is not supported'),
     ('datasets.train', DELETE, 'is missing: the data to train on'),
     ('datasets.valid', {}, 'is not read: training reads train'),

@@ -3,7 +3,7 @@
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -43,19 +43,10 @@ def on_meta(cls: type[nn.Module], **arguments: Any) -> nn.Module:
         return build_on_meta(cls, deepcopy(arguments))
 
 
-def refusal(
-    name: str, arguments: Mapping, error: Exception, construct: Callable[..., object]
-) -> str:
-    """What a constructor raised, with the arguments that it is about.
-
-    Those are the ones that the error names, else those that :func:`_blamed` finds, else all.
-    """
+def refusal(name: str, arguments: Mapping, error: Exception) -> str:
+    """What a constructor raised, with the arguments that it names, else all."""
     words = set(re.findall(r'\w+', str(error)))
-    about = {key: value for key, value in arguments.items() if str(key) in words}
-    if isinstance(error, TooLargeError):  # a search for it would build as many again and again
-        about = arguments
-    elif not about or any(isinstance(value, Mapping) for value in about.values()):
-        about = _blamed(construct, arguments) or about or arguments
+    about = {key: value for key, value in arguments.items() if str(key) in words} or arguments
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
         kind, error = '', 'a file that it loads holds more than data and could execute code'
@@ -64,19 +55,3 @@ def refusal(
         f'{name} cannot be built with these values: {kind}{str(error).rstrip(".")}'
         f'{f" (look at {values})" if values else ""}.'
     )
-
-
-def _blamed(build: Callable[..., object], arguments: Mapping) -> dict[str, object]:
-    """Arguments without which ``build`` succeeds on the others, or that it refuses alone."""
-
-    def fails(names: Collection[str]) -> bool:
-        try:
-            build(**{name: arguments[name] for name in names})
-        except Exception:  # noqa: BLE001  (of a class of anybody, handed wrong values)
-            return True
-        return False
-
-    found = [name for name in arguments if not fails(arguments.keys() - {name})]
-    if not found and not fails(()):
-        found = [name for name in arguments if fails([name])]
-    return {name: arguments[name] for name in found}

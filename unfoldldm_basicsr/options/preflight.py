@@ -257,6 +257,5 @@ def _check_class(report: Report, path: str, section: Any, kind: Kind) -> Any:
         return kind.build(owner, **arguments())  # without what the reading has taken out
     except Exception as error:  # noqa: BLE001  (of a class of anybody)
         if report.run.here or not isinstance(error, FileNotFoundError):  # its weights elsewhere
-            build = partial(kind.build, owner)
-            report.add(path, networks.refusal(owner.__name__, arguments(), error, build))
+            report.add(path, networks.refusal(owner.__name__, arguments(), error))
     return None
