@@ -19,7 +19,7 @@ from tiny_network import TWO_GROUPS
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.options import networks
+from unfoldldm_basicsr.options import preflight
 from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.training.interruption import stop_request
 
@@ -91,7 +91,7 @@ def make(tmp_path):
 @pytest.fixture(scope='module')
 def networks_once():
     """The check builds equal networks once, for the files that share theirs."""
-    build, built = networks.build_on_meta, {}
+    build, built = preflight.build_on_meta, {}
 
     def build_once(cls, arguments):
         key = cls, repr(sorted(arguments.items(), key=str))
@@ -102,7 +102,7 @@ def networks_once():
         return built[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, 'build_on_meta', build_once)
+        patch.setattr(preflight, 'build_on_meta', build_once)
         yield
 
 

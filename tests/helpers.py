@@ -15,8 +15,8 @@ import numpy as np
 import yaml
 from tiny_trainings import UNFOLDLDM
 
+from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.common.declaration import OptionError
-from unfoldldm_basicsr.options.networks import on_meta
 from unfoldldm_basicsr.options.run import typed
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.networks import build_network
@@ -223,7 +223,7 @@ def rule_problems(model: type, options: dict) -> list[str]:
     for name, section in run.network_sections.items():
         arguments = {key: value for key, value in section.items() if key != 'type'}
         with contextlib.suppress(ValueError):  # as in the check, which names it
-            run.networks[name] = on_meta(ARCH_REGISTRY.get(section['type']), **arguments)
+            run.networks[name] = build_on_meta(ARCH_REGISTRY.get(section['type']), arguments)
     found = (problem for rule in model.rules for problem in rule(run))
     return list(dict.fromkeys(problem.path for problem in found if problem.kind == 'fault'))
 

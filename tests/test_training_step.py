@@ -14,8 +14,7 @@ from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.options.networks import OPTIMIZERS
-from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.options.preflight import OPTIMIZERS, preflight
 from unfoldldm_basicsr.training.batches import MixingOptions, mixed, prepare, slices_of
 from unfoldldm_basicsr.training.optimisation import parameter_groups
 from unfoldldm_basicsr.training.options import TrainOptions

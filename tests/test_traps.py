@@ -24,7 +24,6 @@ from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.common.option_files import OptionLoader
 from unfoldldm_basicsr.data.paired_degradation_dataset import match_names
 from unfoldldm_basicsr.data.sources import close_lmdbs
-from unfoldldm_basicsr.options import networks
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 
@@ -175,7 +174,7 @@ def test_the_loaders_of_other_libraries_stay_as_they_are():
 
 
 def test_a_network_without_end_is_refused_at_once(plugin, monkeypatch):
-    monkeypatch.setattr(networks, '_MODULES', 500)
+    monkeypatch.setattr('unfoldldm_basicsr.options.preflight._MODULES', 500)
     options = put(plugin, 'network_g.num_blocks', [10**9, 1, 1])
     found = problems_at(options, 'network_g', here=False)
     assert 'more than 500 modules' in found

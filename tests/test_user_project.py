@@ -11,7 +11,7 @@ from tiny_vlunet import vlunet_kwargs
 from torch import nn
 
 from unfoldldm_basicsr import cli
-from unfoldldm_basicsr.options.networks import on_meta
+from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 from unfoldldm_basicsr.weights.networks import construct
@@ -220,4 +220,5 @@ def test_a_network_that_needs_real_tensors_is_built_with_them():
     assert 'ECBSR' in ARCH_REGISTRY
     network = {'num_in_ch': 3, 'num_out_ch': 3, 'num_block': 1, 'num_channel': 4}
     network |= {'with_idt': False, 'act_type': 'prelu', 'scale': 2}
-    assert next(on_meta(ARCH_REGISTRY.get('ECBSR'), **network).parameters()).device.type == 'meta'
+    net = build_on_meta(ARCH_REGISTRY.get('ECBSR'), network)
+    assert next(net.parameters()).device.type == 'meta'

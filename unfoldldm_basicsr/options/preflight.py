@@ -9,6 +9,9 @@ that class says, which is then built where it costs nothing; rules look at what 
 last, files and data of this machine are opened.
 """
 
+import pickle
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
@@ -17,7 +20,11 @@ from typing import Any, NamedTuple
 import torch
 from basicsr.models import lr_scheduler
 from basicsr.utils import registry as registries
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.optim import Adam, Optimizer
 
+from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.common.declaration import Options, show
 from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.common.sections import (
@@ -28,7 +35,7 @@ from unfoldldm_basicsr.common.sections import (
     ScheduleOptions,
 )
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
-from unfoldldm_basicsr.options import environment, networks, rules
+from unfoldldm_basicsr.options import environment, rules
 from unfoldldm_basicsr.options.aliases import MODELS, translate
 from unfoldldm_basicsr.options.declared import options_of
 from unfoldldm_basicsr.options.defaults import fill_defaults
@@ -41,7 +48,31 @@ from unfoldldm_basicsr.options.run import (
     typed,
 )
 
+# Those of torch that need no closure, no sparse gradients, and not only matrices.
+OPTIMIZERS = [
+    (name, cls)
+    for name, cls in vars(torch.optim).items()
+    if isinstance(cls, type)
+    and issubclass(cls, Optimizer)
+    and name not in ('Optimizer', 'LBFGS', 'SparseAdam', 'Muon')
+]
 _LOADS_WEIGHTS = ('PerceptualLoss',)  # building it would fetch a file
+
+
+_MODULES = 10_000  # of a network: more would only hang
+
+
+def _network(cls: type[nn.Module], **arguments: Any) -> nn.Module:
+    """Builds a network without memory for its weights."""
+    left = iter(range(_MODULES))
+
+    def count(*_: object) -> None:
+        if next(left, None) is None:
+            raise ValueError(f'too large, more than {_MODULES} modules')
+
+    with warnings.catch_warnings(), register_module_module_registration_hook(count):
+        warnings.simplefilter('ignore')  # of layers without a single weight, for example
+        return build_on_meta(cls, deepcopy(arguments))
 
 
 def _loss(cls: type, **arguments: Any) -> None:
@@ -50,12 +81,12 @@ def _loss(cls: type, **arguments: Any) -> None:
         cls(**arguments)
 
 
-def _optimiser(cls: type, **arguments: Any) -> torch.optim.Optimizer:
-    return cls([torch.nn.Parameter(torch.zeros(1))], **arguments)
+def _optimiser(cls: type, **arguments: Any) -> Optimizer:
+    return cls([nn.Parameter(torch.zeros(1))], **arguments)
 
 
 def _schedule(cls: type, **arguments: Any) -> None:
-    cls(_optimiser(torch.optim.Adam), **arguments)
+    cls(_optimiser(Adam), **arguments)
 
 
 def _data_options(cls: type) -> type[Options]:
@@ -78,9 +109,9 @@ _SCHEDULES = [('MultiStepLR', _STEPS), *((cls.__name__, cls) for cls in (_STEPS,
 _of_schedule = partial(options_of, given=('optimizer', 'last_epoch'), known=ScheduleOptions)
 _of_metric = partial(options_of, given=('img', 'img2'), base=AnyMetric, known=MetricOptions)
 _of_optimiser = partial(options_of, given=('params',))
-NETWORK = Kind('network', registries.ARCH_REGISTRY, networks.on_meta)
+NETWORK = Kind('network', registries.ARCH_REGISTRY, _network)
 LOSS = Kind('loss', registries.LOSS_REGISTRY, _loss)
-OPTIMISER = Kind('optimiser', networks.OPTIMIZERS, _optimiser, _of_optimiser)
+OPTIMISER = Kind('optimiser', OPTIMIZERS, _optimiser, _of_optimiser)
 SCHEDULE = Kind('schedule', _SCHEDULES, _schedule, _of_schedule, _OF_STOCK)
 METRIC = Kind('metric', registries.METRIC_REGISTRY, None, _of_metric)
 DATASET = Kind('data set', registries.DATASET_REGISTRY, None, _data_options)
@@ -217,8 +248,8 @@ def _is_used(model: type | None, name: str) -> bool:
 def _stock_optimisers(model: type) -> Kind:
     """Those that a model of BasicSR takes: Adam alone in the release, more in its repository."""
     named = model.get_optimizer.__code__.co_consts
-    known = [(name, cls) for name, cls in networks.OPTIMIZERS if name in named]
-    return OPTIMISER._replace(registry=known or networks.OPTIMIZERS, where=_OF_STOCK)
+    known = [(name, cls) for name, cls in OPTIMIZERS if name in named]
+    return OPTIMISER._replace(registry=known or OPTIMIZERS, where=_OF_STOCK)
 
 
 def _find(report: Report, path: str, section: object, kind: Kind) -> Any:
@@ -257,5 +288,19 @@ def _check_class(report: Report, path: str, section: Any, kind: Kind) -> Any:
         return kind.build(owner, **arguments())  # without what the reading has taken out
     except Exception as error:  # noqa: BLE001  (of a class of anybody)
         if report.run.here or not isinstance(error, FileNotFoundError):  # its weights elsewhere
-            report.add(path, networks.refusal(owner.__name__, arguments(), error))
+            report.add(path, _refusal(owner.__name__, arguments(), error))
     return None
+
+
+def _refusal(name: str, arguments: Mapping, error: Exception) -> str:
+    """What a constructor raised, with the arguments that it names, else all."""
+    words = set(re.findall(r'\w+', str(error)))
+    about = {key: value for key, value in arguments.items() if str(key) in words} or arguments
+    kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+    if isinstance(error, pickle.UnpicklingError):
+        kind, error = '', 'a file that it loads holds more than data and could execute code'
+    values = ', '.join(f'{key}: {show(value)}' for key, value in about.items())
+    return (
+        f'{name} cannot be built with these values: {kind}{str(error).rstrip(".")}'
+        f'{f" (look at {values})" if values else ""}.'
+    )
