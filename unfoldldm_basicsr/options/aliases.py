@@ -115,7 +115,6 @@ def translate(options: dict) -> list[str]:
         notes.append(_note('model_type', model, {'model_type': MODELS[model]}))
         for name in ('path', 'train', 'val'):
             notes += _rows(options.get(name), name, model)
-        notes += _progressive(options, datasets.get('train'))
         notes += _added(options.get('train'), model)
     for phase, section in datasets.items():
         path, kind = f'datasets.{phase}', section.get('type') if isinstance(section, dict) else None
@@ -124,12 +123,11 @@ def translate(options: dict) -> list[str]:
             continue
         notes += _rows(section, path, kind)
         if new:
-            notes += _progressive(options, section) if phase == 'train' else []
             if kind == _PAIRS and {'mean', 'std'} & section.keys():
                 new = _STOCK  # which shifts both images by them
             section['type'] = new
             notes.append(_note(f'{path}.type', kind, {'type': new}))
-    return notes
+    return notes + (_progressive(options, datasets.get('train')) if notes else [])
 
 
 def _rows(section: Any, path: str, owner: Any) -> list[str]:
