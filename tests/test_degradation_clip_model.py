@@ -149,6 +149,7 @@ def options(tmp_path) -> dict:
     ('place', 'value', 'path', 'words'),
     [
         ('network_g.class_texts', TEXTS[:2], '', ('2 texts for 3 degradations', 'noise, blur')),
+        ('network_g.clip_config.vision_cfg.patch_size', [[1]], 'network_g', ('patch_size: [[1]]',)),
         ('network_g.tune_adapters', False, '', ('must be true',)),
         ('network_g', {'type': 'NAFNet'}, 'network_g.type', ('CLIPDegradationEmbedding does',)),
         ('datasets.val.degradation_names', NAMES[::-1], '', ('indices would mix up',)),

@@ -294,13 +294,21 @@ def _check_class(report: Report, path: str, section: Any, kind: Kind) -> Any:
 
 def _refusal(name: str, arguments: Mapping, error: Exception) -> str:
     """What a constructor raised, with the arguments that it names, else all."""
-    words = set(re.findall(r'\w+', str(error)))
-    about = {key: value for key, value in arguments.items() if str(key) in words} or arguments
+    words, given = set(re.findall(r'\w+', str(error))), _flat(arguments)
+    about = {path: v for path, v in given.items() if path.rpartition('.')[2] in words} or given
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
         kind, error = '', 'a file that it loads holds more than data and could execute code'
-    values = ', '.join(f'{key}: {show(value)}' for key, value in about.items())
+    values = ', '.join(f'{path}: {show(value)}' for path, value in about.items())
     return (
         f'{name} cannot be built with these values: {kind}{str(error).rstrip(".")}'
         f'{f" (look at {values})" if values else ""}.'
     )
+
+
+def _flat(values: Mapping, prefix: str = '') -> dict[str, object]:
+    flat = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping) and value
+        flat |= _flat(value, f'{prefix}{key}.') if inner else {f'{prefix}{key}': value}
+    return flat
