@@ -49,7 +49,7 @@ def options_of(
         if name in known.model_fields:
             fields[name] = (known.model_fields[name].rebuild_annotation(), Field(default))
             continue
-        annotation = _plain(hints[name]) if name in hints else _like(p.default)
+        annotation = _plain(hints[name]) if name in hints else _like(name, p.default)
         # The name of a field is free of what pydantic keeps for itself; the alias is the key.
         fields[f'key_{len(fields)}'] = (annotation, Field(default, alias=name))
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -86,9 +86,11 @@ def _plain(hint: Any) -> Any:
     return Any  # a class: nothing an option file can hold, so the constructor decides
 
 
-def _like(default: Any) -> Any:
+def _like(name: str, default: Any) -> Any:
     """What a parameter without an annotation may be, judged by its default."""
     number = isinstance(default, int | float) and not isinstance(default, bool)
+    if number and name.endswith('_weight'):  # of a loss, which is multiplied by it
+        return float
     return Annotated[Any, AfterValidator(_unquoted)] if number else Any
 
 

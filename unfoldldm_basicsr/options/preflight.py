@@ -294,12 +294,12 @@ def _check_class(report: Report, path: str, section: Any, kind: Kind) -> Any:
 
 def _refusal(name: str, arguments: Mapping, error: Exception) -> str:
     """What a constructor raised, with the arguments that it names, else all."""
-    words, given = set(re.findall(r'\w+', str(error))), _flat(arguments)
-    about = {path: v for path, v in given.items() if path.rpartition('.')[2] in words} or given
+    words = set(re.findall(r'\w+', str(error)))
+    about = {key: value for key, value in arguments.items() if str(key) in words} or arguments
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
         kind, error = '', 'a file that it loads holds more than data and could execute code'
-    values = ', '.join(f'{path}: {show(value)}' for path, value in about.items())
+    values = ', '.join(f'{path}: {show(value)}' for path, value in _flat(about).items())
     return (
         f'{name} cannot be built with these values: {kind}{str(error).rstrip(".")}'
         f'{f" (look at {values})" if values else ""}.'
