@@ -63,9 +63,13 @@ def compare(
 
 
 def compare_finished(
-    names: Sequence[str], root: Path, opt: Path | None, folder: Path,
-    settings: tasks.CompareOptions, made_by: str,
-) -> str:  # fmt: skip
+    names: Sequence[str],
+    root: Path,
+    opt: Path | None,
+    folder: Path,
+    settings: tasks.CompareOptions,
+    made_by: str,
+) -> str:
     """Tests finished runs and plain weights (``names``), and writes a report to ``folder``; says
     where.
 
@@ -128,9 +132,11 @@ def named_files(files: Iterable[Path]) -> dict[Path, str]:
 
 
 def _finish(
-    entries: Sequence[Entry], settings: tasks.CompareOptions, words: Mapping[str, str],
+    entries: Sequence[Entry],
+    settings: tasks.CompareOptions,
+    words: Mapping[str, str],
     place: Workspace,
-) -> str:  # fmt: skip
+) -> str:
     metrics, scores = metrics_of(entries[0].tests[0]), {}
     torch.set_num_threads(place.threads)
     for entry in entries:

@@ -55,9 +55,14 @@ Metrics = Mapping[str, Mapping[str, Any]]
 
 
 def build(
-    folder: Path, entries: Sequence[Entry], scores: Scores, protocol: Mapping[str, str],
-    costs: pd.DataFrame, metrics: Metrics, reference: str | None = None,
-) -> None:  # fmt: skip
+    folder: Path,
+    entries: Sequence[Entry],
+    scores: Scores,
+    protocol: Mapping[str, str],
+    costs: pd.DataFrame,
+    metrics: Metrics,
+    reference: str | None = None,
+) -> None:
     """Writes all files of a report; ValueError: the sides saw other degraded images.
 
     ``scores``: (title, seed) -> table of the test; ``protocol``: topic -> how the numbers were
@@ -203,9 +208,12 @@ def _curves(folder: Path, lines: pd.DataFrame, metric: str, style: Mapping[str, 
 
 
 def _plots(
-    folder: Path, tables: Mapping[str, pd.DataFrame], metric: str, style: Mapping[str, dict],
+    folder: Path,
+    tables: Mapping[str, pd.DataFrame],
+    metric: str,
+    style: Mapping[str, dict],
     base: str,
-) -> None:  # fmt: skip
+) -> None:
     """Quality against cost, and image by image, on the first test set."""
     name, costs = tables['images']['set'].iloc[0], tables['costs']
     quality = tables['quality'][tables['quality']['set'] == name]

@@ -217,8 +217,13 @@ def _problems(run: Run) -> list[str]:
         'another name, or remove that folder.'
         for key, before, now in differences(_as_started(file), run.options)
         # weights of a project that was moved have the same place in it
-        if not (key.startswith('path.') and str(before).split('/')[-4:] == str(now).split('/')[-4:])
+        if not (key.startswith('path.') and _same_place(str(before), str(now)))
     ]
+
+
+def _same_place(before: str, now: str) -> bool:
+    place = Path(now).parts[-4:]
+    return place[:1] == ('experiments',) and Path(before).parts[-4:] == place
 
 
 def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) -> list[list[Run]]:

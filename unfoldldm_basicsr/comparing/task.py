@@ -164,9 +164,12 @@ class Task:
 
 
 def options_of_test(
-    name: str, options: Section, sets: Section, weights: Path | None = None,
+    name: str,
+    options: Section,
+    sets: Section,
+    weights: Path | None = None,
     changes: TestOptions = TestOptions(),  # noqa: B008  (immutable)
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The option file of a test with these ``sets``.
 
     ``options`` are those of the training of the weights, or ``classical`` and ``val`` alone.

@@ -30,9 +30,14 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 def new_page(
-    heights: Sequence[float], width: float, columns: int, *,
-    title: str = '', note: str = '', footer: str = '',
-) -> tuple[Figure, GridSpec]:  # fmt: skip
+    heights: Sequence[float],
+    width: float,
+    columns: int,
+    *,
+    title: str = '',
+    note: str = '',
+    footer: str = '',
+) -> tuple[Figure, GridSpec]:
     """An empty page, and its cells with rows of these heights (pixels, without captions).
 
     ``title`` is a headline, ``note`` small under one, ``footer`` small below everything.
@@ -54,9 +59,14 @@ def new_page(
 
 
 def show(
-    axes: Axes, image: np.ndarray, caption: str = '', *,
-    title: str = '', box: Box | None = None, limit: float | None = None,
-) -> None:  # fmt: skip
+    axes: Axes,
+    image: np.ndarray,
+    caption: str = '',
+    *,
+    title: str = '',
+    box: Box | None = None,
+    limit: float | None = None,
+) -> None:
     """Fills a cell with a photo (see :func:`to_rgb8`), and marks the region ``box`` in it; with
     ``limit`` with a map of (H, W) values, which go from 0, black, over red to white.
     """
@@ -78,9 +88,13 @@ def show(
 
 
 def comparison_grid(
-    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str],
-    captions: Sequence[Sequence[str]], *, cell_width: int = 300, footer: str = '',
-) -> Figure:  # fmt: skip
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    captions: Sequence[Sequence[str]],
+    *,
+    cell_width: int = 300,
+    footer: str = '',
+) -> Figure:
     """A row for each photo, a column (``titles``) for each method; ``captions`` below every image.
 
     Images of a row have the same size; tall ones are limited to the height of a square.
@@ -96,9 +110,12 @@ def comparison_grid(
 
 
 def table(
-    axes: Axes, shares: np.ndarray, texts: Sequence[Sequence[str]], rows: Sequence[str],
+    axes: Axes,
+    shares: np.ndarray,
+    texts: Sequence[Sequence[str]],
+    rows: Sequence[str],
     columns: Sequence[str],
-) -> None:  # fmt: skip
+) -> None:
     """Fills a cell with a table: a coloured field per share in [0, 1] with its text."""
     axes.imshow(shares, cmap='Blues', vmin=0, vmax=1, aspect='auto')
     axes.set_xticks(range(len(columns)), map(printable, columns), fontsize=SMALL, color=INK)
