@@ -94,7 +94,7 @@ def _as_started(file: Path) -> dict[str, Any]:
         words = shlex.split(text.partition('# CMD:\n# ')[2].partition('\n')[0])
         args, _ = build_parser().parse_known_args(['-opt', str(file), *words[1:]])
         apply_overrides(options, args.force_yml or [])
-    except ValueError:  # plain BasicSR writes the line so that not all can be taken apart
+    except (ValueError, SystemExit):  # a line of another script, or one that BasicSR cut short
         return written
     if args.debug:
         options['name'] = f'debug_{str(options.get("name")).removeprefix("debug_")}'
