@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import pytest
 import torch
+from basicsr.metrics import calculate_psnr
 from helpers import ROOT, change, write_options, write_photos
 from tiny_trainings import NAFNET
 
@@ -23,7 +25,7 @@ from unfoldldm_basicsr.comparing.comparison import named_files, words_of_task
 from unfoldldm_basicsr.comparing.runs import check_equal, read_run
 from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import merged, options_of_test, read_task
-from unfoldldm_basicsr.comparing.testing import CLASSICAL
+from unfoldldm_basicsr.comparing.testing import CLASSICAL, DEGRADED, TRUTH
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.pictures import plots
@@ -49,7 +51,7 @@ def folder(tmp_path) -> Path:
             'train': {**data, 'gt_size': 32, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0,
                       'degradations': [{'type': 'gaussian_noise', 'sigma': [5, 45]}]},
             'val': {**data, 'name': 'held_out', 'degradations': noise},
-            'test': {**data, 'name': 'shown', 'degradations': noise},
+            'test': {**data, 'name': 'shown', 'degradations': noise, 'repeat': 2},
         },
         'train': {'optim_g': ADAM, 'pixel_opt': {'type': 'L1Loss'},
                   'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': '100 %'}},
@@ -228,7 +230,15 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     report = root / 'results' / 'tiny_iterations8'
     page = (report / 'report.md').read_text()
     assert all(text in page for text in ('"tile": 40', 'wide & deep'))
-    assert len(read_csv(report / 'images.csv')) == 5 * 2
+    images = read_csv(report / 'images.csv')
+    assert len(images) == 5 * 2 * 2  # each image with two draws of its noise
+    assert (images['image'].nunique(), images['input'].nunique()) == (2, 4)
+    assert {*read_csv(report / 'quality.csv')['images']} == {2}  # what intervals are over
+    assert '2 draws of each image' in page
+    kinds = [report / 'restored' / kind / 'shown' for kind in (DEGRADED, TRUTH)]  # the first draw
+    saved = [cv2.imread(str(next(folder.glob('0000_*')))) for folder in kinds]
+    psnr = calculate_psnr(*saved, crop_border=0, test_y_channel=True)
+    assert psnr == pytest.approx(images['psnr_y'].iloc[0], abs=1e-9)
     assert {*read_csv(report / 'curves.csv')['seed']} == {3}
     costs = by_side(report / 'costs.csv')
     assert costs['wide & deep']['GMACs'] > costs['small']['GMACs'] > 0

@@ -156,12 +156,12 @@ def test_iterating_ends_and_other_indices_are_index_errors(tmp_path, phase):
     roots = tmp_path / 'gt', tmp_path / 'lq'
     for seed, root in enumerate(roots):
         write_photos(root, 2, seed=seed)
-    repeat = {'repeat': 2} if phase == 'train' else {}
-    for options in (synthetic(roots[0], phase, **repeat), paired(*roots, phase, **repeat)):
+    repeat = 2 if phase == 'train' else 1
+    for options in (synthetic(roots[0], phase, repeat=2), paired(*roots, phase, repeat=repeat)):
         dataset = build_dataset(options)
         count = len(dataset)
         items = list(itertools.islice(iter(dataset), count + 1))
-        names = [f'img_{i}.png' for i in range(2)] * repeat.get('repeat', 1)
+        names = [f'img_{i}.png' for i in range(2)] * (count // 2)
         assert [Path(item['gt_path']).name for item in items] == names
         for index in (count, -1):
             with pytest.raises(IndexError, match=f'index {index} of a dataset of {count} items'):

@@ -180,7 +180,7 @@ def test_listed_names_are_those_of_the_results(photos, tmp_path, kind):
         common = {'name': 'mixed', 'phase': 'val', 'scale': 1}
         dataset = build_dataset({**common, **mixture, 'sets': sets})
     else:
-        dataset = build_dataset(photos)
+        dataset = build_dataset({**photos, 'repeat': 2})
     assert len(dataset) > 1
     options = {**OPT, 'is_train': False}
     run = Evaluator(options, torch.device('cpu'), lambda batch: Restored(batch['lq']))

@@ -224,12 +224,14 @@ def own_options(sides: Iterable[tasks.Side], common: Mapping[str, Any]) -> str:
 
 
 def data_words(data: Mapping[str, Any]) -> str:
-    """A data set in words: name, folder, degradations; those of its parts."""
+    """A data set in words: name, folder, degradations and their draws; those of its parts."""
     steps = ', '.join(
         ' '.join([step['type'], *(f'{k} {v}' for k, v in step.items() if k != 'type')])
         for step in data.get('degradations', ())
     )
     place = '/'.join(Path(str(data.get('dataroot_lq', data.get('dataroot_gt', '')))).parts[-2:])
     words = [': '.join(filter(None, [place, steps])), *map(data_words, data.get('sets', ()))]
-    name = data.get('name', data.get('degradation_name', ''))
+    name, times = data.get('name', data.get('degradation_name', '')), data.get('repeat', 1)
+    if times > 1 and 'gt_size' not in data:  # a test set
+        words.append(f'{times} draws of each image')
     return f'{name} ({"; ".join(filter(None, words))})'

@@ -243,6 +243,7 @@ def disagreement_box(images: Sequence[np.ndarray], side: int) -> Box:
 
 
 def _crops(folder: Path, images: pd.DataFrame, entries: Sequence[Entry], metric: str) -> None:
+    images = images.drop_duplicates(['set', 'side', 'seed', 'image'])  # the first time is shown
     name = images['set'].iloc[0]
     places = {DEGRADED: DEGRADED, **{e.title: e.tests[0]['name'] for e in entries}, TRUTH: TRUTH}
     scores, rows, captions = by_image(images, name, metric), [], []

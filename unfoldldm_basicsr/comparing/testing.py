@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from unfoldldm_basicsr.comparing.tables import made_once
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.data.listing import find_images
+from unfoldldm_basicsr.data.loading import ItemReader
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.restoring import Restorer
 from unfoldldm_basicsr.training.resume import flatten
@@ -74,23 +75,27 @@ def data_files(sections: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterator[dict[str, Any]]:
-    """Restores and scores every image; saves those of the first set."""
+    """Restores and scores every image, under one name each time that it is repeated; saves those of
+    the first set, degraded as for the first time.
+    """
     from basicsr.data import build_dataloader, build_dataset
 
     restore, metrics = restoring(options, file), metrics_of(options)
     for number, (key, section) in enumerate(options['datasets'].items()):
         section = {'phase': 'test', 'scale': 1, 'name': key, **section}
         data = build_dataset(dict(section))
-        loader = build_dataloader(data, section)
+        loader, reader, images = build_dataloader(data, section), ItemReader(data, section), {}
         for index in range(len(data)):
-            item = data[index]
+            item = reader.read(index)
             with torch.no_grad():
                 output = restore(data, index, loader.collate_fn([item]))
             pixels = item['lq'].contiguous().numpy().tobytes()  # tensor2img clamps it in place
-            name, digest = f'{index:04d}_{Path(item["lq_path"]).stem}', hashlib.sha256(pixels)
+            source = *reader.paths(index), item.get('degradation')
+            first, place = source not in images, images.setdefault(source, len(images))
+            name, digest = f'{place:04d}_{Path(item["lq_path"]).stem}', hashlib.sha256(pixels)
             kinds = {TRUTH: item['gt'], DEGRADED: item['lq'], options['name']: output}
             kinds = {kind: tensor2img(image, rgb2bgr=False) for kind, image in kinds.items()}
-            for kind, picture in kinds.items() if shown and number == 0 else ():
+            for kind, picture in kinds.items() if shown and number == 0 and first else ():
                 save_picture(shown / kind / section['name'] / f'{name}.png', picture)
             truth, degraded, image = kinds.values()
             row = {'set': section['name'], 'image': name, 'input': digest.hexdigest()[:12]}

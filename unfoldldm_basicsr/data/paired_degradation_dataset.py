@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from unfoldldm_basicsr.data.listing import without_extension
 from unfoldldm_basicsr.data.restoration_dataset import (
@@ -27,6 +27,13 @@ class PairedOptions(DatasetOptions):
     """Folder or LMDB of degraded images."""
     filename_tmpl: str = '{}'
     """Name of the degraded image, without extension; {} is that of the clean one."""
+
+    @field_validator('repeat')
+    @classmethod
+    def _once(cls, repeat: int, info: ValidationInfo) -> int:
+        if repeat != 1 and info.data.get('phase') in ('val', 'test'):
+            raise ValueError('is for training; pairs are the same every time.')
+        return repeat
 
     @field_validator('filename_tmpl')
     @classmethod

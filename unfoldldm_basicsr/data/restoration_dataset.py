@@ -85,7 +85,7 @@ class DatasetOptions(PhotoOptions):
     gt_size: Positive | None = Field(None, validate_default=True)
     """Training: side of the patches in pixels."""
     repeat: count(ge=1, le=10_000_000) = 1
-    """Training: how many times an epoch sees each image."""
+    """How often an epoch, or a test of synthetic degradations, sees each image: other draws."""
     degradation_name: str | None = Field(None, validate_default=True)
     """Class of this set, one of degradation_names."""
 
@@ -95,13 +95,6 @@ class DatasetOptions(PhotoOptions):
         if size is None and info.data.get('phase') == 'train':
             raise ValueError('is missing: the side of the training patches in pixels.')
         return size
-
-    @field_validator('repeat')
-    @classmethod
-    def _once(cls, repeat: int, info: ValidationInfo) -> int:
-        if repeat != 1 and info.data.get('phase') in ('val', 'test'):
-            raise ValueError('is for training; validation sees every image once.')
-        return repeat
 
     @field_validator('degradation_name')
     @classmethod

@@ -208,7 +208,7 @@ def listed_names(dataset: Dataset) -> list[str]:
             f'{image_name(source.path(name), options)}_{part.degradation_name}'
             for part in parts
             for source, names in part.sources()[-1:]
-            for name in names
+            for name in names * part.options.repeat
         ]
     entries = getattr(dataset, 'paths', [])
     paths = [entry.get('lq_path') if isinstance(entry, Mapping) else entry for entry in entries]
