@@ -20,8 +20,8 @@ import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registe
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options import preflight
-from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.progress import progress
 
 
 def pytest_configure(config):

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from unfoldldm_basicsr.common import files
 from unfoldldm_basicsr.common.errors import OutputWriteError, ResumeError
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.options.progress import progress
+from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 
 

@@ -16,8 +16,8 @@ from basicsr.utils import set_random_seed
 from helpers import stock_options, write_options
 
 from unfoldldm_basicsr.common.option_files import OptionLoader, apply_overrides, read_option_file
-from unfoldldm_basicsr.options import parse as compat_options
 from unfoldldm_basicsr.options.defaults import fill_defaults
+from unfoldldm_basicsr.training import start as start_of_run
 
 NUMBERS = {
     '1e-4': 1e-4, '1E+3': 1000.0, '-2.5e-3': -2.5e-3, '.5': 0.5, '-.5': -0.5, '5.': 5.0, '3': 3,
@@ -110,7 +110,7 @@ def test_force_yml_faults_name_the_entry(entry, says):
 def command(tmp_path, monkeypatch):
     """Calls the parse_options that BasicSR's train module sees, with a command line."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compat_options, 'examine', partial(compat_options.examine, here=False))
+    monkeypatch.setattr(start_of_run, 'examine', partial(start_of_run.examine, here=False))
     write_options(tmp_path / 'x.yml', stock_options(tmp_path))
 
     def call(*words):

@@ -13,8 +13,8 @@ from tiny_network import TWO_GROUPS
 
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.ops.ss2d import dispatch
-from unfoldldm_basicsr.options import parse as compat_options
 from unfoldldm_basicsr.options.run import process_count
+from unfoldldm_basicsr.training import start as start_of_run
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def start(tmp_path, monkeypatch):
         write_options(folder / 'x.yml', options)
         monkeypatch.setattr(sys, 'argv', ['train', '-opt', 'x.yml', *words])
         try:
-            return compat_options.parse_options(str(folder), is_train=is_train)[0]
+            return start_of_run.parse_options(str(folder), is_train=is_train)[0]
         finally:
             assert [p.name for p in folder.iterdir()] == ['x.yml']
 
@@ -69,7 +69,7 @@ def test_only_the_variable_of_the_launcher_counts(monkeypatch):
 
 @pytest.mark.parametrize('is_train', [True, False])
 def test_auto_is_one_gpu_for_one_process(start, tmp_path, two_gpus, monkeypatch, is_train):
-    monkeypatch.setattr(compat_options, 'examine', partial(compat_options.examine, here=False))
+    monkeypatch.setattr(start_of_run, 'examine', partial(start_of_run.examine, here=False))
     place, found = '/elsewhere/x.pth', []
     for options in (plugin_options(tmp_path), stock_options(tmp_path)):
         options = put(put(options, 'num_gpu', 'auto'), 'path.pretrain_network_g', place)

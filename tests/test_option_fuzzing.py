@@ -25,8 +25,8 @@ from option_mutants import OPERATIONS, Mutant, drop, key_paths, mutant_of
 from option_runs import short_run
 
 from unfoldldm_basicsr.common.option_files import read_option_file
-from unfoldldm_basicsr.options import parse as compat_options
 from unfoldldm_basicsr.options.preflight import examine
+from unfoldldm_basicsr.training import start as start_of_run
 
 OPTIONS = ROOT / 'options'
 FILES = [str(file.relative_to(OPTIONS)) for file in OPTION_FILES]
@@ -84,7 +84,7 @@ def _refusal(start, check) -> str | None:
             warnings.catch_warnings(),
             pytest.MonkeyPatch.context() as patch,
         ):
-            patch.setattr(compat_options, 'examine', check)
+            patch.setattr(start_of_run, 'examine', check)
             warnings.simplefilter('ignore')
             start()
     except SystemExit as end:

@@ -20,11 +20,11 @@ from tiny_network import NORMED, TWO_GROUPS
 from unfoldldm_basicsr.common import errors as failures
 from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.training import interruption, restoration_model
 from unfoldldm_basicsr.training.checkpointer import rng_state
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.validation_report import ImageResult, averages
 
 

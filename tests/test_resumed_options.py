@@ -11,7 +11,7 @@ from model_runs import steps
 
 from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.options.progress import progress
+from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.resume import report_changes, run_options
 
 ADAMW = {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.0}

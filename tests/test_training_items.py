@@ -20,7 +20,7 @@ from unfoldldm_basicsr.common.errors import DataFault
 from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader, fingerprint
 from unfoldldm_basicsr.data.sources import FolderImages
 from unfoldldm_basicsr.options.defaults import fill_defaults
-from unfoldldm_basicsr.options.progress import progress
+from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.resume import report_changes
 from unfoldldm_basicsr.weights.training_state import Checkpoint
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.errors import RunFailure, on_rank_0, together, writing
 from unfoldldm_basicsr.common.files import TEMPORARY_SUFFIX, write_bytes_atomic
-from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.weights.checkpoint import file_bytes, is_broken
 from unfoldldm_basicsr.weights.training_state import Sums, iterations_of, manifest_path, weights_of
 

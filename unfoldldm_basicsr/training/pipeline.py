@@ -18,10 +18,10 @@ from unfoldldm_basicsr.common.option_files import ordered_yaml, parse_value
 from unfoldldm_basicsr.compat import replace
 from unfoldldm_basicsr.data import loading
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
-from unfoldldm_basicsr.options.parse import build_dataset, dict2str, parse_options
-from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.training import resume
 from unfoldldm_basicsr.training.interruption import stop_request
+from unfoldldm_basicsr.training.progress import progress
+from unfoldldm_basicsr.training.start import build_dataset, dict2str, parse_options
 from unfoldldm_basicsr.weights.loading import load_network
 
 

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.common.errors import on_rank_0
 from unfoldldm_basicsr.ops.ss2d import set_scan_backend
-from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import typed
 from unfoldldm_basicsr.training import optimisation
 from unfoldldm_basicsr.training.batches import Batch, prepare, to_device
@@ -28,6 +27,7 @@ from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.memory import keep_freed_memory
 from unfoldldm_basicsr.training.networks import Restored, TrainedNetwork, restore_image
 from unfoldldm_basicsr.training.options import RULES, SECTIONS
+from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.resume import run_options
 from unfoldldm_basicsr.training.schedules import LearningRate
 from unfoldldm_basicsr.training.step import Losses, TrainingStep, memory_advice, peak_memory

@@ -10,8 +10,8 @@ from basicsr.utils import check_resume, set_random_seed
 
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.errors import ResumeError, together
-from unfoldldm_basicsr.options.parse import refuse
-from unfoldldm_basicsr.options.progress import progress
+from unfoldldm_basicsr.training.progress import progress
+from unfoldldm_basicsr.training.start import refuse
 from unfoldldm_basicsr.weights import training_state as files
 
 # Where data lie and how they are loaded; what they are is in the fingerprint of the data.

@@ -1,4 +1,4 @@
-"""Replacement of ``basicsr.utils.options.parse_options`` (imported by name in train and test)."""
+"""The start of a run: its command line and option file, in place of ``basicsr.utils.options``."""
 
 import argparse
 import multiprocessing
@@ -15,8 +15,8 @@ from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser,
 from unfoldldm_basicsr.compat.imports import load_data_only
 from unfoldldm_basicsr.options.environment import open_datasets
 from unfoldldm_basicsr.options.preflight import examine, project_hint
-from unfoldldm_basicsr.options.progress import progress
 from unfoldldm_basicsr.options.run import process_count
+from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.weights.training_state import iterations_of
 
 
