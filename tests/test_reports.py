@@ -158,12 +158,13 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
 
 
 def test_a_run_is_tested_with_the_priors_that_there_are_and_its_model_takes(tmp_path, monkeypatch):
-    table = pd.DataFrame({'set': ['held'], 'image': ['0'], 'psnr': [20.0]})
+    table = pd.DataFrame({'set': 'held', 'image': '0', 'psnr': [20.0, 22.0]})  # two draws of one
     monkeypatch.setattr(single, 'tested', lambda *_, **__: table)
     val = {'metrics': {'psnr': {'type': 'calculate_psnr'}}}
     run = Run(tmp_path, {'name': 'x', 'datasets': {'val': {'name': 'held'}}, 'val': val})
     found = single.prior_table(run, Workspace(tmp_path, tmp_path, 1))
     assert list(found['prior']) == ['generated', 'null', 'oracle']
+    assert {*found['images']} == {1}
     for kind, own in (('RestorationModel', False), ('UnfoldLDMPhase2Model', True)):
         assert single.generates_prior({'model_type': kind}) is own
 

@@ -126,7 +126,8 @@ def prior_table(run: Run, place: Workspace) -> pd.DataFrame:
             continue  # there is no other image
         changes, sets = TestOptions(val={'prior_source': source}), test_sets(run.options)
         test = options_of_test(f'{run.name}_{source}', run.options, sets, run.weights, changes)
-        tables[source] = tested(test, place, pictures=False).set_index(['set', 'image'])[metric]
+        images = tested(test, place, pictures=False).groupby(['set', 'image'], sort=False)
+        tables[source] = images[metric].mean()  # over draws
     rows = []
     for name in tables['generated'].index.unique('set'):
         for source, scores in tables.items():
