@@ -40,8 +40,8 @@ from torch.nn import functional as F
 from unfoldldm_basicsr import archs
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.models.unfoldldm_phase1_model import restoration_losses
+from unfoldldm_basicsr.training.cuda_graphs import GradientGraphs
 from unfoldldm_basicsr.training.memory import keep_freed_memory
-from unfoldldm_basicsr.training.step import GradientGraphs
 
 NETWORKS = (
     'vlunet-plain', 'vlunet', 'unfoldldm-base-phase1', 'unfoldldm-base-phase2', 'restormer',
