@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.commands import doctor_command, list_command
 from unfoldldm_basicsr.commands.migrate_command import commented
 from unfoldldm_basicsr.common import process
+from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.ops.ss2d import dispatch
 from unfoldldm_basicsr.training import memory
 
@@ -91,6 +94,15 @@ def test_list_shows_each_network_of_the_option_files_once(project, output_of):
     out = output_of('list', '--options', project / 'options', status=1)
     assert 'num_fea' in out
     assert 'deep/a.yml, deep/b.yml' in out
+
+
+def test_the_presets_have_the_parameters_and_operations_that_the_readme_says():
+    row = r'\| (\d[\d.]*) M \| ([\d.]+) \| `(options/train/UnfoldLDM/\w+phase)\*\.yml` \|'
+    found = re.findall(row, (ROOT / 'README.md').read_text())
+    assert len(found) == 4
+    for params, gmacs, file in found:
+        cost = network_cost(read_option_file(ROOT / f'{file}2.yml')['network_g'], 256)
+        assert (f'{cost.params / 1e6:.2f}', f'{cost.macs / 1e9:.1f}') == (params, gmacs)
 
 
 def test_doctor_finds_this_installation_sound(output_of):

@@ -15,17 +15,18 @@ from types import SimpleNamespace
 import cv2
 import pytest
 import torch
+from basicsr.archs import build_network
 from basicsr.metrics import calculate_psnr
 from helpers import ROOT, change, write_options, write_photos
 from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.comparing import comparison, measuring
+from unfoldldm_basicsr.comparing import comparison, measuring, testing
 from unfoldldm_basicsr.comparing.comparison import named_files, words_of_task
 from unfoldldm_basicsr.comparing.runs import check_equal, read_run
 from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import merged, options_of_test, read_task
-from unfoldldm_basicsr.comparing.testing import CLASSICAL, DEGRADED, TRUTH
+from unfoldldm_basicsr.comparing.testing import CLASSICAL, DEGRADED, TRUTH, tested
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.pictures import plots
@@ -131,6 +132,9 @@ def test_a_report_names_own_options_once_and_what_was_trained_on(place, named):
     task = read_task(ROOT / 'options' / 'compare' / 'dark', ['datasets:test_real=~'])
     words = words_of_task(task)
     assert words['unseen'] == 'CBSD68_unseen_strength'
+    assert words['test data'].count('; 6 draws of each image') == 1
+    mixture = words_of_task(read_task(ROOT / 'options' / 'compare' / 'all_in_one'))
+    assert 'draws' not in mixture['training data']  # its repeat is of the epoch
     assert 'patches of 48 cut from 144, batch 8' in words['training data']
     noise = words_of_task(read_task(ROOT / 'options' / 'compare' / 'noise'))
     assert 'patches of 48, batch 8' in noise['training data']
@@ -303,6 +307,30 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
         file.unlink()
     output_of(*single)
     assert 'No validations' in page.read_text()
+
+
+def test_a_test_is_made_again_for_another_metric_and_scores_the_first_of_two_views(
+    tmp_path, monkeypatch
+):
+    roots = {f'dataroot_{key}': tmp_path / key for key in ('gt', 'lq', 'lq_right')}
+    for seed, root in enumerate(roots.values()):
+        write_photos(root, 1, (32, 32), seed=seed)
+    data = {'type': 'DualPixelDataset', 'name': 'views', **{k: str(v) for k, v in roots.items()}}
+    restormer = {'type': 'Restormer', 'dim': 8, 'num_blocks': [1] * 4, 'heads': [1] * 4}
+    network = {**restormer, 'inp_channels': 6, 'dual_pixel_task': True}
+    torch.save({'params': build_network(dict(network)).state_dict()}, tmp_path / 'x.pth')
+    own = {'model_type': 'RestorationModel', 'network_g': network, 'num_gpu': 0, 'scale': 1}
+    options = options_of_test('x', {**own, 'val': {'metrics': PSNR}}, {'test': data}, 'x.pth')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['x'])
+    place = Workspace(tmp_path, tmp_path / 'report', 1)
+    (first,) = tested(options, place, pictures=False).to_dict('records')
+    files = (next(roots[f'dataroot_{key}'].iterdir()) for key in ('lq', 'gt'))
+    psnr = calculate_psnr(*(cv2.imread(str(file)) for file in files), 0, test_y_channel=True)
+    assert first['degraded psnr_y'] == pytest.approx(psnr, abs=1e-9)
+    more = {**PSNR, 'ssim': {'type': 'calculate_ssim', 'crop_border': 0}}
+    monkeypatch.setattr(testing, 'metrics_of', lambda _: more)  # as when LPIPS can be fetched again
+    assert 'ssim' in tested(options, place, pictures=False)
 
 
 @pytest.mark.usefixtures('in_process')

@@ -13,6 +13,7 @@ from tiny_vlunet import EMBEDDINGS, NAMES, vlunet_file
 
 from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbedding
 from unfoldldm_basicsr.models import DegradationCLIPModel
+from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.networks import Restored
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
@@ -161,6 +162,12 @@ def test_options_that_do_not_fit_are_refused_by_the_preflight(options, place, va
     assert problems_at(options, path or place) == ''
     message = problems_at(put(options, place, value), path or place)
     assert all(word in message for word in words), message
+
+
+def test_options_of_restoring_models_are_warned_of(options):
+    options = put(put(options, 'train.pixel_opt', {'type': 'L1Loss'}), 'val.tile', 64)
+    warnings = examine(options, 'x', True).warnings
+    assert [line.split(': ')[1] for line in warnings] == ['train.pixel_opt', 'val.tile']
 
 
 def test_the_preflight_of_a_tag_loads_no_weights(options, monkeypatch):

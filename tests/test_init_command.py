@@ -194,18 +194,26 @@ def test_memory_is_that_of_the_gpu_or_of_the_machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('task', 'isda', 'dark'),
-    [('denoise', False, False), ('blind', False, False), ('dehaze', True, False),
-     ('lowlight', True, True)],
+    ('task', 'isda', 'whole', 'dark'),
+    [('denoise', False, False, False), ('blind', False, False, False),
+     ('dehaze', True, True, False), ('lowlight', True, True, True)],
 )  # fmt: skip
-def test_noise_is_learned_without_isda_and_darkness_with_its_own_recipe(task, isda, dark):
+def test_noise_is_learned_without_isda_and_darkness_with_its_own_recipe(task, isda, whole, dark):
     data = {'type': 'SyntheticDegradationDataset', 'dataroot_gt': 'photos'}
     training = NewTraining('mine', 'unfoldldm-tiny', data, data, task, images=9, patch=48)
-    recipe = {'base': 'x', 'wm_window': 48, 'prior_levels': True}
+    recipe = {'base': 'x', 'wm_window': 48}
     for phase in training.phases:
         options = yaml.safe_load(training.text(Path(), phase))
         assert ('isda_opt' in options['train']) is isda
         assert (recipe.items() <= options['network_g'].items()) is dark
+        train, network = options['datasets']['train'], options['network_g']
+        seen = [network.get('prior_levels'), options['train'].get('prior_context')]
+        assert (seen, train['gt_size']) == (([True] * 2, 144) if whole else ([None] * 2, 48))
+        progressive = options['train'].get('progressive')
+        assert (progressive and progressive['gt_sizes']) == ([48] if whole else None)
+        strengths = options['datasets']['val']['degradations'] == train['degradations']
+        assert strengths is whole  # the middle of them would be a good guess for every photo
+        assert preflight(options, '', True, here=False) == []
 
 
 def test_no_photo_is_in_the_training_and_in_the_validation():

@@ -62,6 +62,10 @@ def test_repeat_factors_compose_the_epoch_of_every_image(mixture):
     assert times == {('noise', 1), ('rain', 4), ('blur', 2)}
     options = {**mixture, 'phase': 'val', 'gt_size': None}
     assert [*refusals(options)] == ['sets.1.repeat']  # pairs are the same every time
+    options['sets'][1]['repeat'] = 1
+    dataset = build_dataset(options)
+    firsts = [*range(6), 6, 7, 8, 9, 10, 8, 9, 10]  # six of noise, two of rain, twice three of blur
+    assert [dataset.first_draw_of(index) for index in range(len(dataset))] == firsts
 
 
 def test_sets_inherit_common_keys_and_may_override_them(mixture):

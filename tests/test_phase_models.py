@@ -198,6 +198,9 @@ def test_a_test_with_each_prior_source(tmp_path, phase2, source):
     with torch.no_grad():
         assert torch.equal(output, model.net_g.eval()(pair, prior_source='shuffled')[:1])
         assert not torch.equal(output, model.net_g(data['lq']))
+    pictures.first_draw_of = lambda index: 0  # draws of one image
+    with pytest.raises(ValueError, match='at least two validation images'):
+        model.validation_extras(pictures, 0, data)
 
 
 def test_fit_to_crops_and_reflects():

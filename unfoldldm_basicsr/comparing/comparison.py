@@ -114,7 +114,7 @@ def compare_finished(
         words = {
             'title': ', '.join(names),
             'budget': 'that of each run, see the cost; weights without runs have none',
-            'test data': '; '.join(map(data_words, sets.values())),
+            'test data': '; '.join(data_words(data, test=True) for data in sets.values()),
             DIFFERING: ', '.join(settings.allow),
             'made by': made_by,
         }
@@ -200,7 +200,7 @@ def words_of_task(task: tasks.Task) -> dict[str, str]:
         'seeds': ', '.join(map(str, settings.seeds)),
         'training data': data_words(train_set)
         + f', patches of {patches}, batch {train_set.get("batch_size_per_gpu")}',
-        'test data': '; '.join(map(data_words, sets)),
+        'test data': '; '.join(data_words(data, test=True) for data in sets),
         DIFFERING: ', '.join(settings.allow),
         'choices of the test': '; '.join(f'{t}: {json.dumps(c)}' for t, c in choices.items() if c),
         'own options': own_options(trained, task.common),
@@ -223,15 +223,16 @@ def own_options(sides: Iterable[tasks.Side], common: Mapping[str, Any]) -> str:
     return '; '.join(f'{", ".join(titles)}: {words}' for words, titles in found.items())
 
 
-def data_words(data: Mapping[str, Any]) -> str:
-    """A data set in words: name, folder, degradations and their draws; those of its parts."""
+def data_words(data: Mapping[str, Any], *, test: bool = False) -> str:
+    """A data set in words: name, folder, degradations, draws for a test; those of its parts."""
     steps = ', '.join(
         ' '.join([step['type'], *(f'{k} {v}' for k, v in step.items() if k != 'type')])
         for step in data.get('degradations', ())
     )
     place = '/'.join(Path(str(data.get('dataroot_lq', data.get('dataroot_gt', '')))).parts[-2:])
-    words = [': '.join(filter(None, [place, steps])), *map(data_words, data.get('sets', ()))]
+    words = [': '.join(filter(None, [place, steps]))]
+    words += [data_words(part, test=test) for part in data.get('sets', ())]
     name, times = data.get('name', data.get('degradation_name', '')), data.get('repeat', 1)
-    if times > 1 and 'gt_size' not in data:  # a test set
+    if test and times > 1:
         words.append(f'{times} draws of each image')
     return f'{name} ({"; ".join(filter(None, words))})'

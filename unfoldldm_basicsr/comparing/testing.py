@@ -52,7 +52,7 @@ def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.D
         file = place.write_options(f'test_{name}', options)
         return pd.DataFrame(_rows(options, file, shown))
 
-    return made_once(table, [options, _files(options)], test)
+    return made_once(table, [options, metrics_of(options), _files(options)], test)
 
 
 def _files(options: Mapping[str, Any]) -> str:
@@ -84,18 +84,18 @@ def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterato
     for number, (key, section) in enumerate(options['datasets'].items()):
         section = {'phase': 'test', 'scale': 1, 'name': key, **section}
         data = build_dataset(dict(section))
-        loader, reader, images = build_dataloader(data, section), ItemReader(data, section), {}
+        loader, reader = build_dataloader(data, section), ItemReader(data, section)
+        first_draw_of = getattr(data, 'first_draw_of', int)
         for index in range(len(data)):
             item = reader.read(index)
             with torch.no_grad():
                 output = restore(data, index, loader.collate_fn([item]))
             pixels = item['lq'].contiguous().numpy().tobytes()  # tensor2img clamps it in place
-            source = *reader.paths(index), item.get('degradation')
-            first, place = source not in images, images.setdefault(source, len(images))
-            name, digest = f'{place:04d}_{Path(item["lq_path"]).stem}', hashlib.sha256(pixels)
-            kinds = {TRUTH: item['gt'], DEGRADED: item['lq'], options['name']: output}
+            first, digest = first_draw_of(index), hashlib.sha256(pixels)
+            name, view = f'{first:04d}_{Path(item["lq_path"]).stem}', item['lq'][: len(item['gt'])]
+            kinds = {TRUTH: item['gt'], DEGRADED: view, options['name']: output}
             kinds = {kind: tensor2img(image, rgb2bgr=False) for kind, image in kinds.items()}
-            for kind, picture in kinds.items() if shown and number == 0 and first else ():
+            for kind, picture in kinds.items() if shown and number == 0 and first == index else ():
                 save_picture(shown / kind / section['name'] / f'{name}.png', picture)
             truth, degraded, image = kinds.values()
             row = {'set': section['name'], 'image': name, 'input': digest.hexdigest()[:12]}

@@ -119,6 +119,11 @@ class MixedDegradationDataset(ConcatDataset):
         """Index of an item's degradation, without loading the item."""
         return self._locate(index)[0].degradation
 
+    def first_draw_of(self, index: int) -> int:
+        """Index of the first item of the same image in the same set."""
+        part, inner = self._locate(index)
+        return index - inner + part.first_draw_of(inner)
+
     def item_paths(self, index: int) -> list[str]:
         part, index = self._locate(index)
         return part.item_paths(index)

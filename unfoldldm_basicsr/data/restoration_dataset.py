@@ -207,6 +207,10 @@ class RestorationDataset(Dataset):
         """Index of an item's degradation, without loading the item."""
         return self.degradation
 
+    def first_draw_of(self, index: int) -> int:
+        """Index of the first item of the same image; see ``repeat``."""
+        return index % len(self.items)
+
     def sources(self) -> list[tuple[ImageSource, list[str]]]:
         """Where the images come from, with their names in the order of the items."""
         columns = map(list, zip(*self.items, strict=True))

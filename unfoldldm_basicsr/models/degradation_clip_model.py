@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.errors import writing
 from unfoldldm_basicsr.models.vlunet_model import class_order, class_order_fault, same_order
-from unfoldldm_basicsr.options.run import Run
+from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.pictures import confusion
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.training.batches import Batch
@@ -66,6 +66,11 @@ def nothing_is_restored(run: Run) -> Iterator[Problem]:
     if run.val.save_img:
         message = 'no image is restored; the confusion matrix is always written. Remove it.'
         yield Problem('val.save_img', message)
+    for name in ('train.pixel_opt', 'train.perceptual_opt', 'val.metrics', 'val.tile'):
+        section, _, key = name.partition('.')
+        if section_values(run.opt, section).get(key):
+            message = 'nothing comes of it: images are told apart, not restored. Remove it.'
+            yield Problem(name, message, 'warning')
 
 
 @MODEL_REGISTRY.register()

@@ -173,10 +173,10 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
         """For the shuffled prior: the next image of the set, cut or padded to this one's size."""
         if self.prior_source != 'shuffled':
             return {}
-        if len(dataset) < 2:
+        image_of, other = getattr(dataset, 'first_draw_of', int), (index + 1) % len(dataset)
+        if image_of(index) == image_of(other):
             raise ValueError('val.prior_source: shuffled needs at least two validation images.')
-        other = dataset[(index + 1) % len(dataset)]['lq'][None]
-        return {'neighbour': fit_to(other, *batch['lq'].shape[-2:])}
+        return {'neighbour': fit_to(dataset[other]['lq'][None], *batch['lq'].shape[-2:])}
 
     def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
         if self.prior_source != 'shuffled':

@@ -20,6 +20,7 @@ TASKS = {
     'lowlight': ('low_light',),
     'jpeg': ('jpeg',),
 }
+WHOLE = ('dehaze', 'lowlight')  # the same all over a photo, of which a patch tells too little
 _SMALL = {'num_blocks': [1, 1, 1], 'heads': [0, 0, 4], 'num_stages': 3}
 # --network: network_g, and the learning rate
 NETWORKS: dict[str, tuple[dict[str, Any], float]] = {
@@ -103,13 +104,18 @@ class NewTraining:
         if phase:
             network = {'type': 'UnfoldLDM', 'phase': phase, 'prior_window': self.patch, **network}
         if phase and self.task == 'lowlight':  # options/compare/dark, docs/method.md
-            network |= {'base': 'x', 'wm_window': self.patch, 'prior_levels': True}
-        start, losses, clip = '', '', 0.01
+            network |= {'base': 'x', 'wm_window': self.patch}
+        start, losses, clip, seen = '', '', 0.01, self.patch
+        if phase and self.task in WHOLE:  # docs/training.md
+            network['prior_levels'], seen = True, 3 * self.patch
+            cut = {'iters': [1], 'gt_sizes': [self.patch], 'mini_batch_sizes': [self.batch]}
+            losses += f'  progressive: {_flow(cut)} # patches are cut from gt_size\n'
+            losses += '  prior_context: true # all of which the prior sees\n'
         last_rate = lr if phase == 1 else 1e-5  # constant in Phase I: Phase II lowers it
         if phase == 2:
             weights = f'experiments/{self.experiment(1)}/models/net_g_latest.pth'
             start = f'  pretrain_network_phase1: {_flow(weights)}\n'
-            losses = '  diffusion_opt: {type: LatentDiffusionLoss, loss_weight: 1.0}\n'
+            losses += '  diffusion_opt: {type: LatentDiffusionLoss, loss_weight: 1.0}\n'
             losses += f'  prior_warmup_iter: {total // 12} # II-a: the diffusion alone\n'
             clip = {'restoration': 0.01, 'prior': 1.0}
         if phase and 'gaussian_noise' not in TASKS.get(self.task, ()):  # costs half a dB there
@@ -134,14 +140,14 @@ datasets:
     name: train
 {_lines(self.train, 4)}\
 {self.degradations()}\
-    gt_size: {self.patch} # side of the patches
+    gt_size: {seen} # side of the patches
     batch_size_per_gpu: {self.batch}
     repeat: {max(1, 4000 // self.images)} # of {self.images} images, every time another patch
     num_worker_per_gpu: {4 if self.num_gpu else 1}
   val:
     name: heldout # never trained on
 {_lines(self.val, 4)}\
-{self.degradations(fixed=True)}\
+{self.degradations(fixed=self.task not in WHOLE)}\
     center_crop: {512 if self.num_gpu else 256} # without it: whole images, which take longer
 
 network_g:
