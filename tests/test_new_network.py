@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
-from helpers import model_options, plugin_options, problems_at
+from helpers import model_options, plugin_options, problems_at, write_options, write_photos
 from torch import nn
 
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.restoring import Restorer
+from unfoldldm_basicsr.weights.checkpoint import ARCH_KEY, network_meta
 
 
 class Leveled(nn.Module):
@@ -62,3 +63,18 @@ def test_what_has_the_image_alone_says_what_it_lacks(wrap):
             measured(image)
     if wrap is not torch.compile:  # which needs a compiler
         assert restorer.restore(image, level=torch.ones(1)).shape == image.shape
+
+
+def test_restore_refuses_it_once_and_check_counts_its_parameters(tmp_path, output_of, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / 'photos', 2, (8, 8))
+    meta = network_meta({'type': 'Leveled'})
+    torch.save({'params': Leveled().state_dict(), ARCH_KEY: meta}, 'x.pth')
+    said = output_of('restore', '-i', 'photos', '-o', 'out', '-w', 'x.pth', status=2)
+    assert said.count('Leveled also needs level') == 1
+    options = plugin_options(tmp_path)
+    del options['train']['isda_opt']
+    options |= {'network_g': {'type': 'Leveled'}, 'model_type': 'LeveledModel'}
+    write_options(tmp_path / 'x.yml', options)
+    said = output_of('check', '-opt', 'x.yml', '--no-data')
+    assert 'Leveled: 0.00 M parameters, operations not counted: Leveled also needs level' in said

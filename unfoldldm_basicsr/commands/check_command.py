@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.options.preflight import examine, project_hint
 from unfoldldm_basicsr.options.run import Report, is_training
@@ -43,11 +44,12 @@ def describe(report: Report) -> str:
     """One line about a correct option file."""
     network = report.run.network_sections.get('network_g', {})  # models of others need none
     words = f'{"training" if report.run.is_train else "test"}, {network.get("type", "no network")}'
-    if report.run.networks.get('network_g') is None:
+    net = report.run.networks.get('network_g')
+    if net is None:
         return words
+    words += f': {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters'
     try:
-        params, macs = network_cost(network, SIZE)
+        macs = network_cost(network, SIZE).macs
     except Exception as error:  # noqa: BLE001  (a network of anybody, called with one image)
-        return f'{words}, operations not counted: {type(error).__name__}'
-    macs = f'{macs / 1e9:.1f} GMACs for {SIZE} x {SIZE}'
-    return f'{words}: {params / 1e6:.2f} M parameters, {macs}'
+        return f'{words}, operations not counted: {first_line(error)}'
+    return f'{words}, {macs / 1e9:.1f} GMACs for {SIZE} x {SIZE}'

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from unfoldldm_basicsr.common.contract import check_inputs
 from unfoldldm_basicsr.common.files import check_writable
 from unfoldldm_basicsr.data.images import (
     EXTENSIONS,
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             f'--save-trace: {type(restorer.net).__name__} has no stages to draw;'
             f' only UnfoldLDM has.{hint}'
         )
+    check_inputs(restorer.net, () if restorer.conditioning is None else ('degradation',))
     sizes = {job.source: size_in_header(job.source) or (0, 0) for job in jobs}
     largest = max(sizes, key=lambda source: math.prod(sizes[source]), default=None)
     try:  # before an hour of others
