@@ -26,7 +26,7 @@ from unfoldldm_basicsr.comparing.comparison import named_files, words_of_task
 from unfoldldm_basicsr.comparing.runs import check_equal, read_run
 from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import merged, options_of_test, read_task
-from unfoldldm_basicsr.comparing.testing import CLASSICAL, DEGRADED, TRUTH, tested
+from unfoldldm_basicsr.comparing.testing import CLASSICAL, DEGRADED, TRUTH
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.pictures import plots
@@ -324,13 +324,13 @@ def test_a_test_is_made_again_for_another_metric_and_scores_the_first_of_two_vie
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['x'])
     place = Workspace(tmp_path, tmp_path / 'report', 1)
-    (first,) = tested(options, place, pictures=False).to_dict('records')
+    (first,) = testing.tested(options, place, pictures=False).to_dict('records')
     files = (next(roots[f'dataroot_{key}'].iterdir()) for key in ('lq', 'gt'))
     psnr = calculate_psnr(*(cv2.imread(str(file)) for file in files), 0, test_y_channel=True)
     assert first['degraded psnr_y'] == pytest.approx(psnr, abs=1e-9)
     more = {**PSNR, 'ssim': {'type': 'calculate_ssim', 'crop_border': 0}}
     monkeypatch.setattr(testing, 'metrics_of', lambda _: more)  # as when LPIPS can be fetched again
-    assert 'ssim' in tested(options, place, pictures=False)
+    assert 'ssim' in testing.tested(options, place, pictures=False)
 
 
 @pytest.mark.usefixtures('in_process')
