@@ -63,6 +63,9 @@ def test_repeat_factors_compose_the_epoch_of_every_image(mixture):
     options = {**mixture, 'phase': 'val', 'gt_size': None}
     assert [*refusals(options)] == ['sets.1.repeat']  # pairs are the same every time
     options['sets'][1]['repeat'] = 1
+    options['sets'][0]['repeat'] = 400  # as in the training
+    assert [*refusals(options)] == ['sets.0.repeat']
+    options['sets'][0]['repeat'] = 1
     dataset = build_dataset(options)
     firsts = [*range(6), 6, 7, 8, 9, 10, 8, 9, 10]  # six of noise, two of rain, twice three of blur
     assert [dataset.first_draw_of(index) for index in range(len(dataset))] == firsts

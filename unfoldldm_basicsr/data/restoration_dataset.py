@@ -25,6 +25,7 @@ from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.sources import ImageSource, open_source
 
 _NUM_FINGERPRINTED = 1000  # files per folder whose sizes are part of the fingerprint
+_MOST_DRAWS = 50  # of an image in validation and tests
 
 
 class PhotoOptions(LoaderOptions):
@@ -298,6 +299,16 @@ class RestorationDataset(Dataset):
 
 class SyntheticOptions(ChainOptions, DatasetOptions):
     """Clean images, and what degrades them."""
+
+    @field_validator('repeat')
+    @classmethod
+    def _few(cls, repeat: int, info: ValidationInfo) -> int:
+        if repeat > _MOST_DRAWS and info.data.get('phase') in ('val', 'test'):
+            raise ValueError(
+                f'is that of a training, {repeat} draws of each image to validate: at most '
+                f'{_MOST_DRAWS} there, or none.'
+            )
+        return repeat
 
 
 @DATASET_REGISTRY.register()
