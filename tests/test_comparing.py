@@ -176,6 +176,12 @@ def test_sides_that_are_not_comparable_are_refused_with_the_difference(
     check_equal(read_task(folder))
 
 
+def test_sides_may_differ_in_what_leaves_the_result_as_it_is(folder):
+    for path, value in {'train.use_compile': True, 'logger.print_freq': 7}.items():
+        change(folder / 'wide.yml', path, value)
+    check_equal(read_task(folder))
+
+
 @pytest.mark.parametrize(
     ('file', 'path', 'value', 'said'),
     [
@@ -309,7 +315,7 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     assert 'No validations' in page.read_text()
 
 
-def test_a_test_is_made_again_for_another_metric_and_scores_the_first_of_two_views(
+def test_a_test_is_made_again_for_another_metric_or_version_and_scores_the_first_of_two_views(
     tmp_path, monkeypatch
 ):
     roots = {f'dataroot_{key}': tmp_path / key for key in ('gt', 'lq', 'lq_right')}
@@ -331,6 +337,12 @@ def test_a_test_is_made_again_for_another_metric_and_scores_the_first_of_two_vie
     more = {**PSNR, 'ssim': {'type': 'calculate_ssim', 'crop_border': 0}}
     monkeypatch.setattr(testing, 'metrics_of', lambda _: more)  # as when LPIPS can be fetched again
     assert 'ssim' in testing.tested(options, place, pictures=False)
+    made, restoring = [], testing.restoring
+    monkeypatch.setattr(testing, 'restoring', lambda *given: made.append(1) or restoring(*given))
+    for version, tests in ((testing.__version__, 0), ('another', 1)):
+        monkeypatch.setattr(testing, '__version__', version)
+        testing.tested(options, place, pictures=False)
+        assert len(made) == tests
 
 
 @pytest.mark.usefixtures('in_process')

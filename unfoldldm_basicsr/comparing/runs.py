@@ -27,9 +27,9 @@ ALLOWED = (
     'name', 'model_type', 'network_', 'path', 'train.optim_', 'train.scheduler',
     'train.total_iter', 'train.warmup_iter', 'train.use_grad_clip', 'train.grad_clip_norm',
     'train.isda_opt', 'train.diffusion_opt', 'train.stage_loss_weight', 'train.prior_warmup_iter',
-    'train.prior_context', 'train.accum_iter', 'train.max_nonfinite', 'val.val_freq',
-    'val.prior_source', 'val.trace', 'val.pbar', 'logger', 'manual_seed', 'num_gpu',
-    'dist_params', 'scan_backend',
+    'train.prior_context', 'train.accum_iter', 'train.max_nonfinite', 'train.use_compile',
+    'train.use_cuda_graphs', 'val.val_freq', 'val.prior_source', 'val.trace', 'val.pbar', 'logger',
+    'manual_seed', 'num_gpu', 'dist_params', 'scan_backend',
 )  # fmt: skip
 # Steps are measured with this many iterations and one seed, so that another budget or a seed that
 # joins later finds the same.

@@ -18,6 +18,7 @@ from basicsr.utils import tensor2img
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.comparing.tables import made_once
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.data.listing import find_images
@@ -33,7 +34,7 @@ KEYS = ['set', 'image', 'input']  # columns of a table of images before the metr
 
 
 def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.DataFrame:
-    """Tests one network, or takes what an earlier call found for the same options and files.
+    """Tests one network, or takes what this version has found for the same options and files.
 
     ``options`` are those of a test, as BasicSR reads them. Instead of ``model_type`` and
     ``network_g``: ``classical: NAME`` for a method without weights, or nothing, where the weights
@@ -52,7 +53,7 @@ def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.D
         file = place.write_options(f'test_{name}', options)
         return pd.DataFrame(_rows(options, file, shown))
 
-    return made_once(table, [options, metrics_of(options), _files(options)], test)
+    return made_once(table, [options, metrics_of(options), _files(options), __version__], test)
 
 
 def _files(options: Mapping[str, Any]) -> str:
