@@ -128,15 +128,6 @@ def test_prior_of_a_photo_is_the_mean_over_windows_of_a_patch():
     assert encoder(torch.rand(1, 6, 20, 40), 16).shape == (1, 8)  # windows overlap where they must
 
 
-def test_embedding_of_a_photo_is_the_mean_over_windows_of_a_patch():
-    mgda, photo = make(prior_window=16).mgda, torch.rand(2, 3, 16, 40)
-    mgda.trunk = torch.nn.Sequential(torch.nn.PixelUnshuffle(8), torch.nn.Conv2d(192, 8, 1))
-    windows = [mgda.look(photo[..., left : left + 16])[1] for left in (0, 16, 24)]
-    _, embedding = mgda.look(photo)
-    torch.testing.assert_close(embedding, sum(windows) / 3)
-    assert not torch.allclose(embedding, windows[0], atol=1e-4)
-
-
 def test_a_prior_that_starts_from_levels_tells_brightness_rather_than_content():
     encoder, images = make(prior_dim=64, prior_levels=True).prior_encoder, torch.rand(32, 6, 16, 16)
     levels = torch.linspace(0.05, 1, 32)[:, None, None, None]

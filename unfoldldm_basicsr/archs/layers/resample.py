@@ -1,4 +1,4 @@
-"""Changes of size: embedding, down- and upsampling by 2, padding to a multiple, windows.
+"""Changes of resolution: embedding, down- and upsampling by 2, padding to a multiple and back.
 
 Key names of swz30/Restormer, so that released weights load without a map.
 """
@@ -72,14 +72,3 @@ def pad_to_multiple(
 def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Takes the top left (H, W) of ``x``: undoes :func:`pad_to_multiple`."""
     return x[..., : size[0], : size[1]]
-
-
-def covering(x: Tensor, side: int) -> list[Tensor]:
-    """Windows of ``side`` that cover x (B, C, H, W) evenly, of less where x has no more."""
-
-    def starts(size: int) -> list[int]:
-        last, count = max(size - side, 0), -(-size // side)
-        return [round(last * i / max(count - 1, 1)) for i in range(count)]
-
-    corners = ((top, left) for top in starts(x.shape[2]) for left in starts(x.shape[3]))
-    return [x[:, :, top : top + side, left : left + side] for top, left in corners]

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.blocks import Blocks, NetworkOptions
 from unfoldldm_basicsr.archs.layers.norm import mean_std, widened
-from unfoldldm_basicsr.archs.layers.resample import Unshuffle, covering
+from unfoldldm_basicsr.archs.layers.resample import Unshuffle
 from unfoldldm_basicsr.archs.layers.vss import VSSBlock
 from unfoldldm_basicsr.archs.unfolding.degradation import (
     Factor,
@@ -36,11 +36,11 @@ from unfoldldm_basicsr.archs.unfolding.degradation import (
     factor,
     join,
 )
-from unfoldldm_basicsr.archs.unfolding.stage import Estimates, WindowOptions
+from unfoldldm_basicsr.archs.unfolding.stage import Estimates
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 
-class MGDAOptions(NetworkOptions, WindowOptions):
+class MGDAOptions(NetworkOptions):
     """Options of the gradient step."""
 
     mgda_dim: PositiveInt = 16
@@ -149,7 +149,6 @@ class MGDA(nn.Module):
         self.holistic = options.mgda_mode in ('both', 'holistic')
         self.decomposed = options.mgda_mode in ('both', 'decomposed')
         self.window = options.wm_window and options.wm_window // (2 * options.mgda_stride)
-        self.embed_window = options.prior_window // (2 * options.mgda_stride)
         if not (self.holistic or self.decomposed):
             return
         stride, sizes = 2 * options.mgda_stride, (options.mgda_d_state, options.mgda_expand)
@@ -180,16 +179,13 @@ class MGDA(nn.Module):
                 nn.init.zeros_(getattr(self, name).bias)
 
     def look(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Features (B, d_m, h / 2s, w / 2s) and embedding (B, d_e) of the observation: the mean
-        over windows, since a photo varies more than a patch does.
-        """
+        """Features (B, d_m, h / 2s, w / 2s) and embedding (B, d_e) of the observation."""
         if not (self.holistic or self.decomposed):
             return None
         features = self.trunk(y)
-        parts = covering(features, self.embed_window)
-        described = torch.cat([torch.cat(mean_std(part, (2, 3), 1e-6), 1) for part in parts])
+        described = torch.cat(mean_std(features, (2, 3), 1e-6), 1)
         embedding = self.embed(described.to(self.embed[0].weight.dtype))
-        return features, image_statistic(embedding.unflatten(0, (len(parts), -1)).mean(0))
+        return features, image_statistic(embedding)
 
     def estimate(self, seen: tuple[Tensor, Tensor] | None, size: torch.Size) -> Degradation | None:
         """The degradation of images of ``size`` (h, w), from what :meth:`look` has seen.

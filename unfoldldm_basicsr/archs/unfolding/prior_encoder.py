@@ -8,13 +8,13 @@ windows of a photo varies a little less.
 """
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.layers.norm import mean_std, widened
-from unfoldldm_basicsr.archs.layers.resample import Unshuffle, covering
-from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions, WindowOptions
+from unfoldldm_basicsr.archs.layers.resample import Unshuffle
+from unfoldldm_basicsr.archs.unfolding.stage import PriorVectorOptions
 from unfoldldm_basicsr.ops.image_statistics import image_statistic
 
 LEVEL_CENTRES, LEVEL_SPREAD = (-1.5, -2.5), 0.7  # of log means and log deviations of photos
@@ -22,7 +22,7 @@ RANKS, QUANTILES = 40, (0, 4, 20, 36, 40)  # minimum, 10 %, median, 90 %, maximu
 QUANTILE_CENTRES = (-2.6, -2.4, -2.0, -1.5, -1.0)  # of their logs
 
 
-class EncoderOptions(PriorVectorOptions, WindowOptions):
+class EncoderOptions(PriorVectorOptions):
     """Options of both prior encoders."""
 
     prior_width: PositiveInt = 16
@@ -32,6 +32,9 @@ class EncoderOptions(PriorVectorOptions, WindowOptions):
     prior_levels: bool = False
     """PI and PI' see how bright and rich in contrast the whole image is, with its quantiles, before
     what is in it: for darkness or haze. On noise it costs quality."""
+    prior_window: int = Field(48, gt=0, multiple_of=8)
+    """Side of the windows that PI and PI' look at one by one where images are larger, in pixels:
+    that of the training patches."""
 
 
 class ResidualBlock(nn.Module):
@@ -103,7 +106,13 @@ class PriorEncoder(nn.Module):
 
         ``window``: the largest side that is looked at in one piece, a multiple of 4.
         """
-        parts = [images] if window is None else covering(images, window)
+        parts = [images]
+        if window is not None and max(images.shape[2:]) > window:
+            parts = [
+                images[:, :, top : top + window, left : left + window]
+                for top in _starts(images.shape[2], window)
+                for left in _starts(images.shape[3], window)
+            ]
         levels = self._levels(images).repeat(len(parts), 1) if self.levels else None
         return self._prior(torch.cat(parts), levels).unflatten(0, (len(parts), -1)).mean(0)
 
@@ -137,3 +146,10 @@ class PriorEncoder(nn.Module):
 
 def _log_level(value: Tensor) -> Tensor:
     return (value + 0.05).clamp_min(0.01).log()
+
+
+def _starts(size: int, window: int) -> list[int]:
+    """Where windows begin that cover ``size`` evenly."""
+    last = max(size - window, 0)
+    count = -(-size // window)
+    return [round(last * i / max(count - 1, 1)) for i in range(count)]

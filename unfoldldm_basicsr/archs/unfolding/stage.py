@@ -25,14 +25,6 @@ class PriorVectorOptions(Options):
     """Length C_p of the prior."""
 
 
-class WindowOptions(Options):
-    """What every part that describes whole images must know."""
-
-    prior_window: int = Field(48, gt=0, multiple_of=8)
-    """Side of the windows that PI, PI' and the degradation embedding look at one by one where
-    images are larger, in pixels: that of the training patches."""
-
-
 class Estimates(NamedTuple):
     """What a gradient step hands on; what it does not estimate is None."""
 
