@@ -154,5 +154,3 @@ def test_the_command_restores_photos_with_a_named_degradation(files, tmp_path, o
     output_of(*words, tmp_path / 'out', '--degradation', 'haze')
     expected = Restorer(path, degradation=2).restore(read_picture(photo).pixels)
     assert np.array_equal(read_picture(tmp_path / 'out' / photo.name).pixels, expected)
-    traced = [*words, tmp_path / 'x', '--degradation', '0', '--save-trace']
-    assert 'unfoldldm explain' in output_of(*traced, status=2)

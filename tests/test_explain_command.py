@@ -249,7 +249,7 @@ def test_unfoldldm_is_explained_by_its_trace_and_figures_per_stage(tmp_path, exp
     (tmp_path / 'out' / 'img_0_prompts.png').touch()  # of VLU-Net, which nothing here replaces
     explain(tmp_path / 'net.pth', photo, tmp_path / 'out')
     assert {p.name for p in (tmp_path / 'out').iterdir()} == names | {'img_0_prompts.png'}
-    trace, _ = Restorer(tmp_path / 'net.pth').trace(read_picture(photo).pixels)
+    trace = Restorer(tmp_path / 'net.pth').trace(read_picture(photo).pixels)
     before = trace.lq
     rows = csv_rows(tmp_path / 'out' / 'img_0_stages.csv')
     for row, stage in zip(rows, trace.stages, strict=True):

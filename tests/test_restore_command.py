@@ -18,7 +18,6 @@ from tiny_network import TinyConvNet, save_trained, save_weights
 
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.commands import restore_command
-from unfoldldm_basicsr.commands.restore_command import plan_jobs
 from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.weights import packaged
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
@@ -85,9 +84,6 @@ def test_a_suffix_makes_the_input_folder_usable_unless_it_names_an_input(tmp_pat
     second.rename(second.with_name('img_0_r_r.png'))
     with pytest.raises(FileExistsError, match='would overwrite the input'):
         restore(tmp_path, weights, '--suffix', '_r', output='in')
-    first.with_name('img_0_r.png').rename(first.with_name('img_0_x_trace.png'))
-    with pytest.raises(FileExistsError, match=r'img_0_x_trace\.png: would overwrite the input'):
-        restore(tmp_path, weights, '--suffix', '_x', '--save-trace', output='in')
     with pytest.raises(ValueError, match='must not contain a folder'):
         restore(tmp_path, weights, '--suffix', '/../../x')
 
@@ -190,26 +186,26 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_is_restored(
         restore(tmp_path, weights, output='file/out')
 
 
-def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
-    """Stopped after a result but before its trace; results lie beside the images."""
-    monkeypatch.setattr(restore_command, 'save_picture', lambda path, _: path.touch())
-    out = tmp_path / 'in'
-    save_trained(tmp_path / 'net_g.pth')
-    write_photos(out, 2, (24, 24))
-    words = (tmp_path, tmp_path / 'net_g.pth', '--suffix', '_r', '--save-trace', '--skip-existing')
+def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, weights, capsys, monkeypatch):
+    """Results lie beside the images."""
+    out, restored = tmp_path / 'in', Restorer.restore
+    write_photos(out, 2)
+    words = (tmp_path, weights, '--suffix', '_r', '--skip-existing')
     with monkeypatch.context() as patch:
-        patch.setattr(Restorer, 'trace', Mock(side_effect=KeyboardInterrupt))
+        stopped = Mock(
+            side_effect=[
+                restored(Restorer(weights), read_picture(out / 'img_0.png').pixels),
+                KeyboardInterrupt,
+            ]
+        )
+        patch.setattr(Restorer, 'restore', stopped)
         assert restore(*words, output='in') == 130
-    assert 'The images from img_0.png on are not restored' in capsys.readouterr().out
-    assert (out / 'img_0_r.png').is_file()
-    assert not (out / 'img_0_r_trace.png').exists()
-    for done in (0, 2):
-        capsys.readouterr()
+    assert 'The images from img_1.png on are not restored' in capsys.readouterr().out
+    assert files_in(out) == ['img_0.png', 'img_0_r.png', 'img_1.png']
+    for done in (1, 2):
         assert restore(*words, output='in') == 0
-        said = f'{done} of 2 results exist already.' + ' 1 that were begun' * (not done)
-        assert said in capsys.readouterr().out
-    results = [f'img_{i}_r{end}.png' for i in range(2) for end in ('', '_trace')]
-    assert files_in(out) == sorted(['img_0.png', 'img_1.png', *results])
+        assert f'{done} of 2 results exist already.\n' in capsys.readouterr().out
+    assert files_in(out) == ['img_0.png', 'img_0_r.png', 'img_1.png', 'img_1_r.png']
 
 
 def test_names_that_the_terminal_cannot_show_are_restored_and_named(tmp_path, weights, monkeypatch):
@@ -301,20 +297,11 @@ def test_missing_inputs_say_where_images_are(tmp_path, weights):
         restore(tmp_path, weights, '--recursive')
 
 
-def test_unfoldldm_is_exported_and_restores_with_tiles_and_traces(tmp_path, capsys):
+def test_unfoldldm_is_exported_and_restores_with_tiles(tmp_path, capsys):
     path, deploy = tmp_path / 'net_g.pth', tmp_path / 'deploy.pth'
     save_trained(path)
     assert cli.main(['export', '-w', str(path), '-o', str(deploy)]) == 0
     assert 'without prior_encoder' in capsys.readouterr().out
     write_photos(tmp_path / 'in', 1)
-    assert restore(tmp_path, deploy, '--tile', 40, '--tile-overlap', 16, '--save-trace') == 0
-    assert files_in(tmp_path / 'out') == ['img_0.png', 'img_0_trace.png']
-    assert result(tmp_path / 'out' / 'img_0_trace.png').shape[1] > 1000
-
-
-def test_traces_of_one_photo_in_two_formats_have_names_of_their_own(tmp_path):
-    for name in ('a.png', 'a.tiff'):
-        Image.new('RGB', (8, 8)).save(tmp_path / name)
-    words = ['restore', '-i', str(tmp_path), '-o', str(tmp_path / 'out'), '--save-trace']
-    jobs = plan_jobs(cli.build_parser().parse_args(words))
-    assert {job.outputs[1].name for job in jobs} == {'a.png_trace.png', 'a.tiff_trace.png'}
+    assert restore(tmp_path, deploy, '--tile', 40, '--tile-overlap', 16) == 0
+    assert files_in(tmp_path / 'out') == ['img_0.png']

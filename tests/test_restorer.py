@@ -236,8 +236,7 @@ def test_phase_one_weights_are_not_exported_and_restoring_with_them_is_labelled(
 def test_a_trace_holds_what_the_network_did(unfoldldm):
     path, ema = unfoldldm
     image = image_of((24, 31, 3))
-    trace, cropped = Restorer(path).trace(image)
-    assert not cropped
+    trace = Restorer(path).trace(image)
     assert len(trace.stages) == 2
     with torch.no_grad():
         expected = ema(torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None])
@@ -248,10 +247,3 @@ def test_a_trace_holds_what_the_network_did(unfoldldm):
         assert stage.prior.shape == (8,)
         assert stage.x_hat.shape == stage.x_tilde.shape == image.shape
         assert not np.array_equal(stage.x, stage.x_null), 'the prior has an effect'
-
-
-def test_a_trace_with_tiles_shows_the_middle_of_large_images_only(unfoldldm):
-    restorer, image = Restorer(unfoldldm[0], tile=32, tile_overlap=8), image_of((52, 20, 3))
-    trace, cropped = restorer.trace(image)
-    assert cropped
-    assert np.array_equal(np.rint(trace.lq * 255), image[10:42])

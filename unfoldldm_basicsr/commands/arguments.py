@@ -86,7 +86,6 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     add('--recursive', action='store_true', help='also the folders inside')
     kept = 'results keep EXIF and XMP, in TIFF XMP alone, with the orientation set to normal (yes)'
     add('--keep-metadata', **yes_or_no, help=kept)
-    add('--save-trace', action='store_true', help='also a picture of every stage (UnfoldLDM)')
     add = parser.add_mutually_exclusive_group().add_argument
     add('--overwrite', action='store_true', help='replace existing results')
     add('--skip-existing', action='store_true', help='leave out images whose results exist')

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             remarks = [found.attention_note]
     if restorer.contract.can_trace:
-        trace, _ = restorer.trace(image)
+        trace = restorer.trace(image)
         files |= {'trace.png': trace_picture(trace, note=note), 'stages.csv': stage_table(trace)}
     if not files:
         raise ValueError(

@@ -24,8 +24,6 @@ from unfoldldm_basicsr.data.images import (
     write_picture,
 )
 from unfoldldm_basicsr.data.listing import find_images, left_out
-from unfoldldm_basicsr.pictures.drawing import save_picture
-from unfoldldm_basicsr.pictures.stages import trace_picture
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.restoring.tiling import TileError
 from unfoldldm_basicsr.weights.packaged import packaged_file
@@ -35,10 +33,10 @@ _OF_ONE_IMAGE = (OSError, ValueError, RuntimeError, MemoryError)
 
 
 class Job(NamedTuple):
-    """One image to restore and the files that come of it: the result, and its trace if wanted."""
+    """One image to restore, and the file of its result."""
 
     source: Path
-    outputs: tuple[Path, ...]
+    output: Path
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,32 +48,26 @@ def run(args: argparse.Namespace) -> int:
     if args.weights is None:
         args.weights = packaged_file(args.pretrained)  # told before what exists
     jobs = plan_jobs(args)
-    begun = [job for job in jobs if any(map(os.path.isfile, job.outputs))]
+    made = [job for job in jobs if os.path.isfile(job.output)]
     if args.skip_existing:
-        # a result without its trace is of an interrupted run; where a photo comes in several
-        # formats, its name may have been that of another until the last of them came
+        # where a photo comes in several formats, its name may have been that of another until the
+        # last of them came
         photos = {job: os.path.normcase(job.source.with_suffix('')) for job in jobs}
-        missing = {photos[job] for job in jobs if not all(map(os.path.isfile, job.outputs))}
+        missing = {photos[job] for job in jobs if job not in made}
         left = [job for job in jobs if photos[job] in missing]
-        again = len({*begun} & {*left})
-        more = f' {again} that were begun, or are of other photos, are made anew.' if again else ''
+        again = len({*made} & {*left})
+        more = f' {again} that may be of other photos are made anew.' if again else ''
         print(f'{len(jobs) - len(left)} of {len(jobs)} results exist already.{more}')
         jobs = left
-    elif begun and not args.overwrite:
+    elif made and not args.overwrite:
         raise FileExistsError(
-            f'{len(begun)} of {len(jobs)} results exist already, first {begun[0].outputs[0]};'
+            f'{len(made)} of {len(jobs)} results exist already, first {made[0].output};'
             f' choose another --output or --suffix, or pass --overwrite or --skip-existing.'
         )
     restorer = restorer_of(
         args, tile=args.tile, tile_overlap=args.tile_overlap,
         global_statistics=args.global_statistics,
     )  # fmt: skip
-    if args.save_trace and not restorer.contract.can_trace:
-        hint = ' unfoldldm explain shows what VLU-Net does.' if restorer.conditioning else ''
-        raise ValueError(
-            f'--save-trace: {type(restorer.net).__name__} has no stages to draw;'
-            f' only UnfoldLDM has.{hint}'
-        )
     check_inputs(restorer.net, () if restorer.conditioning is None else ('degradation',))
     sizes = {job.source: size_in_header(job.source) or (0, 0) for job in jobs}
     largest = max(sizes, key=lambda source: math.prod(sizes[source]), default=None)
@@ -87,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     for note in restorer.notes:
         print(f'Note: {note}')
     for job in jobs[:1]:  # before it is restored
-        check_writable(job.outputs[0].parent)
+        check_writable(job.output.parent)
 
     failures, restored, start = [], 0, time.perf_counter()
     log = logging.getLogger('basicsr')
@@ -105,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
                         rest = f'The images from {job.source.name} on are not restored;'
                         progress.write(f'{rest} --skip-existing goes on.')
                         if full:
-                            text = f'{job.outputs[0]}: cannot be written: {error.strerror}'
+                            text = f'{job.output}: cannot be written: {error.strerror}'
                             raise OSError(text) from error
                         raise
                     problem = str(error) or type(error).__name__
@@ -150,36 +142,33 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
         kind = image.suffix if image.suffix.lower() in LOSSLESS else '.png'
         several = same[os.path.normcase(folder / image.stem)] > 1
         stem = (image.name if several and kind != image.suffix else image.stem) + args.suffix
-        target = file or args.output / folder / f'{stem}{kind}'
-        trace = target.with_name(f'{target.name if several else target.stem}_trace.png')
-        jobs.append(Job(image, (target, trace) if args.save_trace else (target,)))
+        jobs.append(Job(image, file or args.output / folder / f'{stem}{kind}'))
 
     if args.skip_existing and args.suffix:
-        results = {_place(path) for job in jobs for path in job.outputs}
+        results = {_place(job.output) for job in jobs}
         earlier = {job for job in jobs if _place(job.source) in results}
         if earlier:
             print(f'{len(earlier)} of the images are results of an earlier run and left out.')
         jobs = [job for job in jobs if job not in earlier]
     inputs, made = {_place(job.source): job.source for job in jobs}, {}
     for job in jobs:
-        for path in job.outputs:
-            place = _place(path)
-            if place in inputs:
-                raise FileExistsError(
-                    f'{path}: would overwrite the input {inputs[place]};'
-                    f' choose another --output or a --suffix.'
-                )
-            if place in made:
-                raise ValueError(
-                    f'{path}: would be the result of {made[place]} and of {job.source}. Rename'
-                    f' one, or restore them one by one into different folders.'
-                )
-            made[place] = job.source
+        place = _place(job.output)
+        if place in inputs:
+            raise FileExistsError(
+                f'{job.output}: would overwrite the input {inputs[place]};'
+                f' choose another --output or a --suffix.'
+            )
+        if place in made:
+            raise ValueError(
+                f'{job.output}: would be the result of {made[place]} and of {job.source}. Rename'
+                f' one, or restore them one by one into different folders.'
+            )
+        made[place] = job.source
     return jobs
 
 
 def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: bool) -> None:
-    """Restores one image and writes what comes of it."""
+    """Restores one image and writes the result."""
 
     def show_tile(done: int, total: int) -> None:
         if total > 1:
@@ -188,12 +177,7 @@ def restore_one(restorer: Restorer, job: Job, progress: tqdm, *, keep_metadata: 
     picture = read_picture(job.source)
     restored = restorer.restore(picture.pixels, on_tile=show_tile)
     kept = {} if keep_metadata else {'exif': None, 'xmp': None}
-    write_picture(job.outputs[0], dataclasses.replace(picture, pixels=restored, **kept))
-    for target in job.outputs[1:]:
-        trace, cropped = restorer.trace(picture.pixels)
-        part = ' (middle of the image, one tile)' if cropped else ''
-        note = f'{job.source.name}{part}, {type(restorer.net).__name__}, {restorer.name}'
-        save_picture(target, trace_picture(trace, note=note))
+    write_picture(job.output, dataclasses.replace(picture, pixels=restored, **kept))
 
 
 def _images(source: Path, args: argparse.Namespace) -> list[tuple[Path, Path]]:

@@ -209,10 +209,9 @@ class Restorer:
         return output
 
     @torch.no_grad()
-    def trace(self, image: np.ndarray) -> tuple[Trace, bool]:
-        """What every stage made of an image (without alpha), or of its middle when tiles are in
-        use: the trace, and whether it shows only the middle. ValueError without stages of two
-        estimates.
+    def trace(self, image: np.ndarray) -> Trace:
+        """What every stage made of an image (without alpha), in one piece. ValueError without
+        stages of two estimates.
         """
         if not self.contract.can_trace:
             raise ValueError(
@@ -220,12 +219,7 @@ class Restorer:
                 f' only UnfoldLDM has.'
             )
         lq = self.to_tensor(split_alpha(image)[0])
-        whole, options = lq.shape, self._options_of(lq, {})
-        if self.tile is not None:
-            side = check_tile(self.tile, self.tile_overlap, self.contract.size_multiple)[0]
-            top, left = (max((size - side) // 2, 0) for size in lq.shape[-2:])
-            lq = lq[..., top : top + side, left : left + side]
-        lq = lq.to(self.device)
+        options, lq = self._options_of(lq, {}), lq.to(self.device)
         with deterministic():
             traced = self.net(lq, return_trace=True, **options)
             null = self.net(lq, prior_source='null', return_trace=True, **options)
@@ -236,8 +230,7 @@ class Restorer:
             if stage.prior is not None:
                 effect = stage.prior[0].float().cpu().numpy(), to_float_rgb(without.x)
             stages.append(StageImages(*images, *effect))
-        trace = Trace(to_float_rgb(lq), tuple(stages), to_float_rgb(traced.output))
-        return trace, lq.shape != whole
+        return Trace(to_float_rgb(lq), tuple(stages), to_float_rgb(traced.output))
 
     def _options_of(self, lq: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of the network that follow from the whole images, the same for every tile."""
