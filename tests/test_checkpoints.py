@@ -184,6 +184,13 @@ def test_a_state_brings_its_own_weights_whatever_the_run_is_called(two, other):
     assert (other / WEIGHTS).read_bytes() == before
 
 
+def test_auto_resume_takes_the_named_state_until_the_run_has_its_own(two, other, tmp_path):
+    for folder, taken in ((tmp_path / 'new', two), (other, other)):
+        options = options_of(folder, state=two / STATE) | {'auto_resume': True}
+        assert basicsr.train.load_resume_state(options)['iter'] == 4
+        assert options['path']['resume_state'] == str(taken / STATE)
+
+
 def test_an_older_state_than_the_newest_of_the_run_is_refused(two, other):
     assert go_on(options_of(two, state=two / STATE)).state['iter'] == 4, 'it is the newest'
     older, before = state_file(two, 2), names(two)

@@ -44,7 +44,6 @@ REPLACED = {
 RELIED_ON = {
     (basicsr.test, 'test_pipeline'): '6500d8cc3c47',
     (basicsr.data, 'build_dataloader'): '5a72348149df',
-    (basicsr.utils, 'check_resume'): '3ccf4c729292',
     (basicsr.utils.logger.MessageLogger, '__call__'): 'bd962d17ef86',
     (basicsr.utils.dist_util, 'init_dist'): '38c1b5671709',
     (prefetch.CPUPrefetcher, '__init__'): '29caf7fc1b84',

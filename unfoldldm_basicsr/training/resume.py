@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from basicsr.utils import check_resume, set_random_seed
+from basicsr.utils import set_random_seed
 
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.errors import ResumeError, together
@@ -109,10 +109,6 @@ def load_resume_state(opt: dict) -> dict | None:
         opt['manual_seed'] = seed
         set_random_seed(seed + opt['rank'])
     _refuse_other_networks(opt, checkpoint)
-    starts = ('pretrain_network_', 'param_key_')
-    given = {k: v for k, v in opt['path'].items() if v and k.startswith(starts)}
-    check_resume(opt, state['iter'])
-    opt['path'] |= given  # what the checkpoint does not hold begins as it did
     for name, file in checkpoint.weights.items():
         label = name.removeprefix('net_')
         opt['path'] |= {f'pretrain_network_{label}': str(file), f'param_key_{label}': 'params'}
@@ -150,12 +146,10 @@ def _networks(opt: Mapping[str, Any]) -> list[str]:
 
 
 def _choose(opt: dict) -> files.Checkpoint | None:
-    """The named checkpoint, or the newest whole one of the experiment."""
+    """With --auto_resume the newest whole checkpoint of the experiment; else the named one."""
     named, folder = opt['path'].get('resume_state'), Path(opt['path']['training_states'])
-    if not opt['auto_resume']:
-        return _named(opt, Path(named), folder) if named else None
     skipped = []
-    for iteration in reversed(files.iterations_of(folder)):
+    for iteration in reversed(files.iterations_of(folder)) if opt['auto_resume'] else ():
         try:
             found = files.Checkpoint.read(folder / f'{iteration}.state', _networks(opt))
         except ResumeError as error:
@@ -172,7 +166,7 @@ def _choose(opt: dict) -> files.Checkpoint | None:
             f'no training state can be resumed: {"; ".join(skipped)}. To start anew, move '
             f'{opt["path"]["experiments_root"]} away or leave out --auto_resume.'
         )
-    return None
+    return _named(opt, Path(named), folder) if named else None
 
 
 def _named(opt: dict, path: Path, folder: Path) -> files.Checkpoint:
