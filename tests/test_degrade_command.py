@@ -83,6 +83,7 @@ def test_chains_are_found_in_the_sets_of_a_mixture():
             r"datasets\.train: .*degradations\.0\.type.*Did you mean 'jpeg'",
         ),
         ({'datasets': 3}, 'datasets must be a section'),
+        ({'datasets': {'train': {'sets': 3}}}, r'datasets\.train\.sets must be a list, got 3'),
     ],
 )
 def test_option_files_without_usable_degradations_are_explained(photo, tmp_path, options, words):
@@ -92,6 +93,8 @@ def test_option_files_without_usable_degradations_are_explained(photo, tmp_path,
 
 
 def test_no_photo_is_overwritten_unasked_and_bad_files_are_named(photo, tmp_path):
+    with pytest.raises(ValueError, match='--seed must be at least 0, got -1'):
+        run(photo, '-o', tmp_path / 'sheet.png', '--seed', -1)
     with pytest.raises(FileExistsError, match='is the file that is read'):
         run(photo, '-o', photo, '--overwrite')
     other = tmp_path / 'other.jpg'

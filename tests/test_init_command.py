@@ -91,12 +91,14 @@ def test_large_images_are_to_be_cut_first_and_files_replaced_only_when_asked(
 def test_nothing_is_written_where_something_is_wrong(folder, output_of):
     write_photos(folder / 'others', 2)
     write_photos(folder / 'single', 1)
+    (folder / 'datasets' / 'Rain' / 'train_gt.lmdb').mkdir(parents=True)
     file = folder / 'my: photos #1' / 'img_0.png'
     before = sorted(folder.rglob('*'))
     for words, message in (
         (['my: photos #1', '--degraded', 'others'], 'datasets.train.dataroot_lq'),
         (['my: photos #1', '--degraded', 'others', '--task', 'derain'], 'the pairs are the task'),
         (['my: photos #1', '--degraded', 'others', '--val', 'others'], '--val-degraded'),
+        (['datasets/Rain', '--degraded', 'others'], 'Rain is a prepared set, which has its own'),
         (['single'], 'single: at least one image to train on and one'),
         (['nowhere'], 'nowhere: no such folder'),
         (['my: photos #1', '-o', str(file)], 'cannot write there: File exists'),

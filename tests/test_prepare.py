@@ -305,6 +305,8 @@ def test_braces_stars_and_choices_match_as_described():
         (['GoPro', '--crop-size', '8'], '--crop-size is for folder'),
         (['folder', '--step', '8'], 'need --crop-size'),
         (['folder', '--crop-size', '0'], 'at least 1'),
+        (['folder', '--crop-size', '9', '--thresh-size', '-1'], '--thresh-size must be at least 0'),
+        (['folder', '--part', 'a', '-o', 'x.lmdb'], '--part names LMDBs in a folder'),
         (['GoPro', '--threads', '0'], '--threads must be at least 1'),
         (['folder', '-i', 'nowhere'], 'nowhere: no such folder'),
         (['folder', '-i', 'in', '-o', 'x.lmdb', '--lq', '{n}', '--gt', '{n}'], 'name a folder'),

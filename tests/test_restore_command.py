@@ -223,6 +223,13 @@ def test_names_that_the_terminal_cannot_show_are_restored_and_named(tmp_path, we
     assert os.listdir(os.fsencode(tmp_path / 'out')) == [b'caf\xe9.png']
 
 
+def test_options_of_tiles_are_refused_without_tiles(tmp_path, weights):
+    write_photos(tmp_path / 'in', 1)
+    for option in (['--tile-overlap', 8], ['--no-global-statistics']):
+        with pytest.raises(ValueError, match='are for --tile'):
+            restore(tmp_path, weights, *option)
+
+
 def test_an_image_that_needs_more_memory_than_is_free_is_found_before_the_run(
     tmp_path, weights, monkeypatch
 ):

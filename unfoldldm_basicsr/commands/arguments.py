@@ -78,7 +78,7 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     add('-o', '--output', required=True, type=Path, help='folder, or for one image x.png')
     _weights(parser)
     add('--tile', type=int, help='restore in tiles of this many pixels (default: in one piece)')
-    add('--tile-overlap', type=int, default=32, help='pixels shared by neighbouring tiles (32)')
+    add('--tile-overlap', type=int, help='pixels shared by neighbouring tiles (32)')
     yes_or_no = {'action': argparse.BooleanOptionalAction, 'default': True}
     one = 'the same statistics of the image for all its tiles, or each its own (the same)'
     add('--global-statistics', **yes_or_no, help=one)

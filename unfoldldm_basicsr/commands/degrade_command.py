@@ -32,6 +32,8 @@ _CELL_WIDTH, _CELL_HEIGHT = 320, 240
 def run(args: argparse.Namespace) -> int:
     """Writes the sheet."""
     refuse_existing(args.image, args.output, overwrite=args.overwrite)
+    if args.seed < 0:
+        raise ValueError(f'--seed must be at least 0, got {args.seed}.')
     pixels = with_three_channels(read_picture(args.image).opaque)
     image = center_crop(pixels, _CELL_HEIGHT, _CELL_WIDTH)
     if args.opt is None:
@@ -57,6 +59,8 @@ def find_chains(options: Mapping, file: str) -> dict[str, DegradationChain]:
         raise ValueError(f'{file}: datasets must be a section, got {sections!r}.')
     for name, section in sections.items():
         chains, parts = {}, section.get('sets') if isinstance(section, Mapping) else None
+        if parts is not None and not isinstance(parts, list):
+            raise ValueError(f'{file}: datasets.{name}.sets must be a list, got {parts!r}.')
         for part in (section, *(parts or ())):
             if not isinstance(part, Mapping) or 'degradations' not in part:
                 continue

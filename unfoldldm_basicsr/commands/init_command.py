@@ -148,6 +148,11 @@ def take_prepared_set(args: argparse.Namespace) -> None:
     """Takes the LMDBs of a set of ``unfoldldm prepare``, by its folder or its name in datasets."""
     for place in (Path(args.clean), Path('datasets') / args.clean):
         if (place / 'train_gt.lmdb').is_dir():
+            if args.degraded:
+                raise ValueError(
+                    f'--degraded: {place} is a prepared set, which has its own or none. Leave it '
+                    f'out, or give {place / "train_gt.lmdb"} as the clean images.'
+                )
             part = 'val' if (place / 'val_gt.lmdb').is_dir() else 'test'
             names = ('train_gt', 'train_lq', f'{part}_gt', f'{part}_lq')
             found = (place / f'{name}.lmdb' for name in names)

@@ -22,10 +22,10 @@ def run(args: argparse.Namespace) -> int:
     if args.set is None:
         print(*(f'{n}: {s.where}' for n, s in SETS.items()), 'folder: your own images', sep='\n')
         return 0
-    for name in ('crop_size', 'step', 'threads'):
+    for name, least in {'crop_size': 1, 'step': 1, 'threads': 1, 'thresh_size': 0}.items():
         value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f'--{name.replace("_", "-")} must be at least 1.')
+        if value is not None and value < least:
+            raise ValueError(f'--{name.replace("_", "-")} must be at least {least}.')
     dataset = _own_set(args) if args.set == 'folder' else _published(args)
     if args.input is None:
         print(f'expected below the folder, one line of each group:\n{tree(dataset)}')
@@ -76,6 +76,8 @@ def _published(args: argparse.Namespace) -> DataSet:
 def _own_set(args: argparse.Namespace) -> DataSet:
     if args.crop_size is None and (args.step or args.thresh_size):
         raise ValueError('--step and --thresh-size need --crop-size.')
+    if args.part and args.output and args.output.suffix == '.lmdb':
+        raise ValueError(f'--part names LMDBs in a folder; --output {args.output} is one.')
     squares = None
     if args.crop_size:
         step = args.step or max(1, args.crop_size // 2)

@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     FileNotFoundError, FileExistsError and ValueError come before anything is restored; OSError
     where the disk is full, after what was restored until then is reported.
     """
+    if args.tile is None and (args.tile_overlap is not None or not args.global_statistics):
+        raise ValueError('--tile-overlap and --no-global-statistics are for --tile.')
     if args.weights is None:
         args.weights = packaged_file(args.pretrained)  # told before what exists
     jobs = plan_jobs(args)
@@ -64,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
             f'{len(made)} of {len(jobs)} results exist already, first {made[0].output};'
             f' choose another --output or --suffix, or pass --overwrite or --skip-existing.'
         )
-    restorer = restorer_of(
-        args, tile=args.tile, tile_overlap=args.tile_overlap,
-        global_statistics=args.global_statistics,
-    )  # fmt: skip
+    tiles = {'tile': args.tile, 'global_statistics': args.global_statistics}
+    if args.tile_overlap is not None:
+        tiles['tile_overlap'] = args.tile_overlap
+    restorer = restorer_of(args, **tiles)
     check_inputs(restorer.net, () if restorer.conditioning is None else ('degradation',))
     sizes = {job.source: size_in_header(job.source) or (0, 0) for job in jobs}
     largest = max(sizes, key=lambda source: math.prod(sizes[source]), default=None)
