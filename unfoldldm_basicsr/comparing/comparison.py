@@ -22,6 +22,7 @@ from unfoldldm_basicsr.comparing.tables import made_once, read_csv
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.restoring import Restorer
+from unfoldldm_basicsr.training.resume import flatten
 
 UNITS = {
     'iterations': 'iterations',
@@ -150,8 +151,8 @@ def _finish(
     said = (' '.join([n, *(f'{k}: {v}' for k, v in m.items())]) for n, m in metrics.items())
     own = {
         'scores': f'{"; ".join(said)}; RGB, inputs as the data set gives them, outputs rounded to '
-        '8 bit', 'version': f'unfoldldm_basicsr {__version__}', 'machine': machines(place),
-        'cost': COST_NOTE,
+        '8 bit', 'networks': '; '.join(map(network_words, entries)), 'cost': COST_NOTE,
+        'version': f'unfoldldm_basicsr {__version__}', 'machine': machines(place),
     }  # fmt: skip
     protocol = {**words, **own}
     build(place.folder, entries, scores, protocol, costs, metrics, settings.reference)
@@ -171,6 +172,15 @@ def deployment_costs(
     costs.insert(2, 'params_M', [cost.params / 1e6 for cost in counted])
     costs.insert(3, 'GMACs', [cost.macs / 1e9 for cost in counted])
     return costs
+
+
+def network_words(entry: Entry) -> str:
+    """A side with all that its network was told, and the learning rates of its phases."""
+    told = flatten(entry.tests[0].get('network_g') or {}, '')
+    rates = [flatten(r.options, '').get('train.optim_g.lr') for own in entry.runs[:1] for r in own]
+    words = [f'{key} {value}' for key, value in told.items()]
+    words += [f'learning rate {" then ".join(map(str, dict.fromkeys(rates)))}'] if rates else []
+    return f'{entry.title}: {", ".join(words) or "no network"}'
 
 
 def machines(place: Workspace) -> str:
