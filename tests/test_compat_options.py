@@ -34,7 +34,7 @@ def test_numbers_are_numbers_and_texts_stay_texts():
 
 FAULTY_FILES = {
     'train:\n  lr: 1\n  lr: 2\n': r"line 3, column 3: the key 'lr' appears twice.*line 2",
-    'a: [1, 2\nb: 3\n': 'line 2', 'a: 2024-13-45\n': 'month',
+    'a: [1, 2\nb: 3\n': 'line 2',
     'a:\n  b:1\n  c: 2\n': 'line 3.*colon without a blank, also one line up',
     'a:\n\tb: 1\n': 'line 2.*blanks instead of tabs', 'a: "D:\\data"\n': 'line 1.*single quotes',
     '- 1\n': 'not an option file', '': 'not an option file',
@@ -70,6 +70,11 @@ def test_a_tuple_is_data(tmp_path):
     assert read_option_file(tmp_path / 'x.yml') == {'scale': (2, [3])}
 
 
+def test_a_date_is_a_text(tmp_path):
+    (tmp_path / 'x.yml').write_text('name: 2024-01-01\n')
+    assert read_option_file(tmp_path / 'x.yml') == {'name': '2024-01-01'}
+
+
 def test_files_are_read_as_utf8_wherever_python_runs(tmp_path):
     (tmp_path / 'x.yml').write_bytes('name: Größe  # ×4\n'.encode())
     assert read_option_file(tmp_path / 'x.yml') == {'name': 'Größe'}
@@ -80,9 +85,13 @@ def test_files_are_read_as_utf8_wherever_python_runs(tmp_path):
 
 @pytest.mark.parametrize(
     ('text', 'value'),
-    [('1e-4', 1e-4), ('~', None), ('None', None), ('"x"', 'x'), ('{a: 1}', {'a': 1})],
-)
-def test_force_yml_takes_yaml_values(text, value):
+    [
+        ('1e-4', 1e-4), ('~', None), ('None', None), ('"x"', 'x'), ('{a: 1}', {'a': 1}),
+        ('True', True), ('010', 10),
+        *((t, t) for t in ('{}x4', '{}', '2024-01-01', '12_30', '1:30', 'no', '@home', 'a: b')),
+    ],
+)  # fmt: skip
+def test_force_yml_takes_yaml_values_and_leaves_texts(text, value):
     options = {'train': {'lr': 0}, 'mix': [{'prob': 0}, {'prob': 0}]}
     apply_overrides(options, [f'train:lr={text}', f'mix:1:prob={text}'])
     assert options == {'train': {'lr': value}, 'mix': [{'prob': 0}, {'prob': value}]}
@@ -157,7 +166,8 @@ def test_paths_are_those_of_basicsr_with_home_folders_expanded(command, tmp_path
 
 
 def test_debug_prefixes_the_name_once_and_validates_often(command):
-    options = command('--debug', '--force_yml', 'name=debug_x')
+    assert command('--debug', '--force_yml', 'name=debugging')['name'] == 'debugging'
+    options = command('--debug', '--force_yml', 'name=x')
     assert options['name'] == 'debug_x'
     assert options['val']['val_freq'] == options['logger']['save_checkpoint_freq'] == 8
 
@@ -165,8 +175,10 @@ def test_debug_prefixes_the_name_once_and_validates_often(command):
 def test_keys_that_basicsr_demands_are_filled_and_whole_floats_become_counts():
     sets = {'train': {'batch_size_per_gpu': 2e0}, 'val_2': {'name': None}}
     train = {'total_iter': 5e3, 'warmup_iter': None, 'ema_decay': None}
-    options = {'datasets': sets, 'train': train, 'val': {}}
+    path = {'extra': None, 'pretrain_network_g': None}  # BasicSR makes folders of others
+    options = {'datasets': sets, 'train': train, 'val': {}, 'path': path}
     fill_defaults(options, is_train=True)
+    assert path == {'pretrain_network_g': None}
     train, val = options['datasets'].values()
     assert (options['scale'], options['logger']['use_tb_logger']) == (1, False)
     assert options['val'] == {'val_freq': 5000, 'save_img': False, 'suffix': None}

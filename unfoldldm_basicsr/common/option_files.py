@@ -90,6 +90,10 @@ OptionLoader.add_constructor(  # no code, but data
     'tag:yaml.org,2002:python/tuple',
     lambda loader, node: tuple(loader.construct_sequence(node, True)),
 )
+OptionLoader.yaml_implicit_resolvers = {  # a date is the name of an experiment
+    first: [(tag, form) for tag, form in known if not tag.endswith(':timestamp')]
+    for first, known in OptionLoader.yaml_implicit_resolvers.items()
+}
 OptionLoader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+0123456789.'))
 
 
@@ -132,16 +136,26 @@ def read_option_file(path: str | Path) -> dict:
 def parse_value(text: str) -> object:
     """Replaces ``basicsr.utils.options._postprocess_yml_value``: ``text`` as a YAML value.
 
-    ``none`` in any case stays None, as BasicSR has it.
+    As in BasicSR ``none`` is None, digits are decimal, and a text is what nobody marks as something
+    else: ``{}``, ``no``, ``12_30``, ``a: b`` and what is not YAML; sections are written in braces.
 
-    Raises ValueError: not YAML, or a YAML construct that would need more than plain data.
+    Raises ValueError: a list that is not YAML, or a construct that would need more than plain data.
     """
-    if text.strip().lower() == 'none':
-        return None
+    if text.lower() == 'none' or text.isdigit():
+        return int(text) if text.isdigit() else None
     try:
-        return _load(text)
+        value = _load(text)
     except ValueError as error:
-        raise ValueError(f"the value '{text}' is not YAML: {error}") from error
+        if text[0] in '[!':
+            raise ValueError(f"the value '{text}' is not YAML: {error}") from error
+        return text
+    if isinstance(value, bool):
+        meant = text.lower() in ('true', 'false')
+    elif isinstance(value, int | float):
+        meant = '_' not in text and ':' not in text
+    else:
+        meant = not isinstance(value, dict) or (value and text[0] == '{')
+    return value if meant else text
 
 
 def _load(text: str) -> object:

@@ -17,6 +17,8 @@ _FILLED = {
 }
 _COUNTS = ('_iter', '_freq', '_per_gpu')  # 5e3 is a float in YAML, and BasicSR counts with them
 
+_NO_FOLDER = 'strict_load|pretrain_network|resume|param_key'  # BasicSR makes all others of path
+
 _NUMBERS = ('warmup_iter', 'ema_decay')  # compared with others; ~ is as good as none
 
 
@@ -38,6 +40,8 @@ def fill_defaults(options: dict, is_train: bool) -> None:
     for key, value in section_values(options, 'path').items():
         if isinstance(value, str) and re.search('resume_state|pretrain_network', str(key)):
             options['path'][key] = os.path.expanduser(value)
+        elif value is None and not re.search(_NO_FOLDER, str(key)):
+            del options['path'][key]
     sets = section_values(options, 'datasets')
     for phase, section in sets.items():
         if isinstance(section, dict):

@@ -44,8 +44,8 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         apply_overrides(options, args.force_yml or [])
     except ValueError as error:
         refuse([str(error)])
-    if args.debug and isinstance(options.get('name'), str):
-        options['name'] = 'debug_' + options['name'].removeprefix('debug_')
+    if args.debug and not str(options.get('name', 'debug')).startswith('debug'):
+        options['name'] = f'debug_{options["name"]}'
     # whether there are states to go on from; which one, or none, is decided later
     states = Path(root_path, 'experiments', str(options.get('name')), 'training_states')
     resuming = bool(iterations_of(states)) if args.auto_resume else None
