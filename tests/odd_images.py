@@ -125,6 +125,7 @@ READ: dict[str, tuple[bytes, np.ndarray, float]] = {
 REFUSED: dict[str, tuple[bytes, str]] = {
     'pointer.png': (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n', 'LFS'),
     'page.jpg': (b'\n<!DOCTYPE html><html>login</html>', 'HTML page'),
+    'heic.png': (b'\0\0\0\x18ftypheic' + b'\0' * 60, 'HEIC'),
     'fork.png': (b'\0\5\x16\7' + b'\0' * 60, 'resource fork'),
     'empty.png': (b'', 'empty'),
     'text.bmp': (b'not an image', 'no image'),

@@ -7,6 +7,7 @@ import copy
 import logging
 import re
 import sys
+import types
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -76,6 +77,7 @@ STOCK_FAULTS = [
     ('val.metrics.psnr.type', 'psnr', 'no metric'),
     ('val.metrics.psnr.test_y_chanel', True, "Did you mean 'test_y_channel'"),
     ('val.metrics.psnr.crop_border', DELETE, 'is missing'),
+    ('logger.wandb', {'project': 'x'}, 'takes its values from TensorBoard'),
 ]
 GT_MEAN = {'type': 'calculate_psnr_gt_mean'}
 PLUGIN_FAULTS = [
@@ -376,8 +378,11 @@ def test_values_are_compared_with_annotations(value, hint, ok):
     def build(*, x: hint): ...
 
     build.__annotations__['x'] = hint
+    read(options_of(build), {'x': value}, 'build')  # of a project: a note for readers
+    ours = types.FunctionType(build.__code__, {'__name__': 'unfoldldm_basicsr.x'}, 'build')
+    ours.__annotations__, ours.__kwdefaults__ = build.__annotations__, build.__kwdefaults__
     with nullcontext() if ok else pytest.raises(OptionError, match='build: x'):
-        read(options_of(build), {'x': value}, 'build')
+        read(options_of(ours), {'x': value}, 'build')
 
 
 class UndeclaredDataset(list):
@@ -400,6 +405,35 @@ def test_what_an_undeclared_class_reads_is_not_guessed(stock, monkeypatch, sets)
     misspelt, place = put(stock, 'datasets.train.pin_memry', True), 'datasets.train.pin_memry'
     assert "Did you mean 'pin_memory'" in problems_at(misspelt, place)
     assert "Did you mean 'pin_memory'" in warnings_at(misspelt, place, strict=False)
+
+
+def test_a_key_beside_the_one_that_it_resembles_is_no_slip_in_a_derived_class(stock, monkeypatch):
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Talkative', Talkative)
+    derived = put(put(stock, 'datasets.train.type', 'Talkative'), 'datasets.train.use_vflip', True)
+    place = 'datasets.train.use_vflip'
+    assert problems_at(put(derived, 'datasets.train.use_hflip', True), place) == ''
+    misspelt = put(derived, 'datasets.train.pin_memry', True)
+    assert "'pin_memory'" in problems_at(misspelt, 'datasets.train.pin_memry')
+
+
+def test_switches_may_be_0_or_1_and_means_single_numbers(stock):
+    for key, value in {'use_hflip': 1, 'use_rot': 0, 'mean': 0.5, 'std': 0.5}.items():
+        stock = put(stock, f'datasets.train.{key}', value)
+    assert preflight(stock, 'x.yml', True) == []
+
+
+def test_packages_that_a_training_needs_later_are_asked_for_first(plugin, monkeypatch):
+    for name in ('pyiqa', 'wandb'):
+        monkeypatch.setitem(sys.modules, name, None)
+    options = put(plugin, 'val.metrics', {'x': {'type': 'calculate_pyiqa', 'metric': 'niqe'}})
+    options['logger'] |= {'use_tb_logger': True, 'wandb': {'project': 'x'}}
+    assert 'pip install unfoldldm_basicsr[pyiqa]' in problems_at(options, 'val.metrics.x')
+    assert 'pip install wandb' in problems_at(options, 'logger.wandb')
+
+
+def test_a_constructor_may_set_values_of_its_weights(stock):
+    ridnet = {'type': 'RIDNet', 'in_channels': 3, 'mid_channels': 8, 'out_channels': 3}
+    assert problems_at(put(stock, 'network_g', ridnet), 'network_g') == ''
 
 
 def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypatch):
@@ -425,7 +459,7 @@ def test_files_of_classes_of_somebody_else_are_not_guessed(stock, monkeypatch, t
     (tmp_path / 'all.lmdb').touch()  # an LMDB may be one file
     own = {'dataroot_gt': str(tmp_path / 'all.lmdb'), 'dataroot': 's3://x', 'meta_info': 'a set'}
     own['io_backend'] = {'type': 'lmdb'}
-    stock = put(stock, 'datasets', {'val': {'type': 'UndeclaredDataset', **own}})
+    plain, stock = stock, put(stock, 'datasets', {'val': {'type': 'UndeclaredDataset', **own}})
     test = put(put(stock, 'train', DELETE), 'model_type', 'UndeclaredModel')
     for path in ({}, {'pretrain_network_g': str(tmp_path), 'pretrain_network_vae': 'hub/name'}):
         assert preflight(put(test, 'path', path), 'x.yml', False) == []
@@ -435,6 +469,8 @@ def test_files_of_classes_of_somebody_else_are_not_guessed(stock, monkeypatch, t
         (cut / part).write_text('no database')
     test['datasets']['val']['dataroot_gt'] = str(cut)
     assert 'LMDB' in problems_at(test, 'datasets.val.dataroot_gt')
+    folder = put(plain, 'datasets.train.dataroot_gt', str(cut))
+    assert 'set io_backend: {type: lmdb}' in problems_at(folder, 'datasets.train.dataroot_gt')
 
 
 @pytest.mark.parametrize(
@@ -546,6 +582,9 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
     options = put(phase2, place, '/moved/away.pth')
     assert preflight(options, 'x.yml', True, resuming=True) == []
     assert 'no such file' in problems_at(options, place)
+    gone = put(options, 'path.resume_state', '/no/4.state')
+    assert preflight(gone, 'x.yml', True, resuming=True) == []
+    assert 'does not exist' in problems_at(gone, 'path.resume_state', resuming=False)
     (tmp_path / '5.state').write_bytes(b'')
     named = put(options, 'path.resume_state', str(tmp_path / '5.state'))
     assert problems_at(named, place) == ''

@@ -102,6 +102,12 @@ def test_what_cannot_be_measured_is_refused():
         measured('pyiqa', image, image, metric='fid')
 
 
+def test_a_metric_without_reference_minds_no_leftover_truth():
+    image = image_of((96, 192, 3))
+    expected = measured('niqe', image, crop_border=0)
+    assert measured('niqe', image, flat(0, 0, 0), crop_border=0) == expected
+
+
 def test_a_metric_of_a_project_measures_what_it_likes(monkeypatch):
     monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'calculate_uiqm', lambda sr, gt: sr - gt)
     assert calculate_metric({'sr': 3.0, 'gt': 1.0}, {'type': 'calculate_uiqm'}) == 2.0

@@ -1,8 +1,10 @@
 """Training data: the same items whatever reads them and wherever a run goes on; named faults."""
 
+import copy
 import logging
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import time
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.common.errors import DataFault
 from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader, fingerprint
+from unfoldldm_basicsr.data.restoration_dataset import SyntheticDegradationDataset
 from unfoldldm_basicsr.data.sources import FolderImages
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.training.progress import progress
@@ -117,6 +120,12 @@ def test_images_before_the_position_are_not_read(photos, monkeypatch):
     monkeypatch.setattr(FolderImages, 'read', lambda self, n: (names.append(n), read(self, n))[1])
     batches(run_options(photos), after=STEPS + 3, count=2 * STEPS)
     assert len(names) <= 2 * 2  # the last batch of the epoch, and the one that ended the reading
+
+
+def test_a_loader_process_knows_the_data_set_of_the_project(photos):
+    items = TrainingItems(SyntheticDegradationDataset(photos), photos)
+    for made in (items, copy.copy(items), pickle.loads(pickle.dumps(items))):
+        assert made.items == items.dataset.items
 
 
 def test_loading_leaves_the_random_numbers_of_the_training_alone(photos):

@@ -43,13 +43,13 @@ def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
 def build_on_meta(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
     """Builds a network on the meta device: tensors with shapes but no values, so no memory.
 
-    A few constructors of BasicSR compute with tensor values; their networks are moved there.
+    A few constructors compute with tensor values, or set some; their networks are moved there.
     """
     try:
         with torch.device('meta'):
             return cls(**arguments)
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        if 'meta' not in str(error).lower():
+        if not any(words in str(error).lower() for words in ('meta', 'incompatible tensor type')):
             raise
         return cls(**arguments).to('meta')
 

@@ -20,9 +20,16 @@ from pydantic import (
 
 from unfoldldm_basicsr.common.declaration import Options, Tuple, count
 
+
+def _switched(value: Any) -> Any:
+    """As BasicSR asks: nothing (~) and 0 are false, 1 is true."""
+    known = value is None or (isinstance(value, int) and value in (0, 1))
+    return bool(value) if known else value
+
+
 Section = dict[str, Any] | None
+Switch = Annotated[bool, BeforeValidator(_switched)]
 Positive = count(ge=1)
-Switch = Annotated[bool, BeforeValidator(lambda value: value is not None and value)]  # ~: false
 
 
 def _words(text: str) -> re.Pattern:
@@ -258,10 +265,10 @@ class BasicDataset(LoaderOptions):
     """Random mirroring."""
     use_rot: Switch = False
     """Random turns by 90 degrees."""
-    mean: Annotated[list[float], Strict(False)] | None = None
-    """Subtracted from the images, one per channel."""
-    std: Annotated[list[float], Strict(False)] | None = None
-    """Divides the images, one per channel."""
+    mean: Annotated[list[float], Strict(False)] | float | None = None
+    """Subtracted from the images, one per channel or for all."""
+    std: Annotated[list[float], Strict(False)] | float | None = None
+    """Divides the images, one per channel or for all."""
 
 
 class AnyMetric(Options):

@@ -45,6 +45,7 @@ _NO_IMAGE = {
     b'<!doctype': 'an HTML page: the download went wrong',
     b'<html': 'an HTML page: the download went wrong',
     b'\0\5\x16\7': 'a resource fork of macOS, which holds no image',
+    b'ftyphei': 'HEIC, to be converted to JPEG, PNG or TIFF',
 }
 # What the decoders raise on damaged files (found by overwriting bytes).
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError,
@@ -109,7 +110,7 @@ def decode(payload: bytes, origin: str) -> Picture:
         raise ImageError(f'{origin}: {error}') from error
     except UnidentifiedImageError as error:
         start = payload[:64].lstrip().lower()
-        kinds = (text for mark, text in _NO_IMAGE.items() if start.startswith(mark))
+        kinds = (text for mark, text in _NO_IMAGE.items() if mark in start)
         kind = next(kinds, 'no image, or a damaged one')
         raise ImageError(f'{origin}: cannot be decoded: {kind}. Replace or remove it.') from error
     except (*_DAMAGE, Image.DecompressionBombError) as error:

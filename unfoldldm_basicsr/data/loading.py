@@ -152,6 +152,12 @@ class TrainingItems(ItemReader, Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def __getattr__(self, name: str) -> object:
+        """What a project asks its data set in a loader process: ``get_worker_info().dataset``."""
+        if name == 'dataset':  # of a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
     def __getitem__(self, index: int | tuple[int, int]) -> object:
         return self.__getitems__([index])[0]
 

@@ -36,13 +36,16 @@ _environments: dict[tuple[int, int], Any] = {}
 _lock = threading.RLock()
 
 
+AS_LMDB = 'looks like an LMDB; set io_backend: {type: lmdb}.'
+
+
 class FolderImages:
     """Images below a folder, all or the files ``names``; names are paths relative to it."""
 
     def __init__(self, root: str | os.PathLike, names: list[str] | None = None) -> None:
         self.root = str(root)
         if self.root.rstrip('/').endswith('.lmdb'):
-            raise ValueError(f'{root}: looks like an LMDB; set io_backend: {{type: lmdb}}.')
+            raise ValueError(f'{root}: {AS_LMDB}')
         if names is None:
             names = list_images(root)
         else:

@@ -1,5 +1,6 @@
 """BasicSR's metrics on images they cannot measure: a sentence, or a value marked as undefined."""
 
+import inspect
 import logging
 import math
 from collections.abc import Mapping
@@ -52,7 +53,9 @@ def calculate_metric(
     if whose(metric) not in KNOWN or name not in _SMALLEST_SIDE:
         return metric(**data, **arguments)
     order = arguments.get('input_order', 'HWC')
-    data = {key: image for key, image in data.items() if image is not None}
+    # BasicSR's models keep the truth of another set where this one has none
+    taken = inspect.signature(metric).parameters
+    data = {k: image for k, image in data.items() if image is not None and k in taken}
     if arguments.get('crop_border', 0) < 0:
         raise ValueError(f'{name}: crop_border must be at least 0.')
     for image in data.values():

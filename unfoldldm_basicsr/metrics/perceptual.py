@@ -1,7 +1,9 @@
 """Learned and no-reference metrics of the packages ``lpips`` and ``pyiqa`` for BasicSR."""
 
+import sys
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal
 
@@ -12,24 +14,31 @@ from basicsr.utils.registry import METRIC_REGISTRY
 from unfoldldm_basicsr.common.suggest import check_choice
 from unfoldldm_basicsr.metrics.calculate import rgb_inside
 
+EXTRAS = {'calculate_lpips': ('lpips', 'metrics'), 'calculate_pyiqa': ('pyiqa', 'pyiqa')}
 
-def _package(name: str, extra: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f'calculate_{name} needs the package {name}: pip install unfoldldm_basicsr[{extra}].'
-        ) from error
+
+def lacking(metric: object) -> str:
+    """Which package a metric needs that is not installed, in a sentence; '' for none."""
+    package, extra = EXTRAS.get(str(metric), ('', ''))
+    if not package or sys.modules.get(package) or find_spec(package):
+        return ''
+    return f'{metric} needs the package {package}: pip install unfoldldm_basicsr[{extra}].'
+
+
+def _package(metric: str) -> ModuleType:
+    if text := lacking(metric):
+        raise ImportError(text)
+    return import_module(EXTRAS[metric][0])
 
 
 @lru_cache(maxsize=3)
 def _lpips(net: str) -> torch.nn.Module:
-    return _package('lpips', 'metrics').LPIPS(net=net, verbose=False).eval()
+    return _package('calculate_lpips').LPIPS(net=net, verbose=False).eval()
 
 
 @lru_cache(maxsize=8)
 def _pyiqa(metric: str) -> torch.nn.Module:
-    pyiqa = _package('pyiqa', 'pyiqa')
+    pyiqa = _package('calculate_pyiqa')
     check_choice('pyiqa', metric, pyiqa.list_models())
     if 'fid' in metric or metric == 'inception_score':
         raise ValueError(

@@ -11,7 +11,7 @@ from basicsr.utils.registry import METRIC_REGISTRY
 from pydantic import AfterValidator, Field, Strict, create_model
 
 from unfoldldm_basicsr.common.declaration import Options
-from unfoldldm_basicsr.common.registration import registered
+from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 
 _EMPTY = inspect.Parameter.empty
 _SCALARS = (bool, int, float, str, type(None), None)
@@ -33,10 +33,14 @@ def options_of(
         base: declares keys beside.
         known: types parameters of these names; declares all keys where the owner takes any
             (``**kwargs``).
+
+    What a project writes beside its parameters is for readers: Python holds no value to it.
     """
     if hasattr(owner, 'Options'):
         return owner.Options
     parameters = inspect.signature(owner).parameters
+    meant = whose(owner) in KNOWN or owner.__module__.startswith('torch.')
+    known = known if meant else base
     try:
         hints = typing.get_type_hints(owner.__init__ if inspect.isclass(owner) else owner)
     except (NameError, TypeError, AttributeError):  # annotations of names that are not imported
@@ -50,6 +54,7 @@ def options_of(
             fields[name] = (known.model_fields[name].rebuild_annotation(), Field(default))
             continue
         annotation = _plain(hints[name]) if name in hints else _like(name, p.default)
+        annotation = annotation if meant else Any
         # The name of a field is free of what pydantic keeps for itself; the alias is the key.
         fields[f'key_{len(fields)}'] = (annotation, Field(default, alias=name))
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

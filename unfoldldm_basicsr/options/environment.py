@@ -5,12 +5,13 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.utils.logger import initialized_logger
-from basicsr.utils.registry import DATASET_REGISTRY
+from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
@@ -18,7 +19,8 @@ from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.common.registration import registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
-from unfoldldm_basicsr.data.sources import close_lmdbs, read_lmdb_index, stored_keys
+from unfoldldm_basicsr.data.sources import AS_LMDB, close_lmdbs, read_lmdb_index, stored_keys
+from unfoldldm_basicsr.metrics.perceptual import lacking
 from unfoldldm_basicsr.options.defaults import places_of
 from unfoldldm_basicsr.options.rules import Found
 from unfoldldm_basicsr.options.run import Report, Run, section_values
@@ -58,7 +60,8 @@ def not_read(run: Run) -> frozenset[str]:
     ignored = run.path.ignore_resume_networks or ()
     loaded = [key for key in run.network_sections if key not in ignored]
     loaded += ['network_phase1'] if 'network_g' in loaded else []
-    return frozenset(f'path.pretrain_{key}' for key in loaded)
+    named = ['path.resume_state'] if run.resuming else []  # its own come first
+    return frozenset([*named, *(f'path.pretrain_{key}' for key in loaded)])
 
 
 def weights_are_there_and_fit(run: Run) -> Found:
@@ -144,7 +147,9 @@ def _data_fault(key: str, value: str, is_lmdb: bool) -> str | None:
     if not (place.is_file() if is_list else place.is_dir()):
         rest = '' if place.is_absolute() else f' Relative paths start at {Path.cwd()}.'
         return f'no such {"file" if is_list else "folder"}: {value}.{rest}'
-    return _lmdb_fault(str(place)) if is_lmdb and (place / 'data.mdb').is_file() else None
+    if not (place / 'data.mdb').is_file():
+        return None
+    return _lmdb_fault(str(place)) if is_lmdb else f'{value} {AS_LMDB}'
 
 
 def _lmdb_fault(folder: str) -> str | None:
@@ -226,7 +231,19 @@ def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
             ItemReader(trial, section).read(index)
 
 
+def packages_are_there(run: Run) -> Found:
+    """Else a metric ends the training at its first validation."""
+    for name, metric in (run.val.metrics or {}).items():
+        kind = metric.get('type') if isinstance(metric, Mapping) else None
+        if whose(registered(METRIC_REGISTRY, kind)) == 'ours' and (text := lacking(kind)):
+            yield Problem(f'val.metrics.{name}', text)
+    wandb = getattr(run.logger, 'wandb', None)
+    if getattr(wandb, 'project', None) and not find_spec('wandb'):
+        yield Problem('logger.wandb', 'needs the package wandb: pip install wandb.')
+
+
 RULES = (
+    packages_are_there,
     weights_are_there_and_fit,
     gpus_are_there,
     data_are_there,

@@ -62,7 +62,7 @@ _LOADS_WEIGHTS = ('PerceptualLoss',)  # building it would fetch a file
 _MODULES = 10_000  # of a network: more would only hang
 
 
-def _network(cls: type[nn.Module], **arguments: Any) -> nn.Module:
+def _network(cls: type[nn.Module], /, **arguments: Any) -> nn.Module:
     """Builds a network without memory for its weights."""
     left = iter(range(_MODULES))
 
@@ -75,17 +75,17 @@ def _network(cls: type[nn.Module], **arguments: Any) -> nn.Module:
         return build_on_meta(cls, deepcopy(arguments))
 
 
-def _loss(cls: type, **arguments: Any) -> None:
+def _loss(cls: type, /, **arguments: Any) -> None:
     """Builds a loss of BasicSR or of this package; what others do when they are built is theirs."""
     if whose(cls) in KNOWN and cls.__name__ not in _LOADS_WEIGHTS:
         cls(**arguments)
 
 
-def _optimiser(cls: type, **arguments: Any) -> Optimizer:
+def _optimiser(cls: type, /, **arguments: Any) -> Optimizer:
     return cls([nn.Parameter(torch.zeros(1))], **arguments)
 
 
-def _schedule(cls: type, **arguments: Any) -> None:
+def _schedule(cls: type, /, **arguments: Any) -> None:
     cls(_optimiser(Adam), **arguments)
 
 

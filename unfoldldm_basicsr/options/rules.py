@@ -107,8 +107,10 @@ def metrics_have_a_truth(run: Run) -> Found:
             yield Problem(f'val.metrics.{name}', message)
 
 
-def keys_of_wandb_are_read(run: Run) -> Found:
+def wandb_is_served(run: Run) -> Found:
     wandb = getattr(run.logger, 'wandb', None)
+    if getattr(wandb, 'project', None) and not run.logger.use_tb_logger:
+        yield Problem('logger.wandb', 'takes its values from TensorBoard: use_tb_logger: true.')
     for key in getattr(wandb, 'model_extra', None) or ():
         message = f'is not read.{did_you_mean(key, keys_of(type(wandb)))}'
         yield Problem(f'logger.wandb.{key}', message, 'warning')
@@ -213,7 +215,7 @@ RULES = (
     a_test_has_weights,
     ignored_networks_exist,
     metrics_have_a_truth,
-    keys_of_wandb_are_read,
+    wandb_is_served,
     networks_suit_the_model,
     scale_fits,
     stock_models_can_train,

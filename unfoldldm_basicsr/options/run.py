@@ -158,7 +158,7 @@ class Report:
             return declared.model_validate(values)
         except ValidationError as error:
             found = problems_of(error, declared, values, getattr(owner, '__name__', ''))
-        known, theirs = keys_of(declared), whose(owner) == 'theirs'
+        known, theirs = keys_of(declared), whose(owner) in ('derived', 'theirs')
         for path, message, kind in found:
             if kind == 'unknown' and '.' not in path:
                 if also and also.fullmatch(path):
