@@ -1,6 +1,5 @@
 """From an unpacked data set to the LMDBs and lists that the option files name."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -154,9 +153,6 @@ def refusal(dataset: DataSet, plans: dict[str, Plan], root: Path) -> str:
     """What is wrong with a folder, what is expected, where the set is obtained; '' if nothing."""
     problems = [f'  {name}: {text}' for name, found in plans.items() for text in found.problems]
     lines = [f'{root} is not the whole set:', *problems]
-    folders = re.split(r'[/\s\[\]|]+', tree(dataset).lower())
-    if not any(p.gt or p.lq for p in plans.values()) and root.resolve().name.lower() in folders:
-        lines.append(f'{root} is itself one of these folders: name the one above it.')
     lines += ['expected below it, one line of each group:', tree(dataset)]
     return '\n'.join([*lines, f'obtained from {dataset.where}.']) if problems else ''
 
