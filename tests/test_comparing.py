@@ -402,13 +402,22 @@ def test_a_warm_up_of_8_percent_counts_in_the_cost_of_a_step(monkeypatch):
     assert (progress <= 0.08).mean() == pytest.approx(0.08, abs=0.01)
 
 
-def test_cost_is_that_of_the_fastest_round_and_of_what_is_deployed(monkeypatch):
+def test_cost_is_that_of_the_fastest_or_largest_round_and_of_what_is_deployed(monkeypatch):
     seconds = iter([9.0, 3.0, 2.0, 4.0])  # the first warms up
+    growths = iter([9.0, 3.0, 5.0, 4.0])
     monkeypatch.setattr(measuring, 'seconds_of', lambda *_: next(seconds))
+    monkeypatch.setattr(measuring, 'peak_growth', lambda *_: next(growths))
     networks = {'a': {'type': 'NAFNet', 'img_channel': 1, 'width': 4}}
-    assert measuring.deployment(networks, [16], 1, rounds=3)['latency_ms'].tolist() == [2000]
+    (row,) = measuring.deployment(networks, [16], 1, rounds=3).to_dict('records')
+    assert (row['latency_ms'], row['peak_MiB']) == (2000, 5)
     for phase in ({'phase': 2}, {'phase': 'joint'}, {}):  # 2 is the default
         assert measuring.deployed({'type': 'UnfoldLDM', **phase})['phase'] == 'inference'
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='nothing tells the peak')
+def test_peak_memory_is_what_this_call_needs_above_the_state_before():
+    torch.ones(2**26)  # 256 MiB, freed
+    assert 60 < measuring.peak_growth(lambda: torch.ones(2**24), 'cpu') < 100
 
 
 def test_files_of_one_name_are_told_apart():

@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 import types
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_
 from unfoldldm_basicsr.comparing.testing import lpips_works, metrics_of, scores
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.metrics import perceptual
+from unfoldldm_basicsr.pictures import plots
 from unfoldldm_basicsr.pictures.drawing import save_picture
 
 
@@ -116,19 +118,50 @@ def made_up_sides(folder: Path | None) -> tuple[list[report.Entry], dict[tuple, 
     return entries, scores
 
 
+COSTS = pd.DataFrame(
+    {'side': ['one', 'other_net'], 'size': 32, 'params_M': 1.0, 'GMACs': [2.0, 3.0],
+     'latency_ms': [3.0, 4.0], 'peak_MiB': 4.0}
+)  # fmt: skip
+METRICS = {'psnr': {'type': 'calculate_psnr'}}
+
+
+@pytest.fixture
+def pages(monkeypatch) -> dict:
+    """Pictures of a report by name, drawn but not rendered."""
+    drawn = {}
+    for place in (plots, report):
+        monkeypatch.setattr(place, 'save_picture', lambda at, page: drawn.update({at.stem: page}))
+    return drawn
+
+
+def test_plots_show_phases_in_a_row_quality_over_cost_and_gains_over_the_reference(tmp_path, pages):
+    entries, scores = made_up_sides(tmp_path)
+    phases = []
+    for seconds, metric in ((2.0, 'oracle_psnr'), (3.0, 'psnr')):
+        rows = {'iteration': [2, 4], 'degradation': 'all', 'images': 1, metric: [20.0, 21.0]}
+        write_csv(pd.DataFrame(rows), tmp_path / metric / 'validation_x.csv')
+        run = {'folder': tmp_path / metric, 'iterations': 5, 'seconds': seconds, 'macs': 1}
+        phases.append(types.SimpleNamespace(**run))
+    entries[0] = replace(entries[0], runs=[phases] * 2)
+    report.build(tmp_path, entries, scores, {'title': 'x'}, COSTS, METRICS)
+    for key, x in (('iteration', [2, 4, 7, 9]), ('seconds', [4, 8, 16, 22])):
+        curve, hollow = pages[f'quality_over_{key}'].axes[0].lines
+        assert curve.get_xdata().tolist() == x
+        assert hollow.get_xdata().tolist() == x[:2]  # the prior of Phase I is taken from the truth
+    bars = pages['quality_against_GMACs'].axes[0].containers
+    points = [tuple(bar[0].get_xydata()[0]) for bar in bars]
+    assert points == [(2, pytest.approx(30.455)), (3, pytest.approx(31.855))]
+    gains = pages['images'].axes[0].lines[-1]
+    assert gains.get_ydata() == pytest.approx([1.0] * 7 + [5] + [1] * 2)
+
+
 def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_path):
     entries, scores = made_up_sides(tmp_path)
-    costs = pd.DataFrame(
-        {'side': e.name, 'size': 32, 'params_M': 1.0, 'GMACs': 2.0 + n, 'latency_ms': 3.0 + n,
-         'peak_MiB': 4.0}
-        for n, e in enumerate(entries)
-    )  # fmt: skip
     seeds = [[types.SimpleNamespace(iterations=n, seconds=2.0, macs=1e12)] for n in (10, 30)]
-    table = report.cost_table([report.Entry('one', 'one', None, [0, 1], [], seeds)], costs)
+    table = report.cost_table([report.Entry('one', 'one', None, [0, 1], [], seeds)], COSTS)
     assert table[['training_s', 'training_TMACs']].values.tolist() == [[40, 20]]  # of one seed
     protocol = {'title': 'made up', 'test data': 'ten images'}
-    metrics = {'psnr': {'type': 'calculate_psnr'}}
-    report.build(tmp_path, entries, scores, protocol, costs, metrics=metrics)
+    report.build(tmp_path, entries, scores, protocol, COSTS, METRICS)
     quality = read_csv(tmp_path / 'quality.csv').set_index('side')
     assert list(quality['psnr']) == pytest.approx([20, 30.455, 31.855])
     assert quality['psnr spread']['one'] == pytest.approx(0.01 / 2**0.5)
@@ -151,8 +184,12 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
         assert re.search(rf'\n\| \[{copies.name}]\(#{copies.name}\) \|.* -1.40 .* worse', text)
         assert ('crops.png' in text) == (copies / 'crops.png').exists() == (not words)
         assert (copies / 'quality.csv').read_bytes() == (tmp_path / 'quality.csv').read_bytes()
-    next(iter(scores.values())).loc[0, 'psnr'] = np.inf  # an exact copy of the truth
-    report.build(tmp_path, entries, scores, protocol, costs, metrics=metrics)
+
+
+def test_a_report_leaves_out_the_score_of_an_exact_copy_of_the_truth(tmp_path, pages):
+    entries, scores = made_up_sides(tmp_path)
+    next(iter(scores.values())).loc[0, 'psnr'] = np.inf
+    report.build(tmp_path, entries, scores, {'title': 'x'}, COSTS, METRICS)
     assert 'left out: 1 of ' in (tmp_path / 'report.md').read_text()
     assert np.isfinite(read_csv(tmp_path / 'quality.csv')['psnr']).all()
 
@@ -160,8 +197,8 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
 def test_a_run_is_tested_with_the_priors_that_there_are_and_its_model_takes(tmp_path, monkeypatch):
     table = pd.DataFrame({'set': 'held', 'image': '0', 'psnr': [20.0, 22.0]})  # two draws of one
     monkeypatch.setattr(single, 'tested', lambda *_, **__: table)
-    val = {'metrics': {'psnr': {'type': 'calculate_psnr'}}}
-    run = Run(tmp_path, {'name': 'x', 'datasets': {'val': {'name': 'held'}}, 'val': val})
+    val = {'datasets': {'val': {'name': 'held'}}, 'val': {'metrics': METRICS}}
+    run = Run(tmp_path, {'name': 'x', **val})
     found = single.prior_table(run, Workspace(tmp_path, tmp_path, 1))
     assert list(found['prior']) == ['generated', 'null', 'oracle']
     assert {*found['images']} == {1}
@@ -226,6 +263,12 @@ def test_what_a_resumed_training_repeats_counts_once(tmp_path):
     (tmp_path / 'train_b.log').write_text(line.format('1,025', '4.0e-01'))
     expected = [{'figure': 'l_pix', 'iteration': 1025, 'value': 0.4}]
     assert single.log(tmp_path).to_dict('records') == expected
+
+
+def test_stages_of_a_run_are_means_over_the_images(tmp_path):
+    rows = 'iteration,image,stage,psnr_hat,psnr_tilde,psnr\n8,a,1,20,21,22\n8,b,1,22,25,28\n'
+    (tmp_path / 'stage_psnr_set.csv').write_text(rows)
+    assert single.stages(tmp_path).values.tolist() == [[8, 1, 21, 23, 25, 'set']]
 
 
 def test_the_results_page_is_rendered_from_the_tables_of_real_runs(tmp_path, monkeypatch):

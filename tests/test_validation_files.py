@@ -11,7 +11,7 @@ import pytest
 import torch
 from basicsr.data import build_dataset
 from dataset_options import paired, synthetic
-from helpers import model_options, stock_options, write_photos
+from helpers import csv_rows, model_options, stock_options, write_photos
 from model_runs import Board, Pictures, validate
 from torch.utils.data import DataLoader
 
@@ -197,8 +197,8 @@ def shown(folder, pictures=None, *, traced: bool = False, **changes) -> Board:
     """What a validation writes; the output is half as bright as the input."""
 
     def halves(batch):
-        stages = [SimpleNamespace(**dict.fromkeys(('x_hat', 'x_tilde', 'x'), f * batch['lq']))
-                  for f in (0.25, 0.5)]  # fmt: skip
+        images = ([f / n * batch['lq'] for n in (16, 4, 1)] for f in (0.25, 0.5))
+        stages = [SimpleNamespace(x_hat=a, x_tilde=b, x=c) for a, b, c in images]
         trace = SimpleNamespace(stages=stages) if traced else None
         return SimpleNamespace(output=0.5 * batch['lq'], trace=trace)
 
@@ -216,6 +216,14 @@ def test_panels_show_input_stages_output_and_truth(tmp_path, traced):
     lq, gt = item['lq'], item['gt']
     expected = [lq, *([0.25 * lq] if traced else []), 0.5 * lq, gt]
     assert torch.equal(board['images/held_out/p0'], torch.cat(expected, -1))
+
+
+def test_the_table_of_stages_has_the_psnr_of_x_hat_x_tilde_and_x_in_their_columns(tmp_path):
+    shown(tmp_path, traced=True)
+    item, row = Pictures()[0], csv_rows(tmp_path / 'stage_psnr_held_out.csv')[0]
+    for key, factor in (('psnr_hat', 1 / 64), ('psnr_tilde', 1 / 16), ('psnr', 1 / 4)):
+        mse = (factor * item['lq'] - item['gt']).square().mean()
+        assert float(row[key]) == pytest.approx(-10 * mse.log10().item(), abs=1e-3)
 
 
 def test_large_images_are_reduced_and_any_name_is_a_tag(tmp_path):
