@@ -1,11 +1,13 @@
-"""Trainings on the CPU keep the memory of freed tensors, and nothing else does."""
+"""Trainings on the CPU keep the memory of freed tensors, nothing else does; what is free."""
 
 import platform
 import sys
 
 import pytest
+import torch
 from helpers import run_python
 
+from unfoldldm_basicsr.common import cost
 from unfoldldm_basicsr.training import memory
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')
@@ -51,3 +53,22 @@ def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(sys, 'platform', 'win32')
     monkeypatch.setattr(memory.ctypes, 'CDLL', None)  # would raise
     assert memory.keep_freed_memory() is False
+
+
+@pytest.mark.parametrize(
+    ('limit', 'available', 'free'), [('1000', 4, 400), ('9999', 4, 4096), ('max', 9, 9216)]
+)
+def test_a_container_gives_its_page_cache_back_where_memory_is_wanted(
+    tmp_path, monkeypatch, limit, available, free
+):
+    monkeypatch.setattr(cost, 'Path', lambda path: tmp_path / path[1:])
+    files = {
+        'proc/meminfo': f'MemFree: 1 kB\nMemAvailable: {available} kB',
+        'sys/fs/cgroup/memory.max': limit,
+        'sys/fs/cgroup/memory.current': '900',
+        'sys/fs/cgroup/memory.stat': 'anon 7\ninactive_file 300',
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cost.free_memory(torch.device('cpu')) == free
