@@ -10,15 +10,19 @@ import basicsr
 import pytest
 from helpers import OPTION_FILES, ROOT, load_options, load_script
 
+from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDMOptions
+from unfoldldm_basicsr.common import sections
 from unfoldldm_basicsr.common.declaration import Options, help_of
+from unfoldldm_basicsr.comparing.task import SideOptions
+from unfoldldm_basicsr.data.degradations.catalogue import Degradation
+from unfoldldm_basicsr.data.restoration_dataset import DatasetOptions, PhotoOptions
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.run import is_training
+from unfoldldm_basicsr.training.schedules import Schedule
 
 EACH = pytest.mark.parametrize(
     'file', OPTION_FILES, ids=lambda f: str(f.relative_to(ROOT / 'options'))
 )
-SOURCES = {path: ast.parse(path.read_text()) for path in (ROOT / 'unfoldldm_basicsr').rglob('*.py')}
-READ_BY_NOBODY = {'use_shuffle'}  # BasicSR's own option files hold it, and it does not read it
 
 
 @pytest.mark.usefixtures('networks_once')
@@ -65,17 +69,42 @@ def own(cls: type[Options]) -> set[str]:
     return cls.model_fields.keys() & vars(cls).get('__annotations__', {}).keys()
 
 
-def test_every_declared_key_is_read():
-    """By its name, as an attribute or as an argument, here or in BasicSR."""
-    read: set[object] = set()
-    theirs = [ast.parse(p.read_text()) for p in Path(basicsr.__file__).parent.rglob('*.py')]
-    for tree in (*SOURCES.values(), *theirs):
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute | ast.arg):
-                read.add(getattr(node, 'attr', None) or node.arg)
-            elif isinstance(node, ast.Constant):
-                read.add(node.value)
-    assert sorted(KEYS - read - READ_BY_NOBODY) == []
+HOLDERS = {  # what is called so where it is read; ``def``: an argument
+    **{base: section or 'top|opt' for section, base in sections.ANY_SECTIONS.items()},
+    sections.LoaderOptions | DatasetOptions | PhotoOptions: 'options|(dataset_)?opt|section|part',
+    Degradation | Schedule | UnfoldLDMOptions: 'self|def|entry',
+    sections.MetricOptions | sections.DistOptions: 'def|params',
+    SideOptions: 'file',
+    Options: 'options|metric|mixing_augs|typed|wandb|budget|settings|head',
+}
+UNREAD = {'use_shuffle', 'dataroot_lq_right'}  # only old files hold it; found by its beginning
+
+
+def reads(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Every ``holder.key``, ``holder['key']`` and ``holder.get('key')``: key and holder."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.arg(arg=key):
+                yield key, 'def'
+            case (
+                ast.Attribute(value=holder, attr=key)
+                | ast.Subscript(value=holder, slice=ast.Constant(value=key))
+                | ast.Call(func=ast.Attribute(value=holder), args=[ast.Constant(value=key), *_])
+            ) if key in KEYS:
+                yield key, ast.unparse(holder)
+
+
+def test_every_declared_key_is_read_from_its_section():
+    """Here or in BasicSR."""
+    places = ROOT / 'unfoldldm_basicsr', Path(basicsr.__file__).parent
+    files = [path for place in places for path in place.rglob('*.py')]
+    found = {pair for path in files for pair in reads(ast.parse(path.read_text()))}
+    unread = set()
+    for cls in DECLARED:
+        words = next(words for base, words in HOLDERS.items() if issubclass(cls, base))
+        last = re.compile(rf'\b({words})\W*$')  # a.val, a['val'], a.get('val') or {}
+        unread |= own(cls) - {key for key, holder in found if last.search(holder)}
+    assert unread == UNREAD
 
 
 def test_every_declared_key_has_its_help():
