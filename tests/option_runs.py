@@ -15,7 +15,7 @@ from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import tiny_unfoldldm, write_options, write_photos
 from option_mutants import Mutant, at, key_paths
-from tiny_vlunet import TINY_CLIP
+from tiny_vlunet import CLIP
 
 from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
@@ -32,13 +32,8 @@ SMALL = {
     'NAFNetLocal': _NAFNET,
     'UnfoldLDM': {**tiny_unfoldldm(), **_UNET},
     'VLUNet': {**_UNET, 'dim': 10},
-    'CLIPDegradationEmbedding': {
-        'pretrained': None,
-        'clip_config': {**TINY_CLIP, 'embed_dim': 512},
-    },
+    'CLIPDegradationEmbedding': {'pretrained': None, 'clip_config': {**CLIP, 'embed_dim': 512}},
 }
-
-
 _SMALLER = dict.fromkeys(('gt_size', 'center_crop', 'gt_sizes'), (8, 16))  # divisor, least value
 _SMALLER |= dict.fromkeys(('batch_size_per_gpu', 'accum_iter', 'mini_batch_sizes'), (4, 1))
 _CHEAP = dict.fromkeys(('num_worker_per_gpu', 'num_gpu'), 0)

@@ -7,7 +7,7 @@ import open_clip
 import pytest
 import torch
 from helpers import Attack, load_options
-from tiny_vlunet import TINY_CLIP
+from tiny_vlunet import CLIP
 from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
@@ -21,7 +21,7 @@ from unfoldldm_basicsr.archs.degradation_embedding import (
 
 
 def clip_embedding(**changes) -> CLIPDegradationEmbedding:
-    return CLIPDegradationEmbedding(**{'pretrained': None, 'clip_config': TINY_CLIP, **changes})
+    return CLIPDegradationEmbedding(**{'pretrained': None, 'clip_config': CLIP, **changes})
 
 
 BUILDERS = {
@@ -109,7 +109,7 @@ def test_texts_name_the_classes_of_the_released_training_in_their_order():
 
 def test_backbone_from_a_file_is_used_but_not_saved_again(tmp_path):
     backbone_file = str(tmp_path / 'clip.pth')
-    torch.save(open_clip.CLIP(**TINY_CLIP).state_dict(), backbone_file)
+    torch.save(open_clip.CLIP(**CLIP).state_dict(), backbone_file)
     net = clip_embedding(pretrained=backbone_file)
     saved = net.state_dict()
     assert saved
@@ -156,24 +156,17 @@ def test_missing_openclip_comes_with_the_install_command(monkeypatch):
     ('changes', 'message'),
     [
         ({'clip_config': None, 'model_name': 'ViT-B32'}, "Did you mean 'ViT-B-32'"),
-        (
-            {'clip_config': None, 'pretrained': 'laion2b_s34b'},
-            "neither a file nor an OpenCLIP tag of ViT-B-32.* Did you mean 'laion2b",
-        ),
+        ({'clip_config': None, 'pretrained': 'laion2b_s34b'},
+         "neither a file nor an OpenCLIP tag of ViT-B-32.* Did you mean 'laion2b"),
         ({'pretrained': 'openai'}, 'neither a file nor an OpenCLIP tag of your clip_config'),
         ({'clip_config': {'dim': 3}}, "clip_config: .*'dim'"),
-        (
-            {'clip_config': {**TINY_CLIP, 'text_cfg': {**TINY_CLIP['text_cfg'], 'vocab_size': 9}}},
-            r'clip_config\.text_cfg\.vocab_size must be a whole number >= 49408, got 9',
-        ),
-        (
-            {'clip_config': {**TINY_CLIP, 'text_cfg': -1}},
-            r'clip_config\.text_cfg must be a section',
-        ),
+        ({'clip_config': {**CLIP, 'text_cfg': {**CLIP['text_cfg'], 'vocab_size': 9}}},
+         r'clip_config\.text_cfg\.vocab_size must be a whole number >= 49408, got 9'),
+        ({'clip_config': {**CLIP, 'text_cfg': -1}}, r'clip_config\.text_cfg must be a section'),
         ({'class_texts': []}, 'class_texts must have at least 1 item'),
         ({'temperature': 0}, 'temperature must be greater than 0'),
     ],
-)
+)  # fmt: skip
 def test_arguments_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         clip_embedding(**changes)

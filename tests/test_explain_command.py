@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import csv_rows, image_of, write_photos
 from tiny_network import TinyConvNet, save_trained, save_weights
-from tiny_vlunet import CLASSES, OPTIONS, TEXTS, build_vlunet, embedding_of, save_vlunet
+from tiny_vlunet import CLASSES, EMBEDDINGS, TEXTS, build_vlunet, embedding_of, save_vlunet
 from torch.nn import functional as F
 
 from unfoldldm_basicsr.commands import explain_command
@@ -180,7 +180,7 @@ def test_embeddings_without_attention_say_so():
         with pytest.raises(NoAttentionError, match=f'{type(embedding).__name__} has no attention'):
             clip_attention(embedding, torch.rand(1, 3, 32, 32))
     convolutions = {'layers': [1, 1, 1, 1], 'width': 8, 'image_size': 32, 'head_width': 16}
-    config = {**OPTIONS['clip']['clip_config'], 'vision_cfg': convolutions}
+    config = {**EMBEDDINGS['clip']['clip_config'], 'vision_cfg': convolutions}
     with pytest.raises(NoAttentionError, match=r'ModifiedResNet.* is not the vision transformer'):
         clip_attention(embedding_of('clip', clip_config=config), torch.rand(1, 3, 32, 32))
 
