@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -371,28 +370,21 @@ def test_a_comparison_that_was_moved_is_not_trained_again(folder, output_of):
 @pytest.mark.parametrize(
     ('name', 'command', 'changed'),
     [
-        ('debug_b', ['--debug', '--force_yml', 'name=b', 'train:lr=[1, 2]'], [1, 2]),
-        ('b', ['--force_yml=name=b'], 0),
-        ('debug_a', ['--debug'], 0),
+        ('debug_b', "train -opt a.yml --debug --force_yml name=b 'train:lr=[1, 2]'", [1, 2]),
+        ('b', 'train -opt a.yml --force_yml=name=b', 0),
+        ('debug_a', 'train -opt a.yml --debug', 0),
+        ('a', "/o'brien/train.py -opt a.yml", 0),  # cannot be taken apart
+        ('a', 'x --force_yml train:lr=[1, 2]', 0),
     ],
 )
 def test_a_run_is_read_with_what_its_command_line_changed(tmp_path, name, command, changed):
     folder = tmp_path / 'experiments' / name
     folder.mkdir(parents=True)
-    command = shlex.join(['train', '-opt', 'a.yml', *command])
-    for own in ('a', 'debug_a'):  # BasicSR's own start names no run debug_debug_a
+    for own in ('a', 'debug_a')[: 1 if name == 'a' else 2]:  # BasicSR's own start adds no second
         text = f'# GENERATE TIME: now\n# CMD:\n# {command}\n\nname: {own}\ntrain: {{lr: 0}}\n'
         (folder / 'a.yml').write_text(text)
         (run,) = read_run(Path(name), tmp_path)
         assert run.options == {'name': name, 'train': {'lr': changed}}
-
-
-@pytest.mark.parametrize('line', ["/o'brien/train.py -opt a.yml", 'x --force_yml train:lr=[1, 2]'])
-def test_a_command_line_that_cannot_be_taken_apart_changes_nothing(tmp_path, line):
-    folder = tmp_path / 'experiments' / 'a'
-    folder.mkdir(parents=True)
-    (folder / 'a.yml').write_text(f'# CMD:\n# {line}\n\nname: a\ntrain: {{lr: 0}}\n')
-    assert read_run(Path('a'), tmp_path)[0].options == {'name': 'a', 'train': {'lr': 0}}
 
 
 def test_a_warm_up_of_8_percent_counts_in_the_cost_of_a_step(monkeypatch):
