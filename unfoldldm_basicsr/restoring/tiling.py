@@ -198,7 +198,7 @@ def restore_in_tiles(
     step, fixed = contract.size_multiple, None
     side, _ = check_tile(tile, overlap, step)
     if contract.tiling_changes_result and max(image.shape[-2:]) > tile:
-        if global_statistics is not False:  # None was the default once
+        if global_statistics:
             fixed = with_image_statistics(forward, image, tile=side, size_multiple=step)
         if fixed is None and net not in _warned:
             _warned.add(net)
