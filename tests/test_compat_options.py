@@ -167,6 +167,8 @@ def test_paths_are_those_of_basicsr_with_home_folders_expanded(command, tmp_path
 
 def test_debug_prefixes_the_name_once_and_validates_often(command):
     assert command('--debug', '--force_yml', 'name=debugging')['name'] == 'debugging'
+    with pytest.raises(SystemExit):
+        command('--debug', '--force_yml', 'name=~')
     options = command('--debug', '--force_yml', 'name=x')
     assert options['name'] == 'debug_x'
     assert options['val']['val_freq'] == options['logger']['save_checkpoint_freq'] == 8

@@ -413,6 +413,7 @@ def test_packages_that_a_training_needs_later_are_asked_for_first(plugin, monkey
     options['logger'] |= {'use_tb_logger': True, 'wandb': {'project': 'x'}}
     assert 'pip install unfoldldm_basicsr[pyiqa]' in problems_at(options, 'val.metrics.x')
     assert 'pip install wandb' in problems_at(options, 'logger.wandb')
+    assert problems_at(options | {'name': 'debug_x'}, 'logger.wandb') == ''
 
 
 def test_a_constructor_may_set_values_of_its_weights(stock):

@@ -39,7 +39,7 @@ def options_of(
     if hasattr(owner, 'Options'):
         return owner.Options
     parameters = inspect.signature(owner).parameters
-    meant = whose(owner) in KNOWN or owner.__module__.startswith('torch.')
+    meant = whose(owner) in KNOWN or str(getattr(owner, '__module__', '')).startswith('torch.')
     known = known if meant else base
     try:
         hints = typing.get_type_hints(owner.__init__ if inspect.isclass(owner) else owner)

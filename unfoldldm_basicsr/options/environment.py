@@ -22,7 +22,7 @@ from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_
 from unfoldldm_basicsr.data.sources import AS_LMDB, close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.metrics.perceptual import lacking
 from unfoldldm_basicsr.options.defaults import places_of
-from unfoldldm_basicsr.options.rules import Found
+from unfoldldm_basicsr.options.rules import Found, uses_wandb
 from unfoldldm_basicsr.options.run import Report, Run, section_values
 from unfoldldm_basicsr.weights.checkpoint import MAY_LACK, read_checkpoint
 from unfoldldm_basicsr.weights.loading import misfit, phase1_misfit
@@ -237,8 +237,7 @@ def packages_are_there(run: Run) -> Found:
         kind = metric.get('type') if isinstance(metric, Mapping) else None
         if whose(registered(METRIC_REGISTRY, kind)) == 'ours' and (text := lacking(kind)):
             yield Problem(f'val.metrics.{name}', text)
-    wandb = getattr(run.logger, 'wandb', None)
-    if getattr(wandb, 'project', None) and not find_spec('wandb'):
+    if uses_wandb(run) and not find_spec('wandb'):
         yield Problem('logger.wandb', 'needs the package wandb: pip install wandb.')
 
 

@@ -107,9 +107,15 @@ def metrics_have_a_truth(run: Run) -> Found:
             yield Problem(f'val.metrics.{name}', message)
 
 
+def uses_wandb(run: Run) -> bool:
+    """Whether BasicSR starts W&B, which it does not for names with ``debug``."""
+    project = getattr(getattr(run.logger, 'wandb', None), 'project', None)
+    return bool(project) and 'debug' not in str(run.opt.get('name'))
+
+
 def wandb_is_served(run: Run) -> Found:
     wandb = getattr(run.logger, 'wandb', None)
-    if getattr(wandb, 'project', None) and not run.logger.use_tb_logger:
+    if uses_wandb(run) and not run.logger.use_tb_logger:
         yield Problem('logger.wandb', 'takes its values from TensorBoard: use_tb_logger: true.')
     for key in getattr(wandb, 'model_extra', None) or ():
         message = f'is not read.{did_you_mean(key, keys_of(type(wandb)))}'

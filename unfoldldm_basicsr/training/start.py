@@ -44,8 +44,9 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
         apply_overrides(options, args.force_yml or [])
     except ValueError as error:
         refuse([str(error)])
-    if args.debug and not str(options.get('name', 'debug')).startswith('debug'):
-        options['name'] = f'debug_{options["name"]}'
+    name = options.get('name')
+    if args.debug and isinstance(name, str) and not name.startswith('debug'):
+        options['name'] = f'debug_{name}'
     # whether there are states to go on from; which one, or none, is decided later
     states = Path(root_path, 'experiments', str(options.get('name')), 'training_states')
     resuming = bool(iterations_of(states)) if args.auto_resume else None
