@@ -176,9 +176,13 @@ def test_sides_that_are_not_comparable_are_refused_with_the_difference(
 
 
 def test_sides_may_differ_in_what_leaves_the_result_as_it_is(folder):
-    for path, value in {'train.use_compile': True, 'logger.print_freq': 7}.items():
+    own = {'train.use_compile': True, 'logger.print_freq': 7, 'train.ema_decay': 0.5}
+    for path, value in own.items():
         change(folder / 'wide.yml', path, value)
-    check_equal(read_task(folder))
+    with pytest.raises(ValueError, match='not comparable') as caught:
+        check_equal(read_task(folder))
+    named = [path for path in own if path in str(caught.value)]
+    assert named == ['train.ema_decay']
 
 
 @pytest.mark.parametrize(

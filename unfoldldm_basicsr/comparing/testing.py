@@ -6,7 +6,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from unfoldldm_basicsr.comparing.tables import made_once
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.data.listing import find_images
 from unfoldldm_basicsr.data.loading import ItemReader
+from unfoldldm_basicsr.metrics.perceptual import lacking
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.restoring import Restorer
 from unfoldldm_basicsr.training.resume import flatten
@@ -166,7 +166,7 @@ def metrics_of(options: Mapping[str, Any]) -> dict[str, dict]:
 @lru_cache(maxsize=1)
 def lpips_works() -> bool:
     """Whether the package ``lpips`` is there, and its weights are or can be fetched."""
-    if find_spec('lpips') is None:
+    if lacking(LPIPS['type']):
         return False
     image = np.zeros((64, 64, 3), np.uint8)
     try:
