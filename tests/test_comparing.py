@@ -242,10 +242,8 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     assert '[2/2] tiny_iterations8_wide_seed3: 8 iterations, about' in output_of(*command)
     report = root / 'results' / 'tiny_iterations8'
     page = (report / 'report.md').read_text()
-    network = 'wide & deep: type NAFNet, width 8, '
-    assert all(
-        text in page for text in ('"tile": 40', network, 'learning rate 0.002', 'no network')
-    )
+    said = '"tile": 40', 'wide & deep: type NAFNet, width 8, ', 'learning rate 0.002', 'no network'
+    assert all(text in page for text in said)
     images = read_csv(report / 'images.csv')
     assert len(images) == 5 * 2 * 2  # each image with two draws of its noise
     assert (images['image'].nunique(), images['input'].nunique()) == (2, 4)

@@ -65,14 +65,9 @@ def test_a_tab_that_does_not_indent_is_a_blank():
     assert yaml.load(text, Loader=OptionLoader) == {'a': [1, 2], 'b': 'x'}
 
 
-def test_a_tuple_is_data(tmp_path):
-    (tmp_path / 'x.yml').write_text('scale: !!python/tuple [2, [3]]\n')
-    assert read_option_file(tmp_path / 'x.yml') == {'scale': (2, [3])}
-
-
-def test_a_date_is_a_text(tmp_path):
-    (tmp_path / 'x.yml').write_text('name: 2024-01-01\n')
-    assert read_option_file(tmp_path / 'x.yml') == {'name': '2024-01-01'}
+def test_a_tuple_is_data_and_a_date_a_text(tmp_path):
+    (tmp_path / 'x.yml').write_text('scale: !!python/tuple [2, [3]]\nname: 2024-01-01\n')
+    assert read_option_file(tmp_path / 'x.yml') == {'scale': (2, [3]), 'name': '2024-01-01'}
 
 
 def test_files_are_read_as_utf8_wherever_python_runs(tmp_path):

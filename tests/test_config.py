@@ -7,32 +7,22 @@ import copy
 import logging
 import re
 import sys
-import types
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.models.base_model import BaseModel
-from basicsr.models.sr_model import SRModel
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
-from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 from helpers import DELETE, for_test, problems_at, put, warnings_at, write_options
 from tiny_vlunet import EMBEDDINGS, vlunet_file
 from torch import nn
 
-from unfoldldm_basicsr.commands.check_command import describe
-from unfoldldm_basicsr.common.declaration import OptionError, read
-from unfoldldm_basicsr.common.sections import BasicDataset
-from unfoldldm_basicsr.options.declared import options_of
 from unfoldldm_basicsr.options.environment import open_datasets
 from unfoldldm_basicsr.options.preflight import examine, preflight
-from unfoldldm_basicsr.options.run import Report
 
 EDSR = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'upscale': 5}
 PAIRS_OF_NOTHING = {'type': 'PairedImageDataset', 'batch_size_per_gpu': 1, 'dataroot_gt': None}
@@ -125,32 +115,6 @@ def test_the_optimisers_are_those_of_the_installed_basicsr(stock, monkeypatch):
     assert problems_at(put(stock, 'train.optim_g.type', 'SGD'), 'train.optim_g.type') == ''
 
 
-def test_what_a_project_inherits_of_a_stock_model_is_judged_as_its(stock, monkeypatch):
-    class MyModel(SRModel):
-        """With a network of its own, say."""
-
-    class Other(MyModel):
-        def setup_optimizers(self):
-            """Takes any."""
-
-    class Another(MyModel):
-        def init_training_settings(self):
-            """Sets its optimiser up itself."""
-
-    space = {'Base': MyModel}
-    exec('class Typed(Base):\n    def setup_optimizers(self):\n        pass', space)
-    others = ('Other', 'Another', 'Typed')
-    for model in (MyModel, Other, Another, space['Typed']):
-        monkeypatch.setitem(MODEL_REGISTRY._obj_map, model.__name__, model)
-    options = put(put(stock, 'model_type', 'MyModel'), 'train.scheduler.type', 'OneCycleLR')
-    assert 'no schedule' in problems_at(options, 'train.scheduler.type')
-    options = put(put(stock, 'model_type', 'MyModel'), 'train.optim_g.type', 'AdamW')
-    assert "no optimiser 'AdamW'" in problems_at(options, 'train.optim_g.type')
-    assert [preflight(put(options, 'model_type', n), 'x.yml', True) for n in others] == [[]] * 3
-    third = put(stock, 'train.optim_e', {'type': 'AdamW', 'lr': 1e-3})  # for the project to read
-    assert preflight(put(third, 'model_type', 'MyModel'), 'x.yml', True) == []
-
-
 def test_a_loss_that_a_stock_model_does_not_read_is_warned_of(stock):
     options = put(stock, 'train.fft_opt', {'type': 'L1Loss'})
     report = examine(options, 'x.yml', True)
@@ -185,16 +149,6 @@ def test_a_key_that_a_data_set_misses_is_named(stock, monkeypatch):
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Listed', Listed)
     found = problems_at(put(stock, 'datasets.train.type', 'Listed'), 'datasets.train')
     assert "Listed does not work with these values: KeyError: 'meta_info'" in found
-
-
-def test_a_class_of_a_project_may_have_sections_that_are_no_declarations(stock, monkeypatch):
-    sectioned = type('Sectioned', (PairedImageDataset,), {'sections': ('sky', 'ground')})
-    listing = type('Listing', (SRModel,), {'Options': ('a', 'b')})
-    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Sectioned', sectioned)
-    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Listing', listing)
-    options = put(put(stock, 'datasets.train.type', 'Sectioned'), 'datasets.train.cut', 3)
-    options = put(put(options, 'model_type', 'Listing'), 'train.my_own_key', 3)
-    assert preflight(options, 'x.yml', True) == []
 
 
 class Talkative(PairedImageDataset):
@@ -349,48 +303,6 @@ def test_limits_name_the_groups_that_are_trained(tmp_path, embedding, groups, sa
     assert (found == '') is (says == '')
 
 
-@pytest.mark.parametrize(
-    ('value', 'hint', 'ok'),
-    [
-        (1, float, True), (None, int | None, True), (3, Any, True), (3, Callable, True),
-        (True, int, False), (float('nan'), float, False), ('1e-4', float | torch.Tensor, False),
-        ([1, 2], Sequence[int], True), ([1, 'a'], Sequence[int], False),
-        ([1, 2, 3], tuple[int, int], False), ('l3', Literal['l1', 'l2'], False),
-    ],
-)  # fmt: skip
-def test_values_are_compared_with_annotations(value, hint, ok):
-    def build(*, x: hint): ...
-
-    build.__annotations__['x'] = hint
-    read(options_of(build), {'x': value}, 'build')  # of a project: a note for readers
-    ours = types.FunctionType(build.__code__, {'__name__': 'unfoldldm_basicsr.x'}, 'build')
-    ours.__annotations__, ours.__kwdefaults__ = build.__annotations__, build.__kwdefaults__
-    with nullcontext() if ok else pytest.raises(OptionError, match='build: x'):
-        read(options_of(ours), {'x': value}, 'build')
-
-
-class UndeclaredDataset(list):
-    def __init__(self, opt):
-        super().__init__([{}] * 4)
-        self.opt, self.crop = opt, opt.get('crop_mode', 'centre')
-
-
-class UndeclaredModel(BaseModel):
-    """Made from what all models of BasicSR share."""
-
-
-@pytest.mark.parametrize('sets', [['rain', 'haze'], {'a': 1}, 3])
-def test_what_an_undeclared_class_reads_is_not_guessed(stock, monkeypatch, sets):
-    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'UndeclaredDataset', UndeclaredDataset)
-    data = {'type': 'UndeclaredDataset', 'crop_mode': 'x', 'batch_size_per_gpu': 2, 'sets': sets}
-    stock = put(stock, 'datasets.train', data)
-    assert preflight(stock, 'x.yml', True) == []
-    assert 'left as it is' in warnings_at(stock, 'datasets.train.crop_mode')
-    misspelt, place = put(stock, 'datasets.train.pin_memry', True), 'datasets.train.pin_memry'
-    assert "Did you mean 'pin_memory'" in problems_at(misspelt, place)
-    assert "Did you mean 'pin_memory'" in warnings_at(misspelt, place, strict=False)
-
-
 def test_a_key_beside_the_one_that_it_resembles_is_no_slip_in_a_derived_class(stock, monkeypatch):
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Talkative', Talkative)
     derived = put(put(stock, 'datasets.train.type', 'Talkative'), 'datasets.train.use_vflip', True)
@@ -419,54 +331,6 @@ def test_packages_that_a_training_needs_later_are_asked_for_first(plugin, monkey
 def test_a_constructor_may_set_values_of_its_weights(stock):
     ridnet = {'type': 'RIDNet', 'in_channels': 3, 'mid_channels': 8, 'out_channels': 3}
     assert problems_at(put(stock, 'network_g', ridnet), 'network_g') == ''
-
-
-def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypatch):
-    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'UndeclaredDataset', UndeclaredDataset)
-    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'UndeclaredModel', UndeclaredModel)
-    own = {'dataroot_gt': ['a', 'b'], 'gt_size': [9, 9], 'mean': 0.5, 'filename_tmpl': None}
-    slips = {'use_flip': True, 'std_': 1, 'dtype': 'f', 'tape': 1, 'game': 'x'}  # of use_hflip, ...
-    data = {'type': 'UndeclaredDataset', 'batch_size_per_gpu': 2, **own, **slips}
-    mine = put(put(stock, 'datasets.train', data), 'model_type', 'UndeclaredModel') | {'scale': 2.5}
-    mine = put(mine, 'datasets.val', {'type': 'UndeclaredDataset'})
-    for key, value in {'optim_g': DELETE, 'scheduler': DELETE, 'ema_decay': [0.5]}.items():
-        mine = put(mine, f'train.{key}', value)
-    assert preflight(mine, 'x.yml', True) == []
-    without = examine(put(mine, 'network_g', DELETE), 'x.yml', True)
-    assert (without.problems, describe(without)) == ([], 'training, no network')
-    for key in ('train.total_iter', 'train.warmup_iter', 'val.val_freq', 'logger.print_freq'):
-        assert 'whole number' in problems_at(put(mine, key, 'many'), key)
-
-
-def test_files_of_classes_of_somebody_else_are_not_guessed(stock, monkeypatch, tmp_path):
-    for registry, cls in ((DATASET_REGISTRY, UndeclaredDataset), (MODEL_REGISTRY, UndeclaredModel)):
-        monkeypatch.setitem(registry._obj_map, cls.__name__, cls)
-    (tmp_path / 'all.lmdb').touch()  # an LMDB may be one file
-    own = {'dataroot_gt': str(tmp_path / 'all.lmdb'), 'dataroot': 's3://x', 'meta_info': 'a set'}
-    own['io_backend'] = {'type': 'lmdb'}
-    plain, stock = stock, put(stock, 'datasets', {'val': {'type': 'UndeclaredDataset', **own}})
-    test = put(put(stock, 'train', DELETE), 'model_type', 'UndeclaredModel')
-    for path in ({}, {'pretrain_network_g': str(tmp_path), 'pretrain_network_vae': 'hub/name'}):
-        assert preflight(put(test, 'path', path), 'x.yml', False) == []
-    cut = tmp_path / 'cut.lmdb'
-    cut.mkdir()
-    for part in ('data.mdb', 'meta_info.txt'):
-        (cut / part).write_text('no database')
-    test['datasets']['val']['dataroot_gt'] = str(cut)
-    assert 'LMDB' in problems_at(test, 'datasets.val.dataroot_gt')
-    folder = put(plain, 'datasets.train.dataroot_gt', str(cut))
-    assert 'set io_backend: {type: lmdb}' in problems_at(folder, 'datasets.train.dataroot_gt')
-
-
-@pytest.mark.parametrize(
-    ('name', 'registry'), [('MSRResNet', ARCH_REGISTRY), ('SRModel', MODEL_REGISTRY)]
-)
-def test_channels_of_classes_of_somebody_else_may_be_others(stock, monkeypatch, name, registry):
-    noisy = put(stock, 'network_g.num_in_ch', 4)
-    assert 'takes 4 channels' in problems_at(noisy, 'network_g')
-    own = type(name, (registry.get(name),), {'__module__': 'mine'})
-    monkeypatch.setitem(registry._obj_map, name, own)
-    assert preflight(noisy, 'x.yml', True) == []
 
 
 @pytest.mark.parametrize(
@@ -588,14 +452,3 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
     sys.argv.pop()
     with pytest.raises(SystemExit):
         parse_options(str(tmp_path), is_train=True)
-
-
-def test_a_numbered_key_of_a_class_of_somebody_else_is_no_slip():
-    problems = Report()
-    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lq1': 'a'}, PairedImageDataset)
-    assert problems.refused == {}
-    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, PairedImageDataset)
-    assert 'x.dataroot_lqq' in problems.refused
-    own = Report()
-    own.read('x', BasicDataset, {'type': 'Own', 'dtype': 'float'}, PairedImageDataset)
-    assert own.refused == {}
