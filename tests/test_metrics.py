@@ -74,7 +74,8 @@ def test_images_arrive_as_rgb_in_the_range_of_the_package(name, options, span):
     framed = black.copy()
     framed[0] = 255
     assert measured(name, framed, black, **options) != 0
-    assert measured(name, framed, black, crop_border=1, **options) == 0
+    for border in (1, 1.0):
+        assert measured(name, framed, black, crop_border=border, **options) == 0
 
 
 @pytest.mark.usefixtures('stand_ins')

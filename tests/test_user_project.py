@@ -29,7 +29,7 @@ from helpers import (
 from tiny_vlunet import vlunet_kwargs
 from torch import nn
 
-from unfoldldm_basicsr import cli
+from unfoldldm_basicsr import cli, train
 from unfoldldm_basicsr.commands.check_command import describe
 from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.common.declaration import OptionError, read
@@ -159,6 +159,9 @@ def test_processes_of_a_command_import_the_project_too(tmp_path, monkeypatch, ca
     monkeypatch.setenv('UNFOLDLDM_IMPORT', '')
     command = ['check', '-opt', 'gone.yml', '--import']
     assert "No module named 'not_there'" in output_of(*command, 'not_there', status=2)
+    with pytest.raises(SystemExit):
+        train.main(['-opt', 'gone.yml', '--import', 'not_there'])
+    assert "No module named 'not_there'; start" in capsys.readouterr().err
     monkeypatch.setenv('UNFOLDLDM_IMPORT', '')
     cli.main([*command, 'mine_too'])
     assert capsys.readouterr().out == 'mine_too\n'
@@ -269,7 +272,10 @@ def test_what_a_project_inherits_of_a_stock_model_is_judged_as_its(stock, monkey
     assert 'no schedule' in problems_at(options, 'train.scheduler.type')
     options = put(put(stock, 'model_type', 'MyModel'), 'train.optim_g.type', 'AdamW')
     assert "no optimiser 'AdamW'" in problems_at(options, 'train.optim_g.type')
-    assert [preflight(put(options, 'model_type', n), 'x.yml', True) for n in others] == [[]] * 3
+    bare = put(options, 'train.optim_g', DELETE)
+    for found in (options, bare):
+        assert [preflight(put(found, 'model_type', n), 'x.yml', True) for n in others] == [[]] * 3
+    assert 'is missing' in problems_at(put(bare, 'model_type', 'MyModel'), 'train.optim_g')
     third = put(stock, 'train.optim_e', {'type': 'AdamW', 'lr': 1e-3})  # for the project to read
     assert preflight(put(third, 'model_type', 'MyModel'), 'x.yml', True) == []
 

@@ -43,6 +43,7 @@ from unfoldldm_basicsr.options.run import (
     SET_AT_START,
     Report,
     Run,
+    inherits,
     is_read,
     section_values,
     typed,
@@ -232,17 +233,13 @@ def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
         return None
     if hasattr(run.model, 'sections'):
         return OPTIMISER if optimiser else ANY
-    if model == 'basicsr' or _is_used(run.model, name):
-        return _stock_optimisers(run.model) if optimiser else SCHEDULE
+    if inherits(run.model, 'optimizers' if optimiser else 'schedulers'):
+        if not optimiser:
+            return SCHEDULE
+        # one that a project adds is for the project to read
+        if model == 'basicsr' or name in run.model.setup_optimizers.__code__.co_consts:
+            return _stock_optimisers(run.model)
     return ANY
-
-
-def _is_used(model: type | None, name: str) -> bool:
-    """Whether a project's model leaves a section to what it inherits of BasicSR."""
-    own = 'setup_schedulers' if name == 'scheduler' else 'setup_optimizers'
-    used = [getattr(model, key, None) for key in (own, 'get_optimizer', 'init_training_settings')]
-    inherited = all(whose(method) == 'basicsr' for method in used)
-    return inherited and (name == 'scheduler' or name in used[0].__code__.co_consts)
 
 
 def _stock_optimisers(model: type) -> Kind:
