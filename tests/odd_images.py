@@ -139,6 +139,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     'wide.tif': (tiff(np.zeros((8, 8), np.uint32), photometric='minisblack'), '32-bit'),
     'lab.tif': (tiff(PLAIN, photometric='cielab'), 'CIELAB'),
     'shallow.jp2': (imagecodecs.jpeg2k_encode(PLAIN >> 4, bitspersample=4), 'fewer than 8 bits'),
+    'vast.ppm': (b'P6 60000 60000 255\n', 'pixels, more than'),
     'beyond.pgm': (netpbm('P5', np.full((4, 4), 200), 100), 'beyond the maximum'),
 }  # fmt: skip
 

@@ -41,6 +41,11 @@ def run(program: str, argv: list[str] | None) -> None:
         module = importlib.import_module(f'basicsr.{program}')
         sys.argv[1:] = rest  # where BasicSR reads its options
         run_to_end(getattr(module, f'{program}_pipeline'), root)
+    except ModuleNotFoundError as error:
+        if error.name not in packages:
+            raise
+        sys.stderr.write(f'--import: {error}; start in the folder that holds it, or install it.\n')
+        raise SystemExit(2) from None
     except KeyboardInterrupt:  # of a start; a training that has begun saves and ends by itself
         sys.stderr.write('Stopped. The same command starts again.\n')
         raise SystemExit(130) from None

@@ -128,6 +128,7 @@ def size_in_header(path: str | Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             exif = image.info.get('exif', b'').removeprefix(b'Exif\0\0')
+            check_size(*image.size)  # a size that nothing reads is no news of the image
             turned = 5 <= Metadata(exif=exif).turned().orientation <= 8  # Pillow itself turns TIFF
             return image.size if turned else image.size[::-1]
     except _DAMAGE:
