@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from unfoldldm_basicsr.common.errors import first_line
+from unfoldldm_basicsr.common.errors import RunFailure, first_line
 from unfoldldm_basicsr.common.files import refuse_existing
 from unfoldldm_basicsr.common.suggest import did_you_mean
 
@@ -53,7 +53,7 @@ _OTHER_KINDS = {
 }
 
 
-class CheckpointError(ValueError):
+class CheckpointError(RunFailure, ValueError):
     """A weight file that cannot be used; the message names the file, the cause and the remedy."""
 
 

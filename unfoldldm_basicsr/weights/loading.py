@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY, NEW_IN_PHASE2
+from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.weights.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 
 # Arguments that may change from Phase I to Phase II, or from tuning an embedding to its use.
@@ -191,7 +192,13 @@ def load_network(
         'Loading %s model from %s, with param key: [%s].', type(net).__name__, load_path, key
     )
     self._print_different_keys_loading(net, checkpoint.state_dict, strict)
-    net.load_state_dict(checkpoint.state_dict, strict=strict)
+    try:
+        net.load_state_dict(checkpoint.state_dict, strict=strict)
+    except RuntimeError as error:  # names every tensor
+        diff = StateDictDiff(net, checkpoint.state_dict)
+        fault = f'{load_path} does not fit {type(net).__name__}: {diff or first_line(error)}.'
+        hint = 'Correct the path or the network; a run that goes on cannot change it.'
+        raise CheckpointError(f'{fault} {hint}') from error
 
 
 def load_phase1_weights(net: nn.Module, path: str | Path, arguments: Mapping[str, Any]) -> None:
