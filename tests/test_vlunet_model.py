@@ -8,7 +8,7 @@ import torch
 from basicsr.data import build_dataset
 from helpers import DELETE, problems_at, put
 from model_runs import batch, changed, file_of, resumed, same_networks, state_of, steps
-from tiny_vlunet import EMBEDDINGS, NAMES, mixture, vlunet_file, vlunet_options
+from tiny_vlunet import EMBEDDINGS, NAMES, TEXTS, mixture, vlunet_file, vlunet_options
 from torch.utils.data import DataLoader
 
 from unfoldldm_basicsr.models import VLUNetModel
@@ -22,9 +22,12 @@ EACH = pytest.mark.parametrize('source', EMBEDDINGS)
 SCHEDULE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20, 'eta_min': 1e-6}
 
 
-def build(folder, source: str, path: dict | None = None, val=None, **settings) -> VLUNetModel:
+def build(
+    folder, source: str, path: dict | None = None, val=None, network_e=None, **settings
+) -> VLUNetModel:
     torch.manual_seed(0)
     options = vlunet_options(folder, source, **settings)
+    options['network_e'] = network_e or options['network_e']
     options['path'] |= path or {}
     options['val'] |= val or {}
     return VLUNetModel(options)
@@ -295,13 +298,31 @@ def test_the_vector_comes_from_the_same_photo_in_the_other_degradation(make, loa
         assert Path(other['lq_path']).stem == Path(data['lq_path'][0]).stem
 
 
-def test_an_image_embedding_needs_images_of_another_degradation(make, tmp_path):
+def test_an_image_embedding_needs_images_of_another_degradation(make, loader, tmp_path):
     options = mixture(tmp_path)
     options['sets'] = options['sets'][:1]
-    loader = DataLoader(build_dataset({**options, 'phase': 'val', 'scale': 1}))
-    with pytest.raises(ValueError, match='no image with blur or dark'):
-        outputs(make('learned', val={'degradation_override': 'wrong'}), loader)
-    assert len(outputs(make('label', val={'degradation_override': 'wrong'}), loader)) == 2
+    alone = DataLoader(build_dataset({**options, 'phase': 'val', 'scale': 1}))
+    model = make('learned', val={'degradation_override': 'blur'})
+    with pytest.raises(ValueError, match='no validation set has an image with blur'):
+        outputs(model, alone)
+    alone.dataset.opt['name'] = 'noise'  # beside the mixture, another set of the run
+    blurred = loader.dataset[2]['lq'][None]
+    stand_in = model.validation_extras(alone.dataset, 0, next(iter(alone)))['stand_in']
+    assert torch.equal(stand_in['lq'], blurred)
+    assert len(outputs(make('label', val={'degradation_override': 'wrong'}), alone)) == 2
+
+
+def test_what_network_e_leaves_open_is_as_it_was_tuned(make, trained):
+    first, left = trained('clip'), ('class_texts', 'clip_config')
+    left_out = {k: v for k, v in EMBEDDINGS['clip'].items() if k not in left}
+    for part in 'eg':
+        path = {f'pretrain_network_{part}': file_of(first, f'{part}_2')}
+        model = make('clip', path=path, network_e=left_out)
+        model.save(0, 3)
+        arch = read_checkpoint(file_of(model, 'e_3')).arch['kwargs']
+        assert [arch[key] for key in left] == [EMBEDDINGS['clip'][key] for key in left]
+        stored = build_conditioning(read_checkpoint(file_of(model, 'g_3'))).embedding
+        assert [*stored.class_texts] == [*model.embedding.bare.class_texts] == TEXTS
 
 
 TUNED = {**EMBEDDINGS['clip'], 'tune_adapters': True}

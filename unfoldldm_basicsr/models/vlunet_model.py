@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from basicsr.archs import build_network
+from basicsr.data import build_dataset
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from unfoldldm_basicsr.training.options import RULES, SECTIONS, TopOptions, ValO
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 from unfoldldm_basicsr.weights import checkpoint as checkpoints
 from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
-from unfoldldm_basicsr.weights.loading import differing_arguments, load_weights
+from unfoldldm_basicsr.weights.loading import MAY_CHANGE, differing_arguments, load_weights
 
 GROUP, WRONG = 'embedding', 'wrong'
 EMBEDDINGS = (
@@ -167,9 +168,10 @@ class VLUNetModel(RestorationModel):
 
     ``val.degradation_override`` validates with the vector of another degradation: that name, or for
     'wrong' the next one in the order of ``names`` (for embeddings of images, the next that the set
-    contains). A label embedding is told another label. An embedding that looks at images is shown
-    an item of the other degradation in its place: the one at the same position among its own, which
-    in a mixture over the same photos is the same photo, degraded otherwise.
+    contains, or else another set of the run). A label embedding is told another label. An embedding
+    that looks at images is shown an item of the other degradation in its place: the one at the same
+    position among its own, which in data over the same photos is the same photo, degraded
+    otherwise.
     """
 
     sections = {**SECTIONS, '': ConditionedTop, 'path': ConditionedPath, 'val': ConditionedVal}
@@ -187,7 +189,8 @@ class VLUNetModel(RestorationModel):
         return {**groups, GROUP: trained} if trained else groups
 
     def trained_network(self, bare: nn.Module) -> TrainedNetwork:
-        network, net = super().trained_network(bare), build_network(self.opt['network_e'])
+        self.embedding_options = self.options_as_tuned()
+        network, net = super().trained_network(bare), build_network(dict(self.embedding_options))
         self.names = class_order(self.run)
         if self.is_train:
             self.groups = self.trained_groups({'network_g': bare, 'network_e': net})
@@ -213,6 +216,23 @@ class VLUNetModel(RestorationModel):
     def networks(self) -> dict[str, TrainedNetwork]:
         return {**super().networks, 'net_e': self.embedding}
 
+    def options_as_tuned(self) -> dict[str, Any]:
+        """``network_e``; what it leaves open is as in the file that its weights come from."""
+        section, path = self.opt['network_e'], self.run.path
+        if path.pretrain_network_e:
+            made = checkpoints.read_checkpoint(path.pretrain_network_e).arch
+        elif path.pretrain_network_g:
+            record = read_record(checkpoints.read_checkpoint(path.pretrain_network_g))
+            made = record and record.arch
+        else:
+            made = None
+        if made is None or made['type'] != section['type']:
+            return section
+        return {k: v for k, v in made['kwargs'].items() if k not in MAY_CHANGE} | section
+
+    def network_options(self, key: str) -> Mapping[str, Any]:
+        return self.embedding_options if key == 'network_e' else super().network_options(key)
+
     def load_embedding(
         self, net: nn.Module, kind: str, key: str | None = None, *, is_average: bool = False
     ) -> None:
@@ -228,7 +248,7 @@ class VLUNetModel(RestorationModel):
         if source:
             load_weights(
                 net, source, key or kind, fallback=key in checkpoints.MAY_LACK, label='e',
-                arguments=None if is_average else self.opt['network_e'],
+                arguments=None if is_average else self.embedding_options,
             )  # fmt: skip
             own, known = net.state_dict(), {} if record is None else record.state_dict
             if not all(torch.equal(own[k].cpu(), known[k].cpu()) for k in own.keys() & known):
@@ -268,7 +288,7 @@ class VLUNetModel(RestorationModel):
             )
         if fault:
             raise checkpoints.CheckpointError(f'{file}: {fault}')
-        if other := differing_arguments(net, record, self.opt['network_e']):
+        if other := differing_arguments(net, record, self.embedding_options):
             message = '%s was trained with the vectors of another network_e: %s.'
             get_root_logger().warning(message, file, '; '.join(other))
 
@@ -280,7 +300,7 @@ class VLUNetModel(RestorationModel):
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """What ``net_g_*.pth`` says about its vectors."""
-        meta = degradation_meta(self.names, self.opt['network_e'], **self.embedding.states())
+        meta = degradation_meta(self.names, self.embedding_options, **self.embedding.states())
         return {checkpoints.DEGRADATION_KEY: meta}
 
     # ---- vectors ------------------------------------------------------------------------------
@@ -304,6 +324,7 @@ class VLUNetModel(RestorationModel):
                 'note': ' (ablation: every image is restored with the degradation vector of '
                 f'{whose})',
             }
+        self.other_sets: dict[str, Dataset] = {}  # opened where they are needed
         return super().build_evaluator(**settings)
 
     def validation_extras(self, dataset: Dataset, index: int, batch: Batch) -> Batch:
@@ -326,13 +347,26 @@ class VLUNetModel(RestorationModel):
             wanted = [self.names.index(choice)]
         if contract_of(self.embedding.bare).needs_label:
             return {'stand_in': {'lq': batch['lq'], 'degradation': torch.tensor(wanted[:1])}}
-        labels = [dataset.label_of(place) for place in range(len(dataset))]
-        other = next((other for other in wanted if other in labels), None)
-        if other is None:
+        for images in self._known_images(dataset):
+            labels = [images.label_of(place) for place in range(len(images))]
+            if (other := next((other for other in wanted if other in labels), None)) is not None:
+                break
+        else:
             raise ValueError(
-                f'val.degradation_override: {choice}: the validation set has no image with '
+                f'val.degradation_override: {choice}: no validation set has an image with '
                 f'{" or ".join(self.names[other] for other in wanted)} to take the vector from.'
             )
+        before = [dataset.label_of(place) for place in range(index)].count(label)
         others = [place for place, found in enumerate(labels) if found == other]
-        item = dataset[others[labels[:index].count(label) % len(others)]]
+        item = images[others[before % len(others)]]
         return {'stand_in': {'lq': item['lq'][None], 'degradation': torch.tensor([other])}}
+
+    def _known_images(self, dataset: Dataset) -> Iterator[Dataset]:
+        """A validation set, then the others of the run that know their degradations."""
+        yield dataset
+        for path, section in self.run.sets():
+            if path != 'datasets.train' and section['name'] != dataset.opt['name']:
+                if path not in self.other_sets:
+                    self.other_sets[path] = build_dataset({'phase': 'val', 'scale': 1, **section})
+                if hasattr(self.other_sets[path], 'label_of'):
+                    yield self.other_sets[path]

@@ -300,10 +300,14 @@ class RestorationModel(SRModel):
         """Content of the weight files ``net_*``, in BasicSR's format."""
         files = {}
         for name, network in self.networks.items():
-            meta = network_meta(self.opt[name.replace('net_', 'network_')])
+            meta = network_meta(self.network_options(name.replace('net_', 'network_')))
             files[name] = network.states() | {ARCH_KEY: meta}
         files['net_g'] |= self.checkpoint_extras()
         return files
+
+    def network_options(self, key: str) -> Mapping[str, Any]:
+        """Type and arguments of ``network_g`` and the like, as the weight files tell them."""
+        return self.opt[key]
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """Further entries of ``net_g_*.pth`` beside the weights: plain values and tensors."""
