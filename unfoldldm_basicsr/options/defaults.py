@@ -16,9 +16,7 @@ _FILLED = {
     'val': ('val_freq', 'save_img', 'suffix'),
 }
 _COUNTS = ('_iter', '_freq', '_per_gpu')  # 5e3 is a float in YAML, and BasicSR counts with them
-
 _NO_FOLDER = 'strict_load|pretrain_network|resume|param_key'  # BasicSR makes all others of path
-
 _NUMBERS = ('warmup_iter', 'ema_decay')  # compared with others; ~ is as good as none
 
 

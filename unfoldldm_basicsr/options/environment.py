@@ -241,9 +241,4 @@ def packages_are_there(run: Run) -> Found:
         yield Problem('logger.wandb', 'needs the package wandb: pip install wandb.')
 
 
-RULES = (
-    packages_are_there,
-    weights_are_there_and_fit,
-    gpus_are_there,
-    data_are_there,
-)
+RULES = (packages_are_there, weights_are_there_and_fit, gpus_are_there, data_are_there)

@@ -59,7 +59,6 @@ OPTIMIZERS = [
 ]
 _LOADS_WEIGHTS = ('PerceptualLoss',)  # building it would fetch a file
 
-
 _MODULES = 10_000  # of a network: more would only hang
 
 

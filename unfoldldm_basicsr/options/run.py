@@ -9,13 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from unfoldldm_basicsr.common.declaration import (
-    OptionError,
-    Options,
-    Problem,
-    keys_of,
-    problems_of,
-)
+from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, keys_of, problems_of
 from unfoldldm_basicsr.common.registration import whose
 from unfoldldm_basicsr.common.sections import ANY_SECTIONS, SECTIONS
 from unfoldldm_basicsr.common.suggest import nearest, one_slip
