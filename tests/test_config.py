@@ -220,7 +220,7 @@ def test_a_test_needs_no_discriminator(stock, tmp_path):
     options['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
     weights = {'g': str(weights_of(options, tmp_path / 'g.pth')), 'd': '/gone/net_d.pth'}
     options['path'] = {f'pretrain_network_{label}': file for label, file in weights.items()}
-    assert 'no such file' in problems_at(options, 'path.pretrain_network_d')
+    assert 'no such weight file' in problems_at(options, 'path.pretrain_network_d')
     assert preflight(for_test(options), 'x.yml', False) == []
 
 
@@ -438,7 +438,7 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
     ignored = put(options, 'path.ignore_resume_networks', ['network_g'])
     assert 'no such file' in problems_at(ignored, place, resuming=True)
     place = 'path.pretrain_network_g'
-    assert 'no such file' in problems_at(put(plugin, place, '/no.pth'), place)
+    assert 'no such weight file' in problems_at(put(plugin, place, '/no.pth'), place)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['x', '-opt', str(write_options(tmp_path / 'x.yml', options))])
     sys.argv.append('--auto_resume')

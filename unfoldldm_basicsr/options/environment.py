@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
 from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.common.registration import registered, whose
-from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
 from unfoldldm_basicsr.data.sources import AS_LMDB, close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.metrics.perceptual import lacking
@@ -85,12 +84,6 @@ def weights_are_there_and_fit(run: Run) -> Found:
 def _weights_fault(run: Run, label: str, file: Path) -> str | None:
     if file == Path():
         return 'is empty: name a file, or write ~ for none.'
-    if not file.is_file():
-        near = [p.name for p in file.parent.glob('*.pth')] if file.parent.is_dir() else []
-        train = ' Train the embedding first, with an option file of DegradationCLIPModel.'
-        return (
-            f'no such file: {file}.{did_you_mean(file.name, near)}{train if label == "e" else ""}'
-        )
     paths, stock = section_values(run.opt, 'path'), not hasattr(run.model, 'sections')
     key, strict = paths.get(f'param_key_{label}'), bool(paths.get(f'strict_load_{label}', True))
     key = key if isinstance(key, str) else None
@@ -98,7 +91,8 @@ def _weights_fault(run: Run, label: str, file: Path) -> str | None:
     try:
         checkpoint = read_checkpoint(file, chosen, fallback=key in MAY_LACK)
     except (ValueError, OSError) as error:
-        return str(error)
+        train = ' Train the embedding first, with an option file of DegradationCLIPModel.'
+        return f'{error}{train if label == "e" and not file.exists() else ""}'
     if label == 'phase1':
         net = run.networks.get('network_g')
         return net and phase1_misfit(net, checkpoint, run.network_sections['network_g'])
