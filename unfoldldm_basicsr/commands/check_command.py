@@ -3,13 +3,11 @@
 import argparse
 import sys
 
-from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.common.cost import SIZE, network_cost
 from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.options.preflight import examine, project_hint
 from unfoldldm_basicsr.options.run import Report, is_training
-
-SIZE = 256  # of the image that the operations are counted for
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +47,7 @@ def describe(report: Report) -> str:
         return words
     words += f': {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters'
     try:
-        macs = network_cost(network, SIZE).macs
+        macs = network_cost(network).macs
     except Exception as error:  # noqa: BLE001  (a network of anybody, called with one image)
         return f'{words}, operations not counted: {first_line(error)}'
     return f'{words}, {macs / 1e9:.1f} GMACs for {SIZE} x {SIZE}'

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from unfoldldm_basicsr.common.cost import network_cost
+from unfoldldm_basicsr.common.cost import SIZE, network_cost
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.common.process import IMPORT
 from unfoldldm_basicsr.weights.packaged import packaged_weights, summary
-
-SIZE = 256  # of the image that the operations are counted for
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,7 +78,7 @@ def networks_in(folder: Path) -> tuple[list[list[str]], bool]:
     for network, files in networks.values():
         name, where = str(network['type']), ', '.join(files)
         try:
-            params, macs = network_cost(network, SIZE)
+            params, macs = network_cost(network)
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             faulty += [[name, '-', '-', where], ['', '', '', f'{type(error).__name__}: {error}']]
         else:

@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unfoldldm_basicsr.common.contract import image_channels, run_on_trial
 
+SIZE = 256  # of the image that operations are counted for, in pixels
+
 
 class Cost(NamedTuple):
     """Cost of restoring one image: parameters without buffers, and multiply-accumulate operations
@@ -24,7 +26,7 @@ class Cost(NamedTuple):
     macs: int
 
 
-def network_cost(network_opt: Mapping[str, Any], size: int = 256) -> Cost:
+def network_cost(network_opt: Mapping[str, Any], size: int = SIZE) -> Cost:
     """Cost of the ``network_g`` of an option file, for one image of ``size`` x ``size`` pixels.
 
     KeyError: no registered network of that type; RuntimeError: it looks at tensor values to know
