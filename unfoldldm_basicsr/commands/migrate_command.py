@@ -13,13 +13,6 @@ from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.options.run import is_training
 
 
-class _Plain(yaml.SafeDumper):
-    """Writes what stands in several places out in each of them."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
 def run(args: argparse.Namespace) -> int:
     """Writes the translated file, and says what is still wrong with it."""
     options = read_option_file(args.file)
@@ -37,7 +30,5 @@ def run(args: argparse.Namespace) -> int:
 
 def commented(options: dict, notes: list[str]) -> str:
     """YAML of an option dict, with the notes as comments above."""
-    text = yaml.dump(
-        options, Dumper=_Plain, sort_keys=False, default_flow_style=None, allow_unicode=True
-    )
+    text = yaml.safe_dump(options, sort_keys=False, default_flow_style=None, allow_unicode=True)
     return ''.join(f'# {note}\n' for note in notes) + text
