@@ -189,13 +189,13 @@ def test_sides_may_differ_in_what_leaves_the_result_as_it_is(folder):
     ('file', 'path', 'value', 'said'),
     [
         ('common.yml', 'compare.budget', {'equal': 'days', 'amount': 1}, 'compare.budget.equal'),
-        ('common.yml', 'compare.reference', 'smal', "no side 'smal'. Did you mean 'small'?"),
+        ('common.yml', 'compare.reference', 'smal', "unknown value 'smal'. Did you mean 'small'?"),
         ('common.yml', 'compare.sedes', [1], "Did you mean 'seeds'?"),
         ('common.yml', 'datasets', {}, 'datasets'),
         ('wide.yml', 'phases', [{'share': 0.5}, {'share': 0.6}], 'their sum is 1, got [0.5, 0.6]'),
         ('wide.yml', 'network_g', {**NAFNET, 'widht': 1}, 'network_g.widht'),
         ('wide.yml', 'test', {'val': {'tile': 32}}, 'is not larger than its overlap'),
-        ('wide.yml', 'of', 'smal', "no side 'smal'. Did you mean 'small'?"),
+        ('wide.yml', 'of', 'smal', "unknown value 'smal'. Did you mean 'small'?"),
         ('common.yml', 'train.total_iter', 5, 'train.total_iter is set by compare.budget'),
     ],
 )  # fmt: skip
@@ -279,7 +279,7 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     run = ['--runs', 'tiny_iterations8_small_seed3']
     for words, message in (
         ([*run, '--only', 'small'], '--only is for comparisons that train'),
-        ([*run, '--reference', 'nobody'], "--reference: no side 'nobody'"),
+        ([*run, '--reference', 'nobody'], "--reference: unknown value 'nobody'"),
         ([*run, '--threads', '0'], '--runs: threads must be'),
         (['--threads', '2'], '--threads is for --runs'),
     ):

@@ -14,6 +14,7 @@ import torch
 from unfoldldm_basicsr import __version__
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.common.option_files import read_option_file
+from unfoldldm_basicsr.common.suggest import check_choice
 from unfoldldm_basicsr.comparing import runs as trainings
 from unfoldldm_basicsr.comparing import task as tasks
 from unfoldldm_basicsr.comparing.measuring import deployed, machine
@@ -94,7 +95,8 @@ def compare_finished(
     known = [*dict.fromkeys(map(side_of, runs)), *of_files.values()]
     if len({*known}) < len(known):
         raise ValueError(f'every run and file needs a name of its own, got {known}.')
-    tasks.check_known(settings.reference, known, '--reference')
+    if settings.reference is not None:
+        check_choice('--reference', settings.reference, known)
     with place.alone():
         with tempfile.TemporaryDirectory() as scratch:
             runs = trainings.with_costs(runs, Path(scratch), place)

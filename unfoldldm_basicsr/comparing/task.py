@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveI
 
 from unfoldldm_basicsr.common.declaration import Options, Tuple, read
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
-from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import check_choice
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 
 COMMON, ROWS = 'common.yml', 'rows.yml'
@@ -214,7 +214,7 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
         files = {file.stem: read_option_file(file) for file in found if file.name != COMMON}
     for side, values in files.items():
         if base := values.pop('of', None):
-            check_known(base, files.keys() - {side}, f'{folder / side}.yml: of')
+            check_choice(f'{folder / side}.yml: of', base, files.keys() - {side})
             files[side] = merged(files[base], {'title': side} | values)
     file = place / COMMON
     common = read_option_file(file)
@@ -234,9 +234,10 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
     titles = [side.title for side in sides]
     if len({*titles}) < len(titles):
         raise ValueError(f'{folder}: every side needs a title of its own, got {titles}.')
-    check_known(settings.reference, [*files], f'{file}: compare.reference')
+    if settings.reference is not None:
+        check_choice(f'{file}: compare.reference', settings.reference, files)
     for wanted in only:
-        check_known(wanted, [*files], '--only')
+        check_choice('--only', wanted, files)
     needed = {s.trained_as for s in sides if s.name in only} | {*only, settings.reference}
     chosen = tuple(side for side in sides if not only or side.name in needed)
     return Task(folder, name, settings, common, chosen)
@@ -278,12 +279,6 @@ def _side(name: str, values: Section, common: Section, folder: Path) -> Side:
         rule = 'each share is positive and their sum is 1'
         raise ValueError(f'{folder}: {name}: phases: {rule}, got {side.shares}.')
     return side
-
-
-def check_known(name: str | None, names: Iterable[str], where: str) -> None:
-    """Raises ValueError where ``name``, if there is one, is none of the sides."""
-    if name is not None and name not in names:
-        raise ValueError(f"{where}: no side '{name}'.{did_you_mean(name, names)}")
 
 
 def merged(below: Section, above: Section) -> dict[str, Any]:

@@ -7,8 +7,7 @@ the weight files; the first of them is what ``unfoldldm restore`` takes when no 
 
 from pathlib import Path
 
-from unfoldldm_basicsr.common.suggest import nearest
-from unfoldldm_basicsr.weights.checkpoint import CheckpointError
+from unfoldldm_basicsr.common.suggest import check_choice
 
 FOLDER = Path(__file__).with_name('pretrained')
 
@@ -27,10 +26,8 @@ def summary(path: Path) -> str:
 
 
 def packaged_file(name: str | None = None) -> Path:
-    """The weight file of that name, or the default one; CheckpointError: no such weights."""
+    """The weight file of that name, or the default one; ValueError: no such weights."""
     known = packaged_weights()
-    if name is not None and name not in known:
-        raise CheckpointError(
-            f'--pretrained {name}: there are {", ".join(known)}.{nearest(name, known)}'
-        )
+    if name is not None:
+        check_choice('--pretrained', name, known)
     return known[name or next(iter(known))]
