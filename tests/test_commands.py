@@ -206,9 +206,10 @@ def test_doctor_names_missing_and_unsuitable_versions(monkeypatch):
 
 def test_every_command_explains_itself(capsys):
     files = {p.stem for p in (ROOT / 'unfoldldm_basicsr' / 'commands').glob('*_command.py')}
-    assert {f'{name}_command' for name in cli.COMMANDS} == files, 'none is left out'
-    for name in cli.COMMANDS:
-        assert callable(importlib.import_module(f'unfoldldm_basicsr.commands.{name}_command').run)
+    modules = {name: f'{cli.MODULES.get(name, name)}_command' for name in cli.COMMANDS}
+    assert {*modules.values()} == files, 'none is left out'
+    for name, module in modules.items():
+        assert callable(importlib.import_module(f'unfoldldm_basicsr.commands.{module}').run)
         with pytest.raises(SystemExit) as caught:
             cli.main([name, '--help'])
         assert caught.value.code == 0
