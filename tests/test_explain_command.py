@@ -15,8 +15,12 @@ from unfoldldm_basicsr.commands import explain_command
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.pictures import stages as pictures
 from unfoldldm_basicsr.restoring import Restorer, read_picture
-from unfoldldm_basicsr.restoring.clip_attention import NoAttentionError, clip_attention
-from unfoldldm_basicsr.restoring.explanation import explain_vlunet, reduce_image
+from unfoldldm_basicsr.restoring.explanation import (
+    NoAttentionError,
+    clip_attention,
+    explain_vlunet,
+    reduce_image,
+)
 
 STAGES = ['encoder_level1', 'encoder_level2', 'encoder_level3', 'latent', 'decoder_level3',
           'decoder_level2', 'decoder_level1', 'refinement']  # fmt: skip

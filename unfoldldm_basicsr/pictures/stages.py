@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from unfoldldm_basicsr.restoring.clip_attention import ClipAttention
-    from unfoldldm_basicsr.restoring.explanation import StageSteps, VLUExplanation
+    from unfoldldm_basicsr.restoring.explanation import ClipAttention, StageSteps, VLUExplanation
     from unfoldldm_basicsr.restoring.restorer import Trace
 
 TRACE_CELL, CELL = 240, 300  # pixels, of UnfoldLDM and of VLU-Net
