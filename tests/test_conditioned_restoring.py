@@ -8,8 +8,9 @@ from helpers import write_photos
 from tiny_network import TinyConvNet
 from tiny_vlunet import CLASSES, CLIP, EMBEDDINGS, build_vlunet, embedding_of, save_vlunet
 
-from unfoldldm_basicsr.restoring import CheckpointError, Restorer, export_checkpoint, read_picture
+from unfoldldm_basicsr.restoring import CheckpointError, Restorer, read_picture
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
+from unfoldldm_basicsr.weights.export import export_checkpoint
 
 
 @pytest.fixture(scope='module')

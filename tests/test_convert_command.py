@@ -9,15 +9,12 @@ from tiny_network import TinyConvNet
 from tiny_vlunet import CLASSES, CLIP, build_vlunet, embedding_of, lightning_content, vlunet_kwargs
 
 from unfoldldm_basicsr.archs.degradation_embedding import CLASS_TEXTS
-from unfoldldm_basicsr.restoring import (
-    CheckpointError,
-    Restorer,
-    convert_checkpoint,
-    export_checkpoint,
-)
+from unfoldldm_basicsr.restoring import CheckpointError, Restorer
 from unfoldldm_basicsr.weights import convert
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import build_conditioning, read_record
+from unfoldldm_basicsr.weights.convert import convert_checkpoint
+from unfoldldm_basicsr.weights.export import export_checkpoint
 
 
 @pytest.fixture(autouse=True)

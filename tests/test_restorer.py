@@ -12,9 +12,10 @@ from torch import nn
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
-from unfoldldm_basicsr.restoring import CheckpointError, Restorer, TileError, export_checkpoint
+from unfoldldm_basicsr.restoring import CheckpointError, Restorer, TileError
 from unfoldldm_basicsr.restoring.tiling import with_image_statistics
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
+from unfoldldm_basicsr.weights.export import export_checkpoint
 
 NAFNET = {'width': 4, 'enc_blk_nums': [1, 1], 'dec_blk_nums': [1, 1], 'middle_blk_num': 1}
 

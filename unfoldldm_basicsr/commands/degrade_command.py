@@ -3,7 +3,6 @@
 import argparse
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,10 +19,6 @@ from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.pixels import center_crop, to_float, with_three_channels
 from unfoldldm_basicsr.options.aliases import translate
 from unfoldldm_basicsr.pictures.drawing import comparison_grid, save_picture, to_rgb8
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 _STRENGTHS = {'low': 0.0, 'middle': 0.5, 'high': 1.0}
 _CELL_WIDTH, _CELL_HEIGHT = 320, 240
@@ -77,8 +72,8 @@ def find_chains(options: Mapping, file: str) -> dict[str, DegradationChain]:
 
 def contact_sheet(
     image: np.ndarray, chains: Mapping[str, DegradationChain], *, title: str = '', seed: int = 0
-) -> 'Figure':
-    """Draws a row per degradation: the photo, then low, middle and high strength, drawn alike.
+):
+    """A figure, a row per degradation: the photo, low, middle and high strength, drawn alike.
 
     A degradation of fixed strength is shown in three random draws instead. Chains of several steps
     get one more row with three draws of the whole chain. ``image``: float32 H W 3, RGB, [0, 1].
