@@ -1,8 +1,9 @@
 """What VLU-Net did to an image: prompts, gradient steps, and where CLIP looked.
 
 CLIP's backbone is frozen, so its attention itself is the same before and after the tuning of its
-adapters; what changes is which part of it matters for the answer. With A_h the attention of head h in the last block of the image
-tower, c the degradation with the highest tuned score, and the contrast of its score
+adapters; what changes is which part of it matters for the answer. With A_h the attention of head h
+in the last block of the image tower, c the degradation with the highest tuned score, and the
+contrast of its score
 
     s = l_c - mean_n l_n                      l: scores of the image for the N texts,
 
