@@ -204,7 +204,7 @@ def unsaved(monkeypatch):
     monkeypatch.setattr(
         explain_command, 'save_picture', lambda path, _: write_bytes_atomic(path, b'')
     )
-    monkeypatch.setattr(explain_command, 'attention_picture', lambda *_, **__: None)
+    monkeypatch.setattr(pictures, 'attention_picture', lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ def test_the_picture_says_what_was_reduced_and_what_was_told(
     notes = []
     for name in ('prompt_picture', 'step_picture'):
         monkeypatch.setattr(
-            explain_command, name, lambda found, *, note: notes.append((note, found.lq.shape))
+            pictures, name, lambda found, *, note: notes.append((note, found.lq.shape))
         )
     explain(weights['clip'], tmp_path / 'a.png', tmp_path / 'out', '--max-size', '50')
     note = 'a.png (50 x 30 pixels, reduced from 100 x 60), VLUNet, clip.pth'

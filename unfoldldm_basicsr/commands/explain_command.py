@@ -9,14 +9,9 @@ from unfoldldm_basicsr.commands.restore_command import restorer_of
 from unfoldldm_basicsr.common.files import refuse_existing
 from unfoldldm_basicsr.comparing.tables import write_csv
 from unfoldldm_basicsr.data.images import read_picture
+from unfoldldm_basicsr.pictures import stages as pictures
 from unfoldldm_basicsr.pictures.drawing import save_picture
-from unfoldldm_basicsr.pictures.stages import (
-    attention_picture,
-    levels,
-    prompt_picture,
-    step_picture,
-    trace_picture,
-)
+from unfoldldm_basicsr.pictures.stages import levels
 from unfoldldm_basicsr.restoring.explanation import can_explain, explain_vlunet, reduce_image
 from unfoldldm_basicsr.restoring.restorer import Trace
 from unfoldldm_basicsr.weights.conditioning import AUTO
@@ -49,19 +44,20 @@ def run(args: argparse.Namespace) -> int:
             }
             for stage in found.stages
         ]  # fmt: skip
-        files['prompts.png'] = prompt_picture(found, note=note)
+        files['prompts.png'] = pictures.prompt_picture(found, note=note)
         files['prompts.csv'] = pd.DataFrame(weights, names, found.prompts).reset_index()
-        files['steps.png'] = step_picture(found, note=note)
+        files['steps.png'] = pictures.step_picture(found, note=note)
         files['steps.csv'] = pd.DataFrame(steps)
         if attention := found.attention:
             scores = {'before': attention.scores_before, 'after': attention.scores_after}
-            files['attention.png'] = attention_picture(attention, note=note)
+            files['attention.png'] = pictures.attention_picture(attention, note=note)
             files['attention.csv'] = pd.DataFrame({'text': attention.texts, **scores})
         else:
             remarks = [found.attention_note]
     if restorer.contract.can_trace:
         trace = restorer.trace(image)
-        files |= {'trace.png': trace_picture(trace, note=note), 'stages.csv': stage_table(trace)}
+        files['trace.png'] = pictures.trace_picture(trace, note=note)
+        files['stages.csv'] = stage_table(trace)
     if not files:
         raise ValueError(
             f'{restorer.name}: {type(restorer.net).__name__} has no unfolding stages to explain;'

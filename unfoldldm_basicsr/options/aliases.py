@@ -68,7 +68,7 @@ def _tiles(value: Any, section: Mapping) -> New:
     return 'it needs crop_size, crop_size_h and crop_size_w, or crop_size_h_ratio and _w_ratio'
 
 
-_FORKS, _RESTORMER, _SETS = tuple(MODELS), ('ImageCleanModel',), tuple(DATASETS)
+_FORKS, _SETS = tuple(MODELS), tuple(DATASETS)
 _CROPS = ('crop_size', 'crop_size_h', 'crop_size_w', 'crop_size_h_ratio', 'crop_size_w_ratio')
 _ONE_BY_ONE = 'images are restored one by one'
 _FLIPS = ('use_hflip', 'use_rot')

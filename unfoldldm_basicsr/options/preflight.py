@@ -24,16 +24,10 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim import Adam, Optimizer
 
+from unfoldldm_basicsr.common import sections
 from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.common.declaration import Options, show
 from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
-from unfoldldm_basicsr.common.sections import (
-    AnyMetric,
-    BasicDataset,
-    LoaderOptions,
-    MetricOptions,
-    ScheduleOptions,
-)
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.options import environment, rules
 from unfoldldm_basicsr.options.aliases import MODELS, translate
@@ -90,7 +84,9 @@ def _schedule(cls: type, /, **arguments: Any) -> None:
 
 
 def _data_options(cls: type) -> type[Options]:
-    return getattr(cls, 'Options', LoaderOptions if whose(cls) == 'theirs' else BasicDataset)
+    return getattr(
+        cls, 'Options', sections.LoaderOptions if whose(cls) == 'theirs' else sections.BasicDataset
+    )
 
 
 class Kind(NamedTuple):
@@ -106,8 +102,12 @@ class Kind(NamedTuple):
 _OF_STOCK = "is known to BasicSR's own models (model_type: RestorationModel knows more)"
 _STEPS, _CYCLES = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
 _SCHEDULES = [('MultiStepLR', _STEPS), *((cls.__name__, cls) for cls in (_STEPS, _CYCLES))]
-_of_schedule = partial(options_of, given=('optimizer', 'last_epoch'), known=ScheduleOptions)
-_of_metric = partial(options_of, given=('img', 'img2'), base=AnyMetric, known=MetricOptions)
+_of_schedule = partial(
+    options_of, given=('optimizer', 'last_epoch'), known=sections.ScheduleOptions
+)
+_of_metric = partial(
+    options_of, given=('img', 'img2'), base=sections.AnyMetric, known=sections.MetricOptions
+)
 _of_optimiser = partial(options_of, given=('params',))
 NETWORK = Kind('network', registries.ARCH_REGISTRY, _network)
 LOSS = Kind('loss', registries.LOSS_REGISTRY, _loss)

@@ -11,18 +11,12 @@ from torch import nn
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.common.registration import SECOND_NAME, registered
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.weights.checkpoint import (
-    ARCH_KEY,
-    CONVERT,
-    Checkpoint,
-    CheckpointError,
-    network_meta,
-)
+from unfoldldm_basicsr.weights import checkpoint as files
 from unfoldldm_basicsr.weights.loading import StateDictDiff
 
 
 def build_network(
-    checkpoint: Checkpoint, *, opt_file: str | Path | None = None
+    checkpoint: files.Checkpoint, *, opt_file: str | Path | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a checkpoint with its weights, on the CPU in eval mode, and its metadata, in
     place of which the ``network_g`` of an option file is used where one is given.
@@ -34,18 +28,18 @@ def build_network(
     if opt_file is not None:
         section = read_option_file(opt_file).get('network_g')
         if not isinstance(section, Mapping) or 'type' not in section:
-            raise CheckpointError(
+            raise files.CheckpointError(
                 f"{opt_file}: no section 'network_g' with a 'type'; give a training or test option"
                 f' file of the network.'
             )
-        meta, where = network_meta(section), f'{opt_file} (network_g)'
+        meta, where = files.network_meta(section), f'{opt_file} (network_g)'
     elif checkpoint.arch is not None:
-        meta, where = checkpoint.arch, f'{checkpoint.path} ({ARCH_KEY})'
+        meta, where = checkpoint.arch, f'{checkpoint.path} ({files.ARCH_KEY})'
     else:
         meta, where = infer_network(checkpoint), f'{checkpoint.path} (inferred)'
     net = construct(meta, where)
     if diff := StateDictDiff(net, checkpoint.state_dict):
-        raise CheckpointError(
+        raise files.CheckpointError(
             f'{checkpoint.path}: the weights do not fit {meta["type"]}: {diff}. '
             'Give the option file it was trained with: --opt file.yml.'
         )
@@ -67,7 +61,7 @@ def construct(meta: Mapping[str, Any], where: str) -> nn.Module:
     names = (kind, kind.removesuffix(SECOND_NAME.format('')))
     cls = next(filter(None, (registered(networks.items(), name) for name in names)), None)
     if cls is None:
-        raise CheckpointError(
+        raise files.CheckpointError(
             f'{where}: the network {kind!r} is not registered; import the package that defines it'
             f' first (--import PACKAGE).{did_you_mean(kind, networks)}'
         )
@@ -78,14 +72,14 @@ def construct(meta: Mapping[str, Any], where: str) -> nn.Module:
         known = signature.parameters
         bad = next((k for k in meta['kwargs'] if k not in known), None)
         hint = did_you_mean(bad, known) if bad else ''
-        raise CheckpointError(
+        raise files.CheckpointError(
             f'{where}: {kind} of this version does not take these arguments ({error}; written by'
             f' version {meta["version"]}).{hint}'
         ) from error
     return cls(**meta['kwargs'])
 
 
-def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
+def infer_network(checkpoint: files.Checkpoint) -> dict[str, Any]:
     """Asks every registered network that can tell its arguments from weights (``infer_kwargs``).
 
     Raises CheckpointError where none knows these weights.
@@ -103,13 +97,13 @@ def infer_network(checkpoint: Checkpoint) -> dict[str, Any]:
             continue
         diff = StateDictDiff(net, checkpoint.state_dict)
         if not diff:
-            return network_meta({'type': kind, **kwargs})
+            return files.network_meta({'type': kind, **kwargs})
         nearest = f' The nearest is {kind}: {diff}.'
     if any(key.startswith('net.') for key in checkpoint.state_dict):
-        raise CheckpointError(
-            f'{checkpoint.path}: is a Lightning checkpoint. {CONVERT.format(checkpoint.path)}'
+        raise files.CheckpointError(
+            f'{checkpoint.path}: is a Lightning checkpoint. {files.CONVERT.format(checkpoint.path)}'
         )
-    raise CheckpointError(
+    raise files.CheckpointError(
         f'{checkpoint.path}: does not say which network it belongs to, and the weights fit none'
         f' that can be recognised.{nearest} Give the option file it was trained with: --opt'
         f' file.yml.'
