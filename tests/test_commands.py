@@ -17,7 +17,7 @@ import unfoldldm_basicsr.test
 import unfoldldm_basicsr.train
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.commands import doctor_command, list_command
-from unfoldldm_basicsr.commands.migrate_command import commented
+from unfoldldm_basicsr.commands.check_command import commented
 from unfoldldm_basicsr.common import process
 from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.common.option_files import read_option_file
@@ -209,7 +209,8 @@ def test_every_command_explains_itself(capsys):
     modules = {name: f'{cli.MODULES.get(name, name)}_command' for name in cli.COMMANDS}
     assert {*modules.values()} == files, 'none is left out'
     for name, module in modules.items():
-        assert callable(importlib.import_module(f'unfoldldm_basicsr.commands.{module}').run)
+        found = importlib.import_module(f'unfoldldm_basicsr.commands.{module}')
+        assert callable(getattr(found, f'run_{name}'))
         with pytest.raises(SystemExit) as caught:
             cli.main([name, '--help'])
         assert caught.value.code == 0
@@ -236,7 +237,7 @@ def test_user_errors_are_one_line_and_status_2(monkeypatch, output_of):
     assert said == 'unfoldldm list: --options /no/such/folder: no such folder.\n'
     with pytest.raises(FileNotFoundError):
         cli.main(['list', '--options', '/no/such/folder', '--debug'])
-    monkeypatch.setattr(list_command, 'run', Mock(side_effect=KeyError('network_g: no type.')))
+    monkeypatch.setattr(list_command, 'run_list', Mock(side_effect=KeyError('network_g: no type.')))
     assert output_of('list', status=2) == 'unfoldldm list: network_g: no type.\n'
 
 

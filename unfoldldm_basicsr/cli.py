@@ -23,7 +23,7 @@ from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command: ``run(args)`` of its module gives the exit status.
+    """Runs one command: ``run_NAME(args)`` of its module gives the exit status.
 
     Where it raises ValueError, KeyError, OSError or ImportError the user's input is at fault: one
     line says why (with ``--debug`` the traceback), and the status is 2.
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import_packages(args.packages)
         name = MODULES.get(args.command, args.command)
         command = importlib.import_module(f'unfoldldm_basicsr.commands.{name}_command')
-        status = command.run(args)
+        status = getattr(command, f'run_{args.command}')(args)
         print(end='', flush=True)  # here a closed pipe is noticed
         return status
     except BrokenPipeError:  # the reader of the output has seen enough
@@ -273,7 +273,8 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
         _degrade, _compare, _ablate, _report,
     )
 }  # fmt: skip
-MODULES = {'ablate': 'compare'}  # commands that share the module of another
+# commands in the module of another
+MODULES = {'migrate': 'check', 'convert': 'export', 'ablate': 'compare', 'report': 'compare'}
 
 
 if __name__ == '__main__':

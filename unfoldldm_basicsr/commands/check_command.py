@@ -1,16 +1,21 @@
-"""``unfoldldm check``: are option files right, before anything is started?"""
+"""``unfoldldm check`` and ``migrate``: are option files right, before anything is started?"""
 
 import argparse
 import sys
+from pathlib import Path
+
+import yaml
 
 from unfoldldm_basicsr.common.cost import SIZE, network_cost
 from unfoldldm_basicsr.common.errors import first_line
+from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
-from unfoldldm_basicsr.options.preflight import examine, project_hint
+from unfoldldm_basicsr.options.aliases import translate
+from unfoldldm_basicsr.options.preflight import examine, preflight, project_hint
 from unfoldldm_basicsr.options.run import Report, is_training
 
 
-def run(args: argparse.Namespace) -> int:
+def run_check(args: argparse.Namespace) -> int:
     """Prints one line per correct file, and every problem of the others (status 2)."""
     failed, hint = False, ''
     for file in args.opt:
@@ -51,3 +56,24 @@ def describe(report: Report) -> str:
     except Exception as error:  # noqa: BLE001  (a network of anybody, called with one image)
         return f'{words}, operations not counted: {first_line(error)}'
     return f'{words}, {macs / 1e9:.1f} GMACs for {SIZE} x {SIZE}'
+
+
+def run_migrate(args: argparse.Namespace) -> int:
+    """Writes the translated file, and says what is still wrong with it."""
+    options = read_option_file(args.file)
+    text = commented(options, translate(options))
+    if args.output is None:
+        print(text, end='')
+    elif Path(args.output).exists():
+        raise ValueError(f'{args.output} exists: name a new file.')
+    else:
+        write_bytes_atomic(args.output, text.encode())
+    for problem in preflight(options, args.file, is_training(options), here=False):
+        print(problem, file=sys.stderr)
+    return 0
+
+
+def commented(options: dict, notes: list[str]) -> str:
+    """YAML of an option dict, with the notes as comments above."""
+    text = yaml.safe_dump(options, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    return ''.join(f'# {note}\n' for note in notes) + text

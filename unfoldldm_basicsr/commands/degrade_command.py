@@ -24,7 +24,7 @@ _STRENGTHS = {'low': 0.0, 'middle': 0.5, 'high': 1.0}
 _CELL_WIDTH, _CELL_HEIGHT = 320, 240
 
 
-def run(args: argparse.Namespace) -> int:
+def run_degrade(args: argparse.Namespace) -> int:
     """Writes the sheet."""
     refuse_existing(args.image, args.output, overwrite=args.overwrite)
     if args.seed < 0:

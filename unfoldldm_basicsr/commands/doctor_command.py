@@ -38,7 +38,7 @@ class Line(NamedTuple):
     mark: str = 'ok'
 
 
-def run(args: argparse.Namespace) -> int:
+def run_doctor(args: argparse.Namespace) -> int:
     """Prints what is found; returns 1 if something is broken."""
     faults = 0
     for title, check in {

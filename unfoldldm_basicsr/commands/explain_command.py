@@ -17,7 +17,7 @@ from unfoldldm_basicsr.restoring.restorer import Trace
 from unfoldldm_basicsr.weights.conditioning import AUTO
 
 
-def run(args: argparse.Namespace) -> int:
+def run_explain(args: argparse.Namespace) -> int:
     """Writes the pictures and tables and names them, none where one exists already."""
     if args.output.exists() and not args.output.is_dir():
         raise ValueError(f'--output {args.output}: is a file; give a folder.')

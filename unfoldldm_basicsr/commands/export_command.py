@@ -1,11 +1,12 @@
-"""``unfoldldm export``: a training checkpoint becomes a file for restoring."""
+"""``unfoldldm export`` and ``convert``: a weight file becomes one for restoring."""
 
 import argparse
 
+from unfoldldm_basicsr.weights.convert import convert_checkpoint
 from unfoldldm_basicsr.weights.export import export_checkpoint
 
 
-def run(args: argparse.Namespace) -> int:
+def run_export(args: argparse.Namespace) -> int:
     """Writes the file and prints what it holds."""
     done = export_checkpoint(
         args.weights, args.output, opt_file=args.opt, param_key=args.param_key,
@@ -17,4 +18,20 @@ def run(args: argparse.Namespace) -> int:
         f'{args.output}: {done.values / 1e6:.2f} M values,'
         f' {done.bytes_after / 2**20:.2f} MiB (was {done.bytes_before / 2**20:.2f} MiB)'
     )
+    return 0
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Writes the file and prints what it holds."""
+    done = convert_checkpoint(
+        args.file, args.output, classes=args.classes, unsafe_pickle=args.unsafe_pickle,
+        overwrite=args.overwrite,
+    )  # fmt: skip
+    size = done.path.stat().st_size / 2**20
+    print(f'{done.path}: {done.network}, {size:.2f} MiB, loaded strictly')
+    for name, value in done.kwargs.items():
+        print(f'  {name}: {value}')
+    if done.embedding is not None:
+        print(f'Degradation vectors: {done.embedding}')
+        print(f'Degradations: {", ".join(done.classes)}')
     return 0

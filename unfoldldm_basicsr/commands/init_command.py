@@ -40,7 +40,7 @@ class Trial(NamedTuple):
     seconds: float
 
 
-def run(args: argparse.Namespace) -> int:
+def run_init(args: argparse.Namespace) -> int:
     """Writes the files and prints what to do next."""
     on_cpu, limit = memory_of(args.memory)
     elsewhere = not on_cpu and not torch.cuda.is_available()

@@ -14,7 +14,7 @@ from unfoldldm_basicsr.common.process import IMPORT
 from unfoldldm_basicsr.weights.packaged import packaged_weights, summary
 
 
-def run(args: argparse.Namespace) -> int:
+def run_list(args: argparse.Namespace) -> int:
     """Prints both lists; 1 if an option file or its network is faulty."""
     packaged = [(name, summary(path)) for name, path in packaged_weights().items()]
     groups = registered_classes()

@@ -17,7 +17,7 @@ from unfoldldm_basicsr.preparing.sets import SETS, DataSet, Part, Source
 _OWN = ('gt', 'lq', 'part', 'crop_size', 'step', 'thresh_size', 'payload')
 
 
-def run(args: argparse.Namespace) -> int:
+def run_prepare(args: argparse.Namespace) -> int:
     """Prepares the set."""
     if args.set is None:
         print(*(f'{n}: {s.where}' for n, s in SETS.items()), 'folder: your own images', sep='\n')

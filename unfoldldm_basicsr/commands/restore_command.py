@@ -39,7 +39,7 @@ class Job(NamedTuple):
     output: Path
 
 
-def run(args: argparse.Namespace) -> int:
+def run_restore(args: argparse.Namespace) -> int:
     """Restores everything that can be restored; 1 if images failed, which are named at the end.
 
     FileNotFoundError, FileExistsError and ValueError come before anything is restored; OSError
