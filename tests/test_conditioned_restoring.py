@@ -10,7 +10,7 @@ from tiny_vlunet import CLASSES, CLIP, EMBEDDINGS, build_vlunet, embedding_of, s
 
 from unfoldldm_basicsr.restoring import CheckpointError, Restorer, read_picture
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
-from unfoldldm_basicsr.weights.export import export_checkpoint
+from unfoldldm_basicsr.weights.convert import export_checkpoint
 
 
 @pytest.fixture(scope='module')

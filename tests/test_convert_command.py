@@ -13,8 +13,7 @@ from unfoldldm_basicsr.restoring import CheckpointError, Restorer
 from unfoldldm_basicsr.weights import convert
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import build_conditioning, read_record
-from unfoldldm_basicsr.weights.convert import convert_checkpoint
-from unfoldldm_basicsr.weights.export import export_checkpoint
+from unfoldldm_basicsr.weights.convert import convert_checkpoint, export_checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from unfoldldm_basicsr.commands import restore_command
 from unfoldldm_basicsr.restoring import Restorer, read_picture
 from unfoldldm_basicsr.weights import packaged
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
-from unfoldldm_basicsr.weights.export import export_checkpoint
+from unfoldldm_basicsr.weights.convert import export_checkpoint
 
 
 def call(*words) -> int:

@@ -24,7 +24,7 @@ from unfoldldm_basicsr.data.degradations import DegradationChain
 from unfoldldm_basicsr.restoring import Restorer
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta, read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import read_record
-from unfoldldm_basicsr.weights.export import export_checkpoint
+from unfoldldm_basicsr.weights.convert import export_checkpoint
 from unfoldldm_basicsr.weights.loading import load_weights
 from unfoldldm_basicsr.weights.packaged import FOLDER, packaged_file, packaged_weights, summary
 

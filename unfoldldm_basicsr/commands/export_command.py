@@ -1,9 +1,9 @@
 """``unfoldldm export`` and ``convert``: a weight file becomes one for restoring."""
 
 import argparse
+from pathlib import Path
 
-from unfoldldm_basicsr.weights.convert import convert_checkpoint
-from unfoldldm_basicsr.weights.export import export_checkpoint
+from unfoldldm_basicsr.weights.convert import convert_checkpoint, export_checkpoint
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -14,10 +14,8 @@ def run_export(args: argparse.Namespace) -> int:
     )  # fmt: skip
     left_out = f', without {", ".join(done.dropped)}' if done.dropped else ''
     print(f'{done.network}: {done.param_key} of {args.weights}{left_out}')
-    print(
-        f'{args.output}: {done.values / 1e6:.2f} M values,'
-        f' {done.bytes_after / 2**20:.2f} MiB (was {done.bytes_before / 2**20:.2f} MiB)'
-    )
+    new, old = (Path(file).stat().st_size / 2**20 for file in (args.output, args.weights))
+    print(f'{args.output}: {done.values / 1e6:.2f} M values, {new:.2f} MiB (was {old:.2f} MiB)')
     return 0
 
 

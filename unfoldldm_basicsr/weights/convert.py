@@ -1,4 +1,4 @@
-"""Released VLU-Net files -> files of this package.
+"""Weight files made from others: exports of checkpoints, and released VLU-Net files.
 
 The released training wrote Lightning checkpoints, whose ``state_dict`` holds the network under
 ``net.`` and, under ``model_degradation.``, CLIP with its adapters; the released fine-tuning wrote
@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unfoldldm_basicsr.common.contract import contract_of
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.weights import checkpoint as files
-from unfoldldm_basicsr.weights.conditioning import degradation_meta
+from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
 from unfoldldm_basicsr.weights.loading import StateDictDiff
 from unfoldldm_basicsr.weights.networks import build_network, construct, registered_networks
 
@@ -32,6 +33,67 @@ ACCEPTED = (
     'Known are: Lightning checkpoints of VLU-Net (state_dict with net.* and, as a rule,'
     ' model_degradation.*), and clip_tuned.pth of its CLIP fine-tuning (learnable_params).'
 )
+
+
+class Exported(NamedTuple):
+    """What :func:`export_checkpoint` did: number of values, names left out."""
+
+    network: str
+    param_key: str
+    values: int
+    dropped: tuple[str, ...]
+
+
+def export_checkpoint(
+    source: str | Path,
+    target: str | Path,
+    *,
+    opt_file: str | Path | None = None,
+    param_key: str | None = None,
+    half: bool = False,
+    overwrite: bool = False,
+) -> Exported:
+    """Writes the averaged weights (or ``param_key``) under ``params``, with the metadata.
+
+    UnfoldLDM of Phase II becomes phase 'inference': the prior encoder PI, which only training
+    needs, is left out. What makes the degradation vectors of VLU-Net is kept. The source must fit
+    strictly; ``half`` keeps float16 values. ``opt_file`` is for a source without metadata.
+
+    Raises:
+        FileNotFoundError, CheckpointError: the weights cannot be used, such as those of Phase I,
+            which cannot restore without ground truth.
+        FileExistsError: the target exists, or is the source.
+        ValueError: the option file cannot be read.
+    """
+    source, target = Path(source), Path(target)
+    checkpoint = files.read_checkpoint(source, param_key)
+    files.refuse_target(source, target, overwrite=overwrite)
+    network, meta = build_network(checkpoint, opt_file=opt_file)
+    contract, params, embedding = contract_of(network), network.state_dict(), {}
+    if contract.lacks_prior:
+        raise files.CheckpointError(
+            f'{source}: holds Phase I weights, whose prior comes from the ground truth; train'
+            f' Phase II from them and export that.'
+        )
+    if contract.phase is not None:
+        meta = {**meta, 'kwargs': {**meta['kwargs'], 'phase': 'inference'}}
+        kept = construct(meta, str(source)).state_dict()
+        params = {key: params[key] for key in kept}
+    if half:
+        params = {k: v.half() if v.is_floating_point() else v for k, v in params.items()}
+    content = {'params': params, files.ARCH_KEY: meta}
+    record = read_record(checkpoint) if contract.takes_degradation else None
+    if record is not None:
+        embedding = record.state_dict
+        option = {'type': record.arch['type'], **record.arch['kwargs']}
+        content[files.DEGRADATION_KEY] = degradation_meta(record.classes, option, params=embedding)
+    write_bytes_atomic(target, files.file_bytes(target, content))
+    values = sum(value.numel() for value in [*params.values(), *embedding.values()])
+    dropped = tuple(sorted({k.split('.')[0] for k in checkpoint.state_dict if k not in params}))
+    return Exported(meta['type'], checkpoint.param_key or 'bare state dict', values, dropped)
+
+
+# ---- released VLU-Net files ------------------------------------------------------------------
 
 
 class Converted(NamedTuple):
