@@ -83,7 +83,7 @@ def test_large_images_are_to_be_cut_first_and_files_replaced_only_when_asked(
         monkeypatch.setattr(init_command, 'LARGE', limit)
         assert ('unfoldldm prepare' in output_of(*words, *more)) == said
     (folder / 'mine.yml').write_text('edited')
-    message = 'mine.yml: exists; choose another --name or pass --overwrite.'
+    message = 'mine.yml: exists; choose another name or pass --overwrite.'
     assert message in output_of(*words, status=2)
     assert (folder / 'mine.yml').read_text() == 'edited'
 

@@ -117,8 +117,10 @@ def _check(parser: argparse.ArgumentParser) -> None:
 
 def _migrate(parser: argparse.ArgumentParser) -> None:
     """translate an option file of Restormer or NAFNet, with one comment per replaced key"""
-    parser.add_argument('file', help='option file')
-    parser.add_argument('-o', '--output', help='new option file (default: standard output)')
+    add = parser.add_argument
+    add('file', type=Path, help='option file')
+    add('-o', '--output', type=Path, help='new option file (default: standard output)')
+    add('--overwrite', action='store_true', help='replace an existing file')
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:

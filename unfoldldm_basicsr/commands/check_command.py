@@ -2,13 +2,12 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 import yaml
 
 from unfoldldm_basicsr.common.cost import SIZE, network_cost
 from unfoldldm_basicsr.common.errors import first_line
-from unfoldldm_basicsr.common.files import write_bytes_atomic
+from unfoldldm_basicsr.common.files import refuse_existing, write_bytes_atomic
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.options.aliases import translate
 from unfoldldm_basicsr.options.preflight import examine, preflight, project_hint
@@ -64,9 +63,8 @@ def run_migrate(args: argparse.Namespace) -> int:
     text = commented(options, translate(options))
     if args.output is None:
         print(text, end='')
-    elif Path(args.output).exists():
-        raise ValueError(f'{args.output} exists: name a new file.')
     else:
+        refuse_existing(args.file, args.output, overwrite=args.overwrite)
         write_bytes_atomic(args.output, text.encode())
     for problem in preflight(options, args.file, is_training(options), here=False):
         print(problem, file=sys.stderr)

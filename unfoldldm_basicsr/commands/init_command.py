@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from unfoldldm_basicsr.common.cost import free_memory
-from unfoldldm_basicsr.common.files import check_writable, write_bytes_atomic
+from unfoldldm_basicsr.common.files import check_writable, refuse_existing, write_bytes_atomic
 from unfoldldm_basicsr.data.sources import open_source
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.preflight import examine
@@ -58,9 +58,8 @@ def run_init(args: argparse.Namespace) -> int:
         problems = examine(options, str(path), True, here=phase != 2).problems
         if problems:
             raise ValueError('\n'.join(problems))
-    taken = [path for path in (*files, *lists) if path.exists()]
-    if taken and not args.overwrite:
-        raise FileExistsError(f'{taken[0]}: exists; choose another --name or pass --overwrite.')
+    for path in (*files, *lists):
+        refuse_existing(Path(args.clean), path, overwrite=args.overwrite)
     check_writable(args.output)  # before minutes of trial steps
     print(f'{largest.network} on {largest.images} images; trying training steps ...', flush=True)
     training, trial = fitted(largest, limit, measure)

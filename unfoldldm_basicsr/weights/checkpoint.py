@@ -47,9 +47,7 @@ _OTHER_KINDS = {
         'is a web page, not weights; the link led to a page about the file. Download the file'
         ' itself (on GitHub "raw", on Hugging Face "resolve" in the address).'
     ),
-    b'version https://git-lfs': (
-        'is a pointer of Git LFS, not the weights; fetch them: git lfs pull.'
-    ),
+    b'version https://git-lfs': 'is a pointer of Git LFS, not weights; fetch them: git lfs pull.',
 }
 
 
@@ -163,11 +161,8 @@ def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
 
 
 def refuse_target(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Checks the name of a weight file to write.
-
-    Raises:
-        FileExistsError: it exists, or is ``source``.
-        CheckpointError: it ends neither in ``.pth`` nor in ``.safetensors``.
+    """Raises FileExistsError: the weight file to write exists, or is ``source``; CheckpointError:
+    its name ends neither in ``.pth`` nor in ``.safetensors``.
     """
     refuse_existing(source, target, overwrite=overwrite)
     if target.is_dir() or target.suffix not in ('.pth', SAFETENSORS):
