@@ -71,11 +71,10 @@ def run_restore(args: argparse.Namespace) -> int:
         tiles['tile_overlap'] = args.tile_overlap
     restorer = restorer_of(args, **tiles)
     check_inputs(restorer.net, () if restorer.conditioning is None else ('degradation',))
-    sizes = {job.source: size_in_header(job.source) or (0, 0) for job in jobs}
-    largest = max(sizes, key=lambda source: math.prod(sizes[source]), default=None)
+    sizes = [(job.source, size_in_header(job.source) or (0, 0)) for job in jobs]
+    largest, size = max(sizes, key=lambda pair: math.prod(pair[1]), default=('', (0, 0)))
     try:  # before an hour of others
-        if largest is not None and all(sizes[largest]):
-            restorer.check_memory(*sizes[largest])
+        restorer.check_memory(*size)
     except TileError as error:
         raise ValueError(f'{largest}: {error}') from error
     for note in restorer.notes:

@@ -145,18 +145,16 @@ def _finish(
     for entry in entries:
         for seed, test in zip(entry.seeds, entry.tests, strict=True):
             place.say(f'Testing {test["name"]} ...')
-            first = seed == entry.seeds[0]
-            scores[entry.title, seed] = tested(test, place, pictures=first)
+            scores[entry.title, seed] = tested(test, place, pictures=seed == entry.seeds[0])
     place.say('Measuring latency and memory in turn ...')
     costs = deployment_costs(entries, settings.sizes, place)
     # metrics with their settings, and what they are computed on
     said = (' '.join([n, *(f'{k}: {v}' for k, v in m.items())]) for n, m in metrics.items())
-    own = {
-        'scores': f'{"; ".join(said)}; RGB, inputs as the data set gives them, outputs rounded to '
+    protocol = {
+        **words, 'scores': f'{"; ".join(said)}; RGB, inputs as the data set gives them, outputs rounded to '
         '8 bit', 'networks': '; '.join(map(network_words, entries)), 'cost': COST_NOTE,
         'version': f'unfoldldm_basicsr {__version__}', 'machine': machines(place),
     }  # fmt: skip
-    protocol = {**words, **own}
     build(place.folder, entries, scores, protocol, costs, metrics, settings.reference)
     return f'Report: {place.folder / "report.md"}'
 

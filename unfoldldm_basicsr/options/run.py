@@ -79,8 +79,7 @@ def section_values(opt: Mapping[str, Any], section: str) -> dict[str, Any]:
 
 def is_training(opt: Mapping[str, Any]) -> bool:
     """Whether an option dict describes a training; files of tests have no ``train``."""
-    datasets = opt.get('datasets')
-    training = 'train' in opt or (isinstance(datasets, Mapping) and 'train' in datasets)
+    training = 'train' in opt or 'train' in section_values(opt, 'datasets')
     return bool(opt.get('is_train', training))
 
 
