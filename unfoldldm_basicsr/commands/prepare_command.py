@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from unfoldldm_basicsr.common.suggest import did_you_mean
+from unfoldldm_basicsr.common.suggest import check_choice
 from unfoldldm_basicsr.data.listing import find_images, left_out
 from unfoldldm_basicsr.preparing.layouts import Layout
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, check_destination
@@ -65,8 +65,7 @@ def run_prepare(args: argparse.Namespace) -> int:
 
 
 def _published(args: argparse.Namespace) -> DataSet:
-    if args.set not in SETS:
-        raise ValueError(f"no set '{args.set}'.{did_you_mean(args.set, [*SETS, 'folder'])}")
+    check_choice('SET', args.set, [*SETS, 'folder'])
     given = [name for name in _OWN if getattr(args, name) is not None]
     if given:
         raise ValueError(f'--{given[0].replace("_", "-")} is for folder; a set has its own.')

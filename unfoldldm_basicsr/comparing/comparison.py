@@ -151,7 +151,8 @@ def _finish(
     # metrics with their settings, and what they are computed on
     said = (' '.join([n, *(f'{k}: {v}' for k, v in m.items())]) for n, m in metrics.items())
     protocol = {
-        **words, 'scores': f'{"; ".join(said)}; RGB, inputs as the data set gives them, outputs rounded to '
+        **words,
+        'scores': f'{"; ".join(said)}; RGB, inputs as the data set gives them, outputs rounded to '
         '8 bit', 'networks': '; '.join(map(network_words, entries)), 'cost': COST_NOTE,
         'version': f'unfoldldm_basicsr {__version__}', 'machine': machines(place),
     }  # fmt: skip

@@ -70,14 +70,13 @@ def _tiles(value: Any, section: Mapping) -> New:
 
 _FORKS, _SETS = tuple(MODELS), tuple(DATASETS)
 _CROPS = ('crop_size', 'crop_size_h', 'crop_size_w', 'crop_size_h_ratio', 'crop_size_w_ratio')
-_ONE_BY_ONE = 'images are restored one by one'
 _FLIPS = ('use_hflip', 'use_rot')
 _OF_NOISE = 'the noise is one of the degradations'
 TABLE = (
     Row('path', 'param_key', _FORKS, ('param_key_g',)),
     Row('train', 'mixup', _FORKS, _not_mixed, 'nothing is mixed without mixing_augs'),
     Row('val', 'window_size', _FORKS, (), 'the networks pad images by themselves'),
-    Row('val', 'max_minibatch', _FORKS, (), _ONE_BY_ONE),
+    Row('val', 'max_minibatch', _FORKS, (), 'images are restored one by one'),
     Row('val', 'rgb2bgr', _FORKS, (), 'images are saved in their colours'),
     Row('val', 'trans_num', _FORKS, (), 'NAFNet does not read it'),
     Row('val', 'grids', _FORKS, _tiles, 'tiles overlap and are blended'),

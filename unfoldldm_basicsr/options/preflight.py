@@ -155,8 +155,10 @@ def examine(
     fill_defaults(options, is_train)
     options['is_train'] = is_train
     model = registered(registries.MODEL_REGISTRY, options.get('model_type'))
-    if options['num_gpu'] == 'auto':
-        options['num_gpu'] = _gpu_count(model, start.get('launcher'))
+    if options['num_gpu'] == 'auto':  # BasicSR's own models split batches over several
+        present, alone = torch.cuda.device_count(), start.get('launcher') in (None, 'none')
+        single = alone and getattr(model, 'one_gpu_per_process', False)
+        options['num_gpu'] = min(present, 1) if single else present
     for key in SET_AT_START['path'] if isinstance(options['path'], dict) else ():
         if options['path'].pop(key, None) is not None:
             report.add(f'path.{key}', 'is set when a run starts; not read.', 'warning')
@@ -176,16 +178,6 @@ def examine(
     if report.refused or not later:
         environment.open_datasets(report)
     return report
-
-
-def _gpu_count(model: type | None, launcher: str | None) -> int:
-    """What ``num_gpu: auto`` means here.
-
-    A model of this package uses one GPU in each process; BasicSR's own split batches over several.
-    """
-    alone = launcher in (None, 'none') and getattr(model, 'one_gpu_per_process', False)
-    present = torch.cuda.device_count()
-    return min(present, 1) if alone else present
 
 
 def _apply_rules(report: Report) -> None:

@@ -34,7 +34,8 @@ class StateDictDiff:
         own = net.state_dict()
         pairs = {k: (tuple(given[k].shape), tuple(own[k].shape)) for k in own if k in given}
         self.fitting = [k for k, (there, here) in pairs.items() if there == here]
-        self.missing = [k for k in own if k not in given and module_of(k) not in new_modules]
+        lacking = (k for k in own if k not in given)
+        self.missing = [k for k in lacking if k.partition('.')[0] not in new_modules]
         self.unexpected = [k for k in given if k not in own]
         self.reshaped = {k: pair for k, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -57,11 +58,6 @@ class StateDictDiff:
         }
         parts = [f'{len(keys)} {what} (first {keys[0]})' for what, keys in found.items() if keys]
         return '; '.join([f'{len(self.fitting)} of {self.total} tensors fit', *parts])
-
-
-def module_of(key: str) -> str:
-    """The outermost module that a weight belongs to."""
-    return key.partition('.')[0]
 
 
 def misfit(
@@ -111,7 +107,7 @@ def phase1_misfit(
     ``net`` are compared with the file's metadata, as equal shapes do not make an equal network.
     """
     path = checkpoint.path
-    already = [key for key in checkpoint.state_dict if module_of(key) in NEW_IN_PHASE2]
+    already = [k for k in checkpoint.state_dict if k.partition('.')[0] in NEW_IN_PHASE2]
     if already:
         return (
             f'{path} is no Phase I of this network_g: it was written by Phase II and holds'

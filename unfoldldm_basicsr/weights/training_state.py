@@ -104,8 +104,7 @@ def _verify(state_path: Path, files: Sums) -> None:
         try:
             content = path.read_bytes()
         except OSError as error:
-            fault = f'is incomplete: {path}: {error.strerror}'
-            raise ResumeError(f'{state_path} {fault}') from error
+            raise ResumeError(f'{state_path} is incomplete: {path}: {error.strerror}') from error
         if hashlib.sha256(content).hexdigest() != sums['sha256']:
             fault = f'is damaged: {path} is not what was written with it (SHA-256 differs)'
             raise ResumeError(f'{state_path} {fault}')
