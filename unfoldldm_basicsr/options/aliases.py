@@ -101,10 +101,8 @@ TABLE = (
 def translate(options: dict) -> list[str]:
     """Replaces what forks name otherwise, in place; values that are not understood stay.
 
-    A project that registers a class of such a name gets its own.
-
-    Returns:
-        One note for each key, ``key.path: what became of it (why)``.
+    A project that registers a class of such a name gets its own. Returns one note for each key,
+    ``key.path: what became of it (why)``.
     """
     notes: list[str] = []
     model, datasets = options.get('model_type'), options.get('datasets')

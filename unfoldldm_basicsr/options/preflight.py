@@ -140,14 +140,11 @@ def examine(
     later: bool = False,
     **start: Any,
 ) -> Report:
-    """Checks an option dict.
+    """Checks an option dict as read from ``file``, not completed; it stays unchanged.
 
-    Args:
-        options: as read from the file, not completed; stays unchanged.
-        file: name for the messages.
-        strict: whether keys that are not known are refused.
-        later: leave the data sets to :func:`.environment.open_datasets` if all else is right.
-        start: ``here``, ``launcher`` and ``resuming`` of :class:`.Run`.
+    ``strict``: whether keys that are not known are refused; ``later``: leave the data sets to
+    :func:`.environment.open_datasets` if all else is right; ``start``: ``here``, ``launcher`` and
+    ``resuming`` of :class:`.Run`.
     """
     options = deepcopy(options)
     report = Report(options, file, strict)

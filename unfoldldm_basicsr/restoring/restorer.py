@@ -9,13 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.contract import (
-    check_inputs,
-    check_tile,
-    contract_of,
-    image_channels,
-    unwrapped,
-)
+from unfoldldm_basicsr.common import contract
 from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
 from unfoldldm_basicsr.common.declaration import Options
 from unfoldldm_basicsr.data.images import Picture
@@ -106,7 +100,7 @@ class Restorer:
             net, self.meta = build_network(checkpoint, opt_file=opt_file)
             if checkpoint.arch is None and opt_file is None:
                 self.notes.append(recognised(net, self.meta))
-        self.contract = contract_of(net)
+        self.contract = contract.contract_of(net)
         if self.meta and self.contract.takes_degradation:
             self.conditioning = build_conditioning(
                 checkpoint, degradation=degradation, clip_weights=clip_weights
@@ -117,14 +111,14 @@ class Restorer:
                 f' --clip-weights have no meaning here.'
             )
         if tile is not None:
-            check_tile(tile, tile_overlap, self.contract.size_multiple)
+            contract.check_tile(tile, tile_overlap, self.contract.size_multiple)
         self.net = net.to(self.device)
         self.tile, self.tile_overlap = tile, tile_overlap
         self.global_statistics = global_statistics
-        bare = unwrapped(net)
+        bare = contract.unwrapped(net)
         options = getattr(bare, 'options', None)
         arguments = dict(options) if isinstance(options, Options) else self.meta.get('kwargs', {})
-        self.channels = image_channels(type(bare), arguments)
+        self.channels = contract.image_channels(type(bare), arguments)
         if self.contract.lacks_prior:
             self.notes.append(
                 'Phase I weights hold no prior generator: images are restored with the null prior,'
@@ -138,7 +132,7 @@ class Restorer:
         on_tile: Callable[[int, int], None] | None = None,
         **forward_options: Any,
     ) -> np.ndarray:
-        """Restores one image.
+        """Restores one image; the result has the same shape and dtype.
 
         Args:
             image: (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4) RGB and alpha,
@@ -147,9 +141,6 @@ class Restorer:
             on_tile: called with (finished tiles, all tiles).
             forward_options: further keywords of the network, for example ``prior_source='null'``,
                 or ``degradation=vector`` in place of the vector of this image.
-
-        Returns:
-            Same shape and dtype.
 
         Raises:
             ValueError: another dtype or shape, or the network returned NaN.
@@ -182,7 +173,7 @@ class Restorer:
         :meth:`restore`.
         """
         forward_options = {**self._options_of(lq, forward_options), **forward_options}
-        check_inputs(self.net, forward_options)
+        contract.check_inputs(self.net, forward_options)
 
         kinds = (p.dtype for p in self.net.parameters() if p.is_floating_point())
         kind = next(kinds, lq.dtype)

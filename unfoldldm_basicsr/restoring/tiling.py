@@ -133,9 +133,8 @@ def tiled_forward(
     size_multiple: int = 1,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Applies ``fn`` tile by tile and blends the results.
-
-    The sum is kept on the CPU in float64, so that blending adds no rounding error of its own.
+    """Applies ``fn`` tile by tile and blends the results: (B, C', H, W) on the CPU in the dtype of
+    ``fn``'s output. The sum is kept in float64, so that blending adds no rounding error of its own.
 
     Args:
         fn: (B, C, h, w) -> (B, C', h, w), same height and width, which brings the tile to its
@@ -145,9 +144,6 @@ def tiled_forward(
             passed to ``fn`` as it is.
         size_multiple: tiles start at multiples of this (the network's ``size_multiple``).
         on_tile: called with (number of finished tiles, number of tiles) after every tile.
-
-    Returns:
-        (B, C', H, W) on the CPU in the dtype of ``fn``'s output.
 
     Raises:
         ValueError: a tile that is not larger than the overlap, or ``fn`` changed the size.

@@ -114,9 +114,8 @@ def read_checkpoint(
 def load_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
     """What ``torch.load`` makes of a file that was checked for damage first.
 
-    Raises:
-        FileNotFoundError, CheckpointError: no such file, no weights, damaged, or it holds code and
-            ``unsafe_pickle`` is not set.
+    Raises FileNotFoundError, CheckpointError: no such file, no weights, damaged, or it holds code
+    and ``unsafe_pickle`` is not set.
     """
     if path.is_dir():
         raise CheckpointError(f'{path}: is a folder; give the .pth file inside it.')

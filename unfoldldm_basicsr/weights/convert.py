@@ -114,14 +114,11 @@ def convert_checkpoint(
     unsafe_pickle: bool = False,
     overwrite: bool = False,
 ) -> Converted:
-    """Converts a released file; the new one is loaded strictly before it is written.
+    """Converts a Lightning checkpoint or ``clip_tuned.pth``; the new file is loaded strictly before
+    it is written, by default as ``NAME_basicsr.pth`` beside the source.
 
-    Args:
-        source: Lightning checkpoint or ``clip_tuned.pth``.
-        target: default ``NAME_basicsr.pth`` beside the source.
-        classes: names of the degradations by index; default the released seven.
-        unsafe_pickle: also reads files that run code while they are read.
-        overwrite: replaces an existing target.
+    ``classes`` names the degradations by index (default: the released seven); ``unsafe_pickle``
+    also reads files that run code while they are read.
 
     Raises:
         FileNotFoundError, FileExistsError: no such source; the target exists, or is the source.

@@ -21,9 +21,8 @@ def build_network(
     """The network of a checkpoint with its weights, on the CPU in eval mode, and its metadata, in
     place of which the ``network_g`` of an option file is used where one is given.
 
-    Raises:
-        CheckpointError: network unknown, arguments or weights that do not fit.
-        ValueError: the option file cannot be read.
+    Raises CheckpointError: network unknown, arguments or weights that do not fit; ValueError: the
+    option file cannot be read.
     """
     if opt_file is not None:
         section = read_option_file(opt_file).get('network_g')
