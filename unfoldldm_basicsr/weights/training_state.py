@@ -65,17 +65,16 @@ class Checkpoint:
             raise ResumeError(f'{path} does not exist')
         manifest = _read_manifest(path)
         if manifest is not None:
-            _verify(path, manifest['files'])
+            listed = _verified(path, manifest['files'])
         state = _load(path, path)
         missing = [k for k in _STATE_KEYS if not isinstance(state, dict) or k not in state]
         if missing:
             raise ResumeError(f'{path} is not a training state (no {", ".join(missing)})')
         if manifest is not None:
-            listed, best = manifest['files'], state.get('best_metric_results', {})
+            best = state.get('best_metric_results', {})
             state['best_metric_results'] = manifest.get('best_metric_results', best)
         else:
-            listed = state.get('weights') or {}
-            _verify(path, listed)
+            listed = _verified(path, state.get('weights') or {})
         state['manifest'] = manifest
         models = path.parent.parent / 'models'  # where a project may not save its teacher
         saved = [n for n in networks if listed or n == 'net_g' or any(models.glob(f'{n}_*.pth'))]
@@ -97,10 +96,10 @@ def _read_manifest(state_path: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _verify(state_path: Path, files: Sums) -> None:
-    """Compares the listed files with their sums."""
-    for place, sums in files.items():
-        path = _listed(state_path, place)
+def _verified(state_path: Path, files: Sums) -> list[Path]:
+    """The listed files, compared with their sums."""
+    paths = [Path(os.path.normpath(state_path.parent / place)) for place in files]
+    for path, sums in zip(paths, files.values(), strict=True):
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -108,19 +107,15 @@ def _verify(state_path: Path, files: Sums) -> None:
         if hashlib.sha256(content).hexdigest() != sums['sha256']:
             fault = f'is damaged: {path} is not what was written with it (SHA-256 differs)'
             raise ResumeError(f'{state_path} {fault}')
+    return paths
 
 
-def _listed(state_path: Path, place: str) -> Path:
-    return Path(os.path.normpath(state_path.parent / place))
-
-
-def _weights(state_path: Path, name: str, iteration: int, listed: Sums) -> Path:
+def _weights(state_path: Path, name: str, iteration: int, listed: list[Path]) -> Path:
     """The file of one network that belongs to a state."""
-    file = f'{name}_{iteration}.pth'
-    for place in listed:
-        if Path(place).name == file:
-            return _listed(state_path, place)
-    path = state_path.parent.parent / 'models' / file
+    path = state_path.parent.parent / 'models' / f'{name}_{iteration}.pth'
+    for file in listed:
+        if file.name == path.name:
+            return file
     if listed or not path.is_file():
         raise ResumeError(f'{state_path} has no weights {path} that belong to it')
     _load(path, state_path)
