@@ -7,13 +7,7 @@ import scipy.ndimage
 from skimage.metrics import peak_signal_noise_ratio
 
 from unfoldldm_basicsr.common.declaration import OptionError
-from unfoldldm_basicsr.data.degradations import (
-    DEGRADATIONS,
-    DegradationChain,
-    blur,
-    sensor,
-    weather,
-)
+from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain, catalogue, psf
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -33,18 +27,22 @@ def flat(value: float, side: int = 200) -> np.ndarray:
     return np.full((side, side, 3), value, np.float32)
 
 
-def psf_moments(psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centroid relative to the centre (x, y up) and covariance."""
-    radius = psf.shape[0] // 2
+def degraded(image: np.ndarray, name: str, seed: int = 0, **parameters: float) -> np.ndarray:
+    return DEGRADATIONS[name].apply(image, generator(seed), **parameters)
+
+
+def moments(kernel: np.ndarray) -> np.ndarray:
+    """Covariance (x, y up) of a PSF that is centred and sums to 1."""
+    radius = kernel.shape[0] // 2
     y, x = np.mgrid[radius : -radius - 1 : -1, -radius : radius + 1]
     points = np.stack([x.ravel(), y.ravel()])
-    mean = points @ psf.ravel()
-    centred = points - mean[:, None]
-    return mean, (centred * psf.ravel()) @ centred.T
+    assert kernel.sum() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(points @ kernel.ravel(), 0, atol=1e-5)
+    return (points * kernel.ravel()) @ points.T
 
 
 def test_gaussian_noise_has_the_stated_standard_deviation_in_8_bit_units():
-    noise = (sensor.gaussian_noise(flat(0.5), generator(), sigma=25) - 0.5) * 255
+    noise = (degraded(flat(0.5), 'gaussian_noise', sigma=25) - 0.5) * 255
     assert noise.std() == pytest.approx(25, rel=0.01)
     assert abs(noise.mean()) < 0.3
     assert np.abs(np.corrcoef(noise.reshape(-1, 3).T) - np.eye(3)).max() < 0.02
@@ -68,40 +66,32 @@ def test_noise_stays_the_same_random_numbers_where_none_is_that_of_grey_photos()
 
 @pytest.mark.parametrize('level', [0.1, 0.9])
 def test_poisson_noise_has_variance_intensity_over_peak(level):
-    noisy = sensor.poisson_noise(flat(level), generator(), peak=50)
+    noisy = degraded(flat(level), 'poisson_noise', peak=50)
     assert noisy.mean() == pytest.approx(level, rel=0.01)
     assert noisy.var() == pytest.approx(level / 50, rel=0.03)
     assert np.allclose(noisy * 50, np.round(noisy * 50), atol=1e-3)  # whole photons
 
 
-@pytest.mark.parametrize('sigma', [0.4, 1.3, 4.0])
+@pytest.mark.parametrize('sigma', [0.0, 0.1, 0.4, 1.3, 4.0])
 def test_isotropic_gaussian_blur_equals_scipy(sigma):
     image = picture()
     expected = scipy.ndimage.gaussian_filter(image, (sigma, sigma, 0), mode='mirror', truncate=4)
-    blurred = blur.gaussian_blur(image, generator(), sigma=sigma, aspect=1.0, angle=30.0)
-    np.testing.assert_allclose(blurred, expected, atol=2e-6)
-    nearly_round = blur.gaussian_blur(image, generator(), sigma=sigma, aspect=1 - 1e-9, angle=30.0)
-    np.testing.assert_allclose(nearly_round, expected, atol=1e-5)
+    for aspect, tolerance in ((1.0, 2e-6), (1 - 1e-9, 1e-5)):
+        blurred = degraded(image, 'gaussian_blur', sigma=sigma, aspect=aspect, angle=30.0)
+        np.testing.assert_allclose(blurred, expected, atol=tolerance)
 
 
 def test_anisotropic_gaussian_psf_has_the_stated_covariance():
-    psf = blur.gaussian_psf(3.0, aspect=0.5, angle=30.0)
-    mean, covariance = psf_moments(psf)
+    covariance = moments(psf.gaussian_psf(3.0, aspect=0.5, angle=30.0))
     rotation = np.array([[np.sqrt(3) / 2, -0.5], [0.5, np.sqrt(3) / 2]])
     expected = rotation @ np.diag([9.0, 2.25]) @ rotation.T
-    assert psf.sum() == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(mean, 0, atol=1e-6)
     np.testing.assert_allclose(covariance, expected, rtol=0.01)
 
 
 @pytest.mark.parametrize('angle', [35.0, 90.0])
 def test_straight_motion_psf_is_a_centred_segment_of_stated_length_and_angle(angle):
     length = 15.0
-    psf = blur.motion_psf(length, angle)
-    mean, covariance = psf_moments(psf)
-    values, vectors = np.linalg.eigh(covariance)
-    assert psf.sum() == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(mean, 0, atol=1e-5)
+    values, vectors = np.linalg.eigh(moments(psf.motion_psf(length, angle)))
     assert values[1] == pytest.approx(length**2 / 12, rel=0.02)  # uniform along the path
     assert values[0] < 0.3  # bilinear splatting only
     direction = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])) % 180
@@ -109,29 +99,30 @@ def test_straight_motion_psf_is_a_centred_segment_of_stated_length_and_angle(ang
 
 
 def test_convolve_gives_the_psf_itself_for_a_point_of_light():
-    psf = blur.motion_psf(9.0, 30.0, 120.0)
-    assert np.abs(psf - psf[::-1, ::-1]).max() > 0.01  # not symmetric: a correlation would flip it
+    kernel = psf.motion_psf(9.0, 30.0, 120.0)
+    assert (
+        np.abs(kernel - kernel[::-1, ::-1]).max() > 0.01
+    )  # not symmetric: a correlation would flip it
     point = np.zeros((41, 41, 3), np.float32)
     point[20, 20] = 1
-    response = blur.convolve(point, psf)[..., 0]
-    radius = psf.shape[0] // 2
+    response = psf.convolve(point, kernel)[..., 0]
+    radius = kernel.shape[0] // 2
     window = response[20 - radius : 21 + radius, 20 - radius : 21 + radius]
-    np.testing.assert_allclose(window, psf, atol=1e-6)
+    np.testing.assert_allclose(window, kernel, atol=1e-6)
 
 
 def test_low_light_without_noise_is_the_tone_curve():
     image = picture()
     options = {'gamma': 2.2, 'gain': 0.6, 'read_noise': 0.0}
     for shot_noise in (0.0, 1e-300):  # of more photons than can be counted
-        dark = sensor.low_light(image, generator(), shot_noise=shot_noise, **options)
+        dark = degraded(image, 'low_light', shot_noise=shot_noise, **options)
         np.testing.assert_allclose(dark, 0.6 * image**2.2, atol=1e-6)
 
 
 def test_low_light_noise_is_poisson_gaussian():
     shot, read = 0.004, 3.0
-    dark = sensor.low_light(
-        flat(0.5), generator(), gamma=2.0, gain=0.8, shot_noise=shot, read_noise=read
-    )
+    noise = {'shot_noise': shot, 'read_noise': read}
+    dark = degraded(flat(0.5), 'low_light', gamma=2.0, gain=0.8, **noise)
     level = 0.8 * 0.5**2
     assert dark.mean() == pytest.approx(level, rel=0.01)
     assert dark.var() == pytest.approx(shot * level + (read / 255) ** 2, rel=0.03)
@@ -142,7 +133,7 @@ def test_jpeg_error_grows_as_quality_falls_and_output_is_8_bit_rgb():
     image[..., 2] *= 0.2  # swapped channels would show
     errors = []
     for quality in (95, 60, 20, 5):
-        decoded = sensor.jpeg(image, generator(), quality=quality)
+        decoded = degraded(image, 'jpeg', quality=quality)
         levels = decoded * 255
         np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
         errors.append(-peak_signal_noise_ratio(image, decoded, data_range=1))
@@ -154,21 +145,19 @@ def test_jpeg_error_grows_as_quality_falls_and_output_is_8_bit_rgb():
 def test_rain_brightens_only_where_streaks_are_and_stays_in_range():
     image = picture(120, 120)
     parameters = {'density': 0.002, 'length': 15.0, 'angle': 10.0, 'thickness': 1.0}
-    rainy = weather.rain(image, generator(), intensity=0.7, **parameters)
+    rainy = degraded(image, 'rain', intensity=0.7, **parameters)
     change = rainy - image
     assert change.min() > -1e-6
     assert rainy.max() <= 1 + 1e-6
     assert 0.02 < (change.max(axis=2) > 0.05).mean() < 0.5
-    none = weather.rain(image, generator(), intensity=0.0, **parameters)
+    none = degraded(image, 'rain', intensity=0.0, **parameters)
     np.testing.assert_allclose(none, image, atol=1e-6)
 
 
 @pytest.mark.parametrize(('angle', 'sign'), [(40.0, -1), (-40.0, 1)])
 def test_rain_falls_along_the_stated_slant(angle, sign):
-    streaks = weather.rain(
-        flat(0.0, 160), generator(), density=0.002, length=25.0, angle=angle, thickness=1.0,
-        intensity=1.0,
-    )[..., 0]  # fmt: skip
+    parameters = {'density': 0.002, 'length': 25.0, 'thickness': 1.0, 'intensity': 1.0}
+    streaks = degraded(flat(0.0, 160), 'rain', angle=angle, **parameters)[..., 0]
     dy, dx = np.gradient(streaks.astype(np.float64))
     # along a streak going down-left (positive angle) x falls while the row grows
     orientation = 0.5 * np.degrees(np.arctan2(2 * (dx * dy).sum(), (dx**2 - dy**2).sum()))
@@ -177,11 +166,11 @@ def test_rain_falls_along_the_stated_slant(angle, sign):
 
 def test_haze_is_the_atmospheric_scattering_model():
     image = picture()
-    depth = weather.random_depth(*image.shape[:2], 3, generator(5))
+    depth = catalogue.random_depth(*image.shape[:2], 3, generator(5))
     transmission = np.exp(-1.7 * depth.astype(np.float64))[..., None]
     expected = image * transmission + 0.85 * (1 - transmission)
     for beta, values in ((1.7, expected), (0.0, image)):
-        hazy = weather.haze(image, generator(5), beta=beta, airlight=0.85, depth_cells=3)
+        hazy = degraded(image, 'haze', 5, beta=beta, airlight=0.85, depth_cells=3)
         np.testing.assert_allclose(hazy, values, atol=1e-6)
     assert (depth.min(), depth.max()) == (0, 1)
     assert depth[:10].mean() > depth[-10:].mean(), 'farther towards the top'
@@ -214,7 +203,7 @@ def test_every_parameter_changes_the_result(name):
     for key, parameter in degradation.parameters().items():
         far = base[key] / 2 if base[key] else parameter.maximum / 10
         other = base | {key: 2 if parameter.integer else far}
-        first, second = (degradation.apply(image, generator(), **p) for p in (base, other))
+        first, second = (degraded(image, name, **p) for p in (base, other))
         assert np.abs(first - second).max() > 1e-3, key
 
 
@@ -279,13 +268,9 @@ def test_output_modes_clip_quantise_or_leave_the_values():
 def test_more_strength_degrades_more(name):
     (step,) = chain_of({'type': name}).steps
     image = picture(64, 64)
-    quality = [
-        peak_signal_noise_ratio(
-            image, step.apply(image, generator(), **step.at_strength(s)), data_range=1
-        )
-        for s in (0.0, 0.5, 1.0)
-        if s or name != 'gaussian_noise'  # starts at no noise, infinite PSNR
-    ]
+    strengths = (0.5, 1.0) if name == 'gaussian_noise' else (0.0, 0.5, 1.0)  # from infinite PSNR
+    results = [degraded(image, name, **step.at_strength(strength)) for strength in strengths]
+    quality = [peak_signal_noise_ratio(image, result, data_range=1) for result in results]
     assert quality == sorted(quality, reverse=True)
 
 

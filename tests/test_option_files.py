@@ -14,7 +14,7 @@ from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDMOptions
 from unfoldldm_basicsr.common import sections
 from unfoldldm_basicsr.common.declaration import Options, help_of
 from unfoldldm_basicsr.comparing.task import SideOptions
-from unfoldldm_basicsr.data.degradations.catalogue import Degradation
+from unfoldldm_basicsr.data.degradations import Degradation
 from unfoldldm_basicsr.data.restoration_dataset import DatasetOptions, PhotoOptions
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.run import is_training

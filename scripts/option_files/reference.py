@@ -16,7 +16,7 @@ from basicsr.utils import registry
 
 from unfoldldm_basicsr.common.declaration import Options, declared_at, help_of
 from unfoldldm_basicsr.common.sections import SECTIONS, BasicDataset, LoaderOptions, MetricOptions
-from unfoldldm_basicsr.data.degradations.catalogue import DEGRADATIONS, Degradation, Parameter
+from unfoldldm_basicsr.data.degradations import DEGRADATIONS, Degradation, Parameter
 from unfoldldm_basicsr.data.restoration_dataset import DatasetOptions
 from unfoldldm_basicsr.options.declared import options_of
 from unfoldldm_basicsr.training.restoration_model import RestorationModel

@@ -187,7 +187,7 @@ logger:
         """Lines of ``degradations``: the ranges of the catalogue, or the middle of each."""
         if self.task is None:
             return ''
-        from unfoldldm_basicsr.data.degradations.catalogue import DEGRADATIONS
+        from unfoldldm_basicsr.data.degradations import DEGRADATIONS
 
         text = '    degradations: # seen by: unfoldldm degrade PHOTO -opt FILE -o sheet.png\n'
         for name in TASKS[self.task]:

@@ -1,11 +1,10 @@
-"""Synthetic degradations: pure functions of an image, parameters and a random generator."""
+"""Synthetic degradations, and chains of them."""
 
 from unfoldldm_basicsr.data.degradations.catalogue import (
     DEGRADATIONS,
     ChainOptions,
-    Degradation,
     DegradationChain,
-    Parameter,
 )
+from unfoldldm_basicsr.data.degradations.degradation import Degradation, Parameter
 
 __all__ = ['DEGRADATIONS', 'ChainOptions', 'Degradation', 'DegradationChain', 'Parameter']

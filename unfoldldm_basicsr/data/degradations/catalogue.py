@@ -8,126 +8,34 @@ A chain is a list of steps, applied in order::
       - {type: jpeg, quality: [30, 90]}                       # whole numbers, ends included
 
 A parameter is a number, or a range that every image draws from anew; one that is left out takes its
-default.
+default. Images are float32 H W C, RGB or one channel, [0, 1].
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import cv2
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read, takes
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.data.degradations import blur, sensor, weather
+from unfoldldm_basicsr.data.degradations import psf
+from unfoldldm_basicsr.data.degradations.degradation import Degradation, Probability, within
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """Inclusive limits of a parameter, whether larger values degrade more (``'up'``), less
-    (``'down'``) or change only the appearance (``'neither'``), and whether only whole numbers
-    count.
-    """
-
-    minimum: float
-    maximum: float
-    stronger: Literal['up', 'down', 'neither'] = 'up'
-    integer: bool = False
-
-    def range_of(self, given: object) -> tuple[float, float]:
-        """(low, high) of a value in an option file; raises ValueError for others."""
-        values = list(given) if isinstance(given, list | tuple) else [given, given]
-        numbers = [v for v in values if isinstance(v, int | float | np.number) and v == v]
-        if len(values) != 2 or len(numbers) < 2 or bool in map(type, values):
-            raise ValueError(f'must be a number or [low, high], got {given!r}.')
-        if values[0] > values[1]:
-            raise ValueError(f'is a range upside down: {values}. Low comes first.')
-        for value in values:
-            if not self.minimum <= value <= self.maximum:
-                limits = f'{self.minimum:g}..{self.maximum:g}'
-                raise ValueError(f'is {value}, outside {limits}.')
-            if self.integer and value != int(value):
-                raise ValueError(f'must be a whole number, got {value}.')
-        return values[0], values[1]
-
-
-def _within(minimum: float, maximum: float, stronger: str = 'up', *, integer: bool = False) -> Any:
-    parameter = Parameter(minimum, maximum, stronger, integer)
-    return Annotated[Any, BeforeValidator(parameter.range_of), parameter]
-
-
-Share = _within(0.0, 1.0)
-Deviation = _within(0.0, 255.0)  # 8-bit units, as denoising papers state it
-Probability = Annotated[float, Field(ge=0, le=1)]
+Share = within(0.0, 1.0)
+Deviation = within(0.0, 255.0)  # 8-bit units, as denoising papers state it
 Level = Annotated[float, Field(ge=0, le=255)]  # the same, one of several
-Angle = _within(-360.0, 360.0, 'neither')  # degrees
-
-
-class Degradation(Options):
-    """One step of a chain: the degradation and the ranges of its parameters."""
-
-    model_config = ConfigDict(validate_default=True)
-    apply: ClassVar[Callable[..., np.ndarray]]
-    """float32 H W C in, a random generator and the parameters by name; float32 H W C out."""
-    reach: ClassVar[int] = 0
-    """How many pixels away an output pixel depends on the input, at most."""
-    block: ClassVar[int] = 1
-    """Side of the squares, counted from the corner of the image, that it treats one by one."""
-    type: str
-    """Name of the degradation."""
-    prob: Probability = 1.0
-    """Probability that the step acts on an image."""
-
-    @classmethod
-    def parameters(cls) -> dict[str, Parameter]:
-        """By name, in the order in which they are drawn."""
-        return {
-            name: item
-            for name, field in cls.model_fields.items()
-            for item in field.metadata
-            if isinstance(item, Parameter)
-        }
-
-    @property
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """(low, high) of each parameter; equal for a fixed one."""
-        return {name: getattr(self, name) for name in self.parameters()}
-
-    def sample(self, rng: np.random.Generator) -> dict[str, float]:
-        """Draws every parameter; fixed ones use no random number."""
-        values: dict[str, float] = {}
-        for name, parameter in self.parameters().items():
-            low, high = self.ranges[name]
-            if low == high:
-                values[name] = low
-            elif parameter.integer:
-                values[name] = int(rng.integers(int(low), int(high), endpoint=True))
-            else:
-                values[name] = float(rng.uniform(low, high))
-        return values
-
-    def at_strength(self, strength: float) -> dict[str, float]:
-        """Parameters at ``strength`` in [0, 1] of their ranges, 1 degrading most."""
-        values: dict[str, float] = {}
-        for name, parameter in self.parameters().items():
-            low, high = self.ranges[name]
-            share = 1 - strength if parameter.stronger == 'down' else strength
-            value = low + (high - low) * share
-            values[name] = round(value) if parameter.integer else value
-        return values
-
-    @property
-    def has_strengths(self) -> bool:
-        """Whether the ranges leave the strength open, not only the appearance."""
-        pairs = zip(self.parameters().values(), self.ranges.values(), strict=True)
-        return any(p.stronger != 'neither' and low < high for p, (low, high) in pairs)
+Angle = within(-360.0, 360.0, 'neither')  # degrees
 
 
 class GaussianNoise(Degradation):
-    """Additive white Gaussian noise."""
+    """Additive white Gaussian noise.
 
-    apply = staticmethod(sensor.gaussian_noise)
+    y = x + n, independent per pixel and channel, not clipped.
+    """
+
     type: Literal['gaussian_noise'] = 'gaussian_noise'
     sigma: Deviation = (0.0, 50.0)
     """Standard deviation, 8-bit units."""
@@ -154,105 +62,198 @@ class GaussianNoise(Degradation):
             drawn['gray'] = bool(rng.random() < self.gray_prob)
         return drawn
 
+    @staticmethod
+    def apply(image, rng, *, sigma, gray=False):
+        shape = (*image.shape[:2], 1) if gray else image.shape
+        return image + rng.standard_normal(shape, dtype=np.float32) * np.float32(sigma / 255.0)
+
 
 class PoissonNoise(Degradation):
-    """Photon shot noise."""
+    """Photon shot noise.
 
-    apply = staticmethod(sensor.poisson_noise)
+    y = Poisson(peak * x) / peak, so that Var(y) = x / peak.
+    """
+
     type: Literal['poisson_noise'] = 'poisson_noise'
-    peak: _within(1.0, 1e6, 'down') = (20.0, 300.0)
+    peak: within(1.0, 1e6, 'down') = (20.0, 300.0)
     """Photons at intensity 1."""
+
+    @staticmethod
+    def apply(image, rng, *, peak):
+        photons = rng.poisson(np.maximum(image, 0.0).astype(np.float64) * peak)
+        return (photons / peak).astype(np.float32)
 
 
 class GaussianBlur(Degradation):
     """Defocus-like blur."""
 
-    apply = staticmethod(blur.gaussian_blur)
     type: Literal['gaussian_blur'] = 'gaussian_blur'
-    sigma: _within(0.0, 50.0) = (0.2, 3.0)
+    sigma: within(0.0, 50.0) = (0.2, 3.0)
     """Standard deviation, pixels."""
-    aspect: _within(0.05, 1.0, 'neither') = 1.0
+    aspect: within(0.05, 1.0, 'neither') = 1.0
     """Minor divided by major axis; 1: round."""
     angle: Angle = (0.0, 180.0)
     """Direction of the major axis, degrees."""
 
     @property
     def reach(self) -> int:
-        return blur.gaussian_radius(self.sigma[1])
+        return psf.gaussian_radius(self.sigma[1])
+
+    @staticmethod
+    def apply(image, rng, *, sigma, aspect, angle):
+        if aspect < 1.0:
+            return psf.convolve(image, psf.gaussian_psf(sigma, aspect, angle))
+        radius = psf.gaussian_radius(sigma)
+        profile = np.exp(-0.5 * (np.arange(-radius, radius + 1) / (sigma or 1)) ** 2)
+        profile = (profile / profile.sum()).astype(np.float32)
+        image, border = np.ascontiguousarray(image), cv2.BORDER_REFLECT_101
+        blurred = cv2.sepFilter2D(image, -1, profile, profile, borderType=border)
+        return blurred.reshape(image.shape)
 
 
 class MotionBlur(Degradation):
     """Camera shake along a line or an arc."""
 
-    apply = staticmethod(blur.motion_blur)
     type: Literal['motion_blur'] = 'motion_blur'
-    length: _within(0.0, 201.0) = (3.0, 21.0)
+    length: within(0.0, 201.0) = (3.0, 21.0)
     """Length of the path, pixels."""
     angle: Angle = (0.0, 180.0)
     """Direction of the path, degrees."""
-    bend: _within(-180.0, 180.0, 'neither') = 0.0
+    bend: within(-180.0, 180.0, 'neither') = 0.0
     """Turn along the path, degrees; 0: straight."""
 
     @property
     def reach(self) -> int:
-        return blur.motion_radius(self.length[1])
+        return psf.motion_radius(self.length[1])
+
+    @staticmethod
+    def apply(image, rng, *, length, angle, bend):
+        return psf.convolve(image, psf.motion_psf(length, angle, bend))
 
 
 class LowLight(Degradation):
-    """An under-exposed photo with the noise of its sensor."""
+    """An under-exposed photo with the noise of its sensor.
 
-    apply = staticmethod(sensor.low_light)
+    y = d + n with d = gain * x^gamma and Var(n) = shot_noise * d + (read_noise / 255)^2, not
+    clipped: the Poisson-Gaussian sensor model of Foi et al. (IEEE TIP 2008) on the tone curve of
+    LLNet (Lore et al. 2017); gamma above 1 darkens shadows more than highlights.
+    """
+
     type: Literal['low_light'] = 'low_light'
-    gamma: _within(0.1, 10.0) = (1.5, 3.0)
+    gamma: within(0.1, 10.0) = (1.5, 3.0)
     """Exponent of the tone curve."""
-    gain: _within(0.001, 1.0, 'down') = (0.4, 0.9)
+    gain: within(0.001, 1.0, 'down') = (0.4, 0.9)
     """Exposure factor."""
     shot_noise: Share = (0.0, 0.005)
     """Variance per unit intensity."""
     read_noise: Deviation = (0.0, 5.0)
     """Standard deviation, 8-bit units."""
 
+    @staticmethod
+    def apply(image, rng, *, gamma, gain, shot_noise, read_noise):
+        dark = gain * np.maximum(image, 0.0).astype(np.float64) ** gamma
+        if shot_noise > 1e-12:  # numpy draws no counts above 1e18, and there is nothing to see
+            dark = rng.poisson(dark / shot_noise) * shot_noise
+        if read_noise > 0:
+            dark = dark + rng.standard_normal(dark.shape) * (read_noise / 255.0)
+        return dark.astype(np.float32)
+
 
 class Jpeg(Degradation):
-    """JPEG compression."""
+    """JPEG compression.
 
-    apply = staticmethod(sensor.jpeg)
+    4:2:0, of values that are clipped to [0, 1] and rounded to 8 bits before, as in a camera.
+    """
+
     type: Literal['jpeg'] = 'jpeg'
-    quality: _within(1, 100, 'down', integer=True) = (20, 90)
+    quality: within(1, 100, 'down', integer=True) = (20, 90)
     """Quality as libjpeg counts it."""
 
     block: ClassVar[int] = 16  # 8 x 8 values of chroma at half the resolution
     reach: ClassVar[int] = 17  # a block, and what its decoder sees of the next one's chroma
 
+    @staticmethod
+    def apply(image, rng, *, quality):
+        pixels = np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+        bgr = np.ascontiguousarray(pixels[..., ::-1])
+        _, stream = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+        decoded = cv2.imdecode(stream, cv2.IMREAD_ANYCOLOR).reshape(image.shape)
+        return decoded[..., ::-1].astype(np.float32) / 255.0
+
 
 class Rain(Degradation):
-    """Rain streaks."""
+    """Rain streaks.
 
-    apply = staticmethod(weather.rain)
+    y = (1 - a S) x + a S with the opacity map S of two layers and a, the intensity: blending
+    towards white keeps y within [0, 1], where the additive model x + S saturates. A layer is random
+    drops smeared along their fall; a streak of a full-strength drop peaks at 1. Length and
+    thickness are those of the near layer, the far one has half of both. Streaks of positive angle
+    fall towards the left.
+    """
+
     type: Literal['rain'] = 'rain'
-    density: _within(0.0, 0.2) = (0.001, 0.006)
+    density: within(0.0, 0.2) = (0.001, 0.006)
     """Drops per pixel."""
-    length: _within(1.0, 200.0) = (15.0, 40.0)
+    length: within(1.0, 200.0) = (15.0, 40.0)
     """Length of the streaks, pixels."""
-    angle: _within(-80.0, 80.0, 'neither') = (-25.0, 25.0)
+    angle: within(-80.0, 80.0, 'neither') = (-25.0, 25.0)
     """Slant from the vertical, degrees."""
-    thickness: _within(0.5, 10.0) = (1.0, 2.0)
+    thickness: within(0.5, 10.0) = (1.0, 2.0)
     """Thickness of the streaks, pixels."""
     intensity: Share = (0.3, 0.8)
     """Largest opacity."""
 
+    @staticmethod
+    def apply(image, rng, *, density, length, angle, thickness, intensity):
+        height, width = image.shape[:2]
+        clear = np.ones((height, width), np.float32)
+        for scale in (1.0, 0.5):  # of the near and of the far half of the rain
+            streak = psf.motion_psf(length * scale, 90.0 - angle, fade=True)  # 0 falls down
+            thick = thickness * scale
+            streak = np.pad(streak, 2 * math.ceil(thick))
+            streak = cv2.filter2D(streak, -1, psf.gaussian_psf(thick / 2))
+            margin = streak.shape[0] // 2  # streaks that start outside reach into the picture
+            shape = (height + 2 * margin, width + 2 * margin)
+            drops = (rng.random(shape) < density / 2) * rng.uniform(0.4, 1.0, shape)
+            layer = psf.convolve(drops.astype(np.float32), streak / streak.max())
+            layer = np.clip(layer[margin : margin + height, margin : margin + width], 0.0, 1.0)
+            clear *= 1.0 - np.float32(intensity) * layer
+        return 1.0 - clear[..., None] * (1.0 - image)
+
 
 class Haze(Degradation):
-    """Haze that grows with the depth of the scene."""
+    """Haze that grows with the depth of the scene.
 
-    apply = staticmethod(weather.haze)
+    Atmospheric scattering y = x t + A (1 - t), t = exp(-beta d) (Koschmieder 1924), with a
+    :func:`random_depth` d and the grey airlight A.
+    """
+
     type: Literal['haze'] = 'haze'
-    beta: _within(0.0, 20.0) = (0.6, 2.4)
+    beta: within(0.0, 20.0) = (0.6, 2.4)
     """Scattering coefficient times the largest depth."""
-    airlight: _within(0.0, 1.0, 'neither') = (0.7, 1.0)
+    airlight: within(0.0, 1.0, 'neither') = (0.7, 1.0)
     """Colour of the haze, grey."""
-    depth_cells: _within(1, 64, 'neither', integer=True) = (2, 4)
+    depth_cells: within(1, 64, 'neither', integer=True) = (2, 4)
     """Smoothness of the depth: grid cells per side."""
+
+    @staticmethod
+    def apply(image, rng, *, beta, airlight, depth_cells):
+        depth = random_depth(*image.shape[:2], int(depth_cells), rng)
+        transmission = np.exp(-np.float32(beta) * depth)[..., None]
+        return image * transmission + np.float32(airlight) * (1.0 - transmission)
+
+
+def random_depth(height: int, width: int, cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Smooth random scene depth, float32 H W that spans [0, 1] and tends to grow towards the top:
+    two octaves of bicubically interpolated grids (``cells`` and twice as many a side) on a ramp.
+    """
+    depth = np.repeat(np.linspace(1.0, 0.0, height, dtype=np.float32)[:, None], width, axis=1)
+    for octave, weight in ((1, 1.0), (2, 0.5)):
+        grid = rng.random((cells * octave + 1, cells * octave + 1), dtype=np.float32)
+        fine = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+        depth += np.float32(weight) * fine
+    low, high = float(depth.min()), float(depth.max())
+    return (depth - low) / (high - low or 1.0)
 
 
 DEGRADATIONS: dict[str, type[Degradation]] = {

@@ -9,12 +9,10 @@ import math
 import cv2
 import numpy as np
 
-_TRUNCATE = 4.0  # support of a Gaussian in standard deviations, as in scipy.ndimage
-
 
 def gaussian_radius(sigma: float) -> int:
-    """Support radius in pixels of a Gaussian PSF of standard deviation ``sigma``."""
-    return int(_TRUNCATE * sigma + 0.5)
+    """Support radius in pixels of a Gaussian PSF: four ``sigma``, as in scipy.ndimage."""
+    return int(4 * sigma + 0.5)
 
 
 def gaussian_psf(sigma: float, aspect: float = 1.0, angle: float = 0.0) -> np.ndarray:
@@ -26,9 +24,7 @@ def gaussian_psf(sigma: float, aspect: float = 1.0, angle: float = 0.0) -> np.nd
         aspect: minor divided by major standard deviation, in (0, 1]; 1 is isotropic.
         angle: direction of the major axis in degrees, counter-clockwise from horizontal.
     """
-    radius = gaussian_radius(sigma)
-    if radius == 0:
-        return np.ones((1, 1), np.float32)
+    radius, sigma = gaussian_radius(sigma), sigma or 1
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float64)
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     major, minor = x * cos - y * sin, x * sin + y * cos  # rows grow downwards
@@ -83,32 +79,6 @@ def motion_psf(
 
 def convolve(image: np.ndarray, psf: np.ndarray) -> np.ndarray:
     """Convolution (not correlation) of every channel with ``psf``, borders reflected."""
-    kernel = np.ascontiguousarray(psf[::-1, ::-1])
-    blurred = cv2.filter2D(
-        np.ascontiguousarray(image), -1, kernel, borderType=cv2.BORDER_REFLECT_101
-    )
+    kernel, image = np.ascontiguousarray(psf[::-1, ::-1]), np.ascontiguousarray(image)
+    blurred = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
     return blurred.reshape(image.shape)  # OpenCV drops the axis of a single channel
-
-
-def gaussian_blur(
-    image: np.ndarray, rng: np.random.Generator, *, sigma: float, aspect: float, angle: float
-) -> np.ndarray:
-    """Defocus-like blur with :func:`gaussian_psf`; deterministic, ``rng`` is not used."""
-    if aspect < 1.0:
-        return convolve(image, gaussian_psf(sigma, aspect, angle))
-    radius = gaussian_radius(sigma)
-    if radius == 0:
-        return image.copy()
-    profile = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    profile = (profile / profile.sum()).astype(np.float32)
-    blurred = cv2.sepFilter2D(
-        np.ascontiguousarray(image), -1, profile, profile, borderType=cv2.BORDER_REFLECT_101
-    )
-    return blurred.reshape(image.shape)
-
-
-def motion_blur(
-    image: np.ndarray, rng: np.random.Generator, *, length: float, angle: float, bend: float
-) -> np.ndarray:
-    """Camera shake with :func:`motion_psf`; deterministic, ``rng`` is not used."""
-    return convolve(image, motion_psf(length, angle, bend))
