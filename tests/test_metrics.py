@@ -4,6 +4,7 @@ import math
 import sys
 import types
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -157,30 +158,24 @@ def uiqm_by_loops(image: np.ndarray) -> float:
     yb = [(r + g) / 2 - b for r, g, b in rgb.reshape(-1, 3)]
     cut, moments = len(rg) // 10, []
     for values in (rg, yb):
-        kept = sorted(values)[cut:-cut]
-        mean = sum(kept) / len(kept)
-        moments.append((mean, sum((v - mean) ** 2 for v in values) / len(values)))
+        mean = np.mean(sorted(values)[cut:-cut])
+        moments.append((mean, np.mean([(v - mean) ** 2 for v in values])))
     (m1, v1), (m2, v2) = moments
-    uicm = -0.0268 * math.sqrt(m1**2 + m2**2) + 0.1586 * math.sqrt(v1 + v2)
-    blocks = [(y, x) for y in range(0, height - 9, 10) for x in range(0, width - 9, 10)]
-    uism = 0.0
+    uicm = -0.0268 * math.hypot(m1, m2) + 0.1586 * math.sqrt(v1 + v2)
+    places = [np.s_[y : y + 10, x : x + 10] for y in range(0, height - 9, 10)
+              for x in range(0, width - 9, 10)]  # fmt: skip
+    uism = uiconm = 0.0
     for weight, channel in zip((0.299, 0.587, 0.114), np.moveaxis(rgb, -1, 0), strict=True):
-        padded, edges = np.pad(channel, 1, mode='symmetric'), np.zeros((height, width))
-        for y in range(height):
-            for x in range(width):
-                n = padded[y : y + 3, x : x + 3]
-                down = (n[2] - n[0]) @ [1, 2, 1]
-                edges[y, x] = math.hypot(down, (n[:, 2] - n[:, 0]) @ [1, 2, 1])
-        edges *= 255 / edges.max()
-        for y, x in blocks:
-            block = (edges * channel)[y : y + 10, x : x + 10]
+        slopes = (
+            cv2.Sobel(channel, -1, *d, borderType=cv2.BORDER_REFLECT) for d in ((1, 0), (0, 1))
+        )
+        edges = np.hypot(*slopes)
+        for block in (channel[place] * edges[place] * 255 / edges.max() for place in places):
             if block.min() > 0:
-                uism += weight * 2 / len(blocks) * math.log(block.max() / block.min())
-    uiconm = 0.0
-    for y, x in blocks:
-        block = rgb[y : y + 10, x : x + 10]
-        ratio = (block.max() - block.min()) / (block.max() + block.min() or 1)
-        uiconm -= ratio * math.log(ratio) / len(blocks) if ratio else 0
+                uism += weight * 2 / len(places) * math.log(block.max() / block.min())
+    for block in (rgb[place] for place in places):
+        ratio = np.ptp(block) / (block.max() + block.min() or 1)
+        uiconm -= ratio * math.log(ratio) / len(places) if ratio else 0
     return 0.0282 * uicm + 0.2953 * uism + 3.5753 * uiconm
 
 
