@@ -101,13 +101,9 @@ def check_inputs(net: nn.Module, given: Collection[str]) -> None:
 
 def image_channels(cls: type[nn.Module], arguments: Mapping[str, Any]) -> int:
     """Channels of the images that a network built with ``arguments`` takes; 3 where unknown."""
-    parameters = inspect.signature(cls).parameters
-    for name in CHANNEL_ARGUMENTS:
-        if name in arguments:
-            return arguments[name]
-        if name in parameters and parameters[name].default is not inspect.Parameter.empty:
-            return parameters[name].default
-    return 3
+    parameters = inspect.signature(cls).parameters.values()
+    known = {p.name: p.default for p in parameters if p.default is not p.empty} | {**arguments}
+    return next((known[name] for name in CHANNEL_ARGUMENTS if name in known), 3)
 
 
 def check_tile(tile: int, overlap: int, size_multiple: int = 1) -> tuple[int, int]:

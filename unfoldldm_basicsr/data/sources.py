@@ -35,7 +35,6 @@ from unfoldldm_basicsr.data.listing import (
 _environments: dict[tuple[int, int], Any] = {}
 _lock = threading.RLock()
 
-
 AS_LMDB = 'looks like an LMDB; set io_backend: {type: lmdb}.'
 
 
@@ -108,7 +107,8 @@ class LmdbImages:
     shape = size
 
     def read(self, name: str) -> np.ndarray:
-        payload = read_lmdb(self.root, name)
+        with _reading(self.root, f' on key {name}') as transaction:
+            payload = transaction.get(name.encode('utf-8', 'surrogateescape'))
         if payload is None:
             raise ValueError(
                 f'{self.origin(name)}: meta_info.txt lists this key but data.mdb lacks it. '
@@ -159,24 +159,16 @@ def read_lmdb_index(root: str) -> dict[str, tuple[int, int] | None]:
     return index
 
 
-def read_lmdb(root: str, key: str) -> bytes | None:
-    """The value of ``key``, or None; opens the database read-only on first use."""
-    with _reading(root, f' on key {key}') as transaction:
-        return transaction.get(key.encode('utf-8', 'surrogateescape'))
-
-
 def stored_keys(root: str) -> set[str]:
     """Every key in the database, whatever its ``meta_info.txt`` lists."""
     with _reading(root) as transaction:
-        return {
-            bytes(key).decode('utf-8', 'surrogateescape')
-            for key in transaction.cursor().iternext(values=False)
-        }
+        keys = transaction.cursor().iternext(values=False)
+        return {bytes(key).decode('utf-8', 'surrogateescape') for key in keys}
 
 
 @contextmanager
 def _reading(root: str, what: str = '') -> Iterator[Any]:
-    """A read transaction of the database, with its errors explained."""
+    """A read transaction of the database, opened on first use, with its errors explained."""
     status = os.stat(os.path.join(root, 'data.mdb'))
     place = status.st_dev, status.st_ino
     try:
