@@ -75,9 +75,8 @@ class OptionLoader(yaml.SafeLoader):
             if isinstance(key, (dict, list)):
                 raise refusal(None, None, 'a key must be a plain word', mark)
             if key in seen:
-                first, second = (
-                    self.construct_object(n, deep=True) for n in (seen[key][1], value_node)
-                )
+                nodes = seen[key][1], value_node
+                first, second = (self.construct_object(node, deep=True) for node in nodes)
                 if first not in (None, second):
                     twice = f"the key '{key}' appears twice, first here"
                     again = 'and again here: rename one, or remove the one that is not meant'
@@ -119,13 +118,11 @@ def read_option_file(path: str | Path) -> dict:
     and, for YAML errors, line and column.
     """
     try:
-        text = Path(path).read_text(encoding='utf-8')
+        options = _load(Path(path).read_text(encoding='utf-8'))
     except OSError as error:
         raise ValueError(f'{path}: cannot be read: {error.strerror}.') from error
     except UnicodeDecodeError as error:
         raise ValueError(f'{path}: not a UTF-8 text file (byte {error.start}).') from error
-    try:
-        options = _load(text)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     if not isinstance(options, dict):
@@ -191,9 +188,8 @@ def apply_overrides(options: dict, entries: Iterable[str]) -> None:
         names = [k.strip() for k in keys.split(':')]
         try:
             if not equals or not all(names) or not text.strip():
-                raise ValueError(
-                    'write KEY:KEY=VALUE, for example train:total_iter=1000 (VALUE ~ for none).'
-                )
+                example = 'for example train:total_iter=1000 (VALUE ~ for none)'
+                raise ValueError(f'write KEY:KEY=VALUE, {example}.')
             _assign(options, names, parse_value(text.strip()))
         except ValueError as error:
             raise ValueError(f"--force_yml '{entry}': {error}") from error

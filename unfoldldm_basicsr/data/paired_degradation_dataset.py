@@ -10,11 +10,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import Field, ValidationInfo, field_validator
 
 from unfoldldm_basicsr.data.listing import without_extension
-from unfoldldm_basicsr.data.restoration_dataset import (
-    DatasetOptions,
-    RestorationDataset,
-    at_key,
-)
+from unfoldldm_basicsr.data.restoration_dataset import DatasetOptions, RestorationDataset, at_key
 from unfoldldm_basicsr.data.sources import FolderImages, ImageSource
 
 _NUM_CHECKED_PAIRS = 16  # of folders, whose sizes are compared before a run; of LMDBs it is all
@@ -63,13 +59,13 @@ class PairedDegradationDataset(RestorationDataset):
             lq_names = [lq or partner_name(gt, options.filename_tmpl) for gt, lq in self.listed]
             names = {gt_key: [gt for gt, _ in self.listed], **dict.fromkeys(lq_keys, lq_names)}
         self._open(names)
+        clean, *views = self.images
         columns = [source.names for source in self.images]
         if not self.listed:
-            for place, key in enumerate(lq_keys, start=1):
-                with at_key(self.title, key if options.filename_tmpl == '{}' else 'filename_tmpl'):
-                    columns[place] = match_names(
-                        self.images[0], self.images[place], options.filename_tmpl
-                    )
+            template = options.filename_tmpl
+            for place, (key, images) in enumerate(zip(lq_keys, views, strict=True), start=1):
+                with at_key(self.title, key if template == '{}' else 'filename_tmpl'):
+                    columns[place] = match_names(clean, images, template)
         self.items = [*zip(*columns, strict=True)]
         if options.on_error != 'skip':
             self._check_sizes()
@@ -92,11 +88,9 @@ class PairedDegradationDataset(RestorationDataset):
                 with at_key(self.title, 'dataroot_lq'):
                     self._read(names)
 
-    def degraded(
-        self, gt: np.ndarray, views: list[np.ndarray], rng: np.random.Generator
-    ) -> np.ndarray:
+    def degraded(self, images: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
         """All views, one after the other."""
-        return np.concatenate(views, -1) if len(views) > 1 else views[0]
+        return np.concatenate(images[1:], -1) if len(images) > 2 else images[1]
 
 
 class DualPixelOptions(PairedOptions):

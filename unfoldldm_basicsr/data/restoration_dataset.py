@@ -155,10 +155,8 @@ class RestorationDataset(Dataset):
             with at_key(self.title, 'meta_info_file'):
                 self.listed = read_meta_info(self.options.meta_info_file)
 
-    def degraded(
-        self, gt: np.ndarray, views: list[np.ndarray], rng: np.random.Generator
-    ) -> np.ndarray:
-        """The degraded image, float32 H W C, from the other images of the item or the clean one."""
+    def degraded(self, images: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+        """The degraded image, float32 H W C, from the images of an item, clean first."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -173,12 +171,11 @@ class RestorationDataset(Dataset):
             images, inside = self._training_patch(images, rng)
         else:
             images, inside = [self._validation_crop(image) for image in images], np.s_[:, :]
-        gt, *views = map(self._float, images)
-        lq = self.degraded(gt, views, rng)
+        images = [*map(self._float, images)]
         paths = [source.path(name) for source, name in zip(self.images, names, strict=True)]
         return {
-            'lq': pixels.to_tensor(lq[inside]),
-            'gt': pixels.to_tensor(gt[inside]),
+            'lq': pixels.to_tensor(self.degraded(images, rng)[inside]),
+            'gt': pixels.to_tensor(images[0][inside]),
             'lq_path': paths[min(1, len(paths) - 1)],
             'gt_path': paths[0],
             'degradation': self.degradation,
@@ -330,7 +327,5 @@ class SyntheticDegradationDataset(RestorationDataset):
         self.reach, self.block = self.chain.reach, self.chain.block
         self._set_class(self.chain.name)
 
-    def degraded(
-        self, gt: np.ndarray, views: list[np.ndarray], rng: np.random.Generator
-    ) -> np.ndarray:
-        return self.chain(gt, rng)
+    def degraded(self, images: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+        return self.chain(images[0], rng)

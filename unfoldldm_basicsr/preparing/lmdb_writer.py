@@ -84,15 +84,13 @@ def plan_keys(names: Iterable[str], *, sub_images: bool = False) -> dict[str, st
     return dict(sorted(keys.items()))
 
 
-def make_records(
-    image: Image, key: str, payload: str, sub_images: SubImages | None
-) -> list[Record]:
+def make_records(image: Image, key: str, payload: str, squares: SubImages | None) -> list[Record]:
     """Decodes one image and encodes it, or its sub-images, for the database."""
     source = image.read_bytes() if isinstance(image, Path) else b''
     pixels = decode(source, str(image)).opaque if isinstance(image, Path) else image()
     pieces = {key: pixels}
-    if sub_images is not None:
-        pieces = {f'{key}_s{i:03d}': piece for i, piece in enumerate(sub_images.cut(pixels), 1)}
+    if squares is not None:
+        pieces = {f'{key}_s{i:03d}': piece for i, piece in enumerate(squares.cut(pixels), 1)}
     records = []
     for name, piece in pieces.items():
         try:
