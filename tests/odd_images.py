@@ -62,14 +62,9 @@ def _premultiplied() -> tuple[bytes, np.ndarray]:
     return content, np.dstack([PLAIN, alpha]) / 255
 
 
-def _cmyk(kind: str) -> tuple[bytes, np.ndarray]:
-    content = pillow(Image.fromarray(PLAIN).convert('CMYK'), kind, quality=98)
+def _as_pillow_reads(pixels: np.ndarray | Image.Image, kind: str) -> tuple[bytes, np.ndarray]:
+    content = pillow(pixels, kind, quality=98)
     return content, np.asarray(Image.open(io.BytesIO(content)).convert('RGB')) / 255
-
-
-def _jpeg() -> tuple[bytes, np.ndarray]:
-    content = pillow(PLAIN, 'JPEG', quality=98)
-    return content, np.asarray(Image.open(io.BytesIO(content))) / 255
 
 
 def _deep_jpeg(samples: np.ndarray) -> tuple[bytes, np.ndarray]:
@@ -78,6 +73,7 @@ def _deep_jpeg(samples: np.ndarray) -> tuple[bytes, np.ndarray]:
     return content, (samples >> 4) / 4095
 
 
+_inks = Image.fromarray(PLAIN).convert('CMYK')
 _palette = Image.fromarray(PLAIN).quantize(16)
 _colours = np.asarray(_palette.convert('RGB')) / 255
 
@@ -92,8 +88,8 @@ READ: dict[str, tuple[bytes, np.ndarray, float]] = {
                              1 - PLAIN[..., 0] / 255, 0.001),
     'premultiplied.tif': (*_premultiplied(), 2 / 255),
     'palette.tif': (pillow(_palette, 'TIFF'), _colours, 0.001),
-    'cmyk.tif': (*_cmyk('TIFF'), 0.001),
-    'cmyk.jpg': (*_cmyk('JPEG'), 3 / 255),
+    'cmyk.tif': (*_as_pillow_reads(_inks, 'TIFF'), 0.001),
+    'cmyk.jpg': (*_as_pillow_reads(_inks, 'JPEG'), 3 / 255),
     'max_4095.pgm': (netpbm('P5', GREY >> 4, 4095), (GREY >> 4) / 4095, 1e-5),
     'max_1023.ppm': (netpbm('P6', DEEP >> 6, 1023), (DEEP >> 6) / 1023, 1e-5),
     'max_100.pnm': (netpbm('P5', GREY // 656, 100), (GREY // 656) / 100, 0.5 / 255),
@@ -113,8 +109,8 @@ READ: dict[str, tuple[bytes, np.ndarray, float]] = {
     'deep_grey.png': (pillow(GREY, 'PNG'), GREY / 65535, 1e-5),
     'deep.jpg': (*_deep_jpeg(DEEP), 0.005),
     'deep_grey.jpg': (*_deep_jpeg(GREY), 0.005),
-    'phone.jfif': (*_jpeg(), 3 / 255),
-    'n\u00e4me \u56fe %.jpe': (*_jpeg(), 3 / 255),
+    'phone.jfif': (*_as_pillow_reads(PLAIN, 'JPEG'), 3 / 255),
+    'n\u00e4me \u56fe %.jpe': (*_as_pillow_reads(PLAIN, 'JPEG'), 3 / 255),
     'lossless.webp': (pillow(PLAIN, 'WEBP', lossless=True), PLAIN / 255, 0.001),
     'wavelets.jp2': (pillow(PLAIN, 'JPEG2000'), PLAIN / 255, 0.001),
     'plain.bmp': (pillow(PLAIN, 'BMP'), PLAIN / 255, 0.001),

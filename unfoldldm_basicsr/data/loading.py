@@ -213,14 +213,13 @@ class TrainingItems(ItemReader, Dataset):
 @contextmanager
 def preserved_rng() -> Iterator[None]:
     """Leaves the global generators on the CPU as they were, whatever the block draws."""
-    torch_rng = torch.default_generator
-    states = random.getstate(), np.random.get_state(legacy=False), torch_rng.get_state()  # noqa: NPY002
+    states = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
     try:
-        yield
+        with torch.random.fork_rng(devices=()):
+            yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
-        torch_rng.set_state(states[2])
 
 
 @contextmanager
