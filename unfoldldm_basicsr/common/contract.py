@@ -107,10 +107,7 @@ def image_channels(cls: type[nn.Module], arguments: Mapping[str, Any]) -> int:
 
 
 def check_tile(tile: int, overlap: int, size_multiple: int = 1) -> tuple[int, int]:
-    """The side and the overlap of tiles in pixels, aligned to a network's ``size_multiple``.
-
-    Raises ValueError: no progress is possible with these values.
-    """
+    """Side and overlap of tiles in pixels, aligned to the multiple; ValueError: no progress."""
     if overlap < 0:
         raise ValueError(f'The tile overlap must be 0 or more pixels, got {overlap}.')
     aligned_tile = tile // size_multiple * size_multiple

@@ -175,10 +175,7 @@ def problems_of(
 
 
 def _walk(value: Any, loc: Sequence[str | int], known: Collection[str | int]) -> list:
-    """The parts of a place that lead into ``value`` or are ``known``, and last what is there.
-
-    The others are names of a union's members.
-    """
+    """Parts of a place without the names of a union's members, and last what is there."""
     parts = []
     for part in loc:
         try:

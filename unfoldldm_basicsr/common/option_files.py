@@ -104,10 +104,7 @@ OptionDumper.add_representer(OrderedDict, yaml.SafeDumper.represent_dict)
 
 
 def ordered_yaml() -> tuple[type[OptionLoader], type[OptionDumper]]:
-    """Replaces ``basicsr.utils.options.ordered_yaml``: loader and dumper, both safe.
-
-    Mappings become plain dictionaries, which keep the order of the file.
-    """
+    """Replaces ``basicsr.utils.options.ordered_yaml``: safe, mappings are plain dictionaries."""
     return OptionLoader, OptionDumper
 
 

@@ -117,10 +117,7 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 
 
 def split_size(line: str) -> tuple[str, tuple[int, int] | None]:
-    """Name and (height, width) of a line ``name (h,w,c) level``, None where it has no size.
-
-    Other fields after the name of a file are left out, as BasicSR does.
-    """
+    """Name and (height, width) or None of a line ``name (h,w,c) level``; further fields go."""
     found = _SIZE.search(line)
     if found is None:
         more = _MORE.match(line.strip())

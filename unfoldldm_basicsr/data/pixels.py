@@ -64,9 +64,7 @@ def rgb_of_cmyk(image: Image.Image, icc: bytes | None) -> np.ndarray:
 
 
 def flipped(image: np.ndarray, horizontal: bool, vertical: bool, transpose: bool) -> np.ndarray:
-    """One of the eight flips and rotations by 90 degrees: mirrors, turns over, then transposes (a
-    view).
-    """
+    """One of the eight flips and turns by 90 degrees: mirrors, turns over, transposes (a view)."""
     if horizontal:
         image = image[:, ::-1]
     if vertical:

@@ -1,7 +1,4 @@
-"""Confusion matrices of a classifier, drawn and written as a table.
-
-Row i, column j: the number of items of class i that were taken for class j.
-"""
+"""Confusion matrices as pictures and tables; row i, column j: items of class i taken for j."""
 
 from collections.abc import Sequence
 from pathlib import Path

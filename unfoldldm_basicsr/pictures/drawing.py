@@ -177,10 +177,7 @@ def crop(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def save_picture(path: str | Path, picture: np.ndarray | Figure) -> None:
-    """Saves a photo or a page: ``.png`` exactly, ``.jpg`` small; complete or not at all.
-
-    Raises ValueError: another suffix.
-    """
+    """Saves a photo or page, whole: ``.png`` exactly, ``.jpg`` small. ValueError: other suffix."""
     path = Path(path)
     jpeg = {'format': 'JPEG', 'quality': 92, 'subsampling': 0}
     options = {'.png': {'format': 'PNG'}, '.jpg': jpeg}.get(path.suffix.lower())

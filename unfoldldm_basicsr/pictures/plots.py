@@ -30,9 +30,7 @@ def looks(sides: Iterable[str]) -> dict[str, dict[str, str]]:
 
 @contextmanager
 def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
-    """An empty plot, which gets a legend of the sides and is written as a PNG at the end: whole,
-    and the same bytes every time.
-    """
+    """An empty plot, which gets a legend and is written as a PNG, the same bytes every time."""
     from matplotlib.figure import Figure
 
     page = Figure(figsize=(6.6, 4.2), dpi=130, layout='constrained')
@@ -48,9 +46,7 @@ def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
 
 
 def curves(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> None:
-    """A line for each side of ``value`` over the column ``x``; points that are ``hollow`` (no plain
-    results: oracle) have empty markers.
-    """
+    """A line per side of ``value`` over ``x``; ``hollow`` points (oracle) have empty markers."""
     for name, own in table.groupby('side', sort=False):
         axes.plot(own[x], own['value'], **style[name], label=name)
         empty = own[own.get('hollow', own[x].isna())]

@@ -31,10 +31,7 @@ Angle = within(-360.0, 360.0, 'neither')  # degrees
 
 
 class GaussianNoise(Degradation):
-    """Additive white Gaussian noise.
-
-    y = x + n, independent per pixel and channel, not clipped.
-    """
+    """Additive white Gaussian noise, independent per pixel and channel, not clipped."""
 
     type: Literal['gaussian_noise'] = 'gaussian_noise'
     sigma: Deviation = (0.0, 50.0)
@@ -69,10 +66,7 @@ class GaussianNoise(Degradation):
 
 
 class PoissonNoise(Degradation):
-    """Photon shot noise.
-
-    y = Poisson(peak * x) / peak, so that Var(y) = x / peak.
-    """
+    """Photon shot noise: y = Poisson(peak * x) / peak, so that Var(y) = x / peak."""
 
     type: Literal['poisson_noise'] = 'poisson_noise'
     peak: within(1.0, 1e6, 'down') = (20.0, 300.0)
@@ -160,10 +154,7 @@ class LowLight(Degradation):
 
 
 class Jpeg(Degradation):
-    """JPEG compression.
-
-    4:2:0, of values that are clipped to [0, 1] and rounded to 8 bits before, as in a camera.
-    """
+    """JPEG compression (4:2:0) of values clipped to [0, 1] and rounded to 8 bits as in a camera."""
 
     type: Literal['jpeg'] = 'jpeg'
     quality: within(1, 100, 'down', integer=True) = (20, 90)
@@ -224,8 +215,7 @@ class Rain(Degradation):
 class Haze(Degradation):
     """Haze that grows with the depth of the scene.
 
-    Atmospheric scattering y = x t + A (1 - t), t = exp(-beta d) (Koschmieder 1924), with a
-    :func:`random_depth` d and the grey airlight A.
+    y = x t + A (1 - t), t = exp(-beta d) (Koschmieder 1924), with a :func:`random_depth` d.
     """
 
     type: Literal['haze'] = 'haze'
