@@ -16,13 +16,15 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.metrics import calculate_psnr
+from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import ROOT, change, write_options, write_photos
+from tiny_network import TinyConvNet
 from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing import comparison, measuring, testing
 from unfoldldm_basicsr.comparing.comparison import named_files, words_of_task
-from unfoldldm_basicsr.comparing.runs import check_equal, read_run
+from unfoldldm_basicsr.comparing.runs import Run, check_equal, check_runs, check_seeds, read_run
 from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import merged, options_of_test, read_task
 from unfoldldm_basicsr.comparing.testing import CLASSICAL, DEGRADED, TRUTH
@@ -127,6 +129,7 @@ def test_a_report_names_own_options_once_and_what_was_trained_on(place, named):
     assert named in words
     assert words.count('train.stage_loss_weight') == 1
     assert 'train.stage_loss_weight 0.3 then 0.05' in words  # of Phase I and II
+    assert ['grad_clip_norm not set' in words, 'path' in words] == [False, False]
     assert words.count(' then ') == 1  # what both phases have alike is said once
     task = read_task(ROOT / 'options' / 'compare' / 'dark', ['datasets:test_real=~'])
     words = words_of_task(task)
@@ -163,16 +166,59 @@ def test_shipped_comparisons_are_comparable_and_pass_the_check_of_option_files(p
     [
         ('datasets.train.gt_size', 24, 'datasets.train.gt_size is 24, in common.yml 32'),
         ('datasets.train.use_rot', True, "datasets.train.use_rot is True, in common.yml 'not set'"),
+        ('path', {'pretrain_network_g': 'x.pth'}, "path.pretrain_network_g is 'x.pth', in common"),
     ],
 )
 def test_sides_that_are_not_comparable_are_refused_with_the_difference(
     folder, path, value, said, output_of
 ):
     change(folder / 'wide.yml', path, value)
-    command = ['compare', '-opt', folder, '--root', folder.parent]
-    assert f'wide: {said}' in output_of(*command, status=2)
+    for command in (
+        ['compare', '-opt', folder, '--root', folder.parent],
+        ['check', '-opt', folder],
+    ):
+        assert f'wide: {said}' in output_of(*command, status=2)
     change(folder / 'common.yml', 'compare.allow', [path])
-    check_equal(read_task(folder))
+    assert 'OK (2 sides' in output_of('check', '-opt', folder)
+    change(folder / 'wide.yml', 'network_g.widht', 8)
+    assert 'network_g.widht' in output_of('check', '-opt', folder, status=2)
+    assert 'check its folder' in output_of('check', '-opt', folder / 'wide.yml', status=2)
+
+
+def test_finished_runs_are_compared_phase_by_phase(tmp_path):
+    def run(name: str, photos='photos', path=None, lr=1.0) -> Run:
+        data = {'datasets': {'train': {'dataroot_gt': photos}}, 'network_g': {'type': 'NAFNet'}}
+        made = Run(tmp_path / name, {'name': name, **data, 'path': path, 'train': {'lr': lr}})
+        made.weights.parent.mkdir(parents=True, exist_ok=True)
+        made.weights.touch()
+        return made
+
+    one, before = run('one'), run('before', photos='tests')
+    after = run('after', path={'pretrain_network_g': str(before.weights)})
+    loose = run('loose', path={'pretrain_network_g': 'x.pth'})
+    for pair in ([[one], [before, after]], [[before, after], [one]]):
+        with pytest.raises(ValueError, match=r"before: datasets\.train\.dataroot_gt is 'tests'"):
+            check_runs(pair, ())
+        check_runs(pair, ('datasets.train',))
+    with pytest.raises(ValueError, match=r'loose: path\.pretrain_network_g is x\.pth, trained on'):
+        check_runs([[one], [loose]], ())
+    check_runs([[one], [loose]], ('path',))
+    with pytest.raises(ValueError, match=r'two: train\.lr is 2\.0, in one 1\.0'):
+        check_seeds([[one], [run('two', lr=2.0)]])
+    check_seeds([[one], [run('two')]])
+    one.weights.unlink()
+    with pytest.raises(ValueError, match='one: is not finished; go on with it: python'):
+        check_runs([[one]], ())
+
+
+def test_the_code_of_a_network_of_a_project_counts_in_what_was_measured(monkeypatch):
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Mine', TinyConvNet)
+    assert ['class TinyConvNet' in code for code in measuring.code_of({'type': 'Mine'})] == [True]
+    assert measuring.code_of(NAFNET) == []
+    options = {'network_g': {'type': 'Mine'}}
+    before = measuring.key_of(options)
+    monkeypatch.setattr(measuring.inspect, 'getsource', lambda _: 'edited')
+    assert measuring.key_of(options) != before
 
 
 def test_sides_may_differ_in_what_leaves_the_result_as_it_is(folder):
@@ -266,7 +312,8 @@ def test_a_comparison_runs_from_option_files_to_its_report_and_repeats_nothing(
     finished = ['compare', '--root', root, '--sizes', '32', '-opt', folder / 'common.yml']
     output_of(*finished, '--runs', 'tiny_iterations8_small_seed3', weights)
     made = f'unfoldldm compare --root {root} --sizes 32 -opt {folder / "common.yml"} --runs'
-    assert made in (root / 'results' / 'runs' / 'protocol.csv').read_text()
+    protocol = (root / 'results' / 'runs' / 'protocol.csv').read_text()
+    assert all(words in protocol for words in (made, 'patches of 32, batch 2', 'seeds,3'))
     other = by_side(root / 'results' / 'runs' / 'quality.csv')
     first = by_side(report / 'quality.csv')
     assert other['tiny_iterations8_small']['psnr_y'] == first['small']['psnr_y']
@@ -343,8 +390,11 @@ def test_a_test_is_made_again_for_another_metric_or_version_and_scores_the_first
     assert 'ssim' in testing.tested(options, place, pictures=False)
     made, restoring = [], testing.restoring
     monkeypatch.setattr(testing, 'restoring', lambda *given: made.append(1) or restoring(*given))
-    for version, tests in ((testing.__version__, 0), ('another', 1)):
-        monkeypatch.setattr(testing, '__version__', version)
+    for changed, value, tests in (
+        ('__version__', testing.__version__, 0), ('__version__', 'another', 1),
+        ('code_of', lambda _: ['edited'], 2),
+    ):  # fmt: skip
+        monkeypatch.setattr(testing, changed, value)
         testing.tested(options, place, pictures=False)
         assert len(made) == tests
 

@@ -88,8 +88,9 @@ def test_files_are_read_as_utf8_wherever_python_runs(tmp_path):
 )  # fmt: skip
 def test_force_yml_takes_yaml_values_and_leaves_texts(text, value):
     options = {'train': {'lr': 0}, 'mix': [{'prob': 0}, {'prob': 0}]}
-    apply_overrides(options, [f'train:lr={text}', f'mix:1:prob={text}'])
-    assert options == {'train': {'lr': value}, 'mix': [{'prob': 0}, {'prob': value}]}
+    apply_overrides(options, [f'train:lr={text}', f'mix:1:prob={text}', 'path:a=1'])
+    mix = [{'prob': 0}, {'prob': value}]
+    assert options == {'train': {'lr': value}, 'mix': mix, 'path': {'a': 1}}
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,11 @@ def test_a_known_degradation_is_chosen_by_name_or_index(files):
     ('source', 'choice', 'message'),
     [
         ('label', 'auto', r'cannot tell .* one of: noise \(0\), rain \(1\), haze \(2\)'),
-        ('label', 'rian', "one of: noise .0., .* Did you mean 'rain'"),
+        (
+            'label',
+            'rian',
+            r"no such degradation\. Did you mean 'rain'\? Name another, one of",
+        ),
         ('label', -1, 'degradation -1: .* one of: noise'),
         ('clip', 'rain', 'CLIPDegradationEmbedding. tell the degradation from the image'),
     ],

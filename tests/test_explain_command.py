@@ -284,7 +284,7 @@ def test_the_picture_says_what_was_reduced_and_what_was_told(
     explain(weights['clip'], tmp_path / 'a.png', tmp_path / 'out', '--max-size', '50')
     note = 'a.png (50 x 30 pixels, reduced from 100 x 60), VLUNet, clip.pth'
     assert notes.pop() == (note, (30, 50, 3))
-    explain(weights['label'], tmp_path / 'a.png', tmp_path / 'told', '--degradation', 'rain')
+    explain(weights['label'], tmp_path / 'a.png', tmp_path / 'told', '--degradation', 1)
     assert notes.pop()[0] == "a.png (100 x 60 pixels), VLUNet, label.pth, told 'rain'"
 
 

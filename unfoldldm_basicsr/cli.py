@@ -109,7 +109,8 @@ def _list(parser: argparse.ArgumentParser) -> None:
 def _check(parser: argparse.ArgumentParser) -> None:
     """find all mistakes in option files before a run is started"""
     add = parser.add_argument
-    add('-opt', '--opt', required=True, nargs='+', metavar='FILE', help='option files')
+    files = 'option files, and folders of comparisons'
+    add('-opt', '--opt', required=True, nargs='+', metavar='FILE', help=files)
     add('--no-data', action='store_true', help='leave out data, weights and GPUs of this machine')
     add('--no-strict', action='store_true', help='warn about unknown keys instead of refusing them')
     add('--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='as in training')

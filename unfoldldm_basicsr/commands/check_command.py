@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 import yaml
 
@@ -9,6 +10,8 @@ from unfoldldm_basicsr.common.cost import SIZE, network_cost
 from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.common.files import refuse_existing, write_bytes_atomic
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
+from unfoldldm_basicsr.comparing.runs import check_task
+from unfoldldm_basicsr.comparing.task import COMMON, ROWS, read_task
 from unfoldldm_basicsr.options.aliases import translate
 from unfoldldm_basicsr.options.preflight import examine, preflight, project_hint
 from unfoldldm_basicsr.options.run import Report, is_training
@@ -18,13 +21,19 @@ def run_check(args: argparse.Namespace) -> int:
     """Prints one line per correct file, and every problem of the others (status 2)."""
     failed, hint = False, ''
     for file in args.opt:
+        settings = {'here': not args.no_data, 'strict': not args.no_strict}
         try:
+            if Path(file).is_dir():
+                task = read_task(Path(file), args.force_yml)
+                check_task(task, Path.cwd(), **settings)
+                print(f'{file}: OK ({len(task.sides)} sides of a comparison)')
+                continue
+            beside = [Path(file).with_name(name) for name in (COMMON, ROWS)]
+            if any({'compare', 'rows'} & {*read_option_file(f)} for f in beside if f.is_file()):
+                raise ValueError(f'{file}: is a part of a comparison: check its folder.')
             options = read_option_file(file)
             apply_overrides(options, args.force_yml)
-            report = examine(
-                options, file, is_training(options), here=not args.no_data,
-                strict=not args.no_strict,
-            )  # fmt: skip
+            report = examine(options, file, is_training(options), **settings)
         except ValueError as error:
             failed = True
             print(error, file=sys.stderr)

@@ -29,7 +29,8 @@ def run_explain(args: argparse.Namespace) -> int:
         size += f', reduced from {original.shape[1]} x {original.shape[0]}'
     note = f'{args.image.name} ({size}), {type(restorer.net).__name__}, {restorer.name}'
     if args.degradation != AUTO:
-        note += f", told '{args.degradation}'"
+        told = restorer.conditioning
+        note += f", told '{told.classes[told.label]}'"
     files, remarks = {}, []
     if can_explain(restorer):
         found = explain_vlunet(restorer, image)

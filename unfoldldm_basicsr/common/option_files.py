@@ -209,7 +209,9 @@ def _assign(place: object, names: list[str], value: object) -> None:
             right = name.replace('.', ':')
             raise ValueError(f"keys are joined by colons, '{right}' instead of '{name}'.")
         elif name not in place and not last:
-            raise ValueError(f"{where} has no '{name}'.{did_you_mean(name, place)}")
+            if depth or name not in ('path', 'val', 'logger'):  # sections that need not be there
+                raise ValueError(f"{where} has no '{name}'.{did_you_mean(name, place)}")
+            place[name] = {}
         if last:
             place[key] = value
         else:

@@ -17,7 +17,7 @@ from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.common.suggest import check_choice
 from unfoldldm_basicsr.comparing import runs as trainings
 from unfoldldm_basicsr.comparing import task as tasks
-from unfoldldm_basicsr.comparing.measuring import deployed, machine
+from unfoldldm_basicsr.comparing.measuring import code_of, deployed, machine
 from unfoldldm_basicsr.comparing.report import Entry, build
 from unfoldldm_basicsr.comparing.tables import made_once, read_csv
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
@@ -83,7 +83,7 @@ def compare_finished(
     place = Workspace(root, folder, settings.threads)
     files = [Path(name).resolve() for name in names if Path(name).is_file()]
     runs = [trainings.read_run(Path(name), root) for name in names if not Path(name).is_file()]
-    trainings.check_runs([phases[-1] for phases in runs], settings.allow)
+    trainings.check_runs(runs, settings.allow)
     common = runs[0][-1].options if runs else {}
     if opt is not None:
         common = read_option_file(opt / tasks.COMMON if opt.is_dir() else opt)
@@ -97,10 +97,12 @@ def compare_finished(
         raise ValueError(f'every run and file needs a name of its own, got {known}.')
     if settings.reference is not None:
         check_choice('--reference', settings.reference, known)
+    for name in map(side_of, runs):  # runs that differ in the seed alone are one side
+        trainings.check_seeds([phases for phases in runs if side_of(phases) == name])
     with place.alone():
         with tempfile.TemporaryDirectory() as scratch:
             runs = trainings.with_costs(runs, Path(scratch), place)
-        sides: dict[str, list] = {}  # runs that differ in the seed alone are one side
+        sides: dict[str, list] = {}
         for phases in runs:
             sides.setdefault(side_of(phases), []).append(phases)
         entries, changes = [], tasks.TestOptions(val=val)
@@ -117,6 +119,8 @@ def compare_finished(
         words = {
             'title': ', '.join(names),
             'budget': 'that of each run, see the cost; weights without runs have none',
+            'seeds': ', '.join(dict.fromkeys(str(r.options.get('manual_seed')) for *_, r in runs)),
+            'training data': training_words(runs[0][-1].options) if runs else '',
             'test data': '; '.join(data_words(data, test=True) for data in sets.values()),
             DIFFERING: ', '.join(settings.allow),
             'made by': made_by,
@@ -168,6 +172,7 @@ def deployment_costs(
     networks = {title: network for title, network in networks.items() if network}
     job = {'networks': networks, 'sizes': sizes, 'threads': place.threads}
     table, made_with = place.folder / 'deployment.csv', [job, machine(place.threads)]
+    made_with += [code for network in networks.values() for code in code_of(network)]
     costs = made_once(table, made_with, lambda: place.measure('deployment', job))
     counted = [network_cost(networks[row.side], row.size) for row in costs.itertuples(index=False)]
     costs.insert(2, 'params_M', [cost.params / 1e6 for cost in counted])
@@ -194,23 +199,19 @@ def machines(place: Workspace) -> str:
 
 def words_of_task(task: tasks.Task) -> dict[str, str]:
     """How the numbers of a comparison were made, topic by topic."""
-    settings, train_set = task.settings, task.common['datasets']['train']
+    settings = task.settings
     # a row of an ablation is named after what it changes, and has the rest from the base
     first = settings.reference if (task.folder / tasks.ROWS).is_file() else None
     trained = [side for side in task.sides if side.name == (first or side.trained_as)]
     choices = {s.title: s.file.test.model_dump(exclude_defaults=True) for s in task.sides}
     sets = [*tasks.test_sets(task.common).values()]
     names = {data.get('name') for data in sets}
-    patches, cut = train_set.get('gt_size'), task.common['train'].get('progressive')
-    if cut:
-        patches = f'{" then ".join(map(str, cut["gt_sizes"]))} cut from {patches}'
     return {
         'title': task.name,
         'budget': f'{settings.budget.amount:g} {UNITS[settings.budget.equal]} for each side, all '
         'its phases together',
         'seeds': ', '.join(map(str, settings.seeds)),
-        'training data': data_words(train_set)
-        + f', patches of {patches}, batch {train_set.get("batch_size_per_gpu")}',
+        'training data': training_words(task.common),
         'test data': '; '.join(data_words(data, test=True) for data in sets),
         DIFFERING: ', '.join(settings.allow),
         'choices of the test': '; '.join(f'{t}: {json.dumps(c)}' for t, c in choices.items() if c),
@@ -221,17 +222,30 @@ def words_of_task(task: tasks.Task) -> dict[str, str]:
 
 def own_options(sides: Iterable[tasks.Side], common: Mapping[str, Any]) -> str:
     """What these trainings have for themselves besides networks; equal ones are named together."""
-    not_said, found = ('name', 'model_type', 'network_', 'path'), {}
+    not_said, found = ('name', 'model_type', 'network_'), {}
     for side in sides:
         own: dict[str, list] = {}  # key -> its value in each phase, repetitions left out
         for phase in side.phases:
-            for key, _, value in trainings.differences(common, phase, not_said):
+            said = trainings.differences(common, phase, not_said)
+            for key, _, value in said:
+                section = any(other.startswith(f'{key}.') for other, *_ in said)
+                if value == tasks.PREVIOUS or section:  # its keys are said
+                    continue
                 if value not in own.setdefault(key, []):
                     own[key].append(value)
         if own:
             words = (f'{key} {" then ".join(map(str, v))}' for key, v in sorted(own.items()))
             found.setdefault(', '.join(words), []).append(side.title)
     return '; '.join(f'{", ".join(titles)}: {words}' for words, titles in found.items())
+
+
+def training_words(options: Mapping[str, Any]) -> str:
+    """What an option file trains on."""
+    data, cut = options['datasets']['train'], options['train'].get('progressive')
+    patches = data.get('gt_size')
+    if cut:
+        patches = f'{" then ".join(map(str, cut["gt_sizes"]))} cut from {patches}'
+    return f'{data_words(data)}, patches of {patches}, batch {data.get("batch_size_per_gpu")}'
 
 
 def data_words(data: Mapping[str, Any], *, test: bool = False) -> str:

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import unfoldldm_basicsr  # noqa: F401
 from unfoldldm_basicsr.common.contract import image_channels, run_on_trial
 from unfoldldm_basicsr.common.option_files import read_option_file
-from unfoldldm_basicsr.common.registration import registered
+from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.comparing.tables import digest_of, write_csv
 
 # ---- training steps -------------------------------------------------------------------------
@@ -139,8 +139,23 @@ def convolution_backward_flops(
 
 
 def key_of(options: Mapping[str, Any]) -> str:
-    """A hash of the options of a training without paths."""
-    return digest_of({key: value for key, value in options.items() if key != 'path'})
+    """A hash of the options of a training without paths, and of the code of a project's network."""
+    kept = {key: value for key, value in options.items() if key != 'path'}
+    code = code_of(options.get('network_g') or {})
+    return digest_of({**kept, 'code': code} if code else kept)
+
+
+def code_of(network: Mapping[str, Any]) -> list[str]:
+    """Source of the module of a project whose class a section ``network_g`` names; empty for
+    others.
+    """
+    cls = registered(ARCH_REGISTRY, network.get('type'))
+    if cls is None or whose(cls) in KNOWN:
+        return []
+    try:
+        return [inspect.getsource(inspect.getmodule(cls))]
+    except (OSError, TypeError):  # typed into a notebook
+        return []
 
 
 # ---- networks in use ------------------------------------------------------------------------

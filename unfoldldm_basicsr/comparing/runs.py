@@ -15,7 +15,7 @@ import pandas as pd
 from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
 from unfoldldm_basicsr.comparing.measuring import key_of
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
-from unfoldldm_basicsr.comparing.task import COMMON, LATEST, Task
+from unfoldldm_basicsr.comparing.task import COMMON, LATEST, PREVIOUS, Task
 from unfoldldm_basicsr.comparing.testing import data_files
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.options.preflight import preflight
@@ -24,7 +24,7 @@ from unfoldldm_basicsr.training import resume
 # What a side may have of its own: the network, how it is optimised, the parts of its loss that
 # other networks lack, and what leaves the result as it is.
 ALLOWED = (
-    'name', 'model_type', 'network_', 'path', 'train.optim_', 'train.scheduler',
+    'name', 'model_type', 'network_', 'train.optim_', 'train.scheduler',
     'train.total_iter', 'train.warmup_iter', 'train.use_grad_clip', 'train.grad_clip_norm',
     'train.isda_opt', 'train.diffusion_opt', 'train.stage_loss_weight', 'train.prior_warmup_iter',
     'train.prior_context', 'train.accum_iter', 'train.max_nonfinite', 'train.use_compile',
@@ -121,9 +121,7 @@ def check_equal(task: Task) -> None:
     found: list[str] = []
     for side in task.sides:
         for phase in side.phases:
-            allowed = task.settings.allow
-            if phase['network_g'].get('type') != side.phases[-1]['network_g'].get('type'):
-                allowed += 'train', 'val'  # VLU-Net's embedding: a network with its own loss
+            allowed = task.settings.allow + _of_its_loss(phase, side.phases[-1])
             found += _differing(side.name, phase, COMMON, task.common, allowed)
     remedy = (
         f'Move what is meant for all into {COMMON}, or allow the key there (compare.allow; the '
@@ -132,20 +130,71 @@ def check_equal(task: Task) -> None:
     refuse(found, f'{task.folder}: these sides are not comparable:', remedy)
 
 
-def check_runs(runs: Sequence[Run], allow: Sequence[str]) -> None:
-    """Raises ValueError where finished runs differ outside the allow-list."""
+def check_runs(runs: Sequence[Sequence[Run]], allow: Sequence[str]) -> None:
+    """Raises ValueError where finished runs, each with its phases, differ outside the allow-list,
+    one is not finished, or starts from weights of no run.
+
+    Every phase of a run must be like one of the first run's, and the other way round.
+    """
     found = []
-    for run in runs[1:]:
-        found += _differing(run.name, run.options, runs[0].name, runs[0].options, allow)
+    for *_, last in runs:
+        if not last.weights.exists():
+            file = last.folder / f'{last.name}.yml'
+            command = f'python -m unfoldldm_basicsr.train -opt {file} --auto_resume'
+            found.append(f'{last.name}: is not finished; go on with it: {command}')
+    for phases in runs:
+        known = {run.folder.name for run in phases}
+        for name, key, file in ((r.name, *start) for r in phases for start in _starts(r.options)):
+            if Path(file).parent.parent.name not in known and not f'path.{key}'.startswith(allow):
+                found.append(f'{name}: path.{key} is {file}, trained on nobody knows what')
+    free = (*allow, 'path')
+    for own in runs[1:]:
+        for run, last, others in (
+            *((run, own[-1], runs[0]) for run in own),
+            *((run, runs[0][-1], own) for run in runs[0][:-1]),
+        ):
+            free_here = (*free, *_of_its_loss(run.options, last.options))
+            pairs = ((run.name, run.options, o.name, o.options) for o in reversed(others))
+            found += min((_differing(*pair, free_here) for pair in pairs), key=len)
     remedy = 'Where that is meant, name the keys after --allow; the report then says so.'
     refuse(found, 'these runs are not comparable:', remedy)
+
+
+def check_seeds(runs: Sequence[Sequence[Run]]) -> None:
+    """Raises ValueError where runs, each with its phases, differ in more than the seed."""
+    found, own = [], ('name', 'manual_seed', 'path')
+    for phases in runs[1:]:
+        if len(phases) != len(runs[0]):
+            found.append(f'{phases[-1].name}: has {len(phases)} phases, not {len(runs[0])}')
+        for run, other in zip(phases, runs[0], strict=False):
+            found += [
+                f'{run.name}: {key} is {mine!r}, in {other.name} {its!r}'
+                for key, its, mine in differences(other.options, run.options, own)
+            ]
+    refuse(found, 'these runs have one name but for the seed, and are no seeds of one training:')
+
+
+def _starts(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Keys of ``path`` that name weights to start from, and these."""
+    path = options.get('path') or {}
+    return [(k, v) for k, v in path.items() if 'pretrain_network' in k and isinstance(v, str)]
+
+
+def _of_its_loss(phase: Mapping, last: Mapping) -> tuple[str, ...]:
+    """What a phase may have of its own that trains another network: VLU-Net's embedding."""
+    kinds = [(options.get('network_g') or {}).get('type') for options in (phase, last)]
+    return ('train', 'val') if kinds[0] != kinds[1] else ()
 
 
 def _differing(
     name: str, own: Mapping, other_name: str, other: Mapping, allow: Sequence[str]
 ) -> list[str]:
     found = differences(other, own, (*ALLOWED, *allow))
-    return [f'{name}: {key} is {mine!r}, in {other_name} {its!r}' for key, its, mine in found]
+    return [
+        f'{name}: {key} is {mine!r}, in {other_name} {its!r}'
+        for key, its, mine in found
+        if not (key.startswith('path.') and mine == PREVIOUS)
+    ]
 
 
 def refuse(problems: Iterable[str], before: str = '', after: str = '') -> None:
@@ -154,11 +203,30 @@ def refuse(problems: Iterable[str], before: str = '', after: str = '') -> None:
         raise ValueError('\n'.join(filter(None, [before, *lines, after])))
 
 
-def option_problems(options: Mapping[str, Any], is_train: bool = True) -> list[str]:
+def check_task(task: Task, root: Path, **settings: bool) -> None:
+    """Raises ValueError: sides that differ, or problems of the option files of trainings and tests;
+    ``settings`` are those of the check.
+    """
+    check_equal(task)
+    lines = []
+    for side in task.sides:
+        for phase in range(len(side.phases) if side.trained_as == side.name else 0):
+            options = task.options(side, phase, _PROVISIONAL, _MEASURED_SEED, root)
+            lines += option_problems(options, **settings)
+        if side.phases:
+            lines += option_problems(
+                task.test_options(side, _MEASURED_SEED, root), False, **settings
+            )
+    refuse(lines)
+
+
+def option_problems(
+    options: Mapping[str, Any], is_train: bool = True, **settings: bool
+) -> list[str]:
     """What the check of option files says, but for weights that are not trained yet."""
     paths = [v for v in (options.get('path') or {}).values() if isinstance(v, str)]
     awaited = [path for path in paths if not (is_train and Path(path).exists())]
-    lines = preflight(options, options['name'], is_train)
+    lines = preflight(options, options['name'], is_train, **settings)
     return [line for line in lines if not any(path in line for path in awaited)]
 
 
@@ -170,9 +238,7 @@ def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
     are not known yet. ValueError: sides that differ, problems of option files, or runs of other
     options.
     """
-    check_equal(task)
-    tests = [task.test_options(s, _MEASURED_SEED, place.root) for s in task.sides if s.phases]
-    refuse(line for test in tests for line in option_problems(test, False))
+    check_task(task, place.root)
     sides = [side for side in task.sides if side.phases and side.trained_as == side.name]
     with tempfile.TemporaryDirectory() as scratch:
         root, provisional = Path(scratch), []

@@ -21,6 +21,7 @@ from unfoldldm_basicsr.common.suggest import check_choice
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 
 COMMON, ROWS = 'common.yml', 'rows.yml'
+PREVIOUS = 'previous'  # weights of the phase before
 LATEST = Path('models', 'net_g_latest.pth')  # in the folder of a run
 SHARE = re.compile(r'\s*(\d+(?:\.\d+)?)\s*%\s*')
 Section = Mapping[str, Any]  # of an option file
@@ -303,7 +304,7 @@ def resolved(value: Any, iterations: int, before: str | None) -> Any:
         return {key: resolved(item, iterations, before) for key, item in value.items()}
     if isinstance(value, list):
         return [resolved(item, iterations, before) for item in value]
-    if value == 'previous' and before is not None:
+    if value == PREVIOUS and before is not None:
         return before
     share = SHARE.fullmatch(value) if isinstance(value, str) else None
     return max(1, round(iterations * float(share[1]) / 100)) if share else value

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr import __version__
+from unfoldldm_basicsr.comparing.measuring import code_of
 from unfoldldm_basicsr.comparing.tables import made_once
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.data.listing import find_images
@@ -53,7 +54,8 @@ def tested(options: Mapping[str, Any], place: Workspace, pictures: bool) -> pd.D
         file = place.write_options(f'test_{name}', options)
         return pd.DataFrame(_rows(options, file, shown))
 
-    return made_once(table, [options, metrics_of(options), _files(options), __version__], test)
+    made_with = [options, metrics_of(options), _files(options), __version__]
+    return made_once(table, made_with + code_of(options.get('network_g') or {}), test)
 
 
 def _files(options: Mapping[str, Any]) -> str:

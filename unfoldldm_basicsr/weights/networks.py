@@ -104,6 +104,6 @@ def infer_network(checkpoint: files.Checkpoint) -> dict[str, Any]:
         )
     raise files.CheckpointError(
         f'{checkpoint.path}: does not say which network it belongs to, and the weights fit none'
-        f' that can be recognised.{nearest} Give the option file it was trained with: --opt'
-        f' file.yml.'
+        f' that can be recognised.{nearest} Give the option file it was trained with (--opt'
+        f' FILE), or write it into the weights once: unfoldldm export -w WEIGHTS --opt FILE -o NEW.'
     )
