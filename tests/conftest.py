@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_runs import begin
 from helpers import ROOT, model_options, plugin_options, stock_options, write_options
-from model_runs import steps
+from model_runs import begin, steps
 from tiny_network import TWO_GROUPS
 
 import unfoldldm_basicsr  # noqa: F401  (makes `import basicsr` work and registers the classes)

@@ -11,9 +11,20 @@ from pathlib import Path
 import basicsr.train
 import pytest
 import torch
-from checkpoint_runs import begin, files_of, found_in, go_on, names, options_of, state_file
 from helpers import Attack
-from model_runs import Pictures, changed, steps, validate
+from model_runs import (
+    Pictures,
+    begin,
+    changed,
+    files_of,
+    found_in,
+    go_on,
+    names,
+    options_of,
+    state_file,
+    steps,
+    validate,
+)
 from torch.utils.data import DataLoader
 
 from unfoldldm_basicsr.common import files

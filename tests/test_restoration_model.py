@@ -12,9 +12,21 @@ import numpy as np
 import pytest
 import torch
 from basicsr.models.sr_model import SRModel
-from checkpoint_runs import begin, found_in, go_on, options_of, state_file
 from helpers import csv_rows, model_options, put, tiny_unfoldldm
-from model_runs import Board, Pictures, batch, file_of, spoilt, steps, validate
+from model_runs import (
+    Board,
+    Pictures,
+    batch,
+    begin,
+    file_of,
+    found_in,
+    go_on,
+    options_of,
+    spoilt,
+    state_file,
+    steps,
+    validate,
+)
 from tiny_network import NORMED, TWO_GROUPS
 
 from unfoldldm_basicsr.common import errors as failures

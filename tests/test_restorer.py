@@ -1,19 +1,32 @@
-"""Restorer: any size and image mode in, the same out; repeatable; honest about tiles and phases."""
+"""Restorer, tiles and degradation vectors: any image in, the same out; repeatable; honest."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import open_clip
 import pytest
 import torch
-from helpers import image_of
+from helpers import image_of, write_photos
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_network import RESTORMER, TinyConvNet, save_trained, save_weights, shake, unfoldldm_kwargs
+from tiny_vlunet import CLASSES, CLIP, EMBEDDINGS, build_vlunet, embedding_of, save_vlunet
 from torch import nn
+from torch.nn import functional as F
 
 from unfoldldm_basicsr.archs.nafnet_arch import NAFNet
 from unfoldldm_basicsr.archs.restormer_arch import Restormer
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
-from unfoldldm_basicsr.restoring import CheckpointError, Restorer, TileError
-from unfoldldm_basicsr.restoring.tiling import with_image_statistics
+from unfoldldm_basicsr.ops.image_statistics import image_statistic
+from unfoldldm_basicsr.restoring import CheckpointError, Restorer, TileError, read_picture
+from unfoldldm_basicsr.restoring.tiling import (
+    check_tile,
+    sample_tiles,
+    tile_spans,
+    tiled_forward,
+    with_image_statistics,
+)
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.convert import export_checkpoint
 
@@ -248,3 +261,247 @@ def test_a_trace_holds_what_the_network_did(unfoldldm):
         assert stage.prior.shape == (8,)
         assert stage.x_hat.shape == stage.x_tilde.shape == image.shape
         assert not np.array_equal(stage.x, stage.x_null), 'the prior has an effect'
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Weight file, network and embedding by source."""
+    torch.manual_seed(0)
+    folder, found = tmp_path_factory.mktemp('weights'), {}
+    for source in EMBEDDINGS:
+        net, embedding = build_vlunet(), embedding_of(source)
+        path = save_vlunet(folder / f'{source}.pth', net, source, embedding)
+        found[source] = path, net, embedding
+    return found
+
+
+def test_tiles_share_one_vector_of_the_whole_image(files):
+    path, _, embedding = files['clip']
+    restorer = Restorer(path, tile=32, tile_overlap=8)
+    assert (restorer.net.size_multiple, restorer.net.tiling_changes_result) == (8, True)
+    seen = []
+    restorer.conditioning.embedding.register_forward_pre_hook(lambda _, a: seen.append(a[0].shape))
+    vectors = []
+    restorer.net.register_forward_pre_hook(
+        lambda _, __, options: vectors.append(options['degradation']), with_kwargs=True
+    )
+    x = torch.rand(1, 3, 50, 60)
+    restorer.restore_tensor(x)
+    assert seen == [x.shape]
+    assert len(vectors) > 4
+    expected = embedding(x)
+    assert all(torch.equal(vector, expected) for vector in vectors)
+
+
+def test_a_known_degradation_is_chosen_by_name_or_index(files):
+    path, net, embedding = files['label']
+    x = torch.rand(1, 3, 16, 16)
+    outputs = []
+    for index, name in enumerate(CLASSES):
+        expected = net(x, embedding(x, torch.tensor([index])))
+        for choice in (name, index, str(index)):
+            assert torch.equal(Restorer(path, degradation=choice).restore_tensor(x), expected)
+        outputs.append(expected)
+    assert not torch.allclose(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize(
+    ('source', 'choice', 'message'),
+    [
+        ('label', 'auto', r'cannot tell .* one of: noise \(0\), rain \(1\), haze \(2\)'),
+        (
+            'label',
+            'rian',
+            r"no such degradation\. Did you mean 'rain'\? Name another, one of",
+        ),
+        ('label', -1, 'degradation -1: .* one of: noise'),
+        ('clip', 'rain', 'CLIPDegradationEmbedding. tell the degradation from the image'),
+    ],
+)
+def test_choices_that_the_weights_do_not_have_are_refused(files, source, choice, message):
+    with pytest.raises(ValueError, match=message):
+        Restorer(files[source][0], degradation=choice)
+
+
+def test_averaged_weights_are_taken_for_both_or_for_none(tmp_path):
+    nets = [build_vlunet() for _ in range(2)]
+    embeddings = [embedding_of('learned') for _ in range(2)]
+    averages = nets[1], embeddings[1]
+    path = save_vlunet(tmp_path / 'a.pth', nets[0], 'learned', embeddings[0], averages=averages)
+    x = torch.rand(1, 3, 16, 24)
+    plain, ema = (n(x, e(x)) for n, e in zip(nets, embeddings, strict=True))
+    assert not torch.allclose(plain, ema)
+    assert torch.equal(Restorer(path).restore_tensor(x), ema)
+    assert torch.equal(Restorer(path, param_key='params').restore_tensor(x), plain)
+    done = export_checkpoint(path, tmp_path / 'b.pth')
+    assert torch.equal(Restorer(tmp_path / 'b.pth').restore_tensor(x), ema)
+    stored = read_checkpoint(tmp_path / 'b.pth').degradation
+    assert set(stored['embedding']) == {'type', 'kwargs', 'params'}
+    weights = [*nets[0].state_dict().values(), *embeddings[0].state_dict().values()]
+    assert done.values == sum(w.numel() for w in weights)
+
+
+def test_clip_that_is_not_in_the_file_is_had_from_where_the_user_says(tmp_path):
+    torch.save(open_clip.CLIP(**CLIP).state_dict(), tmp_path / 'clip.pth')
+    option = {**EMBEDDINGS['clip'], 'pretrained': str(tmp_path / 'clip.pth')}
+    net, embedding = build_vlunet(), embedding_of('clip', pretrained=option['pretrained'])
+    path = save_vlunet(tmp_path / 'net.pth', net, 'clip', embedding, option)
+    stored = read_checkpoint(path).degradation['embedding']['params']
+    assert not any('clip_model' in key for key in stored)
+    x = torch.rand(1, 3, 16, 16)
+    expected = net(x, embedding(x))
+    assert torch.equal(Restorer(path).restore_tensor(x), expected)
+    (tmp_path / 'clip.pth').rename(tmp_path / 'moved.pth')
+    with pytest.raises(CheckpointError, match=r'clip\.pth. is neither a file.*--clip-weights FILE'):
+        Restorer(path)
+    found = Restorer(path, clip_weights=tmp_path / 'moved.pth')
+    assert torch.equal(found.restore_tensor(x), expected)
+
+
+def test_clip_weights_without_use_are_refused(files):
+    for source in EMBEDDINGS:
+        name = 'rain' if source == 'label' else 'auto'
+        with pytest.raises(CheckpointError, match='leave out --clip-weights'):
+            Restorer(files[source][0], degradation=name, clip_weights='x.pth')
+    for setting in ({'degradation': 'rain'}, {'clip_weights': 'x.pth'}):
+        with pytest.raises(ValueError, match='TinyConvNet: its weights know no degradations'):
+            Restorer(TinyConvNet(), **setting)
+
+
+def test_a_network_without_its_vectors_says_what_is_missing(tmp_path):
+    net = build_vlunet()
+    torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
+    with pytest.raises(CheckpointError, match=r"needs a degradation vector, .* no 'degradation'"):
+        Restorer(tmp_path / 'net.pth')
+    x = torch.rand(1, 3, 16, 16)
+    with pytest.raises(ValueError, match=r'restore\(image, degradation=\.\.\.\)'):
+        Restorer(net).restore_tensor(x)
+    vector = torch.randn(1, 8)
+    assert torch.equal(Restorer(net).restore_tensor(x, degradation=vector), net(x, vector))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'embedding': None}, "under 'degradation' is not"),
+        ({'embedding': {'type': 'X', 'kwargs': {}, 'params': {'a': torch.zeros(1)}}},
+         "'X' is not registered"),
+        ({'embedding': {'type': 'LearnedDegradationEmbedding', 'kwargs': {},
+                        'params': {'a': torch.tensor(torch.nan)}}}, 'hold NaN'),
+        ({'embedding': {'type': 'LearnedDegradationEmbedding', 'kwargs': {},
+                        'params': {'a': torch.zeros(1)}}}, '1 unknown to the network .first a'),
+    ],
+)  # fmt: skip
+def test_damaged_records_are_refused(tmp_path, files, change, message):
+    content = torch.load(files['learned'][0], weights_only=True)
+    content['degradation'].update(change)
+    torch.save(content, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=message):
+        Restorer(tmp_path / 'a.pth')
+
+
+def test_the_command_restores_photos_with_a_named_degradation(files, tmp_path, output_of):
+    photo = write_photos(tmp_path / 'in', 1)[0]
+    path = files['label'][0]
+    words = ['restore', '-i', photo, '-w', path, '-o']
+    said = output_of(*words, tmp_path / 'no', status=2)
+    assert 'name it, one of: noise (0), rain (1), haze (2)' in said
+    assert not (tmp_path / 'no').exists()
+    output_of(*words, tmp_path / 'out', '--degradation', 'haze')
+    expected = Restorer(path, degradation=2).restore(read_picture(photo).pixels)
+    assert np.array_equal(read_picture(tmp_path / 'out' / photo.name).pixels, expected)
+
+
+def local_maximum(image: torch.Tensor) -> torch.Tensor:
+    """A local operator of 7 x 7 pixels without rounding, so that equality can be exact."""
+    return F.max_pool2d(image, 7, stride=1, padding=3) * 0.3
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    size=st.integers(1, 300),
+    tile=st.integers(9, 120),
+    overlap=st.integers(0, 60),
+    multiple=st.sampled_from([1, 2, 4, 8]),
+)
+def test_windows_sum_to_one_and_tiles_fit(size, tile, overlap, multiple):
+    if tile // multiple * multiple <= -(-overlap // multiple) * multiple:
+        with pytest.raises(ValueError, match='not larger than its overlap'):
+            tile_spans(size, tile, overlap, multiple)
+        return
+    spans = tile_spans(size, tile, overlap, multiple)
+    total = torch.zeros(size, dtype=torch.float64)
+    for start, stop, weight in spans:
+        assert 0 <= start < stop <= size
+        assert stop - start <= tile
+        assert start % multiple == 0
+        assert weight.min() >= 0
+        total[start:stop] += weight
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-15)
+    for first, second in itertools.pairwise(spans):
+        assert first.stop - second.start >= overlap, 'neighbours share at least the overlap'
+
+
+def test_the_rim_of_a_tile_has_no_weight_and_the_ramp_is_smooth():
+    weight = tile_spans(200, 64, 32)[1].weight
+    assert weight[:8].sum() == 0
+    assert weight[-8:].sum() == 0
+    assert weight[32 - 8 : 32].min() == 1, 'outside the ramp a tile counts fully'
+    assert weight.diff().abs().max() < 0.11, 'a step would show as a seam'
+
+
+@pytest.mark.parametrize('size', [(97, 61), (65, 200), (1, 150)])
+@pytest.mark.parametrize(('tile', 'overlap', 'multiple'), [(48, 16, 1), (40, 16, 8)])
+def test_a_local_operator_gives_exactly_the_untiled_result(size, tile, overlap, multiple):
+    image = torch.rand(2, 3, *size)
+    tiled = tiled_forward(local_maximum, image, tile=tile, overlap=overlap, size_multiple=multiple)
+    assert torch.equal(tiled, local_maximum(image))
+
+
+def test_operators_on_a_grid_keep_their_phase():
+    def blocks(image):
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, -width % 8, 0, -height % 8), mode='replicate')
+        return F.interpolate(F.avg_pool2d(padded, 8), scale_factor=8)[..., :height, :width]
+
+    image = torch.rand(1, 1, 83, 130)
+    tiled = tiled_forward(blocks, image, tile=50, overlap=16, size_multiple=8)
+    torch.testing.assert_close(tiled, blocks(image), rtol=0, atol=1e-6)
+
+
+def test_an_operator_that_changes_the_size_is_refused():
+    with pytest.raises(ValueError, match='size of its input'):
+        tiled_forward(lambda x: x[..., ::2], torch.rand(1, 3, 100, 100), tile=40, overlap=8)
+
+
+@pytest.mark.parametrize(
+    ('tile', 'overlap', 'multiple', 'message'),
+    [(32, 32, 1, 'at least 33'), (7, 0, 8, 'at least 8'), (64, -1, 1, '0 or more')],
+)
+def test_useless_tile_sizes_are_refused(tile, overlap, multiple, message):
+    with pytest.raises(ValueError, match=message):
+        check_tile(tile, overlap, multiple)
+
+
+def scaled_by_quantiles(image: torch.Tensor) -> torch.Tensor:
+    """Sees minimum, median and maximum of an image, and the mean of what it makes of them."""
+    order = image.flatten(2).sort(2).values
+    ranks = [round(i / 20 * (order.shape[2] - 1)) for i in range(21)]
+    order = image_statistic(order[:, :, ranks], 'sorted')
+    low, middle, high = order[:, :, [0, 10, 20], None].unbind(2)
+    scaled = (image - low[..., None]) / (high - low)[..., None] + middle[..., None]
+    return scaled * image_statistic(scaled.mean((2, 3), keepdim=True))
+
+
+def test_quantiles_of_tiles_and_what_follows_from_them_are_those_of_the_image():
+    """The mean of the tiles' maxima would be dark: there is one bright patch."""
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 0.1
+    image[..., 40:52, 70:82] += 0.9
+    fixed = with_image_statistics(scaled_by_quantiles, image, tile=32)
+    whole, tiled = scaled_by_quantiles(image), tiled_forward(fixed, image, tile=32, overlap=0)
+    torch.testing.assert_close(tiled, whole, rtol=0.01, atol=0.001)
+
+
+def test_samples_of_tiles_are_drawn_once():
+    assert len(sample_tiles(520, 520, 512, 16)) == 1
+    assert len(set(map(str, sample_tiles(1200, 560, 512, 16)))) == 3 * 2
