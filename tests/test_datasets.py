@@ -209,6 +209,11 @@ def test_pairs_match_by_template_subfolder_and_stem(tmp_path):
     (tmp_path / 'lq' / 'night' / 'img_0_dark.jpg').unlink()
     with pytest.raises(ValueError, match=r'1 of 2 .*no partner.*img_0\.png.*img_0_dark\.png'):
         build_dataset(options)
+    for root, accent in (('gt', 'e\u0301'), ('lq', '\u00e9')):  # as macOS and as others write it
+        write_photos(tmp_path / 'accents' / root, 1)[0].rename(
+            tmp_path / f'accents/{root}/{accent}.png'
+        )
+    assert len(build_dataset(paired(tmp_path / 'accents/gt', tmp_path / 'accents/lq', 'val'))) == 1
 
 
 def test_surplus_and_ambiguous_partners_are_refused(tmp_path):

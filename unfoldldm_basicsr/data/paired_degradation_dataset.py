@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -128,14 +129,18 @@ def match_names(gt_images: ImageSource, lq_images: ImageSource, template: str) -
 
     Raises ValueError for images without a partner, with several, or with that of another.
     """
+
+    def stem(name: str) -> str:  # systems write an accent as one letter or as two
+        return unicodedata.normalize('NFC', without_extension(name))
+
     by_stem: dict[str, list[str]] = {}
     for name in lq_images.names:
-        by_stem.setdefault(without_extension(name), []).append(name)
+        by_stem.setdefault(stem(name), []).append(name)
     used: dict[str, str] = {}  # partner -> clean image
     unmatched = []
     for gt in gt_images.names:
         wanted = partner_name(gt, template)
-        candidates = by_stem.get(without_extension(wanted), [])
+        candidates = by_stem.get(stem(wanted), [])
         if wanted not in candidates and len(candidates) > 1:
             raise ValueError(
                 f'{gt_images.origin(gt)}: several partners in {lq_images.root}: '
