@@ -221,12 +221,13 @@ def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
         return None
     if hasattr(run.model, 'sections'):
         return OPTIMISER if optimiser else ANY
-    if inherits(run.model, 'optimizers' if optimiser else 'schedulers'):
-        if not optimiser:
-            return SCHEDULE
-        # one that a project adds is for the project to read
-        if model == 'basicsr' or name in run.model.setup_optimizers.__code__.co_consts:
-            return _stock_optimisers(run.model)
+    stock = model == 'basicsr'
+    kept = stock or inherits(run.model, 'optimizers' if optimiser else 'schedulers')
+    if kept and not optimiser:
+        return SCHEDULE
+    # one that a project adds is for the project to read
+    if kept and (stock or name in run.model.setup_optimizers.__code__.co_consts):
+        return _stock_optimisers(run.model)
     return ANY
 
 
