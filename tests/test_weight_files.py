@@ -137,7 +137,7 @@ def test_safetensors_keep_the_degradation_vectors_and_foreign_ones_are_read(tmp_
 def test_unrecognised_weights_ask_for_an_option_file_and_take_it(tmp_path):
     net = TinyConvNet(dim=6)
     torch.save({'params': net.state_dict()}, tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError, match=r'--opt file\.yml'):
+    with pytest.raises(CheckpointError, match=r'unfoldldm export -w WEIGHTS --opt FILE'):
         network_of(tmp_path / 'x.pth')
     opt = write_options(tmp_path / 'a.yml', {'network_g': {'type': 'TinyConvNet', 'dim': 6}})
     assert torch.equal(network_of(tmp_path / 'x.pth', opt_file=opt).head.weight, net.head.weight)
