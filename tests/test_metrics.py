@@ -94,8 +94,9 @@ def test_what_cannot_be_measured_is_refused():
     for other in (image[:7], image[..., 0], image + 0.5):
         with pytest.raises(ValueError, match='calculate_lpips'):
             measured('lpips', image, other)
-    with pytest.raises(ValueError, match='crop_border must be at least 0'):
-        measured('psnr', image, image, crop_border=-1)
+    for border in (-1, 4.5, '4'):
+        with pytest.raises(ValueError, match='crop_border must be at least 0'):
+            measured('psnr', image, image, crop_border=border)
     with pytest.raises(OptionError, match="Did you mean 'alex'"):
         read(options_of(perceptual.calculate_lpips, ('img', 'img2')), {'net': 'alexnet'})
     with pytest.raises(ValueError, match=r"unknown value 'pai'.*'pair'"):

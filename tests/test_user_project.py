@@ -160,7 +160,7 @@ def test_processes_of_a_command_import_the_project_too(tmp_path, monkeypatch, ca
     command = ['check', '-opt', 'gone.yml', '--import']
     assert "No module named 'not_there'" in output_of(*command, 'not_there', status=2)
     with pytest.raises(SystemExit):
-        train.main(['-opt', 'gone.yml', '--import', 'not_there'])
+        train.main(['-opt', 'gone.yml', '--import', 'not_there.inner'])
     assert "No module named 'not_there'; start" in capsys.readouterr().err
     monkeypatch.setenv('UNFOLDLDM_IMPORT', '')
     cli.main([*command, 'mine_too'])
@@ -275,6 +275,8 @@ def test_what_a_project_inherits_of_a_stock_model_is_judged_as_its(stock, monkey
     bare = put(options, 'train.optim_g', DELETE)
     for found in (options, bare):
         assert [preflight(put(found, 'model_type', n), 'x.yml', True) for n in others] == [[]] * 3
+    wrong = put(put(bare, 'model_type', 'Other'), 'train.pixel_opt.type', 'L1Los')
+    assert "Did you mean 'L1Loss'" in problems_at(wrong, 'train.pixel_opt.type')
     assert 'is missing' in problems_at(put(bare, 'model_type', 'MyModel'), 'train.optim_g')
     third = put(stock, 'train.optim_e', {'type': 'AdamW', 'lr': 1e-3})  # for the project to read
     assert preflight(put(third, 'model_type', 'MyModel'), 'x.yml', True) == []

@@ -11,7 +11,7 @@ import sys
 
 import unfoldldm_basicsr
 from unfoldldm_basicsr.common.option_files import build_parser
-from unfoldldm_basicsr.common.process import import_packages
+from unfoldldm_basicsr.common.process import IMPORT, import_packages
 from unfoldldm_basicsr.training.memory import prefer_huge_pages
 
 
@@ -42,7 +42,8 @@ def run(program: str, argv: list[str] | None) -> None:
         sys.argv[1:] = rest  # where BasicSR reads its options
         run_to_end(getattr(module, f'{program}_pipeline'), root)
     except ModuleNotFoundError as error:
-        if error.name not in packages:
+        asked = os.environ.get(IMPORT, '').split(',')
+        if not any(f'{package}.'.startswith(f'{error.name}.') for package in asked):
             raise
         sys.stderr.write(f'--import: {error}; start in the folder that holds it, or install it.\n')
         raise SystemExit(2) from None

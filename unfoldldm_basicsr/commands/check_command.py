@@ -10,45 +10,49 @@ from unfoldldm_basicsr.common.cost import SIZE, network_cost
 from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.common.files import refuse_existing, write_bytes_atomic
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
-from unfoldldm_basicsr.comparing.runs import check_task
-from unfoldldm_basicsr.comparing.task import COMMON, ROWS, read_task
 from unfoldldm_basicsr.options.aliases import translate
 from unfoldldm_basicsr.options.preflight import examine, preflight, project_hint
 from unfoldldm_basicsr.options.run import Report, is_training
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Prints one line per correct file, and every problem of the others (status 2)."""
+    """Prints one line per correct file or folder, and every problem of the others (status 2)."""
     failed, hint = False, ''
     for file in args.opt:
-        settings = {'here': not args.no_data, 'strict': not args.no_strict}
         try:
-            if Path(file).is_dir():
-                task = read_task(Path(file), args.force_yml)
-                check_task(task, Path.cwd(), **settings)
-                print(f'{file}: OK ({len(task.sides)} sides of a comparison)')
-                continue
-            beside = [Path(file).with_name(name) for name in (COMMON, ROWS)]
-            if any({'compare', 'rows'} & {*read_option_file(f)} for f in beside if f.is_file()):
-                raise ValueError(f'{file}: is a part of a comparison: check its folder.')
-            options = read_option_file(file)
-            apply_overrides(options, args.force_yml)
-            report = examine(options, file, is_training(options), **settings)
+            reports = _reports(Path(file), args)
         except ValueError as error:
             failed = True
             print(error, file=sys.stderr)
             continue
-        notes = [f'{file}: {note}' for note in report.notes]
-        notes += [f'warning: {line}' for line in report.warnings]
-        for line in (*report.problems, *notes):
+        problems = list(dict.fromkeys(line for report in reports for line in report.problems))
+        notes = [f'{report.file}: {note}' for report in reports for note in report.notes]
+        notes += [f'warning: {line}' for report in reports for line in report.warnings]
+        for line in (*problems, *dict.fromkeys(notes)):
             print(line, file=sys.stderr)
-        if not report.problems:
-            print(f'{file}: OK ({describe(report)})')
-        failed = failed or bool(report.problems)
-        hint = hint or project_hint(report.problems)
+        if not problems:
+            several = f'a comparison, {len(reports)} trainings and tests'
+            print(f'{file}: OK ({describe(reports[0]) if len(reports) == 1 else several})')
+        failed = failed or bool(problems)
+        hint = hint or project_hint(problems)
     if hint:
         print(hint, file=sys.stderr)
     return 2 if failed else 0
+
+
+def _reports(file: Path, args: argparse.Namespace) -> list[Report]:
+    """The check of an option file, or of all that the folder of a comparison starts."""
+    settings = {'here': not args.no_data, 'strict': not args.no_strict}
+    if file.is_dir():
+        from unfoldldm_basicsr.comparing import runs, task
+
+        return runs.check_task(task.read_task(file, args.force_yml), Path.cwd(), **settings)
+    options = read_option_file(file)
+    apply_overrides(options, args.force_yml)
+    beside = 'name' not in options and file.with_name('common.yml').is_file()
+    if beside or {'compare', 'rows'} & options.keys():
+        raise ValueError(f'{file}: is a part of a comparison: check its folder.')
+    return [examine(options, str(file), is_training(options), **settings)]
 
 
 def describe(report: Report) -> str:

@@ -92,13 +92,15 @@ def compare_finished(
         raise ValueError('plain weights come without test sets: name an option file after -opt.')
     metrics_of({'val': val})
     of_files, side_of = named_files(files), lambda phases: _SEED.sub('', phases[-1].name)
+    seed_of = lambda phases: str(phases[-1].options.get('manual_seed', ''))  # noqa: E731
     known = [*dict.fromkeys(map(side_of, runs)), *of_files.values()]
     if len({*known}) < len(known):
         raise ValueError(f'every run and file needs a name of its own, got {known}.')
     if settings.reference is not None:
         check_choice('--reference', settings.reference, known)
     for name in map(side_of, runs):  # runs that differ in the seed alone are one side
-        trainings.check_seeds([phases for phases in runs if side_of(phases) == name])
+        same = [phases for phases in runs if side_of(phases) == name]
+        trainings.check_seeds(same, settings.allow)
     with place.alone():
         with tempfile.TemporaryDirectory() as scratch:
             runs = trainings.with_costs(runs, Path(scratch), place)
@@ -119,8 +121,8 @@ def compare_finished(
         words = {
             'title': ', '.join(names),
             'budget': 'that of each run, see the cost; weights without runs have none',
-            'seeds': ', '.join(dict.fromkeys(str(r.options.get('manual_seed')) for *_, r in runs)),
-            'training data': training_words(runs[0][-1].options) if runs else '',
+            'seeds': ', '.join(dict.fromkeys(filter(None, map(seed_of, runs)))),
+            'training data': '; '.join(dict.fromkeys(training_words(r.options) for *_, r in runs)),
             'test data': '; '.join(data_words(data, test=True) for data in sets.values()),
             DIFFERING: ', '.join(settings.allow),
             'made by': made_by,

@@ -139,23 +139,24 @@ def convolution_backward_flops(
 
 
 def key_of(options: Mapping[str, Any]) -> str:
-    """A hash of the options of a training without paths, and of the code of a project's network."""
-    kept = {key: value for key, value in options.items() if key != 'path'}
-    code = code_of(options.get('network_g') or {})
-    return digest_of({**kept, 'code': code} if code else kept)
+    """A hash of the options of a training without paths."""
+    return digest_of({key: value for key, value in options.items() if key != 'path'})
 
 
 def code_of(network: Mapping[str, Any]) -> list[str]:
-    """Source of the module of a project whose class a section ``network_g`` names; empty for
+    """Imported sources of the package of a project whose class ``network_g`` names; empty for
     others.
     """
     cls = registered(ARCH_REGISTRY, network.get('type'))
     if cls is None or whose(cls) in KNOWN:
         return []
-    try:
-        return [inspect.getsource(inspect.getmodule(cls))]
-    except (OSError, TypeError):  # typed into a notebook
-        return []
+    package = cls.__module__.partition('.')[0]
+    files = [
+        Path(module.__file__)
+        for name, module in sorted(sys.modules.items())
+        if f'{name}.'.startswith(f'{package}.') and getattr(module, '__file__', None)
+    ]
+    return [file.read_text('utf-8') for file in files if file.suffix == '.py']
 
 
 # ---- networks in use ------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Trainings: what may differ between them, and what the budget buys."""
 
+import re
 import shlex
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,25 +16,30 @@ import pandas as pd
 from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
 from unfoldldm_basicsr.comparing.measuring import key_of
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
-from unfoldldm_basicsr.comparing.task import COMMON, LATEST, PREVIOUS, Task
+from unfoldldm_basicsr.comparing.task import COMMON, LATEST, PREVIOUS, ROWS, Task
 from unfoldldm_basicsr.comparing.testing import data_files
 from unfoldldm_basicsr.comparing.workspace import Workspace
-from unfoldldm_basicsr.options.preflight import preflight
+from unfoldldm_basicsr.options.preflight import examine
+from unfoldldm_basicsr.options.run import Report
 from unfoldldm_basicsr.training import resume
 
-# What a side may have of its own: the network, how it is optimised, the parts of its loss that
-# other networks lack, and what leaves the result as it is.
+# What leaves the result as it is.
+WITHOUT_EFFECT = (
+    'train.accum_iter', 'train.max_nonfinite', 'train.use_compile', 'train.use_cuda_graphs',
+    'val.val_freq', 'val.trace', 'val.pbar', 'logger', 'num_gpu', 'dist_params', 'scan_backend',
+)  # fmt: skip
+# What a side may have of its own: the network, how it is optimised, and the parts of its loss that
+# other networks lack.
 ALLOWED = (
-    'name', 'model_type', 'network_', 'train.optim_', 'train.scheduler',
+    'name', 'model_type', 'network_', 'manual_seed', 'train.optim_', 'train.scheduler',
     'train.total_iter', 'train.warmup_iter', 'train.use_grad_clip', 'train.grad_clip_norm',
     'train.isda_opt', 'train.diffusion_opt', 'train.stage_loss_weight', 'train.prior_warmup_iter',
-    'train.prior_context', 'train.accum_iter', 'train.max_nonfinite', 'train.use_compile',
-    'train.use_cuda_graphs', 'val.val_freq', 'val.prior_source', 'val.trace', 'val.pbar', 'logger',
-    'manual_seed', 'num_gpu', 'dist_params', 'scan_backend',
+    'train.prior_context', 'val.prior_source', *WITHOUT_EFFECT,
 )  # fmt: skip
 # Steps are measured with this many iterations and one seed, so that another budget or a seed that
 # joins later finds the same.
 _PROVISIONAL, _MEASURED_SEED = 1000, 0
+_STARTS = re.compile('pretrain_network|resume_state')
 
 
 @dataclass(frozen=True)
@@ -136,33 +142,29 @@ def check_runs(runs: Sequence[Sequence[Run]], allow: Sequence[str]) -> None:
 
     Every phase of a run must be like one of the first run's, and the other way round.
     """
+    lacking = [last for *_, last in runs if not last.weights.exists()]
+    refuse(f'{run.folder}: is not finished, it has no {LATEST}; --auto_resume' for run in lacking)
     found = []
-    for *_, last in runs:
-        if not last.weights.exists():
-            file = last.folder / f'{last.name}.yml'
-            command = f'python -m unfoldldm_basicsr.train -opt {file} --auto_resume'
-            found.append(f'{last.name}: is not finished; go on with it: {command}')
     for phases in runs:
         known = {run.folder.name for run in phases}
         for name, key, file in ((r.name, *start) for r in phases for start in _starts(r.options)):
             if Path(file).parent.parent.name not in known and not f'path.{key}'.startswith(allow):
                 found.append(f'{name}: path.{key} is {file}, trained on nobody knows what')
-    free = (*allow, 'path')
     for own in runs[1:]:
         for run, last, others in (
             *((run, own[-1], runs[0]) for run in own),
             *((run, runs[0][-1], own) for run in runs[0][:-1]),
         ):
-            free_here = (*free, *_of_its_loss(run.options, last.options))
+            free = (*allow, 'path', *_of_its_loss(run.options, last.options))
             pairs = ((run.name, run.options, o.name, o.options) for o in reversed(others))
-            found += min((_differing(*pair, free_here) for pair in pairs), key=len)
+            found += min((_differing(*pair, free) for pair in pairs), key=len)
     remedy = 'Where that is meant, name the keys after --allow; the report then says so.'
     refuse(found, 'these runs are not comparable:', remedy)
 
 
-def check_seeds(runs: Sequence[Sequence[Run]]) -> None:
+def check_seeds(runs: Sequence[Sequence[Run]], allow: Sequence[str]) -> None:
     """Raises ValueError where runs, each with its phases, differ in more than the seed."""
-    found, own = [], ('name', 'manual_seed', 'path')
+    found, own = [], ('name', 'manual_seed', 'path', *WITHOUT_EFFECT, *allow)
     for phases in runs[1:]:
         if len(phases) != len(runs[0]):
             found.append(f'{phases[-1].name}: has {len(phases)} phases, not {len(runs[0])}')
@@ -171,13 +173,15 @@ def check_seeds(runs: Sequence[Sequence[Run]]) -> None:
                 f'{run.name}: {key} is {mine!r}, in {other.name} {its!r}'
                 for key, its, mine in differences(other.options, run.options, own)
             ]
-    refuse(found, 'these runs have one name but for the seed, and are no seeds of one training:')
+    remedy = 'Compare them as two sides under two names, or name the keys after --allow.'
+    before = 'these runs have one name but for the seed, and are no seeds of one training:'
+    refuse(found, before, remedy)
 
 
 def _starts(options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Keys of ``path`` that name weights to start from, and these."""
+    """Keys of ``path`` that name files to start from, and these."""
     path = options.get('path') or {}
-    return [(k, v) for k, v in path.items() if 'pretrain_network' in k and isinstance(v, str)]
+    return [(k, v) for k, v in path.items() if _STARTS.search(k) and isinstance(v, str)]
 
 
 def _of_its_loss(phase: Mapping, last: Mapping) -> tuple[str, ...]:
@@ -193,7 +197,7 @@ def _differing(
     return [
         f'{name}: {key} is {mine!r}, in {other_name} {its!r}'
         for key, its, mine in found
-        if not (key.startswith('path.') and mine == PREVIOUS)
+        if not key.startswith('path.') or (_STARTS.search(key) and mine != PREVIOUS)
     ]
 
 
@@ -203,31 +207,35 @@ def refuse(problems: Iterable[str], before: str = '', after: str = '') -> None:
         raise ValueError('\n'.join(filter(None, [before, *lines, after])))
 
 
-def check_task(task: Task, root: Path, **settings: bool) -> None:
-    """Raises ValueError: sides that differ, or problems of the option files of trainings and tests;
-    ``settings`` are those of the check.
+def check_task(task: Task, root: Path, **settings: bool) -> list[Report]:
+    """The check of the option files of all trainings and tests, ``settings`` are its own.
+
+    Raises ValueError: sides that differ.
     """
     check_equal(task)
-    lines = []
+    reports = []
     for side in task.sides:
-        for phase in range(len(side.phases) if side.trained_as == side.name else 0):
-            options = task.options(side, phase, _PROVISIONAL, _MEASURED_SEED, root)
-            lines += option_problems(options, **settings)
-        if side.phases:
-            lines += option_problems(
-                task.test_options(side, _MEASURED_SEED, root), False, **settings
-            )
-    refuse(lines)
+        phases = range(len(side.phases) if side.trained_as == side.name else 0)
+        files = [task.options(side, n, _PROVISIONAL, _MEASURED_SEED, root) for n in phases]
+        files += [task.test_options(side, _MEASURED_SEED, root)] if side.phases else []
+        name = str(task.folder / (ROWS if (task.folder / ROWS).is_file() else f'{side.name}.yml'))
+        reports += [_checked(own, name, 'train' in own, **settings) for own in files]
+    return reports
 
 
-def option_problems(
-    options: Mapping[str, Any], is_train: bool = True, **settings: bool
-) -> list[str]:
+def option_problems(options: Mapping[str, Any], is_train: bool = True) -> list[str]:
     """What the check of option files says, but for weights that are not trained yet."""
+    return _checked(options, options['name'], is_train).problems
+
+
+def _checked(options: Mapping[str, Any], name: str, is_train: bool, **settings: bool) -> Report:
     paths = [v for v in (options.get('path') or {}).values() if isinstance(v, str)]
     awaited = [path for path in paths if not (is_train and Path(path).exists())]
-    lines = preflight(options, options['name'], is_train, **settings)
-    return [line for line in lines if not any(path in line for path in awaited)]
+    report = examine(options, name, is_train, **settings)
+    for place, line in [*report.refused.items()]:
+        if any(path in line for path in awaited):
+            del report.refused[place]
+    return report
 
 
 # ---- the budget -----------------------------------------------------------------------------
@@ -238,7 +246,9 @@ def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
     are not known yet. ValueError: sides that differ, problems of option files, or runs of other
     options.
     """
-    check_task(task, place.root)
+    check_equal(task)
+    tests = [task.test_options(s, _MEASURED_SEED, place.root) for s in task.sides if s.phases]
+    refuse(line for test in tests for line in option_problems(test, False))
     sides = [side for side in task.sides if side.phases and side.trained_as == side.name]
     with tempfile.TemporaryDirectory() as scratch:
         root, provisional = Path(scratch), []

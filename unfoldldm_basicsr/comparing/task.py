@@ -271,7 +271,8 @@ def _side(name: str, values: Section, common: Section, folder: Path) -> Side:
     phases = [{k: v for k, v in phase.items() if k != 'share'} for phase in file.phases]
     side = Side(name, file, tuple(merged(own, phase) for phase in phases), name)
     for phase in side.phases:
-        keys = {*phase, *(f'train.{key}' for key in phase.get('train') or ())}
+        train = phase['train'] if isinstance(phase.get('train'), Mapping) else ()
+        keys = {*phase, *(f'train.{key}' for key in train)}
         for key, by in (('manual_seed', 'seeds'), ('train.total_iter', 'budget')):
             if key in keys:
                 raise ValueError(f'{folder}: {name}: {key} is set by compare.{by}; remove it.')

@@ -57,9 +57,10 @@ def calculate_metric(
     taken = inspect.signature(metric).parameters
     data = {k: image for k, image in data.items() if image is not None and k in taken}
     if 'crop_border' in arguments:
-        border = arguments['crop_border'] = int(arguments['crop_border'])  # 4.0 is whole too
-        if border < 0:
-            raise ValueError(f'{name}: crop_border must be at least 0.')
+        border = arguments['crop_border']
+        if not isinstance(border, int | float) or border < 0 or not float(border).is_integer():
+            raise ValueError(f'{name}: crop_border must be at least 0 and whole, got {border!r}.')
+        arguments['crop_border'] = int(border)  # 4.0
     for image in data.values():
         _check_image(name, image, order, any_range=not rounded)
     if data['img'].ndim == 2 and name in _WITH_ORDER:  # a grey image has no order of channels

@@ -33,9 +33,10 @@ from unfoldldm_basicsr.training.options import RULES, SECTIONS, TopOptions, ValO
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 from unfoldldm_basicsr.weights import checkpoint as checkpoints
 from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
-from unfoldldm_basicsr.weights.loading import MAY_CHANGE, differing_arguments, load_weights
+from unfoldldm_basicsr.weights.loading import differing_arguments, load_weights
 
 GROUP, WRONG = 'embedding', 'wrong'
+AS_TUNED = ('class_texts', 'normalize', 'temperature')  # what a vector is compared with
 EMBEDDINGS = (
     'CLIPDegradationEmbedding', 'LabelDegradationEmbedding', 'LearnedDegradationEmbedding',
 )  # fmt: skip
@@ -217,7 +218,7 @@ class VLUNetModel(RestorationModel):
         return {**super().networks, 'net_e': self.embedding}
 
     def options_as_tuned(self) -> dict[str, Any]:
-        """``network_e``; what it leaves open is as in the file that its weights come from."""
+        """``network_e``; what CLIP compares with, if left out, is that of its weights' file."""
         section, path = self.opt['network_e'], self.run.path
         if path.pretrain_network_e:
             made = checkpoints.read_checkpoint(path.pretrain_network_e).arch
@@ -228,7 +229,7 @@ class VLUNetModel(RestorationModel):
             made = None
         if made is None or made['type'] != section['type']:
             return section
-        return {k: v for k, v in made['kwargs'].items() if k not in MAY_CHANGE} | section
+        return {k: v for k, v in made['kwargs'].items() if k in AS_TUNED} | section
 
     def network_options(self, key: str) -> Mapping[str, Any]:
         return self.embedding_options if key == 'network_e' else super().network_options(key)

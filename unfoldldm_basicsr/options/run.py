@@ -208,20 +208,23 @@ def typed(
         report, opt = Report(), {'model_type': model.__name__, **opt}
     run = Run(model, is_training(opt), opt, **start)
     stock = ANY_SECTIONS if whose(model) == 'theirs' else SECTIONS
-    if whose(model) == 'derived' and not inherits(model, 'optimizers', 'schedulers'):
-        stock = {**stock, 'train': ANY_SECTIONS['train']}
+    set_up = (('optim_g', 'optimizers'), ('scheduler', 'schedulers'))
+    # what a project sets up itself need not be there
+    theirs = whose(model) == 'derived' and {k: {} for k, by in set_up if not inherits(model, by)}
     for name, declared in getattr(model, 'sections', stock).items():
         if run.is_train or name not in _OF_TRAINING:
-            section = report.read(name, declared, section_values(opt, name), model)
+            values = section_values(opt, name)
+            values = theirs | values if theirs and name == 'train' else values
+            section = report.read(name, declared, values, model)
             setattr(run, name or 'top', section)
     if started and report.refused:
         raise OptionError('options', [Problem(*item) for item in report.refused.items()])
     return run
 
 
-def inherits(model: type | None, *set_up: str) -> bool:
+def inherits(model: type | None, set_up: str) -> bool:
     """Whether a model leaves its ``optimizers`` or ``schedulers`` to what it has of BasicSR."""
-    methods = ('init_training_settings', 'get_optimizer', *(f'setup_{name}' for name in set_up))
+    methods = ('init_training_settings', 'get_optimizer', f'setup_{set_up}')
     return all(whose(getattr(model, method, None)) == 'basicsr' for method in methods)
 
 

@@ -54,6 +54,8 @@ _OTHER_KINDS = {
 class CheckpointError(RunFailure, ValueError):
     """A weight file that cannot be used; the message names the file, the cause and the remedy."""
 
+    on_all_ranks = False  # each has its own disk
+
 
 class UnsafePickleError(CheckpointError):
     """A file that would run code while it is loaded."""
