@@ -143,7 +143,8 @@ def check_runs(runs: Sequence[Sequence[Run]], allow: Sequence[str]) -> None:
     Every phase of a run must be like one of the first run's, and the other way round.
     """
     lacking = [last for *_, last in runs if not last.weights.exists()]
-    refuse(f'{run.folder}: is not finished, it has no {LATEST}; --auto_resume' for run in lacking)
+    hint = f'is not finished, it has no {LATEST}: go on with its training (--auto_resume)'
+    refuse(f'{run.folder}: {hint}' for run in lacking)
     found = []
     for phases in runs:
         known = {run.folder.name for run in phases}
