@@ -18,7 +18,6 @@ from basicsr.archs import build_network
 from basicsr.metrics import calculate_psnr
 from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import ROOT, change, write_options, write_photos
-from tiny_network import TinyConvNet
 from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
@@ -181,8 +180,7 @@ def test_sides_that_are_not_comparable_are_refused_with_the_difference(
     change(folder / 'common.yml', 'compare.allow', [path])
     assert 'OK (a comparison, 4 tr' in output_of('check', '-opt', folder)
     change(folder / 'wide.yml', 'network_g.widht', 8)
-    said = output_of('check', '-opt', folder, status=2)
-    assert said.count('wide.yml: network_g.widht') == 1  # of trainings and tests
+    assert output_of('check', '-opt', folder, status=2).count('wide.yml: network_g.widht') == 1
     assert 'OK' in output_of('check', '-opt', folder, '--no-strict')  # a warning
     assert 'check its folder' in output_of('check', '-opt', folder / 'wide.yml', status=2)
 
@@ -191,8 +189,7 @@ def test_finished_runs_are_compared_phase_by_phase(tmp_path):
     def run(name: str, photos='photos', path=None, lr=1.0) -> Run:
         data = {'datasets': {'train': {'dataroot_gt': photos}}, 'network_g': {'type': 'NAFNet'}}
         made = Run(tmp_path / name, {'name': name, **data, 'path': path, 'train': {'lr': lr}})
-        made.weights.parent.mkdir(parents=True, exist_ok=True)
-        made.weights.touch()
+        write_bytes_atomic(made.weights, b'')
         return made
 
     one, before = run('one'), run('before', photos='tests')
@@ -213,9 +210,13 @@ def test_finished_runs_are_compared_phase_by_phase(tmp_path):
         check_runs([[one]], ())
 
 
-def test_the_code_of_a_network_of_a_project_is_that_of_its_package(monkeypatch):
-    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Mine', TinyConvNet)
-    assert ['class TinyConvNet' in code for code in measuring.code_of({'type': 'Mine'})] == [True]
+def test_the_code_of_a_network_of_a_project_is_that_of_its_package(tmp_path, monkeypatch):
+    write_bytes_atomic(tmp_path / 'own_nets' / '__init__.py', b'class Mine: ...')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Mine', importlib.import_module('own_nets').Mine)
+    before = measuring.code_of({'type': 'Mine'})
+    write_bytes_atomic(tmp_path / 'own_nets' / 'later.py', b'# \xe9')  # not imported yet
+    assert measuring.code_of({'type': 'Mine'})[:-1] == before != []
     assert measuring.code_of(NAFNET) == []
 
 

@@ -92,7 +92,6 @@ def compare_finished(
         raise ValueError('plain weights come without test sets: name an option file after -opt.')
     metrics_of({'val': val})
     of_files, side_of = named_files(files), lambda phases: _SEED.sub('', phases[-1].name)
-    seed_of = lambda phases: str(phases[-1].options.get('manual_seed', ''))  # noqa: E731
     known = [*dict.fromkeys(map(side_of, runs)), *of_files.values()]
     if len({*known}) < len(known):
         raise ValueError(f'every run and file needs a name of its own, got {known}.')
@@ -107,6 +106,7 @@ def compare_finished(
         sides: dict[str, list] = {}
         for phases in runs:
             sides.setdefault(side_of(phases), []).append(phases)
+        seeds = [last.options.get('manual_seed') for *_, last in runs]
         entries, changes = [], tasks.TestOptions(val=val)
         for name, own in sides.items():
             tests = [
@@ -121,7 +121,7 @@ def compare_finished(
         words = {
             'title': ', '.join(names),
             'budget': 'that of each run, see the cost; weights without runs have none',
-            'seeds': ', '.join(dict.fromkeys(filter(None, map(seed_of, runs)))),
+            'seeds': ', '.join(dict.fromkeys(str(seed) for seed in seeds if seed is not None)),
             'training data': '; '.join(dict.fromkeys(training_words(r.options) for *_, r in runs)),
             'test data': '; '.join(data_words(data, test=True) for data in sets.values()),
             DIFFERING: ', '.join(settings.allow),

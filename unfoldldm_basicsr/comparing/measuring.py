@@ -6,6 +6,7 @@ JOB.yml: the arguments of :func:`steps`, or of :func:`deployment`.
 """
 
 import ctypes
+import hashlib
 import inspect
 import math
 import platform
@@ -144,19 +145,19 @@ def key_of(options: Mapping[str, Any]) -> str:
 
 
 def code_of(network: Mapping[str, Any]) -> list[str]:
-    """Imported sources of the package of a project whose class ``network_g`` names; empty for
-    others.
+    """Digests of the sources of a project whose class ``network_g`` names, of its package or module
+    alone; empty for classes of BasicSR and of this package.
     """
     cls = registered(ARCH_REGISTRY, network.get('type'))
     if cls is None or whose(cls) in KNOWN:
         return []
-    package = cls.__module__.partition('.')[0]
-    files = [
-        Path(module.__file__)
-        for name, module in sorted(sys.modules.items())
-        if f'{name}.'.startswith(f'{package}.') and getattr(module, '__file__', None)
-    ]
-    return [file.read_text('utf-8') for file in files if file.suffix == '.py']
+    modules = map(sys.modules.get, (cls.__module__.partition('.')[0], cls.__module__))
+    files = (getattr(module, '__file__', None) for module in modules)
+    file = next((Path(name) for name in files if name), None)  # notebooks have none
+    if file is None:
+        return []
+    found = sorted(file.parent.rglob('*.py')) if file.name == '__init__.py' else [file]
+    return [hashlib.sha256(source.read_bytes()).hexdigest() for source in found]
 
 
 # ---- networks in use ------------------------------------------------------------------------
