@@ -142,6 +142,25 @@ def test_statistics_of_tiles_that_are_the_image_change_nothing():
         assert not torch.equal(fixed(lq.flip(0)), net(lq.flip(0))), 'the others are not looked at'
 
 
+def test_priors_of_tiles_come_from_the_quantiles_of_the_whole_image():
+    torch.manual_seed(0)
+    options = unfoldldm_kwargs('inference', prior_stages='all', prior_levels=True)
+    net, priors = shake(UnfoldLDM(**options), 0.05).eval(), []
+    lq = 0.1 * torch.rand(1, 3, 96, 96)
+    lq[..., 72:88, 72:88] += 0.85  # in one corner tile
+
+    def look(part):
+        trace = net(part, return_trace=True)
+        priors.append([stage.generated for stage in trace.stages])
+        return trace.output
+
+    with torch.no_grad():
+        look(lq)
+        with_image_statistics(look, lq, tile=48, size_multiple=16)(lq[..., :48, :48])
+    for of_image, of_tile in zip(priors[0], priors[-1], strict=True):
+        assert (of_image - of_tile).abs().mean() < 0.02
+
+
 def test_threads_restore_as_one_does(unfoldldm):
     restorer = Restorer(unfoldldm[0], tile=32, tile_overlap=8)
     images = [image_of((52, 40 + 8 * (i % 2), 3), seed=i) for i in range(4)]

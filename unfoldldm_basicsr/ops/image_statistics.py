@@ -55,14 +55,14 @@ class ImageStatistics:
         return self._within(self._use)
 
     def settle_sorted(self) -> bool:
-        """Fixes the values up to the last sorted one, for further records too, and forgets the
-        rest; False where there are none. Quantiles of a tile are far from those of the image, and
+        """Fixes the values up to the next sorted one, for further records too, and forgets the
+        rest; False where there is none. Quantiles of a tile are far from those of the image, and
         a mean over what was made of them is of no use.
         """
         ends = [at for at, (kind, _) in enumerate(self._calls, start=1) if kind == 'sorted']
         if ends:
-            self._settled = ends[-1]
-            self._calls = [('mean', [_pooled(*call)]) for call in self._calls[: ends[-1]]]
+            self._settled = ends[0]
+            self._calls = [('mean', [_pooled(*call)]) for call in self._calls[: ends[0]]]
         return bool(ends)
 
     @contextmanager

@@ -114,7 +114,7 @@ def with_image_statistics(
     record()
     if len(statistics) == 0:
         return None
-    if statistics.settle_sorted():
+    while statistics.settle_sorted():
         record()
 
     def fixed(part: Tensor) -> Tensor:
