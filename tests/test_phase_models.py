@@ -1,6 +1,7 @@
 """The two phases of UnfoldLDM: what is trained, loaded and reported, and that they learn."""
 
 import copy
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -149,6 +150,9 @@ def test_warmup_trains_only_the_prior_and_joint_training_all_but_the_teacher(pha
         assert parts_that_differ(start, warm) == NEW
         assert parts_that_differ(start, joint) == NEW | {'mgda', 'ocformer', 'stage_code'}
     assert phase2.logs[1]['l_pix'] == 0 < phase2.logs[2]['l_pix']
+    with patch.object(UnfoldLDM, 'proximal_step') as unused, torch.no_grad():
+        phase2.net_g(*torch.rand(2, 1, 3, 20, 20), mode='warmup', return_trace=True)
+    assert not unused.called, 'II-a needs the first prior alone'
     assert all(list(found) == list(phase2.logs[0]) for found in phase2.logs)  # the same losses
     assert all(p.grad is None for p in phase2.net_g.prior_encoder.parameters())
     assert phase2.step.clip_gradients.limits == {'restoration': 0.01, 'prior': 1.0}

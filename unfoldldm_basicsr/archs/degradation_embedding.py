@@ -236,7 +236,6 @@ class LabelDegradationEmbedding(nn.Module):
         super().__init__()
         self.embed_dim = options.embed_dim
         self.table = nn.Embedding(options.num_degradations, self.embed_dim)
-        self.table.weight._no_weight_decay = True
 
     def forward(self, lq: Tensor, label: Tensor | None = None) -> Tensor:
         """(B,) indices of the degradations of B images -> (B, E).

@@ -131,8 +131,8 @@ class UnfoldLDM(LatentPrior):
         Args:
             lq: (B, c, H, W) in [0, 1], any H and W.
             gt: (B, c, H, W); training, and the oracle prior.
-            mode: 'restore', or 'warmup' (phase 2 with gt): the target prior guides, only PI' and
-                f_theta receive gradients.
+            mode: 'restore', or 'warmup' (phase 2 with gt): only PI' and f_theta receive gradients;
+                with one prior for all stages nothing else is computed, and y comes out.
             prior_source: overrides the constructor's.
             prior: (B, C_p) or (K, B, C_p) to use instead of any source.
             context: lq and gt, each (B, c, H', W'), of larger patches around these; training. The
@@ -160,14 +160,18 @@ class UnfoldLDM(LatentPrior):
                 x = y_k if x is None else enlarge(x, y_k)
                 estimates = self.gradient_step(x, y_k, k, degradations[k])
             z = self.prior(estimates, y_k, k, call)
-            with torch.set_grad_enabled(trained):
-                x = self.proximal_step(x, estimates, z.guide, k)
+            only_prior = mode == 'warmup' and self.options.prior_stages == 'first'
+            if not only_prior:
+                with torch.set_grad_enabled(trained):
+                    x = self.proximal_step(x, estimates, z.guide, k)
             if return_trace:
-                x_hat, x_tilde, W, M, e = estimates
+                x_hat, x_tilde, W, M = estimates
                 images = (crop_to(enlarge(image, y), size) for image in (x_hat, x_tilde, x))
                 x_hat, x_tilde, x_k = images
-                stages.append(StageTrace(x_hat, x_tilde, W, M, *z, x_k, e))
-        output = crop_to(x, size)
+                stages.append(StageTrace(x_hat, x_tilde, W, M, *z, x_k))
+            if only_prior:
+                break
+        output = crop_to(enlarge(x, y), size)
         if not return_trace:
             return output
         start = crop_to(enlarge(F.avg_pool2d(y, self.options.scales[0]), y), size)

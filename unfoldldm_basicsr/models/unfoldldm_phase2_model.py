@@ -66,6 +66,8 @@ def is_phase2(run: Run) -> Iterator[Problem]:
         yield Problem('network_g.use_ldm', f'{message}UnfoldLDMPhase1Model.')
     if run.val.tile and source in ('oracle', 'shuffled'):
         yield Problem('val.tile', f'prior_source: {source} needs whole images.')
+    if phase == 'inference' and source == 'oracle':
+        yield Problem('val.prior_source', 'oracle needs PI, which phase: inference leaves out.')
     known = (2, 'joint') if run.is_train else (2, 'joint', 'inference')
     if phase not in known:
         message = f'must be one of {", ".join(map(str, known))}, got {phase!r}.'

@@ -229,9 +229,8 @@ class MGDA(nn.Module):
             step = 0.2 + 1.6 * torch.sigmoid(self.step_decomposed(e)[:, k, None, None, None])
             with torch.autocast('cuda' if x.is_cuda else 'cpu', enabled=False):
                 x_tilde = _in_windows(widened(x), widened(y), W, M, widened(step)).to(x.dtype)
-        return Estimates(
-            x_tilde if x_hat is None else x_hat, x_hat if x_tilde is None else x_tilde, W, M, e
-        )
+        both = x_tilde if x_hat is None else x_hat, x_hat if x_tilde is None else x_tilde
+        return Estimates(*both, W, M)
 
 
 def _in_windows(x: Tensor, y: Tensor, W: Factor, M: Factor, step: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class PriorOptions(EncoderOptions, DiffusionOptions):
     """Prior in evaluation: auto (generated; in phase 1 oracle with gt and null without), generated,
     oracle (needs gt), null, or shuffled (the batch neighbour's)."""
     null_prior_prob: float = Field(0.1, ge=0, lt=1)
-    """Share of training samples that see the null prior in phase 1."""
+    """Share of training samples that see the null prior in phases 1 and joint."""
     use_ldm: bool = True
     """False replaces the prior by one learned vector and builds no diffusion."""
     prior_input: Literal['gt', 'gt_lq'] = 'gt_lq'
@@ -88,6 +88,7 @@ class Guidance:
     given: Tensor | None  # (B, C_p) or (K, B, C_p) guide to use as it is
     null_mask: Tensor | None  # (B, 1), 1 for the samples that see the null prior instead
     target: Tensor | None  # (B, C_p) PI's prior, None where PI is not to see the ground truth
+    half: Tensor | None  # (B, 1), 1 for the samples of 'joint' that see PI's prior
     generated: Tensor | None = None  # to use for all further stages
 
 
@@ -154,13 +155,16 @@ class LatentPrior(nn.Module):
         if self.training and source in ('oracle', 'joint'):
             null_mask = torch.rand(len(y), 1, device=y.device) < options.null_prior_prob
             null_mask = null_mask.to(y.dtype)
+        half = None
+        if source == 'joint':  # half of the samples see PI's, or PI would learn nothing
+            half = (torch.rand(len(y), 1, device=y.device) < 0.5).to(y.dtype)
         wanted = gt is not None and (self.training or trace or source in NEEDS_GT)
         if wanted and self.use_ldm and self.phase != 'inference':
             seen = gt if options.prior_input == 'gt' else torch.cat([gt, y], 1)
             trained = self.phase != 2  # else the frozen teacher
             with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
                 target = self.prior_encoder(seen, options.prior_window)
-        return Guidance(source, given, null_mask, target)
+        return Guidance(source, given, null_mask, target, half)
 
     def prior(self, estimates: Estimates, y: Tensor, k: int, call: Guidance) -> StagePrior:
         """The priors of stage ``k`` (from 0), whose images are ``estimates`` and ``y``.
@@ -193,9 +197,8 @@ class LatentPrior(nn.Module):
                 raise ValueError("prior_source 'shuffled' needs a batch of at least two images.")
             return generated.roll(1, 0)
         guide = call.target
-        if call.source == 'joint':  # half of the samples see PI's, or PI would learn nothing
-            half = (torch.rand(len(guide), 1, device=guide.device) < 0.5).to(guide)
-            guide = half * guide + (1 - half) * generated
+        if call.source == 'joint':
+            guide = call.half * guide + (1 - call.half) * generated
         if call.null_mask is not None and self.null_prior.requires_grad:
             guide = guide + call.null_mask * (self.null_prior - guide)
         return guide

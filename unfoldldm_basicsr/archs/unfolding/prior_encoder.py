@@ -34,7 +34,7 @@ class EncoderOptions(PriorVectorOptions):
     what is in it: for darkness or haze. On noise it costs quality."""
     prior_window: int = Field(48, gt=0, multiple_of=8)
     """Side of the windows that PI and PI' look at one by one where images are larger, in pixels:
-    that of the training patches."""
+    that of the training patches; a multiple of 8, with pyramid of 16."""
 
 
 class ResidualBlock(nn.Module):

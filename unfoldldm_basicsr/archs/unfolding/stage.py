@@ -32,7 +32,6 @@ class Estimates(NamedTuple):
     x_tilde: Tensor  # (B, c, h, w), after the decomposed step
     W: Factor | None = None  # of every image, with wm_window of every window; W.matrix
     M: Factor | None = None  # as a matrix M.matrix.mT
-    embedding: Tensor | None = None  # (B, d_e) of the degradation
 
 
 class StagePrior(NamedTuple):
@@ -54,7 +53,6 @@ class StageTrace(NamedTuple):
     generated: Tensor | None
     target: Tensor | None
     x: Tensor  # (B, c, h, w), the stage's output
-    embedding: Tensor | None
 
 
 class UnfoldTrace(NamedTuple):
