@@ -143,6 +143,9 @@ class TrainingItems(ItemReader, Dataset):
         super().__init__(dataset, options)
         self.skip = options.get('on_error', 'raise') == 'skip'
         self.max_share = options.get('max_error_share', _DEFAULTS['max_error_share'])
+        # Repeated draws of an image count as one.
+        self.first_draw_of = getattr(dataset, 'first_draw_of', int)
+        self.distinct = len({*map(self.first_draw_of, range(len(dataset) if self.skip else 0))})
         # In shared memory, because loader processes write to them.
         self.unreadable = torch.zeros(len(dataset) if self.skip else 0, dtype=torch.bool)
         self.reading = torch.full((max(workers, 1),), -1)
@@ -153,10 +156,15 @@ class TrainingItems(ItemReader, Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> object:
-        """What a project asks its data set in a loader process: ``get_worker_info().dataset``."""
+        """What a project asks its data set: ``loader.dataset``, ``get_worker_info().dataset``."""
         if name == 'dataset':  # of a copy that is being made
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """What a project tells it (``loader.dataset.level = 2``) is for its data set."""
+        known = 'reading' in vars(self) and name not in vars(self)
+        setattr(self.dataset, name, value) if known else super().__setattr__(name, value)
 
     def __getitem__(self, index: int | tuple[int, int]) -> object:
         return self.__getitems__([index])[0]
@@ -196,17 +204,18 @@ class TrainingItems(ItemReader, Dataset):
         if not self.skip:
             hint = 'datasets.train.on_error: skip would leave such images out.'
             raise DataFault(f'{self.name}: {message} ({hint})') from error
-        first_time = not self.unreadable[index]
-        self.unreadable[index] = True
+        first = self.first_draw_of(index)
+        first_time = not self.unreadable[first]
+        self.unreadable[first] = True
         count = int(self.unreadable.sum())
-        if count > self.max_share * len(self):
+        if count > self.max_share * self.distinct:
             raise DataFault(
-                f'{self.name}: {count} of {len(self)} images cannot be read, more than '
+                f'{self.name}: {count} of {self.distinct} images cannot be read, more than '
                 f'datasets.train.max_error_share ({self.max_share}) allows. The last one: {message}'
             ) from error
         if first_time:
             # As an error, because BasicSR lets the other ranks say nothing less.
-            text = f'left out, the next image takes its place (number {count} of {len(self)})'
+            text = f'left out, the next image takes its place (number {count} of {self.distinct})'
             _log.error('%s: %s: %s', self.name, text, message)
 
 

@@ -10,14 +10,16 @@ import basicsr
 import basicsr.metrics
 import basicsr.train
 import basicsr.utils.options
-from basicsr.data import build_dataloader
 from basicsr.models.base_model import BaseModel
+from basicsr.utils.registry import MODEL_REGISTRY
 
 from unfoldldm_basicsr.common.errors import on_rank_0
 from unfoldldm_basicsr.common.option_files import ordered_yaml, parse_value
+from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.compat import replace
 from unfoldldm_basicsr.data import loading
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
+from unfoldldm_basicsr.options.run import SET_AT_START
 from unfoldldm_basicsr.training import resume
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
@@ -54,9 +56,13 @@ def train_pipeline(root_path: str) -> None:
 def make_exp_dirs(opt: dict) -> None:
     """Replaces ``basicsr.utils.make_exp_dirs``, with which rank 0 moves older results away.
 
-    The others wait for it, else their new images would be moved too.
+    The others wait for it, else their new images would be moved too. A key of ``path`` that is no
+    folder of a run becomes one only where a model of a project may mean it.
     """
-    on_rank_0(opt, lambda: make_exp_dirs.replaces(opt))
+    path, model = opt['path'], registered(MODEL_REGISTRY, opt.get('model_type'))
+    if whose(model) in KNOWN:
+        path = {key: path[key] for key in SET_AT_START['path'] if key in path}
+    on_rank_0(opt, lambda: make_exp_dirs.replaces({**opt, 'path': path}))
 
 
 def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
@@ -69,12 +75,15 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
     Returns:
         ``(train_loader, train_sampler, val_loaders, total_epochs, total_iters)``.
     """
+    build_dataloader = basicsr.train.build_dataloader  # which a project may have replaced
     settings = {'num_gpu': opt['num_gpu'], 'dist': opt['dist'], 'seed': opt['manual_seed']}
     sections, val_loaders = dict(opt['datasets']), []
     train = sections.pop('train')
     dataset, ratio = build_dataset(train), train.get('dataset_enlarge_ratio', 1)
-    # New workers every epoch cost seconds each; torch refuses persistent ones without workers.
-    kept = train['num_worker_per_gpu'] > 0 and train.get('persistent_workers', True)
+    # New workers every epoch cost seconds each, but only they see what a project tells its data
+    # set between epochs; torch refuses persistent ones without workers.
+    persistent = train.get('persistent_workers', whose(type(dataset)) in KNOWN)
+    kept = train['num_worker_per_gpu'] > 0 and persistent
     train = {**train, 'persistent_workers': kept}
     sampler = loading.SeededSampler(
         dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed']
