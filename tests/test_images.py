@@ -55,6 +55,9 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 @pytest.mark.parametrize('suffix', ['.png', '.tif'])
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
 def test_what_is_written_is_read_back(tmp_path, shape, suffix, dtype):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 1, 3)[: len(shape)]).astype(dtype)
+    write_picture(tmp_path / f'x{suffix}', Picture(noise))
+    assert np.array_equal(read_picture(tmp_path / f'x{suffix}').pixels, noise), 'tall and narrow'
     image = image_of(shape, dtype)
     write_picture(tmp_path / f'x{suffix}', Picture(image))
     found = read_picture(tmp_path / f'x{suffix}')
