@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -13,6 +14,7 @@ from helpers import write_photos
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.commands import init_command
 from unfoldldm_basicsr.commands.init_command import Trial, fitted, memory_of, trial_step
+from unfoldldm_basicsr.data.images import Picture, read_picture, write_picture
 from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.preparing.new_training import NETWORKS, TASKS, NewTraining, held_back
@@ -32,7 +34,7 @@ CASES = [
     *(['--network', name, '--memory', '24'] for name in NETWORKS),
     *(['--network', 'nafnet-small', '--task', task] for task in TASKS),
     ['--network', 'unfoldldm-tiny', '--task', 'lowlight', '--memory', '24'],
-    ['--network', 'nafnet-small', '--degraded', 'my: photos #1', '--memory', 'cpu'],
+    ['--network', 'nafnet-small', '--degraded', 'their twins', '--memory', 'cpu'],
 ]
 
 
@@ -40,6 +42,7 @@ CASES = [
 def test_what_is_written_passes_the_check(folder, output_of, words):
     photo = folder / 'my: photos #1' / 'img_0.png'
     photo.rename(photo.with_name('img\udce9.png'))  # no UTF-8
+    shutil.copytree(photo.parent, folder / 'their twins')
     said = output_of('init', 'my: photos #1', '-o', 'made', *words)
     files = sorted((folder / 'made').glob('*.yml'))
     assert len(files) == (1 if words[1].startswith(('restormer', 'nafnet')) else 2)
@@ -88,24 +91,50 @@ def test_large_images_are_to_be_cut_first_and_files_replaced_only_when_asked(
     assert (folder / 'mine.yml').read_text() == 'edited'
 
 
+def test_a_folder_goes_before_a_prepared_set_and_no_image_is_trained_and_validated_on(
+    folder, output_of
+):
+    write_photos(folder / 'all', 3)
+    write_photos(folder / 'all' / 'held', 2)
+    (folder / 'datasets' / 'all' / 'train_gt.lmdb').mkdir(parents=True)
+    said = output_of('init', 'all', '--val', 'all/held', '--network', 'nafnet-small')
+    assert '2 images of --val are left out' in said
+    assert (folder / 'mine_train.txt').read_text().split() == [f'img_{n}.png' for n in range(3)]
+    train = yaml.safe_load((folder / 'mine.yml').read_text())['datasets']['train']
+    assert (train['dataroot_gt'], train['meta_info_file']) == ('all', 'mine_train.txt')
+    assert 'gray_prob' not in str(train)
+    for file in folder.rglob('img_*.png'):
+        write_picture(file, Picture(read_picture(file).pixels[..., 0]))
+    said = output_of('init', 'all', '--network', 'nafnet-small', '--overwrite')
+    assert 'Grey photos' in said
+    assert "'gray_prob': 1" in str(yaml.safe_load((folder / 'mine.yml').read_text()))
+
+
 def test_nothing_is_written_where_something_is_wrong(folder, output_of):
     write_photos(folder / 'others', 2)
     write_photos(folder / 'single', 1)
-    (folder / 'datasets' / 'Rain' / 'train_gt.lmdb').mkdir(parents=True)
+    for place in ('Rain/train_gt.lmdb', 'Blur/test_gt.lmdb'):
+        (folder / 'datasets' / place).mkdir(parents=True)
+    write_photos(folder / 'torn', 2)
+    (folder / 'torn' / 'img_1.png').write_bytes(b'')
     file = folder / 'my: photos #1' / 'img_0.png'
     before = sorted(folder.rglob('*'))
     for words, message in (
-        (['my: photos #1', '--degraded', 'others'], 'datasets.train.dataroot_lq'),
+        (['my: photos #1', '--degraded', 'others'], 'unfoldldm prepare folder --gt'),
+        (['others', '--degraded', './others'], 'is the folder of the clean images'),
+        (['others', '--val', 'others'], 'holds all images of others'),
+        (['Blur'], 'Blur: is a prepared set without train_gt.lmdb, it has test_gt.lmdb'),
+        (['torn'], 'torn/img_1.png: the file is empty'),
         (['my: photos #1', '--degraded', 'others', '--task', 'derain'], 'the pairs are the task'),
         (['my: photos #1', '--degraded', 'others', '--val', 'others'], '--val-degraded'),
         (['datasets/Rain', '--degraded', 'others'], 'Rain is a prepared set, which has its own'),
         (['single'], 'single: at least one image to train on and one'),
         (['nowhere'], 'nowhere: no such folder'),
-        (['my: photos #1', '-o', str(file)], 'cannot write there: File exists'),
+        (['my: photos #1', '-o', str(file)], 'img_0.png: is a file; name a folder'),
         (['my: photos #1', '--memory', 'lots'], "lots: give GiB, for example 24, or 'cpu'"),
         (['my: photos #1', '--memory', '0.1'], 'no training step fits into 0.1 GiB'),
-        (['my: photos #1', '--memory', '24', '--hours', '1'], 'on the machine that will train'),
-        (['my: photos #1', '--hours', 'inf'], 'inf: more than 0'),
+        (['my: photos #1', '--memory', '24', '--hours', '1'], '--memory 24 means a GPU'),
+        (['my: photos #1', '--hours', 'inf'], 'inf: must be above 0'),
         (['my: photos #1', '--hours', '0.005'], '60 steps; 100 at least are 0.0077 hours'),
     ):
         assert message in output_of('init', *words, status=2)

@@ -306,17 +306,22 @@ def test_braces_stars_and_choices_match_as_described():
         (['folder', '--step', '8'], 'need --crop-size'),
         (['folder', '--crop-size', '0'], 'at least 1'),
         (['folder', '--crop-size', '9', '--thresh-size', '-1'], '--thresh-size must be at least 0'),
-        (['folder', '--part', 'a', '-o', 'x.lmdb'], '--part names LMDBs in a folder'),
+        (['folder', '-i', 'in', '--part', 'a', '-o', 'x.lmdb'], '--part names LMDBs in a folder'),
         (['GoPro', '--threads', '0'], '--threads must be at least 1'),
         (['folder', '-i', 'nowhere'], 'nowhere: no such folder'),
-        (['folder', '-i', 'in', '-o', 'x.lmdb', '--lq', '{n}', '--gt', '{n}'], 'name a folder'),
+        (['folder', '-i', 'in', '-o', 'x.lmdb', '--lq', '{n}', '--gt', '1'], 'name a folder'),
         (['folder', '-i', 'in', '--gt', 'a/{n}', '--lq', 'b/{n}'], 'none found'),
+        (['folder', '-i', 'in', '--gt', '{n}', '--lq', '*{n}_{m}'], 'none found: 2 match {n}'),
+        (['folder', '-i', 'in', '--gt', '{n}', '--lq', '{n}'], 'names the clean images'),
+        (['folder', '-i', 'in', '-o', 'in/1.png'], '1.png: is a file; name a folder'),
+        (['-i', 'in'], 'SET is missing'),
+        (['GoPro', '-o', 'out'], '-i is missing'),
         (['folder', '-i', 'in', '--crop-size', '8', '--payload', 'source'], 'whole files'),
     ],
 )
 def test_bad_arguments_are_explained(arguments, words, tmp_path, monkeypatch, prepare):
     monkeypatch.chdir(tmp_path)
-    write_named(tmp_path / 'in', '1.png')
+    write_named(tmp_path / 'in', '1.png', 'b_2.png')
     assert words.lower() in prepare(*arguments, status=2).lower()
 
 

@@ -46,6 +46,9 @@ def _reports(file: Path, args: argparse.Namespace) -> list[Report]:
     if file.is_dir():
         from unfoldldm_basicsr.comparing import runs, task
 
+        if not any((file / part).is_file() for part in (task.COMMON, task.ROWS)):
+            rest = f'a comparison, it has no {task.COMMON}; name an option file'
+            raise ValueError(f'{file}: is a folder, and not that of {rest}.')
         return runs.check_task(task.read_task(file, args.force_yml), Path.cwd(), **settings)
     options = read_option_file(file)
     apply_overrides(options, args.force_yml)

@@ -4,6 +4,7 @@ import argparse
 import logging
 import math
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ import yaml
 
 from unfoldldm_basicsr.common.cost import free_memory
 from unfoldldm_basicsr.common.files import check_writable, refuse_existing, write_bytes_atomic
+from unfoldldm_basicsr.data.listing import read_entry
 from unfoldldm_basicsr.data.sources import open_source
 from unfoldldm_basicsr.options.defaults import fill_defaults
 from unfoldldm_basicsr.options.preflight import examine
@@ -44,10 +46,12 @@ def run_init(args: argparse.Namespace) -> int:
     """Writes the files and prints what to do next."""
     on_cpu, limit = memory_of(args.memory)
     elsewhere = not on_cpu and not torch.cuda.is_available()
-    if args.hours is not None and (elsewhere or not 0 < args.hours < 10_000):
+    if args.hours is not None and elsewhere:
         raise ValueError(
-            f'--hours {args.hours}: more than 0, on the machine that will train: steps are timed.'
+            f'--hours: steps are timed, but --memory {args.memory} means a GPU, and none is here.'
         )
+    if args.hours is not None and not 0 < args.hours < 10_000:
+        raise ValueError(f'--hours {args.hours}: must be above 0 and below 10,000.')
     take_prepared_set(args)
     largest, lists, listed = plan(args, on_cpu=on_cpu)
     files = {args.output / largest.file(phase): phase for phase in largest.phases}
@@ -55,9 +59,10 @@ def run_init(args: argparse.Namespace) -> int:
         options = yaml.safe_load(largest.text(args.output, phase))
         for section in options['datasets'].values() if lists else ():
             section['meta_info_file'] = listed  # no new one yet, nor weights of Phase I
-        problems = examine(options, str(path), True, here=phase != 2).problems
-        if problems:
-            raise ValueError('\n'.join(problems))
+        found = examine(options, str(path), True, here=phase != 2).refused.values()
+        hint = 'Pairs of other names or sizes: unfoldldm prepare folder --gt ... --lq ...'
+        if found:
+            raise ValueError('\n'.join([*dict.fromkeys(found), *([hint] if args.degraded else [])]))
     for path in (*files, *lists):
         refuse_existing(Path(args.clean), path, overwrite=args.overwrite)
     check_writable(args.output)  # before minutes of trial steps
@@ -124,28 +129,54 @@ def plan(
     if bool(args.degraded and args.val) != bool(args.val_degraded):
         raise ValueError('--val and --val-degraded belong together where there is --degraded.')
     task = None if args.degraded else args.task or 'blind'
+    if args.degraded and Path(args.degraded).resolve() == Path(args.clean).resolve():
+        raise ValueError(f'--degraded {args.degraded}: is the folder of the clean images.')
     train, names = images_in(args.clean, args.degraded)
-    lists, listed = {}, train.get('meta_info_file')
+    lists, listed, chosen = {}, train.get('meta_info_file'), {}
     if args.val:
-        val, _ = images_in(args.val, args.val_degraded)
+        val, kept = images_in(args.val, args.val_degraded)
+        seen = {place_of(val, name) for name in kept}
+        left = [name for name in names if place_of(train, name) not in seen]
+        if not left:
+            raise ValueError(f'--val {args.val}: holds all images of {args.clean}.')
+        if len(left) < len(names):
+            print(f'{len(names) - len(left)} images of --val are left out of the training.')
+            names, chosen = left, {'train': left}
     else:
-        val, train = dict(train), dict(train)
+        val = dict(train)
         names, kept = held_back(names, args.clean)
-        for section, part, chosen in ((train, 'train', names), (val, 'val', kept)):
+        chosen = {'train': names, 'val': kept}
+    train = dict(train)
+    for part, section in (('train', train), ('val', val)):
+        if part in chosen:
             path = args.output / f'{args.name}_{part}.txt'
             section['meta_info_file'] = str(path)
-            lists[path] = chosen
+            lists[path] = chosen[part]
+    names_of_val = [read_entry(name)[0] for name in kept[:20]]
+    sample = open_source(val['dataroot_gt'], val['io_backend']['type'], names_of_val)
+    photos = map(sample.read, sample.names)  # a broken one says so here
+    grey = task is not None and {photo.ndim for photo in photos} == {2}
+    if grey:
+        print('Grey photos: their noise is the same in all channels (gray_prob).')
     network = args.network or ('unfoldldm-tiny' if on_cpu else 'unfoldldm-small')
     sides = [side for side in SIDES if side <= 48 or not on_cpu]
     training = NewTraining(
-        args.name, network, train, val, task, len(names), sides[0], num_gpu=0 if on_cpu else 'auto'
-    )
+        args.name, network, train, val, task, len(names), sides[0], grey=grey,
+        num_gpu=0 if on_cpu else 'auto',
+    )  # fmt: skip
     return training, lists, listed
 
 
 def take_prepared_set(args: argparse.Namespace) -> None:
     """Takes the LMDBs of a set of ``unfoldldm prepare``, by its folder or its name in datasets."""
-    for place in (Path(args.clean), Path('datasets') / args.clean):
+    own, prepared = Path(args.clean), Path('datasets') / args.clean
+    for place in [own] if own.exists() else [prepared]:
+        tests = sorted(part.name for part in place.glob('*_gt.lmdb'))
+        if tests and not (place / 'train_gt.lmdb').is_dir():
+            raise ValueError(
+                f'{place}: is a prepared set without train_gt.lmdb, it has {", ".join(tests)}: '
+                'prepare its training part, or give one of these LMDBs.'
+            )
         if (place / 'train_gt.lmdb').is_dir():
             if args.degraded:
                 raise ValueError(
@@ -173,6 +204,11 @@ def images_in(clean: str, degraded: str | None) -> tuple[dict[str, Any], list[st
     if degraded and clean.endswith('_gt.lmdb') and listed.is_file():
         return {**section, 'meta_info_file': str(listed)}, listed.read_text('utf-8').splitlines()
     return section, open_source(clean, kind).names
+
+
+def place_of(section: Mapping[str, Any], name: str) -> str:
+    """The file, or LMDB and key, of a clean image that a list names."""
+    return os.path.realpath(Path(section['dataroot_gt'], read_entry(name)[0]))
 
 
 def fitted(

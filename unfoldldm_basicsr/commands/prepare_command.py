@@ -19,6 +19,10 @@ _OWN = ('gt', 'lq', 'part', 'crop_size', 'step', 'thresh_size', 'payload')
 
 def run_prepare(args: argparse.Namespace) -> int:
     """Prepares the set."""
+    if args.set is None and (args.input or args.output):
+        raise ValueError('SET is missing; for images of your own: unfoldldm prepare folder -i ...')
+    if args.output and args.input is None:
+        raise ValueError('-i is missing: the folder of the images.')
     if args.set is None:
         print(*(f'{n}: {s.where}' for n, s in SETS.items()), 'folder: your own images', sep='\n')
         return 0
@@ -77,6 +81,8 @@ def _own_set(args: argparse.Namespace) -> DataSet:
         raise ValueError('--step and --thresh-size need --crop-size.')
     if args.part and args.output and args.output.suffix == '.lmdb':
         raise ValueError(f'--part names LMDBs in a folder; --output {args.output} is one.')
+    if args.gt and args.gt == args.lq:
+        raise ValueError(f'--lq {args.lq}: names the clean images.')
     squares = None
     if args.crop_size:
         step = args.step or max(1, args.crop_size // 2)

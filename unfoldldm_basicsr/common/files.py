@@ -42,6 +42,8 @@ def write_bytes_atomic(path: str | os.PathLike, content: bytes | memoryview) -> 
 
 def check_writable(folder: Path) -> None:
     """Makes the folder; OSError: no file can be written there."""
+    if folder.is_file():
+        raise FileExistsError(f'--output {folder}: is a file; name a folder.')
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

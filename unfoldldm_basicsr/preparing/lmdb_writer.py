@@ -163,6 +163,8 @@ def check_destination(destination: Path, force: bool) -> None:
     """Raises FileExistsError where it exists, and is not to be replaced or no LMDB."""
     if destination.exists() and not force:
         raise FileExistsError(f'{destination}: exists already; --force replaces it.')
+    if destination.parent.is_file():
+        raise FileExistsError(f'{destination.parent}: is a file; name a folder, or NAME.lmdb.')
     if destination.exists() and not (destination / 'data.mdb').is_file():
         raise FileExistsError(f'{destination}: exists and is not an LMDB; remove it yourself.')
 

@@ -74,6 +74,7 @@ class NewTraining:
     patch: int  # side of the patches
     batch: int = 8  # patches of a step
     part: int = 8  # of them, those computed at once
+    grey: bool = False  # photos, whose channels have the same noise
     num_gpu: str | int = 'auto'  # or 0
     iterations: int = 0  # of all phases; default: every image is seen 500 times, within limits
 
@@ -195,7 +196,8 @@ logger:
             values = {key: [*limits] for key, limits in step.ranges.items()}
             if fixed:
                 values = {key: round(value, 6) for key, value in step.at_strength(0.5).items()}
-            text += f'      - {_flow({"type": name, **values})}\n'
+            grey = {'gray_prob': 1} if self.grey and name == 'gaussian_noise' else {}
+            text += f'      - {_flow({"type": name, **values, **grey})}\n'
         return text
 
 

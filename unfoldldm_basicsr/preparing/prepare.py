@@ -10,7 +10,7 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.data.images import read_picture, size_in_header
 from unfoldldm_basicsr.data.listing import check_folder, find_images, key_of
 from unfoldldm_basicsr.data.sources import read_lmdb_index
-from unfoldldm_basicsr.preparing.layouts import Found, find
+from unfoldldm_basicsr.preparing.layouts import Found, find, matches
 from unfoldldm_basicsr.preparing.lmdb_writer import Image, write_lmdb
 from unfoldldm_basicsr.preparing.sets import DataSet, Part, Source
 
@@ -51,7 +51,13 @@ def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
         )
         layout, found, folder = next((t for t in tries if t[1].pairs), (None, None, root))
         if found is None:
-            whole.problems.append(f'{source.name or "images"}: none found')
+            layout = source.layouts[0]
+            sides = [side for side in layout[:2] if side]
+            counts = [sum(1 for _ in matches(names, side)) for side in sides]
+            found = ', '.join(f'{n} match {side}' for n, side in zip(counts, sides, strict=True))
+            paired = all(counts) and len(sides) == 2
+            about = f': {found}, but no braces of both agree' if paired else ''
+            whole.problems.append(f'{source.name or "images"}: none found{about}')
             continue
         prefix = f'{source.name}/' if len(part.sources) > 1 else ''
         own = _images(found, source, folder, prefix)
