@@ -212,6 +212,12 @@ def test_loss_is_minus_the_mean_psnr_of_the_images(pair):
     loss = build_loss({'type': 'PSNRLoss', 'loss_weight': 0.5, 'reduction': 'mean'})(*pair)
     expected = sum(psnr(a, b) for a, b in zip(*pair, strict=True)) / 3
     assert float(loss) == pytest.approx(-0.5 * expected, abs=1e-3)
+    weights = np.array([65.481, 128.553, 24.966]) / 255
+    grey = [torch.from_numpy(np.tensordot(weights, image.numpy(), (0, 1))) for image in pair]
+    expected = sum(psnr(a, b) for a, b in zip(*grey, strict=True)) / 3
+    assert float(build_loss({'type': 'PSNRLoss', 'toY': True})(*pair)) == pytest.approx(
+        -expected, abs=1e-3
+    )
 
 
 def test_equal_images_give_a_finite_loss_and_gradient(pair):

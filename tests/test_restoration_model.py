@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import csv_rows, model_options, put, tiny_unfoldldm
 from model_runs import (
     Board,
@@ -27,7 +28,7 @@ from model_runs import (
     steps,
     validate,
 )
-from tiny_network import NORMED, TWO_GROUPS
+from tiny_network import NORMED, TWO_GROUPS, TinyConvNet
 
 from unfoldldm_basicsr.common import errors as failures
 from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
@@ -127,6 +128,24 @@ def test_a_model_shows_its_images_as_those_of_basicsr_do(make):
     shown = model.get_current_visuals()
     assert [*shown] == ['lq', 'result', 'gt']
     assert shown['result'].shape == shown['gt'].shape
+
+
+class Twice(TinyConvNet):
+    """Returns a coarse and a fine result, as networks of NAFNet's trainer may."""
+
+    def forward(self, lq):
+        return [lq * 0, super().forward(lq)]
+
+
+def test_of_several_outputs_all_are_compared_and_the_last_is_the_result(make, monkeypatch):
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Twice', Twice)
+    one, two = make({'type': 'TinyConvNet'}), make({'type': 'Twice'})
+    batch = {'lq': torch.rand(2, 3, 16, 16), 'gt': torch.rand(2, 3, 16, 16)}
+    first, second = (float(m.compute_losses(batch, 1)[0]['l_pix'].detach()) for m in (one, two))
+    assert second == pytest.approx(first + float(batch['gt'].mean()))
+    assert torch.equal(one.restore(batch).output, two.restore(batch).output)
+    result = Restorer(two.net_g).restore_tensor(batch['lq'][:1])
+    assert torch.allclose(result, two.restore(batch).output[:1], atol=1e-6)
 
 
 def test_tiles_that_change_results_are_warned_of_once(make, log):

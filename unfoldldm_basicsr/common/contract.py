@@ -5,7 +5,7 @@ Every network of BasicSR restores; one that does more says so through the names 
 """
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -84,7 +84,12 @@ def run_on_trial(net: nn.Module, image: Tensor) -> Tensor:
     if contract.takes_degradation:
         extra['degradation'] = image.new_zeros(len(image), contract.embed_dim)
     check_inputs(net, extra)
-    return net(image, **extra)
+    return result_of(net(image, **extra))
+
+
+def result_of(output: Tensor | Sequence[Tensor]) -> Tensor:
+    """The restored image: of several outputs the last, as in NAFNet's trainer."""
+    return output[-1] if isinstance(output, list | tuple) else output
 
 
 def check_inputs(net: nn.Module, given: Collection[str]) -> None:

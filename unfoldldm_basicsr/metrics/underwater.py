@@ -14,7 +14,7 @@ _BLOCK = 10
 
 
 @METRIC_REGISTRY.register()
-def calculate_uciqe(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
+def calculate_uciqe(img: np.ndarray, crop_border: int = 0) -> float:
     """UCIQE = 0.4680 sigma_c + 0.2745 con_l + 0.2576 mu_s (Yang and Sowmya, TIP 2015).
 
     Higher is better.
@@ -38,7 +38,7 @@ def calculate_uciqe(img: np.ndarray, crop_border: int = 0, **_: object) -> float
 
 
 @METRIC_REGISTRY.register()
-def calculate_uiqm(img: np.ndarray, crop_border: int = 0, **_: object) -> float:
+def calculate_uiqm(img: np.ndarray, crop_border: int = 0) -> float:
     """UIQM = 0.0282 UICM + 0.2953 UISM + 3.5753 UIConM (Panetta et al., JOE 2016).
 
     Higher is better.

@@ -180,7 +180,8 @@ class Restorer:
 
         def forward(part: Tensor) -> Tensor:
             with deterministic():
-                return self.net(part.to(self.device, kind), **forward_options).to(lq.dtype)
+                output = self.net(part.to(self.device, kind), **forward_options)
+                return contract.result_of(output).to(lq.dtype)
 
         height, width = lq.shape[-2:]
         self.check_memory(height, width)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.contract import contract_of, result_of
 from unfoldldm_basicsr.restoring.tiling import restore_in_tiles
 from unfoldldm_basicsr.training.checkpointer import network_state
 from unfoldldm_basicsr.training.options import TrainOptions, ValOptions
@@ -142,9 +141,12 @@ def restore_image(
         tile = max(step, ceil(tile * side))
         overlap = min(overlap, max(0, tile // 2 - step))
     if tile and side > tile:
-        run = partial(net, **arguments)
+
+        def run(part: Tensor) -> Tensor:
+            return result_of(net(part, **arguments))
+
         return Restored(restore_in_tiles(net, run, lq, tile=tile, overlap=overlap))
     if val.trace:
         trace = net(lq, **arguments, return_trace=True)
         return Restored(trace.output, trace)
-    return Restored(net(lq, **arguments))
+    return Restored(result_of(net(lq, **arguments)))

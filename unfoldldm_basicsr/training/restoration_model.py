@@ -183,10 +183,12 @@ class RestorationModel(SRModel):
             in every iteration) and figures that are only logged.
         """
         with self.autocast():
-            output = self.net_g(batch['lq'], **self.network_arguments(batch))
-        losses, output, gt = {}, output.float(), batch['gt']
+            outputs = self.net_g(batch['lq'], **self.network_arguments(batch))
+        # of several, NAFNet's trainer compares all and takes the last for the result
+        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+        losses, output, gt = {}, outputs[-1].float(), batch['gt']
         if self.cri_pix is not None:
-            losses['l_pix'] = self.cri_pix(output, gt)
+            losses['l_pix'] = sum(self.cri_pix(output.float(), gt) for output in outputs)
         if self.cri_perceptual is not None:
             both = zip(('l_percep', 'l_style'), self.cri_perceptual(output, gt), strict=True)
             losses |= {name: value for name, value in both if value is not None}
