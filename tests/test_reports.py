@@ -219,6 +219,8 @@ def test_sides_are_told_apart_on_the_same_images_only():
     flat, spot = np.zeros((2, 64, 64, 3), np.uint8)
     spot[40:60, 30:50] = 90
     assert report.disagreement_box([flat, spot, flat], 20) == (40, 30, 20, 20)
+    shown = {key: table.filter(regex='^(?!degraded )') for key, table in tables.items()}
+    assert report.DEGRADED not in {*report.image_table(shown)['side']}, 'of super-resolution'
     tables['other_net', 1].loc[3, 'input'] = 'h_other'
     with pytest.raises(ValueError, match='other_net and one were not tested on the same degraded'):
         report.image_table(tables)

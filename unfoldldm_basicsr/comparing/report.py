@@ -107,7 +107,10 @@ def image_table(scores: Scores) -> pd.DataFrame:
                 'remove the folder images of the report and start again.'
             )
     own = [c for c in first if not c.startswith(f'{DEGRADED} ')]
-    before = first.drop(columns=own[len(KEYS) :]).set_axis(own, axis=1)
+    metrics = own[len(KEYS) :]
+    before = first.reindex(columns=[*KEYS, *(f'{DEGRADED} {metric}' for metric in metrics)])
+    # smaller images have none
+    before = before.set_axis(own, axis=1).dropna(subset=metrics, how='all')
     tables = {(DEGRADED, 0): before, **{key: table[own] for key, table in scores.items()}}
     rows = [table.assign(side=side, seed=seed) for (side, seed), table in tables.items()]
     return pd.concat(rows, ignore_index=True)
@@ -224,7 +227,7 @@ def _plots(
     for key, x in (('GMACs', 'GMACs'), ('latency_ms', 'latency in ms')):
         with plots.figure(folder / f'quality_against_{key}.png', x, metric, note) as axes:
             plots.points(axes, table, key, style)
-    scores = by_image(tables['images'], name, metric).drop(columns=DEGRADED)
+    scores = by_image(tables['images'], name, metric).drop(columns=DEGRADED, errors='ignore')
     if len(scores.columns) > 1:
         words = f'{metric} of {base}', f'{metric} minus that of\n{base}'  # names of runs are long
         with plots.figure(folder / 'images.png', *words, f'{name}: one marker per image') as axes:
@@ -247,10 +250,13 @@ def _crops(folder: Path, images: pd.DataFrame, entries: Sequence[Entry], metric:
     name = images['set'].iloc[0]
     places = {DEGRADED: DEGRADED, **{e.title: e.tests[0]['name'] for e in entries}, TRUTH: TRUTH}
     scores, rows, captions = by_image(images, name, metric), [], []
+    if DEGRADED not in scores:  # smaller than the others
+        del places[DEGRADED]
     for image in most_disagreeing(scores):
         files = [folder / 'restored' / place / name / f'{image}.png' for place in places.values()]
         shown = [read_picture(file).pixels for file in files]
-        box = disagreement_box(shown[1:-1], max(32, min(shown[0].shape[:2]) // 4))
+        sides = shown[-1 - len(entries) : -1]
+        box = disagreement_box(sides, max(32, min(shown[-1].shape[:2]) // 4))
         rows.append([crop(picture, box) for picture in shown])
         captions.append([*(f'{scores[title][image]:.2f}' for title in [*places][:-1]), image[:18]])
     footer = f'{name}: where the sides differ most; {metric} of the whole image'

@@ -102,7 +102,9 @@ def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterato
                 save_picture(shown / kind / section['name'] / f'{name}.png', picture)
             truth, degraded, image = kinds.values()
             row = {'set': section['name'], 'image': name, 'input': digest.hexdigest()[:12]}
-            before = {f'{DEGRADED} {k}': v for k, v in scores(degraded, truth, metrics).items()}
+            own = degraded if degraded.shape == truth.shape else None  # none of a smaller one
+            before = {} if own is None else scores(own, truth, metrics)
+            before = {f'{DEGRADED} {k}': v for k, v in before.items()}
             yield row | scores(image, truth, metrics) | before
 
 
