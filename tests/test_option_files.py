@@ -71,7 +71,7 @@ def own(cls: type[Options]) -> set[str]:
 
 HOLDERS = {  # what is called so where it is read; ``def``: an argument
     **{base: section or 'top|opt' for section, base in sections.ANY_SECTIONS.items()},
-    sections.LoaderOptions | DatasetOptions | PhotoOptions: 'options|(dataset_)?opt|section|part',
+    sections.AnyDataset | DatasetOptions | PhotoOptions: 'options|(dataset_)?opt|section|part',
     Degradation | Schedule | UnfoldLDMOptions: 'self|def|entry',
     sections.MetricOptions | sections.DistOptions: 'def|params',
     SideOptions: 'file',

@@ -341,7 +341,10 @@ def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypa
     slips = {'use_flip': True, 'std_': 1, 'dtype': 'f', 'tape': 1, 'game': 'x'}  # of use_hflip, ...
     data = {'type': 'UndeclaredDataset', 'batch_size_per_gpu': 2, **own, **slips}
     mine = put(put(stock, 'datasets.train', data), 'model_type', 'UndeclaredModel') | {'scale': 2.5}
-    mine = put(mine, 'datasets.val', {'type': 'UndeclaredDataset'})
+    mine = put(mine, 'datasets.val', {'type': 'UndeclaredDataset', 'io_backend': {'type': 'zip'}})
+    mine |= {'network_g': {'enc': {'type': 'X'}}, 'network_names': ['a'], 'network_d': None}
+    mine['val'] |= {'metrics': ['psnr'], 'save_img': False}
+    mine['path'] = {'strict_load_g': 'partial'}
     for key, value in {'optim_g': DELETE, 'scheduler': DELETE, 'ema_decay': [0.5]}.items():
         mine = put(mine, f'train.{key}', value)
     assert preflight(mine, 'x.yml', True) == []

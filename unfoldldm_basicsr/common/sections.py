@@ -27,6 +27,18 @@ def _switched(value: Any) -> Any:
     return bool(value) if known else value
 
 
+def _with_type(value: Any) -> dict[str, Any]:
+    """The sections in it that name a class."""
+    values = value if isinstance(value, dict) else {}
+    return {k: v for k, v in values.items() if isinstance(v, dict) and 'type' in v}
+
+
+def _importing_nothing(backend: Any) -> Any:
+    if isinstance(backend, dict) and backend.get('type') == 'memcached':
+        raise ValueError('must not be memcached, which imports code from a folder named here')
+    return backend
+
+
 Section = dict[str, Any] | None
 Switch = Annotated[bool, BeforeValidator(_switched)]
 Positive = count(ge=1)
@@ -96,16 +108,25 @@ class AnyTop(Options):
 class BasicTop(AnyTop):
     """The top level of an option file."""
 
-    scale: Positive = 1
+    scale: Annotated[float, Field(gt=0)] = 1
     """Size of the output relative to the input."""
     network_g: dict[str, Any]
     """Type and arguments of the network."""
 
 
-class BasicPath(Options):
-    """``path``."""
+class AnyPath(Options):
+    """``path``, whatever the model."""
 
     also = _words(r'\w*(pretrain_network|strict_load|param_key|resume)\w*')
+
+    resume_state: str | None = None
+    """Training state to go on from."""
+    ignore_resume_networks: list[Any] | str | None = None
+    """Networks that a resumed run does not load."""
+
+
+class BasicPath(AnyPath):
+    """``path``."""
 
     pretrain_network_g: str | None = None
     """Weights to start from, or to test."""
@@ -113,10 +134,6 @@ class BasicPath(Options):
     """Which weights of that file: params or params_ema."""
     strict_load_g: Switch = True
     """Every weight must fit."""
-    resume_state: str | None = None
-    """Training state to go on from."""
-    ignore_resume_networks: list[Any] | str | None = None
-    """Networks that a resumed run does not load."""
 
 
 class AnyTrain(Options):
@@ -149,8 +166,8 @@ class BasicTrain(AnyTrain):
     """BasicSR's perceptual loss."""
 
 
-class BasicVal(Options):
-    """``val``."""
+class AnyVal(Options):
+    """``val``, whatever the model."""
 
     also = _words('flip_seq center_frame_only num_val_samples')
 
@@ -158,6 +175,13 @@ class BasicVal(Options):
     """Steps between validations."""
     save_img: Switch = False
     """Write the restored images."""
+    metrics: Annotated[dict[str, Any] | None, BeforeValidator(_with_type)] = None
+    """What names a registered metric."""
+
+
+class BasicVal(AnyVal):
+    """``val``."""
+
     pbar: Switch = False
     """Progress bar."""
     suffix: Annotated[str | None, _PART] = None
@@ -197,7 +221,7 @@ class IoBackend(Options):
     """Folder or LMDB."""
 
 
-class LoaderOptions(Options):
+class AnyDataset(Options):
     """A data set as the loaders read it, whatever its class."""
 
     also = _words(
@@ -215,8 +239,8 @@ class LoaderOptions(Options):
     """Set by BasicSR."""
     scale: Any = 1
     """Set by BasicSR from the top level."""
-    io_backend: IoBackend = Field({'type': 'disk'}, validate_default=True)
-    """{type: disk} or {type: lmdb}."""
+    io_backend: Annotated[Any, AfterValidator(_importing_nothing)] = None
+    """Of the class itself."""
     num_worker_per_gpu: count(ge=0, le=256) = 4
     """Loader processes per GPU, of a training."""
     batch_size_per_gpu: Positive | None = None
@@ -246,6 +270,13 @@ class LoaderOptions(Options):
         if policy == 'skip' and info.data.get('phase') in ('val', 'test'):
             raise ValueError('a validation measures every image: skip is for training.')
         return policy
+
+
+class LoaderOptions(AnyDataset):
+    """The same of a class that reads its files as BasicSR's do."""
+
+    io_backend: IoBackend = Field({'type': 'disk'}, validate_default=True)
+    """{type: disk} or {type: lmdb}."""
 
 
 class BasicDataset(LoaderOptions):
@@ -304,4 +335,4 @@ SECTIONS: dict[str, type[Options]] = {
     'val': BasicVal,
     'logger': BasicLogger,
 }
-ANY_SECTIONS = {**SECTIONS, '': AnyTop, 'train': AnyTrain}
+ANY_SECTIONS = {**SECTIONS, '': AnyTop, 'path': AnyPath, 'train': AnyTrain, 'val': AnyVal}

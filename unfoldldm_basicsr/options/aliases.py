@@ -161,10 +161,11 @@ def _progressive(options: dict, section: Any) -> list[str]:
     train = options.get('train')
     if not isinstance(section, dict) or not isinstance(train, dict):
         return []
-    if any(key not in section for key in _PROGRESSIVE) or 'progressive' in train:
+    found = [key for key in _PROGRESSIVE if key in section]
+    if not found or 'progressive' in train:
         return []
-    train['progressive'] = {key: section.pop(key) for key in _PROGRESSIVE}
-    return [f'datasets.train.{key}: is read as train.progressive.' for key in _PROGRESSIVE]
+    train['progressive'] = {key: section.pop(key) for key in found}
+    return [f'datasets.train.{key}: is read as train.progressive.' for key in found]
 
 
 def _added(train: Any, model: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from unfoldldm_basicsr.common.declaration import Options
 from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 
 _EMPTY = inspect.Parameter.empty
+_ANY = re.compile('.*', re.DOTALL)  # keys
 _SCALARS = (bool, int, float, str, type(None), None)
 _LISTS = (list, Sequence, Iterable, Collection)
 
@@ -60,7 +62,7 @@ def options_of(
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     base = known if takes_any else base
     declared = create_model(f'{owner.__name__}Options', __base__=base, **fields)
-    declared.also = base.also if takes_any else None
+    declared.also = (base.also if meant else _ANY) if takes_any else None
     return declared
 
 

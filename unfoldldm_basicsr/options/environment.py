@@ -15,14 +15,14 @@ from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
-from unfoldldm_basicsr.common.errors import ResumeError
+from unfoldldm_basicsr.common.errors import DataFault, ResumeError
 from unfoldldm_basicsr.common.registration import registered, whose
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
 from unfoldldm_basicsr.data.sources import AS_LMDB, close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.metrics.perceptual import lacking
 from unfoldldm_basicsr.options.defaults import places_of
 from unfoldldm_basicsr.options.rules import Found, uses_wandb
-from unfoldldm_basicsr.options.run import Report, Run, section_values
+from unfoldldm_basicsr.options.run import Report, Run, reads_itself, section_values
 from unfoldldm_basicsr.weights.checkpoint import MAY_LACK, read_checkpoint
 from unfoldldm_basicsr.weights.loading import misfit, phase1_misfit
 from unfoldldm_basicsr.weights.training_state import Checkpoint
@@ -65,7 +65,8 @@ def not_read(run: Run) -> frozenset[str]:
 
 def weights_are_there_and_fit(run: Run) -> Found:
     """What a model of somebody else starts from is its own matter: a folder, the name of a hub."""
-    skipped, theirs = not_read(run), whose(run.model) == 'theirs'
+    skipped, loads = not_read(run), getattr(run.model, 'load_network', None)
+    theirs = whose(run.model) == 'theirs' or whose(loads) == 'theirs'
     for key, value in section_values(run.opt, 'path').items():
         place, fault = f'path.{key}', None
         if not isinstance(value, str) or place in skipped:
@@ -128,7 +129,7 @@ def data_are_there(run: Run) -> Found:
     for path, section in run.sets():
         backend = section.get('io_backend')
         # A class of somebody else may read any file, or none; damaged LMDBs of BasicSR kill it too.
-        theirs = whose(registered(DATASET_REGISTRY, section.get('type'))) == 'theirs'
+        theirs = reads_itself(registered(DATASET_REGISTRY, section.get('type')))
         for place, part, key in places_of(section):
             if not theirs or Path(part[key], 'meta_info.txt').is_file():
                 database = part.get('io_backend', backend) == {'type': 'lmdb'}
@@ -185,6 +186,9 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
             for key, *rest in error.problems:
                 report.add(f'{path}.{key}'.strip('.'), *rest)
             continue
+        except DataFault as error:
+            report.add(path, f'{error}')
+            continue
         except Exception as error:  # noqa: BLE001  (of a class of anybody)
             kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
             empty = [k for k, v in section.items() if v is None and str(k).startswith('dataroot')]
@@ -210,19 +214,21 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
 
 
 def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
-    """Reads an item, of a mixture one of each set, from a copy.
+    """Reads an item, of a mixture one of each set, and leaves the data set as it was.
 
     BasicSR's data sets open files, take their options apart and turn lists around.
     """
-    trial = copy.copy(dataset)
-    for name, value in vars(trial).items():
-        if isinstance(value, dict | list):
-            vars(trial)[name] = copy.copy(value)
-    for index in getattr(trial, 'first_items', (0,)):
-        if section.get('phase') == 'train':
-            TrainingItems(trial, section)[index]
-        else:
-            ItemReader(trial, section).read(index)
+    known = vars(dataset)
+    before = {k: copy.copy(v) if isinstance(v, dict | list) else v for k, v in known.items()}
+    try:
+        for index in getattr(dataset, 'first_items', (0,)):
+            if section.get('phase') == 'train':
+                TrainingItems(dataset, section)[index]
+            else:
+                ItemReader(dataset, section).read(index)
+    finally:
+        known.clear()
+        known.update(before)
 
 
 def packages_are_there(run: Run) -> Found:

@@ -37,8 +37,10 @@ from unfoldldm_basicsr.options.run import (
     SET_AT_START,
     Report,
     Run,
+    constants,
     inherits,
     is_read,
+    reads_itself,
     section_values,
     typed,
 )
@@ -84,9 +86,8 @@ def _schedule(cls: type, /, **arguments: Any) -> None:
 
 
 def _data_options(cls: type) -> type[Options]:
-    return getattr(
-        cls, 'Options', sections.LoaderOptions if whose(cls) == 'theirs' else sections.BasicDataset
-    )
+    stock = sections.AnyDataset if reads_itself(cls) else sections.BasicDataset
+    return getattr(cls, 'Options', stock)
 
 
 class Kind(NamedTuple):
@@ -197,7 +198,7 @@ def _apply_rules(report: Report) -> None:
 def _classes(run: Run) -> Iterator[tuple[str, Any, Kind]]:
     """Path and content of every section with a ``type``, and what that names."""
     for key, section in run.opt.items():
-        if str(key).startswith('network_'):
+        if str(key).startswith('network_') and _is_network(run, key, section):
             yield key, section, NETWORK
     for name, section in section_values(run.opt, 'train').items() if run.is_train else ():
         kind = _kind_in_train(run, str(name), section) if isinstance(section, Mapping) else None
@@ -208,6 +209,13 @@ def _classes(run: Run) -> Iterator[tuple[str, Any, Kind]]:
     for phase, section in section_values(run.opt, 'datasets').items():
         if is_read(str(phase), run.is_train):
             yield f'datasets.{phase}', section, DATASET
+
+
+def _is_network(run: Run, key: str, section: Any) -> bool:
+    """Other entries of such names are for a model of a project to read."""
+    if whose(run.model) == 'theirs':
+        return isinstance(section, Mapping) and 'type' in section
+    return isinstance(section, Mapping) or (section is not None and key in constants(run.model))
 
 
 def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
@@ -226,7 +234,7 @@ def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
     if kept and not optimiser:
         return SCHEDULE
     # one that a project adds is for the project to read
-    if kept and (stock or name in run.model.setup_optimizers.__code__.co_consts):
+    if kept and name in constants(run.model):
         return _stock_optimisers(run.model)
     return ANY
 

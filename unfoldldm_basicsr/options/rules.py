@@ -13,7 +13,7 @@ from unfoldldm_basicsr.common.declaration import Problem, keys_of, show
 from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.declared import needs_truth
-from unfoldldm_basicsr.options.run import Run, is_read, section_values
+from unfoldldm_basicsr.options.run import Run, constants, is_read, section_values
 
 Found = Iterator[Problem]
 _INSTEAD = ', or, without scale and GAN, use model_type: RestorationModel.'
@@ -35,7 +35,8 @@ def sets_are_read(run: Run) -> Found:
         if not is_read(str(phase), run.is_train):
             reads = 'training reads train, val, val_2, ...'
             tests = 'a test reads val, val_2, ... and test, test_2, ...'
-            yield Problem(f'datasets.{phase}', f'is not read: {reads if run.is_train else tests}.')
+            message = f'is not read: {reads if run.is_train else tests}. Rename or remove it.'
+            yield Problem(f'datasets.{phase}', message)
 
 
 def sets_have_different_names(run: Run) -> Found:
@@ -76,9 +77,8 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
 
 
 def a_test_has_weights(run: Run) -> Found:
-    if run.is_train or 'network_g' not in run.opt or run.path.pretrain_network_g:
-        return
-    if whose(run.model) == 'theirs':  # which may name them otherwise
+    theirs = whose(run.model) == 'theirs'  # which may name them otherwise
+    if run.is_train or theirs or 'network_g' not in run.opt or run.path.pretrain_network_g:
         return
     network = run.networks.get('network_g')
     if network is None or any(True for _ in network.parameters()):  # bicubic upscaling has none
@@ -166,20 +166,14 @@ def scale_fits(run: Run) -> Found:
             yield Problem(place, message)
 
 
-def _constants(model: type) -> Iterator[object]:
-    """Texts and numbers in the code of a class."""
-    for base in model.__mro__:
-        for method in vars(base).values():
-            yield from getattr(getattr(method, '__code__', None), 'co_consts', ())
-
-
 def stock_models_can_train(run: Run) -> Found:
     """BasicSR's own models keep some of BasicSR's traps."""
     if not run.is_train or whose(run.model) != 'basicsr':
         return
-    train, read = section_values(run.opt, 'train'), set(_constants(run.model))
+    train, read = section_values(run.opt, 'train'), constants(run.model)
     losses = {str(name) for name in train if str(name).endswith('_opt') and train[name]}
-    for name in sorted(losses - read):
+    optimisers = {str(name) for name in train if str(name).startswith('optim_')}
+    for name in sorted((losses | optimisers) - read):
         message = (
             f'is read by no part of {run.model.__name__}: nothing comes of it. Remove it, or train '
             'with a model of your own that reads it.'

@@ -1,5 +1,6 @@
 """An option file as typed sections, and what is wrong with them."""
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, keys_of, problems_of
-from unfoldldm_basicsr.common.registration import whose
+from unfoldldm_basicsr.common.registration import KNOWN, whose
 from unfoldldm_basicsr.common.sections import ANY_SECTIONS, SECTIONS
 from unfoldldm_basicsr.common.suggest import nearest, one_slip
 
@@ -214,7 +215,11 @@ def typed(
     for name, declared in getattr(model, 'sections', stock).items():
         if run.is_train or name not in _OF_TRAINING:
             values = section_values(opt, name)
-            values = theirs | values if theirs and name == 'train' else values
+            if name == 'train' and whose(model) == 'derived':
+                init = getattr(model, 'init_training_settings', None)
+                if whose(init) not in KNOWN:  # its losses may be anything
+                    values = {k: v for k, v in values.items() if not str(k).endswith('_opt')}
+                values = theirs | values
             section = report.read(name, declared, values, model)
             setattr(run, name or 'top', section)
     if started and report.refused:
@@ -226,6 +231,20 @@ def inherits(model: type | None, set_up: str) -> bool:
     """Whether a model leaves its ``optimizers`` or ``schedulers`` to what it has of BasicSR."""
     methods = ('init_training_settings', 'get_optimizer', f'setup_{set_up}')
     return all(whose(getattr(model, method, None)) == 'basicsr' for method in methods)
+
+
+def reads_itself(cls: type | None) -> bool:
+    """Whether a data set of a project reads its section in a way of its own."""
+    own = (whose(getattr(cls, name, None)) for name in ('__init__', '__getitem__'))
+    return whose(cls) in ('derived', 'theirs') and 'theirs' in own
+
+
+@functools.cache
+def constants(model: type) -> frozenset:
+    """Texts and numbers in the code of a class."""
+    methods = [method for base in model.__mro__ for method in vars(base).values()]
+    codes = (getattr(method, '__code__', None) for method in methods)
+    return frozenset(value for code in codes for value in getattr(code, 'co_consts', ()))
 
 
 def process_count(launcher: str | None) -> int:

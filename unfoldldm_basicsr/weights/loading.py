@@ -71,7 +71,7 @@ def misfit(
     """Why these weights must not go into this network (on the meta device too), or None.
 
     Args:
-        strict: every name and shape must fit. Otherwise at least half of the network's must.
+        strict: every name and shape must fit. Otherwise one of the network's must.
         allow_missing: where not strict, whether parts of the network may keep their random values.
         label: of the network in the option file, for messages: network_g, strict_load_g.
     """
@@ -93,8 +93,8 @@ def misfit(
     lost = (k for k in diff.reshaped if k in learned or k.rpartition('.')[2].startswith('running_'))
     if not allow_missing and (diff.missing or any(lost)):
         return f'{message} A test needs every weight of the network.'
-    if 2 * len(diff.fitting) < diff.total:
-        return f'{message} That is less than half: it is another network.'
+    if not diff.fitting:
+        return f'{message} It is another network.'
     return None
 
 
