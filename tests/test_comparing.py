@@ -23,7 +23,14 @@ from tiny_trainings import NAFNET
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing import comparison, measuring, testing
 from unfoldldm_basicsr.comparing.comparison import named_files, words_of_task
-from unfoldldm_basicsr.comparing.runs import Run, check_equal, check_runs, check_seeds, read_run
+from unfoldldm_basicsr.comparing.runs import (
+    Run,
+    check_equal,
+    check_runs,
+    check_seeds,
+    read_run,
+    tell_of_new_code,
+)
 from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import merged, options_of_test, read_task
 from unfoldldm_basicsr.comparing.testing import CLASSICAL, DEGRADED, TRUTH
@@ -210,13 +217,22 @@ def test_finished_runs_are_compared_phase_by_phase(tmp_path):
         check_runs([[one]], ())
 
 
-def test_the_code_of_a_network_of_a_project_is_that_of_its_package(tmp_path, monkeypatch):
+def test_the_code_of_a_network_of_a_project_is_that_of_its_package(tmp_path, monkeypatch, capsys):
     write_bytes_atomic(tmp_path / 'own_nets' / '__init__.py', b'class Mine: ...')
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Mine', importlib.import_module('own_nets').Mine)
     before = measuring.code_of({'type': 'Mine'})
     write_bytes_atomic(tmp_path / 'own_nets' / 'later.py', b'# \xe9')  # not imported yet
     assert measuring.code_of({'type': 'Mine'})[:-1] == before != []
+    run = Run(tmp_path / 'run', {'name': 'mine', 'network_g': {'type': 'Mine'}})
+    place = Workspace(tmp_path, tmp_path, 1)
+    tell_of_new_code([run], place)
+    run.folder.mkdir()  # begun
+    tell_of_new_code([run], place)
+    assert capsys.readouterr().out == ''
+    write_bytes_atomic(tmp_path / 'own_nets' / 'last.py', b'')
+    tell_of_new_code([run], place)
+    assert 'mine: the code of its project has changed' in capsys.readouterr().out
     assert measuring.code_of(NAFNET) == []
 
 

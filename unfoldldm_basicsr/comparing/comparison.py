@@ -156,9 +156,10 @@ def _finish(
     costs = deployment_costs(entries, settings.sizes, place)
     # metrics with their settings, and what they are computed on
     said = (' '.join([n, *(f'{k}: {v}' for k, v in m.items())]) for n, m in metrics.items())
+    rgb = '' if any(m.get('test_y_channel') for m in metrics.values()) else 'RGB, '
     protocol = {
         **words,
-        'scores': f'{"; ".join(said)}; RGB, inputs as the data set gives them, outputs rounded to '
+        'scores': f'{"; ".join(said)}; {rgb}inputs as the data set gives them, outputs rounded to '
         '8 bit', 'networks': '; '.join(map(network_words, entries)), 'cost': COST_NOTE,
         'version': f'unfoldldm_basicsr {__version__}', 'machine': machines(place),
     }  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from unfoldldm_basicsr.common.option_files import apply_overrides, build_parser, read_option_file
-from unfoldldm_basicsr.comparing.measuring import key_of
+from unfoldldm_basicsr.comparing.measuring import code_of, key_of
 from unfoldldm_basicsr.comparing.tables import read_csv, write_csv
 from unfoldldm_basicsr.comparing.task import COMMON, LATEST, PREVIOUS, ROWS, Task
 from unfoldldm_basicsr.comparing.testing import data_files
@@ -285,6 +285,21 @@ def check_data(runs: Sequence[Run], place: Workspace) -> None:
     place.write_options('training_data', files)
 
 
+def tell_of_new_code(runs: Sequence[Run], place: Workspace) -> None:
+    """Says which trainings were made with other code of their project; notes that of new ones."""
+    file = place.folder / 'options' / 'code.yml'
+    known = read_option_file(file) if file.exists() else {}
+    for run in runs:
+        code = code_of(run.options.get('network_g') or {})
+        if run.folder.exists() and known.get(run.name, code) != code:
+            hint = f'remove {run.folder} to train it anew'
+            place.say(f'{run.name}: the code of its project has changed since it began: {hint}.')
+        elif code:
+            known[run.name] = code
+    if known:
+        place.write_options('code', known)
+
+
 def _problems(run: Run) -> list[str]:
     """What speaks against a training: option problems, or a run of its name of other options."""
     file = run.folder / f'{run.name}.yml'
@@ -331,6 +346,7 @@ def train(runs: Sequence[Run], place: Workspace) -> None:
     the images to train on have changed meanwhile.
     """
     waiting = [run for run in runs if not run.weights.exists()]
+    tell_of_new_code(runs, place)
     if waiting:
         check_data(runs, place)
     for number, run in enumerate(waiting):

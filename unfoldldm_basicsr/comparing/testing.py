@@ -85,7 +85,8 @@ def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterato
 
     restore, metrics = restoring(options, file), metrics_of(options)
     for number, (key, section) in enumerate(options['datasets'].items()):
-        section = {'phase': 'test', 'scale': 1, 'name': key, **section}
+        scale = options.get('scale') or 1
+        section = {'phase': 'test', 'scale': scale, 'name': key, **section}
         data = build_dataset(dict(section))
         loader, reader = build_dataloader(data, section), ItemReader(data, section)
         first_draw_of = getattr(data, 'first_draw_of', int)
