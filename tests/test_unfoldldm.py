@@ -20,7 +20,6 @@ from unfoldldm_basicsr.archs.unfolding.proximal_step_ocformer import (
 )
 from unfoldldm_basicsr.archs.unfolding.stage import Estimates
 from unfoldldm_basicsr.losses import ISDALoss, LatentDiffusionLoss
-from unfoldldm_basicsr.restoring.tiling import with_image_statistics
 
 
 def make(phase=2, **changes) -> UnfoldLDM:
@@ -148,17 +147,6 @@ def test_levels_of_a_prior_are_statistics_of_the_whole_photo():
         levels = encoder(images, window)[0, -42:].numpy(force=True)
         slope, offset = np.polyfit(expected, levels, 1)
         np.testing.assert_allclose(levels, slope * expected + offset, atol=1e-2)
-
-
-def test_tiles_see_the_levels_of_their_photo():
-    """One bright window in a dark photo: maximum and deviation of the photo in all tiles."""
-    encoder, images = make(prior_dim=64, prior_levels=True).prior_encoder, torch.rand(1, 6, 48, 48)
-    encoder.head = torch.nn.Identity()
-    images = images * 0.1 + F.pad(torch.full((1, 6, 8, 8), 0.9), (36, 4, 4, 36))
-    with torch.no_grad():
-        fixed = with_image_statistics(encoder, images, tile=16)
-        levels, of_a_tile = encoder(images)[0, -42:], fixed(images[..., 16:32, 16:32])[0, -42:]
-    torch.testing.assert_close(of_a_tile, levels, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize('changes', [{}, {'num_stages': 3, 'pyramid': True}])
