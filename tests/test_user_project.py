@@ -182,6 +182,9 @@ def test_the_class_of_a_project_has_the_name_in_either_order(log, first):
     assert log.text.count('is that of mine.net') == 1
     with pytest.raises(AssertionError, match='already registered'):
         registry.register(of('another.net'))
+    reloaded = of('mine.net')
+    registry.register(reloaded)
+    assert registry.get('Net') is reloaded
 
 
 def test_weights_of_the_second_name_are_restored_without_the_project():
