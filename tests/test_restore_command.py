@@ -128,8 +128,6 @@ def test_the_output_may_name_the_result_of_one_image(tmp_path, weights):
     image, target = write_photos(tmp_path / 'in', 1)[0], tmp_path / 'deep' / 'result.tif'
     assert restore(tmp_path, weights, source=image, output=target) == 0
     assert np.array_equal(result(target), Restorer(weights).restore(result(image)))
-    with pytest.raises(FileExistsError, match='--overwrite'):
-        restore(tmp_path, weights, source=image, output=target)
     for source, name, message in (
         (image, 'x.jpg', 'results are stored without loss'),
         (image.parent, 'x.png', 'names one image'),
