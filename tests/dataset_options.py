@@ -41,13 +41,12 @@ def refusals(options: dict) -> dict[str, str]:
     return {}
 
 
-def epochs(options: dict, count: int = 1, worker_init_fn=None) -> list[list[dict]]:
+def epochs(options: dict, count: int = 1) -> list[list[dict]]:
     """The batches of the first epochs, from the loader that BasicSR makes."""
     set_random_seed(10)
     dataset = build_dataset(options)
     sampler = EnlargedSampler(dataset, num_replicas=1, rank=0, ratio=1)
     loader = build_dataloader(dataset, options, sampler=sampler, seed=10)
-    loader.worker_init_fn = worker_init_fn or loader.worker_init_fn
     batches = []
     for epoch in range(count):
         sampler.set_epoch(epoch)

@@ -46,7 +46,7 @@ STOCK_FAULTS = [
     ('datasets.train.dataroot_gt', '/no/such/folder', 'no such folder'),
     ('datasets.train.dataroot_lq', 'relative', 'Relative paths start at'),
     ('datasets.train.meta_info_file', '/no/such/file', 'no such file'),
-    ('datasets.train', PAIRS_OF_NOTHING, r'does not work.*look at dataroot_gt: nothing \(~\)'),
+    ('datasets.train', PAIRS_OF_NOTHING, r'not work.*KeyError.*look at dataroot_gt: nothing \(~\)'),
     ('datasets.train.gt_size', 33, r'no multiple of scale \(4\)'),
     ('path.pretrain_network_g', '', 'is empty: name a file, or write ~'),
     ('train.total_iter', DELETE, 'is missing'),
@@ -65,11 +65,12 @@ STOCK_FAULTS = [
 ]  # fmt: skip
 GT_MEAN = {'type': 'calculate_psnr_gt_mean'}
 PLUGIN_FAULTS = [
+    ('scan_backend', 'tritn', "Did you mean 'triton'"),
+    ('scan_backend', 3, "must be 'auto', 'torch'"),
     ('network_g.num_blocks.1', 'a', 'must be'),
     ('network_g.prior_input', 'gtt', "Did you mean 'gt'"),
     ('train.scheduler.periods', [4, 5], 'total_iter'),
     ('train.scheduler', {'tpye': 'MultiStepLR'}, r"Is 'tpye' meant to be it\?"),
-    ('train.optim_g.type', 'Adamw', "Did you mean 'AdamW'"),
     ('train.isda_opt.start_stage', 2, 'is not an option of ISDALoss'),
     ('train.isda_opt.norm', 'l3', 'ISDALoss'),
     ('val.metrics.psnr', {**GT_MEAN, 'input_order': 'HWC'}, 'is not an option'),
@@ -117,9 +118,7 @@ def test_the_optimisers_are_those_of_the_installed_basicsr(stock, monkeypatch):
 
 def test_a_loss_that_a_stock_model_does_not_read_is_warned_of(stock):
     options = put(stock, 'train.fft_opt', {'type': 'L1Loss'})
-    report = examine(options, 'x.yml', True)
-    assert report.problems == []
-    assert 'train.fft_opt: is read by no part of SRModel' in ' '.join(report.warnings)
+    assert 'is read by no part of SRModel' in warnings_at(options, 'train.fft_opt')
     for path in ('ema_decay', 'val.ema_decay', 'train.metrics'):  # known, but elsewhere
         assert 'nothing that is known here' in warnings_at(put(stock, path, 0.5), path)
 
@@ -135,20 +134,10 @@ def test_a_data_set_has_a_scale_of_its_own_where_the_file_has_none(stock):
     assert 'no multiple of scale (4)' in problems_at(wrong, 'datasets.train.gt_size')
     ours = options | {'model_type': 'RestorationModel', 'network_g': {'type': 'NAFNet'}}
     assert 'restores images in their own size' in problems_at(ours, 'datasets.val.scale')
+    assert 'is 4, but RestorationModel' in problems_at(ours | {'scale': 4}, 'scale')
     for value in ('two', 0, None):
         wrong = put(options, 'datasets.train.scale', value)
         assert 'must be a whole number, at least 1' in problems_at(wrong, 'datasets.train.scale')
-
-
-def test_a_key_that_a_data_set_misses_is_named(stock, monkeypatch):
-    class Listed(PairedImageDataset):
-        def __init__(self, opt):
-            super().__init__(opt)
-            self.list = opt['meta_info']
-
-    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Listed', Listed)
-    found = problems_at(put(stock, 'datasets.train.type', 'Listed'), 'datasets.train')
-    assert "Listed does not work with these values: KeyError: 'meta_info'" in found
 
 
 class Talkative(PairedImageDataset):
@@ -208,13 +197,6 @@ def test_ranks_share_the_data(stock, monkeypatch):
     assert 'less than one batch' in problems_at(stock, place, launcher='pytorch')
 
 
-def test_a_model_that_enlarges_nothing_needs_a_scale_of_1(stock):
-    stock['scale'] = 4
-    assert problems_at(stock, 'scale') == ''
-    stock['model_type'] = 'RestorationModel'
-    assert 'is 4, but RestorationModel' in problems_at(stock, 'scale')
-
-
 def test_a_test_needs_no_discriminator(stock, tmp_path):
     options = put(stock, 'model_type', 'SRGANModel')
     options['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
@@ -238,12 +220,6 @@ def test_a_metric_with_ground_truth_needs_one(stock):
     assert 'datasets.val_2 has none' in problems_at(stock, 'val.metrics.psnr')
     stock['model_type'] = 'RestorationModel'  # leaves the metric out there
     assert problems_at(stock, 'val.metrics.psnr') == ''
-
-
-def test_the_first_image_is_read(stock):
-    for image in Path(stock['datasets']['val']['dataroot_lq']).iterdir():
-        image.write_bytes(b'no image')
-    assert '.png: cannot be decoded' in problems_at(stock, 'datasets.val')
 
 
 def test_a_test_file_is_checked_as_such(stock):
@@ -346,9 +322,8 @@ def test_a_constructor_may_set_values_of_its_weights(stock):
 def test_what_basicsr_overwrites_or_ignores_is_no_reason_to_refuse(request, path, value, says):
     for kind in ('stock', 'plugin'):
         options = put(request.getfixturevalue(kind), path, value)
-        report = examine(options, 'x.yml', True)
-        assert report.problems == []
-        assert 'models' not in report.run.opt['path'], 'no folder is made of it'
+        opt = examine(options, 'x.yml', True).run.opt
+        assert 'models' not in opt['path'], 'no folder is made of it'
         place = f'{path}.entity' if path == 'logger.wandb' else path
         assert re.search(says, warnings_at(options, place))
 

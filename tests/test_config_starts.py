@@ -108,11 +108,6 @@ def test_the_option_file_chooses_a_scan_that_is_usable(tmp_path, name, left, mon
         RestorationModel({**options, 'scan_backend': 'mamba'})
 
 
-def test_a_scan_that_is_unknown_is_refused(plugin):
-    for name, says in (('tritn', "Did you mean 'triton'"), (3, "must be 'auto', 'torch'")):
-        assert says in problems_at(put(plugin, 'scan_backend', name), 'scan_backend')
-
-
 def test_a_script_without_a_main_guard_is_told_so(monkeypatch, capsys):
     """The start method spawn imports it again in every loader process."""
     monkeypatch.setattr(multiprocessing.current_process(), '_inheriting', True, raising=False)

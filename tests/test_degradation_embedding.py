@@ -7,7 +7,7 @@ import open_clip
 import pytest
 import torch
 from helpers import Attack, load_options
-from tiny_vlunet import CLIP
+from tiny_vlunet import CLIP, EMBEDDINGS, embedding_of
 from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
@@ -24,19 +24,14 @@ def clip_embedding(**changes) -> CLIPDegradationEmbedding:
     return CLIPDegradationEmbedding(**{'pretrained': None, 'clip_config': CLIP, **changes})
 
 
-BUILDERS = {
-    'clip': clip_embedding,
-    'label': lambda: LabelDegradationEmbedding(num_degradations=3, embed_dim=8),
-    'learned': lambda: LearnedDegradationEmbedding(embed_dim=8, width=4),
-}
-EACH = pytest.mark.parametrize('source', BUILDERS)
+EACH = pytest.mark.parametrize('source', EMBEDDINGS)
 LABELS = torch.tensor([2, 0, 1])
 
 
 @EACH
 @pytest.mark.parametrize('size', [(1, 1), (33, 17)])
 def test_any_image_gives_a_vector(source, size):
-    net = BUILDERS[source]().eval()
+    net = embedding_of(source)
     out = net(torch.rand(3, 3, *size), LABELS)
     assert out.shape == (3, net.embed_dim) == (3, 8)
     assert out.isfinite().all()
@@ -44,7 +39,7 @@ def test_any_image_gives_a_vector(source, size):
 
 @EACH
 def test_vector_does_not_depend_on_the_batch(source):
-    net, x = BUILDERS[source]().eval(), torch.rand(3, 3, 33, 17)
+    net, x = embedding_of(source), torch.rand(3, 3, 33, 17)
     single = [net(a, b) for a, b in zip(x.split(1), LABELS.split(1), strict=True)]
     torch.testing.assert_close(net(x, LABELS), torch.cat(single))
 
@@ -180,7 +175,7 @@ def test_malicious_pickle_is_refused(tmp_path):
 
 
 def test_labels_choose_rows_and_bad_ones_are_refused():
-    net, x = BUILDERS['label'](), torch.rand(2, 3, 4, 4)
+    net, x = embedding_of('label'), torch.rand(2, 3, 4, 4)
     torch.testing.assert_close(net(x, torch.tensor([2, 0])), net.table.weight[[2, 0]])
     with pytest.raises(ValueError, match=r"dataset that gives 'degradation'"):
         net(x)

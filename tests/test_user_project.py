@@ -31,7 +31,6 @@ from torch import nn
 
 from unfoldldm_basicsr import cli, train
 from unfoldldm_basicsr.commands.check_command import describe
-from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.common.declaration import OptionError, read
 from unfoldldm_basicsr.common.sections import BasicDataset
 from unfoldldm_basicsr.options.declared import options_of
@@ -183,6 +182,9 @@ def test_the_class_of_a_project_has_the_name_in_either_order(log, first):
     assert log.text.count('is that of mine.net') == 1
     with pytest.raises(AssertionError, match='already registered'):
         registry.register(of('another.net'))
+    reloaded = of('mine.net')
+    registry.register(reloaded)
+    assert registry.get('Net') is reloaded
 
 
 def test_weights_of_the_second_name_are_restored_without_the_project():
@@ -241,14 +243,6 @@ def test_no_strict_warns_of_what_it_would_refuse(plugin):
         report = examine(options, 'x.yml', True, strict=False)
         assert (report.problems, [*report.warned]) == ([], [f'{section}.bogus'])
         assert 'bogus' not in str(report.run.opt)  # what the run reads
-
-
-def test_a_network_that_needs_real_tensors_is_built_with_them():
-    assert 'ECBSR' in ARCH_REGISTRY
-    network = {'num_in_ch': 3, 'num_out_ch': 3, 'num_block': 1, 'num_channel': 4}
-    network |= {'with_idt': False, 'act_type': 'prelu', 'scale': 2}
-    net = build_on_meta(ARCH_REGISTRY.get('ECBSR'), network)
-    assert next(net.parameters()).device.type == 'meta'
 
 
 def test_what_a_project_inherits_of_a_stock_model_is_judged_as_its(stock, monkeypatch):

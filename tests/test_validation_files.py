@@ -96,23 +96,16 @@ def test_a_degradation_without_a_defined_value_makes_the_average_undefined():
     assert math.isnan(degradation_rows(results)['average'][1]['psnr'])
 
 
-def test_images_without_named_degradations_leave_one_row(tmp_path):
-    results = [ImageResult(i, str(i), None, {'psnr': 20.0 + i}) for i in range(3)]
-    assert degradation_rows(results) == {}
-    path = tmp_path / 'validation_x.csv'
-    write_validation_csv(results, path, '5')
-    assert path.read_text().splitlines() == ['iteration,degradation,images,psnr', '5,all,3,21.0000']
-
-
-def test_a_new_metric_gets_a_column_in_the_table_of_its_set(tmp_path):
+def test_images_without_named_degradations_leave_one_row_and_a_new_metric_gets_a_column(tmp_path):
     path = tmp_path / 'validation_x.csv'
     for label, metrics in (('1', {}), ('2', {'ssim': 0.5}), ('3', {})):
-        write_validation_csv([ImageResult(0, 'x', None, {'psnr': 1.0, **metrics})], path, label)
+        results = [ImageResult(i, 'x', None, {'psnr': 20.0 + i, **metrics}) for i in range(3)]
+        write_validation_csv(results, path, label)
     assert path.read_text().splitlines() == [
         'iteration,degradation,images,psnr,ssim',
-        '1,all,1,1.0000,',
-        '2,all,1,1.0000,0.5000',
-        '3,all,1,1.0000,',
+        '1,all,3,21.0000,',
+        '2,all,3,21.0000,0.5000',
+        '3,all,3,21.0000,',
     ]
     assert [*tmp_path.iterdir()] == [path]
     write_validation_csv([ImageResult(0, 'x', None)], tmp_path / 'validation_y.csv', '1')
