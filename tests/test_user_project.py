@@ -230,7 +230,8 @@ def test_with_an_unknown_model_there_is_no_verdict_on_its_keys(stock):
     options = put(stock, 'model_type', 'ImageClenModel')
     assert "no model 'ImageClenModel'" in problems_at(options, 'model_type')
     assert "Did you mean 'ImageCleanModel'?" in problems_at(options, 'model_type')
-    for key in ('train.use_grad_clip', 'train.my_key'):
+    options = put(options, 'network_d', 'mine')
+    for key in ('train.use_grad_clip', 'train.my_key', 'network_d'):
         assert problems_at(options, key) == ''
 
 

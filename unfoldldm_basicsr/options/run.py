@@ -240,9 +240,10 @@ def reads_itself(cls: type | None) -> bool:
 
 
 @functools.cache
-def constants(model: type) -> frozenset:
+def constants(model: type | None) -> frozenset:
     """Texts and numbers in the code of a class."""
-    methods = [method for base in model.__mro__ for method in vars(base).values()]
+    bases = getattr(model, '__mro__', ())  # none of no model
+    methods = [method for base in bases for method in vars(base).values()]
     codes = (getattr(method, '__code__', None) for method in methods)
     return frozenset(value for code in codes for value in getattr(code, 'co_consts', ()))
 
