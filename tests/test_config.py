@@ -176,6 +176,9 @@ def test_the_trial_of_a_data_set_leaves_it_as_it_was(stock, monkeypatch):
     report = examine(put(stock, 'datasets.train.type', 'Turning'), 'x.yml', True, later=True)
     (section, dataset), *_ = open_datasets(report)
     assert dataset.paths == Turning(section).paths != dataset.paths[::-1]
+    assert dataset.opt['io_backend'] == {'type': 'disk'}, 'not what FileClient has left'
+    own = put(put(stock, 'datasets.train.type', 'Turning'), 'datasets.train.use_hflip', 'often')
+    assert 'must be true or false' in warnings_at(own, 'datasets.train.use_hflip')
 
 
 def test_another_machine_may_lack_data_weights_and_gpus_but_not_sense(stock, plugin):

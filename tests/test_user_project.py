@@ -33,6 +33,7 @@ from unfoldldm_basicsr import cli, train
 from unfoldldm_basicsr.commands.check_command import describe
 from unfoldldm_basicsr.common.declaration import OptionError, read
 from unfoldldm_basicsr.common.sections import BasicDataset
+from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.declared import options_of
 from unfoldldm_basicsr.options.preflight import examine, preflight
 from unfoldldm_basicsr.options.run import Report
@@ -275,6 +276,16 @@ def test_what_a_project_inherits_of_a_stock_model_is_judged_as_its(stock, monkey
     assert 'is missing' in problems_at(put(bare, 'model_type', 'MyModel'), 'train.optim_g')
     third = put(stock, 'train.optim_e', {'type': 'AdamW', 'lr': 1e-3})  # for the project to read
     assert preflight(put(third, 'model_type', 'MyModel'), 'x.yml', True) == []
+    listed = put(stock, 'train.pixel_opt', [{'type': 'L1Loss'}])
+    assert preflight(put(listed, 'model_type', 'Another'), 'x.yml', True) == []
+
+
+def test_a_model_of_a_project_keeps_the_losses_of_ours(make, monkeypatch):
+    class Mine(RestorationModel):
+        def init_training_settings(self):
+            super().init_training_settings()
+
+    assert type(Mine(make().opt).cri_pix).__name__ == 'L1Loss'
 
 
 def test_a_class_of_a_project_may_have_sections_that_are_no_declarations(stock, monkeypatch):
@@ -343,6 +354,8 @@ def test_what_the_class_of_somebody_else_reads_is_its_own_matter(stock, monkeypa
     for key, value in {'optim_g': DELETE, 'scheduler': DELETE, 'ema_decay': [0.5]}.items():
         mine = put(mine, f'train.{key}', value)
     assert preflight(mine, 'x.yml', True) == []
+    for backend in ({'type': 'memcached'}, {'type': 'lmdb', 'readonly': False}):
+        assert problems_at(put(mine, 'datasets.val.io_backend', backend), 'datasets.val.io_backend')
     without = examine(put(mine, 'network_g', DELETE), 'x.yml', True)
     assert (without.problems, describe(without)) == ([], 'training, no network')
     for key in ('train.total_iter', 'train.warmup_iter', 'val.val_freq', 'logger.print_freq'):

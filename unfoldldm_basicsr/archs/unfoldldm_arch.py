@@ -132,7 +132,7 @@ class UnfoldLDM(LatentPrior):
             lq: (B, c, H, W) in [0, 1], any H and W.
             gt: (B, c, H, W); training, and the oracle prior.
             mode: 'restore', or 'warmup' (phase 2 with gt): only PI' and f_theta receive gradients;
-                with one prior for all stages nothing else is computed, and y comes out.
+                with one prior for all stages nothing else is computed or restored.
             prior_source: overrides the constructor's.
             prior: (B, C_p) or (K, B, C_p) to use instead of any source.
             context: lq and gt, each (B, c, H', W'), of larger patches around these; training. The

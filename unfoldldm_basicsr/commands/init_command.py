@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -15,6 +15,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import yaml
 
@@ -59,10 +60,12 @@ def run_init(args: argparse.Namespace) -> int:
         options = yaml.safe_load(largest.text(args.output, phase))
         for section in options['datasets'].values() if lists else ():
             section['meta_info_file'] = listed  # no new one yet, nor weights of Phase I
-        found = examine(options, str(path), True, here=phase != 2).refused.values()
-        hint = 'Pairs of other names or sizes: unfoldldm prepare folder --gt ... --lq ...'
-        if found:
-            raise ValueError('\n'.join([*dict.fromkeys(found), *([hint] if args.degraded else [])]))
+        found = examine(options, str(path), True, here=phase != 2).refused
+        lines = [*dict.fromkeys(found.values())]
+        if any(place.endswith('dataroot_lq') for place in found):
+            lines.append('Pairs of other names: unfoldldm prepare folder --gt ... --lq ...')
+        if lines:
+            raise ValueError('\n'.join(lines))
     for path in (*files, *lists):
         refuse_existing(Path(args.clean), path, overwrite=args.overwrite)
     check_writable(args.output)  # before minutes of trial steps
@@ -129,14 +132,15 @@ def plan(
     if bool(args.degraded and args.val) != bool(args.val_degraded):
         raise ValueError('--val and --val-degraded belong together where there is --degraded.')
     task = None if args.degraded else args.task or 'blind'
-    if args.degraded and Path(args.degraded).resolve() == Path(args.clean).resolve():
-        raise ValueError(f'--degraded {args.degraded}: is the folder of the clean images.')
+    for clean, degraded in ((args.clean, args.degraded), (args.val, args.val_degraded)):
+        if degraded and Path(degraded).resolve() == Path(clean).resolve():
+            raise ValueError(f'{degraded}: is the folder of the clean images, too.')
     train, names = images_in(args.clean, args.degraded)
     lists, listed, chosen = {}, train.get('meta_info_file'), {}
     if args.val:
         val, kept = images_in(args.val, args.val_degraded)
-        seen = {place_of(val, name) for name in kept}
-        left = [name for name in names if place_of(train, name) not in seen]
+        seen = {*places_of(val, kept)}
+        left = [n for n, at in zip(names, places_of(train, names), strict=True) if at not in seen]
         if not left:
             raise ValueError(f'--val {args.val}: holds all images of {args.clean}.')
         if len(left) < len(names):
@@ -146,16 +150,15 @@ def plan(
         val = dict(train)
         names, kept = held_back(names, args.clean)
         chosen = {'train': names, 'val': kept}
+    photos = [*images_of(val, kept[:20])]  # a broken one says so here
+    photos += images_of(train, names[:: max(1, len(names) // 10)])
+    grey = task is not None and {photo.ndim for photo in photos} == {2}
     train = dict(train)
     for part, section in (('train', train), ('val', val)):
         if part in chosen:
             path = args.output / f'{args.name}_{part}.txt'
             section['meta_info_file'] = str(path)
             lists[path] = chosen[part]
-    names_of_val = [read_entry(name)[0] for name in kept[:20]]
-    sample = open_source(val['dataroot_gt'], val['io_backend']['type'], names_of_val)
-    photos = map(sample.read, sample.names)  # a broken one says so here
-    grey = task is not None and {photo.ndim for photo in photos} == {2}
     if grey:
         print('Grey photos: their noise is the same in all channels (gray_prob).')
     network = args.network or ('unfoldldm-tiny' if on_cpu else 'unfoldldm-small')
@@ -170,6 +173,8 @@ def plan(
 def take_prepared_set(args: argparse.Namespace) -> None:
     """Takes the LMDBs of a set of ``unfoldldm prepare``, by its folder or its name in datasets."""
     own, prepared = Path(args.clean), Path('datasets') / args.clean
+    if own.exists() and own != prepared and (prepared / 'train_gt.lmdb').is_dir():
+        print(f'{own} is taken; the prepared set is {prepared}.')
     for place in [own] if own.exists() else [prepared]:
         tests = sorted(part.name for part in place.glob('*_gt.lmdb'))
         if tests and not (place / 'train_gt.lmdb').is_dir():
@@ -206,9 +211,22 @@ def images_in(clean: str, degraded: str | None) -> tuple[dict[str, Any], list[st
     return section, open_source(clean, kind).names
 
 
-def place_of(section: Mapping[str, Any], name: str) -> str:
-    """The file, or LMDB and key, of a clean image that a list names."""
-    return os.path.realpath(Path(section['dataroot_gt'], read_entry(name)[0]))
+def clean_names(section: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Names of clean images, where the set has a list of pairs of its entries."""
+    return [read_entry(n)[0] if 'meta_info_file' in section else n for n in names]
+
+
+def places_of(section: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """The files, or LMDB and keys, of clean images."""
+    root = section['dataroot_gt']
+    return [os.path.realpath(Path(root, name)) for name in clean_names(section, names)]
+
+
+def images_of(section: Mapping[str, Any], names: Iterable[str]) -> Iterator[np.ndarray]:
+    """Clean images of a set. Raises ValueError: one cannot be read."""
+    kind, wanted = section['io_backend']['type'], clean_names(section, names)
+    source = open_source(section['dataroot_gt'], kind, wanted)
+    return map(source.read, source.names)
 
 
 def fitted(

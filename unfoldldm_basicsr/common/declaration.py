@@ -166,7 +166,7 @@ def problems_of(
                 problems[path] += ' Write the number without quotes and units.'
             elif isinstance(value, str) and 'a list' in wanted and value.startswith('['):
                 problems[path] += ' Write the list without quotes.'
-            elif not isinstance(value, str | bool | dict | list) and 'a text' in wanted:
+            elif isinstance(value, int | float) and 'a text' in wanted:
                 problems[path] += ' Write it in quotes.'
             elif kind == 'literal_error':
                 problems[path] += nearest(value, re.findall("'([^']*)'", found['msg']))

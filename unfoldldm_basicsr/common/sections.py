@@ -33,9 +33,12 @@ def _with_type(value: Any) -> dict[str, Any]:
     return {k: v for k, v in values.items() if isinstance(v, dict) and 'type' in v}
 
 
-def _importing_nothing(backend: Any) -> Any:
-    if isinstance(backend, dict) and backend.get('type') == 'memcached':
+def _harmless(backend: Any) -> Any:
+    kind = backend.get('type') if isinstance(backend, dict) else None
+    if kind == 'memcached':
         raise ValueError('must not be memcached, which imports code from a folder named here')
+    if kind in ('disk', 'lmdb') and len(backend) > 1:  # keys would go to lmdb.open
+        raise ValueError(f'of type {kind} has no other keys')
     return backend
 
 
@@ -239,7 +242,7 @@ class AnyDataset(Options):
     """Set by BasicSR."""
     scale: Any = 1
     """Set by BasicSR from the top level."""
-    io_backend: Annotated[Any, AfterValidator(_importing_nothing)] = None
+    io_backend: Annotated[Any, AfterValidator(_harmless)] = None
     """Of the class itself."""
     num_worker_per_gpu: count(ge=0, le=256) = 4
     """Loader processes per GPU, of a training."""
@@ -256,7 +259,8 @@ class AnyDataset(Options):
     pin_memory: Switch = False
     """Page-locked memory, for GPUs."""
     persistent_workers: Switch = False
-    """Keep the loader processes between epochs; of a training true unless set."""
+    """Keep the loader processes between epochs; of a training true unless set, but for data sets
+    that a project may tell something between epochs."""
     on_error: Literal['raise', 'skip'] = 'raise'
     """What to do with unreadable images; skip takes the next one."""
     max_error_share: Annotated[float, Field(ge=0, lt=1)] = 0.01

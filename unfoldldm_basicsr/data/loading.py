@@ -143,9 +143,6 @@ class TrainingItems(ItemReader, Dataset):
         super().__init__(dataset, options)
         self.skip = options.get('on_error', 'raise') == 'skip'
         self.max_share = options.get('max_error_share', _DEFAULTS['max_error_share'])
-        # Repeated draws of an image count as one.
-        self.first_draw_of = getattr(dataset, 'first_draw_of', int)
-        self.distinct = len({*map(self.first_draw_of, range(len(dataset) if self.skip else 0))})
         # In shared memory, because loader processes write to them.
         self.unreadable = torch.zeros(len(dataset) if self.skip else 0, dtype=torch.bool)
         self.reading = torch.full((max(workers, 1),), -1)
@@ -204,18 +201,20 @@ class TrainingItems(ItemReader, Dataset):
         if not self.skip:
             hint = 'datasets.train.on_error: skip would leave such images out.'
             raise DataFault(f'{self.name}: {message} ({hint})') from error
-        first = self.first_draw_of(index)
+        # Repeated draws of an image count as one.
+        first = getattr(self.dataset, 'first_draw_of', int)(index)
+        images = getattr(self.dataset, 'count_images', self.__len__)()
         first_time = not self.unreadable[first]
         self.unreadable[first] = True
         count = int(self.unreadable.sum())
-        if count > self.max_share * self.distinct:
+        if count > self.max_share * images:
             raise DataFault(
-                f'{self.name}: {count} of {self.distinct} images cannot be read, more than '
+                f'{self.name}: {count} of {images} images cannot be read, more than '
                 f'datasets.train.max_error_share ({self.max_share}) allows. The last one: {message}'
             ) from error
         if first_time:
             # As an error, because BasicSR lets the other ranks say nothing less.
-            text = f'left out, the next image takes its place (number {count} of {self.distinct})'
+            text = f'left out, the next image takes its place (number {count} of {images})'
             _log.error('%s: %s: %s', self.name, text, message)
 
 
@@ -269,7 +268,7 @@ class TrainLoader:
         self.loader, self.items = loader, loader.dataset
         # Of the loader's own: batches draw nothing from the generator that the training uses.
         loader.generator = torch.Generator().manual_seed(0)
-        self.patience = self.items.timeout * (loader.batch_size + 1)
+        self.patience = self.items.timeout * ((loader.batch_size or 1) + 1)
         # In two halves, as the clock of a stopped process goes on; a thread that prefetches has no
         # limit of its own, since it would end by it.
         if loader.num_workers and not isinstance(loader, PrefetchDataLoader):

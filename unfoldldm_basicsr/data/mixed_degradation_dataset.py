@@ -128,6 +128,10 @@ class MixedDegradationDataset(ConcatDataset):
         part, index = self._locate(index)
         return part.item_paths(index)
 
+    def count_images(self) -> int:
+        """Number of images, however often each is drawn."""
+        return sum(part.count_images() for part in self.sets)
+
     def fingerprint(self) -> dict[str, int | str]:
         """Number of images of all sets, and a hash of their names and sizes."""
         parts = [part.fingerprint() for part in self.sets]

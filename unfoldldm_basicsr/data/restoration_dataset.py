@@ -209,6 +209,10 @@ class RestorationDataset(Dataset):
         """Index of the first item of the same image; see ``repeat``."""
         return index % len(self.items)
 
+    def count_images(self) -> int:
+        """Number of images, however often each is drawn."""
+        return len(self.items)
+
     def sources(self) -> list[tuple[ImageSource, list[str]]]:
         """Where the images come from, with their names in the order of the items."""
         columns = map(list, zip(*self.items, strict=True))

@@ -237,7 +237,7 @@ def restoration_losses(
 
 @torch.no_grad()
 def step_figures(trace: 'UnfoldTrace') -> dict[str, Tensor]:
-    """Sizes of the gradient steps, averaged over the stages.
+    """Sizes of the gradient steps, averaged over the stages (in II-a the first one).
 
     Returns:
         ``step_size``: mean |x_hat_k - x_{k-1}|, in units of the image range; above 1 the learned

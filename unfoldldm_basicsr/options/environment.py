@@ -15,9 +15,10 @@ from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY
 from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Problem
-from unfoldldm_basicsr.common.errors import DataFault, ResumeError
+from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.common.registration import registered, whose
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
+from unfoldldm_basicsr.data.pixels import ImageError
 from unfoldldm_basicsr.data.sources import AS_LMDB, close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.metrics.perceptual import lacking
 from unfoldldm_basicsr.options.defaults import places_of
@@ -132,7 +133,7 @@ def data_are_there(run: Run) -> Found:
         theirs = reads_itself(registered(DATASET_REGISTRY, section.get('type')))
         for place, part, key in places_of(section):
             if not theirs or Path(part[key], 'meta_info.txt').is_file():
-                database = part.get('io_backend', backend) == {'type': 'lmdb'}
+                database = theirs or part.get('io_backend', backend) == {'type': 'lmdb'}
                 if fault := _data_fault(key, part[key], database):
                     yield Problem(f'{path}.{place}', fault)
 
@@ -169,7 +170,7 @@ def _lmdb_fault(folder: str) -> str | None:
 def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
     """Builds the data sets as BasicSR will, and reads one item of each.
 
-    Gives section and data set, as good as new: what reading leaves behind is in a copy.
+    Gives section and data set, as good as new.
     """
     built, run = [], report.run
     for path, section in run.sets() if run.here else ():
@@ -186,10 +187,10 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
             for key, *rest in error.problems:
                 report.add(f'{path}.{key}'.strip('.'), *rest)
             continue
-        except DataFault as error:
-            report.add(path, f'{error}')
-            continue
         except Exception as error:  # noqa: BLE001  (of a class of anybody)
+            if isinstance(error.__cause__, OSError | ImageError):  # of a file, not of a value
+                report.add(path, f'{error}')
+                continue
             kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
             empty = [k for k, v in section.items() if v is None and str(k).startswith('dataroot')]
             about = f' (look at {", ".join(empty)}: nothing (~))' if empty else ''
@@ -219,7 +220,8 @@ def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
     BasicSR's data sets open files, take their options apart and turn lists around.
     """
     known = vars(dataset)
-    before = {k: copy.copy(v) if isinstance(v, dict | list) else v for k, v in known.items()}
+    before = dict(known)
+    known |= {k: copy.copy(v) for k, v in before.items() if isinstance(v, dict | list)}
     try:
         for index in getattr(dataset, 'first_items', (0,)):
             if section.get('phase') == 'train':

@@ -40,7 +40,6 @@ from unfoldldm_basicsr.options.run import (
     constants,
     inherits,
     is_read,
-    reads_itself,
     section_values,
     typed,
 )
@@ -86,7 +85,7 @@ def _schedule(cls: type, /, **arguments: Any) -> None:
 
 
 def _data_options(cls: type) -> type[Options]:
-    stock = sections.AnyDataset if reads_itself(cls) else sections.BasicDataset
+    stock = sections.AnyDataset if whose(cls) == 'theirs' else sections.BasicDataset
     return getattr(cls, 'Options', stock)
 
 
@@ -215,7 +214,8 @@ def _is_network(run: Run, key: str, section: Any) -> bool:
     """Other entries of such names are for a model of a project to read."""
     if whose(run.model) == 'theirs':
         return isinstance(section, Mapping) and 'type' in section
-    return isinstance(section, Mapping) or (section is not None and key in constants(run.model))
+    wanted = section is not None or whose(run.model) == 'basicsr'
+    return isinstance(section, Mapping) or (wanted and key in constants(run.model))
 
 
 def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:

@@ -12,7 +12,12 @@ from torch import nn
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, keys_of, problems_of
 from unfoldldm_basicsr.common.registration import KNOWN, whose
-from unfoldldm_basicsr.common.sections import ANY_SECTIONS, SECTIONS
+from unfoldldm_basicsr.common.sections import (
+    ANY_SECTIONS,
+    SECTIONS,
+    AnyDataset,
+    BasicDataset,
+)
 from unfoldldm_basicsr.common.suggest import nearest, one_slip
 
 # Written into the option dict when a run is started; no keys of an option file.
@@ -153,7 +158,10 @@ class Report:
         except ValidationError as error:
             found = problems_of(error, declared, values, getattr(owner, '__name__', ''))
         known, theirs = keys_of(declared), whose(owner) in ('derived', 'theirs')
+        own_way = issubclass(declared, BasicDataset) and reads_itself(owner)
         for path, message, kind in found:
+            if own_way and kind == 'fault' and path not in AnyDataset.model_fields:
+                kind = 'warning'  # it may mean what BasicSR's would not take
             if kind == 'unknown' and '.' not in path:
                 if also and also.fullmatch(path):
                     continue
@@ -217,7 +225,8 @@ def typed(
             values = section_values(opt, name)
             if name == 'train' and whose(model) == 'derived':
                 init = getattr(model, 'init_training_settings', None)
-                if whose(init) not in KNOWN:  # its losses may be anything
+                stock_losses = hasattr(model, 'sections') or whose(init) in KNOWN
+                if not stock_losses:  # they may be anything
                     values = {k: v for k, v in values.items() if not str(k).endswith('_opt')}
                 values = theirs | values
             section = report.read(name, declared, values, model)

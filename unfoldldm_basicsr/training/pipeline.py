@@ -19,7 +19,7 @@ from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.compat import replace
 from unfoldldm_basicsr.data import loading
 from unfoldldm_basicsr.metrics.calculate import calculate_metric
-from unfoldldm_basicsr.options.run import SET_AT_START
+from unfoldldm_basicsr.options.run import SET_AT_START, reads_itself
 from unfoldldm_basicsr.training import resume
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
@@ -82,7 +82,7 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
     dataset, ratio = build_dataset(train), train.get('dataset_enlarge_ratio', 1)
     # New workers every epoch cost seconds each, but only they see what a project tells its data
     # set between epochs; torch refuses persistent ones without workers.
-    persistent = train.get('persistent_workers', whose(type(dataset)) in KNOWN)
+    persistent = train.get('persistent_workers', not reads_itself(type(dataset)))
     kept = train['num_worker_per_gpu'] > 0 and persistent
     train = {**train, 'persistent_workers': kept}
     sampler = loading.SeededSampler(
