@@ -21,16 +21,9 @@ from helpers import ROOT, change, write_options, write_photos
 from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-from unfoldldm_basicsr.comparing import comparison, measuring, testing
+from unfoldldm_basicsr.comparing import comparison, measuring, runs, testing
 from unfoldldm_basicsr.comparing.comparison import named_files, words_of_task
-from unfoldldm_basicsr.comparing.runs import (
-    Run,
-    check_equal,
-    check_runs,
-    check_seeds,
-    read_run,
-    tell_of_new_code,
-)
+from unfoldldm_basicsr.comparing.runs import Run, check_equal, check_runs, check_seeds, read_run
 from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import merged, options_of_test, read_task
 from unfoldldm_basicsr.comparing.testing import CLASSICAL, DEGRADED, TRUTH
@@ -226,12 +219,12 @@ def test_the_code_of_a_network_of_a_project_is_that_of_its_package(tmp_path, mon
     assert measuring.code_of({'type': 'Mine'})[:-1] == before != []
     run = Run(tmp_path / 'run', {'name': 'mine', 'network_g': {'type': 'Mine'}})
     place = Workspace(tmp_path, tmp_path, 1)
-    tell_of_new_code([run], place)
+    runs.tell_of_new_code([run], place)
     run.folder.mkdir()  # begun
-    tell_of_new_code([run], place)
+    runs.tell_of_new_code([run], place)
     assert capsys.readouterr().out == ''
     write_bytes_atomic(tmp_path / 'own_nets' / 'last.py', b'')
-    tell_of_new_code([run], place)
+    runs.tell_of_new_code([run], place)
     assert 'mine: the code of its project has changed' in capsys.readouterr().out
     assert measuring.code_of(NAFNET) == []
 

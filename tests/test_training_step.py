@@ -21,6 +21,7 @@ from unfoldldm_basicsr.options.preflight import OPTIMIZERS, preflight
 from unfoldldm_basicsr.training import memory
 from unfoldldm_basicsr.training.batches import MixingOptions, mixed, slices_of
 from unfoldldm_basicsr.training.optimisation import parameter_groups
+from unfoldldm_basicsr.training.step import step_rng
 
 ADAM = {'type': 'Adam', 'lr': 1e-3}
 LARGER = {'iters': [2], 'gt_sizes': [32], 'mini_batch_sizes': [2]}
@@ -93,6 +94,14 @@ def test_accumulated_slices_equal_the_whole_batch(make):
         steps(sliced, 1, 2, size=4)
         assert torch.allclose(weights(whole.net_g), weights(sliced.net_g), atol=1e-6)
         assert whole.log_dict['l_pix'] == pytest.approx(sliced.log_dict['l_pix'], rel=1e-5)
+
+
+def test_every_seed_iteration_and_rank_draws_noise_of_its_own():
+    def draw(*place):
+        with step_rng(*place):
+            return float(torch.rand(()))
+
+    assert len({draw(seed, it, rank) for seed in (0, 1) for it in (1, 2) for rank in (0, 1)}) == 8
 
 
 def test_a_whole_batch_keeps_entries_of_any_length():
