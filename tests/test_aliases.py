@@ -8,7 +8,7 @@ import torch
 import yaml
 from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 from fork_options import nafnet_files, restormer_files
-from helpers import model_options, put, write_options
+from helpers import DELETE, model_options, put, write_options
 from model_runs import steps
 from option_mutants import Mutant
 from option_runs import short_run
@@ -99,7 +99,10 @@ def test_pairs_that_are_shifted_are_pairs_of_basicsr():
 
 
 def test_noise_levels_and_flips_keep_their_meaning():
-    options = translated(FILES['GaussianGrayDenoising_Sigma'])
+    file = FILES['GaussianGrayDenoising_Sigma']
+    part = translated(put(file, 'datasets.train.iters', DELETE))
+    assert [*part['train']['progressive']] == ['gt_sizes', 'mini_batch_sizes'], 'iters is missing'
+    options = translated(file)
     train, val = options['datasets']['train'], options['datasets']['val']
     assert train['degradations'] == [{'type': 'gaussian_noise', 'sigma': [0, 50]}]
     assert val['degradations'] == [{'type': 'gaussian_noise', 'sigma': 25}]

@@ -30,6 +30,7 @@ STOCK_FAULTS = [
     ('name', DELETE, 'is missing'), ('trian', {}, "Did you mean 'train'"),
     ('model_type', 'SRModl', "Did you mean 'SRModel'"), ('manual_seed', -1, 'at least 0'),
     ('scale', '4', 'must be a number.*without quotes'),
+    ('name', 2e4, 'must be a text, got 20000.0. Write it in quotes.$'),
     ('num_gpu', 'all', "'auto'"), ('num_gpu', 99, 'torch sees'),
     ('network_g.type', 'MSRResnet', "Did you mean 'MSRResNet'"),
     ('network_g.type', DELETE, 'is missing: the network to use'),

@@ -36,6 +36,7 @@ PHASE2 = {
 }
 NEW = {'condition_encoder', 'denoiser'}
 PHASE1_FILE = 'path.pretrain_network_phase1'
+INFERENCE = {'phase': 'inference', 'prior_source': 'oracle'}  # without PI
 CROP = {'iters': [1], 'gt_sizes': [16], 'mini_batch_sizes': [2]}
 
 
@@ -267,7 +268,7 @@ def test_priors_are_made_of_the_whole_patches_of_the_loader(phase, phase1, tmp_p
         (2, 'val', {}, []),
         (2, 'network_g', {'use_ldm': False}, ['network_g.use_ldm']),
         (2, 'network_g', {'type': 'VLUNet'}, ['network_g.type']),
-        (2, 'network_g', {'phase': 'inference'}, ['network_g.phase']),
+        (2, 'network_g', INFERENCE, ['val.prior_source', 'network_g.phase']),
         (2, 'val', {'prior_source': 'shuffled', 'tile': 64}, ['val.tile']),
         (2, 'train', {'prior_context': True, 'mixing_augs': {}}, ['train.prior_context']),
         (1, 'train', {'prior_context': True, 'progressive': CROP}, []),
