@@ -208,6 +208,7 @@ def test_a_test_needs_no_discriminator(stock, tmp_path):
     options['path'] = {f'pretrain_network_{label}': file for label, file in weights.items()}
     assert 'no such weight file' in problems_at(options, 'path.pretrain_network_d')
     assert preflight(for_test(options), 'x.yml', False) == []
+    assert 'must be a section' in problems_at(put(options, 'network_d', None), 'network_d')
 
 
 def test_two_validation_sets_need_two_names(stock):

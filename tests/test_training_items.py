@@ -144,13 +144,11 @@ def test_what_a_project_tells_its_data_set_and_loader_reaches_them(photos, monke
 
     loading = basicsr.train.build_dataloader
     monkeypatch.setattr(basicsr.train, 'build_dataloader', build_dataloader)
-    changes = {'type': 'Curriculum', 'num_worker_per_gpu': workers}
-    made = basicsr.train.create_train_val_dataloader(
-        run_options(photos | changes), logging.getLogger()
-    )
+    options = run_options(photos | {'type': 'Curriculum', 'num_worker_per_gpu': workers})
+    loader, *_ = basicsr.train.create_train_val_dataloader(options, logging.getLogger())
     for level in (0, 1, 2):
-        made[0].dataset.level = level
-        assert {item['level'] for batch in made[0] for item in batch} == {level}
+        loader.dataset.level = level
+        assert {item['level'] for batch in loader for item in batch} == {level}
     assert len(collated) == (0 if workers else 6)  # in the loader processes
 
 
