@@ -7,6 +7,7 @@ variance, and the noise schedule of the diffusion means the same for every patch
 windows of a photo varies a little less.
 """
 
+import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
@@ -124,7 +125,7 @@ class PriorEncoder(nn.Module):
         second = image_statistic(std.square() + mean.square())
         mean = image_statistic(mean)
         std = (second - mean.square()).clamp_min(1e-5).sqrt()
-        order = F.avg_pool2d(images.to(mean.dtype), 2).flatten(2).sort(2).values
+        order = _sorted(F.avg_pool2d(images.to(mean.dtype), 2).flatten(2))
         last = order.shape[2] - 1
         order = torch.stack([order[:, :, round(i / RANKS * last)] for i in range(RANKS + 1)], 2)
         order = image_statistic(order, 'sorted')
@@ -142,6 +143,13 @@ class PriorEncoder(nn.Module):
             features = features * 0.1  # small inputs learn slowly: levels first
         prior = widened(self.head(torch.cat([features, levels], 1).to(images.dtype)))
         return F.layer_norm(prior, prior.shape[1:])
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Along the last axis; on a CPU by numpy, where no gradient passes: a fifth of the time."""
+    if values.device.type == 'cpu' and not (values.requires_grad and torch.is_grad_enabled()):
+        return torch.from_numpy(np.sort(values.detach().numpy()))
+    return values.sort(-1).values
 
 
 def _log_level(value: Tensor) -> Tensor:
