@@ -20,7 +20,7 @@ class ISDALoss(nn.Module):
     """Intra-stage consistency (ISDA): the holistic and the decomposed estimate of a stage agree.
 
     Args:
-        loss_weight: factor of the loss; 0.01 in the option files that use it (docs/method.md).
+        loss_weight: factor of the loss; 0.01 in the option files that use it (docs/findings.md).
         start: first stage that counts, from 1.
         norm: 'l1' (mean absolute) or 'l2' (mean squared difference).
 

@@ -104,7 +104,7 @@ class NewTraining:
         model = f'UnfoldLDMPhase{phase}Model' if phase else 'RestorationModel'
         if phase:
             network = {'type': 'UnfoldLDM', 'phase': phase, 'prior_window': self.patch, **network}
-        if phase and self.task == 'lowlight':  # options/compare/dark, docs/method.md
+        if phase and self.task == 'lowlight':  # options/compare/dark, docs/findings.md
             network |= {'base': 'x', 'wm_window': self.patch}
         start, losses, clip, seen = '', '', 0.01, self.patch
         if phase and self.task in WHOLE:  # docs/training.md
