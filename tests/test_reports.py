@@ -45,7 +45,10 @@ def test_the_interval_is_that_of_a_case_worked_out_by_hand():
     assert gain.verdict(higher_is_better=False) == 'worse'
     assert gain._replace(low=-0.1).verdict() == 'no verdict'
     assert gain._replace(low=-0.8, high=-0.2).verdict() == 'worse'
-    assert 'fewer than' in gain._replace(images=3).verdict()
+    assert 'fewer than' in gain._replace(images=7).verdict()
+    assert paired_difference([0.0] * 9 + [5.0]).high == pytest.approx(
+        2.5
+    )  # BCa, always the same draws
 
 
 def test_equal_networks_are_called_better_about_as_often_as_promised():
@@ -82,7 +85,7 @@ def test_the_published_operation_counts_follow():
 
 TABLE = pd.DataFrame(
     {
-        'side': ['cat', 'a|b_'], 'psnr': [20.125, float('nan')], 'ssim': [0.81234, 0.8],
+        'side': ['cat', 'a|b_'], 'psnr': [20.125, float('nan')], 'ssim_y': [0.81234, 0.8],
         'n': [3, 4], 'nothing': [float('nan')] * 2,
     }
 )  # fmt: skip
@@ -92,7 +95,7 @@ def test_tables_have_the_usual_decimals_and_no_live_characters(tmp_path):
     lines = markdown(TABLE, 'RGB.').splitlines()
     assert lines[:2] == ['RGB.', '']
     cells = [[cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines[2:]]
-    assert cells[0] == ['side', 'psnr', 'ssim', 'n']
+    assert cells[0] == ['side', 'psnr', 'ssim_y', 'n']
     assert [cell[-1] == ':' for cell in cells[1]] == [False, True, True, True]
     assert cells[2:] == [['cat', '20.12', '0.8123', '3'], [r'a\|b_', '-', '0.8000', '4']]
     assert r'b\_' in latex(TABLE)
@@ -170,12 +173,15 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
     quality = read_csv(tmp_path / 'quality.csv').set_index('side')
     assert list(quality['psnr']) == pytest.approx([20, 30.455, 31.855])
     assert quality['psnr spread']['one'] == pytest.approx(0.01 / 2**0.5)
+    images = report.image_table(scores)
+    assert report.difference_table(images, entries, METRICS, 'one')['difference'].item() > 0
     (row,) = read_csv(tmp_path / 'differences.csv').to_dict('records')
     assert (row['difference'], row['verdict']) == (pytest.approx(-1.4), 'worse')
     page = (tmp_path / 'report.md').read_text()
     for text in ('Comparisons in this report: 1;', 'other_net', '31.86'):
         assert text in page
     assert r'other\_net' in (tmp_path / 'quality.tex').read_text()
+    assert ' -1.40 ' in (tmp_path / 'differences.tex').read_text()
     for name in ('quality_against_GMACs', 'quality_against_latency_ms', 'images', 'crops'):
         assert f'{name}.png' in page
         assert (tmp_path / f'{name}.png').stat().st_size > 1000
@@ -298,7 +304,6 @@ PHOTO = image_of((40, 60, 3))
 
 
 def shown(figure) -> list[np.ndarray]:
-    """Photos and maps of a page in the order of its cells."""
     return [np.asarray(image.get_array()) for axes in figure.axes for image in axes.images]
 
 

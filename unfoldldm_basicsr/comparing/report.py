@@ -13,7 +13,13 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing.runs import Run
 from unfoldldm_basicsr.comparing.single import PRIORS, validations
 from unfoldldm_basicsr.comparing.statistics import paired_difference
-from unfoldldm_basicsr.comparing.tables import decimals, latex, markdown, read_csv, write_csv
+from unfoldldm_basicsr.comparing.tables import (
+    latex,
+    markdown,
+    read_csv,
+    signed,
+    write_csv,
+)
 from unfoldldm_basicsr.comparing.testing import DEGRADED, KEYS, TRUTH
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures import plots
@@ -85,7 +91,8 @@ def build(
         if len(table):
             write_csv(table, folder / f'{name}.csv')
         if len(table) and name in ('quality', 'differences', 'costs'):
-            write_bytes_atomic(folder / f'{name}.tex', latex(table).encode())
+            shown = signed(table) if name == 'differences' else table
+            write_bytes_atomic(folder / f'{name}.tex', latex(shown).encode())
     metric, style = next(iter(metrics)), plots.looks(entry.title for entry in entries)
     base = next((e.title for e in entries if e.name == reference), entries[0].title)
     _curves(folder, tables['curves'], metric, style)
@@ -281,7 +288,7 @@ def render(folder: Path, place: str = '') -> str:
         if 'differences' in tables:
             gains = tables['differences'][tables['differences']['set'] == name].drop(columns='set')
             count = len(tables['differences'])
-            parts.append('\n' + markdown(_signed(gains), STATISTICS.format(count, 0.05 * count)))
+            parts.append('\n' + markdown(signed(gains), STATISTICS.format(count, 0.05 * count)))
     if 'costs' in tables:
         parts.append(f'\n### Cost\n\n{markdown(tables["costs"], cost)}')
     drawn = [name for name in FIGURES if (folder / f'{name}.png').exists()]
@@ -300,15 +307,7 @@ def overview(reports: Sequence[Path]) -> str:
             link = f'[{file.parent.name}](#{file.parent.name})'
             rows.append(table[first].drop(columns='paper', errors='ignore'))
             rows[-1].insert(0, 'report', link)
-    return markdown(_signed(pd.concat(rows)), OVERVIEW) if rows else ''
-
-
-def _signed(gains: pd.DataFrame) -> pd.DataFrame:
-    """Differences and their limits as texts with a sign and the metric's decimals."""
-    for key in ('difference', 'low', 'high'):
-        pairs = zip(gains['metric'], gains[key], strict=True)
-        gains = gains.assign(**{key: [f'{value:+.{decimals(m)}f}' for m, value in pairs]})
-    return gains
+    return markdown(signed(pd.concat(rows)), OVERVIEW) if rows else ''
 
 
 def write_page(page: Path, reports: Sequence[Path], crops: bool = True) -> str:

@@ -12,7 +12,7 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.comparing.runs import Run, read_run
 from unfoldldm_basicsr.comparing.statistics import paired_difference
-from unfoldldm_basicsr.comparing.tables import markdown, read_csv, write_csv
+from unfoldldm_basicsr.comparing.tables import markdown, read_csv, signed, write_csv
 from unfoldldm_basicsr.comparing.task import TestOptions, options_of_test, test_sets
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
 from unfoldldm_basicsr.comparing.workspace import Workspace
@@ -65,7 +65,8 @@ def report(path: Path, root: Path, folder: Path | None) -> str:
         place.say('Testing with every prior ...')
         table = prior_table(run, place)
         write_csv(table, place.folder / 'prior.csv')
-        parts.append(f'\n## What the prior is worth\n\n{markdown(table, NOTE)}')
+        shown = signed(table.assign(metric=next(iter(tested_in_training)))).drop(columns='metric')
+        parts.append(f'\n## What the prior is worth\n\n{markdown(shown, NOTE)}')
     write_bytes_atomic(place.folder / 'report.md', ''.join(parts).encode())
     return f'Report: {place.folder / "report.md"}'
 

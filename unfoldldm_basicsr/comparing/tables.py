@@ -55,8 +55,17 @@ def latex(frame: pd.DataFrame) -> str:
 
 
 def decimals(column: str) -> int:
-    """Usual number of decimals of a metric or a cost."""
-    return DECIMALS.get(column.lower().partition(' ')[0], 2)
+    """Usual number of decimals of a metric (also ``ssim_y`` or ``oracle_ssim``) or a cost."""
+    name = column.lower().partition(' ')[0]
+    return next((DECIMALS[word] for word in (name, *name.split('_')) if word in DECIMALS), 2)
+
+
+def signed(gains: pd.DataFrame) -> pd.DataFrame:
+    """Differences and their limits as texts with a sign and the decimals of their ``metric``."""
+    for key in ('difference', 'low', 'high'):
+        pairs = zip(gains['metric'], gains[key], strict=True)
+        gains = gains.assign(**{key: [f'{value:+.{decimals(m)}f}' for m, value in pairs]})
+    return gains
 
 
 def _table(frame: pd.DataFrame, style: str) -> str:
