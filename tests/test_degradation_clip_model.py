@@ -12,13 +12,15 @@ from PIL import Image
 from tiny_vlunet import EMBEDDINGS, NAMES, vlunet_file
 
 from unfoldldm_basicsr.archs.degradation_embedding import CLIPDegradationEmbedding
+from unfoldldm_basicsr.common.contract import check_inputs
 from unfoldldm_basicsr.models import DegradationCLIPModel
 from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.networks import Restored
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint as read
-from unfoldldm_basicsr.weights.conditioning import build_conditioning
+from unfoldldm_basicsr.weights.conditioning import build_conditioning, read_record
+from unfoldldm_basicsr.weights.convert import export_checkpoint
 
 NETWORK = {**EMBEDDINGS['clip'], 'tune_adapters': True}
 TEXTS = NETWORK['class_texts']
@@ -70,6 +72,15 @@ def test_a_step_moves_every_adapter_parameter_and_nothing_else(trained):
             assert torch.equal(value, before[key]) == key.startswith('clip_model.'), key
     assert list(trained.groups) == ['adapters']
     assert 'grad_norm_adapters' in trained.log_dict
+
+
+def test_an_export_keeps_the_order_of_the_degradations_and_restores_nothing(trained, tmp_path):
+    export_checkpoint(file_of(trained, 'g_1'), tmp_path / 'x.safetensors', half=True)
+    record = read_record(read(tmp_path / 'x.safetensors'))
+    assert [*record.classes] == NAMES
+    assert {value.dtype for value in record.state_dict.values()} == {torch.float16}
+    with pytest.raises(ValueError, match='restores nothing'):
+        check_inputs(network_of(tmp_path / 'x.safetensors'), ())
 
 
 def test_loss_and_accuracy_are_those_of_the_scores(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from basicsr.data import build_dataset
-from helpers import DELETE, problems_at, put
+from helpers import DELETE, problems_at, put, warnings_at
 from model_runs import batch, changed, file_of, resumed, same_networks, state_of, steps
 from tiny_vlunet import EMBEDDINGS, NAMES, TEXTS, mixture, vlunet_file, vlunet_options
 from torch.utils.data import DataLoader
@@ -130,11 +130,19 @@ def test_a_new_run_from_the_network_file_takes_its_embedding_along(make, trained
     assert changed(averaged.embedding.bare, kept.state_dict()) == set()
 
 
-@pytest.mark.parametrize('is_train', [True, False])
-def test_weights_of_another_order_of_degradations_are_refused(make, trained, is_train):
+def test_a_test_refuses_weights_of_another_order_of_degradations(make, trained):
     path = {'pretrain_network_g': file_of(trained('learned'), 'g_2')}
     with pytest.raises(CheckpointError, match=r'noise, blur, dark.*dark, blur, noise'):
-        make('learned', path=path, names=NAMES[::-1], is_train=is_train)
+        make('learned', path=path, names=NAMES[::-1], is_train=False)
+
+
+def test_a_training_keeps_the_vectors_of_the_degradations_that_it_knows(make, trained):
+    first, path = trained('label'), {'pretrain_network_g': file_of(trained('label'), 'g_2')}
+    model = make('label', path=path, names=NAMES[::-1])
+    known, vectors = (m.embedding.bare.table.weight for m in (first, model))
+    assert torch.equal(vectors, known.flip(0))
+    another = make('learned', path=path)  # the network alone
+    assert changed(another.net_g, first.net_g.state_dict()) == set()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +164,7 @@ def test_only_a_label_embedding_needs_the_very_same_list_of_degradations(
 def test_weights_of_another_embedding_are_refused(make, trained):
     first = trained('label')
     with pytest.raises(CheckpointError, match='LabelDegradationEmbedding, not Learned'):
-        make('learned', path={'pretrain_network_g': file_of(first, 'g_2')})
+        make('learned', path={'pretrain_network_g': file_of(first, 'g_2')}, is_train=False)
     with pytest.raises(CheckpointError, match='does not fit network_e'):
         make('learned', path={'pretrain_network_e': file_of(first, 'e_2')})
 
@@ -321,6 +329,7 @@ def test_what_network_e_leaves_open_is_as_it_was_tuned(make, trained):
 
 
 TUNED = {**EMBEDDINGS['clip'], 'tune_adapters': True}
+ONE_CHANNEL = {**EMBEDDINGS['learned'], 'in_channels': 1}
 
 
 @pytest.fixture
@@ -331,6 +340,8 @@ def options(tmp_path) -> dict:
 @EACH
 def test_each_embedding_passes(options, source):
     assert preflight({**options, 'network_e': EMBEDDINGS[source]}, 'x.yml', True) == []
+    del options['datasets']['train']['sets'][0]
+    assert NAMES[0] in warnings_at(options, 'datasets.train.degradation_names')
 
 
 @pytest.mark.parametrize(
@@ -341,6 +352,8 @@ def test_each_embedding_passes(options, source):
         ('network_e.num_degradation', 3, 'network_e.num_degradation', ['num_degradations']),
         ('network_e.num_degradations', 4, 'network_e.num_degradations', ['4', 'lists 3']),
         ('network_e.embed_dim', 16, 'network_g.embed_dim', ['is 8', 'set it to 16']),
+        ('network_e', ONE_CHANNEL, 'network_e.in_channels', ['is 1', 'set it to 3']),
+        ('datasets.val.degradation_names', [*NAMES, 'auto'], None, ['auto: means']),
         ('network_g.type', 'NAFNet', 'network_g.type', ['no degradation', 'RestorationModel']),
         ('model_type', 'RestorationModel', 'network_g.type', ['degradation', 'VLUNetModel']),
         ('val.degradation_override', 'blurr', 'val.degradation_override', ["'blur'"]),

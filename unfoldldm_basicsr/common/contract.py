@@ -38,7 +38,7 @@ class Contract:
     # together; each trainable parameter in one group
     parameter_groups: Callable[[], Mapping] | None = None
     # of a degradation embedding
-    needs_label: bool = False  # the image alone does not tell its vector
+    needs_label: bool | None = None  # the image alone does not tell its vector; none: gives none
     trained_jointly: bool = True  # with the network; else it is frozen beside it
     save_backbone: bool | None = None  # its state dict holds its backbone; None: it has none
 
@@ -95,6 +95,11 @@ def result_of(output: Tensor | Sequence[Tensor]) -> Tensor:
 def check_inputs(net: nn.Module, given: Collection[str]) -> None:
     """ValueError where ``forward`` needs more than the image and what is ``given``."""
     net = unwrapped(net)
+    if contract_of(net).needs_label is not None:
+        raise ValueError(
+            f'{type(net).__name__} tells degradations apart and restores nothing: take net_g_*.pth '
+            'of the training of the network that it steers (VLUNetModel).'
+        )
     needed = needed_inputs(inspect.signature(net.forward).parameters)
     if lacking := [name for name in needed if name not in given]:
         raise ValueError(

@@ -145,7 +145,8 @@ def problems_of(
             key = str(found['loc'][-1])
             about = help_of(declared_at(declared, parts)).get(key, f'{owner or "it"} needs it')
             about = about.partition('\n')[0].rstrip('.')
-            message = f'is missing: {about}.{written_as(key, value)}'
+            own = keys_of(declared_at(declared, parts))
+            message = f'is missing: {about}.{written_as(key, [k for k in value if k not in own])}'
             problems['.'.join(map(str, [*parts, key]))] = message
             continue
         path = '.'.join(map(str, parts))

@@ -74,7 +74,7 @@ def _read_set(entry: object, common: Mapping[str, Any]) -> DatasetOptions:
         problems.append(Problem('type', f'must be the class of the set, got {show(kind)}.{hint}'))
     if problems:
         raise OptionError('set', problems)
-    name = f'{common["name"]}: {entry.get("degradation_name")}'
+    name = f'{common["name"]}: {entry.get("degradation_name")}'.replace('/', '-')
     return read(_SET_CLASSES[kind].Options, {**common, 'name': name, **entry}, kind)
 
 

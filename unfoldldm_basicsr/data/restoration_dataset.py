@@ -27,6 +27,8 @@ from unfoldldm_basicsr.data.sources import ImageSource, open_source
 _NUM_FINGERPRINTED = 1000  # files per folder whose sizes are part of the fingerprint
 _MOST_DRAWS = 50  # of an image in validation and tests
 
+RESERVED = ('average', 'wrong', 'auto')  # a row of tables; values of options that take a name
+
 
 class PhotoOptions(LoaderOptions):
     """What a mixture of data sets may state for all of them."""
@@ -73,6 +75,8 @@ class PhotoOptions(LoaderOptions):
     def _classes(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if names is not None and (not names or len(set(names)) < len(names)):
             raise ValueError(f'must be a list of different names, got {list(names)}.')
+        if taken := [name for name in names or () if name in RESERVED]:
+            raise ValueError(f'{", ".join(taken)}: means something else in tables and options.')
         return names
 
 

@@ -8,7 +8,8 @@ DistributedDataParallel of its own; any other (CLIP, label) is frozen.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.contract import contract_of
+from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.sections import BasicPath
@@ -120,11 +121,21 @@ def networks_fit_together(run: Run) -> Iterator[Problem]:
     if None not in (given, taken) and given != taken:
         message = f'is {taken}, but network_e gives vectors of {given} numbers: set it to {given}.'
         yield Problem('network_g.embed_dim', message)
+    wanted = image_channels(type(net), run.top.network_g)
+    looks = 'in_channels' in inspect.signature(type(embedding)).parameters
+    own = image_channels(type(embedding), run.top.network_e) if looks else wanted
+    if own != wanted:
+        message = f'is {own}, but network_g takes images of {wanted} channels: set it to {wanted}.'
+        yield Problem('network_e.in_channels', message)
 
 
 def same_order(run: Run, *, needed: bool) -> Iterator[Problem]:
     """The order of the degradations must be the same in all data; ``needed``: must be there."""
-    names = class_order(run)
+    names, train = class_order(run), run.opt['datasets'].get('train') if run.is_train else None
+    seen = {part.get('degradation_name') for part in (train or {}).get('sets', [train or {}])}
+    if train and seen <= {*names} and (unseen := [name for name in names if name not in seen]):
+        message = f'no image shows {", ".join(unseen)}: nothing will be learned about it.'
+        yield Problem('datasets.train.degradation_names', message, 'warning')
     for path, section in run.sets():
         place, own = f'{path}.degradation_names', section.get('degradation_names')
         if own is None and needed:
@@ -154,6 +165,18 @@ def class_order_fault(
         f'the weights were trained with degradation_names: [{", ".join(stored)}], the data have '
         f'[{", ".join(current)}]; write the same names in the same order.'
     )
+
+
+def _with_rows_of(
+    names: Sequence[str], net: nn.Module, record: checkpoints.Checkpoint
+) -> checkpoints.Checkpoint:
+    """The vectors of a label embedding by name; those of names that are not in the file stay."""
+    state, known = net.state_dict(), [name for name in names if name in record.classes]
+    for key, rows in record.state_dict.items():
+        state[key] = state[key].clone()
+        for name in known:
+            state[key][names.index(name)] = rows[record.classes.index(name)]
+    return replace(record, state_dict=state)
 
 
 @MODEL_REGISTRY.register()
@@ -244,8 +267,8 @@ class VLUNetModel(RestorationModel):
         if file:  # averaged if the network's is
             stored = kind if is_average else path.param_key_g or kind
             record = read_record(checkpoints.read_checkpoint(file, stored, fallback=True))
-        if record is not None and not is_average:
-            self._check_record(net, record)
+        if record is not None:
+            record = self._fitting(net, record, warn)
         if source:
             load_weights(
                 net, source, key or kind, fallback=key in checkpoints.MAY_LACK, label='e',
@@ -272,14 +295,26 @@ class VLUNetModel(RestorationModel):
                 'model_type: DegradationCLIPModel and name its net_g_latest.pth.'
             )
 
-    def _check_record(self, net: nn.Module, record: checkpoints.Checkpoint) -> None:
+    def _fitting(
+        self, net: nn.Module, record: checkpoints.Checkpoint, warn: Callable[..., None]
+    ) -> checkpoints.Checkpoint | None:
+        """The embedding of the file, as far as this run can start with it; none: anew. A training
+        may have other degradations, or another kind of vectors. CheckpointError: a test may not.
+        """
         file, kind = self.run.path.pretrain_network_g, type(net).__name__
         if record.arch['type'] != kind:
-            raise checkpoints.CheckpointError(
-                f'{file}: was trained with network_e.type: {record.arch["type"]}, not {kind}.'
-            )
+            message = f'{file}: was trained with network_e.type: {record.arch["type"]}, not {kind}'
+            if not self.is_train:
+                raise checkpoints.CheckpointError(f'{message}.')
+            warn(f'{message}, whose vectors start anew.')
+            return None
         contract = contract_of(net)
         fault = class_order_fault(record.classes, self.names, contract.needs_label)
+        if fault and self.is_train:
+            fault = None
+            if contract.needs_label:
+                record = _with_rows_of(self.names, net, record)
+                warn(f'{file}: had {", ".join(record.classes)}; all others get new vectors.')
         missing = net.state_dict().keys() - record.state_dict.keys()
         if contract.save_backbone and missing and not self.run.path.pretrain_network_e:
             fault = (
@@ -289,9 +324,11 @@ class VLUNetModel(RestorationModel):
             )
         if fault:
             raise checkpoints.CheckpointError(f'{file}: {fault}')
-        if other := differing_arguments(net, record, self.embedding_options):
+        other = differing_arguments(net, record, self.embedding_options)
+        if other := [line for line in other if 'num_degradations' not in line or not self.is_train]:
             message = '%s was trained with the vectors of another network_e: %s.'
-            get_root_logger().warning(message, file, '; '.join(other))
+            warn(message, file, '; '.join(other))
+        return record
 
     def start_averages(self) -> None:
         if self.embedding.train is not None:

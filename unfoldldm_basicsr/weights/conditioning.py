@@ -130,7 +130,8 @@ def build_conditioning(
         raise files.CheckpointError(
             f'{checkpoint.path}: the network needs a degradation vector, but the file has no'
             f" '{files.DEGRADATION_KEY}' that says where it comes from. Files of training runs"
-            f' and of unfoldldm convert have it; in Python, pass degradation=vector to restore.'
+            f' have it, and those of unfoldldm convert where the source does. Else a test file'
+            f' names it in path.pretrain_network_e; in Python, pass degradation=vector to restore.'
         )
     if clip_weights is not None:
         kind, kwargs = record.arch['type'], record.arch['kwargs']

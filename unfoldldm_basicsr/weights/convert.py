@@ -80,17 +80,21 @@ def export_checkpoint(
         kept = construct(meta, str(source)).state_dict()
         params = {key: params[key] for key in kept}
     if half:
-        params = {k: v.half() if v.is_floating_point() else v for k, v in params.items()}
+        params = _halved(params)
     content = {'params': params, files.ARCH_KEY: meta}
-    record = read_record(checkpoint) if contract.takes_degradation else None
+    record = read_record(checkpoint)  # an embedding's own file has one, too
     if record is not None:
-        embedding = record.state_dict
+        embedding = _halved(record.state_dict) if half else record.state_dict
         option = {'type': record.arch['type'], **record.arch['kwargs']}
         content[files.DEGRADATION_KEY] = degradation_meta(record.classes, option, params=embedding)
     write_bytes_atomic(target, files.file_bytes(target, content))
     values = sum(value.numel() for value in [*params.values(), *embedding.values()])
     dropped = tuple(sorted({k.split('.')[0] for k in checkpoint.state_dict if k not in params}))
     return Exported(meta['type'], checkpoint.param_key or 'bare state dict', values, dropped)
+
+
+def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
 
 
 # ---- released VLU-Net files ------------------------------------------------------------------

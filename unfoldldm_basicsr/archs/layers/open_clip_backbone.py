@@ -106,6 +106,7 @@ def _remedy(model_name: str, tag: str, error: Exception) -> str:
     return (
         f"The CLIP weights '{tag}' of {model_name} could not be had: {cause} "
         f'Either run once where the network allows the download, or download '
-        f'open_clip_pytorch_model.bin{page} elsewhere and set pretrained to its path, or use '
-        f'LabelDegradationEmbedding or LearnedDegradationEmbedding, which need no download.'
+        f'open_clip_pytorch_model.bin{page} elsewhere and set pretrained to its path; a new '
+        f'training can use LabelDegradationEmbedding or LearnedDegradationEmbedding, which need no '
+        f'download.'
     )
