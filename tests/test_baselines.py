@@ -97,7 +97,6 @@ def test_result_depends_neither_on_the_batch_nor_on_the_memory_format(name):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('name', BUILDERS)
 def test_weights_of_16_bit_restore_as_those_of_32_do(name, dtype):
-    """What .half() makes of a network."""
     net, given = BUILDERS[name]().eval(), inputs(name, 13, 24)
     with torch.no_grad():
         expected = net(*given)

@@ -51,25 +51,10 @@ def test_calls_that_run_out_of_memory_are_left_out_only_where_that_is_wanted(scr
         common.alternate({'c': fails}, 1, lenient=True)
 
 
-@pytest.mark.parametrize(
-    ('name', 'words', 'message'),
-    [
-        ('scan', ['--device', 'cuda'], 'PyTorch finds no GPU here'),
-        ('scan', ['--backends', 'triton'], 'triton is not usable: it needs --device cuda'),
-        ('networks', ['--networks', 'vlunet-plain', '--sizes', '20'], 'multiples of 8'),
-        (
-            'training_step', ['--networks', 'nafnet', '--variants', 'checkpoint'],
-            'checkpoint is an option of vlunet, unfoldldm-base-phase1, unfoldldm-base-phase2, '
-            'restormer',
-        ),
-        ('training_step', ['--networks', 'unfoldldm-tiny'], '(choose from '),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_measured_is_refused(script, capsys, monkeypatch, name, words, message):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+def test_what_cannot_be_measured_is_refused(script, capsys):
     with pytest.raises(SystemExit):
-        script(name).parse_arguments(words)
-    assert message in capsys.readouterr().err
+        script('scan').parse_arguments(['--backends', 'triton'])
+    assert 'triton is not usable: it needs --device cuda' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
@@ -81,7 +66,6 @@ def test_what_cannot_be_measured_is_refused(script, capsys, monkeypatch, name, w
     ],
 )
 def test_time_and_memory_are_measured(script, tmp_path, monkeypatch, name, words):
-    """Here in this process, which has imported everything."""
     for module in (script('common'), script(name)):
         monkeypatch.setattr(module, 'in_own_process', lambda f, *rest: f(*rest), raising=False)
     script(name).main([*words, *SHORT, '--out', str(tmp_path / 'new' / 'm')])
@@ -92,7 +76,6 @@ def test_time_and_memory_are_measured(script, tmp_path, monkeypatch, name, words
 
 @pytest.mark.parametrize('core', [False, True])
 def test_scan(script, tmp_path, core):
-    """Both implementations agree, and the op needs less memory than the loop."""
     words = ['--sizes', '12', '--channels', '16', '--d-states', '4', '--repeats', '1']
     script('scan').main([*words, *['--core'] * core, '--out', str(tmp_path / 'scan')])
     rows = rows_of(tmp_path / 'scan')
@@ -124,7 +107,6 @@ def test_vlunet_equals_its_plain_implementation(script):
 
 
 def test_training_step(script, tmp_path, monkeypatch):
-    """With the losses of its phase; a variant is compared with the same network without it."""
     used, losses = {}, {}
     forward = UnfoldLDM.forward
 
@@ -192,7 +174,6 @@ def test_operations_in_tiles_are_those_of_all_tiles(script, monkeypatch):
 
 
 def test_data_loading(script, tmp_path, capsys, monkeypatch):
-    """Modes give equal batches; a database with other pixels is noticed."""
     loading, folder = script('data_loading'), tmp_path / 'data'
     folder.mkdir()
     monkeypatch.setattr(loading.tempfile, 'TemporaryDirectory', lambda: nullcontext(str(folder)))
@@ -233,7 +214,6 @@ def test_restoring_in_tiles(script, tmp_path):
 
 
 def test_import_time(script, tmp_path, monkeypatch):
-    """Sides alternate; the ratio is that of neighbouring runs."""
     module = script('import_time')
     assert 0.2 < module.import_seconds('time.sleep(0.2)') < 60
     seconds = iter([9.0, 9.0, 1.0, 1.1, 2.0, 2.4, 4.0, 4.2])
@@ -244,7 +224,6 @@ def test_import_time(script, tmp_path, monkeypatch):
 
 
 def test_overhead(script, tmp_path, capsys):
-    """Every part of both networks; what is added is counted against the iteration."""
     overhead = script('overhead')
     sizes = ['--size', '16', '--batch', '2', '--picture', '48', '32']
     overhead.main([*sizes, *SHORT, '--out', str(tmp_path / 'o')])

@@ -37,7 +37,6 @@ PSNR = {'psnr_y': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel':
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Option files of two tiny networks on pictures made up here."""
     photos = str(write_photos(tmp_path / 'photos', 2)[0].parent)
     data = {'type': 'SyntheticDegradationDataset', 'dataroot_gt': photos}
     noise = [{'type': 'gaussian_noise', 'sigma': 25}]

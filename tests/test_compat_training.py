@@ -64,7 +64,6 @@ def test_the_last_line_of_the_log_expects_no_more(tmp_path, log):
 
 
 def parsed(tmp_path: Path, **changes) -> dict:
-    """Stock options as parse_options would leave them."""
     options = stock_options(tmp_path, **changes)
     fill_defaults(options, is_train=True)
     options.update(dist=False, rank=0, world_size=1, is_train=True, auto_resume=False)

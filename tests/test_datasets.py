@@ -133,6 +133,8 @@ def test_validation_crops_are_central(tmp_path):
     np.testing.assert_array_equal(pixels(item['gt']), photo[1:49, 3:67])
     item = build_dataset(synthetic(tmp_path, 'val', center_crop=40))[0]
     np.testing.assert_array_equal(pixels(item['gt']), photo[5:45, 15:55])
+    item = build_dataset(synthetic(tmp_path, 'val', center_crop=40, crop_multiple=16))[0]
+    np.testing.assert_array_equal(pixels(item['gt']), photo[9:41, 19:51])
 
 
 @pytest.mark.parametrize('phase', ['train', 'val'])

@@ -133,6 +133,10 @@ def test_jpeg_is_8_bit_rgb_and_close_to_the_photo_at_a_high_quality():
     levels = decoded * 255
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
     assert peak_signal_noise_ratio(image, decoded, data_range=1) > 33
+    assert (
+        degraded(np.full((16, 16, 3), 100.6 / 255, np.float32), 'jpeg', quality=100).mean() * 255
+        > 100.9
+    )
 
 
 def test_rain_brightens_only_where_streaks_are_and_stays_in_range():
@@ -233,13 +237,15 @@ def test_chain_applies_steps_in_order_with_parameters_from_their_ranges():
     assert {d[1][1]['quality'] for d in drawn} == {30, 31, 32}  # ends included
     assert {d[2][1]['sigma'] for d in drawn} == {25}
     assert chain.name == 'gaussian_blur+jpeg+gaussian_noise'
+    blurs = {'type': 'gaussian_blur', 'sigma': [1, 2]}, {'type': 'motion_blur', 'length': [3, 9]}
+    assert chain_of(*blurs).reach == 14  # of the largest, together
 
 
 def test_probability_of_a_step_is_respected():
-    chain = chain_of({'type': 'jpeg', 'prob': 0.25}, {'type': 'gaussian_noise', 'prob': 0})
+    chain = chain_of({'type': 'jpeg', 'prob': 0.75}, {'type': 'gaussian_noise', 'prob': 0})
     rng = generator()
     counts = [len(chain.sample(rng)) for _ in range(2000)]
-    assert np.mean(counts) == pytest.approx(0.25, abs=0.03)
+    assert np.mean(counts) == pytest.approx(0.75, abs=0.03)
 
 
 def test_output_modes_clip_quantise_or_leave_the_values():

@@ -43,7 +43,6 @@ def restorer(weights):
 
 @pytest.fixture(scope='module')
 def explained(restorer):
-    """Explanation of an image whose sides are no multiples of 8, and the image."""
     image = image_of((42, 53, 3))
     return explain_vlunet(restorer, image), image
 

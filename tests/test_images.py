@@ -196,7 +196,6 @@ def test_written_files_have_ordinary_permissions(tmp_path):
 
 
 def identity(path):
-    """Weights of a network that returns its input."""
     net = TinyConvNet()
     nn.init.zeros_(net.tail.weight)
     nn.init.zeros_(net.tail.bias)

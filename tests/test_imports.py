@@ -85,7 +85,6 @@ def _shorten(name: str) -> str:
 
 
 def wrong_imports(is_wrong: Callable[[str, str], bool]) -> list[str]:
-    """Where a module imports a target that it must not."""
     return [
         f'{path.relative_to(ROOT)}:{line} imports {target}'
         for module, path in MODULES.items()

@@ -23,7 +23,6 @@ from unfoldldm_basicsr.training.restoration_model import RestorationModel
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A current folder with photos, on a machine where every step takes little."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(init_command, 'measure', lambda *_: Trial(0.5, 0.25))
     write_photos(tmp_path / 'my: photos #1', 12)

@@ -95,7 +95,6 @@ def reads(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def test_every_declared_key_is_read_from_its_section():
-    """Here or in BasicSR."""
     places = ROOT / 'unfoldldm_basicsr', Path(basicsr.__file__).parent
     files = [path for place in places for path in place.rglob('*.py')]
     found = {pair for path in files for pair in reads(ast.parse(path.read_text()))}

@@ -69,14 +69,12 @@ def verdict(mutant: Mutant, folder: Path, *, run: bool) -> str:
 
 
 def _start(mutant: Mutant, folder: Path) -> None:
-    """The first thing that BasicSR's pipelines do."""
     training = bool({'train', 'logger'} & mutant.options.keys())  # a test has neither
     module = basicsr.train if training else basicsr.test
     module.parse_options(str(folder), is_train=training)
 
 
 def _refusal(start, check) -> str | None:
-    """What a start says when it ends with status 2; None when it goes on."""
     errors = io.StringIO()
     try:
         with (

@@ -104,7 +104,6 @@ def test_order_of_classes_and_repeat_factors_are_the_released_ones(task):
 
 
 def published_count(section: dict) -> int:
-    """Images of the set whose LMDB the section names."""
     _, name, lmdb = section['dataroot_gt'].split('/')
     return sum(s.count for s in SETS[name].parts[lmdb.removesuffix('_gt.lmdb')].sources)
 
@@ -124,7 +123,6 @@ def test_iterations_are_200_epochs_of_the_public_data(task):
 
 
 def rates(train: dict, iterations: list[int]) -> list[float]:
-    """Learning rates of these iterations (from 1)."""
     schedule, found = schedule_of(train), []
     for iteration in iterations:
         schedule.last_epoch = iteration - 1

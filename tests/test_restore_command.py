@@ -36,7 +36,6 @@ def weights(tmp_path_factory) -> Path:
 
 
 def restore(folder, weights, *arguments, source='in', output='out') -> int:
-    """Of files below ``folder``; absolute paths stay what they are."""
     return call(*('-i', folder / source, '-o', folder / output, '-w', weights, *arguments))
 
 

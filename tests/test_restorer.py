@@ -282,7 +282,6 @@ def test_a_trace_holds_what_the_network_did(unfoldldm):
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """Weight file, network and embedding by source."""
     torch.manual_seed(0)
     folder, found = tmp_path_factory.mktemp('weights'), {}
     for source in EMBEDDINGS:
@@ -326,11 +325,7 @@ def test_a_known_degradation_is_chosen_by_name_or_index(files):
     ('source', 'choice', 'message'),
     [
         ('label', 'auto', r'cannot tell .* one of: noise \(0\), rain \(1\), haze \(2\)'),
-        (
-            'label',
-            'rian',
-            r"no such degradation\. Did you mean 'rain'\? Name another, one of",
-        ),
+        ('label', 'rian', r"no such degradation\. Did you mean 'rain'\? Name another, one of"),
         ('label', -1, 'degradation -1: .* one of: noise'),
         ('clip', 'rain', 'CLIPDegradationEmbedding. tell the degradation from the image'),
     ],

@@ -75,7 +75,7 @@ THEIRS = {
     'MultiStepLR': (lr_scheduler.MultiStepRestartLR, {'milestones': [3, 8, 8], 'gamma': 0.1}),
     'MultiStepRestartLR': (
         lr_scheduler.MultiStepRestartLR,
-        {'milestones': [3, 8, 13], 'restarts': [0, 10], 'restart_weights': [1, 0.7]},
+        {'milestones': [3, 8, 10, 13], 'restarts': [0, 10], 'restart_weights': [1, 0.7]},
     ),
     'CosineAnnealingRestartLR': (lr_scheduler.CosineAnnealingRestartLR, {'periods': [11, 10]}),
 }

@@ -20,7 +20,7 @@ from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.preflight import OPTIMIZERS, preflight
 from unfoldldm_basicsr.training import memory
 from unfoldldm_basicsr.training.batches import MixingOptions, mixed, slices_of
-from unfoldldm_basicsr.training.optimisation import parameter_groups
+from unfoldldm_basicsr.training.optimisation import build_optimizer, parameter_groups
 from unfoldldm_basicsr.training.step import step_rng
 
 ADAM = {'type': 'Adam', 'lr': 1e-3}
@@ -36,6 +36,10 @@ def test_weight_decay_spares_vectors_and_marked_parameters(make):
     }  # fmt: skip
     assert shapes[0.1] == [('restoration', [(3, 3, 3, 3)]), ('prior', [(3, 3, 1, 1)])]
     assert sum(len(members) for _, members in shapes[0.0]) == 3  # two biases, and the marked step
+    linear = build_optimizer(
+        {'x': [*torch.nn.Linear(2, 2).named_parameters()]}, {**ADAM, 'weight_decay': 1}
+    )
+    assert [group['weight_decay'] for group in linear.param_groups] == [1, 0]
 
 
 def test_groups_of_a_network_hold_every_trained_parameter_once():
@@ -84,6 +88,7 @@ def test_clipping_limits_each_group_by_its_own_norm(make):
     assert norms['restoration'] == pytest.approx(1e-3, rel=1e-3)
     assert norms['prior'] == pytest.approx(model.log_dict['grad_norm_prior'], rel=1e-5)
     assert model.log_dict['grad_norm_restoration'] > 1e-2  # logged before clipping
+    assert {*make(use_grad_clip=False).step.clip_gradients.limits.values()} == {math.inf}
 
 
 def test_accumulated_slices_equal_the_whole_batch(make):

@@ -94,6 +94,7 @@ def test_a_table_gets_all_rows_of_a_validation_or_none(tmp_path, monkeypatch):
 def test_a_degradation_without_a_defined_value_makes_the_average_undefined():
     results = [ImageResult(0, 'x', 'a', {'psnr': math.nan}), ImageResult(1, 'y', 'b', {'psnr': 3})]
     assert math.isnan(degradation_rows(results)['average'][1]['psnr'])
+    assert degradation_rows(results[:1]) == {}
 
 
 def test_images_without_named_degradations_leave_one_row_and_a_new_metric_gets_a_column(tmp_path):
