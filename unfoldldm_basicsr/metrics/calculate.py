@@ -82,7 +82,8 @@ def calculate_metric(
 def _check_image(name: str, image: object, order: str, *, any_range: bool) -> None:
     array = isinstance(image, np.ndarray)
     peak = image.max(initial=0) if array and image.dtype != np.uint8 and not any_range else 0
-    if not array or 0 < peak <= 1 or peak > 255:
+    deep = array and image.dtype == np.uint16  # however dark
+    if not array or deep or 0 < peak <= 1 or peak > 255:
         found = f'{image.dtype} up to {peak:g}' if array else type(image).__name__
         raise ValueError(
             f'{name}: takes images in 0..255, got {found}; other ranges would give a wrong '
