@@ -101,7 +101,7 @@ def test_niqe_of_a_flat_image_ends_no_training():
     ('images', 'options', 'says'),
     [
         ([image_of((20, 24, 3)) / 255] * 2, PSNR, 'in 0..255, got float64 up to 1'),
-        ([image_of((20, 24, 3)).astype(np.uint16)] * 2, SSIM, 'got uint16'),
+        ([image_of((20, 24, 3)).astype(np.uint16)] * 2, SSIM, 'got 16 bit'),
         ([torch.zeros(3, 20, 24)] * 2, PSNR, 'got Tensor'),
         ([image_of((3, 20, 24))] * 2, PSNR, 'in the order HWC'),
         ([image_of((20, 24, 3))] * 2, SSIM | {'input_order': 'CHW'}, 'in the order CHW'),

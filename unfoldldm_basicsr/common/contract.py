@@ -83,7 +83,7 @@ def run_on_trial(net: nn.Module, image: Tensor) -> Tensor:
     contract, extra = contract_of(net), {}
     if contract.takes_degradation:
         extra['degradation'] = image.new_zeros(len(image), contract.embed_dim)
-    check_inputs(net, extra)
+    check_inputs(net, extra, restores=False)
     return result_of(net(image, **extra))
 
 
@@ -92,10 +92,12 @@ def result_of(output: Tensor | Sequence[Tensor]) -> Tensor:
     return output[-1] if isinstance(output, list | tuple) else output
 
 
-def check_inputs(net: nn.Module, given: Collection[str]) -> None:
-    """ValueError where ``forward`` needs more than the image and what is ``given``."""
+def check_inputs(net: nn.Module, given: Collection[str], *, restores: bool = True) -> None:
+    """ValueError where ``forward`` needs more than the image and what is ``given``; with
+    ``restores`` also for a degradation embedding.
+    """
     net = unwrapped(net)
-    if contract_of(net).needs_label is not None:
+    if restores and contract_of(net).needs_label is not None:
         raise ValueError(
             f'{type(net).__name__} tells degradations apart and restores nothing: take net_g_*.pth '
             'of the training of the network that it steers (VLUNetModel).'

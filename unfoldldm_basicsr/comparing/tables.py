@@ -64,7 +64,8 @@ def signed(gains: pd.DataFrame) -> pd.DataFrame:
     """Differences and their limits as texts with a sign and the decimals of their ``metric``."""
     for key in ('difference', 'low', 'high'):
         pairs = zip(gains['metric'], gains[key], strict=True)
-        gains = gains.assign(**{key: [f'{value:+.{decimals(m)}f}' for m, value in pairs]})
+        texts = [None if pd.isna(v) else f'{v:+.{decimals(m)}f}' for m, v in pairs]
+        gains = gains.assign(**{key: texts})
     return gains
 
 

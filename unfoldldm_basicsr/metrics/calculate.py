@@ -85,6 +85,7 @@ def _check_image(name: str, image: object, order: str, *, any_range: bool) -> No
     deep = array and image.dtype == np.uint16  # however dark
     if not array or deep or 0 < peak <= 1 or peak > 255:
         found = f'{image.dtype} up to {peak:g}' if array else type(image).__name__
+        found = '16 bit' if deep else found
         raise ValueError(
             f'{name}: takes images in 0..255, got {found}; other ranges would give a wrong '
             'value without an error. Convert first, for example with basicsr.utils.tensor2img.'

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
 from unfoldldm_basicsr.common.declaration import Problem
-from unfoldldm_basicsr.common.registration import registered
+from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.run import Run
@@ -34,7 +34,7 @@ from unfoldldm_basicsr.training.options import RULES, SECTIONS, TopOptions, ValO
 from unfoldldm_basicsr.training.restoration_model import RestorationModel
 from unfoldldm_basicsr.weights import checkpoint as checkpoints
 from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
-from unfoldldm_basicsr.weights.loading import differing_arguments, load_weights
+from unfoldldm_basicsr.weights.loading import differing_arguments, load_weights, misfit
 
 GROUP, WRONG = 'embedding', 'wrong'
 AS_TUNED = ('class_texts', 'normalize', 'temperature')  # what a vector is compared with
@@ -121,21 +121,20 @@ def networks_fit_together(run: Run) -> Iterator[Problem]:
     if None not in (given, taken) and given != taken:
         message = f'is {taken}, but network_e gives vectors of {given} numbers: set it to {given}.'
         yield Problem('network_g.embed_dim', message)
-    wanted = image_channels(type(net), run.top.network_g)
+    wanted, own = (
+        image_channels(type(network), section)
+        for network, section in ((net, run.top.network_g), (embedding, run.top.network_e))
+    )
+    ours = all(whose(type(network)) in KNOWN for network in (net, embedding))
     looks = 'in_channels' in inspect.signature(type(embedding)).parameters
-    own = image_channels(type(embedding), run.top.network_e) if looks else wanted
-    if own != wanted:
+    if ours and looks and own != wanted:
         message = f'is {own}, but network_g takes images of {wanted} channels: set it to {wanted}.'
         yield Problem('network_e.in_channels', message)
 
 
 def same_order(run: Run, *, needed: bool) -> Iterator[Problem]:
     """The order of the degradations must be the same in all data; ``needed``: must be there."""
-    names, train = class_order(run), run.opt['datasets'].get('train') if run.is_train else None
-    seen = {part.get('degradation_name') for part in (train or {}).get('sets', [train or {}])}
-    if train and seen <= {*names} and (unseen := [name for name in names if name not in seen]):
-        message = f'no image shows {", ".join(unseen)}: nothing will be learned about it.'
-        yield Problem('datasets.train.degradation_names', message, 'warning')
+    names = class_order(run)
     for path, section in run.sets():
         place, own = f'{path}.degradation_names', section.get('degradation_names')
         if own is None and needed:
@@ -144,6 +143,13 @@ def same_order(run: Run, *, needed: bool) -> Iterator[Problem]:
         elif isinstance(own, list) and own != names:
             message = f'{own} differs from {names} of the other data: indices would mix up.'
             yield Problem(place, message)
+        elif isinstance(own, list) and path == 'datasets.train':
+            parts = section['sets'] if isinstance(section.get('sets'), list) else [section]
+            shown = [part.get('degradation_name') for part in parts if isinstance(part, Mapping)]
+            unseen = [name for name in names if name not in shown]
+            if shown and all(name in names for name in shown) and unseen:
+                message = f'no image shows {", ".join(unseen)}: nothing will be learned about it.'
+                yield Problem(place, message, 'warning')
 
 
 def class_order_fault(
@@ -169,13 +175,18 @@ def class_order_fault(
 
 def _with_rows_of(
     names: Sequence[str], net: nn.Module, record: checkpoints.Checkpoint
-) -> checkpoints.Checkpoint:
-    """The vectors of a label embedding by name; those of names that are not in the file stay."""
-    state, known = net.state_dict(), [name for name in names if name in record.classes]
-    for key, rows in record.state_dict.items():
-        state[key] = state[key].clone()
-        for name in known:
-            state[key][names.index(name)] = rows[record.classes.index(name)]
+) -> checkpoints.Checkpoint | None:
+    """The vectors of a label embedding by name; those of names that are not in the file stay. None
+    where it holds anything else than a row for each name.
+    """
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    for key, own in state.items():
+        rows, then = record.state_dict.get(key), len(record.classes)
+        if rows is None or own.shape[:1] != (len(names),) or rows.shape != (then, *own.shape[1:]):
+            return None
+        for index, name in enumerate(names):
+            if name in record.classes:
+                own[index] = rows[record.classes.index(name)]
     return replace(record, state_dict=state)
 
 
@@ -275,7 +286,10 @@ class VLUNetModel(RestorationModel):
                 arguments=None if is_average else self.embedding_options,
             )  # fmt: skip
             own, known = net.state_dict(), {} if record is None else record.state_dict
-            if not all(torch.equal(own[k].cpu(), known[k].cpu()) for k in own.keys() & known):
+            pairs = [(own[k].cpu(), known[k].cpu()) for k in own.keys() & known]
+            if not all(
+                torch.equal(a.to(b.dtype), b) for a, b in pairs
+            ):  # an export may have halves
                 warn(
                     f'path.pretrain_network_e: {source} holds other degradation vectors than those '
                     'that the network of path.pretrain_network_g was trained with.'
@@ -311,10 +325,12 @@ class VLUNetModel(RestorationModel):
         contract = contract_of(net)
         fault = class_order_fault(record.classes, self.names, contract.needs_label)
         if fault and self.is_train:
-            fault = None
-            if contract.needs_label:
-                record = _with_rows_of(self.names, net, record)
-                warn(f'{file}: had {", ".join(record.classes)}; all others get new vectors.')
+            moved = _with_rows_of(self.names, net, record) if contract.needs_label else record
+            if moved is not None:
+                record, fault = moved, None
+                new = [name for name in self.names if name not in record.classes]
+                if new and contract.needs_label and not self.run.path.pretrain_network_e:
+                    warn(f'{file}: knows no {", ".join(new)}, which get new vectors.')
         missing = net.state_dict().keys() - record.state_dict.keys()
         if contract.save_backbone and missing and not self.run.path.pretrain_network_e:
             fault = (
@@ -324,6 +340,12 @@ class VLUNetModel(RestorationModel):
             )
         if fault:
             raise checkpoints.CheckpointError(f'{file}: {fault}')
+        message = misfit(net, record, label='e')
+        if message and not self.run.path.pretrain_network_e:
+            if not self.is_train:
+                raise checkpoints.CheckpointError(message)
+            warn(f'{message} The vectors start anew.')
+            return None
         other = differing_arguments(net, record, self.embedding_options)
         if other := [line for line in other if 'num_degradations' not in line or not self.is_train]:
             message = '%s was trained with the vectors of another network_e: %s.'

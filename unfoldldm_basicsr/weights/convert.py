@@ -82,13 +82,15 @@ def export_checkpoint(
     if half:
         params = _halved(params)
     content = {'params': params, files.ARCH_KEY: meta}
-    record = read_record(checkpoint)  # an embedding's own file has one, too
+    steered = contract.takes_degradation
+    told = steered or contract.needs_label is not None  # an embedding's own file has a record, too
+    record = read_record(checkpoint) if told else None
     if record is not None:
         embedding = _halved(record.state_dict) if half else record.state_dict
         option = {'type': record.arch['type'], **record.arch['kwargs']}
         content[files.DEGRADATION_KEY] = degradation_meta(record.classes, option, params=embedding)
     write_bytes_atomic(target, files.file_bytes(target, content))
-    values = sum(value.numel() for value in [*params.values(), *embedding.values()])
+    values = sum(v.numel() for v in [*params.values(), *(embedding.values() if steered else ())])
     dropped = tuple(sorted({k.split('.')[0] for k in checkpoint.state_dict if k not in params}))
     return Exported(meta['type'], checkpoint.param_key or 'bare state dict', values, dropped)
 
