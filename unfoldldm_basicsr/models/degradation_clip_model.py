@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from unfoldldm_basicsr.common.declaration import Problem
 from unfoldldm_basicsr.common.errors import writing
-from unfoldldm_basicsr.models.vlunet_model import class_order, class_order_fault, same_order
+from unfoldldm_basicsr.models.vlunet_model import class_order_fault
+from unfoldldm_basicsr.models.vlunet_options import class_order, same_order
 from unfoldldm_basicsr.options.run import Run, section_values
 from unfoldldm_basicsr.pictures import confusion
 from unfoldldm_basicsr.pictures.drawing import save_picture
