@@ -287,7 +287,6 @@ NAMES = ['noise', 'rain', 'blur']
 
 @pytest.fixture
 def mixture(tmp_path) -> dict:
-    """Noise on 6 photos from a folder, rain pairs from an LMDB (2), blur on 3 photos."""
     write_photos(tmp_path / 'six', 6)
     write_photos(tmp_path / 'three', 3, seed=1)
     for index, root in enumerate(('gt', 'lq')):

@@ -48,7 +48,6 @@ def build1(folder, network: dict | None = None, **train) -> UnfoldLDMPhase1Model
 
 @pytest.fixture(scope='module')
 def phase1(tmp_path_factory) -> UnfoldLDMPhase1Model:
-    """Phase I after three steps, saved; tests only read it."""
     model = build1(tmp_path_factory.mktemp('phase1'))
     model.start = state_of(model.net_g)
     steps(model, 1, 2, 3)

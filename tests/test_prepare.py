@@ -31,7 +31,6 @@ CASES = [(name, n) for name, dataset in SETS.items() for n in range(num_layouts(
 
 @pytest.fixture
 def miniature(monkeypatch):
-    """The table with counts and sizes of miniatures."""
     table = {name: shrunk(dataset, SIZE) for name, dataset in SETS.items()}
     monkeypatch.setattr(prepare_command, 'SETS', table)
     return table

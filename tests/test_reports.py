@@ -24,7 +24,7 @@ from unfoldldm_basicsr.comparing.comparison import machines
 from unfoldldm_basicsr.comparing.measuring import convolution_backward_flops
 from unfoldldm_basicsr.comparing.runs import Run
 from unfoldldm_basicsr.comparing.statistics import paired_difference
-from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, write_csv
+from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, signed, write_csv
 from unfoldldm_basicsr.comparing.testing import lpips_works, metrics_of, scores
 from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.metrics import perceptual
@@ -92,13 +92,15 @@ TABLE = pd.DataFrame(
 
 
 def test_tables_have_the_usual_decimals_and_no_live_characters(tmp_path):
-    lines = markdown(TABLE, 'RGB.').splitlines()
-    assert lines[:2] == ['RGB.', '']
-    cells = [[cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines[2:]]
+    first, empty, *lines = markdown(TABLE, 'RGB.').splitlines()
+    assert (first, empty) == ('RGB.', '')
+    cells = [[cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines]
     assert cells[0] == ['side', 'psnr', 'ssim_y', 'n']
     assert [cell[-1] == ':' for cell in cells[1]] == [False, True, True, True]
     assert cells[2:] == [['cat', '20.12', '0.8123', '3'], [r'a\|b_', '-', '0.8000', '4']]
     assert r'b\_' in latex(TABLE)
+    gains = pd.DataFrame({'metric': 'ssim', 'difference': [0.25], 'low': [np.nan], 'high': 0.5})
+    assert signed(gains).values.tolist() == [['ssim', '+0.2500', None, '+0.5000']]
     write_csv(TABLE, tmp_path / 'new' / 'x.csv')
     pd.testing.assert_frame_equal(read_csv(tmp_path / 'new' / 'x.csv'), TABLE)
 
@@ -181,8 +183,8 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
     for text in ('Comparisons in this report: 1;', 'other_net', '31.86'):
         assert text in page
     assert r'other\_net' in (tmp_path / 'quality.tex').read_text()
-    signed = report.signed(read_csv(tmp_path / 'differences.csv'))  # with the metric's decimals
-    assert (tmp_path / 'differences.tex').read_text() == latex(signed)
+    shown = latex(signed(read_csv(tmp_path / 'differences.csv')))  # with the metric's decimals
+    assert (tmp_path / 'differences.tex').read_text() == shown
     for name in ('quality_against_GMACs', 'quality_against_latency_ms', 'images', 'crops'):
         assert f'{name}.png' in page
         assert (tmp_path / f'{name}.png').stat().st_size > 1000

@@ -105,7 +105,8 @@ def mixture(folder: Path, names: list[str] | None = None) -> dict:
     data = {'type': 'SyntheticDegradationDataset', 'dataroot_gt': str(folder / 'photos')}
     sets = [
         {**data, 'degradation_name': name, 'degradations': [steps[name]]}
-        for name in sorted(names, key=NAMES.index)
+        for name in steps
+        if name in names
     ]
     mixed = {'type': 'MixedDegradationDataset', 'degradation_names': names}
     return {'name': 'held_out', **mixed, 'sets': sets}
