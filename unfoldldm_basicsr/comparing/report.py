@@ -13,13 +13,7 @@ from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing.runs import Run
 from unfoldldm_basicsr.comparing.single import PRIORS, validations
 from unfoldldm_basicsr.comparing.statistics import paired_difference
-from unfoldldm_basicsr.comparing.tables import (
-    latex,
-    markdown,
-    read_csv,
-    signed,
-    write_csv,
-)
+from unfoldldm_basicsr.comparing.tables import latex, markdown, read_csv, signed, write_csv
 from unfoldldm_basicsr.comparing.testing import DEGRADED, KEYS, TRUTH
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.pictures import plots

@@ -178,9 +178,7 @@ class VLUNetModel(RestorationModel):
             )  # fmt: skip
             own, known = net.state_dict(), {} if record is None else record.state_dict
             pairs = [(own[k].cpu(), known[k].cpu()) for k in own.keys() & known]
-            if not all(
-                torch.equal(a.to(b.dtype), b) for a, b in pairs
-            ):  # an export may have halves
+            if not all(torch.equal(a.to(b.dtype), b) for a, b in pairs):  # of an export: halves
                 warn(
                     f'path.pretrain_network_e: {source} holds other degradation vectors than those '
                     'that the network of path.pretrain_network_g was trained with.'
