@@ -217,17 +217,13 @@ class NAFNetLocal(NAFNet):
     Closes the gap between training on patches and testing on full images. Same keys as NAFNet.
     """
 
-    def __init__(self, options: NAFNetLocalOptions) -> None:
-        self._train_size = options.train_size[-2:]
-        self._fast = options.fast_imp
-        super().__init__(options)
-
     def build_pool(self, level: int) -> nn.Module:
         """A window of 1.5 training patches, measured in positions of ``level``."""
-        window, strides = [], FAST_STRIDES if self._fast else (1,)
-        for side in self._train_size:
+        window, patch = [], self.options.train_size[-2:]
+        for side in patch:
             padded = side + -side % self.size_multiple
             base = int(side * TLC_WINDOW_FACTOR)
             window.append((padded >> level) * base // side)
-        largest = max(1, min(FAST_STRIDES[0] * (n >> level) // n for n in self._train_size))
+        largest = max(1, min(FAST_STRIDES[0] * (n >> level) // n for n in patch))
+        strides = FAST_STRIDES if self.options.fast_imp else (1,)
         return LocalAveragePool2d(tuple(window), [r for r in strides if r <= largest])
