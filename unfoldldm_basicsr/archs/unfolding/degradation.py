@@ -35,25 +35,17 @@ def factor(gain: Tensor, mix: Tensor, core: Tensor) -> Factor:
     return Factor(matrix, gain.abs().amax(-1) + mix.abs().amax(-1))
 
 
-def kronecker_apply(W: Factor, M: Factor, x: Tensor) -> Tensor:
-    """W x M per channel, x (B, c, h, w); ``M`` holds F with M = F^T."""
-    return W.matrix @ x @ M.matrix.mT
-
-
-def kronecker_adjoint(W: Factor, M: Factor, r: Tensor) -> Tensor:
-    """W^T r M^T per channel, r (B, c, h, w)."""
-    return W.matrix.mT @ r @ M.matrix
-
-
 def decomposed_step(x: Tensor, y: Tensor, W: Factor, M: Factor, step: Tensor) -> Tensor:
     """x - mu W^T (W x M - y) M^T with mu = step / max((||W|| ||M||)^2, 0.01).
 
     Any ``step`` in (0, 2) lowers 1/2 ||y - W x M||^2, whatever the image size, because the norm
     bound is never below the true norm. The floor 0.01 caps the amplification of noise at a factor
-    of 10 and leaves the inverse of a gain exact down to 0.1. x, y (B, c, h, w), step (B, 1, 1, 1).
+    of 10 and leaves the inverse of a gain exact down to 0.1. x, y (B, c, h, w), step (B, 1, 1, 1);
+    ``M`` holds F with M = F^T.
     """
     bound = (W.norm_bound * M.norm_bound).square().clamp_min(0.01)[..., None, None]
-    return x - step / bound * kronecker_adjoint(W, M, kronecker_apply(W, M, x) - y)
+    residual = W.matrix @ x @ M.matrix.mT - y
+    return x - step / bound * (W.matrix.mT @ residual @ M.matrix)
 
 
 def affinity_core(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:
