@@ -151,14 +151,12 @@ class MGDA(nn.Module):
         self.window = options.wm_window and options.wm_window // (2 * options.mgda_stride)
         if not (self.holistic or self.decomposed):
             return
-        stride, sizes = 2 * options.mgda_stride, (options.mgda_d_state, options.mgda_expand)
+        stride, mixer = 2 * options.mgda_stride, options.mgda_op
+        block = {'d_state': options.mgda_d_state, 'expand': options.mgda_expand, 'mixer': mixer}
         self.trunk = Blocks(
             Unshuffle(stride),
             nn.Conv2d(self.channels * stride**2, dim, 3, padding=1),
-            *(
-                VSSBlock(dim, d_state=sizes[0], expand=sizes[1], mixer=options.mgda_op)
-                for _ in range(options.mgda_blocks)
-            ),
+            *(VSSBlock(dim, **block) for _ in range(options.mgda_blocks)),
             use_checkpoint=options.use_checkpoint,
         )
         self.embed = nn.Sequential(
@@ -208,17 +206,12 @@ class MGDA(nn.Module):
             M = self.columns(torch.cat(mean_std(features, (2,), 1e-6), 1), width)
         return Degradation(embedding, gains, W, M)
 
-    def forward(
-        self, x: Tensor, y: Tensor, k: int = 0, degradation: Degradation | None = None
-    ) -> Estimates:
+    def forward(self, x: Tensor, y: Tensor, k: int, degradation: Degradation | None) -> Estimates:
         """One gradient step of stage ``k`` (from 0); x, y (B, c, h, w), h and w multiples of the
-        stride. ``degradation`` is that of y; where it is not given, y is looked at here, and h and
-        w are multiples of twice the stride.
+        stride, ``degradation`` that of y, None without a gradient step (``mgda_mode`` none).
         """
-        if not (self.holistic or self.decomposed):
-            return Estimates(x, y)
         if degradation is None:
-            degradation = self.estimate(self.look(y), y.shape[2:])
+            return Estimates(x, y)
         e, gains, W, M = degradation
         x_hat = x_tilde = None
         if self.holistic:  # lambda = sigmoid(.) per image and channel starts at 0.5
