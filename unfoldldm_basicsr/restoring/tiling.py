@@ -56,10 +56,8 @@ def tile_spans(size: int, tile: int, overlap: int, size_multiple: int = 1) -> li
     ``tile`` is the largest side, ``overlap`` the smallest, in pixels.
     """
     tile, overlap = check_tile(tile, overlap, size_multiple)
-    if size <= tile:
-        return [Span(0, size, torch.ones(size, dtype=torch.float64))]
-    starts = list(range(0, size - tile, tile - overlap))
-    starts.append(-(-(size - tile) // size_multiple) * size_multiple)
+    last = max(0, -(-(size - tile) // size_multiple) * size_multiple)
+    starts = [*range(0, size - tile, tile - overlap), last]
     stops = [*(start + tile for start in starts[:-1]), size]
 
     # rise[i] goes from 0 to 1 in the middle of the overlap of the tiles i-1 and i. A tile's weight
