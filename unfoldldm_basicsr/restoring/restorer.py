@@ -13,6 +13,7 @@ from unfoldldm_basicsr.common import contract
 from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
 from unfoldldm_basicsr.common.declaration import Options
 from unfoldldm_basicsr.data.images import Picture
+from unfoldldm_basicsr.data.pixels import to_float
 from unfoldldm_basicsr.restoring.tiling import TileError, restore_in_tiles, telling_remedy
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import AUTO, Conditioning, build_conditioning
@@ -258,9 +259,7 @@ class Restorer:
 
     def to_tensor(self, colour: np.ndarray) -> Tensor:
         """(H, W) or (H, W, 3) uint8 or uint16 -> (1, C, H, W) in [0, 1], C as the network has."""
-        scale = np.float32(np.iinfo(colour.dtype).max)
-        tensor = torch.from_numpy(colour.astype(np.float32) / scale)
-        tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+        tensor = torch.from_numpy(np.atleast_3d(to_float(colour))).permute(2, 0, 1)
         if len(tensor) not in (1, self.channels):
             raise ValueError(
                 f'The image has {len(tensor)} colour channels, but these weights restore images'
