@@ -42,12 +42,8 @@ class StateDictDiff:
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.reshaped)
 
-    @property
-    def total(self) -> int:
-        """Number of tensors that the network wants."""
-        return len(self.fitting) + len(self.missing) + len(self.reshaped)
-
     def __str__(self) -> str:
+        wanted = len(self.fitting) + len(self.missing) + len(self.reshaped)
         found = {
             'missing in the file': self.missing,
             'unknown to the network': self.unexpected,
@@ -57,7 +53,7 @@ class StateDictDiff:
             ],
         }
         parts = [f'{len(keys)} {what} (first {keys[0]})' for what, keys in found.items() if keys]
-        return '; '.join([f'{len(self.fitting)} of {self.total} tensors fit', *parts])
+        return '; '.join([f'{len(self.fitting)} of {wanted} tensors fit', *parts])
 
 
 def misfit(
