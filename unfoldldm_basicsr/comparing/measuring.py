@@ -99,14 +99,10 @@ class Training:
         }  # fmt: skip
 
 
-def default_device() -> str:
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
-
-
-def machine(threads: int, device: str | None = None) -> str:
+def machine(threads: int) -> str:
     """Processor or GPU, threads and the version of torch."""
     name, info = platform.processor() or platform.machine(), Path('/proc/cpuinfo')
-    if (device or default_device()) == 'cuda':
+    if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
     elif info.exists():
         lines = [s for s in info.read_text().splitlines() if s.startswith('model name')]
@@ -182,7 +178,7 @@ def deployment(
     from basicsr.archs import build_network
 
     torch.set_num_threads(threads)
-    device, calls = default_device(), {}
+    device, calls = 'cuda' if torch.cuda.is_available() else 'cpu', {}
     for name, opt in networks.items():
         net = build_network(dict(opt)).to(device).eval()
         channels = image_channels(type(net), opt)
