@@ -127,7 +127,7 @@ def check_equal(task: Task) -> None:
     found: list[str] = []
     for side in task.sides:
         for phase in side.phases:
-            allowed = task.settings.allow + _of_its_loss(phase, side.phases[-1])
+            allowed = (*ALLOWED, *task.settings.allow, *_of_its_loss(phase, side.phases[-1]))
             found += _differing(side.name, phase, COMMON, task.common, allowed)
     remedy = (
         f'Move what is meant for all into {COMMON}, or allow the key there (compare.allow; the '
@@ -156,7 +156,7 @@ def check_runs(runs: Sequence[Sequence[Run]], allow: Sequence[str]) -> None:
             *((run, own[-1], runs[0]) for run in own),
             *((run, runs[0][-1], own) for run in runs[0][:-1]),
         ):
-            free = (*allow, 'path', *_of_its_loss(run.options, last.options))
+            free = (*ALLOWED, *allow, 'path', *_of_its_loss(run.options, last.options))
             pairs = ((run.name, run.options, o.name, o.options) for o in reversed(others))
             found += min((_differing(*pair, free) for pair in pairs), key=len)
     remedy = 'Where that is meant, name the keys after --allow; the report then says so.'
@@ -170,10 +170,7 @@ def check_seeds(runs: Sequence[Sequence[Run]], allow: Sequence[str]) -> None:
         if len(phases) != len(runs[0]):
             found.append(f'{phases[-1].name}: has {len(phases)} phases, not {len(runs[0])}')
         for run, other in zip(phases, runs[0], strict=False):
-            found += [
-                f'{run.name}: {key} is {mine!r}, in {other.name} {its!r}'
-                for key, its, mine in differences(other.options, run.options, own)
-            ]
+            found += _differing(run.name, run.options, other.name, other.options, own)
     remedy = 'Compare them as two sides under two names, or name the keys after --allow.'
     before = 'these runs have one name but for the seed, and are no seeds of one training:'
     refuse(found, before, remedy)
@@ -194,10 +191,9 @@ def _of_its_loss(phase: Mapping, last: Mapping) -> tuple[str, ...]:
 def _differing(
     name: str, own: Mapping, other_name: str, other: Mapping, allow: Sequence[str]
 ) -> list[str]:
-    found = differences(other, own, (*ALLOWED, *allow))
     return [
         f'{name}: {key} is {mine!r}, in {other_name} {its!r}'
-        for key, its, mine in found
+        for key, its, mine in differences(other, own, allow)
         if not key.startswith('path.') or (_STARTS.search(key) and mine != PREVIOUS)
     ]
 
