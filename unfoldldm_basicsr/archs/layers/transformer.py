@@ -15,13 +15,12 @@ from unfoldldm_basicsr.archs.layers.hyperparameters import (
     shape_of,
 )
 from unfoldldm_basicsr.archs.layers.norm import LayerNorm
-from unfoldldm_basicsr.common.declaration import Options
 
 PerLevel = Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=4, max_length=4)]
 
 
-class BlockOptions(Options):
-    """Options of Restormer's transformer blocks, shared by the networks made of them."""
+class UShapeOptions(NetworkOptions):
+    """Options of a four-level U-shaped network of Restormer's transformer blocks."""
 
     ffn_expansion_factor: PositiveFloat = 2.66
     """Hidden width of the feed-forward parts over their channels."""
@@ -29,11 +28,6 @@ class BlockOptions(Options):
     """Biases in the convolutions of blocks, fusions and output."""
     LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias'
     """Layer normalisation with or without a learned offset (and, BiasFree, without centring)."""
-
-
-class UShapeOptions(BlockOptions, NetworkOptions):
-    """Options of a four-level U-shaped network of such blocks."""
-
     dim: PositiveInt = 48
     """Channels of the first level; the levels have dim, 2 dim, 4 dim, 8 dim."""
     num_blocks: PerLevel = (4, 6, 6, 8)
@@ -47,7 +41,7 @@ class UShapeOptions(BlockOptions, NetworkOptions):
 class TransformerBlock(nn.Module):
     """Channel attention and gated feed-forward, both pre-normalised and residual."""
 
-    def __init__(self, dim: int, num_heads: int, options: BlockOptions) -> None:
+    def __init__(self, dim: int, num_heads: int, options: UShapeOptions) -> None:
         super().__init__()
         bias = options.bias
         self.norm1 = LayerNorm(dim, options.LayerNorm_type)
