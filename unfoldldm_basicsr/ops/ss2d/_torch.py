@@ -20,7 +20,6 @@ Shapes: P = B * R rows; column arrays are (T, P, ...), states (P, N, C).
 """
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -29,6 +28,7 @@ from torch import Tensor
 
 _LOG2E = 1.0 / math.log(2.0)
 _BLOCK_NUMEL = 1 << 17  # numbers per block buffer: 512 KiB in float32, three are in use
+_BY_AXIS = (0, 2, 1, 3)  # the directions, each before its reverse
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -48,19 +48,21 @@ def _columns(t: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
 
 
 class _Direction:
-    """One direction's arrays in column layout, and the walks over them."""
+    """Arrays of direction k in column layout, and the walks over them: 0 is row-major, 1 is
+    column-major, 2 and 3 are their reverses.
+    """
 
-    def __init__(self, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, *, axis: int,
-                 bias: Tensor, reverse: bool) -> None:  # fmt: skip
+    def __init__(self, k: int, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor,
+                 bias: Tensor) -> None:  # fmt: skip
         dtype = compute_dtype(x)
-        self.reverse = reverse
-        self.x = _column_view(x, axis)  # (T, B, R, C), in the dtype of the input
+        self.axis, self.reverse = k % 2, k >= 2
+        self.x = _column_view(x, self.axis)  # (T, B, R, C), in the dtype of the input
         self.steps, self.batch, self.rows = self.x.shape[:3]
-        self.delta = _columns(dt, axis, dtype).add_(bias)  # (T, P, C)
+        self.delta = _columns(dt[..., k, :], self.axis, dtype).add_(bias[k])  # (T, P, C)
         F.softplus(self.delta, out=self.delta)
         self.dx = (self._by_row(self.delta) * self.x).flatten(1, 2)
-        self.b, self.c = _columns(b, axis, dtype), _columns(c, axis, dtype)  # (T, P, N)
-        self.a = a.t().contiguous()  # (N, C)
+        self.b, self.c = (_columns(t[..., k, :], self.axis, dtype) for t in (Bm, Cm))  # (T, P, N)
+        self.a = A[k].t().contiguous()  # (N, C)
         self.a2 = self.a * _LOG2E
         self.state_shape = (self.batch * self.rows, *self.a.shape)
 
@@ -68,9 +70,9 @@ class _Direction:
         """(T, P, Z) -> view (T, B, R, Z)."""
         return t.unflatten(1, (self.batch, self.rows))
 
-    def to_image(self, t: Tensor, out: Tensor, *, axis: int, accumulate: bool = False) -> None:
+    def to_image(self, t: Tensor, out: Tensor, *, accumulate: bool = False) -> None:
         """Writes (or adds) the columns (T, P, Z) into the image (B, H, W, Z)."""
-        target = _column_view(out, axis)
+        target = _column_view(out, self.axis)
         t = self._by_row(t)
         target.add_(t) if accumulate else target.copy_(t)
 
@@ -135,16 +137,6 @@ def _outer_grad(states: Tensor, vector: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def _directions(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor,
-                bias: Tensor) -> Iterator[tuple[int, int, _Direction]]:  # fmt: skip
-    """(axis, k, direction) for 0 row-major, 2 its reverse, 1 column-major, 3 its reverse."""
-    for axis, k in ((0, 0), (0, 2), (1, 1), (1, 3)):
-        yield axis, k, _Direction(
-            x, dt[..., k, :], A[k], Bm[..., k, :], Cm[..., k, :],
-            axis=axis, bias=bias[k], reverse=k >= 2,
-        )  # fmt: skip
-
-
 def _scan(d: _Direction) -> Tensor:
     """y of one direction without the D term, (T, P, C); overwrites ``d.dx``."""
     size = d.cached_columns()
@@ -166,8 +158,9 @@ def forward(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
             bias: Tensor) -> Tensor:  # fmt: skip
     """See :func:`unfoldldm_basicsr.ops.ss2d.ss2d_scan`; A, D, bias in the compute dtype."""
     y = x * D.sum(0)  # promoted to the compute dtype
-    for axis, _, direction in _directions(x, dt, A, Bm, Cm, bias):
-        direction.to_image(_scan(direction), y, axis=axis, accumulate=True)
+    for k in _BY_AXIS:
+        direction = _Direction(k, x, dt, A, Bm, Cm, bias)
+        direction.to_image(_scan(direction), y, accumulate=True)
         del direction  # frees its arrays before the next direction allocates
     return y.to(x.dtype).contiguous()
 
@@ -244,16 +237,16 @@ def backward(gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tenso
         t.new_empty(t.shape) for t in (dt, Bm, Cm, A, bias)
     )
     d_grad = (gy.to(dtype) * x.to(dtype)).sum((0, 1, 2)).expand(D.shape).contiguous()
-    gy_columns = gy_axis = None
-    for axis, k, direction in _directions(x, dt, A, Bm, Cm, bias):
-        if gy_axis != axis:
-            gy_columns, gy_axis = _columns(gy, axis, dtype), axis
+    for k in _BY_AXIS:
+        direction = _Direction(k, x, dt, A, Bm, Cm, bias)
+        if not direction.reverse:  # its reverse, which is next, has the same
+            gy_columns = _columns(gy, direction.axis, dtype)
         gx, gdelta, ga, gb, gc = _scan_backward(direction, gy_columns)
         # d softplus(v) / dv = sigmoid(v) = 1 - exp(-softplus(v))
         gdt = gdelta.mul_(torch.expm1(direction.delta.neg_())).neg_()
-        direction.to_image(gx, x_grad, axis=axis, accumulate=True)
+        direction.to_image(gx, x_grad, accumulate=True)
         for full, part in ((dt_grad, gdt), (b_grad, gb), (c_grad, gc)):
-            direction.to_image(part, full[..., k, :], axis=axis)
+            direction.to_image(part, full[..., k, :])
         a_grad[k], bias_grad[k] = ga, gdt.sum((0, 1))
         del direction, gx, gdelta, gdt  # frees its arrays before the next direction allocates
     return x_grad.to(x.dtype).contiguous(), dt_grad, a_grad, b_grad, c_grad, d_grad, bias_grad
