@@ -3,16 +3,16 @@
 Channel attention, pooled descriptors, a degradation embedding or a generated prior depend on the
 whole image; computed tile by tile they differ between tiles, and so does the restored image. A
 network passes each such value through :func:`image_statistic`, which returns it unchanged. Within
-:meth:`ImageStatistics.recorded` the values of a forward pass are collected as well, and within
-:meth:`ImageStatistics.used` the means of what was collected (of sorted values, the quantiles of
-all together) take their place, call by call.
+:meth:`ImageStatistics.applied` the values of a forward pass are collected as well, until
+:meth:`ImageStatistics.settle` fixes the means of what was collected (of sorted values, the
+quantiles of all together), which then take their place, call by call.
 
 The parts to record are taken at full resolution: a reduced image has less noise, and the
 statistics of degraded images are about their degradation.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import reduce
 from threading import get_ident
 from typing import Literal
@@ -40,52 +40,41 @@ class ImageStatistics:
     def __init__(self) -> None:
         self._calls: list[tuple[Kind, list[Tensor]]] = []  # and their values in all passes
         self._settled = 0  # calls whose value is fixed
-        self._position = 0  # of the next call
+        self._position = 0  # of the last call
 
     def __len__(self) -> int:
         """Number of marked values of one forward pass."""
         return len(self._calls)
 
-    def recorded(self) -> AbstractContextManager[None]:
-        """One forward pass within it is added to the record."""
-        return self._within(self._record)
-
-    def used(self) -> AbstractContextManager[None]:
-        """One forward pass within it uses the record."""
-        return self._within(self._use)
-
-    def settle_sorted(self) -> bool:
-        """Fixes the values up to the next sorted one, for further records too, and forgets the
-        rest; False where there is none. Quantiles of a tile are far from those of the image, and
-        a mean over what was made of them is of no use.
-        """
-        ends = [at for at, (kind, _) in enumerate(self._calls, start=1) if kind == 'sorted']
-        if ends:
-            self._settled = ends[0]
-            self._calls = [('mean', [_pooled(*call)]) for call in self._calls[: ends[0]]]
-        return bool(ends)
-
     @contextmanager
-    def _within(self, function: Callable[[Tensor, Kind], Tensor]) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
+        """One forward pass within it uses the fixed values, and adds the others to the record."""
         thread, self._position = get_ident(), 0
-        _active[thread] = function
+        _active[thread] = self._mark
         try:
             yield
         finally:
             del _active[thread]
 
-    def _record(self, value: Tensor, kind: Kind) -> Tensor:
-        if self._position < self._settled:
-            return self._use(value, kind)
-        if self._position == len(self._calls):  # in the first pass
-            self._calls.append((kind, []))
-        self._calls[self._position][1].append(value.detach().clone())
-        self._position += 1
-        return value
+    def settle(self) -> bool:
+        """Fixes the values up to the next sorted one and forgets the rest, which True says is to be
+        recorded anew; else fixes all. Quantiles of a tile are far from those of the image, and a
+        mean over what was made of them is of no use.
+        """
+        ends = [at for at, (kind, _) in enumerate(self._calls, start=1) if kind == 'sorted']
+        self._settled = ends[0] if ends else len(self._calls)
+        self._calls = [('mean', [_pooled(*call)]) for call in self._calls[: self._settled]]
+        return bool(ends)
 
-    def _use(self, value: Tensor, kind: Kind) -> Tensor:
+    def _mark(self, value: Tensor, kind: Kind) -> Tensor:
         self._position += 1
-        return _pooled(*self._calls[self._position - 1]).to(value.dtype)
+        if self._position > len(self._calls):  # in the first pass
+            self._calls.append((kind, []))
+        values = self._calls[self._position - 1][1]
+        if self._position <= self._settled:
+            return values[0].to(value.dtype, copy=True)
+        values.append(value.detach().clone())
+        return value
 
 
 def _pooled(kind: Kind, values: list[Tensor]) -> Tensor:

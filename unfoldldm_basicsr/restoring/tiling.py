@@ -106,17 +106,17 @@ def with_image_statistics(
         for rows, columns in sample_tiles(*image.shape[-2:], tile, size_multiple):
             part = image[..., rows, columns]
             what = f'Statistics of {part.shape[-1]}x{part.shape[-2]} pixels failed'
-            with telling_remedy(what, f'lower --tile (now {tile})'), statistics.recorded():
+            with telling_remedy(what, f'lower --tile (now {tile})'), statistics.applied():
                 fn(part)
 
     record()
     if len(statistics) == 0:
         return None
-    while statistics.settle_sorted():
+    while statistics.settle():
         record()
 
     def fixed(part: Tensor) -> Tensor:
-        with statistics.used():
+        with statistics.applied():
             return fn(part)
 
     return fixed
