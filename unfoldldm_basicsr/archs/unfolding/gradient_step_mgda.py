@@ -213,17 +213,16 @@ class MGDA(nn.Module):
         if degradation is None:
             return Estimates(x, y)
         e, gains, W, M = degradation
-        x_hat = x_tilde = None
+        steps = []
         if self.holistic:  # lambda = sigmoid(.) per image and channel starts at 0.5
             step = rearrange(self.step_holistic(e), 'b (k c) -> k b c 1 1', c=self.channels)[k]
             residual = self.operator(x, gains) - y
-            x_hat = x - torch.sigmoid(step) * self.operator.adjoint(residual, gains)
+            steps.append(x - torch.sigmoid(step) * self.operator.adjoint(residual, gains))
         if self.decomposed:  # the factor 0.2 + 1.6 sigmoid(.) per image starts at 1
             step = 0.2 + 1.6 * torch.sigmoid(self.step_decomposed(e)[:, k, None, None, None])
             with torch.autocast('cuda' if x.is_cuda else 'cpu', enabled=False):
-                x_tilde = _in_windows(widened(x), widened(y), W, M, widened(step)).to(x.dtype)
-        both = x_tilde if x_hat is None else x_hat, x_hat if x_tilde is None else x_tilde
-        return Estimates(*both, W, M)
+                steps.append(_in_windows(widened(x), widened(y), W, M, widened(step)).to(x))
+        return Estimates(steps[0], steps[-1], W, M)  # of one alone twice the same
 
 
 def _in_windows(x: Tensor, y: Tensor, W: Factor, M: Factor, step: Tensor) -> Tensor:
