@@ -107,13 +107,12 @@ class PriorEncoder(nn.Module):
 
         ``window``: the largest side that is looked at in one piece, a multiple of 4.
         """
-        parts = [images]
-        if window is not None and max(images.shape[2:]) > window:
-            parts = [
-                images[:, :, top : top + window, left : left + window]
-                for top in _starts(images.shape[2], window)
-                for left in _starts(images.shape[3], window)
-            ]
+        side = window or max(images.shape[2:])
+        parts = [
+            images[:, :, top : top + side, left : left + side]
+            for top in _starts(images.shape[2], side)
+            for left in _starts(images.shape[3], side)
+        ]
         levels = self._levels(images).repeat(len(parts), 1) if self.levels else None
         return self._prior(torch.cat(parts), levels).unflatten(0, (len(parts), -1)).mean(0)
 
