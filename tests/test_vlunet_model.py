@@ -66,7 +66,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_frozen_ones_keep_their_bi
     assert silent == []
     frozen = {n for n, p in model.net_g.named_parameters() if not p.requires_grad}
     assert frozen == {'down1_2_i.body.0.weight'}  # never used by the released network either
-    assert (model.embedding.train is not None) == (source == 'learned')
+    assert model.embedding.trained == (source == 'learned')
     assert changed(model.net_g, model.start[0])
     assert bool(changed(model.embedding.bare, model.start[1])) == (source == 'learned')
 

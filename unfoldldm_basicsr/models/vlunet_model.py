@@ -116,7 +116,7 @@ class VLUNetModel(RestorationModel):
 
     def trained_network(self, bare: nn.Module) -> TrainedNetwork:
         self.embedding_options = self.options_as_tuned()
-        network, net = super().trained_network(bare), build_network(dict(self.embedding_options))
+        net = build_network(dict(self.embedding_options))
         self.names = class_order(self.run)
         if self.is_train:
             self.groups = self.trained_groups({'network_g': bare, 'network_e': net})
@@ -124,10 +124,8 @@ class VLUNetModel(RestorationModel):
         self.load_embedding(net, 'params' if trained else 'params_ema', self.run.path.param_key_e)
         if not trained:
             net.requires_grad_(False).eval()
-        train, dist = self.run.train if trained else None, self.opt['dist']
-        how = {'dist': dist, 'find_unused': network.find_unused}
-        self.embedding = TrainedNetwork(net, self.device, train, **how)
-        if dist and not trained:
+        self.embedding = TrainedNetwork(net, self.device, self.run, trained=trained)
+        if self.opt['dist'] and not trained:
             # Random vectors differ from rank to rank; the wrapper of a trained network sees to it.
             for tensor in net.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
@@ -136,7 +134,7 @@ class VLUNetModel(RestorationModel):
             f'{"trained jointly" if trained else "frozen"}; degradations: '
             f'{", ".join(self.names) or "not named"}.'
         )
-        return network
+        return super().trained_network(bare)
 
     @property
     def networks(self) -> dict[str, TrainedNetwork]:
@@ -242,7 +240,7 @@ class VLUNetModel(RestorationModel):
         return record
 
     def start_averages(self) -> None:
-        if self.embedding.train is not None:
+        if self.embedding.trained:
             self.embedding.start_average()
             self.load_embedding(self.embedding.average, 'params_ema', is_average=True)
         super().start_averages()
@@ -259,7 +257,7 @@ class VLUNetModel(RestorationModel):
         batch = batch.get('stand_in', batch)
         inputs = batch['lq'], batch.get('degradation')
         with torch.autocast(self.device.type, enabled=False):
-            if torch.is_grad_enabled() and self.embedding.train is not None:
+            if torch.is_grad_enabled() and self.embedding.trained:
                 return {'degradation': self.embedding.net(*inputs)}
             with torch.no_grad(), self.embedding.evaluating() as net:
                 return {'degradation': net(*inputs)}

@@ -13,47 +13,38 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from unfoldldm_basicsr.common.contract import contract_of, result_of
+from unfoldldm_basicsr.options.run import Run
 from unfoldldm_basicsr.restoring.tiling import restore_in_tiles
 from unfoldldm_basicsr.training.checkpointer import network_state
-from unfoldldm_basicsr.training.options import TrainOptions, ValOptions
+from unfoldldm_basicsr.training.options import ValOptions
 
 
 class TrainedNetwork:
-    """A network and what belongs to it in a run.
+    """A network and what belongs to it in a run, in which it is ``trained`` or not.
 
     ``bare`` is the network without wrappers (what needs no gradient in this part of the training is
-    frozen before), ``net`` with DistributedDataParallel (``find_unused``: which looks for what a
-    step leaves out) and ``torch.compile`` as far as they are used, ``average`` the moving average
-    of ``bare``, ``train`` None where it is not trained.
+    frozen before), ``net`` with DistributedDataParallel and ``torch.compile`` as far as they are
+    used, ``average`` the moving average of ``bare``.
     """
 
-    def __init__(
-        self,
-        bare: nn.Module,
-        device: torch.device,
-        train: TrainOptions | None,
-        *,
-        dist: bool,
-        find_unused: bool = False,
-    ):
-        self.bare, self.device, self.train, self.dist = bare, device, train, dist
-        self.find_unused = find_unused
+    def __init__(self, bare: nn.Module, device: torch.device, run: Run, *, trained: bool):
+        self.bare, self.device, self.run, self.trained = bare, device, run, trained
         self.average: nn.Module | None = None
         self.wrap()
 
     def wrap(self) -> None:
         """Moves the network and wraps it, anew after parameters were frozen or unfrozen."""
         self.net = None  # an old wrapper takes its gradient hooks with it
-        net, train = self.bare.to(self.device), self.train
-        if train is None:
+        net, train = self.bare.to(self.device), self.run.train
+        if not self.trained:
             self.net = net
             return
         if train.use_channels_last:
             net = net.to(memory_format=torch.channels_last)
-        if self.dist:
+        if self.run.opt['dist']:
             devices = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
-            how = {'device_ids': devices, 'find_unused_parameters': self.find_unused}
-            net = DistributedDataParallel(net, **how)
+            unused = self.run.top.find_unused_parameters
+            net = DistributedDataParallel(net, device_ids=devices, find_unused_parameters=unused)
         self.net = (torch.compile(net) if train.use_compile else net).train()
 
     def start_average(self) -> None:
@@ -90,7 +81,7 @@ class TrainedNetwork:
 
         Those are saved, and the next step starts from them.
         """
-        for net in filter(None, (self.bare, self.average) if self.dist else ()):
+        for net in filter(None, (self.bare, self.average) if self.run.opt['dist'] else ()):
             for buffer in running_statistics(net):
                 torch.distributed.broadcast(buffer, 0)
 

@@ -99,9 +99,7 @@ class RestorationModel(SRModel):
 
     def trained_network(self, bare: nn.Module) -> TrainedNetwork:
         """Subclasses freeze parameters before."""
-        train = self.run.train if self.is_train else None
-        how = {'dist': self.opt['dist'], 'find_unused': self.run.top.find_unused_parameters}
-        return TrainedNetwork(bare, self.device, train, **how)
+        return TrainedNetwork(bare, self.device, self.run, trained=self.is_train)
 
     def load_initial_weights(self, net: nn.Module) -> None:
         """Loads ``path.pretrain_network_g`` into the bare network, before it is wrapped.
@@ -206,7 +204,7 @@ class RestorationModel(SRModel):
             RunFailure: too many skipped steps in a row.
             SystemExit: a signal asked to stop; the run has been saved.
         """
-        nets = [network.net for network in self.networks.values() if network.train is not None]
+        nets = [network.net for network in self.networks.values() if network.trained]
         self.log_dict, applied, stop = self.step(
             self.batch, current_iter, self.compute_losses, nets
         )
