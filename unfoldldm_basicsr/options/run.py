@@ -12,12 +12,7 @@ from torch import nn
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, keys_of, problems_of
 from unfoldldm_basicsr.common.registration import KNOWN, whose
-from unfoldldm_basicsr.common.sections import (
-    ANY_SECTIONS,
-    SECTIONS,
-    AnyDataset,
-    BasicDataset,
-)
+from unfoldldm_basicsr.common.sections import ANY_SECTIONS, SECTIONS, AnyDataset, BasicDataset
 from unfoldldm_basicsr.common.suggest import nearest, one_slip
 
 # Written into the option dict when a run is started; no keys of an option file.
