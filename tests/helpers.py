@@ -17,6 +17,7 @@ from tiny_trainings import UNFOLDLDM
 
 from unfoldldm_basicsr.common.cost import build_on_meta
 from unfoldldm_basicsr.common.declaration import OptionError
+from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.run import typed
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
 from unfoldldm_basicsr.weights.networks import build_network
@@ -228,10 +229,13 @@ def rule_problems(model: type, options: dict) -> list[str]:
     return list(dict.fromkeys(problem.path for problem in found if problem.kind == 'fault'))
 
 
+def preflight(options: dict, file: str, is_train: bool, **settings) -> list[str]:
+    """Every problem of an option dict, one line each."""
+    return examine(options, file, is_train, **settings).problems
+
+
 def problems_at(options: dict, path: str, **settings) -> str:
     """What the preflight says of one key path, '' if nothing."""
-    from unfoldldm_basicsr.options.preflight import preflight
-
     lines = preflight(options, 'x.yml', 'train' in options, **settings)
     assert all(line.startswith('x.yml: ') and '\n' not in line for line in lines)
     start = f'x.yml: {path}: '
@@ -240,8 +244,6 @@ def problems_at(options: dict, path: str, **settings) -> str:
 
 def warnings_at(options: dict, path: str, **settings) -> str:
     """What the check has to say about one key path without refusing it, '' if nothing."""
-    from unfoldldm_basicsr.options.preflight import examine
-
     report = examine(options, 'x.yml', 'train' in options, **settings)
     assert report.problems == []
     return report.warned.get(path, '')

@@ -17,7 +17,7 @@ import torch
 from basicsr.archs import build_network
 from basicsr.metrics import calculate_psnr
 from basicsr.utils.registry import ARCH_REGISTRY
-from helpers import ROOT, change, write_options, write_photos
+from helpers import ROOT, change, preflight, write_options, write_photos
 from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
@@ -28,7 +28,6 @@ from unfoldldm_basicsr.comparing.tables import read_csv
 from unfoldldm_basicsr.comparing.task import merged, options_of_test, read_task
 from unfoldldm_basicsr.comparing.testing import CLASSICAL, DEGRADED, TRUTH
 from unfoldldm_basicsr.comparing.workspace import Workspace
-from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.pictures import plots
 
 ADAM = {'type': 'AdamW', 'lr': 1e-3}

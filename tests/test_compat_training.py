@@ -21,14 +21,13 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, PrefetchDataLoader
 from basicsr.models import build_model
 from basicsr.utils.logger import MessageLogger
-from helpers import put, run_python, stock_options
+from helpers import preflight, put, run_python, stock_options
 from safetensors.torch import save_file
 from training_process import free_port
 
 from unfoldldm_basicsr.compat import distributed
 from unfoldldm_basicsr.data.loading import SeededSampler, TrainingItems
 from unfoldldm_basicsr.options.defaults import fill_defaults
-from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 
 

@@ -17,12 +17,12 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
-from helpers import DELETE, for_test, problems_at, put, warnings_at, write_options
+from helpers import DELETE, for_test, preflight, problems_at, put, warnings_at, write_options
 from tiny_vlunet import EMBEDDINGS, vlunet_file
 from torch import nn
 
 from unfoldldm_basicsr.options.environment import open_datasets
-from unfoldldm_basicsr.options.preflight import examine, preflight
+from unfoldldm_basicsr.options.preflight import examine
 
 EDSR = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'upscale': 5}
 PAIRS_OF_NOTHING = {'type': 'PairedImageDataset', 'batch_size_per_gpu': 1, 'dataroot_gt': None}

@@ -16,7 +16,7 @@ from basicsr.data import build_dataset
 from basicsr.utils import get_root_logger
 from basicsr.utils.logger import initialized_logger
 from dataset_options import NOTHING, epochs, paired, refusals, synthetic
-from helpers import image_of, write_photos
+from helpers import image_of, preflight, write_photos
 from odd_images import PLAIN, READ, REFUSED, SRGB, TURNED, assert_values, pillow, tiff
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
@@ -37,7 +37,6 @@ from unfoldldm_basicsr.data.images import (
 from unfoldldm_basicsr.data.listing import find_images, read_meta_info
 from unfoldldm_basicsr.data.pixels import ImageError
 from unfoldldm_basicsr.data.sources import close_lmdbs
-from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.training.validation_report import append_rows
 

@@ -9,13 +9,12 @@ from unittest.mock import Mock
 
 import pytest
 import yaml
-from helpers import write_photos
+from helpers import preflight, write_photos
 
 from unfoldldm_basicsr.cli import main
 from unfoldldm_basicsr.commands import init_command
 from unfoldldm_basicsr.commands.init_command import Trial, fitted, memory_of, trial_step
 from unfoldldm_basicsr.data.images import Picture, read_picture, write_picture
-from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.preparing.lmdb_writer import write_lmdb
 from unfoldldm_basicsr.preparing.new_training import NETWORKS, TASKS, NewTraining, held_back
 from unfoldldm_basicsr.training.restoration_model import RestorationModel

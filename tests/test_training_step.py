@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from helpers import model_options, rule_problems, run_python
+from helpers import model_options, preflight, rule_problems, run_python
 from model_runs import batch, spoilt, steps, weights
 from tiny_network import NORMED, RESTORMER, TWO_GROUPS, TwoGroupTestNet
 from tiny_trainings import NAFNET
@@ -17,7 +17,7 @@ from tiny_trainings import NAFNET
 from unfoldldm_basicsr.common import cost
 from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import RestorationModel
-from unfoldldm_basicsr.options.preflight import OPTIMIZERS, preflight
+from unfoldldm_basicsr.options.preflight import OPTIMIZERS
 from unfoldldm_basicsr.training import memory
 from unfoldldm_basicsr.training.batches import MixingOptions, mixed, slices_of
 from unfoldldm_basicsr.training.optimisation import build_optimizer, parameter_groups

@@ -18,6 +18,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGIST
 from helpers import (
     DELETE,
     ROOT,
+    preflight,
     problems_at,
     put,
     run_python,
@@ -35,7 +36,7 @@ from unfoldldm_basicsr.common.declaration import OptionError, read
 from unfoldldm_basicsr.common.sections import BasicDataset
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.options.declared import options_of
-from unfoldldm_basicsr.options.preflight import examine, preflight
+from unfoldldm_basicsr.options.preflight import examine
 from unfoldldm_basicsr.options.run import Report
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError
 from unfoldldm_basicsr.weights.networks import construct

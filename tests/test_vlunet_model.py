@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from basicsr.data import build_dataset
-from helpers import DELETE, problems_at, put, warnings_at
+from helpers import DELETE, preflight, problems_at, put, warnings_at
 from model_runs import batch, changed, file_of, resumed, same_networks, state_of, steps
 from tiny_vlunet import EMBEDDINGS, NAMES, TEXTS, mixture, vlunet_file, vlunet_options
 from torch.utils.data import DataLoader
 
 from unfoldldm_basicsr.models import VLUNetModel
 from unfoldldm_basicsr.models.vlunet_model import class_order_fault
-from unfoldldm_basicsr.options.preflight import preflight
 from unfoldldm_basicsr.restoring.restorer import Restorer
 from unfoldldm_basicsr.weights.checkpoint import CheckpointError, read_checkpoint
 from unfoldldm_basicsr.weights.conditioning import build_conditioning

@@ -11,7 +11,7 @@ from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.common.files import refuse_existing, write_bytes_atomic
 from unfoldldm_basicsr.common.option_files import apply_overrides, read_option_file
 from unfoldldm_basicsr.options.aliases import translate
-from unfoldldm_basicsr.options.preflight import examine, preflight, project_hint
+from unfoldldm_basicsr.options.preflight import examine, project_hint
 from unfoldldm_basicsr.options.run import Report, is_training
 
 
@@ -82,7 +82,7 @@ def run_migrate(args: argparse.Namespace) -> int:
     else:
         refuse_existing(args.file, args.output, overwrite=args.overwrite)
         write_bytes_atomic(args.output, text.encode())
-    for problem in preflight(options, args.file, is_training(options), here=False):
+    for problem in examine(options, args.file, is_training(options), here=False).problems:
         print(problem, file=sys.stderr)
     return 0
 

@@ -118,11 +118,6 @@ DATASET = Kind('data set', registries.DATASET_REGISTRY, None, _data_options)
 ANY = Kind('class', ())
 
 
-def preflight(options: dict, file: str, is_train: bool, **settings: Any) -> list[str]:
-    """Every problem of an option dict, one line each; for the parameters see :func:`examine`."""
-    return examine(options, file, is_train, **settings).problems
-
-
 def project_hint(problems: Iterable[str]) -> str:
     """What makes the classes of a project known, where a problem is an unknown one."""
     seen = 'Classes of a project of yours are seen with --import PACKAGE, if it registers them '
