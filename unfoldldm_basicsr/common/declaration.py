@@ -78,6 +78,9 @@ class Problem(NamedTuple):
     """``unknown``: a key that nothing reads; ``warning``: nothing to refuse a run for."""
 
 
+Problems = Iterator[Problem]  # what a rule gives
+
+
 class OptionError(ValueError):
     """Values that do not fit their declaration; ``problems`` has each of them.
 

@@ -7,7 +7,6 @@ is the vector that steers VLU-Net.
 """
 
 import math
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from unfoldldm_basicsr.common.declaration import Problem
+from unfoldldm_basicsr.common.declaration import Problem, Problems
 from unfoldldm_basicsr.common.errors import writing
 from unfoldldm_basicsr.models.vlunet_model import class_order_fault
 from unfoldldm_basicsr.models.vlunet_options import class_order, same_order
@@ -40,7 +39,7 @@ from unfoldldm_basicsr.weights.conditioning import degradation_meta, read_record
 # ---- what must fit together ---------------------------------------------------------------------
 
 
-def network_tells_apart(run: Run) -> Iterator[Problem]:
+def network_tells_apart(run: Run) -> Problems:
     """A network that compares images with one text per degradation."""
     network, inputs = run.network_sections['network_g'], forward_inputs(run)
     if inputs and 'return_logits' not in inputs:
@@ -60,7 +59,7 @@ def network_tells_apart(run: Run) -> Iterator[Problem]:
         yield Problem('network_g.class_texts', f'{message}{listed}')
 
 
-def nothing_is_restored(run: Run) -> Iterator[Problem]:
+def nothing_is_restored(run: Run) -> Problems:
     """Options of restoring models that a classifier cannot follow."""
     if run.is_train and run.train.mixing_augs is not None:
         yield Problem('train.mixing_augs', 'a blend of two degradations has no class; remove it.')

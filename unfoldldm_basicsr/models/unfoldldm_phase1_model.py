@@ -6,7 +6,6 @@ Whatever uses PI sees the answer in its input, so its scores are an upper bound 
 oracle) and are named so everywhere.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -15,7 +14,7 @@ from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 from pydantic import Field
 from torch import Tensor, nn
 
-from unfoldldm_basicsr.common.declaration import Problem
+from unfoldldm_basicsr.common.declaration import Problem, Problems
 from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.options.run import Run
@@ -76,7 +75,7 @@ def validation_prior(run: Run) -> str:
 # ---- what must fit together ---------------------------------------------------------------------
 
 
-def network_has_phases(run: Run) -> Iterator[Problem]:
+def network_has_phases(run: Run) -> Problems:
     """Both phases need a network with a prior."""
     inputs, kind = base.forward_inputs(run), run.network_sections['network_g'].get('type')
     if inputs and 'gt' not in inputs:
@@ -84,14 +83,14 @@ def network_has_phases(run: Run) -> Iterator[Problem]:
         yield Problem('network_g.type', message)
 
 
-def null_is_quoted(run: Run) -> Iterator[Problem]:
+def null_is_quoted(run: Run) -> Problems:
     """YAML takes null for nothing, which would be the default."""
     if 'prior_source' in run.val.model_fields_set and run.val.prior_source is None:
         message = "is empty: write 'null' in quotes for the null prior, or leave the key out."
         yield Problem('val.prior_source', message)
 
 
-def loss_is(run: Run, key: str, kind: str) -> Iterator[Problem]:
+def loss_is(run: Run, key: str, kind: str) -> Problems:
     """The loss under ``train.KEY`` is called like ``kind``: it must be that class or one of it."""
     section = getattr(run.train, key) or {}
     cls = registered(LOSS_REGISTRY, section.get('type'))
@@ -99,7 +98,7 @@ def loss_is(run: Run, key: str, kind: str) -> Iterator[Problem]:
         yield Problem(f'train.{key}.type', f'{section["type"]} is no {kind}, which belongs here.')
 
 
-def isda_compares(run: Run) -> Iterator[Problem]:
+def isda_compares(run: Run) -> Problems:
     """With one estimate, or none, the loss would be 0 or draw the result to the input."""
     if not run.is_train or run.train.isda_opt is None:
         return
@@ -110,7 +109,7 @@ def isda_compares(run: Run) -> Iterator[Problem]:
         yield Problem('train.isda_opt', message)
 
 
-def context_fits(run: Run) -> Iterator[Problem]:
+def context_fits(run: Run) -> Problems:
     """What rules out a prior of larger patches."""
     if not run.is_train or not run.train.prior_context:
         return
@@ -122,7 +121,7 @@ def context_fits(run: Run) -> Iterator[Problem]:
         yield Problem(place, message)
 
 
-def is_phase1(run: Run) -> Iterator[Problem]:
+def is_phase1(run: Run) -> Problems:
     """Phase I of the network, and what its oracle prior rules out."""
     section = run.network_sections['network_g']
     if section.get('phase', 2) != 1:

@@ -9,7 +9,6 @@ PI is the frozen teacher in both. The network is always called through ``forward
 DistributedDataParallel the gradients of both sub-phases are averaged.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.declaration import Problem, count
+from unfoldldm_basicsr.common.declaration import Problem, Problems, count
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.models import unfoldldm_phase1_model as phase1
 from unfoldldm_basicsr.options.run import Run
@@ -58,7 +57,7 @@ class Phase2Val(ValOptions):
 # ---- what must fit together ---------------------------------------------------------------------
 
 
-def is_phase2(run: Run) -> Iterator[Problem]:
+def is_phase2(run: Run) -> Problems:
     """Phase II of the network, and what the priors of ablations rule out."""
     phase, source = run.network_sections['network_g'].get('phase', 2), phase1.validation_prior(run)
     if not phase1.uses_ldm(run):
@@ -80,7 +79,7 @@ FIRST_PHASE1 = (
 )
 
 
-def starts_from_phase1(run: Run) -> Iterator[Problem]:
+def starts_from_phase1(run: Run) -> Problems:
     """Where the trained parts come from."""
     if not run.is_train:
         return

@@ -1,13 +1,13 @@
 """Options of the models that a degradation vector steers, and what must fit together in them."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
-from unfoldldm_basicsr.common.declaration import Problem
+from unfoldldm_basicsr.common.declaration import Problem, Problems
 from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.common.sections import BasicPath
 from unfoldldm_basicsr.common.suggest import did_you_mean
@@ -50,7 +50,7 @@ def class_order(run: Run) -> list[str]:
     return [str(name) for name in next((o for o in orders if isinstance(o, list)), ())]
 
 
-def embedding_fits(run: Run) -> Iterator[Problem]:
+def embedding_fits(run: Run) -> Problems:
     """``network_e`` and what belongs to it."""
     section, names = run.top.network_e, class_order(run)
     cls = registered(ARCH_REGISTRY, section.get('type'))
@@ -86,7 +86,7 @@ def embedding_fits(run: Run) -> Iterator[Problem]:
         yield Problem('val.degradation_override', message)
 
 
-def networks_fit_together(run: Run) -> Iterator[Problem]:
+def networks_fit_together(run: Run) -> Problems:
     """``network_e`` must give the vectors that ``network_g`` takes."""
     net, embedding = run.networks.get('network_g'), run.networks.get('network_e')
     if net is None or embedding is None:
@@ -106,7 +106,7 @@ def networks_fit_together(run: Run) -> Iterator[Problem]:
         yield Problem('network_e.in_channels', message)
 
 
-def same_order(run: Run, *, needed: bool) -> Iterator[Problem]:
+def same_order(run: Run, *, needed: bool) -> Problems:
     """The order of the degradations must be the same in all data; ``needed``: must be there."""
     names = class_order(run)
     for path, section in run.sets():

@@ -14,7 +14,7 @@ from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY
 from torch.utils.data import Dataset
 
-from unfoldldm_basicsr.common.declaration import OptionError, Problem
+from unfoldldm_basicsr.common.declaration import OptionError, Problem, Problems
 from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.common.registration import registered, whose
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
@@ -22,7 +22,7 @@ from unfoldldm_basicsr.data.pixels import ImageError
 from unfoldldm_basicsr.data.sources import AS_LMDB, close_lmdbs, read_lmdb_index, stored_keys
 from unfoldldm_basicsr.metrics.perceptual import lacking
 from unfoldldm_basicsr.options.defaults import places_of
-from unfoldldm_basicsr.options.rules import Found, uses_wandb
+from unfoldldm_basicsr.options.rules import uses_wandb
 from unfoldldm_basicsr.options.run import Report, Run, reads_itself, section_values
 from unfoldldm_basicsr.weights.checkpoint import MAY_LACK, read_checkpoint
 from unfoldldm_basicsr.weights.loading import misfit, phase1_misfit
@@ -64,7 +64,7 @@ def not_read(run: Run) -> frozenset[str]:
     return frozenset([*named, *(f'path.pretrain_{key}' for key in loaded)])
 
 
-def weights_are_there_and_fit(run: Run) -> Found:
+def weights_are_there_and_fit(run: Run) -> Problems:
     """What a model of somebody else starts from is its own matter: a folder, the name of a hub."""
     skipped, loads = not_read(run), getattr(run.model, 'load_network', None)
     theirs = whose(run.model) == 'theirs' or whose(loads) == 'theirs'
@@ -105,7 +105,7 @@ def _weights_fault(run: Run, label: str, file: Path) -> str | None:
 # ---- GPUs ---------------------------------------------------------------------------------------
 
 
-def gpus_are_there(run: Run) -> Found:
+def gpus_are_there(run: Run) -> Problems:
     wanted, present, launcher = run.top.num_gpu, torch.cuda.device_count(), run.launcher
     if not isinstance(wanted, int) or (present and launcher not in (None, 'none')):
         return
@@ -126,7 +126,7 @@ def gpus_are_there(run: Run) -> Found:
 # ---- data ---------------------------------------------------------------------------------------
 
 
-def data_are_there(run: Run) -> Found:
+def data_are_there(run: Run) -> Problems:
     for path, section in run.sets():
         backend = section.get('io_backend')
         # A class of somebody else may read any file, or none; damaged LMDBs of BasicSR kill it too.
@@ -233,7 +233,7 @@ def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
         known.update(before)
 
 
-def packages_are_there(run: Run) -> Found:
+def packages_are_there(run: Run) -> Problems:
     """Else a metric ends the training at its first validation."""
     for name, metric in (run.val.metrics or {}).items():
         kind = metric.get('type') if isinstance(metric, Mapping) else None

@@ -3,26 +3,23 @@
 Rules of one model stand beside it, as ``rules``. Each gets the typed run and gives what is wrong.
 """
 
-from collections.abc import Iterator
-
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from unfoldldm_basicsr.common.contract import contract_of, image_channels
-from unfoldldm_basicsr.common.declaration import Problem, keys_of, show
+from unfoldldm_basicsr.common.declaration import Problem, Problems, keys_of, show
 from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.options.run import Run, constants, is_read, section_values
 
-Found = Iterator[Problem]
 _INSTEAD = ', or, without scale and GAN, use model_type: RestorationModel.'
 
 
 # ---- data sets ----------------------------------------------------------------------------------
 
 
-def sets_are_read(run: Run) -> Found:
+def sets_are_read(run: Run) -> Problems:
     datasets = section_values(run.opt, 'datasets')
     if not datasets:
         needed = 'train and usually val' if run.is_train else 'test (or test_1, test_2, ...) or val'
@@ -39,7 +36,7 @@ def sets_are_read(run: Run) -> Found:
             yield Problem(f'datasets.{phase}', message)
 
 
-def sets_have_different_names(run: Run) -> Found:
+def sets_have_different_names(run: Run) -> Problems:
     names: dict[str, str] = {}
     for path, section in run.sets():
         name = str(section.get('name'))
@@ -48,7 +45,7 @@ def sets_have_different_names(run: Run) -> Found:
             yield Problem(f'{path}.name', message)
 
 
-def images_have_the_channels_of_the_network(run: Run) -> Found:
+def images_have_the_channels_of_the_network(run: Run) -> Problems:
     """Else the first step, or the first validation, ends with an error of a convolution.
 
     A model of somebody else may add channels, and ``in_channels`` of a network mean others.
@@ -76,7 +73,7 @@ def images_have_the_channels_of_the_network(run: Run) -> Found:
 # ---- path, val, logger --------------------------------------------------------------------------
 
 
-def a_test_has_weights(run: Run) -> Found:
+def a_test_has_weights(run: Run) -> Problems:
     theirs = whose(run.model) == 'theirs'  # which may name them otherwise
     if run.is_train or theirs or 'network_g' not in run.opt or run.path.pretrain_network_g:
         return
@@ -85,7 +82,7 @@ def a_test_has_weights(run: Run) -> Found:
         yield Problem('path.pretrain_network_g', 'is empty: the test would score a random network.')
 
 
-def ignored_networks_exist(run: Run) -> Found:
+def ignored_networks_exist(run: Run) -> Problems:
     ignored = run.path.ignore_resume_networks
     for name in ignored if isinstance(ignored, list) else ():
         if str(name) not in run.network_sections:
@@ -94,7 +91,7 @@ def ignored_networks_exist(run: Run) -> Found:
             yield Problem('path.ignore_resume_networks', message)
 
 
-def metrics_have_a_truth(run: Run) -> Found:
+def metrics_have_a_truth(run: Run) -> Problems:
     sets = {path: section for path, section in run.sets() if path != 'datasets.train'}
     lacking = [path for path, s in sets.items() if s.get('type') == 'SingleImageDataset']
     # Models of this package leave metrics out where there is no truth.
@@ -113,7 +110,7 @@ def uses_wandb(run: Run) -> bool:
     return bool(project) and 'debug' not in str(run.opt.get('name'))
 
 
-def wandb_is_served(run: Run) -> Found:
+def wandb_is_served(run: Run) -> Problems:
     wandb = getattr(run.logger, 'wandb', None)
     if uses_wandb(run) and not run.logger.use_tb_logger:
         yield Problem('logger.wandb', 'takes its values from TensorBoard: use_tb_logger: true.')
@@ -125,7 +122,7 @@ def wandb_is_served(run: Run) -> Found:
 # ---- networks and models ------------------------------------------------------------------------
 
 
-def networks_suit_the_model(run: Run) -> Found:
+def networks_suit_the_model(run: Run) -> Problems:
     """Networks of this package that a plain model would call without what they need."""
     net, model = run.networks.get('network_g'), run.model
     if net is None or model is None or whose(type(net)) != 'ours':
@@ -144,7 +141,7 @@ def networks_suit_the_model(run: Run) -> Found:
         yield Problem('network_g.type', f'{message} (or a class derived from it).')
 
 
-def scale_fits(run: Run) -> Found:
+def scale_fits(run: Run) -> Problems:
     """Where the file has no scale of its own, each data set has."""
     for path, section in run.sets():
         if section.get('type') != 'PairedImageDataset':
@@ -166,7 +163,7 @@ def scale_fits(run: Run) -> Found:
             yield Problem(place, message)
 
 
-def stock_models_can_train(run: Run) -> Found:
+def stock_models_can_train(run: Run) -> Problems:
     """BasicSR's own models keep some of BasicSR's traps."""
     if not run.is_train or whose(run.model) != 'basicsr':
         return

@@ -1,7 +1,6 @@
 """What the models of this package read from an option file, and what must fit together in it."""
 
 import inspect
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -9,7 +8,7 @@ from pydantic import Field
 
 from unfoldldm_basicsr.common import sections
 from unfoldldm_basicsr.common.contract import check_tile, contract_of, needed_inputs
-from unfoldldm_basicsr.common.declaration import Problem, count
+from unfoldldm_basicsr.common.declaration import Problem, Problems, count
 from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.sections import Positive
 from unfoldldm_basicsr.options.run import Run, section_values
@@ -19,7 +18,6 @@ from unfoldldm_basicsr.training.schedules import check_schedule
 
 Limit = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Problems = Iterator[Problem]
 
 
 class TopOptions(sections.BasicTop):
