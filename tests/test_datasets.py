@@ -351,7 +351,7 @@ def test_sets_inherit_common_keys_and_may_override_them(mixture):
     dataset = build_dataset(mixture)
     assert [part.options.use_hflip for part in dataset.sets] == [False, True, True]
     assert [part.options.seed for part in dataset.sets] == [7, 7, 7]
-    typed = read(type(dataset).Options, mixture | {'io_backend': {'type': 'lmdb'}})
+    typed = read(type(dataset).Options, mixture | {'io_backend': {'type': 'lmdb'}}, 'x')
     assert [part.io_backend.type for part in typed.sets] == ['lmdb'] * 3
 
 

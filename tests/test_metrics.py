@@ -98,7 +98,7 @@ def test_what_cannot_be_measured_is_refused():
         with pytest.raises(ValueError, match='crop_border must be at least 0'):
             measured('psnr', image, image, crop_border=border)
     with pytest.raises(OptionError, match="Did you mean 'alex'"):
-        read(options_of(perceptual.calculate_lpips, ('img', 'img2')), {'net': 'alexnet'})
+        read(options_of(perceptual.calculate_lpips, ('img', 'img2')), {'net': 'alexnet'}, 'x')
     with pytest.raises(ValueError, match=r"unknown value 'pai'.*'pair'"):
         measured('pyiqa', image, image, metric='pai')
     with pytest.raises(ValueError, match='pyiqa fid --target'):

@@ -92,12 +92,11 @@ class OptionError(ValueError):
         super().__init__(' '.join(f'{owner}: {path} {message}' for path, message, _ in problems))
 
 
-def read(declared: type[Options], values: Mapping[str, Any], owner: str = '') -> Options:
+def read(declared: type[Options], values: Mapping[str, Any], owner: str) -> Options:
     """Typed options made of a section; OptionError with all that does not fit."""
     try:
         return declared.model_validate(dict(values))
     except ValidationError as error:
-        owner = owner or declared.__name__.removesuffix('Options')
         raise OptionError(owner, problems_of(error, declared, values, owner)) from None
 
 
@@ -130,7 +129,7 @@ def takes(declared: type[Options]) -> Callable[[type[T]], type[T]]:
 
 
 def problems_of(
-    error: ValidationError, declared: type[Options], values: Mapping[str, Any], owner: str = ''
+    error: ValidationError, declared: type[Options], values: Mapping[str, Any], owner: str
 ) -> list[Problem]:
     """What pydantic found, one problem for each key: cause, nearest name, remedy."""
     problems: dict[str, str] = {}
@@ -139,20 +138,18 @@ def problems_of(
         kind = found['type']
         loc = found['loc'][:-1] if kind == 'missing' else found['loc']
         *parts, value = _walk(values, loc, keys_of(declared))
+        path = '.'.join(map(str, parts))
         inner = found.get('ctx', {}).get('error')
         if isinstance(inner, OptionError):
-            place = '.'.join(map(str, parts))
-            problems |= {f'{place}.{key}'.strip('.'): text for key, text, _ in inner.problems}
+            problems |= {f'{path}.{key}'.strip('.'): text for key, text, _ in inner.problems}
             continue
         if kind == 'missing':
-            key = str(found['loc'][-1])
-            about = help_of(declared_at(declared, parts)).get(key, f'{owner or "it"} needs it')
+            key, section = str(found['loc'][-1]), declared_at(declared, parts)
+            about = help_of(section).get(key, f'{owner or "it"} needs it')
             about = about.partition('\n')[0].rstrip('.')
-            own = keys_of(declared_at(declared, parts))
-            message = f'is missing: {about}.{written_as(key, [k for k in value if k not in own])}'
-            problems['.'.join(map(str, [*parts, key]))] = message
+            others = [k for k in value if k not in keys_of(section)]
+            problems[f'{path}.{key}'.lstrip('.')] = f'is missing: {about}.{written_as(key, others)}'
             continue
-        path = '.'.join(map(str, parts))
         if kind == 'extra_forbidden':
             of = f' of {owner}' if owner and len(parts) == 1 else ''
             known = keys_of(declared_at(declared, parts[:-1]))
