@@ -54,23 +54,22 @@ class PairedDegradationDataset(RestorationDataset):
 
     def __init__(self, opt: Mapping[str, Any] | PairedOptions) -> None:
         super().__init__(opt)
-        options, (gt_key, *lq_keys) = self.options, self.keys
+        template, (gt_key, *lq_keys) = self.options.filename_tmpl, self.keys
         names: dict[str, list[str] | None] = dict.fromkeys(self.keys)
         if self.listed:
-            lq_names = [lq or partner_name(gt, options.filename_tmpl) for gt, lq in self.listed]
+            lq_names = [lq or partner_name(gt, template) for gt, lq in self.listed]
             names = {gt_key: [gt for gt, _ in self.listed], **dict.fromkeys(lq_keys, lq_names)}
         self._open(names)
         clean, *views = self.images
-        columns = [source.names for source in self.images]
-        if not self.listed:
-            template = options.filename_tmpl
-            for place, (key, images) in enumerate(zip(lq_keys, views, strict=True), start=1):
-                with at_key(self.title, key if template == '{}' else 'filename_tmpl'):
-                    columns[place] = match_names(clean, images, template)
+        columns = [clean.names]
+        for key, images in zip(lq_keys, views, strict=True):
+            with at_key(self.title, key if template == '{}' else 'filename_tmpl'):
+                partners = images.names if self.listed else match_names(clean, images, template)
+            columns.append(partners)
         self.items = [*zip(*columns, strict=True)]
-        if options.on_error != 'skip':
+        if self.options.on_error != 'skip':
             self._check_sizes()
-        self._set_class(options.name)
+        self._set_class(self.options.name)
 
     def _check_sizes(self) -> None:
         """Finds a wrong pairing before the run; images are decoded where headers differ."""
