@@ -40,12 +40,9 @@ class SubImages(NamedTuple):
 
     def starts(self, side: int) -> list[int]:
         """Where the squares start along a side of this length."""
-        if side <= self.crop_size:
-            return [0]
-        starts = list(range(0, side - self.crop_size + 1, self.step))
-        if side - (starts[-1] + self.crop_size) > self.thresh_size:
-            starts.append(side - self.crop_size)
-        return starts
+        last = max(side - self.crop_size, 0)
+        starts = [*range(0, last + 1, self.step)]
+        return [*starts, last] if last - starts[-1] > self.thresh_size else starts
 
     def cut(self, image: np.ndarray) -> Iterator[np.ndarray]:
         """The squares row by row; an image smaller than one is a single piece."""
