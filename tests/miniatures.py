@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unfoldldm_basicsr.data.images import Picture, write_picture
-from unfoldldm_basicsr.preparing.layouts import Layout, Share, fields_of
+from unfoldldm_basicsr.preparing.layouts import Layout, fields_of
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages
 from unfoldldm_basicsr.preparing.prepare import plan, write
 from unfoldldm_basicsr.preparing.sets import SETS, DataSet, Source
@@ -34,8 +34,9 @@ def shrunk(dataset: DataSet, size: tuple[int, int]) -> DataSet:
 
 
 def _shrunk(source: Source, size: tuple[int, int]) -> Source:
+    halves = slice(PAIRS), slice(PAIRS, None)
     layouts = tuple(
-        layout._replace(share=layout.share and Share(int(layout.share.start > 0) * PAIRS, PAIRS))
+        layout._replace(share=layout.share and halves[layout.share.start > 0])
         for layout in source.layouts
     )
     many = any(own_fields(layout) for layout in layouts)

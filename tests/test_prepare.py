@@ -18,7 +18,7 @@ from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.sources import LmdbImages
 from unfoldldm_basicsr.preparing import lmdb_writer
 from unfoldldm_basicsr.preparing import prepare as preparing
-from unfoldldm_basicsr.preparing.layouts import Layout, Share, find
+from unfoldldm_basicsr.preparing.layouts import Layout, find
 from unfoldldm_basicsr.preparing.matlab import dnd_crops, read_mat
 from unfoldldm_basicsr.preparing.prepare import plan
 from unfoldldm_basicsr.preparing.sets import SETS
@@ -171,7 +171,7 @@ def test_shares_of_an_unsplit_set_are_disjoint_and_fixed():
     names = [f'{kind}-890/{n}.png' for kind in ('raw', 'reference') for n in range(890)]
     layout = SETS['UIEB'].parts['train'].sources[0].layouts[-1]
     train, test = (
-        find(names, layout._replace(share=share)).pairs for share in (Share(0, 800), Share(800, 90))
+        find(names, layout._replace(share=share)).pairs for share in (slice(800), slice(800, 890))
     )
     assert (len(train), len(test)) == (800, 90)
     assert not train.keys() & test.keys()

@@ -27,22 +27,12 @@ from unfoldldm_basicsr.data.listing import without_extension
 _TOKEN = re.compile(r'\{(\w+)\}|(\*)|\[([^\]]+)\]')
 
 
-class Share(NamedTuple):
-    """Part of a set that comes unsplit: ``count`` images after the first ``start``.
-
-    The order is that of digests of their names: fixed, and no source of images comes first.
-    """
-
-    start: int
-    count: int
-
-
 class Layout(NamedTuple):
     """Where clean and degraded images lie; one is None where there are no such images."""
 
     gt: str | None
     lq: str | None = None
-    share: Share | None = None
+    share: slice | None = None  # of a set that comes unsplit, in the order of digests of the keys
 
 
 class Found(NamedTuple):
@@ -137,9 +127,9 @@ def _add(pairs: dict, key: str, pair: tuple[str | None, str, str | None]) -> Non
     pairs[key] = pair
 
 
-def _share_of(pairs: dict, share: Share | None) -> dict:
+def _share_of(pairs: dict, share: slice | None) -> dict:
     keys = sorted(pairs)
-    if share is not None:
+    if share is not None:  # fixed, and no source of images comes first
         keys.sort(key=lambda key: hashlib.sha256(key.encode()).digest())
-        keys = sorted(keys[share.start : share.start + share.count])
+        keys = sorted(keys[share])
     return {key: pairs[key] for key in keys}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unfoldldm_basicsr.preparing.layouts import Layout, Share
+from unfoldldm_basicsr.preparing.layouts import Layout
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages
 from unfoldldm_basicsr.preparing.matlab import Images, dnd_crops, sidd_blocks
 
@@ -117,10 +117,11 @@ def _lol2(folder: str, train: int, size: tuple[int, int] | None) -> dict[str, Pa
     return {'train': part('train', train), 'test': part('test', 100)}
 
 
-def _uieb(split: str, share: Share) -> Part:
+def _uieb(split: str, share: slice) -> Part:
     names = ('target', 'input'), ('hq', 'lq'), ('gt', 'input')
     ready = [Layout(f'{split}/{gt}/{{n}}', f'{split}/{lq}/{{n}}') for gt, lq in names]
-    return _part(share.count, (*ready, Layout('reference-890/{n}', 'raw-890/{n}', share)))
+    unsplit = Layout('reference-890/{n}', 'raw-890/{n}', share)
+    return _part(share.stop - share.start, (*ready, unsplit))
 
 
 def _baid(split: str, count: int | None, *more: str) -> Part:
@@ -197,7 +198,7 @@ SETS: dict[str, DataSet] = {
     'LOL-v2-real': DataSet(_lol2('Real_captured', 689, (400, 600)), _LOL2),
     'LOL-v2-synthetic': DataSet(_lol2('Synthetic', 900, None), _LOL2),
     'UIEB': DataSet(
-        {'train': _uieb('train', Share(0, 800)), 'test': _uieb('test', Share(800, 90))},
+        {'train': _uieb('train', slice(0, 800)), 'test': _uieb('test', slice(800, 890))},
         f'{_AUTHORS} (Li et al., TIP 2020): raw-890 and reference-890',
         'papers use 800 and 90 pairs without naming them: another 90 than theirs, unless the '
         'folder comes split into train and test.',
