@@ -11,7 +11,7 @@ from unfoldldm_basicsr.common.suggest import check_choice
 from unfoldldm_basicsr.data.listing import find_images, left_out
 from unfoldldm_basicsr.preparing.layouts import Layout
 from unfoldldm_basicsr.preparing.lmdb_writer import SubImages, check_destination
-from unfoldldm_basicsr.preparing.prepare import MATLAB, destinations, plan, refusal, tree, write
+from unfoldldm_basicsr.preparing.prepare import MATLAB, destinations, expected, plan, refusal, write
 from unfoldldm_basicsr.preparing.sets import SETS, DataSet, Part, Source
 
 _OWN = ('gt', 'lq', 'part', 'crop_size', 'step', 'thresh_size', 'payload')
@@ -32,8 +32,7 @@ def run_prepare(args: argparse.Namespace) -> int:
             raise ValueError(f'--{name.replace("_", "-")} must be at least {least}.')
     dataset = _own_set(args) if args.set == 'folder' else _published(args)
     if args.input is None:
-        print(f'expected below the folder, one line of each group:\n{tree(dataset)}')
-        print(f'obtained from {dataset.where}.')
+        print(expected(dataset))
         return 0
     output = args.output or Path('datasets', args.set)
     plans = plan(dataset, args.input)

@@ -52,11 +52,10 @@ def _plan_part(part: Part, names: list[str], root: Path) -> Plan:
         layout, found, folder = next((t for t in tries if t[1].pairs), (None, None, root))
         if found is None:
             layout = source.layouts[0]
-            sides = [side for side in layout[:2] if side]
-            counts = [sum(1 for _ in matches(names, side)) for side in sides]
-            found = ', '.join(f'{n} match {side}' for n, side in zip(counts, sides, strict=True))
-            paired = all(counts) and len(sides) == 2
-            about = f': {found}, but no braces of both agree' if paired else ''
+            counts = {side: sum(1 for _ in matches(names, side)) for side in layout[:2] if side}
+            known = ', '.join(f'{n} match {side}' for side, n in counts.items())
+            paired = len(counts) == 2 and all(counts.values())
+            about = f': {known}, but no braces of both agree' if paired else ''
             whole.problems.append(f'{source.name or "images"}: none found{about}')
             continue
         prefix = f'{source.name}/' if len(part.sources) > 1 else ''
@@ -142,9 +141,9 @@ def _problems(source: Source, found: Found, own: Plan) -> Iterator[str]:
         yield f'{of}sizes {text} where {source.size[1]} x {source.size[0]} is published'
 
 
-def tree(dataset: DataSet) -> str:
-    """The layouts that a set is known to come in."""
-    lines = []
+def expected(dataset: DataSet) -> str:
+    """The layouts that a set is known to come in, and where it is obtained."""
+    lines = ['expected below the folder, one line of each group:']
     for name, part in dataset.parts.items():
         for source in part.sources:
             count = '' if source.count is None else f' ({source.count} images)'
@@ -152,15 +151,14 @@ def tree(dataset: DataSet) -> str:
             for layout in source.layouts:
                 sides = filter(None, (layout.lq, layout.gt))
                 lines.append(f'    {"    with ".join(sides)}')
-    return '\n'.join(lines)
+    return '\n'.join([*lines, f'obtained from {dataset.where}.'])
 
 
 def refusal(dataset: DataSet, plans: dict[str, Plan], root: Path) -> str:
-    """What is wrong with a folder, what is expected, where the set is obtained; '' if nothing."""
+    """What is wrong with a folder, and what is expected; '' if nothing."""
     problems = [f'  {name}: {text}' for name, found in plans.items() for text in found.problems]
-    lines = [f'{root} is not the whole set:', *problems]
-    lines += ['expected below it, one line of each group:', tree(dataset)]
-    return '\n'.join([*lines, f'obtained from {dataset.where}.']) if problems else ''
+    lines = [f'{root} is not the whole set:', *problems, expected(dataset)]
+    return '\n'.join(lines) if problems else ''
 
 
 def destinations(found: Plan, name: Path) -> dict[Path, dict[str, Image]]:
