@@ -153,7 +153,6 @@ def plan(
     photos = [*images_of(val, kept[:20])]  # a broken one says so here
     photos += images_of(train, names[:: max(1, len(names) // 10)])
     grey = task is not None and {photo.ndim for photo in photos} == {2}
-    train = dict(train)
     for part, section in (('train', train), ('val', val)):
         if part in chosen:
             path = args.output / f'{args.name}_{part}.txt'

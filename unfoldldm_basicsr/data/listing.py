@@ -134,8 +134,7 @@ def read_meta_info(path: str | os.PathLike) -> list[tuple[str, str | None]]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such meta_info_file (current folder: {Path.cwd()}).')
-    entries = [read_entry(line) for line in read_lines(path)]
-    entries = [(gt, lq) for gt, lq in entries if gt]
+    entries = [entry for entry in map(read_entry, read_lines(path)) if entry[0]]
     if not entries:
         raise ValueError(f'{path}: the list of images is empty.')
     return entries

@@ -80,9 +80,7 @@ def _with_alpha(pixels: np.ndarray, alpha: np.ndarray, *, premultiplied: bool) -
     return np.dstack([pixels, alpha])
 
 
-def encode_tiff(
-    pixels: np.ndarray, icc_profile: bytes | None = None, xmp: bytes | None = None
-) -> bytes:
+def encode_tiff(pixels: np.ndarray, icc_profile: bytes | None, xmp: bytes | None) -> bytes:
     """A losslessly compressed file of uint8 or uint16 pixels: H W, or H W 2, 3 or 4."""
     import tifffile
 
