@@ -53,16 +53,14 @@ class SeededSampler(EnlargedSampler):
 
     def __init__(self, dataset: Dataset, num_replicas: int, rank: int, ratio: float, seed: int):
         super().__init__(dataset, num_replicas, rank, ratio)
-        self.seed, self._first = seed, (0, 0)
+        self.seed, self._used = seed, {}  # epoch -> samples of each rank that are used already
 
     def start_at(self, epoch: int, samples: int) -> None:
         """The run starts in ``epoch``, whose first ``samples`` (of each rank) are used already."""
-        self.epoch = epoch
-        self._first = epoch, samples
+        self.epoch, self._used = epoch, {epoch: samples}
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self.epoch
-        used = self._first[1] if epoch == self._first[0] else 0
+        epoch, used = self.epoch, self._used.get(self.epoch, 0)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.total_size, generator=generator) % len(self.dataset)
         for position in range(used * self.num_replicas + self.rank, len(order), self.num_replicas):
