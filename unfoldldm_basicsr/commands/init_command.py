@@ -174,26 +174,26 @@ def take_prepared_set(args: argparse.Namespace) -> None:
     own, prepared = Path(args.clean), Path('datasets') / args.clean
     if own.exists() and own != prepared and (prepared / 'train_gt.lmdb').is_dir():
         print(f'{own} is taken; the prepared set is {prepared}.')
-    for place in [own] if own.exists() else [prepared]:
-        tests = sorted(part.name for part in place.glob('*_gt.lmdb'))
-        if tests and not (place / 'train_gt.lmdb').is_dir():
-            raise ValueError(
-                f'{place}: is a prepared set without train_gt.lmdb, it has {", ".join(tests)}: '
-                'prepare its training part, or give one of these LMDBs.'
-            )
-        if (place / 'train_gt.lmdb').is_dir():
-            if args.degraded:
-                raise ValueError(
-                    f'--degraded: {place} is a prepared set, which has its own or none. Leave it '
-                    f'out, or give {place / "train_gt.lmdb"} as the clean images.'
-                )
-            part = 'val' if (place / 'val_gt.lmdb').is_dir() else 'test'
-            names = ('train_gt', 'train_lq', f'{part}_gt', f'{part}_lq')
-            found = (place / f'{name}.lmdb' for name in names)
-            args.clean, args.degraded, *tests = (str(f) if f.is_dir() else None for f in found)
-            if not args.val and tests[0]:
-                args.val, args.val_degraded = tests
-            return
+    place = own if own.exists() else prepared
+    parts = sorted(part.name for part in place.glob('*_gt.lmdb'))
+    if not parts:
+        return
+    if not (place / 'train_gt.lmdb').is_dir():
+        raise ValueError(
+            f'{place}: is a prepared set without train_gt.lmdb, it has {", ".join(parts)}: '
+            'prepare its training part, or give one of these LMDBs.'
+        )
+    if args.degraded:
+        raise ValueError(
+            f'--degraded: {place} is a prepared set, which has its own or none. Leave it '
+            f'out, or give {place / "train_gt.lmdb"} as the clean images.'
+        )
+    part = 'val' if (place / 'val_gt.lmdb').is_dir() else 'test'
+    names = ('train_gt', 'train_lq', f'{part}_gt', f'{part}_lq')
+    found = (place / f'{name}.lmdb' for name in names)
+    args.clean, args.degraded, *tests = (str(f) if f.is_dir() else None for f in found)
+    if not args.val and tests[0]:
+        args.val, args.val_degraded = tests
 
 
 def images_in(clean: str, degraded: str | None) -> tuple[dict[str, Any], list[str]]:
