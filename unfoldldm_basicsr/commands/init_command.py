@@ -145,19 +145,18 @@ def plan(
             raise ValueError(f'--val {args.val}: holds all images of {args.clean}.')
         if len(left) < len(names):
             print(f'{len(names) - len(left)} images of --val are left out of the training.')
-            names, chosen = left, {'train': left}
+            names, chosen = left, {'train': (train, left)}
     else:
         val = dict(train)
         names, kept = held_back(names, args.clean)
-        chosen = {'train': names, 'val': kept}
+        chosen = {'train': (train, names), 'val': (val, kept)}
     photos = [*images_of(val, kept[:20])]  # a broken one says so here
     photos += images_of(train, names[:: max(1, len(names) // 10)])
     grey = task is not None and {photo.ndim for photo in photos} == {2}
-    for part, section in (('train', train), ('val', val)):
-        if part in chosen:
-            path = args.output / f'{args.name}_{part}.txt'
-            section['meta_info_file'] = str(path)
-            lists[path] = chosen[part]
+    for part, (section, images) in chosen.items():
+        path = args.output / f'{args.name}_{part}.txt'
+        section['meta_info_file'] = str(path)
+        lists[path] = images
     if grey:
         print('Grey photos: their noise is the same in all channels (gray_prob).')
     network = args.network or ('unfoldldm-tiny' if on_cpu else 'unfoldldm-small')
