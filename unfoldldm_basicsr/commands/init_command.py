@@ -160,10 +160,9 @@ def plan(
     if grey:
         print('Grey photos: their noise is the same in all channels (gray_prob).')
     network = args.network or ('unfoldldm-tiny' if on_cpu else 'unfoldldm-small')
-    sides = [side for side in SIDES if side <= 48 or not on_cpu]
     training = NewTraining(
-        args.name, network, train, val, task, len(names), sides[0], grey=grey,
-        num_gpu=0 if on_cpu else 'auto',
+        args.name, network, train, val, task, len(names), patch=48 if on_cpu else SIDES[0],
+        grey=grey, num_gpu=0 if on_cpu else 'auto',
     )  # fmt: skip
     return training, lists, listed
 
