@@ -130,10 +130,9 @@ def _problems(source: Source, found: Found, own: Plan) -> Iterator[str]:
     differ = [b for a, b in own.pairs if clean.get(a) and noisy.get(b) and clean[a] != noisy[b]]
     if differ:
         yield f'{of}{len(differ)} pairs differ in size, the first is {differ[0]}'
-        own.pairs[:] = [(a, b) for a, b in own.pairs if b not in differ]
-        for place, side in enumerate((own.gt, own.lq)):
-            for name in side.keys() - {pair[place] for pair in own.pairs}:
-                del side[name]
+        own.pairs = [(a, b) for a, b in own.pairs if b not in differ]
+        own.gt = {a: own.gt[a] for a, _ in own.pairs}
+        own.lq = {b: own.lq[b] for _, b in own.pairs}
     other = {tuple(sorted(size)) for size in clean.values() if source.size and size}
     other -= {source.size}
     if other:
