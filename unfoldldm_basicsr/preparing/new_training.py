@@ -22,6 +22,7 @@ TASKS = {
 }
 WHOLE = ('dehaze', 'lowlight')  # the same all over a photo, of which a patch tells too little
 _SMALL = {'num_blocks': [1, 1, 1], 'heads': [0, 0, 4], 'num_stages': 3}
+_NAF = {'middle_blk_num': 1, 'dec_blk_nums': [1, 1, 1, 1]}
 # --network: network_g, and the learning rate
 NETWORKS: dict[str, tuple[dict[str, Any], float]] = {
     'unfoldldm-tiny': ({'type': 'UnfoldLDM', 'dim': 32, **_SMALL}, 1e-3),
@@ -41,20 +42,8 @@ NETWORKS: dict[str, tuple[dict[str, Any], float]] = {
         1e-3,
     ),
     'restormer': ({'type': 'Restormer'}, 3e-4),
-    'nafnet-small': (
-        {
-            'type': 'NAFNet', 'width': 16, 'enc_blk_nums': [1, 1, 1, 4], 'middle_blk_num': 1,
-            'dec_blk_nums': [1, 1, 1, 1],
-        },
-        1e-3,
-    ),
-    'nafnet': (
-        {
-            'type': 'NAFNet', 'width': 32, 'enc_blk_nums': [1, 1, 1, 28], 'middle_blk_num': 1,
-            'dec_blk_nums': [1, 1, 1, 1],
-        },
-        1e-3,
-    ),
+    'nafnet-small': ({'type': 'NAFNet', 'width': 16, 'enc_blk_nums': [1, 1, 1, 4], **_NAF}, 1e-3),
+    'nafnet': ({'type': 'NAFNet', 'width': 32, 'enc_blk_nums': [1, 1, 1, 28], **_NAF}, 1e-3),
 }  # fmt: skip
 PHASE1_SHARE = 0.15  # of the iterations
 PATCHES_PER_IMAGE = 500
