@@ -149,6 +149,8 @@ _BSD400 = Source('BSD400', 400, _clean('BSD400/{n}', 'BSD500/{n}', *_BSDS500))
 _WED = Source('WED', 4744, _clean('pristine_images/{n}', 'WED/{n}', 'WaterlooED/{n}'))
 _DIV2K = Source('DIV2K', 800, _clean('DIV2K_train_HR/{n}', 'DIV2K/{n}'))
 _FLICKR2K = Source('Flickr2K', 2650, _clean('Flickr2K_HR/{n}', 'Flickr2K/{n}'))
+_CBSD68 = _clean('CBSD68/original_png/{n}', 'CBSD68/original/{n}', 'CBSD68/{n}')
+_URBAN100 = _clean('image_SRF_4/{n}_SRF_4_HR', 'Urban100/HR/{n}', 'Urban100/{n}')
 
 _AUTHORS = 'the page of its authors'
 _GOPRO = f'{_AUTHORS} (Nah et al., CVPR 2017, GOPRO_Large), or the links of NAFNet'
@@ -219,21 +221,9 @@ SETS: dict[str, DataSet] = {
         {'train': Part((_DIV2K, _FLICKR2K, _WED, _BSD400), SubImages(512, 416), 'bmp')},
         f'DIV2K (Timofte et al., 2017) and Flickr2K of their authors; {_WED_WHERE}; {_BSD_WHERE}',
     ),
-    'CBSD68': DataSet(
-        {
-            'test': _part(
-                68, _clean('CBSD68/original_png/{n}', 'CBSD68/original/{n}', 'CBSD68/{n}'),
-                size=(321, 481),
-            )
-        },
-        _DENOISING,
-    ),
+    'CBSD68': DataSet({'test': _part(68, _CBSD68, size=(321, 481))}, _DENOISING),
     'Urban100': DataSet(
-        {
-            'test': _part(
-                100, _clean('image_SRF_4/{n}_SRF_4_HR', 'Urban100/HR/{n}', 'Urban100/{n}')
-            )
-        },
+        {'test': _part(100, _URBAN100)},
         f'{_AUTHORS} (Huang et al., CVPR 2015); {_DENOISING}',
     ),
     'Kodak24': DataSet(
