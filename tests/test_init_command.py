@@ -211,9 +211,8 @@ def test_the_schedule_grows_with_the_number_of_images():
 
 
 def test_memory_is_that_of_the_gpu_or_of_the_machine(monkeypatch):
-    monkeypatch.setattr(
-        init_command, 'free_memory', lambda device: {'cpu': 10, 'cuda': 20}[device.type] * 2**30
-    )
+    free = {'cpu': 10 * 2**30, 'cuda': 20 * 2**30}
+    monkeypatch.setattr(init_command, 'free_memory', lambda device: free[device.type])
     for there, given, expected in (
         (False, None, (True, 8.0)), (True, None, (False, 16.0)), (True, 'cpu', (True, 8.0)),
         (False, '30', (False, 24.0)),
