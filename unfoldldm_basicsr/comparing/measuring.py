@@ -99,10 +99,14 @@ class Training:
         }  # fmt: skip
 
 
-def machine(threads: int) -> str:
+def default_device() -> str:
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def machine(threads: int, device: str | None = None) -> str:
     """Processor or GPU, threads and the version of torch."""
     name, info = platform.processor() or platform.machine(), Path('/proc/cpuinfo')
-    if torch.cuda.is_available():
+    if (device or default_device()) == 'cuda':
         name = torch.cuda.get_device_name()
     elif info.exists():
         lines = [s for s in info.read_text().splitlines() if s.startswith('model name')]
@@ -178,7 +182,7 @@ def deployment(
     from basicsr.archs import build_network
 
     torch.set_num_threads(threads)
-    device, calls = 'cuda' if torch.cuda.is_available() else 'cpu', {}
+    device, calls = default_device(), {}
     for name, opt in networks.items():
         net = build_network(dict(opt)).to(device).eval()
         channels = image_channels(type(net), opt)
