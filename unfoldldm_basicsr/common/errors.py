@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from urllib.error import URLError
 
 import torch
-from basicsr.utils.dist_util import get_dist_info
 
 T = TypeVar('T')
 
@@ -73,7 +72,7 @@ def run_to_end(pipeline: Callable[[str], object], root: str) -> None:
         failure = error if isinstance(error, RunFailure) else explain(error)
         if failure is None:
             raise
-        if not getattr(failure, 'on_all_ranks', False) or get_dist_info()[0] == 0:
+        if not getattr(failure, 'on_all_ranks', False) or not _rank():
             logging.getLogger('basicsr').error('The run has ended: %s', failure)
         raise SystemExit(1) from error
 
@@ -96,9 +95,10 @@ def explain(error: Exception) -> str | None:
         )
     if str(error).startswith(DEAD_WORKER):  # torch says so at once, even in the middle of a step
         return f'{first_line(error)}. {LOADER_ADVICE}'
-    rank, processes = get_dist_info()
-    told = _PEER.search(str(error))
-    if processes == 1 or not (told or isinstance(error, torch.distributed.DistError)):
+    rank = _rank()
+    if rank is None:
+        return None
+    if not isinstance(error, torch.distributed.DistError) and not _PEER.search(str(error)):
         return None
     return (
         f'rank {rank}: another process of this run is gone '
@@ -106,6 +106,13 @@ def explain(error: Exception) -> str | None:
         'The last checkpoint is untouched: start the same command with --auto_resume '
         '(torchrun --max-restarts=N does that by itself).'
     )
+
+
+def _rank() -> int | None:
+    """Rank of this process in a distributed run, None where it is alone."""
+    distributed = torch.distributed
+    alone = not distributed.is_available() or not distributed.is_initialized()
+    return None if alone else distributed.get_rank()
 
 
 def first_line(error: Exception | str) -> str:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor
 
 from unfoldldm_basicsr.common.errors import RunFailure
@@ -65,6 +64,8 @@ def copy_opt_file(opt_file: str, experiments_root: str) -> None:
     That happens when a run is resumed from the copy in its own folder. Names in the command line
     that are no UTF-8 are escaped.
     """
+    from basicsr.utils.dist_util import get_dist_info
+
     target = Path(experiments_root) / Path(opt_file).name
     if get_dist_info()[0] != 0 or (target.exists() and target.samefile(opt_file)):
         return
