@@ -212,7 +212,8 @@ def _decode_pillow(payload: bytes) -> tuple[np.ndarray, Metadata]:
     if image.mode == 'CMYK':
         return rgb_of_cmyk(image, icc), about
     grey = image.mode in ('1', 'L', 'LA', 'La')
-    mode = ('L' if grey else 'RGB') + ('A' if image.has_transparency_data else '')
+    transparent = image.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in image.info
+    mode = ('L' if grey else 'RGB') + ('A' if transparent else '')
     return np.asarray(image.convert(mode)), about
 
 
