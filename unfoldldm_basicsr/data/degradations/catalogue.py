@@ -97,9 +97,11 @@ class GaussianBlur(Degradation):
     def apply(image, rng, *, sigma, aspect, angle):
         if aspect < 1.0:
             return psf.convolve(image, psf.gaussian_psf(sigma, aspect, angle))
-        side, border = 2 * psf.gaussian_radius(sigma) + 1, cv2.BORDER_REFLECT_101
-        image = np.ascontiguousarray(image)
-        blurred = cv2.GaussianBlur(image, (side, side), sigma, borderType=border)
+        radius = psf.gaussian_radius(sigma)
+        profile = np.exp(-0.5 * (np.arange(-radius, radius + 1) / (sigma or 1)) ** 2)
+        profile = (profile / profile.sum()).astype(np.float32)
+        image, border = np.ascontiguousarray(image), cv2.BORDER_REFLECT_101
+        blurred = cv2.sepFilter2D(image, -1, profile, profile, borderType=border)
         return blurred.reshape(image.shape)
 
 
@@ -316,8 +318,9 @@ class DegradationChain:
         """Degrades float32 H W C (RGB or one channel), [0, 1]; all randomness is of ``rng``."""
         for name, parameters in self.sample(rng):
             image = DEGRADATIONS[name].apply(image, rng, **parameters)
-        if self.output != 'unclipped':
-            image = np.clip(image, 0.0, 1.0)
+        if self.output == 'unclipped':
+            return image.astype(np.float32)
+        image = np.clip(image, 0.0, 1.0)
         if self.output == 'uint8':
             image = np.round(image * 255.0) / np.float32(255.0)
         return image.astype(np.float32)
