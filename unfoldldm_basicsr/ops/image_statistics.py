@@ -11,6 +11,7 @@ The parts to record are taken at full resolution: a reduced image has less noise
 statistics of degraded images are about their degradation.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
@@ -39,7 +40,7 @@ class ImageStatistics:
 
     def __init__(self) -> None:
         self._calls: list[tuple[Kind, list[Tensor]]] = []  # and their values in all passes
-        self._settled = 0  # calls whose value is fixed
+        self._settled = 0.0  # calls whose value is fixed, infinite where all are
         self._position = 0  # of the last call
 
     def __len__(self) -> int:
@@ -62,13 +63,14 @@ class ImageStatistics:
         mean over what was made of them is of no use.
         """
         ends = [at for at, (kind, _) in enumerate(self._calls, start=1) if kind == 'sorted']
-        self._settled = ends[0] if ends else len(self._calls)
-        self._calls = [('mean', [_pooled(*call)]) for call in self._calls[: self._settled]]
+        kept = self._calls[: ends[0]] if ends else self._calls
+        self._settled = ends[0] if ends else math.inf
+        self._calls = [('mean', [_pooled(*call)]) for call in kept]
         return bool(ends)
 
     def _mark(self, value: Tensor, kind: Kind) -> Tensor:
         self._position += 1
-        if self._position > len(self._calls):  # in the first pass
+        if max(len(self._calls), self._settled) < self._position:  # in the first pass
             self._calls.append((kind, []))
         values = self._calls[self._position - 1][1]
         if self._position <= self._settled:
