@@ -134,6 +134,16 @@ def test_a_prior_that_starts_from_levels_tells_brightness_rather_than_content():
     assert by_level > 0.4  # of vectors with a variance of one
 
 
+@pytest.mark.parametrize(('levels', 'same'), [('lq', True), (True, False)])
+def test_pi_sees_how_bright_the_truth_is_unless_its_levels_are_those_of_the_input(levels, same):
+    net, (lq, gt) = make(prior_levels=levels), torch.rand(2, 4, 3, 16, 16)
+    first, darker_gt, darker_lq = (
+        net(y, x, return_trace=True).target_prior for y, x in [(lq, gt), (lq, gt / 4), (lq / 4, gt)]
+    )
+    assert torch.allclose(darker_gt, first, atol=0.01) == same
+    assert not torch.allclose(darker_lq, first, atol=0.1)
+
+
 def test_levels_of_a_prior_are_statistics_of_the_whole_photo():
     encoder, images = make(prior_dim=64, prior_levels=True).prior_encoder, torch.rand(1, 6, 16, 32)
     encoder.head = torch.nn.Identity()  # what it would see is the prior, but for a scale and offset
@@ -401,6 +411,7 @@ def test_every_argument_and_switch_trains_and_changes_the_state_dict_or_the_resu
         ({'prior_window': 12}, 'prior_window'),
         ({'num_stages': 3, 'pyramid': True, 'prior_window': 24}, 'a multiple of 16'),
         ({'cond_input': 'lq', 'cond_detach': False}, 'no effect'),
+        ({'prior_levels': 'lq', 'prior_input': 'gt'}, 'PI sees no lq'),
     ],
 )
 def test_wrong_arguments_are_named(changes, message):

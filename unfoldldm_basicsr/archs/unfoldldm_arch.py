@@ -84,6 +84,8 @@ class UnfoldLDMOptions(MGDAOptions, OCFormerOptions, PriorOptions):
             )
         if self.cond_input == 'lq' and not self.cond_detach:
             raise ValueError('cond_detach must be true with cond_input: lq, else it has no effect.')
+        if self.prior_levels == 'lq' and self.prior_input == 'gt':
+            raise ValueError('prior_levels: lq needs prior_input: gt_lq: else PI sees no lq.')
         if self.use_ldm and not self.uses_prior:
             raise ValueError(
                 'pdr must not be none, else the prior has no effect; '

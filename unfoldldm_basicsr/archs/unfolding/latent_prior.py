@@ -108,7 +108,9 @@ class LatentPrior(nn.Module):
             varied = self.phase in (1, 'joint') and options.null_prior_prob > 0
             self.null_prior.requires_grad_(not self.use_ldm or varied)
         if self.use_ldm and self.phase != 'inference':
-            self.prior_encoder = PriorEncoder(PRIOR_INPUTS[options.prior_input] * channels, options)
+            seen = PRIOR_INPUTS[options.prior_input] * channels
+            levels_of = channels if options.prior_levels == 'lq' else None  # of y, the last image
+            self.prior_encoder = PriorEncoder(seen, options, levels_of)
             self.prior_encoder.requires_grad_(self.phase != 2)
         if self.use_ldm and self.phase != 1:
             seen = COND_INPUTS[options.cond_input] * channels

@@ -7,6 +7,8 @@ variance, and the noise schedule of the diffusion means the same for every patch
 windows of a photo varies a little less.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -30,9 +32,10 @@ class EncoderOptions(PriorVectorOptions):
     """Channels of PI and PI'."""
     prior_encoder_blocks: NonNegativeInt = 2
     """Residual blocks of PI and PI'."""
-    prior_levels: bool = False
+    prior_levels: Literal['lq'] | bool = False
     """PI and PI' see how bright and rich in contrast the whole image is, with its quantiles, before
-    what is in it: for darkness or haze. On noise it costs quality."""
+    what is in it: for darkness or haze. On noise it costs quality. lq: PI sees that of the input
+    alone, as no PI' can tell the ground truth's."""
     prior_window: int = Field(48, gt=0, multiple_of=8)
     """Side of the windows that PI and PI' look at one by one where images are larger, in pixels:
     that of the training patches; a multiple of 8, with pyramid of 16."""
@@ -57,15 +60,18 @@ class PriorEncoder(nn.Module):
     The body sees standardised images, so dark ones do not look alike; their mean and deviation go
     to the head. Statistics of a photo differ from those of a training patch: larger images are cut
     into windows of a patch's size, and the mean over the windows counts. With ``prior_levels``
-    mean, deviation and quantiles are those of the whole image. ``in_channels`` are those of all
-    input images together.
+    mean, deviation and quantiles are those of the whole image, in the last ``level_channels`` (none
+    given: all). ``in_channels`` are those of all input images together.
     """
 
-    def __init__(self, in_channels: int, options: EncoderOptions):
+    def __init__(
+        self, in_channels: int, options: EncoderOptions, level_channels: int | None = None
+    ):
         super().__init__()
         width = options.prior_width
-        self.levels = options.prior_levels
-        num_levels = (2 + len(QUANTILES) * self.levels) * in_channels
+        self.levels = bool(options.prior_levels)
+        self.level_channels = level_channels or in_channels
+        num_levels = (2 + len(QUANTILES) * self.levels) * self.level_channels
         self.body = nn.Sequential(
             Unshuffle(4),
             nn.Conv2d(16 * in_channels, width, 3, padding=1),
@@ -113,7 +119,9 @@ class PriorEncoder(nn.Module):
             for top in _starts(images.shape[2], side)
             for left in _starts(images.shape[3], side)
         ]
-        levels = self._levels(images).repeat(len(parts), 1) if self.levels else None
+        levels = None
+        if self.levels:
+            levels = self._levels(images[:, -self.level_channels :]).repeat(len(parts), 1)
         return self._prior(torch.cat(parts), levels).unflatten(0, (len(parts), -1)).mean(0)
 
     def _levels(self, images: Tensor) -> Tensor:
