@@ -236,7 +236,7 @@ def test_noise_is_learned_without_isda_and_darkness_with_its_own_recipe(task, is
         assert (recipe.items() <= options['network_g'].items()) is dark
         train, network = options['datasets']['train'], options['network_g']
         seen = [network.get('prior_levels'), options['train'].get('prior_context')]
-        assert (seen, train['gt_size']) == (([True] * 2, 144) if whole else ([None] * 2, 48))
+        assert (seen, train['gt_size']) == ((['lq', True], 144) if whole else ([None] * 2, 48))
         progressive = options['train'].get('progressive')
         assert (progressive and progressive['gt_sizes']) == ([48] if whole else None)
         strengths = options['datasets']['val']['degradations'] == train['degradations']

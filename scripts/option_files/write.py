@@ -122,7 +122,7 @@ PRIOR_WARMUP = "  prior_warmup_iter: {} # II-a: only PI' and f_theta, against th
 DARK = """\
   wm_window: {} # W and M of a whole photo are unlike those of a patch
   base: x # a gradient step towards a dark y undoes the stage before
-  prior_levels: true # PI and PI' see how bright the image is: options/compare/dark"""
+  prior_levels: lq # PI and PI' see how bright the input is: options/compare/dark"""
 CHECKPOINT = '  use_checkpoint: true # a sixth of the memory for a quarter more time'
 
 

@@ -97,7 +97,7 @@ class NewTraining:
             network |= {'base': 'x', 'wm_window': self.patch}
         start, losses, clip, seen = '', '', 0.01, self.patch
         if phase and self.task in WHOLE:  # docs/training.md
-            network['prior_levels'], seen = True, 3 * self.patch
+            network['prior_levels'], seen = 'lq', 3 * self.patch
             cut = {'iters': [1], 'gt_sizes': [self.patch], 'mini_batch_sizes': [self.batch]}
             losses += f'  progressive: {_flow(cut)} # patches are cut from gt_size\n'
             losses += '  prior_context: true # all of which the prior sees\n'
