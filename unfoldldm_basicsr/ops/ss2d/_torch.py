@@ -31,6 +31,11 @@ _BLOCK_NUMEL = 1 << 17  # numbers per block buffer: 512 KiB in float32, three ar
 _BY_AXIS = (0, 2, 1, 3)  # the directions, each before its reverse
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """dtype of state and accumulators: float64 for float64 input, otherwise float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def _column_view(t: Tensor, axis: int) -> Tensor:
     """(B, H, W, Z) -> view (T, B, R, Z); axis 0 scans along rows, 1 along columns."""
     return t.permute(1, 0, 2, 3) if axis else t.permute(2, 0, 1, 3)
@@ -49,7 +54,7 @@ class _Direction:
 
     def __init__(self, k: int, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor,
                  bias: Tensor) -> None:  # fmt: skip
-        dtype = torch.promote_types(x.dtype, torch.float32)  # of state and accumulators
+        dtype = compute_dtype(x)
         self.axis, self.reverse = k % 2, k >= 2
         self.x = _column_view(x, self.axis)  # (T, B, R, C), in the dtype of the input
         self.steps, self.batch, self.rows = self.x.shape[:3]
@@ -151,8 +156,8 @@ def _scan(d: _Direction) -> Tensor:
 
 def forward(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
             bias: Tensor) -> Tensor:  # fmt: skip
-    """See :func:`unfoldldm_basicsr.ops.ss2d.ss2d_scan`; A, D, bias in the dtype of the state."""
-    y = x * D.sum(0)  # promoted to the dtype of the state
+    """See :func:`unfoldldm_basicsr.ops.ss2d.ss2d_scan`; A, D, bias in the compute dtype."""
+    y = x * D.sum(0)  # promoted to the compute dtype
     for k in _BY_AXIS:
         direction = _Direction(k, x, dt, A, Bm, Cm, bias)
         direction.to_image(_scan(direction), y, accumulate=True)
@@ -225,7 +230,7 @@ def _scan_backward(d: _Direction, gy: Tensor) -> tuple[Tensor, ...]:
 def backward(gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
              bias: Tensor) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of :func:`forward` for x, dt, A, Bm, Cm, D, bias; everything is recomputed."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = compute_dtype(x)
     x_grad = gy * D.sum(0)
     # Contiguous whatever the strides of the inputs are, as torch.compile was told.
     dt_grad, b_grad, c_grad, a_grad, bias_grad = (

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from unfoldldm_basicsr.ops.ss2d import dispatch
+from unfoldldm_basicsr.ops.ss2d._torch import compute_dtype
 
 NUM_DIRECTIONS = 4
 
@@ -112,7 +113,7 @@ def ss2d_scan(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tenso
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     if autocast and torch.get_autocast_dtype(kind) == torch.float16 and x.dtype != torch.float64:
         x = x.float()
-    state = torch.promote_types(x.dtype, torch.float32)
+    state = compute_dtype(x)
     dt, Bm, Cm = (t.to(x.dtype) for t in (dt, Bm, Cm))
     A, D, bias = (t.to(state) for t in (A, D, bias))
     return _scan_op(x, dt, A, Bm, Cm, D, bias)
