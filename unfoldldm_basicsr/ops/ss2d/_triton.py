@@ -17,6 +17,7 @@ Imported by ``dispatch`` on first use only. Shapes as in ``op.ss2d_scan``; L = H
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -122,12 +123,17 @@ class _Problem:
         return end, grad
 
 
+def _on_device_of(x: Tensor) -> contextlib.AbstractContextManager:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
 def forward(x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tensor, D: Tensor,
             bias: Tensor) -> Tensor:  # fmt: skip
     """See :func:`unfoldldm_basicsr.ops.ss2d.ss2d_scan`; A, D, bias in float32."""
     problem = _Problem(x, dt, A, Bm, Cm, bias)
     y = problem.empty(4, *x.shape)
-    with torch.cuda.device_of(x):  # Triton launches on the current one
+    with _on_device_of(x):
         start, _ = problem.start_values()
         kernels.output_kernel[problem.grid](
             *problem.inputs, start, y, *problem.sizes, problem.num_pixels, *problem.strides,
@@ -144,7 +150,7 @@ def backward(gy: Tensor, x: Tensor, dt: Tensor, A: Tensor, Bm: Tensor, Cm: Tenso
     keep, ga = problem.tiles(problem.cut.chunk_size // SUB), problem.tiles()
     gx, gdt = problem.empty(4, *x.shape), torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
     gb, gc = (problem.empty(problem.blocks, *t.shape) for t in (Bm, Cm))
-    with torch.cuda.device_of(x):
+    with _on_device_of(x):
         start, flow = problem.start_values(gy)
         kernels.adjoint_kernel[problem.grid](
             *problem.inputs, gy, start, flow, keep, gx, gdt, ga, gb, gc,
