@@ -180,8 +180,7 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
     (row,) = read_csv(tmp_path / 'differences.csv').to_dict('records')
     assert (row['difference'], row['verdict']) == (pytest.approx(-1.4), 'worse')
     page = (tmp_path / 'report.md').read_text()
-    for text in ('Comparisons in this report: 1;', 'other_net', '31.86'):
-        assert text in page
+    assert all(text in page for text in ('Comparisons in this report: 1;', 'other_net', '31.86'))
     assert r'other\_net' in (tmp_path / 'quality.tex').read_text()
     shown = latex(signed(read_csv(tmp_path / 'differences.csv')))  # with the metric's decimals
     assert (tmp_path / 'differences.tex').read_text() == shown
@@ -198,6 +197,9 @@ def test_a_report_says_what_differs_by_how_much_and_how_often_it_was_asked(tmp_p
         assert re.search(rf'\n\| \[{copies.name}]\(#{copies.name}\) \|.* -1.40 .* worse', text)
         assert ('crops.png' in text) == (copies / 'crops.png').exists() == (not words)
         assert (copies / 'quality.csv').read_bytes() == (tmp_path / 'quality.csv').read_bytes()
+    for words in (['--page', str(file), '-o', 'x'], ['--no-crops']):
+        with pytest.raises(ValueError, match='name one RUN'):
+            main(['report', str(tmp_path), *words, '--debug'])
 
 
 def test_a_report_leaves_out_the_score_of_an_exact_copy_of_the_truth(tmp_path, pages):

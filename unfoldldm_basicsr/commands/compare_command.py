@@ -36,10 +36,10 @@ run_ablate = run_compare
 
 def run_report(args: argparse.Namespace) -> int:
     """Writes the report."""
-    if args.page is not None:
+    if args.page is not None and args.output is None:
         print(write_page(args.page, args.folders, not args.no_crops))
         return 0
-    if len(args.folders) != 1:
-        raise ValueError('name one RUN, or the page to write after --page.')
+    if len(args.folders) != 1 or args.page is not None or args.no_crops:
+        raise ValueError('name one RUN, or --page alone; -o is for RUN, --no-crops for --page.')
     print(report(args.folders[0], args.root.resolve(), args.output))
     return 0
