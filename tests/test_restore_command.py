@@ -79,8 +79,6 @@ def test_a_suffix_makes_the_input_folder_usable_unless_it_names_an_input(tmp_pat
     second.rename(second.with_name('img_0_r_r.png'))
     with pytest.raises(FileExistsError, match='would overwrite the input'):
         restore(tmp_path, weights, '--suffix', '_r', output='in')
-    with pytest.raises(ValueError, match='must not contain a folder'):
-        restore(tmp_path, weights, '--suffix', '/../../x')
 
 
 def test_results_are_replaced_only_when_asked(tmp_path, weights):
@@ -127,12 +125,14 @@ def test_the_output_may_name_the_result_of_one_image(tmp_path, weights):
     image, target = write_photos(tmp_path / 'in', 1)[0], tmp_path / 'deep' / 'result.tif'
     assert restore(tmp_path, weights, source=image, output=target) == 0
     assert np.array_equal(result(target), Restorer(weights).restore(result(image)))
-    for source, name, message in (
+    for source, name, message, *words in (
         (image, 'x.jpg', 'results are stored without loss'),
         (image.parent, 'x.png', 'names one image'),
+        (image, 'x.png', 'names the result', '--suffix', '_x'),
+        (image, 'y', 'must not contain a folder', '--suffix', '/../../x'),
     ):
         with pytest.raises(ValueError, match=message):
-            restore(tmp_path, weights, source=source, output=name)
+            restore(tmp_path, weights, *words, source=source, output=name)
         assert not (tmp_path / name).exists()
 
 

@@ -137,6 +137,8 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
     images = [pair for source in args.input for pair in _images(source, args)]
     images = [*dict.fromkeys(images)]  # of a folder that was named twice
     file = _result_file(args.output, len(images) == 1 and args.input[0].is_file())
+    if file and args.suffix:
+        raise ValueError(f'--suffix {args.suffix}: --output {file} names the result.')
     jobs = []
     same = Counter(os.path.normcase(folder / image.stem) for image, folder in images)
     for image, folder in images:
