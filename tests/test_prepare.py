@@ -67,8 +67,7 @@ def test_every_layout_gives_its_pairs(name, number, miniature, tmp_path, prepare
             listed = read_meta_info(out / f'{part}.txt')
             pairs = {lq.removesuffix('.png'): gt.removesuffix('.png') for gt, lq in listed}
             assert len(pairs) == 2 * len(clean)
-        for lq, gt in pairs.items():
-            assert {value + 100 for value in clean[gt]} == noisy[lq]
+        assert all({value + 100 for value in clean[gt]} == noisy[lq] for lq, gt in pairs.items())
         assert len(set().union(*clean.values())) == len(clean) // len(layouts)
     assert 'MiB, verified' in said
 
@@ -145,8 +144,7 @@ def test_pairs_of_two_sizes_are_noticed_and_never_cut_apart(tmp_path, prepare, m
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'train.txt').touch()  # of another set
     prepare(*command, '--incomplete', '--crop-size', 20, '--force')
-    for side in ('gt', 'lq'):
-        assert values(tmp_path / 'out' / f'train_{side}.lmdb').keys() == {'1'}
+    assert all(values(tmp_path / 'out' / f'train_{s}.lmdb').keys() == {'1'} for s in ('gt', 'lq'))
     assert not (tmp_path / 'out' / 'train.txt').exists()
 
 
@@ -303,7 +301,7 @@ def test_braces_stars_and_choices_match_as_described():
         (['GoPr'], "did you mean 'GoPro'"),
         (['GoPro', '--crop-size', '8'], '--crop-size is for folder'),
         (['folder', '--step', '8'], 'need --crop-size'),
-        (['folder', '--crop-size', '0'], 'at least 1'),
+        (['folder', '--crop-size', '8', '--step', '9'], 'leaves gaps'),
         (['folder', '--crop-size', '9', '--thresh-size', '-1'], '--thresh-size must be at least 0'),
         (['folder', '-i', 'in', '--part', 'a', '-o', 'x.lmdb'], '--part names LMDBs in a folder'),
         (['GoPro', '--threads', '0'], '--threads must be at least 1'),
