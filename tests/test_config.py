@@ -245,7 +245,7 @@ def test_a_test_file_is_checked_as_such(stock):
     [  # BasicSR would draw from the first part of the images only
         ('datasets.train.dataset_enlarge_ratio', 0.5, 'at least 1', 1.5),
         ('datasets.train.max_error_share', 1, 'less than 1', 0.99),
-        ('path.ignore_resume_networks', ['network_x'], "Did you mean 'network_g'", ['network_g']),
+        ('path.ignore_resume_networks', 'network_x', "Did you mean 'network_g'", ['network_g']),
         ('path.ignore_resume_networks', [['network_g']], 'no network', ['network_g']),
         ('val.prior_source', None, 'in quotes for the null prior', 'null'),  # YAML's null
     ],

@@ -84,7 +84,9 @@ def a_test_has_weights(run: Run) -> Problems:
 
 def ignored_networks_exist(run: Run) -> Problems:
     ignored = run.path.ignore_resume_networks
-    for name in ignored if isinstance(ignored, list) else ():
+    if ignored and isinstance(ignored, str):  # in which BasicSR looks for names
+        ignored = [name for name in run.network_sections if name in ignored] or [ignored]
+    for name in ignored or ():
         if str(name) not in run.network_sections:
             hint = did_you_mean(name, run.network_sections)
             message = f'{show(name)} is no network of this file.{hint}'
