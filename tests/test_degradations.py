@@ -6,13 +6,15 @@ import cv2
 import numpy as np
 import pytest
 import scipy.ndimage
+import torch
 from helpers import write_options, write_photos
 from skimage.metrics import peak_signal_noise_ratio
+from torch.nn import functional as F
 
 from unfoldldm_basicsr import cli
 from unfoldldm_basicsr.commands import degrade_command
 from unfoldldm_basicsr.common.declaration import OptionError
-from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain, catalogue, psf
+from unfoldldm_basicsr.data.degradations import DEGRADATIONS, DegradationChain, psf
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -68,6 +70,7 @@ def test_poisson_noise_has_variance_intensity_over_peak(level):
     assert noisy.mean() == pytest.approx(level, rel=0.01)
     assert noisy.var() == pytest.approx(level / 50, rel=0.03)
     assert np.allclose(noisy * 50, np.round(noisy * 50), atol=1e-3)  # whole photons
+    assert not degraded(flat(-level), 'poisson_noise', peak=50).any()  # of an unclipped step
 
 
 @pytest.mark.parametrize('sigma', [0.0, 0.1, 0.4, 1.3, 4.0])
@@ -86,14 +89,15 @@ def test_anisotropic_gaussian_psf_has_the_stated_covariance():
     np.testing.assert_allclose(covariance, expected, rtol=0.01)
 
 
-@pytest.mark.parametrize('angle', [35.0, 90.0])
-def test_straight_motion_psf_is_a_centred_segment_of_stated_length_and_angle(angle):
-    length = 15.0
-    values, vectors = np.linalg.eigh(moments(psf.motion_psf(length, angle)))
-    assert values[1] == pytest.approx(length**2 / 12, rel=0.02)  # uniform along the path
-    assert values[0] < 0.3  # bilinear splatting only
-    direction = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])) % 180
-    assert abs((direction - angle + 90) % 180 - 90) < 1.0
+@pytest.mark.parametrize(('angle', 'bend'), [(35, 0), (90, 0), (35, 60), (35, -150), (-70, 180)])
+def test_motion_psf_is_the_centred_path_of_stated_length_that_turns_evenly(angle, bend):
+    headings = np.radians(angle + bend * np.linspace(-0.5, 0.5, 4001))
+    path = np.cumsum([np.cos(headings), np.sin(headings)], axis=1) * 15 / 4001
+    x, y = path = path - path.mean(axis=1, keepdims=True)
+    kernel = psf.motion_psf(15.0, angle, bend)
+    np.testing.assert_allclose(moments(kernel), path @ path.T / 4001, atol=0.3)  # splatting
+    middle = kernel.shape[0] // 2
+    assert scipy.ndimage.map_coordinates(kernel, [middle - y, middle + x], order=1).min() > 0.01
 
 
 def test_convolve_gives_the_psf_itself_for_a_point_of_light():
@@ -115,6 +119,7 @@ def test_low_light_without_noise_is_the_tone_curve():
     for shot_noise in (0.0, 1e-300):  # of more photons than can be counted
         dark = degraded(image, 'low_light', shot_noise=shot_noise, **options)
         np.testing.assert_allclose(dark, 0.6 * image**2.2, atol=1e-6)
+        assert not degraded(-image, 'low_light', shot_noise=shot_noise, **options).any()
 
 
 def test_low_light_noise_is_poisson_gaussian():
@@ -139,6 +144,13 @@ def test_jpeg_is_8_bit_rgb_and_close_to_the_photo_at_a_high_quality():
     )
 
 
+def test_jpeg_halves_the_resolution_of_chroma_in_both_directions():
+    stripes = np.full((32, 32, 3), 0.5, np.float32)
+    stripes += np.float32([0, -0.069, 0.354]) * np.float32([[[1]], [[-1]]] * 16)  # of one luma
+    for image in (stripes, stripes.swapaxes(0, 1)):
+        np.testing.assert_allclose(degraded(image, 'jpeg', quality=100), 0.5, atol=4 / 255)
+
+
 def test_rain_brightens_only_where_streaks_are_and_stays_in_range():
     image = picture(120, 120)
     parameters = {'density': 0.002, 'length': 15.0, 'angle': 10.0, 'thickness': 1.0}
@@ -161,16 +173,33 @@ def test_rain_falls_along_the_stated_slant(angle, sign):
     assert orientation == pytest.approx(-sign * abs(angle), abs=6)
 
 
+def test_half_of_the_rain_is_near_and_half_is_far_at_half_the_size():
+    parameters = {'density': 1e-4, 'length': 60.0, 'angle': 0.0, 'thickness': 4.0}
+    rain = degraded(flat(0.0, 1000), 'rain', intensity=1.0, **parameters)[..., 0]
+    sizes, peaks = [], []
+    for place in scipy.ndimage.find_objects(scipy.ndimage.label(rain > 1e-3)[0]):
+        profiles = [rain[place].sum(axis=axis) for axis in (1, 0)]
+        sizes.append([np.sqrt(np.cov(range(len(p)), aweights=p, ddof=0)) for p in profiles])
+        peaks.append(rain[place].max())
+    assert np.quantile(peaks, [0.1, 0.9]) == pytest.approx([0.46, 0.94], abs=0.06)  # of 0.4 to 1
+    for length, thickness in ((60, 4), (30, 2)):  # raised cosine along, Gaussian across
+        spread = length**2 * (1 / 12 - 1 / (2 * np.pi**2)) + thickness**2 / 4
+        near = np.isclose(sizes, [np.sqrt(spread), thickness / 2], rtol=0.1).all(axis=1)
+        assert 30 < near.sum() < 60  # of 50 less those that meet others or the border
+
+
 def test_haze_is_the_atmospheric_scattering_model():
     image = picture()
-    depth = catalogue.random_depth(*image.shape[:2], 3, generator(5))
+    rng, depth = generator(5), np.linspace(1, 0, 40)[:, None]  # farther towards the top
+    for cells, weight in ((3, 1.0), (6, 0.5)):
+        grid = torch.from_numpy(rng.random((1, 1, cells + 1, cells + 1), np.float32))
+        depth = depth + weight * F.interpolate(grid, (40, 56), mode='bicubic')[0, 0].numpy()
+    depth = (depth - depth.min()) / np.ptp(depth)
     transmission = np.exp(-1.7 * depth.astype(np.float64))[..., None]
     expected = image * transmission + 0.85 * (1 - transmission)
     for beta, values in ((1.7, expected), (0.0, image)):
         hazy = degraded(image, 'haze', 5, beta=beta, airlight=0.85, depth_cells=3)
-        np.testing.assert_allclose(hazy, values, atol=1e-6)
-    assert (depth.min(), depth.max()) == (0, 1)
-    assert depth[:10].mean() > depth[-10:].mean(), 'farther towards the top'
+        np.testing.assert_allclose(hazy, values, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', DEGRADATIONS)
