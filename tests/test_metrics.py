@@ -13,7 +13,7 @@ from basicsr.metrics import calculate_metric
 from basicsr.utils.registry import METRIC_REGISTRY
 from helpers import image_of
 from skimage.color import rgb2lab
-from skimage.metrics import peak_signal_noise_ratio
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from unfoldldm_basicsr.common.declaration import OptionError, read
 from unfoldldm_basicsr.metrics import perceptual
@@ -129,15 +129,33 @@ def test_gt_mean_undoes_a_wrong_exposure_and_nothing_else():
     assert measured('psnr', dark, truth, crop_border=0) < 20
     assert measured('psnr_gt_mean', dark, truth) == math.inf
     assert measured('ssim_gt_mean', dark, truth) == pytest.approx(1)
-    other = image_of((24, 24, 3), seed=1)
-    grey = [x @ [0.114, 0.587, 0.299] for x in (other.astype(float), truth.astype(float))]
-    scaled = np.clip(other * grey[1].mean() / grey[0].mean(), 0, 255)
-    expected = 10 * math.log10(255**2 / np.mean((scaled - truth) ** 2))
-    assert measured('psnr_gt_mean', other, truth) == pytest.approx(expected)
     assert measured('psnr_gt_mean', np.zeros_like(truth), truth) < 20  # black has no exposure
     assert math.isnan(measured('ssim_gt_mean', truth[:8], truth[:8]))
     for one in (truth[..., :1], truth[..., 0]):  # channel
         assert measured('psnr_gt_mean', one // 2, one) == math.inf
+
+
+@pytest.mark.parametrize(
+    ('options', 'part'),
+    [
+        ({}, lambda x: x),
+        ({'crop_border': 4}, lambda x: x[4:-4, 4:-4]),
+        ({'test_y_channel': True}, lambda x: 16 + x @ [24.966, 128.553, 65.481] / 255),
+    ],
+)
+def test_gt_mean_scales_the_whole_image_clips_it_and_compares_the_part_asked_for(options, part):
+    truth, image = image_of((24, 24, 3)), image_of((24, 24, 3), seed=1) // 2
+    image[6:9] = 200  # more than can be shown when it is scaled
+    grey = [x @ [0.114, 0.587, 0.299] for x in (image.astype(float), truth.astype(float))]
+    scaled = np.clip(image * grey[1].mean() / grey[0].mean(), 0, 255)
+    pair = part(scaled), part(truth.astype(float))
+    expected = peak_signal_noise_ratio(*pair[::-1], data_range=255)
+    assert measured('psnr_gt_mean', image, truth, **options) == pytest.approx(expected)
+    kind = {'gaussian_weights': True, 'use_sample_covariance': False, 'full': True}
+    axis = -1 if pair[0].ndim == 3 else None
+    _, values = structural_similarity(*pair, data_range=255, channel_axis=axis, **kind)
+    expected = values[5:-5, 5:-5].mean()
+    assert measured('ssim_gt_mean', image, truth, **options) == pytest.approx(expected, rel=1e-4)
 
 
 def test_uciqe_of_two_colours_follows_the_formula():
@@ -150,6 +168,10 @@ def test_uciqe_of_two_colours_follows_the_formula():
     expected = 0.4680 * chroma / 2 + 0.2745 * lightness
     expected += 0.2576 * chroma / math.hypot(chroma, lightness) / 2
     assert measured('uciqe', image) == pytest.approx(expected, rel=1e-6)
+    levels = np.repeat([0, 60, 120, 180, 255], [2, 6, 384, 6, 2])  # 0.5 % and 2 % of the pixels
+    low, high = rgb2lab(np.full((1, 2, 3), [[[60], [180]]]) / 255)[0, :, 0] / 100
+    image[:] = levels.reshape(20, 20, 1)
+    assert measured('uciqe', image) == pytest.approx(0.2745 * (high - low), abs=1e-4)
 
 
 def uiqm_by_loops(image: np.ndarray) -> float:
