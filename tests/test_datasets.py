@@ -129,12 +129,14 @@ def test_images_smaller_than_the_patch_are_reflected(tmp_path):
 def test_validation_crops_are_central(tmp_path):
     write_photos(tmp_path, 1, (50, 71))
     photo = cv2.imread(str(tmp_path / 'img_0.png'))[:, :, ::-1].astype(np.float32) / 255
-    item = build_dataset(synthetic(tmp_path, 'val', crop_multiple=16))[0]
-    np.testing.assert_array_equal(pixels(item['gt']), photo[1:49, 3:67])
-    item = build_dataset(synthetic(tmp_path, 'val', center_crop=40))[0]
-    np.testing.assert_array_equal(pixels(item['gt']), photo[5:45, 15:55])
-    item = build_dataset(synthetic(tmp_path, 'val', center_crop=40, crop_multiple=16))[0]
-    np.testing.assert_array_equal(pixels(item['gt']), photo[9:41, 19:51])
+    for options, part in (
+        ({'crop_multiple': 16}, np.s_[1:49, 3:67]),
+        ({'crop_multiple': 64}, np.s_[:, 3:67]),  # a side below it stays whole
+        ({'center_crop': 40}, np.s_[5:45, 15:55]),
+        ({'center_crop': 40, 'crop_multiple': 16}, np.s_[9:41, 19:51]),
+    ):
+        item = build_dataset(synthetic(tmp_path, 'val', **options))[0]
+        np.testing.assert_array_equal(pixels(item['gt']), photo[part])
 
 
 @pytest.mark.parametrize('phase', ['train', 'val'])

@@ -179,6 +179,9 @@ def test_changed_data_are_reported(photos):
     moved = folder.rename(folder.with_name('moved'))
     photos['dataroot_gt'] = str(moved)
     assert reported(photos, before) == []
+    (moved / 'img_0.png').rename(moved / 'img_00.png')
+    assert 'made with 3 of other names or sizes' in reported(photos, before)[0]
+    (moved / 'img_00.png').rename(moved / 'img_0.png')
     (moved / 'img_0.png').write_bytes((moved / 'img_0.png').read_bytes() + b' ')
     assert 'made with 3 of other names or sizes' in reported(photos, before)[0]
     write_photos(moved, 4)
