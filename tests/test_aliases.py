@@ -192,20 +192,23 @@ def test_biases_decay_where_they_do_in_the_forks(tmp_path):
 
 
 def test_floats_are_measured_where_the_file_says_so(tmp_path):
-    """An error of 0.001 vanishes in 8 bits and is 60 dB without them."""
-    found = {}
+    """An error of 0.001 of red vanishes in 8 bits; without them it counts as one of red."""
+    found, luma = {}, {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': True}
     for use_image in (True, False):
         options = model_options(tmp_path, dict(NAFNET))
         options['val']['use_image'] = use_image
+        options['val']['metrics']['luma'] = luma
         model = RestorationModel(options)
         gt = torch.full((1, 3, 8, 8), 100 / 255)
         item = {'lq': gt[0], 'gt': gt[0], 'lq_path': 'x.png'}
-        model.evaluator.restore = lambda batch: Restored(batch['gt'] + 0.001)
+        red = torch.tensor([0.001, 0, 0]).view(3, 1, 1)
+        model.evaluator.restore = lambda batch, red=red: Restored(batch['gt'] + red)
         loader = torch.utils.data.DataLoader([item])
         (result,) = model.evaluator.evaluate(loader, 'x', save_img=False)
-        found[use_image] = result.metrics['psnr']
-    assert found[True] == np.inf
-    assert found[False] == pytest.approx(60, abs=1e-3)
+        found[use_image] = [*result.metrics.values()]
+    assert found[True] == [np.inf, np.inf]
+    expected = 60 + 10 * np.log10([3, (255 / 65.481) ** 2])
+    assert found[False] == pytest.approx(expected, abs=0.01)
 
 
 IN_SHORT = ['GaussianGrayDenoising_Sigma', 'DefocusDeblur_DualPixel_16bit', 'SIDD32']

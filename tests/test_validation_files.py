@@ -3,6 +3,7 @@
 import math
 import os
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -202,6 +203,17 @@ def shown(folder, pictures=None, *, traced: bool = False, **changes) -> Board:
     return board
 
 
+@pytest.mark.parametrize('prefix', ['', 'oracle_'])
+def test_the_best_value_is_the_lowest_where_lower_is_better(prefix):
+    psnr, lpips = f'{prefix}psnr', f'{prefix}lpips'
+    val = {'metrics': {'psnr': {}, 'lpips': {'better': 'lower'}}}
+    run = Evaluator({**OPT, 'val': val}, torch.device('cpu'), Mock(), prefix=prefix)
+    values = enumerate([2.0, 3.0, 1.0, math.nan])
+    improved = [run.update_best('x', {psnr: v, lpips: v}, i) for i, v in values]
+    assert improved == [[psnr, lpips], [psnr], [lpips], []]
+    assert run.best['x'][lpips] == {'better': 'lower', 'val': 1.0, 'iter': 2}
+
+
 @pytest.mark.parametrize('traced', [False, True])
 def test_panels_show_input_stages_output_and_truth(tmp_path, traced):
     board = shown(tmp_path, traced=traced)
@@ -213,11 +225,14 @@ def test_panels_show_input_stages_output_and_truth(tmp_path, traced):
 
 
 def test_the_table_of_stages_has_the_psnr_of_x_hat_x_tilde_and_x_in_their_columns(tmp_path):
-    shown(tmp_path, traced=True)
-    item, row = Pictures()[0], csv_rows(tmp_path / 'stage_psnr_held_out.csv')[0]
+    board = shown(tmp_path, traced=True)
+    item, (row, *rest) = Pictures()[0], csv_rows(tmp_path / 'stage_psnr_held_out.csv')
     for key, factor in (('psnr_hat', 1 / 64), ('psnr_tilde', 1 / 16), ('psnr', 1 / 4)):
         mse = (factor * item['lq'] - item['gt']).square().mean()
         assert float(row[key]) == pytest.approx(-10 * mse.log10().item(), abs=1e-3)
+    for stage in '12':
+        mean = fmean(float(r['psnr']) for r in (row, *rest) if r['stage'] == stage)
+        assert board[f'metrics/held_out/stage_{stage}/psnr'] == pytest.approx(mean, abs=1e-3)
 
 
 def test_large_images_are_reduced_and_any_name_is_a_tag(tmp_path):
