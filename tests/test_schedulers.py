@@ -88,6 +88,19 @@ def test_schedules_of_basicsr_give_its_rates_to_the_last_bit(name):
     assert run(learning_rate(name, **changes)) == run(cls(optimizer_of(LR), **options))
 
 
+@pytest.mark.parametrize(
+    ('name', 'changes'),
+    [
+        ('TrueCosineAnnealingLR', {'T_max': 12}),
+        ('ConstantCosineLR', {'total_iter': 12}),
+        ('CosineAnnealingRestartLR', {'periods': [4, 8]}),
+        ('CosineAnnealingRestartCyclicLR', {'periods': [4, 8]}),
+    ],
+)
+def test_a_cosine_that_ends_before_the_training_keeps_its_minimum(name, changes):
+    assert run(learning_rate(name, **changes))[12:] == pytest.approx([1e-6] * 8, rel=1e-9)
+
+
 RESTARTS = {'type': 'CosineAnnealingRestartLR', 'periods': [20], 'restart_weights': [1]}
 CONSTANT = {'type': 'ConstantCosineLR', 'constant_iter': 8}
 TRUE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20}
@@ -99,6 +112,7 @@ TRUE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20}
         ({'type': 'CosineLR'}, 'type', "Did you mean 'ConstantCosineLR'"),
         ({'type': 'MultiStepLR', 'milestone': [3]}, 'milestone', "Did you mean 'milestones'"),
         ({**CONSTANT, 'constant_iter': 20}, 'constant_iter', 'total_iter (20)'),
+        ({**TRUE, 'eta_min': -1e-6}, 'eta_min', 'at least 0'),
         ({**CONSTANT, 'total_iter': 7}, 'constant_iter', 'total_iter (7)'),
         ({**RESTARTS, 'periods': [10]}, 'periods', 'ends at 10, the training at 20'),
         ({**RESTARTS, 'restart_weights': [1, 1]}, 'restart_weights', '2 values for 1 periods'),

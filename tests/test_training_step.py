@@ -268,8 +268,8 @@ def test_a_training_without_memory_hears_what_its_network_can_do(tmp_path):
         assert found == sorted(found), 'from the cheapest to the dearest'
 
 
-def batch_of(size=4):
-    lq = torch.arange(float(size)).view(size, 1, 1, 1).expand(size, 1, 2, 2)
+def batch_of(size=4, side=2):
+    lq = torch.arange(float(size)).view(size, 1, 1, 1).expand(size, 1, side, side)
     return {'lq': lq, 'gt': lq + 10, 'lq_path': [str(i) for i in range(size)]}
 
 
@@ -295,14 +295,17 @@ def test_half_of_the_batches_stay_as_they_are_and_shares_are_beta_distributed():
         assert float(shares.var()) == pytest.approx(1 / (4 * (2 * beta + 1)), rel=0.15)
 
 
-@pytest.mark.parametrize('mixup', [True, False])
-def test_a_model_mixes_training_batches_where_asked(tmp_path, mixup):
-    options = model_options(tmp_path, {'type': 'TinyConvNet'}, mixing_augs={'mixup': mixup})
+@pytest.mark.parametrize(('mixup', 'count', 'side'), [(True, 4, 2), (True, 3, 1), (False, 4, 2)])
+def test_a_model_mixes_training_batches_where_asked(tmp_path, mixup, count, side):
+    sizes = {'iters': [9], 'gt_sizes': [side], 'mini_batch_sizes': [count]}
+    options = {'mixing_augs': {'mixup': mixup}, 'progressive': sizes if side == 1 else None}
+    options = model_options(tmp_path, {'type': 'TinyConvNet'}, **options)
     model = RestorationModel(options | {'rank': 1})
     model.current_iter = 7
     model.feed_data(batch_of())
     draw = random.Random(f'mixup/{options["manual_seed"]}/7/1')  # as runs before drew it
-    expected = mixed(batch_of(), MixingOptions(), draw) if mixup else batch_of()
+    expected = batch_of(count, side)
+    expected = mixed(expected, MixingOptions(), draw) if mixup else expected
     assert torch.equal(model.batch['lq'], expected['lq'])
     assert torch.equal(model.batch['gt'], expected['gt'])
 
