@@ -211,13 +211,18 @@ def test_a_report_leaves_out_the_score_of_an_exact_copy_of_the_truth(tmp_path, p
 
 
 def test_a_run_is_tested_with_the_priors_that_there_are_and_its_model_takes(tmp_path, monkeypatch):
-    table = pd.DataFrame({'set': 'held', 'image': '0', 'psnr': [20.0, 22.0]})  # two draws of one
-    monkeypatch.setattr(single, 'tested', lambda *_, **__: table)
+    def tested(options: dict, *_, **__) -> pd.DataFrame:
+        worth = {'null': -3, 'oracle': 2}.get(options['val']['prior_source'], 0)
+        return pd.DataFrame({'set': 'held', 'image': '0', 'psnr': [20.0 + worth, 22.0 + worth]})
+
+    monkeypatch.setattr(single, 'tested', tested)  # two draws of one image
     val = {'datasets': {'val': {'name': 'held'}}, 'val': {'metrics': METRICS}}
     run = Run(tmp_path, {'name': 'x', **val})
     found = single.prior_table(run, Workspace(tmp_path, tmp_path, 1))
     assert list(found['prior']) == ['generated', 'null', 'oracle']
     assert {*found['images']} == {1}
+    assert list(found['psnr']) == [21, 18, 23]
+    assert list(found['difference']) == [0, -3, 2]
     for kind, own in (('RestorationModel', False), ('UnfoldLDMPhase2Model', True)):
         assert single.generates_prior({'model_type': kind}) is own
 
