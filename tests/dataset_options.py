@@ -13,14 +13,11 @@ NOTHING = [{'type': 'gaussian_noise', 'sigma': 0}]
 
 def synthetic(root, phase='train', **changes) -> dict:
     options = {
-        'name': 'photos',
-        'type': 'SyntheticDegradationDataset',
-        'phase': phase,
-        'scale': 1,
+        'name': 'photos', 'type': 'SyntheticDegradationDataset', 'phase': phase, 'scale': 1,
         'dataroot_gt': str(root),
         'io_backend': {'type': 'lmdb' if str(root).endswith('.lmdb') else 'disk'},
         'degradations': NOISE,
-    }
+    }  # fmt: skip
     if phase == 'train':
         options |= {'gt_size': 16, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}
     return options | changes

@@ -90,23 +90,18 @@ def stock_options(folder: Path, total_iter: int = 4, batch: int = 2) -> dict:
     loading = {'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 0}
     train_data = {**loading, 'gt_size': 32, 'batch_size_per_gpu': batch}
     return {
-        'name': 'stock',
-        'model_type': 'SRModel',
-        'scale': 4,
-        'num_gpu': 0,
-        'manual_seed': 0,
+        'name': 'stock', 'model_type': 'SRModel', 'scale': 4, 'num_gpu': 0, 'manual_seed': 0,
         'datasets': {'train': {**data, **train_data}, 'val': {'name': 'held_out', **data}},
         'network_g': {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 4},
         'path': {'pretrain_network_g': None},
         'train': {
-            'total_iter': total_iter,
-            'optim_g': {'type': 'Adam', 'lr': 1e-3},
+            'total_iter': total_iter, 'optim_g': {'type': 'Adam', 'lr': 1e-3},
             'scheduler': {'type': 'MultiStepLR', 'milestones': [2], 'gamma': 0.5},
             'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0},
         },
         'val': {'val_freq': 100, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}},
         'logger': {'print_freq': 1, 'save_checkpoint_freq': 2},
-    }
+    }  # fmt: skip
 
 
 def tiny_unfoldldm(phase: int | str = 2, **changes) -> dict:
@@ -128,13 +123,10 @@ def model_options(folder: Path, network: dict, *, is_train: bool = True, **train
     }  # fmt: skip
     if is_train:
         options['train'] = {
-            'total_iter': 100,
-            'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.0},
-            'scheduler': {'type': 'MultiStepLR', 'milestones': [1000]},
-            'ema_decay': 0.9,
-            'pixel_opt': {'type': 'L1Loss'},
-            **train,
-        }
+            'total_iter': 100, 'optim_g': {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.0},
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [1000]}, 'ema_decay': 0.9,
+            'pixel_opt': {'type': 'L1Loss'}, **train,
+        }  # fmt: skip
     return options
 
 

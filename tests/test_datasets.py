@@ -228,20 +228,16 @@ def test_a_pair_of_different_sizes_is_named(tmp_path):
     ('key', 'value', 'words'),
     [
         ('io_backend.type', 'lmbd', "Did you mean 'lmdb'"),
-        ('gt_sise', 16, "Did you mean 'gt_size'"),
-        ('gt_size', None, 'is missing'),
-        ('scale', 2, 'is 2'),
-        ('crop_multiple', 8, 'is for validation'),
+        ('gt_sise', 16, "Did you mean 'gt_size'"), ('gt_size', None, 'is missing'),
+        ('scale', 2, 'is 2'), ('crop_multiple', 8, 'is for validation'),
         ('color', 'gray', "Did you mean 'grey'"),
         ('meta_info_file', 'nowhere.txt', 'nowhere.txt: no such meta_info_file'),
         ('degradation_names', ['rain', 'rain'], 'list of different names'),
-        ('filename_tmpl', '{', 'no other braces'),
-        ('filename_tmpl', 'x', 'must hold {}'),
-        ('filename_tmpl', '{}{}', 'no other braces'),
-        ('filename_tmpl', '{{}}x', 'no other braces'),
+        ('filename_tmpl', '{', 'no other braces'), ('filename_tmpl', 'x', 'must hold {}'),
+        ('filename_tmpl', '{}{}', 'no other braces'), ('filename_tmpl', '{{}}x', 'no other braces'),
         ('filename_tmpl', '{}_rain', 'looked for img_0_rain.png'),
     ],
-)
+)  # fmt: skip
 def test_bad_options_are_refused_with_dataset_key_and_remedy(tmp_path, key, value, words):
     write_photos(tmp_path, 2)
     good = paired(tmp_path, tmp_path) if key == 'filename_tmpl' else synthetic(tmp_path)

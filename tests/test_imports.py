@@ -16,15 +16,11 @@ MAX_LINES = 400
 
 # Parts of the package (longest match counts) by level; imports go to the same or a lower level.
 BY_LEVEL = (
-    ('common',),
-    ('compat', 'ops', 'data.degradations'),
-    ('archs.layers',),
-    ('archs.unfolding', 'weights'),
-    ('options', 'archs', 'losses', 'data', 'metrics', 'preparing'),
-    ('training', 'restoring'),
-    ('models', 'comparing', 'pictures'),
+    ('common',), ('compat', 'ops', 'data.degradations'), ('archs.layers',),
+    ('archs.unfolding', 'weights'), ('options', 'archs', 'losses', 'data', 'metrics', 'preparing'),
+    ('training', 'restoring'), ('models', 'comparing', 'pictures'),
     ('commands', 'cli', 'train', 'test', ''),
-)
+)  # fmt: skip
 LEVELS = {part: level for level, parts in enumerate(BY_LEVEL) for part in parts}
 # Parts that do not know BasicSR, nor another of them on their level.
 PURE = ('ops', 'data.degradations', 'archs.layers', 'archs.unfolding')

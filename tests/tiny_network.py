@@ -55,11 +55,8 @@ class TwoGroupTestNet(nn.Module):
 
 # arguments of the smallest Restormer that has every part
 RESTORMER = {
-    'dim': 8,
-    'num_blocks': [1, 2, 1, 1],
-    'num_refinement_blocks': 2,
-    'heads': [1, 2, 2, 4],
-}
+    'dim': 8, 'num_blocks': [1, 2, 1, 1], 'num_refinement_blocks': 2, 'heads': [1, 2, 2, 4],
+}  # fmt: skip
 TWO_GROUPS = {'type': 'TwoGroupTestNet'}
 NORMED = {**TWO_GROUPS, 'normalise': True}
 
