@@ -10,11 +10,9 @@ _WANDB = {'project': None, 'resume_id': None}
 _DIST = {'backend': 'nccl', 'port': 29500}
 _PATH = {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None}
 _PROGRESSIVE = {
-    'mini_batch_sizes': [8, 5, 4, 2, 1, 1],
-    'iters': [92000, 64000, 48000, 36000, 36000, 24000],
-    'gt_size': 384,
-    'gt_sizes': [128, 160, 192, 256, 320, 384],
-}
+    'mini_batch_sizes': [8, 5, 4, 2, 1, 1], 'iters': [92000, 64000, 48000, 36000, 36000, 24000],
+    'gt_size': 384, 'gt_sizes': [128, 160, 192, 256, 320, 384],
+}  # fmt: skip
 
 
 def restormer_files() -> dict[str, dict]:

@@ -56,12 +56,10 @@ def misspellings(key: str) -> list[str]:
     """Typing mistakes: a letter lost, doubled, exchanged with the next, or of the wrong case."""
     middle = len(key) // 2
     found = [
-        key[:middle] + key[middle + 1 :],
-        key[:middle] + key[middle] + key[middle:],
-        key[: middle - 1] + key[middle] + key[middle - 1] + key[middle + 1 :],
-        key.capitalize(),
+        key[:middle] + key[middle + 1 :], key[:middle] + key[middle] + key[middle:],
+        key[: middle - 1] + key[middle] + key[middle - 1] + key[middle + 1 :], key.capitalize(),
         f'{key}_x',
-    ]
+    ]  # fmt: skip
     return [word for word in dict.fromkeys(found) if word and word != key]
 
 

@@ -28,12 +28,10 @@ LARGEST = 20_000_000  # parameters of a network that is trained here
 _UNET = {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'heads': [1, 1, 2, 2]}
 _NAFNET = {'width': 8, 'enc_blk_nums': [1, 1, 1, 1], 'dec_blk_nums': [1, 1, 1, 1]}
 SMALL = {
-    'NAFNet': _NAFNET,
-    'NAFNetLocal': _NAFNET,
-    'UnfoldLDM': {**tiny_unfoldldm(), **_UNET},
+    'NAFNet': _NAFNET, 'NAFNetLocal': _NAFNET, 'UnfoldLDM': {**tiny_unfoldldm(), **_UNET},
     'VLUNet': {**_UNET, 'dim': 10},
     'CLIPDegradationEmbedding': {'pretrained': None, 'clip_config': {**CLIP, 'embed_dim': 512}},
-}
+}  # fmt: skip
 _SMALLER = dict.fromkeys(('gt_size', 'center_crop', 'gt_sizes'), (8, 16))  # divisor, least value
 _SMALLER |= dict.fromkeys(('batch_size_per_gpu', 'accum_iter', 'mini_batch_sizes'), (4, 1))
 _CHEAP = dict.fromkeys(('num_worker_per_gpu', 'num_gpu'), 0)

@@ -127,15 +127,11 @@ def test_of_several_noise_levels_each_is_drawn_as_often():
     assert 70 < drawn.count(15) < 130
 
 
-@pytest.mark.parametrize(
-    ('crops', 'tile'),
-    [
-        ({'crop_size_h': 256, 'crop_size_w': 128}, 256),
-        ({'crop_size': 256}, 256),
-        ({'crop_size_h_ratio': 0.5, 'crop_size_w_ratio': 0.25}, 0.5),
-        ({'crop_size_h_ratio': 1.0, 'crop_size_w_ratio': 1.0}, None),
-    ],
-)
+@pytest.mark.parametrize(('crops', 'tile'), [
+    ({'crop_size_h': 256, 'crop_size_w': 128}, 256), ({'crop_size': 256}, 256),
+    ({'crop_size_h_ratio': 0.5, 'crop_size_w_ratio': 0.25}, 0.5),
+    ({'crop_size_h_ratio': 1.0, 'crop_size_w_ratio': 1.0}, None),
+])  # fmt: skip
 def test_grids_are_tiles(crops, tile):
     options = copy.deepcopy(FILES['GoPro32_test'])
     options['val'] |= {'grids': True, **crops}
@@ -164,16 +160,13 @@ def test_a_tile_may_be_a_share_of_the_image():
     assert set(seen) == {(24, 32)}
 
 
-@pytest.mark.parametrize(
-    ('name', 'key', 'value', 'says'),
-    [
-        (COLOUR, 'datasets.train.sigma_type', 'choose', 'constant, random'),
-        (COLOUR, 'datasets.train.sigma_type', 'choice', 'must be a list'),
-        ('GoPro32_test', 'val.grids', True, 'needs crop_size, crop_size_h'),
-        ('SIDD32', 'train.mixup', True, 'write mixing_augs'),
-        ('GoPro32', 'datasets.train.use_hflip', False, 'use_hflip is there too'),
-    ],
-)
+@pytest.mark.parametrize(('name', 'key', 'value', 'says'), [
+    (COLOUR, 'datasets.train.sigma_type', 'choose', 'constant, random'),
+    (COLOUR, 'datasets.train.sigma_type', 'choice', 'must be a list'),
+    ('GoPro32_test', 'val.grids', True, 'needs crop_size, crop_size_h'),
+    ('SIDD32', 'train.mixup', True, 'write mixing_augs'),
+    ('GoPro32', 'datasets.train.use_hflip', False, 'use_hflip is there too'),
+])  # fmt: skip
 def test_what_is_not_understood_is_left_to_the_check_and_said(name, key, value, says):
     options = put(FILES[name], key, value)
     report = examine(options, 'x.yml', 'train' in options, here=False)

@@ -140,19 +140,16 @@ def test_foreign_weights_are_not_recognised(name):
         infer_network(Checkpoint(Path('x.pth'), None, state, None))
 
 
-@pytest.mark.parametrize(
-    ('build', 'message'),
-    [
-        (lambda: Restormer(num_blocks=[1, 1]), 'num_blocks'),
-        (lambda: Restormer(inp_channels=6), 'dual_pixel_task'),
-        (lambda: NAFNet(enc_blk_nums=[1]), 'as many decoder as encoder levels'),
-        (lambda: NAFNetLocal(train_size=[256, 256]), 'train_size must have at least 4 items'),
-        (lambda: VLUNet(dim=8), 'dim must be .* 10'),
-        (lambda: VLUNet(dim=11), 'dim must be a multiple of 2'),
-        (lambda: VLUNet(heads=[1, 2]), 'heads'),
-        (lambda: VLUNet(out_channels=1), r'inp_channels \(3\) must equal out_channels \(1\)'),
-    ],
-)
+@pytest.mark.parametrize(('build', 'message'), [
+    (lambda: Restormer(num_blocks=[1, 1]), 'num_blocks'),
+    (lambda: Restormer(inp_channels=6), 'dual_pixel_task'),
+    (lambda: NAFNet(enc_blk_nums=[1]), 'as many decoder as encoder levels'),
+    (lambda: NAFNetLocal(train_size=[256, 256]), 'train_size must have at least 4 items'),
+    (lambda: VLUNet(dim=8), 'dim must be .* 10'),
+    (lambda: VLUNet(dim=11), 'dim must be a multiple of 2'),
+    (lambda: VLUNet(heads=[1, 2]), 'heads'),
+    (lambda: VLUNet(out_channels=1), r'inp_channels \(3\) must equal out_channels \(1\)'),
+])  # fmt: skip
 def test_arguments_that_do_not_fit_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -58,13 +58,10 @@ def test_what_cannot_be_measured_is_refused(script, capsys):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-@pytest.mark.parametrize(
-    ('name', 'words'),
-    [
-        ('networks', ['--networks', 'unfoldldm-tiny', '--sizes', '64']),
-        ('scaling', ['--axes', 'size', '--sizes', '64']),
-    ],
-)
+@pytest.mark.parametrize(('name', 'words'), [
+    ('networks', ['--networks', 'unfoldldm-tiny', '--sizes', '64']),
+    ('scaling', ['--axes', 'size', '--sizes', '64']),
+])  # fmt: skip
 def test_time_and_memory_are_measured(script, tmp_path, monkeypatch, name, words):
     for module in (script('common'), script(name)):
         monkeypatch.setattr(module, 'in_own_process', lambda f, *rest: f(*rest), raising=False)

@@ -172,15 +172,12 @@ def test_a_plain_kill_and_a_closed_pipe_are_no_success(monkeypatch):
     assert (done.stdout, done.stderr) == ('141\n', '')
 
 
-@pytest.mark.parametrize(
-    ('gpu', 'named', 'expected'),
-    [
-        (False, 'triton', 'torch (on the CPU, UNFOLDLDM_SCAN=triton only counts on a GPU)'),
-        (False, 'tritn', "UNFOLDLDM_SCAN: unknown value 'tritn'. Did you mean 'triton'?"),
-        (True, '', 'triton (on the GPU)'),
-        (True, 'mamba', "UNFOLDLDM_SCAN: scan backend 'mamba' is not usable here: no"),
-    ],
-)
+@pytest.mark.parametrize(('gpu', 'named', 'expected'), [
+    (False, 'triton', 'torch (on the CPU, UNFOLDLDM_SCAN=triton only counts on a GPU)'),
+    (False, 'tritn', "UNFOLDLDM_SCAN: unknown value 'tritn'. Did you mean 'triton'?"),
+    (True, '', 'triton (on the GPU)'),
+    (True, 'mamba', "UNFOLDLDM_SCAN: scan backend 'mamba' is not usable here: no"),
+])  # fmt: skip
 def test_doctor_shows_the_scan_backend_that_will_be_taken(monkeypatch, gpu, named, expected):
     monkeypatch.setenv(dispatch.ENVIRONMENT, named)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
@@ -259,17 +256,14 @@ def test_setup_refuses_a_python_that_basicsr_cannot_be_built_with(tmp_path):
     assert 'BasicSR 1.4.2 is published as source only' in result.stderr
 
 
-@pytest.mark.parametrize(
-    ('script', 'words', 'variables', 'policy'),
-    [
-        ('-m', ['-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml'], {}, 'PASSIVE'),
-        ('/env/bin/unfoldldm', ['/env/bin/unfoldldm', 'restore'], {}, 'PASSIVE'),
-        ('-m', ['-m', 'unfoldldm_basicsr.train'], {'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE'),
-        ('-m', ['-m', 'unfoldldm_basicsr.train'], {'GOMP_SPINCOUNT': '100'}, None),
-        ('notebook.py', ['notebook.py', 'unfoldldm'], {}, None),
-        ('/env/bin/unfoldldm', ['-c', 'from multiprocessing.spawn import spawn_main'], {}, None),
-    ],
-)
+@pytest.mark.parametrize(('script', 'words', 'variables', 'policy'), [
+    ('-m', ['-m', 'unfoldldm_basicsr.train', '-opt', 'x.yml'], {}, 'PASSIVE'),
+    ('/env/bin/unfoldldm', ['/env/bin/unfoldldm', 'restore'], {}, 'PASSIVE'),
+    ('-m', ['-m', 'unfoldldm_basicsr.train'], {'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE'),
+    ('-m', ['-m', 'unfoldldm_basicsr.train'], {'GOMP_SPINCOUNT': '100'}, None),
+    ('notebook.py', ['notebook.py', 'unfoldldm'], {}, None),
+    ('/env/bin/unfoldldm', ['-c', 'from multiprocessing.spawn import spawn_main'], {}, None),
+])  # fmt: skip
 def test_threads_of_programs_sleep_while_they_wait_unless_the_user_decided(
     monkeypatch, script, words, variables, policy
 ):

@@ -158,14 +158,11 @@ def test_shipped_comparisons_are_comparable_and_pass_the_check_of_option_files(p
             assert preflight(test, side.name, False, here=False) == []
 
 
-@pytest.mark.parametrize(
-    ('path', 'value', 'said'),
-    [
-        ('datasets.train.gt_size', 24, 'datasets.train.gt_size is 24, in common.yml 32'),
-        ('datasets.train.use_rot', True, "datasets.train.use_rot is True, in common.yml 'not set'"),
-        ('path', {'pretrain_network_g': 'x.pth'}, "path.pretrain_network_g is 'x.pth', in common"),
-    ],
-)
+@pytest.mark.parametrize(('path', 'value', 'said'), [
+    ('datasets.train.gt_size', 24, 'datasets.train.gt_size is 24, in common.yml 32'),
+    ('datasets.train.use_rot', True, "datasets.train.use_rot is True, in common.yml 'not set'"),
+    ('path', {'pretrain_network_g': 'x.pth'}, "path.pretrain_network_g is 'x.pth', in common"),
+])  # fmt: skip
 def test_sides_that_are_not_comparable_are_refused_with_the_difference(
     folder, path, value, said, output_of
 ):

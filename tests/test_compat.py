@@ -61,11 +61,9 @@ RELIED_ON = {
     (prefetch.CPUPrefetcher, '__init__'): '29caf7fc1b84',
     (prefetch.CPUPrefetcher, 'reset'): '753893332e63',
     (basicsr.metrics, 'calculate_psnr'): 'dac9f0d6e875',
-    (basicsr.metrics, 'calculate_ssim'): '303b7527ab0f',
-    (BaseModel, 'validation'): '0b8825204831',
-    (BaseModel, '_update_best_metric_result'): '0cac0c14ac43',
-    (SRModel, 'save'): '8c3a0e9b2c63',
-}
+    (basicsr.metrics, 'calculate_ssim'): '303b7527ab0f', (BaseModel, 'validation'): '0b8825204831',
+    (BaseModel, '_update_best_metric_result'): '0cac0c14ac43', (SRModel, 'save'): '8c3a0e9b2c63',
+}  # fmt: skip
 
 
 def fingerprint(owner: object, name: str) -> str:
@@ -95,13 +93,10 @@ def test_applying_again_changes_nothing():
     assert all(function.replaces.__module__.startswith('basicsr') for function in before.values())
 
 
-@pytest.mark.parametrize(
-    ('name', 'attribute'),
-    [
-        ('torchvision.transforms.functional_tensor', 'rgb_to_grayscale'),
-        ('scipy.ndimage.filters', 'convolve'),
-    ],
-)
+@pytest.mark.parametrize(('name', 'attribute'), [
+    ('torchvision.transforms.functional_tensor', 'rgb_to_grayscale'),
+    ('scipy.ndimage.filters', 'convolve'),
+])  # fmt: skip
 def test_shims_fill_in_for_a_module_that_is_gone_only(name, attribute, monkeypatch):
     present = types.ModuleType(name)
     monkeypatch.setitem(sys.modules, name, present)

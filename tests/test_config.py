@@ -266,16 +266,13 @@ def test_tiles_are_judged_after_their_alignment_to_the_network(plugin):
     assert problems_at(put(plugin, 'val.tile_overlap', 16), 'val.tile') == ''
 
 
-@pytest.mark.parametrize(
-    ('embedding', 'groups', 'says'),
-    [
-        ('learned', ['restoration', 'embedding'], ''),
-        ('learned', ['restoration'], "no limit for the parameter group 'embedding'"),
-        ('learned', ['restoration', 'embeding'], "'embeding'. Did you mean 'embedding'"),
-        ('label', ['restoration'], ''),
-        ('label', ['restoration', 'embedding'], "no parameter group 'embedding'"),
-    ],
-)
+@pytest.mark.parametrize(('embedding', 'groups', 'says'), [
+    ('learned', ['restoration', 'embedding'], ''),
+    ('learned', ['restoration'], "no limit for the parameter group 'embedding'"),
+    ('learned', ['restoration', 'embeding'], "'embeding'. Did you mean 'embedding'"),
+    ('label', ['restoration'], ''),
+    ('label', ['restoration', 'embedding'], "no parameter group 'embedding'"),
+])  # fmt: skip
 def test_limits_name_the_groups_that_are_trained(tmp_path, embedding, groups, says):
     options = put(vlunet_file(tmp_path), 'network_e', EMBEDDINGS[embedding])
     options['train'] |= {'use_grad_clip': True, 'grad_clip_norm': dict.fromkeys(groups, 1)}

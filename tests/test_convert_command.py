@@ -32,13 +32,10 @@ def write(path, content):
     return path
 
 
-@pytest.mark.parametrize(
-    'changes',
-    [
-        {'num_blocks': [2, 1, 3, 1], 'num_refinement_blocks': 2, 'heads': [2, 2, 4, 8], 'dim': 12},
-        {'bias': True, 'LayerNorm_type': 'BiasFree', 'ffn_expansion_factor': 2.0},
-    ],
-)
+@pytest.mark.parametrize('changes', [
+    {'num_blocks': [2, 1, 3, 1], 'num_refinement_blocks': 2, 'heads': [2, 2, 4, 8], 'dim': 12},
+    {'bias': True, 'LayerNorm_type': 'BiasFree', 'ffn_expansion_factor': 2.0},
+])  # fmt: skip
 def test_a_lightning_checkpoint_becomes_the_same_network_with_all_its_arguments(
     tmp_path, clip, output_of, changes
 ):

@@ -94,14 +94,11 @@ def test_patches_reach_every_corner(tmp_path):
     assert seen == {image[top : top + 8, left : left + 8].tobytes() for top, left in places}
 
 
-@pytest.mark.parametrize(
-    ('steps', 'flips'),
-    [
-        ([{'type': 'motion_blur', 'length': 15, 'angle': 45}], False),
-        ([{'type': 'gaussian_blur', 'sigma': 2}], True),
-        ([{'type': 'gaussian_blur', 'sigma': 1}, {'type': 'jpeg', 'quality': 10}], False),
-    ],
-)
+@pytest.mark.parametrize(('steps', 'flips'), [
+    ([{'type': 'motion_blur', 'length': 15, 'angle': 45}], False),
+    ([{'type': 'gaussian_blur', 'sigma': 2}], True),
+    ([{'type': 'gaussian_blur', 'sigma': 1}, {'type': 'jpeg', 'quality': 10}], False),
+])  # fmt: skip
 def test_training_patches_are_degraded_as_parts_of_the_photo(tmp_path, steps, flips):
     write_photos(tmp_path, 1, (40, 48))
     options = {'degradations': steps, 'lq_output': 'unclipped'}
@@ -420,15 +417,11 @@ def test_sub_images_are_the_parts_of_the_photo_and_the_map_grows_for_them(tmp_pa
         np.testing.assert_array_equal(database.read(key), whole[top : top + 40, left : left + 40])
 
 
-@pytest.mark.parametrize(
-    ('names', 'words'),
-    [
-        (['a.png', 'a.jpg'], "a.jpg and a.png would both have the key 'a'"),
-        (['a.v1.png', 'a_v1.png'], "the key 'a_v1'"),
-        (['x' * 512 + '.png'], '512 bytes'),
-        ([' a.png'], 'space'),
-    ],
-)
+@pytest.mark.parametrize(('names', 'words'), [
+    (['a.png', 'a.jpg'], "a.jpg and a.png would both have the key 'a'"),
+    (['a.v1.png', 'a_v1.png'], "the key 'a_v1'"), (['x' * 512 + '.png'], '512 bytes'),
+    ([' a.png'], 'space'),
+])  # fmt: skip
 def test_keys_that_could_not_be_read_back_are_refused(names, words):
     with pytest.raises(ValueError, match=re.escape(names[0])) as error:
         plan_keys(names)

@@ -157,18 +157,15 @@ def options(tmp_path) -> dict:
     return options
 
 
-@pytest.mark.parametrize(
-    ('place', 'value', 'path', 'words'),
-    [
-        ('network_g.class_texts', TEXTS[:2], '', ('2 texts for 3 degradations', 'noise, blur')),
-        ('network_g.clip_config.vision_cfg.patch_size', [[1]], 'network_g', ('patch_size: [[1]]',)),
-        ('network_g.tune_adapters', False, '', ('must be true',)),
-        ('network_g', {'type': 'NAFNet'}, 'network_g.type', ('CLIPDegradationEmbedding does',)),
-        ('datasets.val.degradation_names', NAMES[::-1], '', ('indices would mix up',)),
-        ('train.mixing_augs', {'mixup': True}, '', ('has no class',)),
-        ('val.save_img', True, '', ('confusion matrix',)),
-    ],
-)
+@pytest.mark.parametrize(('place', 'value', 'path', 'words'), [
+    ('network_g.class_texts', TEXTS[:2], '', ('2 texts for 3 degradations', 'noise, blur')),
+    ('network_g.clip_config.vision_cfg.patch_size', [[1]], 'network_g', ('patch_size: [[1]]',)),
+    ('network_g.tune_adapters', False, '', ('must be true',)),
+    ('network_g', {'type': 'NAFNet'}, 'network_g.type', ('CLIPDegradationEmbedding does',)),
+    ('datasets.val.degradation_names', NAMES[::-1], '', ('indices would mix up',)),
+    ('train.mixing_augs', {'mixup': True}, '', ('has no class',)),
+    ('val.save_img', True, '', ('confusion matrix',)),
+])  # fmt: skip
 def test_options_that_do_not_fit_are_refused_by_the_preflight(options, place, value, path, words):
     assert problems_at(options, path or place) == ''
     message = problems_at(put(options, place, value), path or place)

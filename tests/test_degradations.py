@@ -233,14 +233,10 @@ def test_every_parameter_changes_the_result(name):
         assert np.abs(first - second).max() > 1e-3, key
 
 
-@pytest.mark.parametrize(
-    'step',
-    [
-        {'type': 'gaussian_blur', 'sigma': 2.0, 'aspect': 0.6},
-        {'type': 'motion_blur', 'length': 9.0, 'bend': [-90, 90]},
-        {'type': 'jpeg', 'quality': 90},
-    ],
-)
+@pytest.mark.parametrize('step', [
+    {'type': 'gaussian_blur', 'sigma': 2.0, 'aspect': 0.6},
+    {'type': 'motion_blur', 'length': 9.0, 'bend': [-90, 90]}, {'type': 'jpeg', 'quality': 90},
+])  # fmt: skip
 def test_a_pixel_has_no_influence_beyond_the_reach_of_the_chain(step):
     chain = chain_of(step, output='unclipped')
     image = picture(61, 61)
@@ -302,25 +298,18 @@ def test_more_strength_degrades_more(name):
     assert quality == sorted(quality, reverse=True)
 
 
-@pytest.mark.parametrize(
-    ('steps', 'place', 'words'),
-    [
-        ([{'type': 'gausian_noise'}], 'degradations.0.type', "Did you mean 'gaussian_noise'?"),
-        ([{'type': 'jpeg'}, {'type': 'jpeg', 'qualty': 3}], 'degradations.1.qualty', "'quality'"),
-        ([{'type': 'jpeg', 'quality': 0}], 'degradations.0.quality', 'outside 1..100'),
-        ([{'type': 'jpeg', 'quality': 30.5}], 'degradations.0.quality', 'whole number'),
-        ([{'type': 'jpeg', 'quality': [90, 20]}], 'degradations.0.quality', 'upside down'),
-        ([{'type': 'jpeg', 'quality': [1, 2, 3]}], 'degradations.0.quality', '[low, high]'),
-        ([{'type': 'gaussian_noise', 'sigma': '1e-3'}], 'degradations.0.sigma', 'without quotes'),
-        (
-            [{'type': 'gaussian_noise', 'sigma': 9, 'levels': [15]}],
-            'degradations.0.levels',
-            'instead of sigma',
-        ),
-        (['gaussian_noise'], 'degradations.0', 'mapping with a type'),
-        ({'type': 'jpeg'}, 'degradations', 'must be a list'),
-    ],
-)
+@pytest.mark.parametrize(('steps', 'place', 'words'), [
+    ([{'type': 'gausian_noise'}], 'degradations.0.type', "Did you mean 'gaussian_noise'?"),
+    ([{'type': 'jpeg'}, {'type': 'jpeg', 'qualty': 3}], 'degradations.1.qualty', "'quality'"),
+    ([{'type': 'jpeg', 'quality': 0}], 'degradations.0.quality', 'outside 1..100'),
+    ([{'type': 'jpeg', 'quality': 30.5}], 'degradations.0.quality', 'whole number'),
+    ([{'type': 'jpeg', 'quality': [90, 20]}], 'degradations.0.quality', 'upside down'),
+    ([{'type': 'jpeg', 'quality': [1, 2, 3]}], 'degradations.0.quality', '[low, high]'),
+    ([{'type': 'gaussian_noise', 'sigma': '1e-3'}], 'degradations.0.sigma', 'without quotes'),
+    ([{'type': 'gaussian_noise', 'sigma': 9, 'levels': [15]}], 'degradations.0.levels',
+     'instead of sigma'), (['gaussian_noise'], 'degradations.0', 'mapping with a type'),
+    ({'type': 'jpeg'}, 'degradations', 'must be a list'),
+])  # fmt: skip
 def test_bad_chains_are_refused_with_place_and_remedy(steps, place, words):
     with pytest.raises(OptionError) as error:
         DegradationChain(degradations=steps)
@@ -392,18 +381,13 @@ def test_chains_are_found_in_the_sets_of_a_mixture():
     assert chain.output == 'uint8'
 
 
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        ({'datasets': {'train': {'dataroot_gt': 'x'}}}, 'no degradations'),
-        (
-            {'datasets': {'train': {'degradations': [{'type': 'jpg'}]}}},
-            r"datasets\.train: .*degradations\.0\.type.*Did you mean 'jpeg'",
-        ),
-        ({'datasets': 3}, 'datasets must be a section'),
-        ({'datasets': {'train': {'sets': 3}}}, r'datasets\.train\.sets must be a list, got 3'),
-    ],
-)
+@pytest.mark.parametrize(('options', 'words'), [
+    ({'datasets': {'train': {'dataroot_gt': 'x'}}}, 'no degradations'),
+    ({'datasets': {'train': {'degradations': [{'type': 'jpg'}]}}},
+     r"datasets\.train: .*degradations\.0\.type.*Did you mean 'jpeg'"),
+    ({'datasets': 3}, 'datasets must be a section'),
+    ({'datasets': {'train': {'sets': 3}}}, r'datasets\.train\.sets must be a list, got 3'),
+])  # fmt: skip
 def test_option_files_without_usable_degradations_are_explained(photo, tmp_path, options, words):
     file = write_options(tmp_path / 'o.yml', options)
     with pytest.raises(ValueError, match=rf'o\.yml: .*{words}|o\.yml: {words}'):

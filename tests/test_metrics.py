@@ -135,14 +135,10 @@ def test_gt_mean_undoes_a_wrong_exposure_and_nothing_else():
         assert measured('psnr_gt_mean', one // 2, one) == math.inf
 
 
-@pytest.mark.parametrize(
-    ('options', 'part'),
-    [
-        ({}, lambda x: x),
-        ({'crop_border': 4}, lambda x: x[4:-4, 4:-4]),
-        ({'test_y_channel': True}, lambda x: 16 + x @ [24.966, 128.553, 65.481] / 255),
-    ],
-)
+@pytest.mark.parametrize(('options', 'part'), [
+    ({}, lambda x: x), ({'crop_border': 4}, lambda x: x[4:-4, 4:-4]),
+    ({'test_y_channel': True}, lambda x: 16 + x @ [24.966, 128.553, 65.481] / 255),
+])  # fmt: skip
 def test_gt_mean_scales_the_whole_image_clips_it_and_compares_the_part_asked_for(options, part):
     truth, image = image_of((24, 24, 3)), image_of((24, 24, 3), seed=1) // 2
     image[6:9] = 200  # more than can be shown when it is scaled

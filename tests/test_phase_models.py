@@ -29,11 +29,9 @@ from unfoldldm_basicsr.models.unfoldldm_phase2_model import fit_to
 ISDA = {'type': 'ISDALoss', 'loss_weight': 0.1}
 PHASE1 = {'isda_opt': ISDA, 'use_grad_clip': True, 'grad_clip_norm': 0.01}
 PHASE2 = {
-    'isda_opt': ISDA,
-    'diffusion_opt': {'type': 'LatentDiffusionLoss'},
-    'use_grad_clip': True,
+    'isda_opt': ISDA, 'diffusion_opt': {'type': 'LatentDiffusionLoss'}, 'use_grad_clip': True,
     'prior_warmup_iter': 2,
-}
+}  # fmt: skip
 NEW = {'condition_encoder', 'denoiser'}
 PHASE1_FILE = 'path.pretrain_network_phase1'
 INFERENCE = {'phase': 'inference', 'prior_source': 'oracle'}  # without PI
@@ -258,27 +256,23 @@ def test_priors_are_made_of_the_whole_patches_of_the_loader(phase, phase1, tmp_p
     assert set(sizes) == ({(32, 32)} if phase == 1 else {(32, 32), (16, 16)})  # PI' sees half of it
 
 
-@pytest.mark.parametrize(
-    ('phase', 'section', 'changes', 'keys'),
-    [
-        (1, 'network_g', {'phase': 2}, ['network_g.phase']),
-        (1, 'val', {'prior_source': 'generated'}, ['val.prior_source']),
-        (1, 'val', {'tile': 64}, ['val.tile']),
-        (2, 'val', {}, []),
-        (2, 'network_g', {'use_ldm': False}, ['network_g.use_ldm']),
-        (2, 'network_g', {'type': 'VLUNet'}, ['network_g.type']),
-        (2, 'network_g', INFERENCE, ['val.prior_source', 'network_g.phase']),
-        (2, 'val', {'prior_source': 'shuffled', 'tile': 64}, ['val.tile']),
-        (2, 'train', {'prior_context': True, 'mixing_augs': {}}, ['train.prior_context']),
-        (1, 'train', {'prior_context': True, 'progressive': CROP}, []),
-        (1, 'network_g', {'mgda_mode': 'none'}, ['train.isda_opt']),
-        (1, 'train', {'isda_opt': {'type': 'L1Loss'}}, ['train.isda_opt.type']),
-        (2, 'train', {'diffusion_opt': {'type': 'L1Loss'}}, ['train.diffusion_opt.type']),
-        (2, 'train', {'prior_warmup_iter': 100}, ['train.prior_warmup_iter']),
-        (2, 'path', {'pretrain_network_phase1': None}, [PHASE1_FILE]),
-        (2, 'network_g', {'phase': 'joint'}, [PHASE1_FILE, 'train.prior_warmup_iter']),
-    ],
-)
+@pytest.mark.parametrize(('phase', 'section', 'changes', 'keys'), [
+    (1, 'network_g', {'phase': 2}, ['network_g.phase']),
+    (1, 'val', {'prior_source': 'generated'}, ['val.prior_source']),
+    (1, 'val', {'tile': 64}, ['val.tile']), (2, 'val', {}, []),
+    (2, 'network_g', {'use_ldm': False}, ['network_g.use_ldm']),
+    (2, 'network_g', {'type': 'VLUNet'}, ['network_g.type']),
+    (2, 'network_g', INFERENCE, ['val.prior_source', 'network_g.phase']),
+    (2, 'val', {'prior_source': 'shuffled', 'tile': 64}, ['val.tile']),
+    (2, 'train', {'prior_context': True, 'mixing_augs': {}}, ['train.prior_context']),
+    (1, 'train', {'prior_context': True, 'progressive': CROP}, []),
+    (1, 'network_g', {'mgda_mode': 'none'}, ['train.isda_opt']),
+    (1, 'train', {'isda_opt': {'type': 'L1Loss'}}, ['train.isda_opt.type']),
+    (2, 'train', {'diffusion_opt': {'type': 'L1Loss'}}, ['train.diffusion_opt.type']),
+    (2, 'train', {'prior_warmup_iter': 100}, ['train.prior_warmup_iter']),
+    (2, 'path', {'pretrain_network_phase1': None}, [PHASE1_FILE]),
+    (2, 'network_g', {'phase': 'joint'}, [PHASE1_FILE, 'train.prior_warmup_iter']),
+])  # fmt: skip
 def test_options_of_both_phases_are_checked(tmp_path, phase, section, changes, keys):
     if phase == 1:
         options = model_options(tmp_path, tiny_unfoldldm(1), **PHASE1)

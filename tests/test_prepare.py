@@ -219,17 +219,14 @@ def test_other_matlab_files_are_named(tmp_path):
             read_mat(path)
 
 
-@pytest.mark.parametrize(
-    ('noisy', 'boxes', 'says'),
-    [
-        (np.zeros((9, 9, 3)), [[1, 1, 9, 9]], None),
-        (np.zeros((9, 9, 3), np.uint8), [[1, 1, 9, 9]], 'floats'),
-        (np.float64(1), [[1, 1, 9, 9]], 'floats'),
-        (np.zeros((9, 9, 3)), [[1, 1, 10, 9]], 'smaller than its boxes'),
-        (np.zeros((9, 9, 3)), [], r'info.mat: has no .* for 0001.mat'),
-        (np.zeros((9, 9, 3)), None, r'info.mat: has no .* for 0001.mat'),
-    ],
-)
+@pytest.mark.parametrize(('noisy', 'boxes', 'says'), [
+    (np.zeros((9, 9, 3)), [[1, 1, 9, 9]], None),
+    (np.zeros((9, 9, 3), np.uint8), [[1, 1, 9, 9]], 'floats'),
+    (np.float64(1), [[1, 1, 9, 9]], 'floats'),
+    (np.zeros((9, 9, 3)), [[1, 1, 10, 9]], 'smaller than its boxes'),
+    (np.zeros((9, 9, 3)), [], r'info.mat: has no .* for 0001.mat'),
+    (np.zeros((9, 9, 3)), None, r'info.mat: has no .* for 0001.mat'),
+])  # fmt: skip
 def test_a_photo_of_dnd_that_does_not_suit_its_boxes_is_named(tmp_path, noisy, boxes, says):
     path = tmp_path / 'images_srgb' / '0001.mat'
     path.parent.mkdir()
@@ -295,27 +292,23 @@ def test_braces_stars_and_choices_match_as_described():
     assert find(names, Layout('S/blur*/{f}')).above == {'root/Test/', 'root/test/'}
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'words'),
-    [
-        (['GoPr'], "did you mean 'GoPro'"),
-        (['GoPro', '--crop-size', '8'], '--crop-size is for folder'),
-        (['folder', '--step', '8'], 'need --crop-size'),
-        (['folder', '--crop-size', '8', '--step', '9'], 'leaves gaps'),
-        (['folder', '--crop-size', '9', '--thresh-size', '-1'], '--thresh-size must be at least 0'),
-        (['folder', '-i', 'in', '--part', 'a', '-o', 'x.lmdb'], '--part names LMDBs in a folder'),
-        (['GoPro', '--threads', '0'], '--threads must be at least 1'),
-        (['folder', '-i', 'nowhere'], 'nowhere: no such folder'),
-        (['folder', '-i', 'in', '-o', 'x.lmdb', '--lq', '{n}', '--gt', '1'], 'name a folder'),
-        (['folder', '-i', 'in', '--gt', 'a/{n}', '--lq', 'b/{n}'], 'none found'),
-        (['folder', '-i', 'in', '--gt', '{n}', '--lq', '*{n}_{m}'], 'none found: 2 match {n}'),
-        (['folder', '-i', 'in', '--gt', '{n}', '--lq', '{n}'], 'names the clean images'),
-        (['folder', '-i', 'in', '-o', 'in/1.png'], '1.png: is a file; name a folder'),
-        (['-i', 'in'], 'SET is missing'),
-        (['GoPro', '-o', 'out'], '-i is missing'),
-        (['folder', '-i', 'in', '--crop-size', '8', '--payload', 'source'], 'whole files'),
-    ],
-)
+@pytest.mark.parametrize(('arguments', 'words'), [
+    (['GoPr'], "did you mean 'GoPro'"),
+    (['GoPro', '--crop-size', '8'], '--crop-size is for folder'),
+    (['folder', '--step', '8'], 'need --crop-size'), (['folder', '--crop-size', '0'], 'at least 1'),
+    (['folder', '--crop-size', '8', '--step', '9'], 'leaves gaps'),
+    (['folder', '--crop-size', '9', '--thresh-size', '-1'], '--thresh-size must be at least 0'),
+    (['folder', '-i', 'in', '--part', 'a', '-o', 'x.lmdb'], '--part names LMDBs in a folder'),
+    (['GoPro', '--threads', '0'], '--threads must be at least 1'),
+    (['folder', '-i', 'nowhere'], 'nowhere: no such folder'),
+    (['folder', '-i', 'in', '-o', 'x.lmdb', '--lq', '{n}', '--gt', '1'], 'name a folder'),
+    (['folder', '-i', 'in', '--gt', 'a/{n}', '--lq', 'b/{n}'], 'none found'),
+    (['folder', '-i', 'in', '--gt', '{n}', '--lq', '*{n}_{m}'], 'none found: 2 match {n}'),
+    (['folder', '-i', 'in', '--gt', '{n}', '--lq', '{n}'], 'names the clean images'),
+    (['folder', '-i', 'in', '-o', 'in/1.png'], '1.png: is a file; name a folder'),
+    (['-i', 'in'], 'SET is missing'), (['GoPro', '-o', 'out'], '-i is missing'),
+    (['folder', '-i', 'in', '--crop-size', '8', '--payload', 'source'], 'whole files'),
+])  # fmt: skip
 def test_bad_arguments_are_explained(arguments, words, tmp_path, monkeypatch, prepare):
     monkeypatch.chdir(tmp_path)
     write_named(tmp_path / 'in', '1.png', 'b_2.png')

@@ -144,13 +144,10 @@ def test_vlunet_follows_the_published_schedule_at_every_epoch(task):
     assert 0 < last < 1e-7
 
 
-@pytest.mark.parametrize(
-    ('name', 'lr', 'end', 'held', 'total'),
-    [
-        ('Restormer/denoise', 3e-4, 1e-6, 92_000, 300_000),
-        ('NAFNet/deblur_gopro', 1e-3, 1e-7, 0, 200_000),
-    ],
-)
+@pytest.mark.parametrize(('name', 'lr', 'end', 'held', 'total'), [
+    ('Restormer/denoise', 3e-4, 1e-6, 92_000, 300_000),
+    ('NAFNet/deblur_gopro', 1e-3, 1e-7, 0, 200_000),
+])  # fmt: skip
 def test_baselines_follow_the_published_schedule(name, lr, end, held, total):
     train = load_options(f'train/{name}.yml')['train']
     shares = [0, 0.25, 0.5, 1 - 1 / (total - held)]
@@ -161,15 +158,10 @@ def test_baselines_follow_the_published_schedule(name, lr, end, held, total):
     assert sum(sizes['iters']) == train['total_iter'] == total
 
 
-@pytest.mark.parametrize(
-    ('name', 'millions'),
-    [
-        ('VLUNet/nhrbl.yml', 35.353),
-        ('VLUNet/nhr.yml', 35.353),
-        ('Restormer/denoise.yml', 26.112),
-        ('NAFNet/deblur_gopro.yml', 17.112),
-    ],
-)
+@pytest.mark.parametrize(('name', 'millions'), [
+    ('VLUNet/nhrbl.yml', 35.353), ('VLUNet/nhr.yml', 35.353), ('Restormer/denoise.yml', 26.112),
+    ('NAFNet/deblur_gopro.yml', 17.112),
+])  # fmt: skip
 def test_networks_have_the_published_size(name, millions):
     train, test = (load_options(f'{kind}/{name}')['network_g'] for kind in ('train', 'test'))
     assert train == test

@@ -321,15 +321,12 @@ def test_a_known_degradation_is_chosen_by_name_or_index(files):
     assert not torch.allclose(outputs[0], outputs[1])
 
 
-@pytest.mark.parametrize(
-    ('source', 'choice', 'message'),
-    [
-        ('label', 'auto', r'cannot tell .* one of: noise \(0\), rain \(1\), haze \(2\)'),
-        ('label', 'rian', r"no such degradation\. Did you mean 'rain'\? Name another, one of"),
-        ('label', -1, 'degradation -1: .* one of: noise'),
-        ('clip', 'rain', 'CLIPDegradationEmbedding. tell the degradation from the image'),
-    ],
-)
+@pytest.mark.parametrize(('source', 'choice', 'message'), [
+    ('label', 'auto', r'cannot tell .* one of: noise \(0\), rain \(1\), haze \(2\)'),
+    ('label', 'rian', r"no such degradation\. Did you mean 'rain'\? Name another, one of"),
+    ('label', -1, 'degradation -1: .* one of: noise'),
+    ('clip', 'rain', 'CLIPDegradationEmbedding. tell the degradation from the image'),
+])  # fmt: skip
 def test_choices_that_the_weights_do_not_have_are_refused(files, source, choice, message):
     with pytest.raises(ValueError, match=message):
         Restorer(files[source][0], degradation=choice)

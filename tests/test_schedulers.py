@@ -73,12 +73,10 @@ def test_schedule_follows_its_formula_times_the_warmup(name):
 
 THEIRS = {
     'MultiStepLR': (lr_scheduler.MultiStepRestartLR, {'milestones': [3, 8, 8], 'gamma': 0.1}),
-    'MultiStepRestartLR': (
-        lr_scheduler.MultiStepRestartLR,
-        {'milestones': [3, 8, 10, 13], 'restarts': [0, 10], 'restart_weights': [1, 0.7]},
-    ),
+    'MultiStepRestartLR': (lr_scheduler.MultiStepRestartLR, {'milestones': [3, 8, 10, 13],
+     'restarts': [0, 10], 'restart_weights': [1, 0.7]}),
     'CosineAnnealingRestartLR': (lr_scheduler.CosineAnnealingRestartLR, {'periods': [11, 10]}),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('name', THEIRS)
@@ -88,15 +86,11 @@ def test_schedules_of_basicsr_give_its_rates_to_the_last_bit(name):
     assert run(learning_rate(name, **changes)) == run(cls(optimizer_of(LR), **options))
 
 
-@pytest.mark.parametrize(
-    ('name', 'changes'),
-    [
-        ('TrueCosineAnnealingLR', {'T_max': 12}),
-        ('ConstantCosineLR', {'total_iter': 12}),
-        ('CosineAnnealingRestartLR', {'periods': [4, 8]}),
-        ('CosineAnnealingRestartCyclicLR', {'periods': [4, 8]}),
-    ],
-)
+@pytest.mark.parametrize(('name', 'changes'), [
+    ('TrueCosineAnnealingLR', {'T_max': 12}), ('ConstantCosineLR', {'total_iter': 12}),
+    ('CosineAnnealingRestartLR', {'periods': [4, 8]}),
+    ('CosineAnnealingRestartCyclicLR', {'periods': [4, 8]}),
+])  # fmt: skip
 def test_a_cosine_that_ends_before_the_training_keeps_its_minimum(name, changes):
     assert run(learning_rate(name, **changes))[12:] == pytest.approx([1e-6] * 8, rel=1e-9)
 
@@ -106,31 +100,25 @@ CONSTANT = {'type': 'ConstantCosineLR', 'constant_iter': 8}
 TRUE = {'type': 'TrueCosineAnnealingLR', 'T_max': 20}
 
 
-@pytest.mark.parametrize(
-    ('options', 'key', 'words'),
-    [
-        ({'type': 'CosineLR'}, 'type', "Did you mean 'ConstantCosineLR'"),
-        ({'type': 'MultiStepLR', 'milestone': [3]}, 'milestone', "Did you mean 'milestones'"),
-        ({**CONSTANT, 'constant_iter': 20}, 'constant_iter', 'total_iter (20)'),
-        ({**TRUE, 'eta_min': -1e-6}, 'eta_min', 'at least 0'),
-        ({**CONSTANT, 'total_iter': 7}, 'constant_iter', 'total_iter (7)'),
-        ({**RESTARTS, 'periods': [10]}, 'periods', 'ends at 10, the training at 20'),
-        ({**RESTARTS, 'restart_weights': [1, 1]}, 'restart_weights', '2 values for 1 periods'),
-    ],
-)
+@pytest.mark.parametrize(('options', 'key', 'words'), [
+    ({'type': 'CosineLR'}, 'type', "Did you mean 'ConstantCosineLR'"),
+    ({'type': 'MultiStepLR', 'milestone': [3]}, 'milestone', "Did you mean 'milestones'"),
+    ({**CONSTANT, 'constant_iter': 20}, 'constant_iter', 'total_iter (20)'),
+    ({**TRUE, 'eta_min': -1e-6}, 'eta_min', 'at least 0'),
+    ({**CONSTANT, 'total_iter': 7}, 'constant_iter', 'total_iter (7)'),
+    ({**RESTARTS, 'periods': [10]}, 'periods', 'ends at 10, the training at 20'),
+    ({**RESTARTS, 'restart_weights': [1, 1]}, 'restart_weights', '2 values for 1 periods'),
+])  # fmt: skip
 def test_wrong_options_are_named(options, key, words):
     assert words in {p.path: p.message for p in check_schedule(options, TOTAL)}[key]
 
 
-@pytest.mark.parametrize(
-    ('options', 'key', 'words'),
-    [
-        ({**TRUE, 'T_max': 15}, 'T_max', 'ends at 15, the training at 20'),
-        ({**RESTARTS, 'periods': [21]}, 'periods', 'ends at 21'),
-        ({'type': 'MultiStepLR', 'milestones': [9, 20, 25]}, 'milestones', '[25] are never'),
-        (CONSTANT, None, None),
-    ],
-)
+@pytest.mark.parametrize(('options', 'key', 'words'), [
+    ({**TRUE, 'T_max': 15}, 'T_max', 'ends at 15, the training at 20'),
+    ({**RESTARTS, 'periods': [21]}, 'periods', 'ends at 21'),
+    ({'type': 'MultiStepLR', 'milestones': [9, 20, 25]}, 'milestones', '[25] are never'),
+    (CONSTANT, None, None),
+])  # fmt: skip
 def test_an_end_beside_that_of_the_training_is_worth_a_warning(options, key, words):
     (problem,) = [*check_schedule(options, TOTAL)] or [None]
     assert (problem and (problem.path, problem.kind)) == (key and (key, 'warning'))

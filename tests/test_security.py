@@ -25,10 +25,8 @@ def check(words: list[str]) -> None:
 
 
 ENTRIES = {
-    'train': unfoldldm_basicsr.train.main,
-    'test': unfoldldm_basicsr.test.main,
-    'check': check,
-}
+    'train': unfoldldm_basicsr.train.main, 'test': unfoldldm_basicsr.test.main, 'check': check,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -74,14 +72,11 @@ def test_python_in_an_option_file_is_not_constructed(scene, capsys, entry, value
 
 
 @EACH
-@pytest.mark.parametrize(
-    ('override', 'words'),
-    [
-        (f'name"];__import__("os").mkdir("{PROOF}");opt["name=zz', 'is not an option'),
-        (f'name=[__import__("os").mkdir("{PROOF}")]', 'name: must be a text'),
-        (f'name=!!python/object/apply:os.mkdir [{PROOF}]', 'is not YAML'),
-    ],
-)
+@pytest.mark.parametrize(('override', 'words'), [
+    (f'name"];__import__("os").mkdir("{PROOF}");opt["name=zz', 'is not an option'),
+    (f'name=[__import__("os").mkdir("{PROOF}")]', 'name: must be a text'),
+    (f'name=!!python/object/apply:os.mkdir [{PROOF}]', 'is not YAML'),
+])  # fmt: skip
 def test_force_yml_is_no_code(scene, capsys, entry, override, words):
     assert words in refused(entry, scene, capsys, '--force_yml', override)
 
@@ -167,15 +162,11 @@ def test_only_known_backends_read_data(scene, capsys, entry, kind, backend, keys
 
 
 @pytest.mark.parametrize('entry', ['train', 'check'])
-@pytest.mark.parametrize(
-    ('place', 'value'),
-    [
-        *(('name', value) for value in ('..', '{here}/elsewhere', 'a/b', '', '~')),
-        ('path.my_models', PROOF),
-        ('datasets.val.name', f'../../{PROOF}'),
-        ('val.suffix', f'/../../{PROOF}'),
-    ],
-)
+@pytest.mark.parametrize(('place', 'value'), [
+    *(('name', value) for value in ('..', '{here}/elsewhere', 'a/b', '', '~')),
+    ('path.my_models', PROOF), ('datasets.val.name', f'../../{PROOF}'),
+    ('val.suffix', f'/../../{PROOF}'),
+])  # fmt: skip
 def test_no_option_makes_or_moves_a_folder_elsewhere(scene, capsys, entry, place, value):
     message = refused(entry, put(scene, place, value.format(here=Path.cwd())), capsys)
     assert f'x.yml: {place}: ' in message

@@ -34,12 +34,10 @@ STEPS = 4  # per epoch of the runs below: 9 items in batches of 2
 def run_options(train: dict) -> dict:
     """Options as the trainer has them when it builds the loaders."""
     options = {
-        'num_gpu': 0,
-        'manual_seed': 5,
-        'datasets': {'train': dict(train)},
+        'num_gpu': 0, 'manual_seed': 5, 'datasets': {'train': dict(train)},
         'train': {'total_iter': 12},
         'path': {'training_states': 'no_such_folder', 'models': 'no_such_folder'},
-    }
+    }  # fmt: skip
     options['datasets']['train'].setdefault('io_backend', {'type': 'disk'})
     return options | {'dist': False, 'rank': 0, 'world_size': 1}
 

@@ -51,18 +51,15 @@ def test_groups_of_a_network_hold_every_trained_parameter_once():
         parameter_groups(net)
 
 
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        ({**ADAM, 'type': 'AdamV'}, r"\.type: no optimiser 'AdamV' .* Did you mean 'Adam"),
-        ({**ADAM, 'beta': 0.9}, r"\.beta: .* of Adam. Did you mean 'betas'"),
-        ({'type': 'Adam'}, r'\.lr: a learning rate is needed'),
-        ({**ADAM, 'lr': '1e-3'}, r'\.lr: must be a number, .* without quotes'),
-        ({**ADAM, 'betas': [0.9, 1.5]}, r': .* index 1: 1.5 \(look at .*betas: \[0.9, 1.5\]\)'),
-        ({**ADAM, 'betas': [0.9, 2], 'eps': -1}, r': Adam .* \(look at .*betas: .*, eps: -1\)'),
-        ({'type': 'LBFGS', 'lr': 1.0}, r"\.type: no optimiser 'LBFGS'"),
-    ],
-)
+@pytest.mark.parametrize(('options', 'words'), [
+    ({**ADAM, 'type': 'AdamV'}, r"\.type: no optimiser 'AdamV' .* Did you mean 'Adam"),
+    ({**ADAM, 'beta': 0.9}, r"\.beta: .* of Adam. Did you mean 'betas'"),
+    ({'type': 'Adam'}, r'\.lr: a learning rate is needed'),
+    ({**ADAM, 'lr': '1e-3'}, r'\.lr: must be a number, .* without quotes'),
+    ({**ADAM, 'betas': [0.9, 1.5]}, r': .* index 1: 1.5 \(look at .*betas: \[0.9, 1.5\]\)'),
+    ({**ADAM, 'betas': [0.9, 2], 'eps': -1}, r': Adam .* \(look at .*betas: .*, eps: -1\)'),
+    ({'type': 'LBFGS', 'lr': 1.0}, r"\.type: no optimiser 'LBFGS'"),
+])  # fmt: skip
 def test_wrong_optimizer_options_are_named(plugin, options, words):
     plugin['train']['optim_g'] = options
     first = preflight(plugin, 'x.yml', True, here=False)[0]

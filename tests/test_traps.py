@@ -63,19 +63,16 @@ def test_a_grey_image_has_no_order_of_channels(options):
     assert measure(options | first, *pair) == expected
 
 
-@pytest.mark.parametrize(
-    ('options', 'shape', 'says'),
-    [
-        (SSIM, (10, 24, 3), 'at least 11 x 11'),
-        (SSIM | {'crop_border': 8}, (24, 24, 3), '8 x 8 pixels are left'),
-        (PSNR | {'crop_border': 12}, (24, 24, 3), '0 x 0 pixels are left'),
-        (NIQE, (96, 191, 3), 'less than two squares'),
-        ({'type': 'calculate_uciqe'}, (24, 24), 'colour'),
-        ({'type': 'calculate_uiqm'}, (24, 24, 1), 'colour'),
-        ({'type': 'calculate_lpips'}, (24, 24), 'colour'),
-        ({'type': 'calculate_pyiqa', 'metric': 'dists'}, (24, 24, 1), 'colour'),
-    ],
-)
+@pytest.mark.parametrize(('options', 'shape', 'says'), [
+    (SSIM, (10, 24, 3), 'at least 11 x 11'),
+    (SSIM | {'crop_border': 8}, (24, 24, 3), '8 x 8 pixels are left'),
+    (PSNR | {'crop_border': 12}, (24, 24, 3), '0 x 0 pixels are left'),
+    (NIQE, (96, 191, 3), 'less than two squares'),
+    ({'type': 'calculate_uciqe'}, (24, 24), 'colour'),
+    ({'type': 'calculate_uiqm'}, (24, 24, 1), 'colour'),
+    ({'type': 'calculate_lpips'}, (24, 24), 'colour'),
+    ({'type': 'calculate_pyiqa', 'metric': 'dists'}, (24, 24, 1), 'colour'),
+])  # fmt: skip
 def test_an_undefined_value_is_nan_with_its_reason(options, shape, says, log):
     images = [image_of(shape, seed=s) for s in range(1 if options is NIQE else 2)]
     assert math.isnan(measure(options, *images))
@@ -97,17 +94,14 @@ def test_niqe_of_a_flat_image_ends_no_training():
     assert math.isnan(measure(NIQE, flat))
 
 
-@pytest.mark.parametrize(
-    ('images', 'options', 'says'),
-    [
-        ([image_of((20, 24, 3)) / 255] * 2, PSNR, 'in 0..255, got float64 up to 1'),
-        ([image_of((20, 24, 3)).astype(np.uint16)] * 2, SSIM, 'got 16 bit'),
-        ([torch.zeros(3, 20, 24)] * 2, PSNR, 'got Tensor'),
-        ([image_of((3, 20, 24))] * 2, PSNR, 'in the order HWC'),
-        ([image_of((20, 24, 3))] * 2, SSIM | {'input_order': 'CHW'}, 'in the order CHW'),
-        ([image_of((20, 24, 3)), image_of((20, 25, 3))], PSNR, 'differ in size'),
-    ],
-)
+@pytest.mark.parametrize(('images', 'options', 'says'), [
+    ([image_of((20, 24, 3)) / 255] * 2, PSNR, 'in 0..255, got float64 up to 1'),
+    ([image_of((20, 24, 3)).astype(np.uint16)] * 2, SSIM, 'got 16 bit'),
+    ([torch.zeros(3, 20, 24)] * 2, PSNR, 'got Tensor'),
+    ([image_of((3, 20, 24))] * 2, PSNR, 'in the order HWC'),
+    ([image_of((20, 24, 3))] * 2, SSIM | {'input_order': 'CHW'}, 'in the order CHW'),
+    ([image_of((20, 24, 3)), image_of((20, 25, 3))], PSNR, 'differ in size'),
+])  # fmt: skip
 def test_images_and_arguments_that_would_give_nonsense_are_refused(images, options, says):
     with pytest.raises(ValueError, match=says):
         measure(options, *images)

@@ -72,18 +72,14 @@ def test_double_precision_gives_the_same_image(changes):
     assert not torch.equal(single.double(), double)
 
 
-@pytest.mark.parametrize(
-    ('changes', 'scales', 'ocformers'),
-    [
-        ({}, [2, 2, 1], [0, 0, 1]),
-        ({'coarse_stages': 0}, [1, 1, 1], [0, 0, 0]),
-        ({'pyramid': True}, [4, 2, 1], [0, 0, 1]),
-        ({'pyramid': True, 'num_stages': 4, 'coarse_stages': 2}, [4, 2, 1, 1], [0, 0, 1, 1]),
-        ({'pyramid': True, 'num_stages': 4}, [4, 4, 2, 1], [0, 0, 0, 1]),
-        ({'pyramid': True, 'num_stages': 2}, [2, 1], [0, 1]),
-        ({'pyramid': True, 'coarse_stages': 0}, [1, 1, 1], [0, 0, 0]),
-    ],
-)
+@pytest.mark.parametrize(('changes', 'scales', 'ocformers'), [
+    ({}, [2, 2, 1], [0, 0, 1]), ({'coarse_stages': 0}, [1, 1, 1], [0, 0, 0]),
+    ({'pyramid': True}, [4, 2, 1], [0, 0, 1]),
+    ({'pyramid': True, 'num_stages': 4, 'coarse_stages': 2}, [4, 2, 1, 1], [0, 0, 1, 1]),
+    ({'pyramid': True, 'num_stages': 4}, [4, 4, 2, 1], [0, 0, 0, 1]),
+    ({'pyramid': True, 'num_stages': 2}, [2, 1], [0, 1]),
+    ({'pyramid': True, 'coarse_stages': 0}, [1, 1, 1], [0, 0, 0]),
+])  # fmt: skip
 def test_first_stages_work_at_lower_resolutions_and_share_an_ocformer(changes, scales, ocformers):
     sizes, used, lq = [], [], torch.rand(1, 3, 32, 48)
     net = shaken(make(**{'num_stages': 3, **changes})).eval()

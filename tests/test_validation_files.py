@@ -241,13 +241,9 @@ def test_large_images_are_reduced_and_any_name_is_a_tag(tmp_path):
     assert board[r'images/held_out/\udce9'].shape == (3, 256, 3 * 427)
 
 
-@pytest.mark.parametrize(
-    ('changes', 'count'),
-    [
-        ({'logger': {'use_tb_logger': True, 'tb_images': 9}}, 3),
-        ({'logger': {'use_tb_logger': True, 'tb_images': 0}}, 0),
-        ({'is_train': False}, 0),
-    ],
-)
+@pytest.mark.parametrize(('changes', 'count'), [
+    ({'logger': {'use_tb_logger': True, 'tb_images': 9}}, 3),
+    ({'logger': {'use_tb_logger': True, 'tb_images': 0}}, 0), ({'is_train': False}, 0),
+])  # fmt: skip
 def test_as_many_are_shown_as_the_option_file_says(tmp_path, changes, count):
     assert sum('images' in name for name in shown(tmp_path, **changes)) == count

@@ -144,15 +144,10 @@ def test_a_training_keeps_the_vectors_of_the_degradations_that_it_knows(make, tr
     assert changed(another.net_g, first.net_g.state_dict()) == set()
 
 
-@pytest.mark.parametrize(
-    ('stored', 'current', 'needs_label', 'refused'),
-    [
-        ('', 'a', True, False),
-        ('ab', 'abc', True, True),
-        ('abc', 'bc', False, False),
-        ('abc', 'cb', False, True),
-    ],
-)
+@pytest.mark.parametrize(('stored', 'current', 'needs_label', 'refused'), [
+    ('', 'a', True, False), ('ab', 'abc', True, True), ('abc', 'bc', False, False),
+    ('abc', 'cb', False, True),
+])  # fmt: skip
 def test_only_a_label_embedding_needs_the_very_same_list_of_degradations(
     stored, current, needs_label, refused
 ):

@@ -143,13 +143,10 @@ def test_unrecognised_weights_ask_for_an_option_file_and_take_it(tmp_path):
     assert torch.equal(network_of(tmp_path / 'x.pth', opt_file=opt).head.weight, net.head.weight)
 
 
-@pytest.mark.parametrize(
-    ('text', 'message'),
-    [
-        ('network_g: !!python/object/apply:os.mkdir [victim]', 'line 1'),
-        ('scale: 1', "no section 'network_g'"),
-    ],
-)
+@pytest.mark.parametrize(('text', 'message'), [
+    ('network_g: !!python/object/apply:os.mkdir [victim]', 'line 1'),
+    ('scale: 1', "no section 'network_g'"),
+])  # fmt: skip
 def test_unusable_option_files_are_named_and_run_no_code(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / 'x.pth')
@@ -193,21 +190,18 @@ def written_by(name: str, **kwargs) -> dict:
     return {'params': WEIGHTS, 'arch': network_meta({'type': name, **kwargs})}
 
 
-@pytest.mark.parametrize(
-    ('content', 'message'),
-    [
-        (b'\n<!DOCTYPE html><html>Sign in</html>', 'is a web page, not weights'),
-        (b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a', r'Git LFS.*git lfs pull'),
-        (b'zzz no weights at all', r'no PyTorch file \(Unsupported operand \d+\)'),
-        ([1, 2], 'list instead of a dictionary'),
-        ({'epoch': 3, 'optimizers': [], 'iter': 4}, 'training state of BasicSR'),
-        ({'epoch': 3}, 'no weights under params_ema, g_ema.*holds: epoch'),
-        ({'params': {'a': torch.tensor([1.0, float('nan')])}}, '1 tensors hold NaN.*first a'),
-        ({'params': WEIGHTS, 'arch': {'type': 3}}, "metadata under 'arch'"),
-        (written_by('TinyConvNett'), "not registered.*Did you mean 'TinyConvNet'"),
-        (written_by('TinyConvNet', dims=5), "not take these arguments.*Did you mean 'dim'"),
-    ],
-)
+@pytest.mark.parametrize(('content', 'message'), [
+    (b'\n<!DOCTYPE html><html>Sign in</html>', 'is a web page, not weights'),
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a', r'Git LFS.*git lfs pull'),
+    (b'zzz no weights at all', r'no PyTorch file \(Unsupported operand \d+\)'),
+    ([1, 2], 'list instead of a dictionary'),
+    ({'epoch': 3, 'optimizers': [], 'iter': 4}, 'training state of BasicSR'),
+    ({'epoch': 3}, 'no weights under params_ema, g_ema.*holds: epoch'),
+    ({'params': {'a': torch.tensor([1.0, float('nan')])}}, '1 tensors hold NaN.*first a'),
+    ({'params': WEIGHTS, 'arch': {'type': 3}}, "metadata under 'arch'"),
+    (written_by('TinyConvNett'), "not registered.*Did you mean 'TinyConvNet'"),
+    (written_by('TinyConvNet', dims=5), "not take these arguments.*Did you mean 'dim'"),
+])  # fmt: skip
 def test_what_downloads_leave_behind_and_files_without_usable_weights_say_what_they_hold(
     tmp_path, content, message
 ):
