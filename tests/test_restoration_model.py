@@ -38,7 +38,7 @@ from unfoldldm_basicsr.training import interruption, restoration_model
 from unfoldldm_basicsr.training.checkpointer import rng_state
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
-from unfoldldm_basicsr.training.validation_report import ImageResult, averages
+from unfoldldm_basicsr.training.validation_report import ImageResult, averages, unusual_values
 
 
 def test_ema_averages_parameters_copies_buffers_and_spares_frozen_ones(make):
@@ -115,6 +115,8 @@ def test_an_undefined_score_is_named_and_never_the_best_and_an_infinite_one_is_l
     assert model.best_metric_results['held_out']['psnr'] == best
     results = [ImageResult(0, 'p', None, {'psnr': v}) for v in (30.0, math.inf)]
     assert averages(results) == {'psnr': 30.0}
+    (said,) = unusual_values([ImageResult(0, f'p{i}', None, {'psnr': math.nan}) for i in range(6)])
+    assert said.endswith(' for 6 of 6 images: p0, p1, p2, p3, p4 ....')
 
 
 def tile(model, size: int, overlap: int) -> None:

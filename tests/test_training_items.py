@@ -1,6 +1,7 @@
 """Training data: the same items whatever reads them and wherever a run goes on; named faults."""
 
 import copy
+import itertools
 import logging
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ from helpers import problems_at, put, run_python, stock_options, write_photos
 from torch.utils.data import DataLoader, Dataset
 
 from unfoldldm_basicsr.common.errors import DataFault
-from unfoldldm_basicsr.data.loading import TrainingItems, TrainLoader, fingerprint
+from unfoldldm_basicsr.data.loading import SeededSampler, TrainingItems, TrainLoader, fingerprint
 from unfoldldm_basicsr.data.restoration_dataset import SyntheticDegradationDataset
 from unfoldldm_basicsr.data.sources import FolderImages
 from unfoldldm_basicsr.options.defaults import fill_defaults
@@ -86,6 +87,16 @@ def test_a_resumed_run_gets_the_batches_that_the_uninterrupted_one_would(photos,
     assert not same(batches(options | {'manual_seed': 6}, count=STEPS), whole[:STEPS])
     random.random(), np.random.rand(3), torch.rand(5)  # noqa: NPY002  (another history)
     assert same(batches(options, after), whole[after:])
+
+
+def test_every_seed_and_epoch_has_an_order_and_draws_of_its_own():
+    found = []
+    for seed, epoch in itertools.product((5, 6), (0, 1)):
+        sampler = SeededSampler(range(50), 1, 0, 1, seed)
+        sampler.set_epoch(epoch)
+        found.append([*zip(*sampler, strict=True)])
+    assert len({order for order, _ in found}) == 4
+    assert len({draw for _, draws in found for draw in draws}) == 4 * 50
 
 
 def test_stock_sets_are_cropped_anew_in_every_epoch(stock):
@@ -202,8 +213,12 @@ def test_paired_mixed_and_stock_sets_have_fingerprints(photos, stock, tmp_path):
         assert found['images'] >= 3
         prints.add(found['sha256'])
     assert len(prints) == 4
-    own = type('Own', (), {'paths': None, '__len__': lambda self: 3})
-    assert fingerprint(own())['images'] == 3
+
+    def own(*paths: str) -> dict:
+        return fingerprint(type('Own', (), {'paths': paths or None, '__len__': lambda _: 3})())
+
+    assert own()['images'] == 3
+    assert own('a/1.png') == own('moved/1.png') != own('a/2.png')
 
 
 @pytest.fixture
@@ -239,6 +254,14 @@ def test_skipping_takes_the_next_image_with_the_same_draw(broken, workers, log):
     if workers == 0:  # once, however often the photo is drawn
         assert log.text.count('left out') == 3
         assert log.text.count('number 1 of 3') == 3, 'in three runs'
+
+
+def test_the_first_image_takes_the_place_of_an_unreadable_last_one(photos):
+    Path(photos['dataroot_gt'], 'img_2.png').write_bytes(b'')
+    options = photos | {'on_error': 'skip', 'max_error_share': 1 / 3}  # just as many
+    items = TrainingItems(SyntheticDegradationDataset(options), options)
+    names = [Path(item['gt_path']).name for item in items.__getitems__([7, 8])]
+    assert names == ['img_1.png', 'img_0.png']
 
 
 def test_too_many_unreadable_images_end_the_run(broken):
