@@ -243,6 +243,10 @@ def test_the_best_weights_are_kept_and_worse_ones_do_not_replace_them(tmp_path):
     assert best.read_bytes() == kept
     assert set(torch.load(best, weights_only=True)) >= {'params', 'params_ema', 'arch'}
     assert model.best_metric_results['held_out']['psnr']['iter'] == 3
+    model.opt['datasets'], pictures = {'val': {}, 'val_2': {}}, Pictures()
+    pictures.opt['name'] = 'day/night'
+    validate(model, pictures, iteration=5)
+    assert (tmp_path / 'models' / 'net_g_best_day_night_psnr.pth').exists()
 
 
 @pytest.mark.parametrize('cut_off', [True, False])

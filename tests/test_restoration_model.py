@@ -34,7 +34,7 @@ from unfoldldm_basicsr.common import errors as failures
 from unfoldldm_basicsr.common.errors import DataFault, OutputWriteError
 from unfoldldm_basicsr.models import RestorationModel
 from unfoldldm_basicsr.restoring.restorer import Restorer
-from unfoldldm_basicsr.training import interruption, restoration_model
+from unfoldldm_basicsr.training import interruption, networks, restoration_model
 from unfoldldm_basicsr.training.checkpointer import rng_state
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.progress import progress
@@ -88,6 +88,7 @@ def test_validation_leaves_random_numbers_and_training_mode_alone(make):
     assert torch.equal(after.pop('torch'), before.pop('torch'))
     assert after == before
     assert model.net_g.training
+    assert not model.net_g_ema.training
 
 
 @pytest.mark.parametrize(('val_freq', 'wanted'), [(2, [4]), (3, [3, 4])])
@@ -114,13 +115,21 @@ def test_an_undefined_score_is_named_and_never_the_best_and_an_infinite_one_is_l
     best = {'better': 'higher', 'val': -math.inf, 'iter': -1}
     assert model.best_metric_results['held_out']['psnr'] == best
     results = [ImageResult(0, 'p', None, {'psnr': v}) for v in (30.0, math.inf)]
-    assert averages(results) == {'psnr': 30.0}
+    assert averages([*results, ImageResult(1, 'without truth', None)]) == {'psnr': 30.0}
     (said,) = unusual_values([ImageResult(0, f'p{i}', None, {'psnr': math.nan}) for i in range(6)])
     assert said.endswith(' for 6 of 6 images: p0, p1, p2, p3, p4 ....')
 
 
 def tile(model, size: int, overlap: int) -> None:
     model.run.val = model.run.val.model_copy(update={'tile': size, 'tile_overlap': overlap})
+
+
+def test_a_tile_that_is_a_share_of_the_image_overlaps_by_less_than_half(make, monkeypatch):
+    monkeypatch.setattr(networks, 'restore_in_tiles', lambda *_, **settings: settings)
+    model = make()
+    tile(model, 0.5, 32)
+    found = model.restore({'lq': torch.rand(1, 3, 20, 33)}).output
+    assert found == {'tile': 17, 'overlap': 17 // 2 - 1}
 
 
 def test_a_model_shows_its_images_as_those_of_basicsr_do(make):
