@@ -272,6 +272,9 @@ def test_other_options_are_named_in_one_sentence_each(two, log):
     assert [message.split()[0] for message in messages] == keys
     assert 'train.ema_decay is 0.99 now, but the resumed state was made with 0.9' in log.text
     assert 'the new value is used from iteration 5 on.' in messages[0]
+    log.clear()
+    assert report_changes(options | {'rank': 1}, progress.resumed.state) == messages
+    assert log.text == '', 'rank 0 says it'
 
 
 def test_where_data_lie_and_how_they_are_loaded_is_no_change(tmp_path):
@@ -291,5 +294,6 @@ def test_where_data_lie_and_how_they_are_loaded_is_no_change(tmp_path):
 def test_a_run_without_a_seed_of_its_own_keeps_the_one_it_drew(two, drawn, seed):
     progress.seed_drawn = drawn
     options = options_of(two) | {'manual_seed': 77}
+    torch.manual_seed(77)
     basicsr.train.load_resume_state(options)
-    assert options['manual_seed'] == seed
+    assert options['manual_seed'] == torch.initial_seed() == seed
