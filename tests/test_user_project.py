@@ -335,6 +335,7 @@ def test_what_an_undeclared_class_reads_is_not_guessed(stock, monkeypatch, sets)
     data = {'type': 'UndeclaredDataset', 'crop_mode': 'x', 'batch_size_per_gpu': 2, 'sets': sets}
     stock = put(stock, 'datasets.train', data)
     assert preflight(stock, 'x.yml', True) == []
+    assert 'use_hflip' not in examine(stock, 'x.yml', True).options['datasets']['train']
     assert 'left as it is' in warnings_at(stock, 'datasets.train.crop_mode')
     misspelt, place = put(stock, 'datasets.train.pin_memry', True), 'datasets.train.pin_memry'
     assert "Did you mean 'pin_memory'" in problems_at(misspelt, place)
@@ -373,8 +374,7 @@ def test_files_of_classes_of_somebody_else_are_not_guessed(stock, monkeypatch, t
     test = put(put(stock, 'train', DELETE), 'model_type', 'UndeclaredModel')
     for path in ({}, {'pretrain_network_g': str(tmp_path), 'pretrain_network_vae': 'hub/name'}):
         assert preflight(put(test, 'path', path), 'x.yml', False) == []
-    cut = tmp_path / 'cut.lmdb'
-    cut.mkdir()
+    (cut := tmp_path / 'cut.lmdb').mkdir()
     for part in ('data.mdb', 'meta_info.txt'):
         (cut / part).write_text('no database')
     test['datasets']['val']['dataroot_gt'] = str(cut)
@@ -396,10 +396,8 @@ def test_channels_of_classes_of_somebody_else_may_be_others(stock, monkeypatch, 
 
 def test_a_numbered_key_of_a_class_of_somebody_else_is_no_slip():
     problems = Report()
-    problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lq1': 'a'}, PairedImageDataset)
+    for key in ('dataroot_lq1', 'dtype'):
+        problems.read('x', BasicDataset, {'type': 'Own', key: 'a'}, PairedImageDataset)
     assert problems.refused == {}
     problems.read('x', BasicDataset, {'type': 'Own', 'dataroot_lqq': 'a'}, PairedImageDataset)
     assert 'x.dataroot_lqq' in problems.refused
-    own = Report()
-    own.read('x', BasicDataset, {'type': 'Own', 'dtype': 'float'}, PairedImageDataset)
-    assert own.refused == {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from unfoldldm_basicsr.common.registration import registered
+from unfoldldm_basicsr.common.registration import registered, whose
 from unfoldldm_basicsr.common.sections import SECTIONS
 from unfoldldm_basicsr.options.run import section_values
 
@@ -58,16 +58,19 @@ def _fill_dataset(section: dict, phase: str) -> None:
     if section.get('name') is None:
         section['name'] = phase
     section['phase'] = phase.split('_')[0]
-    section.setdefault('scale', SECTIONS[''].model_fields['scale'].default)
     if section.get('io_backend') is None:
         section['io_backend'] = {'type': 'disk'}
     for _, part, key in places_of(section):
         part[key] = os.path.expanduser(part[key])
     if phase == 'train':
         section.setdefault('num_worker_per_gpu', 4)
-        if not hasattr(registered(DATASET_REGISTRY, section.get('type')), 'Options'):
-            section.setdefault('use_hflip', False)  # BasicSR's data sets index what is missing
-            section.setdefault('use_rot', False)
+    cls = registered(DATASET_REGISTRY, section.get('type'))
+    if whose(getattr(cls, '__getitem__', None)) == 'theirs':  # it may have defaults of its own
+        return
+    section.setdefault('scale', SECTIONS[''].model_fields['scale'].default)
+    if phase == 'train' and not hasattr(cls, 'Options'):
+        section.setdefault('use_hflip', False)  # BasicSR's data sets index what is missing
+        section.setdefault('use_rot', False)
 
 
 def places_of(section: dict, prefix: str = '') -> Iterator[tuple[str, dict, str]]:
