@@ -282,11 +282,14 @@ def test_limits_name_the_groups_that_are_trained(tmp_path, embedding, groups, sa
 
 def test_a_key_beside_the_one_that_it_resembles_is_no_slip_in_a_derived_class(stock, monkeypatch):
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Talkative', Talkative)
-    derived = put(put(stock, 'datasets.train.type', 'Talkative'), 'datasets.train.use_vflip', True)
-    place = 'datasets.train.use_vflip'
-    assert problems_at(put(derived, 'datasets.train.use_hflip', True), place) == ''
+    derived = put(put(stock, 'datasets.train.type', 'Talkative'), 'datasets.train.gt_sice', 16)
     misspelt = put(derived, 'datasets.train.pin_memry', True)
     assert "'pin_memory'" in problems_at(misspelt, 'datasets.train.pin_memry')
+    alone, place = put(derived, 'datasets.train.gt_size', DELETE), 'datasets.train.gt_sice'
+    assert problems_at(alone, place) == '', 'which its own __init__ may read'
+    monkeypatch.delattr(Talkative, '__init__')
+    assert "'gt_size'" in problems_at(alone, place)
+    assert problems_at(derived, place) == ''
 
 
 def test_switches_may_be_0_or_1_and_means_single_numbers(stock):

@@ -154,14 +154,15 @@ class Report:
             found = problems_of(error, declared, values, getattr(owner, '__name__', ''))
         known, theirs = keys_of(declared), whose(owner) in ('derived', 'theirs')
         own_way = issubclass(declared, BasicDataset) and reads_itself(owner)
+        judged = AnyDataset.model_fields if own_way else known
         for path, message, kind in found:
-            if own_way and kind == 'fault' and path not in AnyDataset.model_fields:
+            if own_way and kind == 'fault' and path not in judged:
                 kind = 'warning'  # it may mean what BasicSR's would not take
             if kind == 'unknown' and '.' not in path:
                 if also and also.fullmatch(path):
                     continue
                 near = nearest(path, known)
-                possible = [key for key in known if not (theirs and key in values)]
+                possible = [key for key in judged if not (theirs and key in values)]
                 if also and (slip := _slip_of(path, possible, values)):
                     message, kind = f"is not known here. Did you mean '{slip}'?", 'slip'
                 elif also or not (prefix or near):  # at the top: a note
