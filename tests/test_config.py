@@ -14,9 +14,10 @@ import torch
 from basicsr.archs import build_network
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
-from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 from helpers import DELETE, for_test, preflight, problems_at, put, warnings_at, write_options
 from tiny_vlunet import EMBEDDINGS, vlunet_file
 from torch import nn
@@ -228,13 +229,17 @@ def test_a_metric_with_ground_truth_needs_one(stock):
     assert problems_at(stock, 'val.metrics.psnr') == ''
 
 
-def test_a_test_file_is_checked_as_such(stock):
+def test_a_test_file_is_checked_as_such(stock, monkeypatch):
     stock['datasets'] = dict.fromkeys(('test_1', 'train'), stock['datasets']['val'])
     del stock['train'], stock['logger']
     assert 'a test reads val' in problems_at(stock, 'datasets.train')
     del stock['datasets']['train']
     (line,) = preflight(stock, 'x.yml', False, here=False)
     assert line.endswith('pretrain_network_g: is empty: the test would score a random network.')
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Loads', type('Loads', (SRModel,), {}))
+    own, place = put(stock, 'model_type', 'Loads'), 'path.pretrain_network_g'
+    assert problems_at(own, place)
+    assert not problems_at(put(own, 'path.pretrain_model', 'x.pth'), place)
     stock = put(stock, 'path.pretrain_network_g', '/elsewhere/x.pth')
     assert preflight(stock, 'x.yml', False, here=False) == []
 

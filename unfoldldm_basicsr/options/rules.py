@@ -3,6 +3,8 @@
 Rules of one model stand beside it, as ``rules``. Each gets the typed run and gives what is wrong.
 """
 
+import re
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
@@ -13,6 +15,7 @@ from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.options.run import Run, constants, is_read, section_values
 
+_WEIGHTS = re.compile(r'.*\.(pth|pt|ckpt|safetensors)').fullmatch
 _INSTEAD = ', or, without scale and GAN, use model_type: RestorationModel.'
 
 
@@ -78,6 +81,10 @@ def a_test_has_weights(run: Run) -> Problems:
     if run.is_train or theirs or 'network_g' not in run.opt or run.path.pretrain_network_g:
         return
     network = run.networks.get('network_g')
+    sections = (section_values(run.opt, key).values() for key in ('path', 'network_g'))
+    given = any(_WEIGHTS(value) for values in sections for value in map(str, values))
+    if given and not {whose(run.model), whose(type(network))}.issubset(KNOWN):
+        return  # a class of the project may load it
     if network is None or any(True for _ in network.parameters()):  # bicubic upscaling has none
         yield Problem('path.pretrain_network_g', 'is empty: the test would score a random network.')
 
