@@ -104,6 +104,8 @@ def test_phases_share_the_budget_and_start_from_each_other():
 
 def test_rows_of_an_ablation_that_change_the_test_alone_are_not_trained_again():
     folder = ROOT / 'options' / 'ablate' / 'dark'
+    with pytest.raises(ValueError, match='Name its folder'):
+        read_task(folder / 'rows.yml')
     task = read_task(folder)
     assert (task.name, read_task(folder, ['name=mine']).name) == ('ablate_dark', 'mine')
     assert task.settings.reference == 'unfoldldm'
