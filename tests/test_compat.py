@@ -290,7 +290,7 @@ def test_debug_prefixes_the_name_once_and_validates_often(command):
 
 
 def test_keys_that_basicsr_demands_are_filled_and_whole_floats_become_counts():
-    sets = {'train': {'batch_size_per_gpu': 2e0}, 'val_2': {'name': None}}
+    sets = {'train': {'name': 291, 'batch_size_per_gpu': 2e0}, 'val_2': {'name': None}}
     train = {'total_iter': 5e3, 'warmup_iter': None, 'ema_decay': None}
     path = {'extra': None, 'pretrain_network_g': None}  # BasicSR makes folders of others
     options = {'datasets': sets, 'train': train, 'val': {}, 'path': path}
@@ -303,7 +303,7 @@ def test_keys_that_basicsr_demands_are_filled_and_whole_floats_become_counts():
     assert {type(options['train']['total_iter']), type(train['batch_size_per_gpu'])} == {int}
     assert train['io_backend'] == val['io_backend'] == {'type': 'disk'}
     assert 'persistent_workers' not in {**train, **val}  # loops of projects start workers anew
-    assert val['name'] == 'val_2'
+    assert (train['name'], val['name']) == ('291', 'val_2')
 
 
 def test_projects_can_save_their_options():

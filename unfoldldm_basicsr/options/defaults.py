@@ -57,6 +57,8 @@ def fill_defaults(options: dict, is_train: bool) -> None:
 def _fill_dataset(section: dict, phase: str) -> None:
     if section.get('name') is None:
         section['name'] = phase
+    elif type(section['name']) is int:  # 291
+        section['name'] = str(section['name'])
     section['phase'] = phase.split('_')[0]
     if section.get('io_backend') is None:
         section['io_backend'] = {'type': 'disk'}
