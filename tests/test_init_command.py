@@ -150,6 +150,8 @@ def test_a_training_lasts_as_long_as_it_may(folder, monkeypatch, output_of):
     assert counts[0] == pytest.approx(0.15 * sum(counts), abs=10)
     for count, each, minutes in zip(counts, ('0.5', '0.25'), (14, 40), strict=True):
         assert f'# {count} steps of {each} s: {minutes} min' in said
+    said = output_of('init', 'my: photos #1', '--memory', 'cpu', '--hours', '0.01', '--name', 's')
+    assert '# 20 steps of 0.5 s: 10 s' in said
 
 
 def training(**changes) -> NewTraining:
@@ -201,13 +203,17 @@ def test_a_trial_without_memory_is_none_and_other_errors_are_not_hidden(monkeypa
         trial_step(options, 1)
 
 
-def test_the_schedule_grows_with_the_number_of_images():
+def test_the_schedule_grows_with_the_number_of_images_and_shrinks_with_the_time():
     counts = [replace(training(), images=n, iterations=0).iterations for n in (5, 200, 10**6)]
     assert counts == [2000, 12000, 300_000]
     few = training()
     assert few.iterations_of(1) + few.iterations_of(2) == few.iterations
     text = few.text(Path(), 2)
     assert [int(n) for n in re.findall('(?:total_iter|T_max): ([0-9]+)', text)] == [1700] * 2
+    short = yaml.safe_load(training(iterations=120).text(Path(), 1))  # 20 in Phase I
+    assert {k: v for k, v in (short['val'] | short['logger']).items() if k.endswith('_freq')} == {
+        'val_freq': 20, 'print_freq': 5, 'save_checkpoint_freq': 20,
+    }  # fmt: skip
 
 
 def test_memory_is_that_of_the_gpu_or_of_the_machine(monkeypatch):

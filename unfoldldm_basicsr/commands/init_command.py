@@ -92,6 +92,7 @@ def run_init(args: argparse.Namespace) -> int:
         count = training.iterations_of(phase)
         minutes = count * seconds.get(phase, 0) / 60
         long = f'{minutes:.0f} min' if minutes < 120 else f'{minutes / 60:.0f} hours'
+        long = f'{minutes * 60:.0f} s' if minutes < 2 else long
         took = f' of {seconds[phase]:.2g} s: {long}' if phase in seconds else ''
         command = f'python -m unfoldldm_basicsr.train -opt {quote(str(path))} --auto_resume'
         print(f'  {command}  # {count} steps{took}')

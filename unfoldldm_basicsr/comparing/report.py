@@ -127,7 +127,7 @@ def not_finite(images: pd.DataFrame, metrics: Iterable[str]) -> str:
 
 
 def quality_table(images: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """Mean of each metric over images and seeds, with the spread of the means of the seeds."""
+    """Mean of each metric over images and seeds, with the standard deviation over the seeds."""
     by = ['set', 'side']
     counts = images.groupby(by, sort=False)[['image', 'seed']].nunique().add_suffix('s')
     seeds = images.groupby([*by, 'seed'], sort=False)[metrics].mean().groupby(by, sort=False)
@@ -201,10 +201,11 @@ def _curves(folder: Path, lines: pd.DataFrame, metric: str, style: Mapping[str, 
     if lines.empty:  # other networks (VLU-Net's embedding) have no such metric
         return
     lines = lines[lines['set'] == lines['set'].iloc[0]]
-    note = f'{lines["set"].iloc[0]}; mean of seeds; hollow: prior taken from the truth'
+    note = f'{lines["set"].iloc[0]}; mean of seeds'
     means = lines.groupby(['side', 'phase', 'iteration', 'metric'], sort=False)
     means = means[['seconds', 'value']].mean().reset_index()
     means['hollow'] = means['metric'].str.startswith('oracle')
+    note += '; hollow: prior taken from the truth' if means['hollow'].any() else ''
     for key, x in (('iteration', 'iterations'), ('seconds', 'seconds of training steps')):
         file = folder / f'quality_over_{key}.png'
         with plots.figure(file, x, f'{metric} in validation', note) as axes:
@@ -224,7 +225,8 @@ def _plots(
     quality = quality.rename(columns={metric: 'value', f'{metric} spread': 'spread'})
     size = costs['size'].iloc[0]
     table = costs[costs['size'] == size].merge(quality, on='side')
-    note = f'{name}; cost at {size} x {size}; bars: spread of the seeds'
+    note = f'{name}; cost at {size} x {size}'
+    note += '; bars: standard deviation of the seeds' if table['spread'].notna().any() else ''
     for key, x in (('GMACs', 'GMACs'), ('latency_ms', 'latency in ms')):
         with plots.figure(folder / f'quality_against_{key}.png', x, metric, note) as axes:
             plots.points(axes, table, key, style)

@@ -59,7 +59,7 @@ class Workspace:
             try:
                 status = child.wait()
             except BaseException:  # Ctrl-C or SIGTERM, of which a training saves itself first
-                self.say(f'{log} is told to stop; the same command goes on.')
+                self.say(f'{log}: told to stop; the same command goes on.')
                 child.terminate()
                 child.wait()
                 raise

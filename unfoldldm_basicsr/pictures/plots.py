@@ -60,7 +60,8 @@ def points(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> N
 
     for _, own in table.iterrows():
         look = style[own['side']] | {'linestyle': '', 'markersize': 8}
-        axes.errorbar(own[x], own['value'], own['spread'], **look, capsize=4, label=own['side'])
+        bars = own['spread'] if own['spread'] >= 0 else None  # NaN of one seed
+        axes.errorbar(own[x], own['value'], bars, **look, capsize=4, label=own['side'])
     axes.set_xscale('log')
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))

@@ -112,7 +112,7 @@ class NewTraining:
             losses += '  isda_opt: {type: ISDALoss, loss_weight: 0.01}\n'
         if phase:
             losses += f'  stage_loss_weight: {0.3 if phase == 1 else 0.05}\n'
-        often = max(total // 6, 100)
+        often = min(total, max(total // 6, 100))
         title = f'{self.network}, {self.task or "pairs"}'
         numeral = f', Phase {"I" * phase}' if phase else ''
         return f"""\
@@ -167,7 +167,7 @@ val:
     ssim: {{type: calculate_ssim, crop_border: 0}}
 
 logger:
-  print_freq: {min(100, often // 4)}
+  print_freq: {max(1, min(100, often // 4))}
   save_checkpoint_freq: {often}
   keep_checkpoints: 3
   use_tb_logger: true # tensorboard --logdir tb_logger
