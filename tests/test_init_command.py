@@ -234,7 +234,7 @@ def test_memory_is_that_of_the_gpu_or_of_the_machine(monkeypatch):
 )  # fmt: skip
 def test_noise_is_learned_without_isda_and_darkness_with_its_own_recipe(task, isda, whole, dark):
     data = {'type': 'SyntheticDegradationDataset', 'dataroot_gt': 'photos'}
-    training = NewTraining('mine', 'unfoldldm-tiny', data, data, task, images=9, patch=48)
+    training = NewTraining('mine', 'unfoldldm-tiny', data, data, task, images=99 + dark, patch=48)
     recipe = {'base': 'x', 'wm_window': 48}
     for phase in training.phases:
         options = yaml.safe_load(training.text(Path(), phase))
@@ -242,7 +242,8 @@ def test_noise_is_learned_without_isda_and_darkness_with_its_own_recipe(task, is
         assert (recipe.items() <= options['network_g'].items()) is dark
         train, network = options['datasets']['train'], options['network_g']
         seen = [network.get('prior_levels'), options['train'].get('prior_context')]
-        assert (seen, train['gt_size']) == ((['lq', True], 144) if whole else ([None] * 2, 48))
+        levels = 'lq' if dark else True  # photos enough to learn from how bright a scene was
+        assert (seen, train['gt_size']) == (([levels, True], 144) if whole else ([None] * 2, 48))
         progressive = options['train'].get('progressive')
         assert (progressive and progressive['gt_sizes']) == ([48] if whole else None)
         strengths = options['datasets']['val']['degradations'] == train['degradations']

@@ -48,6 +48,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], float]] = {
 PHASE1_SHARE = 0.15  # of the iterations
 PATCHES_PER_IMAGE = 500
 FEWEST, MOST = 2000, 300_000  # iterations
+MANY = 100  # images, from which prior_levels: lq is better: docs/findings.md
 
 
 @dataclass
@@ -97,7 +98,7 @@ class NewTraining:
             network |= {'base': 'x', 'wm_window': self.patch}
         start, losses, clip, seen = '', '', 0.01, self.patch
         if phase and self.task in WHOLE:  # docs/training.md
-            network['prior_levels'], seen = 'lq', 3 * self.patch
+            network['prior_levels'], seen = 'lq' if self.images >= MANY else True, 3 * self.patch
             cut = {'iters': [1], 'gt_sizes': [self.patch], 'mini_batch_sizes': [self.batch]}
             losses += f'  progressive: {_flow(cut)} # patches are cut from gt_size\n'
             losses += '  prior_context: true # all of which the prior sees\n'
