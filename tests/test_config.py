@@ -170,9 +170,14 @@ def test_the_trial_of_a_data_set_leaves_it_as_it_was(stock, monkeypatch):
     class Turning(PairedImageDataset):
         """As Vimeo90KDataset does with its frames."""
 
+        def __init__(self, opt):
+            super().__init__(opt)
+            self.own = {'levels': {'noise': [1, 2]}}
+
         def __getitem__(self, index):
             self.paths.reverse()
             self.opt['io_backend'].clear()
+            self.own['levels']['noise'].pop()
             return super().__getitem__(index)
 
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Turning', Turning)
@@ -180,6 +185,7 @@ def test_the_trial_of_a_data_set_leaves_it_as_it_was(stock, monkeypatch):
     (section, dataset), *_ = open_datasets(report)
     assert dataset.paths == Turning(section).paths != dataset.paths[::-1]
     assert dataset.opt['io_backend'] == {'type': 'disk'}, 'not what FileClient has left'
+    assert dataset.own == {'levels': {'noise': [1, 2]}}
     own = put(put(stock, 'datasets.train.type', 'Turning'), 'datasets.train.use_hflip', 'often')
     assert 'must be true or false' in warnings_at(own, 'datasets.train.use_hflip')
 
@@ -240,6 +246,8 @@ def test_a_test_file_is_checked_as_such(stock, monkeypatch):
     own, place = put(stock, 'model_type', 'Loads'), 'path.pretrain_network_g'
     assert problems_at(own, place)
     assert not problems_at(put(own, 'path.pretrain_model', 'x.pth'), place)
+    own['network_d'] = {'type': 'VGGStyleDiscriminator', 'num_in_ch': 3, 'num_feat': 4}
+    assert problems_at(put(own, 'path.pretrain_network_d', 'x.pth'), place)
     stock = put(stock, 'path.pretrain_network_g', '/elsewhere/x.pth')
     assert preflight(stock, 'x.yml', False, here=False) == []
 

@@ -178,12 +178,11 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
         if cls is None or report.at(path) or report.at('scale'):
             continue
         try:
-            given = copy.deepcopy(dict(section))
-            dataset = cls(given)
+            dataset = cls(copy.deepcopy(dict(section)))
             images = len(dataset)
             if images:
                 with preserved_rng():
-                    _read_one(dataset, section, given)
+                    _read_one(dataset, section)
         except OptionError as error:
             for key, *rest in error.problems:
                 report.add(f'{path}.{key}'.strip('.'), *rest)
@@ -215,16 +214,23 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
     return built
 
 
-def _read_one(dataset: Dataset, section: Mapping[str, Any], given: dict[str, Any]) -> None:
+def _copied(value: Any) -> Any:
+    """Sections and lists of any depth anew; what else they hold stays the same object."""
+    if type(value) is dict:
+        return {key: _copied(inner) for key, inner in value.items()}
+    if type(value) is list:
+        return [_copied(inner) for inner in value]
+    return copy.copy(value) if isinstance(value, dict | list) else value
+
+
+def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
     """Reads an item, of a mixture one of each set, and leaves the data set as it was.
 
-    BasicSR's data sets open files, take the options ``given`` to them apart and turn lists around.
+    BasicSR's data sets open files, take their options apart and turn lists around.
     """
     known = vars(dataset)
     before = dict(known)
-    known |= {k: copy.copy(v) for k, v in before.items() if isinstance(v, dict | list)}
-    parts = {k: copy.copy(v) for k, v in given.items() if isinstance(v, dict | list)}
-    known |= {k: given | parts for k, v in before.items() if v is given}
+    known |= {key: _copied(value) for key, value in before.items()}
     try:
         for index in getattr(dataset, 'first_items', (0,)):
             if section.get('phase') == 'train':

@@ -15,7 +15,7 @@ from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.declared import needs_truth
 from unfoldldm_basicsr.options.run import Run, constants, is_read, section_values
 
-_WEIGHTS = re.compile(r'.*\.(pth|pt|ckpt|safetensors)').fullmatch
+_WEIGHTS = re.compile(r'.*\.(pth|pt|ckpt|bin|safetensors)').fullmatch
 _INSTEAD = ', or, without scale and GAN, use model_type: RestorationModel.'
 
 
@@ -81,8 +81,10 @@ def a_test_has_weights(run: Run) -> Problems:
     if run.is_train or theirs or 'network_g' not in run.opt or run.path.pretrain_network_g:
         return
     network = run.networks.get('network_g')
-    sections = (section_values(run.opt, key).values() for key in ('path', 'network_g'))
-    given = any(_WEIGHTS(value) for values in sections for value in map(str, values))
+    others = {f'pretrain_{key}' for key in run.network_sections}  # of discriminators, embeddings
+    path = {k: v for k, v in section_values(run.opt, 'path').items() if k not in others}
+    values = (*path.values(), *section_values(run.opt, 'network_g').values())
+    given = any(map(_WEIGHTS, map(str, values)))
     if given and not {whose(run.model), whose(type(network))}.issubset(KNOWN):
         return  # a class of the project may load it
     if network is None or any(True for _ in network.parameters()):  # bicubic upscaling has none
@@ -155,7 +157,7 @@ def scale_fits(run: Run) -> Problems:
     for path, section in run.sets():
         if section.get('type') != 'PairedImageDataset':
             continue
-        scale = section['scale']
+        scale = section.get('scale', 1)
         place = 'scale' if run.opt.get('scale') == scale else f'{path}.scale'
         if not isinstance(scale, int) or scale < 1:
             yield Problem(place, f'must be a whole number, at least 1, got {show(scale)}.')
