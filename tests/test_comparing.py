@@ -134,6 +134,8 @@ def test_a_report_names_own_options_once_and_what_was_trained_on(place, named):
     words = words_of_task(task)
     assert words['unseen'] == 'CBSD68_unseen_strength'
     assert words['test data'].count('; 6 draws of each image') == 1
+    smoke = words_of_task(read_task(ROOT / 'options' / 'compare' / 'smoke'))
+    assert '; center_crop ' in smoke['test data']
     mixture = words_of_task(read_task(ROOT / 'options' / 'compare' / 'all_in_one'))
     assert 'draws' not in mixture['training data']  # its repeat is of the epoch
     assert 'patches of 48 cut from 144, batch 8' in words['training data']
@@ -149,9 +151,7 @@ SHIPPED = sorted(p for kind in ('compare', 'ablate') for p in (ROOT / 'options' 
 def test_shipped_comparisons_are_comparable_and_pass_the_check_of_option_files(place):
     task = read_task(place)
     check_equal(task)
-    shared = place.parent.name == 'ablate' and place.name == 'dark'  # the rows of noise
-    own = [side for side in task.sides if side.name in ('unfoldldm', 'k1')]  # its base has ISDA
-    for side in own if shared else task.sides:
+    for side in task.sides:
         for phase in range(len(side.phases) if side.trained_as == side.name else 0):
             options = task.options(side, phase, 500, 0, Path('/r'))
             assert preflight(options, side.name, True, here=False) == []
@@ -212,8 +212,10 @@ def test_the_code_of_a_network_of_a_project_is_that_of_its_package(tmp_path, mon
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Mine', importlib.import_module('own_nets').Mine)
     before = measuring.code_of({'type': 'Mine'})
+    steps = measuring.key_of({'network_g': {'type': 'Mine'}})  # measured with this code
     write_bytes_atomic(tmp_path / 'own_nets' / 'later.py', b'# \xe9')  # not imported yet
     assert measuring.code_of({'type': 'Mine'})[:-1] == before != []
+    assert measuring.key_of({'network_g': {'type': 'Mine'}}) != steps
     run = Run(tmp_path / 'run', {'name': 'mine', 'network_g': {'type': 'Mine'}})
     place = Workspace(tmp_path, tmp_path, 1)
     runs.tell_of_new_code([run], place)

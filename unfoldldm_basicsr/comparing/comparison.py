@@ -251,6 +251,9 @@ def training_words(options: Mapping[str, Any]) -> str:
     return f'{data_words(data)}, patches of {patches}, batch {data.get("batch_size_per_gpu")}'
 
 
+_OF_A_TEST = ('center_crop', 'crop_multiple', 'lq_output', 'color', 'seed')
+
+
 def data_words(data: Mapping[str, Any], *, test: bool = False) -> str:
     """A data set in words: name, folder, degradations, draws for a test; those of its parts."""
     steps = ', '.join(
@@ -259,6 +262,7 @@ def data_words(data: Mapping[str, Any], *, test: bool = False) -> str:
     )
     place = '/'.join(Path(str(data.get('dataroot_lq', data.get('dataroot_gt', '')))).parts[-2:])
     words = [': '.join(filter(None, [place, steps]))]
+    words += [f'{key} {data[key]}' for key in _OF_A_TEST if test and data.get(key) is not None]
     words += [data_words(part, test=test) for part in data.get('sets', ())]
     name, times = data.get('name', data.get('degradation_name', '')), data.get('repeat', 1)
     if test and times > 1:

@@ -140,8 +140,10 @@ def convolution_backward_flops(
 
 
 def key_of(options: Mapping[str, Any]) -> str:
-    """A hash of the options of a training without paths."""
-    return digest_of({key: value for key, value in options.items() if key != 'path'})
+    """A hash of the options of a training without paths, and of its network's :func:`code_of`."""
+    known = {key: value for key, value in options.items() if key != 'path'}
+    code = code_of(options.get('network_g') or {})
+    return digest_of(known | ({'code': code} if code else {}))
 
 
 def code_of(network: Mapping[str, Any]) -> list[str]:

@@ -263,6 +263,7 @@ def _crops(folder: Path, images: pd.DataFrame, entries: Sequence[Entry], metric:
         rows.append([crop(picture, box) for picture in shown])
         captions.append([*(f'{scores[title][image]:.2f}' for title in [*places][:-1]), image[:18]])
     footer = f'{name}: where the sides differ most; {metric} of the whole image'
+    footer += ', mean of the seeds' if images['seed'].nunique() > 1 else ''
     grid = comparison_grid(rows, [*places], captions, cell_width=220, footer=footer)
     save_picture(folder / 'crops.png', grid)
 

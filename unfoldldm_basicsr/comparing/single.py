@@ -54,6 +54,8 @@ def report(path: Path, root: Path, folder: Path | None) -> str:
     for metric, own in tables['validation'].groupby('metric'):
         draw(f'validation_{metric}', f'Validation: {metric}', metric, own, 'set', 'value')
     own = tables['stages'].assign(stage='stage ' + tables['stages']['stage'].astype(str))
+    if own['set'].nunique() > 1:
+        own['stage'] = own['set'] + ', ' + own['stage']
     draw('stages', 'Stages: PSNR of x_k', 'PSNR in dB', own, 'stage', 'psnr')
     for name, (beginning, label) in FIGURES.items():
         own = tables['log'][tables['log']['figure'].str.startswith(beginning)]

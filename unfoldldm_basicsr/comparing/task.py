@@ -208,7 +208,7 @@ def read_task(folder: Path, overrides: Iterable[str] = (), only: Sequence[str] =
     Raises ValueError: a file is missing or wrong; the message names file and key.
     """
     if folder.is_file():
-        raise ValueError(f'{folder}: is a file. Name its folder: {folder.parent}.')
+        raise ValueError(f'{folder}: is a file. Name its folder, {folder.resolve().parent}.')
     name, place, reference = None, folder, None
     if (folder / ROWS).is_file():
         name, place, files, reference = _ablation(folder)
