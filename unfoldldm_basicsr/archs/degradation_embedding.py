@@ -249,7 +249,7 @@ class LabelDegradationEmbedding(nn.Module):
                 "gives 'degradation' (MixedDegradationDataset does), pass label, or use "
                 'CLIPDegradationEmbedding or LearnedDegradationEmbedding.'
             )
-        label = label.reshape(-1)
+        label = torch.as_tensor(label, device=lq.device).reshape(-1)
         if int(label.min()) < 0 or int(label.max()) >= known:
             raise ValueError(
                 f'Degradation indices are 0 to {known - 1}, got {sorted(set(label.tolist()))}; '

@@ -78,8 +78,6 @@ def _published(args: argparse.Namespace) -> DataSet:
 def _own_set(args: argparse.Namespace) -> DataSet:
     if args.crop_size is None and (args.step or args.thresh_size):
         raise ValueError('--step and --thresh-size need --crop-size.')
-    if args.crop_size and (args.step or 0) > args.crop_size:
-        raise ValueError(f'--step {args.step}: leaves gaps between squares of {args.crop_size}.')
     if args.part and args.output and args.output.suffix == '.lmdb':
         raise ValueError(f'--part names LMDBs in a folder; --output {args.output} is one.')
     if args.gt and args.gt == args.lq:

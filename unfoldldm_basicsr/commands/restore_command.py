@@ -138,7 +138,9 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
     images = [*dict.fromkeys(images)]  # of a folder that was named twice
     file = _result_file(args.output, len(images) == 1 and args.input[0].is_file())
     if file and args.suffix:
-        raise ValueError(f'--suffix {args.suffix}: --output {file} names the result.')
+        raise ValueError(
+            f'--suffix {args.suffix}: --output {file} names the result; leave one out.'
+        )
     jobs = []
     same = Counter(os.path.normcase(folder / image.stem) for image, folder in images)
     for image, folder in images:
@@ -159,7 +161,7 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
         if place in inputs:
             raise FileExistsError(
                 f'{job.output}: would overwrite the input {inputs[place]};'
-                f' choose another --output or a --suffix.'
+                f' choose another --output{"" if file else " or a --suffix"}.'
             )
         if place in made:
             raise ValueError(

@@ -127,7 +127,7 @@ class UnfoldLDMPhase2Model(phase1.UnfoldLDMPhase1Model):
         if self.warming_up:
             get_root_logger().info(
                 f"II-a for {self.run.train.prior_warmup_iter} iterations: PI' and f_theta are "
-                'trained by l_diff alone; l_pix and l_isda are not computed and logged as 0.'
+                'trained by l_diff alone; the other losses are not computed and logged as 0.'
             )
         return super().trained_network(bare)
 

@@ -217,7 +217,7 @@ class VLUNetModel(RestorationModel):
                 record, fault = moved, None
                 new = [name for name in self.names if name not in record.classes]
                 if new and contract.needs_label and not self.run.path.pretrain_network_e:
-                    warn(f'{file}: knows no {", ".join(new)}, which get new vectors.')
+                    warn(f'{file}: knows no {", ".join(new)}: new vectors.')
         missing = net.state_dict().keys() - record.state_dict.keys()
         if contract.save_backbone and missing and not self.run.path.pretrain_network_e:
             fault = (

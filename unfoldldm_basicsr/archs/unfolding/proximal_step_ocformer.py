@@ -49,7 +49,7 @@ class OCFormerOptions(NetworkOptions, PriorVectorOptions):
     """Which estimate's half of the channels asks (or gates) the other's; self: both from all
     channels."""
     pdr: Literal['gate', 'film', 'none'] = 'film'
-    """Prior modulation: gate (scale), film (scale and shift) or none."""
+    """Prior modulation: gate (scale), film (scale and shift) or none, for ``use_ldm: false``."""
 
     @model_validator(mode='after')
     def _widths(self) -> 'OCFormerOptions':
