@@ -286,7 +286,7 @@ def test_what_a_resumed_training_repeats_counts_once(tmp_path):
     rows = 'iteration,degradation,images,psnr\n4,all,3,20.5\n8,all,3,21\n8,all,3,21.25\n'
     (tmp_path / 'validation_set.csv').write_text(rows)
     assert list(single.validations(tmp_path)['value']) == [20.5, 21.25]
-    line = '2026-01-01 INFO: [tiny][epoch:  0, iter:{:>8}, lr:(1.0e-03,)] [eta: 0:00] l_pix: {} \n'
+    line = '2026 INFO: [a][epoch:  0, iter:{:>8}, lr:(1.0e-03,)] [eta: 0:0] l_pix: {} l_t: 0.0e+0\n'
     (tmp_path / 'train_a.log').write_text(line.format('1,025', '5.0e-01'))
     (tmp_path / 'train_b.log').write_text(line.format('1,025', '4.0e-01'))
     expected = [{'figure': 'l_pix', 'iteration': 1025, 'value': 0.4}]

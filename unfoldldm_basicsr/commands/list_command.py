@@ -51,7 +51,7 @@ def registered_classes() -> dict[str, list[tuple[str, str]]]:
     }
     return {
         title: sorted(
-            (name, (inspect.getdoc(obj) or '').partition('\n')[0])
+            (name, inspect.cleandoc(obj.__doc__ or '').partition('\n')[0])
             for name, obj in entries
             if f'{obj.__module__}.'.startswith(ours)
         )

@@ -102,7 +102,8 @@ def log(run: Path) -> pd.DataFrame:
             if place := _ITERATION.search(line):
                 figures = _FIGURE.findall(line.rpartition(']')[2])
                 iteration = int(place[1].replace(',', ''))
-                rows += [(name, iteration, float(value)) for name, value in figures]
+                found = ((name, iteration, float(value)) for name, value in figures)
+                rows += [row for row in found if row[2] or row[0][:2] != 'l_']  # 0: left out, II-a
     frame = pd.DataFrame(rows, columns=['figure', 'iteration', 'value'])
     return _last([frame], ['figure', 'iteration'])
 
