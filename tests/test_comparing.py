@@ -134,8 +134,7 @@ def test_a_report_names_own_options_once_and_what_was_trained_on(place, named):
     words = words_of_task(task)
     assert words['unseen'] == 'CBSD68_unseen_strength'
     assert words['test data'].count('; 6 draws of each image') == 1
-    smoke = words_of_task(read_task(ROOT / 'options' / 'compare' / 'smoke'))
-    assert '; center_crop ' in smoke['test data']
+    assert '; center_crop ' in words_of_task(read_task(ROOT / 'options/compare/smoke'))['test data']
     mixture = words_of_task(read_task(ROOT / 'options' / 'compare' / 'all_in_one'))
     assert 'draws' not in mixture['training data']  # its repeat is of the epoch
     assert 'patches of 48 cut from 144, batch 8' in words['training data']

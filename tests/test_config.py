@@ -181,13 +181,16 @@ def test_the_trial_of_a_data_set_leaves_it_as_it_was(stock, monkeypatch):
             return super().__getitem__(index)
 
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Turning', Turning)
-    report = examine(put(stock, 'datasets.train.type', 'Turning'), 'x.yml', True, later=True)
+    turning = put(stock, 'datasets.train.type', 'Turning')
+    report = examine(turning, 'x.yml', True, later=True)
     (section, dataset), *_ = open_datasets(report)
     assert dataset.paths == Turning(section).paths != dataset.paths[::-1]
     assert dataset.opt['io_backend'] == {'type': 'disk'}, 'not what FileClient has left'
     assert dataset.own == {'levels': {'noise': [1, 2]}}
-    own = put(put(stock, 'datasets.train.type', 'Turning'), 'datasets.train.use_hflip', 'often')
+    own = put(turning, 'datasets.train.use_hflip', 'often')
     assert 'must be true or false' in warnings_at(own, 'datasets.train.use_hflip')
+    own = put(turning, 'datasets.train.use_hflip', DELETE)  # its __init__ might have set it
+    assert 'write datasets.train.use_hflip' in problems_at(own, 'datasets.train')
 
 
 def test_another_machine_may_lack_data_weights_and_gpus_but_not_sense(stock, plugin):

@@ -211,9 +211,7 @@ def test_the_schedule_grows_with_the_number_of_images_and_shrinks_with_the_time(
     text = few.text(Path(), 2)
     assert [int(n) for n in re.findall('(?:total_iter|T_max): ([0-9]+)', text)] == [1700] * 2
     short = yaml.safe_load(training(iterations=120).text(Path(), 1))  # 20 in Phase I
-    assert {k: v for k, v in (short['val'] | short['logger']).items() if k.endswith('_freq')} == {
-        'val_freq': 20, 'print_freq': 5, 'save_checkpoint_freq': 20,
-    }  # fmt: skip
+    assert {v for k, v in (short['val'] | short['logger']).items() if '_freq' in k} == {20, 5}
 
 
 def test_memory_is_that_of_the_gpu_or_of_the_machine(monkeypatch):

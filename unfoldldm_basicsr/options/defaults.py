@@ -67,8 +67,8 @@ def _fill_dataset(section: dict, phase: str) -> None:
     if phase == 'train':
         section.setdefault('num_worker_per_gpu', 4)
     cls = registered(DATASET_REGISTRY, section.get('type'))
-    if whose(getattr(cls, '__getitem__', None)) == 'theirs':  # it may have defaults of its own
-        return
+    if any(whose(getattr(cls, name, None)) == 'theirs' for name in ('__init__', '__getitem__')):
+        return  # it may have defaults of its own
     section.setdefault('scale', SECTIONS[''].model_fields['scale'].default)
     if phase == 'train' and not hasattr(cls, 'Options'):
         section.setdefault('use_hflip', False)  # BasicSR's data sets index what is missing

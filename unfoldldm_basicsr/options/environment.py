@@ -191,10 +191,13 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
             if isinstance(error.__cause__, OSError | ImageError):  # of a file, not of a value
                 report.add(path, f'{error}')
                 continue
+            key = error.args[0] if isinstance(error, KeyError) and error.args else None
             kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
             empty = [k for k, v in section.items() if v is None and str(k).startswith('dataroot')]
             about = f' (look at {", ".join(empty)}: nothing (~))' if empty else ''
             message = f'{cls.__name__} does not work with these values: {kind}{error}{about}'
+            if not empty and isinstance(key, str) and key not in section:
+                message = f'{cls.__name__} reads {key}, which is missing: write {path}.{key}.'
             report.add(path, message)
             continue
         if images == 0:
