@@ -182,13 +182,13 @@ def test_the_trial_of_a_data_set_leaves_it_as_it_was(stock, monkeypatch):
 
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Turning', Turning)
     turning = put(stock, 'datasets.train.type', 'Turning')
-    report = examine(turning, 'x.yml', True, later=True)
-    (section, dataset), *_ = open_datasets(report)
+    (section, dataset), *_ = open_datasets(examine(turning, 'x.yml', True, later=True))
     assert dataset.paths == Turning(section).paths != dataset.paths[::-1]
     assert dataset.opt['io_backend'] == {'type': 'disk'}, 'not what FileClient has left'
     assert dataset.own == {'levels': {'noise': [1, 2]}}
     own = put(turning, 'datasets.train.use_hflip', 'often')
     assert 'must be true or false' in warnings_at(own, 'datasets.train.use_hflip')
+    del Turning.__getitem__
     own = put(turning, 'datasets.train.use_hflip', DELETE)  # its __init__ might have set it
     assert 'write datasets.train.use_hflip' in problems_at(own, 'datasets.train')
 
