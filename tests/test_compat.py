@@ -202,14 +202,11 @@ def test_files_are_read_as_utf8_wherever_python_runs(tmp_path):
         read_option_file(tmp_path / 'x.yml')
 
 
-@pytest.mark.parametrize(
-    ('text', 'value'),
-    [
-        ('1e-4', 1e-4), ('~', None), ('None', None), ('"x"', 'x'), ('{a: 1}', {'a': 1}),
-        ('True', True), ('010', 10),
-        *((t, t) for t in ('{}x4', '{}', '2024-01-01', '12_30', '1:30', 'no', '@home', 'a: b')),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('text', 'value'), [
+    ('1e-4', 1e-4), ('~', None), ('None', None), ('"x"', 'x'), ('{a: 1}', {'a': 1}),
+    ('True', True), ('010', 10),
+    *((t, t) for t in ('{}x4', '{}', '2024-01-01', '12_30', '1:30', 'no', '@home', 'a: b')),
+])  # fmt: skip
 def test_force_yml_takes_yaml_values_and_leaves_texts(text, value):
     options = {'train': {'lr': 0}, 'mix': [{'prob': 0}, {'prob': 0}]}
     apply_overrides(options, [f'train:lr={text}', f'mix:1:prob={text}', 'path:a=1'])
@@ -217,17 +214,14 @@ def test_force_yml_takes_yaml_values_and_leaves_texts(text, value):
     assert options == {'train': {'lr': value}, 'mix': mix, 'path': {'a': 1}}
 
 
-@pytest.mark.parametrize(
-    ('entry', 'says'),
-    [
-        ('trian:lr=1', r"no 'trian'\. Did you mean 'train'\?"),
-        ('train:optim:lr=1', r"train has no 'optim'\. Did you mean 'optim_g'"),
-        ('train', 'write KEY:KEY=VALUE'), ('name:x=1', 'name is a single value'),
-        ('mix:7=1', 'list of 2 items'), ('train:lr=[1', 'is not YAML'),
-        ('train.lr=1', "joined by colons, 'train:lr' instead of 'train.lr'"),
-        ('train:optim_g.lr=1', "'optim_g:lr' instead of 'optim_g.lr'"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('entry', 'says'), [
+    ('trian:lr=1', r"no 'trian'\. Did you mean 'train'\?"),
+    ('train:optim:lr=1', r"train has no 'optim'\. Did you mean 'optim_g'"),
+    ('train', 'write KEY:KEY=VALUE'), ('name:x=1', 'name is a single value'),
+    ('mix:7=1', 'list of 2 items'), ('train:lr=[1', 'is not YAML'),
+    ('train.lr=1', "joined by colons, 'train:lr' instead of 'train.lr'"),
+    ('train:optim_g.lr=1', "'optim_g:lr' instead of 'optim_g.lr'"),
+])  # fmt: skip
 def test_force_yml_faults_name_the_entry(entry, says):
     options = {'name': 'x', 'train': {'lr': 0, 'optim_g': {}}, 'mix': [1, 2]}
     with pytest.raises(ValueError, match=says) as caught:

@@ -15,6 +15,7 @@ from basicsr.archs import build_network
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
+from basicsr.utils import FileClient
 from basicsr.utils.logger import get_root_logger, initialized_logger
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
@@ -176,7 +177,9 @@ def test_the_trial_of_a_data_set_leaves_it_as_it_was(stock, monkeypatch):
 
         def __getitem__(self, index):
             self.paths.reverse()
-            self.opt['io_backend'].clear()
+            assert self.io_backend_opt is self.opt['io_backend']  # as it was
+            if self.file_client is None:
+                self.file_client = FileClient(self.opt['io_backend'].pop('type'))
             self.own['levels']['noise'].pop()
             return super().__getitem__(index)
 
@@ -249,22 +252,23 @@ def test_a_test_file_is_checked_as_such(stock, monkeypatch):
     own, place = put(stock, 'model_type', 'Loads'), 'path.pretrain_network_g'
     assert problems_at(own, place)
     assert not problems_at(put(own, 'path.pretrain_model', 'x.pth'), place)
+    assert problems_at(put(stock, 'path.pretrain_model', 'x.pth'), place)  # SRModel reads it not
     own['network_d'] = {'type': 'VGGStyleDiscriminator', 'num_in_ch': 3, 'num_feat': 4}
     assert problems_at(put(own, 'path.pretrain_network_d', 'x.pth'), place)
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Own', type('Own', (nn.Linear,), {}))
+    net = {'type': 'Own', 'in_features': 1, 'out_features': 1, 'bias': 'x.pth'}
+    assert place not in ''.join(preflight(put(stock, 'network_g', net), 'x.yml', False, here=False))
     stock = put(stock, 'path.pretrain_network_g', '/elsewhere/x.pth')
     assert preflight(stock, 'x.yml', False, here=False) == []
 
 
-@pytest.mark.parametrize(
-    ('place', 'wrong', 'says', 'right'),
-    [  # BasicSR would draw from the first part of the images only
-        ('datasets.train.dataset_enlarge_ratio', 0.5, 'at least 1', 1.5),
-        ('datasets.train.max_error_share', 1, 'less than 1', 0.99),
-        ('path.ignore_resume_networks', 'network_x', "Did you mean 'network_g'", ['network_g']),
-        ('path.ignore_resume_networks', [['network_g']], 'no network', ['network_g']),
-        ('val.prior_source', None, 'in quotes for the null prior', 'null'),  # YAML's null
-    ],
-)
+@pytest.mark.parametrize(('place', 'wrong', 'says', 'right'), [
+    ('datasets.train.dataset_enlarge_ratio', 0.5, 'at least 1', 1.5),  # some images never come
+    ('datasets.train.max_error_share', 1, 'less than 1', 0.99),
+    ('path.ignore_resume_networks', 'network_x', "Did you mean 'network_g'", 'network_g'),
+    ('path.ignore_resume_networks', [['network_g']], 'no network', ['network_g']),
+    ('val.prior_source', None, 'in quotes for the null prior', 'null'),  # YAML's null
+])  # fmt: skip
 def test_values_that_would_do_something_else_are_refused(request, place, wrong, says, right):
     for kind in ('plugin',) if place == 'val.prior_source' else ('stock', 'plugin'):
         options = put(request.getfixturevalue(kind), 'datasets.train.on_error', 'skip')

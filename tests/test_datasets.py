@@ -221,20 +221,17 @@ def test_a_pair_of_different_sizes_is_named(tmp_path):
         build_dataset(paired(tmp_path / 'gt.lmdb', tmp_path / 'lq.lmdb'))  # before any item
 
 
-@pytest.mark.parametrize(
-    ('key', 'value', 'words'),
-    [
-        ('io_backend.type', 'lmbd', "Did you mean 'lmdb'"),
-        ('gt_sise', 16, "Did you mean 'gt_size'"), ('gt_size', None, 'is missing'),
-        ('scale', 2, 'is 2'), ('crop_multiple', 8, 'is for validation'),
-        ('color', 'gray', "Did you mean 'grey'"),
-        ('meta_info_file', 'nowhere.txt', 'nowhere.txt: no such meta_info_file'),
-        ('degradation_names', ['rain', 'rain'], 'list of different names'),
-        ('filename_tmpl', '{', 'no other braces'), ('filename_tmpl', 'x', 'must hold {}'),
-        ('filename_tmpl', '{}{}', 'no other braces'), ('filename_tmpl', '{{}}x', 'no other braces'),
-        ('filename_tmpl', '{}_rain', 'looked for img_0_rain.png'),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('key', 'value', 'words'), [
+    ('io_backend.type', 'lmbd', "Did you mean 'lmdb'"),
+    ('gt_sise', 16, "Did you mean 'gt_size'"), ('gt_size', None, 'is missing'),
+    ('scale', 2, 'is 2'), ('crop_multiple', 8, 'is for validation'),
+    ('color', 'gray', "Did you mean 'grey'"),
+    ('meta_info_file', 'nowhere.txt', 'nowhere.txt: no such meta_info_file'),
+    ('degradation_names', ['rain', 'rain'], 'list of different names'),
+    ('filename_tmpl', '{', 'no other braces'), ('filename_tmpl', 'x', 'must hold {}'),
+    ('filename_tmpl', '{}{}', 'no other braces'), ('filename_tmpl', '{{}}x', 'no other braces'),
+    ('filename_tmpl', '{}_rain', 'looked for img_0_rain.png'),
+])  # fmt: skip
 def test_bad_options_are_refused_with_dataset_key_and_remedy(tmp_path, key, value, words):
     write_photos(tmp_path, 2)
     good = paired(tmp_path, tmp_path) if key == 'filename_tmpl' else synthetic(tmp_path)
@@ -350,22 +347,19 @@ def test_sets_inherit_common_keys_and_may_override_them(mixture):
     assert [part.io_backend.type for part in typed.sets] == ['lmdb'] * 3
 
 
-@pytest.mark.parametrize(
-    ('place', 'value', 'key', 'words'),
-    [
-        ('sets.0.degradation_name', 'nois', '', "Did you mean 'noise'"),
-        ('sets.2.degradation_name', None, '', 'is missing'),
-        ('sets.1.type', 'PairedImageDataset', '', 'PairedDegradationDataset'),
-        ('sets.1.type', None, '', 'must be the class of the set'),
-        ('sets.1', 'rain', '', 'must be a mapping'),
-        ('sets.1.repeat', 1e30, '', 'at most 10000000'),  # no index counts so far
-        ('sets.0.num_worker_per_gpu', 1, '', 'but of the mixture'),
-        ('sets.0.dataroot_gt', 'nowhere', '', 'no such folder'),
-        ('degradation_name', 'noise', '', 'is not an option'),
-        ('sets.1.weight', 2, '', 'repeat factor'),
-        ('gt_size', None, 'sets.0.gt_size sets.1.gt_size sets.2.gt_size', 'is missing'),
-    ],
-)
+@pytest.mark.parametrize(('place', 'value', 'key', 'words'), [
+    ('sets.0.degradation_name', 'nois', '', "Did you mean 'noise'"),
+    ('sets.2.degradation_name', None, '', 'is missing'),
+    ('sets.1.type', 'PairedImageDataset', '', 'PairedDegradationDataset'),
+    ('sets.1.type', None, '', 'must be the class of the set'),
+    ('sets.1', 'rain', '', 'must be a mapping'),
+    ('sets.1.repeat', 1e30, '', 'at most 10000000'),  # no index counts so far
+    ('sets.0.num_worker_per_gpu', 1, '', 'but of the mixture'),
+    ('sets.0.dataroot_gt', 'nowhere', '', 'no such folder'),
+    ('degradation_name', 'noise', '', 'is not an option'),
+    ('sets.1.weight', 2, '', 'repeat factor'),
+    ('gt_size', None, 'sets.0.gt_size sets.1.gt_size sets.2.gt_size', 'is missing'),
+])  # fmt: skip
 def test_bad_mixtures_are_refused_with_place_and_remedy(mixture, place, value, key, words):
     assert refusals(mixture) == {}
     found = refusals(put(mixture, place, DELETE if value is None else value))

@@ -40,6 +40,8 @@ def run_report(args: argparse.Namespace) -> int:
         print(write_page(args.page, args.folders, not args.no_crops))
         return 0
     if len(args.folders) != 1 or args.page is not None or args.no_crops:
-        raise ValueError('name one RUN, which -o is for, or --page, which --no-crops is for.')
+        raise ValueError(
+            'name one RUN, or folders after --page FILE; -o is for RUN, --no-crops for --page.'
+        )
     print(report(args.folders[0], args.root.resolve(), args.output))
     return 0

@@ -217,13 +217,17 @@ def open_datasets(report: Report) -> list[tuple[dict[str, Any], Dataset]]:
     return built
 
 
-def _copied(value: Any) -> Any:
-    """Sections and lists of any depth anew; what else they hold stays the same object."""
-    if type(value) is dict:
-        return {key: _copied(inner) for key, inner in value.items()}
-    if type(value) is list:
-        return [_copied(inner) for inner in value]
-    return copy.copy(value) if isinstance(value, dict | list) else value
+def _copied(value: Any, made: dict[int, Any]) -> Any:
+    """Sections and lists of any depth anew, two names of one for the same copy (``made``, by its
+    id); what else they hold stays the same object.
+    """
+    if not isinstance(value, dict | list):
+        return value
+    if id(value) not in made:
+        made[id(value)] = new = copy.copy(value)
+        for key in range(len(value)) if isinstance(value, list) else [*value]:
+            new[key] = _copied(value[key], made)
+    return made[id(value)]
 
 
 def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
@@ -233,7 +237,8 @@ def _read_one(dataset: Dataset, section: Mapping[str, Any]) -> None:
     """
     known = vars(dataset)
     before = dict(known)
-    known |= {key: _copied(value) for key, value in before.items()}
+    made: dict[int, Any] = {}
+    known |= {key: _copied(value, made) for key, value in before.items()}
     try:
         for index in getattr(dataset, 'first_items', (0,)):
             if section.get('phase') == 'train':

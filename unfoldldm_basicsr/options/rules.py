@@ -82,11 +82,10 @@ def a_test_has_weights(run: Run) -> Problems:
         return
     network = run.networks.get('network_g')
     others = {f'pretrain_{key}' for key in run.network_sections}  # of discriminators, embeddings
-    path = {k: v for k, v in section_values(run.opt, 'path').items() if k not in others}
-    values = (*path.values(), *section_values(run.opt, 'network_g').values())
-    given = any(map(_WEIGHTS, map(str, values)))
-    if given and not {whose(run.model), whose(type(network))}.issubset(KNOWN):
-        return  # a class of the project may load it
+    for key, owner in (('path', run.model), ('network_g', type(network))):
+        values = section_values(run.opt, key) if whose(owner) not in KNOWN else {}
+        if any(_WEIGHTS(str(v)) for k, v in values.items() if k not in others):
+            return  # a class of the project may load it
     if network is None or any(True for _ in network.parameters()):  # bicubic upscaling has none
         yield Problem('path.pretrain_network_g', 'is empty: the test would score a random network.')
 
