@@ -399,6 +399,17 @@ def test_weights_that_fit_are_accepted_and_others_explained(stock, tmp_path):
     assert 'damaged' in problems_at(stock, 'path.pretrain_network_g')
 
 
+@pytest.mark.parametrize(('path', 'value', 'says'), [
+    ('train.isda_opt', {'type': 'ISDALoss', 'start': 3}, 'from stage 3, and there are 2'),
+    ('train.prior_context', True, 'nothing without train.progressive'),
+    ('logger.keep_best', True, 'nothing without val.metrics'),
+    ('train.warmup_iter', 11, r'longer than the training \(10\)'),
+])  # fmt: skip
+def test_what_has_no_effect_is_told(plugin, path, value, says):
+    plugin['train']['total_iter'], plugin['val']['metrics'] = 10, None
+    assert re.search(says, warnings_at(put(plugin, path, value), path))
+
+
 @pytest.fixture
 def phase2(plugin):
     plugin = put(plugin, 'model_type', 'UnfoldLDMPhase2Model')

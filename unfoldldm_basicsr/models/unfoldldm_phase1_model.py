@@ -107,6 +107,12 @@ def isda_compares(run: Run) -> Problems:
     if mode != 'both':
         message = 'compares two estimates, which need network_g.mgda_mode: both: remove it.'
         yield Problem('train.isda_opt', message)
+    settings = getattr(run.networks.get('network_g'), 'options', None)
+    stages = getattr(settings, 'num_stages', None)
+    first = run.train.isda_opt.get('start', 2)
+    if stages and isinstance(first, int) and first > stages:
+        message = f'counts from stage {first}, and there are {stages}: nothing comes of it.'
+        yield Problem('train.isda_opt', message, 'warning')
 
 
 def context_fits(run: Run) -> Problems:
@@ -119,6 +125,9 @@ def context_fits(run: Run) -> Problems:
     if section.get('prior_stages', 'first') != 'first' or not section.get('cond_detach', True):
         message = 'needs one prior for all stages: prior_stages: first and cond_detach: true.'
         yield Problem(place, message)
+    if run.train.progressive is None:
+        message = 'changes nothing without train.progressive, which cuts the restored patches.'
+        yield Problem(place, message, 'warning')
 
 
 def is_phase1(run: Run) -> Problems:

@@ -139,6 +139,9 @@ def schedule_fits(run: Run) -> Problems:
         yield Problem('train.optim_g.lr', 'a learning rate is needed, for example 2e-4.')
     for key, *rest in check_schedule(run.train.scheduler, run.train.total_iter):
         yield Problem(f'train.scheduler.{key}', *rest)
+    if (run.train.warmup_iter or 0) > run.train.total_iter:
+        message = f'is longer than the training ({run.train.total_iter}), which never reaches lr.'
+        yield Problem('train.warmup_iter', message, 'warning')
 
 
 def something_is_trained(run: Run) -> Problems:
@@ -177,6 +180,12 @@ def progressive_fits(run: Run) -> Problems:
             yield Problem(place, message, severity)
 
 
+def best_is_known(run: Run) -> Problems:
+    """Weights are compared by the metrics of validations."""
+    if run.is_train and run.logger.keep_best and not run.val.metrics:
+        yield Problem('logger.keep_best', 'keeps nothing without val.metrics.', 'warning')
+
+
 def graphs_fit(run: Run) -> Problems:
     """What a captured step cannot hold."""
     if run.is_train and run.train.use_cuda_graphs and run.processes > 1:
@@ -191,5 +200,6 @@ RULES = (
     something_is_trained,
     clipping_fits,
     progressive_fits,
+    best_is_known,
     graphs_fit,
 )
