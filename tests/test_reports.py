@@ -86,7 +86,7 @@ def test_the_published_operation_counts_follow():
 TABLE = pd.DataFrame(
     {
         'side': ['cat', 'a|b_'], 'psnr': [20.125, float('nan')], 'ssim_y': [0.81234, 0.8],
-        'n': [3, 4], 'nothing': [float('nan')] * 2,
+        'mine': [0.01234, 1.0], 'n': [3, 4], 'nothing': [float('nan')] * 2,
     }
 )  # fmt: skip
 
@@ -95,9 +95,10 @@ def test_tables_have_the_usual_decimals_and_no_live_characters(tmp_path):
     first, empty, *lines = markdown(TABLE, 'RGB.').splitlines()
     assert (first, empty) == ('RGB.', '')
     cells = [[cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines]
-    assert cells[0] == ['side', 'psnr', 'ssim_y', 'n']
-    assert [cell[-1] == ':' for cell in cells[1]] == [False, True, True, True]
-    assert cells[2:] == [['cat', '20.12', '0.8123', '3'], [r'a\|b_', '-', '0.8000', '4']]
+    assert cells[0] == ['side', 'psnr', 'ssim_y', 'mine', 'n']
+    assert [cell[-1] == ':' for cell in cells[1]] == [False, True, True, True, True]
+    assert cells[2] == ['cat', '20.12', '0.8123', '0.0123', '3']
+    assert cells[3] == [r'a\|b_', '-', '0.8000', '1.0000', '4']
     assert r'b\_' in latex(TABLE)
     gains = pd.DataFrame({'metric': 'ssim', 'difference': [0.25], 'low': [np.nan], 'high': 0.5})
     assert signed(gains).values.tolist() == [['ssim', '+0.2500', None, '+0.5000']]

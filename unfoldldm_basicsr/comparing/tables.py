@@ -13,8 +13,8 @@ from tabulate import tabulate
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 
 DECIMALS = {  # by the first word of a column's name
-    'psnr': 2, 'ssim': 4, 'lpips': 4, 'params_m': 3, 'training_tmacs': 3, 'latency_ms': 1,
-    'peak_mib': 1, 'training_s': 1,
+    'psnr': 2, 'params_m': 3, 'gmacs': 2, 'training_tmacs': 3, 'latency_ms': 1, 'peak_mib': 1,
+    'training_s': 1,
 }  # fmt: skip
 TEXTS = {'set': str, 'image': str, 'input': str, 'side': str, 'run': str, 'options': str}
 
@@ -55,9 +55,9 @@ def latex(frame: pd.DataFrame) -> str:
 
 
 def decimals(column: str) -> int:
-    """Usual number of decimals of a metric (also ``ssim_y`` or ``oracle_ssim``) or a cost."""
+    """Usual number of decimals of a cost or a metric: four, for PSNR (``oracle_psnr`` too) two."""
     name = column.lower().partition(' ')[0]
-    return next((DECIMALS[word] for word in (name, *name.split('_')) if word in DECIMALS), 2)
+    return next((DECIMALS[word] for word in (name, *name.split('_')) if word in DECIMALS), 4)
 
 
 def signed(gains: pd.DataFrame) -> pd.DataFrame:
