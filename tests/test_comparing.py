@@ -237,20 +237,17 @@ def test_sides_may_differ_in_what_leaves_the_result_as_it_is(folder):
     assert named == ['train.ema_decay']
 
 
-@pytest.mark.parametrize(
-    ('file', 'path', 'value', 'said'),
-    [
-        ('common.yml', 'compare.budget', {'equal': 'days', 'amount': 1}, 'compare.budget.equal'),
-        ('common.yml', 'compare.reference', 'smal', "unknown value 'smal'. Did you mean 'small'?"),
-        ('common.yml', 'compare.sedes', [1], "Did you mean 'seeds'?"),
-        ('common.yml', 'datasets', {}, 'datasets'),
-        ('wide.yml', 'phases', [{'share': 0.5}, {'share': 0.6}], 'their sum is 1, got [0.5, 0.6]'),
-        ('wide.yml', 'network_g', {**NAFNET, 'widht': 1}, 'network_g.widht'),
-        ('wide.yml', 'test', {'val': {'tile': 32}}, 'is not larger than its overlap'),
-        ('wide.yml', 'of', 'smal', "unknown value 'smal'. Did you mean 'small'?"),
-        ('common.yml', 'train.total_iter', 5, 'train.total_iter is set by compare.budget'),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('file', 'path', 'value', 'said'), [
+    ('common.yml', 'compare.budget', {'equal': 'days', 'amount': 1}, 'compare.budget.equal'),
+    ('common.yml', 'compare.reference', 'smal', "unknown value 'smal'. Did you mean 'small'?"),
+    ('common.yml', 'compare.sedes', [1], "Did you mean 'seeds'?"),
+    ('common.yml', 'datasets', {}, 'datasets'),
+    ('wide.yml', 'phases', [{'share': 0.5}, {'share': 0.6}], 'their sum is 1, got [0.5, 0.6]'),
+    ('wide.yml', 'network_g', {**NAFNET, 'widht': 1}, 'network_g.widht'),
+    ('wide.yml', 'test', {'val': {'tile': 32}}, 'is not larger than its overlap'),
+    ('wide.yml', 'of', 'smal', "unknown value 'smal'. Did you mean 'small'?"),
+    ('common.yml', 'train.total_iter', 5, 'train.total_iter is set by compare.budget'),
+])  # fmt: skip
 def test_wrong_option_files_are_refused_before_anything_is_trained(
     folder, file, path, value, said, output_of
 ):
@@ -425,16 +422,13 @@ def test_a_comparison_that_was_moved_is_not_trained_again(folder, output_of):
     assert 'was trained with path' in output_of(*command, moved, status=2)
 
 
-@pytest.mark.parametrize(
-    ('name', 'command', 'changed'),
-    [
-        ('debug_b', "train -opt a.yml --debug --force_yml name=b 'train:lr=[1, 2]'", [1, 2]),
-        ('b', 'train -opt a.yml --force_yml=name=b', 0),
-        ('debug_a', 'train -opt a.yml --debug', 0),
-        ('a', "/o'brien/train.py -opt a.yml", 0),  # cannot be taken apart
-        ('a', 'x --force_yml train:lr=[1, 2]', 0),
-    ],
-)
+@pytest.mark.parametrize(('name', 'command', 'changed'), [
+    ('debug_b', "train -opt a.yml --debug --force_yml name=b 'train:lr=[1, 2]'", [1, 2]),
+    ('b', 'train -opt a.yml --force_yml=name=b', 0),
+    ('debug_a', 'train -opt a.yml --debug', 0),
+    ('a', "/o'brien/train.py -opt a.yml", 0),  # cannot be taken apart
+    ('a', 'x --force_yml train:lr=[1, 2]', 0),
+])  # fmt: skip
 def test_a_run_is_read_with_what_its_command_line_changed(tmp_path, name, command, changed):
     folder = tmp_path / 'experiments' / name
     folder.mkdir(parents=True)

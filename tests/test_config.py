@@ -333,16 +333,13 @@ def test_a_constructor_may_set_values_of_its_weights(stock):
     assert problems_at(put(stock, 'network_g', ridnet), 'network_g') == ''
 
 
-@pytest.mark.parametrize(
-    ('path', 'value', 'says'),
-    [
-        ('path.models', '/elsewhere', 'not read'),
-        ('logger.wandb', {'entity': 'me'}, 'is not read.*Known: project'),
-        ('path.strict_load_g', None, ''), ('val.save_img', None, ''),
-        ('path.resume_state', '', ''), ('val.suffix', '', ''), ('val.suffix', '-x4', ''),
-        ('name', "EDSR x4: (DIV2K) [Ü] it's #1 & 50% *", ''),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('path', 'value', 'says'), [
+    ('path.models', '/elsewhere', 'not read'),
+    ('logger.wandb', {'entity': 'me'}, 'is not read.*Known: project'),
+    ('path.strict_load_g', None, ''), ('val.save_img', None, ''),
+    ('path.resume_state', '', ''), ('val.suffix', '', ''), ('val.suffix', '-x4', ''),
+    ('name', "EDSR x4: (DIV2K) [Ü] it's #1 & 50% *", ''),
+])  # fmt: skip
 def test_what_basicsr_overwrites_or_ignores_is_no_reason_to_refuse(request, path, value, says):
     for kind in ('stock', 'plugin'):
         options = put(request.getfixturevalue(kind), path, value)

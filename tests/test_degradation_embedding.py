@@ -147,21 +147,18 @@ def test_missing_openclip_comes_with_the_install_command(monkeypatch):
         CLIPDegradationEmbedding()
 
 
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'clip_config': None, 'model_name': 'ViT-B32'}, "Did you mean 'ViT-B-32'"),
-        ({'clip_config': None, 'pretrained': 'laion2b_s34b'},
-         "neither a file nor an OpenCLIP tag of ViT-B-32.* Did you mean 'laion2b"),
-        ({'pretrained': 'openai'}, 'neither a file nor an OpenCLIP tag of your clip_config'),
-        ({'clip_config': {'dim': 3}}, "clip_config: .*'dim'"),
-        ({'clip_config': {**CLIP, 'text_cfg': {**CLIP['text_cfg'], 'vocab_size': 9}}},
-         r'clip_config\.text_cfg\.vocab_size must be a whole number >= 49408, got 9'),
-        ({'clip_config': {**CLIP, 'text_cfg': -1}}, r'clip_config\.text_cfg must be a section'),
-        ({'class_texts': []}, 'class_texts must have at least 1 item'),
-        ({'temperature': 0}, 'temperature must be greater than 0'),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'clip_config': None, 'model_name': 'ViT-B32'}, "Did you mean 'ViT-B-32'"),
+    ({'clip_config': None, 'pretrained': 'laion2b_s34b'},
+     "neither a file nor an OpenCLIP tag of ViT-B-32.* Did you mean 'laion2b"),
+    ({'pretrained': 'openai'}, 'neither a file nor an OpenCLIP tag of your clip_config'),
+    ({'clip_config': {'dim': 3}}, "clip_config: .*'dim'"),
+    ({'clip_config': {**CLIP, 'text_cfg': {**CLIP['text_cfg'], 'vocab_size': 9}}},
+     r'clip_config\.text_cfg\.vocab_size must be a whole number >= 49408, got 9'),
+    ({'clip_config': {**CLIP, 'text_cfg': -1}}, r'clip_config\.text_cfg must be a section'),
+    ({'class_texts': []}, 'class_texts must have at least 1 item'),
+    ({'temperature': 0}, 'temperature must be greater than 0'),
+])  # fmt: skip
 def test_arguments_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         clip_embedding(**changes)

@@ -158,15 +158,12 @@ def training(**changes) -> NewTraining:
     return NewTraining('x', 'unfoldldm-tiny', {}, {}, 'blind', 20, patch=128, **changes)
 
 
-@pytest.mark.parametrize(
-    ('limit', 'most', 'free', 'patch', 'parts'),
-    [
-        (9.0, 99, 1024, 128, [8]), (8.4, 99, 1024, 128, [4]), (1.5, 99, 1024, 128, [1]),
-        (1.4, 99, 1024, 96, [1]), (0.6, 99, 1024, 32, [1]),  # found without trying larger ones
-        (100, 3, 1024, 128, [8, 4, 2]),  # a step that fails halves the part
-        (24, 99, 4, 128, []),  # a step that this machine cannot make is foretold
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('limit', 'most', 'free', 'patch', 'parts'), [
+    (9.0, 99, 1024, 128, [8]), (8.4, 99, 1024, 128, [4]), (1.5, 99, 1024, 128, [1]),
+    (1.4, 99, 1024, 96, [1]), (0.6, 99, 1024, 32, [1]),  # found without trying larger ones
+    (100, 3, 1024, 128, [8, 4, 2]),  # a step that fails halves the part
+    (24, 99, 4, 128, []),  # a step that this machine cannot make is foretold
+])  # fmt: skip
 def test_the_largest_sizes_that_fit_are_taken(monkeypatch, limit, most, free, patch, parts):
     monkeypatch.setattr(init_command, 'free_memory', lambda device: free * 2**30)
     steps = []

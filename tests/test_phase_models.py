@@ -130,14 +130,11 @@ def test_phase2_starts_from_the_average_of_phase1_in_both_networks(phase2, phase
         assert {key.split('.')[0] for key in state.keys() - average.keys()} == NEW
 
 
-@pytest.mark.parametrize(
-    ('changes', 'words'),
-    [
-        ({'prior_width': 16}, r'pretrain_network_phase1: .*net_g_3.pth.*prior_width: 8'),
-        ({'mgda_blocks': 2}, r'\d+ missing in the file .first .*mgda'),
-        ({'dra': 'tilde_q'}, "dra: 'hat_q' in the file, 'tilde_q' here"),  # equal shapes
-    ],
-)
+@pytest.mark.parametrize(('changes', 'words'), [
+    ({'prior_width': 16}, r'pretrain_network_phase1: .*net_g_3.pth.*prior_width: 8'),
+    ({'mgda_blocks': 2}, r'\d+ missing in the file .first .*mgda'),
+    ({'dra': 'tilde_q'}, "dra: 'hat_q' in the file, 'tilde_q' here"),  # equal shapes
+])  # fmt: skip
 def test_phase2_refuses_a_phase1_of_another_network(tmp_path, phase1, changes, words):
     with pytest.raises(ValueError, match=words):
         UnfoldLDMPhase2Model(phase2_options(tmp_path, file_of(phase1, 'g_3'), **changes))

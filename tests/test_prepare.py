@@ -72,13 +72,10 @@ def test_every_layout_gives_its_pairs(name, number, miniature, tmp_path, prepare
     assert 'MiB, verified' in said
 
 
-@pytest.mark.parametrize(
-    ('name', 'part', 'gt', 'lq'),
-    [
-        ('Rain100L', 'test', 'Rain100L/norain-001', 'Rain100L/rainy/rain-001'),  # PReNet's
-        ('UIEB', 'train', 'reference-890/Reference-890/2_img_', 'raw-890/raw-890/2_img_'),
-    ],
-)
+@pytest.mark.parametrize(('name', 'part', 'gt', 'lq'), [
+    ('Rain100L', 'test', 'Rain100L/norain-001', 'Rain100L/rainy/rain-001'),  # PReNet's
+    ('UIEB', 'train', 'reference-890/Reference-890/2_img_', 'raw-890/raw-890/2_img_'),
+])  # fmt: skip
 def test_archives_are_recognised_as_they_unpack(name, part, gt, lq):
     names, (source,) = [f'data/{gt}.png', f'data/{lq}.PNG'], SETS[name].parts[part].sources
     found = [pairs for layout in source.layouts if (pairs := find(names, layout).pairs)]

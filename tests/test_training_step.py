@@ -223,21 +223,18 @@ def test_too_many_nonfinite_steps_stop_the_run_and_spare_the_checkpoint(make, tm
     assert len(files) == 5
 
 
-@pytest.mark.parametrize(
-    ('changes', 'found'),
-    [
-        ({
-            'progressive': {'iters': [5, 5e0], 'gt_sizes': [8, 12], 'mini_batch_sizes': [4, 2]},
-            'accum_iter': 2, 'amp': 'bf16',
-        }, []),
-        ({'grad_clip_norm': 0.1}, ['train.grad_clip_norm']),
-        ({'pixel_opt': None}, ['train.pixel_opt']),
-        ({'progressive': {'iters': [5], 'gt_sizes': [16], 'mini_batch_sizes': [4]}},
-         ['train.progressive.gt_sizes']),
-        ({'progressive': {'iters': [5], 'gt_sizes': [8], 'mini_batch_sizes': []}},
-         ['train.progressive.mini_batch_sizes']),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('changes', 'found'), [
+    ({
+        'progressive': {'iters': [5, 5e0], 'gt_sizes': [8, 12], 'mini_batch_sizes': [4, 2]},
+        'accum_iter': 2, 'amp': 'bf16',
+    }, []),
+    ({'grad_clip_norm': 0.1}, ['train.grad_clip_norm']),
+    ({'pixel_opt': None}, ['train.pixel_opt']),
+    ({'progressive': {'iters': [5], 'gt_sizes': [16], 'mini_batch_sizes': [4]}},
+     ['train.progressive.gt_sizes']),
+    ({'progressive': {'iters': [5], 'gt_sizes': [8], 'mini_batch_sizes': []}},
+     ['train.progressive.mini_batch_sizes']),
+])  # fmt: skip
 def test_wrong_values_are_named(tmp_path, changes, found):
     options = model_options(tmp_path, TWO_GROUPS)
     options['datasets'] = {'train': {'gt_size': 12, 'batch_size_per_gpu': 4}}

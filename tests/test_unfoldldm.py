@@ -391,18 +391,15 @@ def test_every_argument_and_switch_trains_and_changes_the_state_dict_or_the_resu
     assert not all(same(a, b) for a, b in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'dra': 'hat_g'}, "Did you mean 'hat_q'"), ({'pdr': 'none'}, 'use_ldm: false'),
-        ({'coarse_stages': 2}, 'less than num_stages'), ({'dim': 9}, 'dim must be even'),
-        ({'heads': [3, 0, 2]}, 'heads'), ({'num_blocks': [1, 1]}, 'num_blocks'),
-        ({'prior_window': 12}, 'prior_window'),
-        ({'num_stages': 3, 'pyramid': True, 'prior_window': 24}, 'a multiple of 16'),
-        ({'cond_input': 'lq', 'cond_detach': False}, 'no effect'),
-        ({'prior_levels': 'lq', 'prior_input': 'gt'}, 'PI sees no lq'),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'dra': 'hat_g'}, "Did you mean 'hat_q'"), ({'pdr': 'none'}, 'use_ldm: false'),
+    ({'coarse_stages': 2}, 'less than num_stages'), ({'dim': 9}, 'dim must be even'),
+    ({'heads': [3, 0, 2]}, 'heads'), ({'num_blocks': [1, 1]}, 'num_blocks'),
+    ({'prior_window': 12}, 'prior_window'),
+    ({'num_stages': 3, 'pyramid': True, 'prior_window': 24}, 'a multiple of 16'),
+    ({'cond_input': 'lq', 'cond_detach': False}, 'no effect'),
+    ({'prior_levels': 'lq', 'prior_input': 'gt'}, 'PI sees no lq'),
+])  # fmt: skip
 def test_wrong_arguments_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)

@@ -338,27 +338,24 @@ def test_each_embedding_passes(options, source):
     assert NAMES[0] in warnings_at(options, 'datasets.train.degradation_names')
 
 
-@pytest.mark.parametrize(
-    ('path', 'value', 'place', 'words'),
-    [
-        ('network_e', DELETE, 'network_e', ['is missing', 'LabelDegradationEmbedding']),
-        ('network_e.type', 'LabelEmbedding', 'network_e.type', ['LabelDegradationEmbedding']),
-        ('network_e.num_degradation', 3, 'network_e.num_degradation', ['num_degradations']),
-        ('network_e.num_degradations', 4, 'network_e.num_degradations', ['4', 'lists 3']),
-        ('network_e.embed_dim', 16, 'network_g.embed_dim', ['is 8', 'set it to 16']),
-        ('network_e', ONE_CHANNEL, 'network_e.in_channels', ['is 1', 'set it to 3']),
-        ('datasets.val.degradation_names', [*NAMES, 'auto'], None, ['auto: means']),
-        ('network_g.type', 'NAFNet', 'network_g.type', ['no degradation', 'RestorationModel']),
-        ('model_type', 'RestorationModel', 'network_g.type', ['degradation', 'VLUNetModel']),
-        ('val.degradation_override', 'blurr', 'val.degradation_override', ["'blur'"]),
-        ('val.degradation_overide', 'blur', 'val.degradation_overide', ['degradation_override']),
-        ('datasets.val.degradation_names', NAMES[::-1], None, ['differs']),
-        ('path.pretrain_network_e', 'no.pth', 'path.pretrain_network_e', ['Train the embedding']),
-        ('train.mixing_augs', {'mixup': True}, 'train.mixing_augs.mixup', ['different']),
-        ('network_e', TUNED, 'network_e.tune_adapters', ['DegradationCLIPModel']),
-        ('val.trace', True, 'val.trace', ['no stages']),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('path', 'value', 'place', 'words'), [
+    ('network_e', DELETE, 'network_e', ['is missing', 'LabelDegradationEmbedding']),
+    ('network_e.type', 'LabelEmbedding', 'network_e.type', ['LabelDegradationEmbedding']),
+    ('network_e.num_degradation', 3, 'network_e.num_degradation', ['num_degradations']),
+    ('network_e.num_degradations', 4, 'network_e.num_degradations', ['4', 'lists 3']),
+    ('network_e.embed_dim', 16, 'network_g.embed_dim', ['is 8', 'set it to 16']),
+    ('network_e', ONE_CHANNEL, 'network_e.in_channels', ['is 1', 'set it to 3']),
+    ('datasets.val.degradation_names', [*NAMES, 'auto'], None, ['auto: means']),
+    ('network_g.type', 'NAFNet', 'network_g.type', ['no degradation', 'RestorationModel']),
+    ('model_type', 'RestorationModel', 'network_g.type', ['degradation', 'VLUNetModel']),
+    ('val.degradation_override', 'blurr', 'val.degradation_override', ["'blur'"]),
+    ('val.degradation_overide', 'blur', 'val.degradation_overide', ['degradation_override']),
+    ('datasets.val.degradation_names', NAMES[::-1], None, ['differs']),
+    ('path.pretrain_network_e', 'no.pth', 'path.pretrain_network_e', ['Train the embedding']),
+    ('train.mixing_augs', {'mixup': True}, 'train.mixing_augs.mixup', ['different']),
+    ('network_e', TUNED, 'network_e.tune_adapters', ['DegradationCLIPModel']),
+    ('val.trace', True, 'val.trace', ['no stages']),
+])  # fmt: skip
 def test_a_mistake_is_found_where_it_stands(options, path, value, place, words):
     if path == 'network_g.type':
         options['network_g'] = {}
