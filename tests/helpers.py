@@ -152,12 +152,10 @@ def plugin_options(folder: Path) -> dict:
         'isda_opt': {'type': 'ISDALoss', 'loss_weight': 0.1},
     }  # fmt: skip
     return options | {
-        'name': 'phase1',
-        'model_type': 'UnfoldLDMPhase1Model',
-        'scale': 1,
+        'name': 'phase1', 'model_type': 'UnfoldLDMPhase1Model', 'scale': 1,
         'datasets': {'train': {**data, **sizes}, 'val': {'name': 'held_out', **data}},
         'network_g': tiny_unfoldldm(1),
-    }
+    }  # fmt: skip
 
 
 def network_of(path: Path, *, opt_file: Path | None = None):

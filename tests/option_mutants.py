@@ -71,13 +71,8 @@ def other_values(value: object) -> list:
 
 def swap_partners(options: dict, path: Place) -> list[Place]:
     """Keys that ``path`` can change values with: not one that holds the other, not an equal."""
-    return [
-        other
-        for other in key_paths(options)
-        if other[: len(path)] != path
-        and path[: len(other)] != other
-        and at(options, other) != at(options, path)
-    ]
+    apart = (k for k in key_paths(options) if k[: len(path)] != path and path[: len(k)] != k)
+    return [key for key in apart if at(options, key) != at(options, path)]
 
 
 def mutant_of(options: dict, path: Place, operation: str, rng: Random) -> Mutant:

@@ -39,10 +39,5 @@ def randomise(net: nn.Module) -> nn.Module:
 def without_gradient(net: nn.Module, *inputs: Tensor) -> list[str]:
     """Names of parameters that a training step leaves without a finite, nonzero gradient."""
     net.train()(*inputs).square().mean().backward()
-    return [
-        name
-        for name, parameter in net.named_parameters()
-        if parameter.grad is None
-        or not parameter.grad.isfinite().all()
-        or not parameter.grad.abs().sum() > 0
-    ]
+    gradients = ((name, parameter.grad) for name, parameter in net.named_parameters())
+    return [n for n, g in gradients if g is None or not (g.isfinite().all() and g.abs().sum() > 0)]

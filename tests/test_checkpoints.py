@@ -46,12 +46,10 @@ def flip(path: Path) -> None:
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     'cut': lambda path: os.truncate(path, path.stat().st_size - 1),
-    'emptied': lambda path: os.truncate(path, 0),
-    'flipped': flip,
-    'removed': lambda path: path.unlink(),
-    'other content': lambda path: torch.save([1], path),
+    'emptied': lambda path: os.truncate(path, 0), 'flipped': flip,
+    'removed': lambda path: path.unlink(), 'other content': lambda path: torch.save([1], path),
     'code': lambda path: torch.save({'iter': Attack()}, path),
-}
+}  # fmt: skip
 WEIGHTS, STATE, LIST = 'models/net_g_4.pth', 'states/4.state', 'states/4.state.json'
 
 

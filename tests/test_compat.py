@@ -37,7 +37,7 @@ REPLACED = {
     (basicsr.utils.options, 'dict2str'): '769e9c110eeb',
     (basicsr.utils.options, 'copy_opt_file'): '51833866f607',
     (basicsr.utils.logger, 'get_root_logger'): 'fa49ed80ef6b',
-    (basicsr.utils.logger.MessageLogger, '__init__'): '9e6bfa289433',
+    (basicsr.utils.logger.MessageLogger, '__call__'): 'bd962d17ef86',
     (basicsr.utils.dist_util, '_init_dist_pytorch'): '221ad79b2125',
     (basicsr.utils.dist_util, '_init_dist_slurm'): '09a06fc3c9bc',
     (basicsr.data, 'build_dataset'): 'e40d296218c7',
@@ -48,15 +48,14 @@ REPLACED = {
     (prefetch.PrefetchGenerator, 'run'): 'faae2c8597aa',
     (prefetch.PrefetchGenerator, '__next__'): 'aca178171474',
     (basicsr.metrics, 'calculate_metric'): '39447a3cb01a',
-    (BaseModel, 'reduce_loss_dict'): 'b14c18fe64b6',
-    (BaseModel, 'load_network'): '719e2df3d186',
+    (BaseModel, 'reduce_loss_dict'): 'b14c18fe64b6', (BaseModel, 'load_network'): '719e2df3d186',
     (BaseModel, 'model_to_device'): 'e3172982283d',
-}
+}  # fmt: skip
 # What the replacements rely on: who calls them, in which order, with what.
 RELIED_ON = {
     (basicsr.test, 'test_pipeline'): '6500d8cc3c47',
     (basicsr.data, 'build_dataloader'): '5a72348149df',
-    (basicsr.utils.logger.MessageLogger, '__call__'): 'bd962d17ef86',
+    (basicsr.utils.logger.MessageLogger, '__init__'): '9e6bfa289433',
     (basicsr.utils.dist_util, 'init_dist'): '38c1b5671709',
     (prefetch.CPUPrefetcher, '__init__'): '29caf7fc1b84',
     (prefetch.CPUPrefetcher, 'reset'): '753893332e63',
@@ -227,6 +226,23 @@ def test_force_yml_faults_name_the_entry(entry, says):
     with pytest.raises(ValueError, match=says) as caught:
         apply_overrides(options, [entry])
     assert f"'{entry}'" in str(caught.value)
+
+
+def test_a_function_that_a_project_put_there_before_stays(log, monkeypatch):
+    monkeypatch.setattr(basicsr.metrics, 'calculate_metric', draws)
+    install()
+    assert basicsr.metrics.calculate_metric is draws
+    assert 'basicsr.metrics.calculate_metric is that of test_compat, and stays' in log.text
+
+
+def test_scripts_with_a_loop_of_their_own_read_options_and_make_folders(tmp_path, monkeypatch):
+    options = {'train': {'epochs': 3}, 'datasets': {'train': {'folder': 'x'}}}
+    write_options(tmp_path / 'x.yml', {'name': 'x', 'num_gpu': 0, **options})
+    monkeypatch.setattr(sys, 'argv', ['own', '-opt', str(tmp_path / 'x.yml')])
+    read = basicsr.utils.options.parse_options(str(tmp_path), is_train=True)[0]
+    assert (read['train']['epochs'], read['datasets']['train']['phase']) == (3, 'train')
+    basicsr.utils.make_exp_dirs({'is_train': True, 'path': {'experiments_root': tmp_path / 'a'}})
+    assert (tmp_path / 'a').is_dir()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from basicsr.models import build_model
 from basicsr.utils.logger import MessageLogger
 from helpers import preflight, put, run_python, stock_options
 from safetensors.torch import save_file
+from torch.utils.data import ConcatDataset
 from training_process import free_port
 
 from unfoldldm_basicsr.compat import distributed
@@ -60,6 +61,7 @@ def test_the_last_line_of_the_log_expects_no_more(tmp_path, log):
         logger.start_time = time.time() - 10
         logger({'epoch': 0, 'iter': iteration, 'lrs': [1e-3], 'time': 1.0, 'data_time': 0.1})
     assert re.findall(r'eta: ([-\d:]+)', log.text) == ['0:00:10', '0:00:00']
+    assert logger.max_iters == 4, 'which a logger of a project may read'
 
 
 def parsed(tmp_path: Path, **changes) -> dict:
@@ -71,7 +73,7 @@ def parsed(tmp_path: Path, **changes) -> dict:
     return options
 
 
-def test_epochs_are_counted_from_the_batches_the_loader_gives(tmp_path):
+def test_epochs_are_counted_from_the_batches_the_loader_gives(tmp_path, monkeypatch):
     options = parsed(tmp_path, total_iter=10, batch=3)  # 5 pictures: one batch, the rest dropped
     arguments = options, logging.getLogger('test')
     loader, *_, epochs, _ = basicsr.train.create_train_val_dataloader(*arguments)
@@ -79,6 +81,9 @@ def test_epochs_are_counted_from_the_batches_the_loader_gives(tmp_path):
     steps = len(loader)
     assert steps * (epochs + 1) > 10  # the loop runs epochs + 1 times
     assert steps * (stock_epochs + 1) < 10
+    twice = [basicsr.train.build_dataset(options['datasets']['train'])] * 2  # as a project wants it
+    monkeypatch.setattr(basicsr.train, 'build_dataset', lambda _: ConcatDataset(twice))
+    assert len(basicsr.train.create_train_val_dataloader(*arguments)[0]) == 3
 
 
 def test_the_order_of_images_follows_seed_and_epoch():

@@ -69,8 +69,7 @@ STOCK_FAULTS = [
 GT_MEAN = {'type': 'calculate_psnr_gt_mean'}
 PLUGIN_FAULTS = [
     ('scan_backend', 'tritn', "Did you mean 'triton'"),
-    ('scan_backend', 3, "must be 'auto', 'torch'"),
-    ('network_g.num_blocks.1', 'a', 'must be'),
+    ('scan_backend', 3, "must be 'auto', 'torch'"), ('network_g.num_blocks.1', 'a', 'must be'),
     ('network_g.prior_input', 'gtt', "Did you mean 'gt'"),
     ('train.scheduler.periods', [4, 5], 'total_iter'),
     ('train.scheduler', {'tpye': 'MultiStepLR'}, r"Is 'tpye' meant to be it\?"),
@@ -78,7 +77,7 @@ PLUGIN_FAULTS = [
     ('train.isda_opt.norm', 'l3', 'ISDALoss'),
     ('val.metrics.psnr', {**GT_MEAN, 'input_order': 'HWC'}, 'is not an option'),
     ('val.metrics', {'psnr': {**GT_MEAN, 'crop_border': -1}}, 'must be at least 0'),
-]
+]  # fmt: skip
 WHERE = {  # where a fault is named that stands elsewhere
     'network_g.upscale': 'network_g',
     'train.isda_opt.norm': 'train.isda_opt',

@@ -179,19 +179,14 @@ def run_rank(check, folder: Path, rank: int, port: int) -> None:
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    'check',
-    [
-        both_phases_keep_replicas_identical_and_resume_with_the_same_bits,
-        embeddings_stay_identical_frozen_or_trained,
-        both_make_the_step_of_one_process_with_both_batches,
-        a_validation_split_over_ranks_gives_the_numbers_of_one,
-        no_rank_tests_before_older_results_are_moved,
-        what_rank_0_cannot_write_ends_both_with_its_message,
-        a_nan_or_a_signal_on_one_rank_is_met_by_both,
-    ],
-    ids=lambda check: check.__name__,
-)
+@pytest.mark.parametrize('check', [
+    both_phases_keep_replicas_identical_and_resume_with_the_same_bits,
+    embeddings_stay_identical_frozen_or_trained, no_rank_tests_before_older_results_are_moved,
+    both_make_the_step_of_one_process_with_both_batches,
+    a_validation_split_over_ranks_gives_the_numbers_of_one,
+    what_rank_0_cannot_write_ends_both_with_its_message,
+    a_nan_or_a_signal_on_one_rank_is_met_by_both,
+], ids=lambda check: check.__name__)  # fmt: skip
 def test_two_ranks_act_as_one(tmp_path, check):
     context, port = multiprocessing.get_context('forkserver'), free_port()
     context.set_forkserver_preload(['unfoldldm_basicsr.train', 'basicsr.train'])

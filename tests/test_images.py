@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -192,6 +193,13 @@ def test_written_files_have_ordinary_permissions(tmp_path):
     assert modes[0] == modes[1]
     with pytest.raises(OSError, match='a/b'):  # the name that was asked for
         write_bytes_atomic(tmp_path / 'a' / 'b', b'')
+
+
+def test_threads_that_write_files_of_like_names_do_not_meet(tmp_path):
+    files = [tmp_path / f'{i}{"_frame" * 9}.bin' for i in range(8)] * 8
+    with ThreadPoolExecutor(8) as pool:
+        [*pool.map(lambda path: write_bytes_atomic(path, path.name.encode() * 1000), files)]
+    assert all(path.read_bytes() == path.name.encode() * 1000 for path in files)
 
 
 def identity(path):

@@ -112,8 +112,10 @@ def test_a_metric_without_reference_minds_no_leftover_truth():
 
 
 def test_a_metric_of_a_project_measures_what_it_likes(monkeypatch):
-    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'calculate_uiqm', lambda sr, gt: sr - gt)
-    assert calculate_metric({'sr': 3.0, 'gt': 1.0}, {'type': 'calculate_uiqm'}) == 2.0
+    options = {'type': 'calculate_uiqm', 'better': 7}
+    for metric in (lambda sr, gt: sr - gt, lambda sr, gt, better: better - 5.0):
+        monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'calculate_uiqm', metric)
+        assert calculate_metric({'sr': 3.0, 'gt': 1.0}, options) == 2.0
 
 
 @pytest.mark.parametrize(('name', 'options'), [('lpips', {}), ('pyiqa', {'metric': 'one'})])

@@ -175,12 +175,8 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path, weights, capsy
     write_photos(out, 2)
     words = (tmp_path, weights, '--suffix', '_r', '--skip-existing')
     with monkeypatch.context() as patch:
-        stopped = Mock(
-            side_effect=[
-                restored(Restorer(weights), read_picture(out / 'img_0.png').pixels),
-                KeyboardInterrupt,
-            ]
-        )
+        image = read_picture(out / 'img_0.png').pixels
+        stopped = Mock(side_effect=[restored(Restorer(weights), image), KeyboardInterrupt])
         patch.setattr(Restorer, 'restore', stopped)
         assert restore(*words, output='in') == 130
     assert 'The images from img_1.png on are not restored' in capsys.readouterr().out

@@ -102,21 +102,16 @@ def uneven_image(height=64, width=128, seed=0):
     return np.clip(60 + 120 * ramp[:, None] + 40 * noise, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize(
-    'make',
-    [
-        # W and M are no statistics of fixed length: with them every tile sees its own.
-        lambda: UnfoldLDM(
-            **unfoldldm_kwargs(phase='inference', mgda_mode='holistic', share_stages=True)
-        ),
-        lambda: Restormer(**RESTORMER),
-        lambda: NAFNet(**NAFNET),
-    ],
-    ids=['UnfoldLDM', 'Restormer', 'NAFNet'],
-)
-def test_shared_statistics_bring_tiles_closer_to_the_whole_image(make, log):
+# W and M are no statistics of fixed length: with them every tile sees its own.
+HOLISTIC = {'phase': 'inference', 'mgda_mode': 'holistic', 'share_stages': True}
+
+
+@pytest.mark.parametrize(('kind', 'arguments'), [
+    (UnfoldLDM, unfoldldm_kwargs(**HOLISTIC)), (Restormer, RESTORMER), (NAFNet, NAFNET),
+])  # fmt: skip
+def test_shared_statistics_bring_tiles_closer_to_the_whole_image(kind, arguments, log):
     torch.manual_seed(0)
-    net = shake(make())
+    net = shake(kind(**arguments))
     restorer = Restorer(net)
     lq = restorer.to_tensor(uneven_image())
     whole = restorer.restore_tensor(lq)
@@ -203,6 +198,9 @@ def test_unusable_settings_are_refused_before_the_first_image():
         Restorer(TinyConvNet(), device='tpu')
     with pytest.raises(ValueError, match=r'PyTorch sees \d+ GPUs.*unfoldldm doctor'):
         Restorer(TinyConvNet(), device=f'cuda:{torch.cuda.device_count()}')
+    for device in ('meta', 'vulkan'):
+        with pytest.raises(ValueError, match=f'device: {device} cannot be used here'):
+            Restorer(TinyConvNet(), device=device)
     with pytest.raises(ValueError, match='not larger than its overlap'):
         Restorer(TinyConvNet(), tile=16)
 
@@ -296,14 +294,16 @@ def test_tiles_share_one_vector_of_the_whole_image(files):
     restorer = Restorer(path, tile=32, tile_overlap=8)
     assert (restorer.net.size_multiple, restorer.net.tiling_changes_result) == (8, True)
     seen = []
-    restorer.conditioning.embedding.register_forward_pre_hook(lambda _, a: seen.append(a[0].shape))
+    restorer.conditioning.embedding.register_forward_pre_hook(
+        lambda _, a: seen.append((a[0].shape, torch.backends.cudnn.allow_tf32))
+    )
     vectors = []
     restorer.net.register_forward_pre_hook(
         lambda _, __, options: vectors.append(options['degradation']), with_kwargs=True
     )
     x = torch.rand(1, 3, 50, 60)
     restorer.restore_tensor(x)
-    assert seen == [x.shape]
+    assert seen == [(x.shape, False)]
     assert len(vectors) > 4
     expected = embedding(x)
     assert all(torch.equal(vector, expected) for vector in vectors)
@@ -319,6 +319,9 @@ def test_a_known_degradation_is_chosen_by_name_or_index(files):
             assert torch.equal(Restorer(path, degradation=choice).restore_tensor(x), expected)
         outputs.append(expected)
     assert not torch.allclose(outputs[0], outputs[1])
+    wide = Restorer(path, degradation=CLASSES[1])
+    wide.net.double()
+    torch.testing.assert_close(wide.restore_tensor(x), outputs[1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(('source', 'choice', 'message'), [
@@ -513,4 +516,5 @@ def test_quantiles_of_tiles_and_what_follows_from_them_are_those_of_the_image():
 
 def test_samples_of_tiles_are_drawn_once():
     assert len(sample_tiles(520, 520, 512, 16)) == 1
+    assert len(sample_tiles(5000, 5000, 512, 16)) == 9
     assert len(set(map(str, sample_tiles(1200, 560, 512, 16)))) == 3 * 2

@@ -368,14 +368,10 @@ def test_every_constructor_argument_is_covered():
 
 
 SWITCHES = [  # beside OTHER_VALUES
-    {'use_ldm': False, 'pdr': 'none'},
-    {'cond_input': 'lq'},
-    *({'mgda_mode': v} for v in ('decomposed', 'none')),
-    {'num_stages': 1},
-    {'num_timesteps': 1},
-    {'dra': 'self'},
+    {'use_ldm': False, 'pdr': 'none'}, {'cond_input': 'lq'}, {'mgda_mode': 'decomposed'},
+    {'mgda_mode': 'none'}, {'num_stages': 1}, {'num_timesteps': 1}, {'dra': 'self'},
     {'phase': 'joint'},
-]
+]  # fmt: skip
 
 
 CASES = [{name: value} for name, value in OTHER_VALUES.items()] + SWITCHES

@@ -281,6 +281,30 @@ def test_what_a_project_inherits_of_a_stock_model_is_judged_as_its(stock, monkey
     assert preflight(put(listed, 'model_type', 'Another'), 'x.yml', True) == []
 
 
+@pytest.mark.parametrize(('path', 'value'), [
+    ('train.scheduler', {'gamma': 0.5}), ('train.scheduler', [{'type': 'A'}, {'type': 'B'}]),
+    ('train.optim_g', 1e-4), ('train.optim_clip', {'norm': 0.1}), ('network_init', 'kaiming'),
+    ('network_cfg', {'freeze': True}), ('network_ds', [{'type': 'A'}]),
+])  # fmt: skip
+def test_what_a_project_sets_up_itself_may_look_as_it_likes(stock, monkeypatch, path, value):
+    reads = {'setup_optimizers': lambda self: self.opt['network_init'], 'setup_schedulers': id}
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Own', type('Own', (SRModel,), reads))
+    assert preflight(put(put(stock, 'model_type', 'Own'), path, value), 'x.yml', True) == []
+
+
+def test_stock_classes_that_a_project_has_patched_are_judged_as_its_own(stock, monkeypatch):
+    for name in ('get_optimizer', 'setup_schedulers'):
+        monkeypatch.setattr(BaseModel, name, lambda self, *words: None)
+    monkeypatch.setattr(SRModel, 'init_training_settings', lambda self: None)
+    init = PairedImageDataset.__init__
+    patched = lambda self, opt: init(self, {**opt, 'gt_size': 8})  # noqa: E731
+    monkeypatch.setattr(PairedImageDataset, '__init__', patched)
+    options = put(put(stock, 'train.scheduler.type', 'Cosine'), 'train.optim_g.type', 'Lion')
+    options = put(options, 'datasets.train.gt_size', [8, 8])
+    assert preflight(options, 'x.yml', True) == []
+    assert warnings_at(options, 'train.pixel_opt') == ''
+
+
 def test_a_model_of_a_project_keeps_the_losses_of_ours(make, monkeypatch):
     class Mine(RestorationModel):
         def init_training_settings(self):

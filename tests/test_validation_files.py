@@ -104,11 +104,9 @@ def test_images_without_named_degradations_leave_one_row_and_a_new_metric_gets_a
         results = [ImageResult(i, 'x', None, {'psnr': 20.0 + i, **metrics}) for i in range(3)]
         write_validation_csv(results, path, label)
     assert path.read_text().splitlines() == [
-        'iteration,degradation,images,psnr,ssim',
-        '1,all,3,21.0000,',
-        '2,all,3,21.0000,0.5000',
+        'iteration,degradation,images,psnr,ssim', '1,all,3,21.0000,', '2,all,3,21.0000,0.5000',
         '3,all,3,21.0000,',
-    ]
+    ]  # fmt: skip
     assert [*tmp_path.iterdir()] == [path]
     write_validation_csv([ImageResult(0, 'x', None)], tmp_path / 'validation_y.csv', '1')
     assert [*tmp_path.iterdir()] == [path]

@@ -63,10 +63,9 @@ def save_vlunet(
     pairs = zip(('params', 'params_ema'), (embedding, other), strict=True)
     states = {key: e.state_dict() for key, e in pairs if e is not None}
     content = {
-        'params': net.state_dict(),
-        'arch': network_meta({'type': 'VLUNet', **vlunet_kwargs()}),
+        'params': net.state_dict(), 'arch': network_meta({'type': 'VLUNet', **vlunet_kwargs()}),
         'degradation': degradation_meta(CLASSES, option, **states),
-    }
+    }  # fmt: skip
     if average is not None:
         content['params_ema'] = average.state_dict()
     torch.save(content, path)
@@ -100,7 +99,7 @@ def mixture(folder: Path, names: list[str] | None = None) -> dict:
         'noise': {'type': 'gaussian_noise', 'sigma': 40},
         'blur': {'type': 'gaussian_blur', 'sigma': 2.0},
         'dark': {'type': 'low_light', 'gamma': 2.0, 'gain': 0.6},
-    }
+    }  # fmt: skip
     names = names or NAMES
     data = {'type': 'SyntheticDegradationDataset', 'dataroot_gt': str(folder / 'photos')}
     sets = [

@@ -1,6 +1,7 @@
 """Files that appear under their name complete and on disk, or not at all."""
 
 import os
+import secrets
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ def write_bytes_atomic(path: str | os.PathLike, content: bytes | memoryview) -> 
     Raises OSError: it cannot be written (disk full, no permission).
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name[-40:]}.{os.getpid()}{TEMPORARY_SUFFIX}')
+    temporary = path.with_name(f'.{path.name[-40:]}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, 'wb') as file:

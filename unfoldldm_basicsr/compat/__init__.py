@@ -6,6 +6,7 @@ does wrong is in the docstring of its replacement. Nothing here imports the room
 BasicSR's pipelines call in this package is installed by :mod:`..training.pipeline`.
 """
 
+import logging
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -36,7 +37,7 @@ def apply() -> None:
         (basicsr.utils.registry.Registry, '_do_register', do_register),
         (options, 'copy_opt_file', repairs.copy_opt_file),
         (basicsr.utils.logger, 'get_root_logger', repairs.get_root_logger),
-        (basicsr.utils.logger.MessageLogger, '__init__', repairs.message_logger_init),
+        (basicsr.utils.logger.MessageLogger, '__call__', repairs.message_logger_call),
         (dist_util, '_init_dist_pytorch', distributed.init_dist_pytorch),
         (dist_util, '_init_dist_slurm', distributed.init_dist_slurm),
         (prefetch.PrefetchGenerator, 'run', repairs.prefetch_run),
@@ -55,6 +56,8 @@ def stock(function: Callable) -> Callable:
 def replace(owner: ModuleType | type, name: str, replacement: Callable) -> None:
     """Puts ``replacement`` where BasicSR keeps ``owner.name``; a second call changes nothing.
 
+    One that a project has put there stays, with a warning.
+
     BasicSR imports functions by name (``from basicsr.utils.options import parse_options``), so a
     function of a module is replaced in every loaded module of BasicSR that holds it. The original
     stays readable as ``replacement.replaces``.
@@ -69,6 +72,11 @@ def replace(owner: ModuleType | type, name: str, replacement: Callable) -> None:
             '--force-reinstall --no-deps basicsr==1.4.2'
         )
     if current is replacement:
+        return
+    if not str(getattr(current, '__module__', '')).startswith(('basicsr.', 'unfoldldm_basicsr.')):
+        text = '%s.%s is that of %s, and stays: import unfoldldm_basicsr before replacing it.'
+        place = owner.__name__, name, current.__module__
+        logging.getLogger('basicsr').warning(text, *place)
         return
     replacement.replaces = stock(current)
     if isinstance(owner, type):

@@ -49,13 +49,14 @@ def get_root_logger(
     return logger
 
 
-def message_logger_init(self, opt: dict, start_iter: int = 1, tb_logger: object = None) -> None:
-    """Replaces ``MessageLogger.__init__``, whose lines count the step that is done as one to come.
+def message_logger_call(self, log_vars: dict) -> None:
+    """Replaces ``MessageLogger.__call__``, whose lines count the step that is done as one to come.
 
     The last line promised an end in -1 day.
     """
-    message_logger_init.replaces(self, opt, start_iter, tb_logger)
     self.max_iters += 1
+    message_logger_call.replaces(self, log_vars)
+    self.max_iters -= 1
 
 
 def copy_opt_file(opt_file: str, experiments_root: str) -> None:

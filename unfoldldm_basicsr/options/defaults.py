@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from unfoldldm_basicsr.common.registration import registered, whose
+from unfoldldm_basicsr.common.registration import registered
 from unfoldldm_basicsr.common.sections import SECTIONS
-from unfoldldm_basicsr.options.run import section_values
+from unfoldldm_basicsr.options.run import reads_itself, section_values
 
 _FILLED = {
     '': ('num_gpu', 'scale', 'manual_seed'),
@@ -67,7 +67,7 @@ def _fill_dataset(section: dict, phase: str) -> None:
     if phase == 'train':
         section.setdefault('num_worker_per_gpu', 4)
     cls = registered(DATASET_REGISTRY, section.get('type'))
-    if any(whose(getattr(cls, name, None)) == 'theirs' for name in ('__init__', '__getitem__')):
+    if reads_itself(cls):
         return  # it may have defaults of its own
     section.setdefault('scale', SECTIONS[''].model_fields['scale'].default)
     if phase == 'train' and not hasattr(cls, 'Options'):

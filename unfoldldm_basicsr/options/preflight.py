@@ -207,8 +207,10 @@ def _classes(run: Run) -> Iterator[tuple[str, Any, Kind]]:
 
 def _is_network(run: Run, key: str, section: Any) -> bool:
     """Other entries of such names are for a model of a project to read."""
-    if whose(run.model) == 'theirs':
-        return isinstance(section, Mapping) and 'type' in section
+    if whose(run.model) in ('derived', 'theirs'):
+        stock = next((base for base in run.model.__mro__ if whose(base) in KNOWN), None)
+        read = section is not None and key in constants(stock)
+        return read or (isinstance(section, Mapping) and 'type' in section)
     wanted = section is not None or whose(run.model) == 'basicsr'
     return isinstance(section, Mapping) or (wanted and key in constants(run.model))
 
@@ -224,14 +226,12 @@ def _kind_in_train(run: Run, name: str, section: Mapping) -> Kind | None:
         return None
     if hasattr(run.model, 'sections'):
         return OPTIMISER if optimiser else ANY
-    stock = model == 'basicsr'
-    kept = stock or inherits(run.model, 'optimizers' if optimiser else 'schedulers')
-    if kept and not optimiser:
+    if not inherits(run.model, 'optimizers' if optimiser else 'schedulers'):
+        return None
+    if not optimiser:
         return SCHEDULE
     # one that a project adds is for the project to read
-    if kept and name in constants(run.model):
-        return _stock_optimisers(run.model)
-    return ANY
+    return _stock_optimisers(run.model) if name in constants(run.model) else None
 
 
 def _stock_optimisers(model: type) -> Kind:

@@ -13,7 +13,7 @@ from unfoldldm_basicsr.common.declaration import Problem, Problems, keys_of, sho
 from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
 from unfoldldm_basicsr.common.suggest import did_you_mean
 from unfoldldm_basicsr.options.declared import needs_truth
-from unfoldldm_basicsr.options.run import Run, constants, is_read, section_values
+from unfoldldm_basicsr.options.run import Run, constants, functions_of, is_read, section_values
 
 _WEIGHTS = re.compile(r'.*\.(pth|pt|ckpt|bin|safetensors)').fullmatch
 _INSTEAD = ', or, without scale and GAN, use model_type: RestorationModel.'
@@ -180,7 +180,8 @@ def stock_models_can_train(run: Run) -> Problems:
     train, read = section_values(run.opt, 'train'), constants(run.model)
     losses = {str(name) for name in train if str(name).endswith('_opt') and train[name]}
     optimisers = {str(name) for name in train if str(name).startswith('optim_')}
-    for name in sorted((losses | optimisers) - read):
+    patched = any(whose(f) == 'theirs' for base in run.model.__mro__ for f in functions_of(base))
+    for name in () if patched else sorted((losses | optimisers) - read):
         message = (
             f'is read by no part of {run.model.__name__}: nothing comes of it. Remove it, or train '
             'with a model of your own that reads it.'

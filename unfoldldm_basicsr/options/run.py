@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 from pydantic import ValidationError
@@ -214,17 +215,17 @@ def typed(
     run = Run(model, is_training(opt), opt, **start)
     stock = ANY_SECTIONS if whose(model) == 'theirs' else SECTIONS
     set_up = (('optim_g', 'optimizers'), ('scheduler', 'schedulers'))
-    # what a project sets up itself need not be there
-    theirs = whose(model) == 'derived' and {k: {} for k, by in set_up if not inherits(model, by)}
     for name, declared in getattr(model, 'sections', stock).items():
         if run.is_train or name not in _OF_TRAINING:
             values = section_values(opt, name)
-            if name == 'train' and whose(model) == 'derived':
-                init = getattr(model, 'init_training_settings', None)
-                stock_losses = hasattr(model, 'sections') or whose(init) in KNOWN
-                if not stock_losses:  # they may be anything
+            if name == 'train' and whose(model) in ('derived', 'basicsr'):
+                ours = hasattr(model, 'sections')
+                if not (ours or whose(getattr(model, 'init_training_settings', None)) in KNOWN):
+                    # losses may be anything
                     values = {k: v for k, v in values.items() if not str(k).endswith('_opt')}
-                values = theirs | values
+                # so may what a project sets up itself, or be missing
+                theirs = {k: {} for k, by in set_up if not inherits(model, by)}
+                values = theirs | values if ours else values | theirs
             section = report.read(name, declared, values, model)
             setattr(run, name or 'top', section)
     if started and report.refused:
@@ -239,18 +240,24 @@ def inherits(model: type | None, set_up: str) -> bool:
 
 
 def reads_itself(cls: type | None) -> bool:
-    """Whether a data set of a project reads its section in a way of its own."""
-    own = (whose(getattr(cls, name, None)) for name in ('__init__', '__getitem__'))
-    return whose(cls) in ('derived', 'theirs') and 'theirs' in own
+    """Whether a data set reads its section in a way of a project: its class, or a patch of it."""
+    methods = (getattr(cls, name, None) for name in ('__init__', '__getitem__') if cls)
+    own = [method for method in methods if whose(method) == 'theirs']
+    patched = any(not str(getattr(m, '__module__', '')).startswith('torch.') for m in own)
+    return patched or (bool(own) and whose(cls) in ('derived', 'theirs'))
 
 
 @functools.cache
 def constants(model: type | None) -> frozenset:
     """Texts and numbers in the code of a class."""
     bases = getattr(model, '__mro__', ())  # none of no model
-    methods = [method for base in bases for method in vars(base).values()]
-    codes = (getattr(method, '__code__', None) for method in methods)
-    return frozenset(value for code in codes for value in getattr(code, 'co_consts', ()))
+    methods = (method for base in bases for method in functions_of(base))
+    return frozenset(value for method in methods for value in method.__code__.co_consts)
+
+
+def functions_of(cls: type) -> list[FunctionType]:
+    """What a class defines itself."""
+    return [value for value in vars(cls).values() if isinstance(value, FunctionType)]
 
 
 def process_count(launcher: str | None) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unfoldldm_basicsr.common import contract
 from unfoldldm_basicsr.common.cost import bytes_per_pixel, free_memory
 from unfoldldm_basicsr.common.declaration import Options
+from unfoldldm_basicsr.common.errors import first_line
 from unfoldldm_basicsr.data.images import Picture
 from unfoldldm_basicsr.data.pixels import to_float
 from unfoldldm_basicsr.restoring.tiling import TileError, restore_in_tiles, telling_remedy
@@ -175,13 +176,15 @@ class Restorer:
         """
         forward_options = {**self._options_of(lq, forward_options), **forward_options}
         contract.check_inputs(self.net, forward_options)
-
         kinds = (p.dtype for p in self.net.parameters() if p.is_floating_point())
-        kind = next(kinds, lq.dtype)
+        place = {'device': self.device, 'dtype': next(kinds, lq.dtype)}
+        for key, value in forward_options.items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                forward_options[key] = value.to(**place)
 
         def forward(part: Tensor) -> Tensor:
             with deterministic():
-                output = self.net(part.to(self.device, kind), **forward_options)
+                output = self.net(part.to(**place), **forward_options)
                 return contract.result_of(output).to(lq.dtype)
 
         height, width = lq.shape[-2:]
@@ -317,4 +320,9 @@ def _device(device: str | torch.device) -> torch.device:
             f'device: {device} asked for, but PyTorch sees {torch.cuda.device_count()} GPUs;'
             f" use --device cpu, or run 'unfoldldm doctor' to see why."
         )
+    try:
+        torch.zeros(1, device=chosen).cpu()  # meta has no data
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError is one of the first
+        text = f'device: {device} cannot be used here ({first_line(error)}); use --device cpu.'
+        raise ValueError(text) from error
     return chosen

@@ -11,6 +11,7 @@ import basicsr.metrics
 import basicsr.train
 import basicsr.utils.options
 from basicsr.models.base_model import BaseModel
+from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from unfoldldm_basicsr.common.errors import on_rank_0
@@ -62,7 +63,9 @@ def make_exp_dirs(opt: dict) -> None:
     path, model = opt['path'], registered(MODEL_REGISTRY, opt.get('model_type'))
     if whose(model) in KNOWN:
         path = {key: path[key] for key in SET_AT_START['path'] if key in path}
-    on_rank_0(opt, lambda: make_exp_dirs.replaces({**opt, 'path': path}))
+    rank, count = get_dist_info()  # a script of its own may not have set them
+    here = {'dist': count > 1, 'rank': rank, 'world_size': count}
+    on_rank_0(here, lambda: make_exp_dirs.replaces({**opt, 'path': path}))
 
 
 def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
@@ -75,7 +78,8 @@ def create_train_val_dataloader(opt: dict, logger: logging.Logger) -> tuple:
     Returns:
         ``(train_loader, train_sampler, val_loaders, total_epochs, total_iters)``.
     """
-    build_dataloader = basicsr.train.build_dataloader  # which a project may have replaced
+    # which a project may have replaced
+    build_dataset, build_dataloader = basicsr.train.build_dataset, basicsr.train.build_dataloader
     settings = {'num_gpu': opt['num_gpu'], 'dist': opt['dist'], 'seed': opt['manual_seed']}
     sections, val_loaders = dict(opt['datasets']), []
     train = sections.pop('train')

@@ -27,7 +27,8 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     before anything else happens (all problems at once, exit status 2), missing keys get defaults,
     random generators are seeded after ``--force_yml``, and one seed is drawn for all ranks when
     ``manual_seed`` is absent. Several processes without ``--launcher`` are refused, and ``num_gpu:
-    auto`` means one GPU where the model uses one in each process and there is no launcher.
+    auto`` means one GPU where the model uses one in each process and there is no launcher. A script
+    with a loop of its own, whose file has no ``model_type``, is refused nothing.
     """
     load_data_only()
     args = build_parser().parse_args()
@@ -52,6 +53,11 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     resuming = bool(iterations_of(states)) if args.auto_resume else None
     start = {'resuming': resuming, 'launcher': args.launcher, 'strict': not args.no_strict}
     report = examine(options, args.opt, is_train, **start, later=True)
+    caller = str(sys._getframe(1).f_globals.get('__name__'))
+    own_loop = 'model_type' not in report.options and not caller.startswith('basicsr.')
+    if own_loop:  # of a script that reads options of its own
+        report.warned |= report.refused
+        report.refused.clear()
     refuse(report.problems)
     asked, options = options.get('num_gpu', 'auto'), report.run.opt  # translated and completed
     try:
@@ -75,7 +81,8 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     progress.seed_drawn = options['manual_seed'] is None
     _seed(options)
     options['auto_resume'] = args.auto_resume
-    progress.built = open_datasets(report)  # seeded, for the pipeline to find
+    # seeded, for the pipeline to find
+    progress.built = [] if own_loop else open_datasets(report)
     refuse(report.problems)
     _complete_paths(options, root_path, is_train)
     if is_train and 'debug' in options['name']:
