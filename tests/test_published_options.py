@@ -103,13 +103,12 @@ def test_order_of_classes_and_repeat_factors_are_the_released_ones(task):
             assert entry['degradations'] == [{'type': 'gaussian_noise', 'sigma': sigma}]
 
 
-def published_count(section: dict) -> int:
-    _, name, lmdb = section['dataroot_gt'].split('/')
-    return sum(s.count for s in SETS[name].parts[lmdb.removesuffix('_gt.lmdb')].sources)
-
-
 @EACH_TASK
 def test_iterations_are_200_epochs_of_the_public_data(task):
+    def published_count(section: dict) -> int:
+        _, name, lmdb = section['dataroot_gt'].split('/')
+        return sum(s.count for s in SETS[name].parts[lmdb.removesuffix('_gt.lmdb')].sources)
+
     opt = load_options(f'train/VLUNet/{task}.yml')
     data, train = opt['datasets']['train'], opt['train']
     images = sum(published_count(s) * s.get('repeat', 1) for s in entries_of(data))

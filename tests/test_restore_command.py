@@ -111,10 +111,10 @@ def test_a_result_of_another_format_is_not_taken_for_that_of_a_later_photo(tmp_p
 
 def test_several_images_and_folders_are_restored_together(tmp_path, weights):
     first = write_photos(tmp_path / 'a', 2)
-    write_photos(tmp_path / 'b' / 'deep', 1)[0].rename(tmp_path / 'b' / 'deep' / 'c.png')
+    write_photos(tmp_path / 'b' / 'deep', 2)[0].rename(tmp_path / 'b' / 'deep' / 'img_1.jpg')
     words = ('-i', first[1], tmp_path / 'b', tmp_path / 'b', '--recursive')
     assert restore(tmp_path, weights, *words) == 0
-    assert files_in(tmp_path / 'out') == ['deep/c.png', 'img_1.png']
+    assert files_in(tmp_path / 'out') == ['deep/img_1.jpg.png', 'deep/img_1.png', 'img_1.png']
     again = write_photos(tmp_path / 'd', 2)[1]
     with pytest.raises(ValueError, match=r'img_1\.png: would be the result of '):
         restore(tmp_path, weights, '-i', first[1], again, output='no')

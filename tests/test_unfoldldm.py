@@ -98,10 +98,8 @@ def test_first_stages_work_at_lower_resolutions_and_share_an_ocformer(changes, s
     torch.testing.assert_close(trace.start, start)
 
 
-@pytest.mark.parametrize(
-    ('share', 'expected', 'looks'), [(True, [0, 0, 0], 1), (False, [0, 1, 2], 3)]
-)
-def test_stages_share_ocformer_and_the_look_at_the_degradation_as_told(share, expected, looks):
+@pytest.mark.parametrize(('share', 'order', 'looks'), [(True, [0, 0, 0], 1), (False, [0, 1, 2], 3)])
+def test_stages_share_ocformer_and_the_look_at_the_degradation_as_told(share, order, looks):
     net, used, seen = make(num_stages=3, share_stages=share).eval(), [], []
     parts = [m for m in net.modules() if isinstance(m, OCFormer)]
     for part in parts:
@@ -110,7 +108,7 @@ def test_stages_share_ocformer_and_the_look_at_the_degradation_as_told(share, ex
         mgda.trunk.register_forward_pre_hook(lambda *_: seen.append(1))
     with torch.no_grad():
         net(torch.rand(1, 3, 16, 16))
-    assert (used, len(seen)) == (expected, looks)
+    assert (used, len(seen)) == (order, looks)
 
 
 def test_prior_of_a_photo_is_the_mean_over_windows_of_a_patch():

@@ -252,18 +252,12 @@ def test_what_a_project_inherits_of_a_stock_model_is_judged_as_its(stock, monkey
     class MyModel(SRModel):
         """With a network of its own, say."""
 
-    class Other(MyModel):
-        def setup_optimizers(self):
-            """Takes any."""
-
-    class Another(MyModel):
-        def init_training_settings(self):
-            """Sets its optimiser up itself."""
-
+    other = type('Other', (MyModel,), {'setup_optimizers': id})  # takes any
+    another = type('Another', (MyModel,), {'init_training_settings': id})  # sets its optimiser up
     space = {'Base': MyModel}
     exec('class Typed(Base):\n    def setup_optimizers(self):\n        pass', space)
     others = ('Other', 'Another', 'Typed')
-    for model in (MyModel, Other, Another, space['Typed']):
+    for model in (MyModel, other, another, space['Typed']):
         monkeypatch.setitem(MODEL_REGISTRY._obj_map, model.__name__, model)
     options = put(put(stock, 'model_type', 'MyModel'), 'train.scheduler.type', 'OneCycleLR')
     assert 'no schedule' in problems_at(options, 'train.scheduler.type')

@@ -22,7 +22,12 @@ from unfoldldm_basicsr.common.cost import network_cost
 from unfoldldm_basicsr.compat import stock
 from unfoldldm_basicsr.data.degradations import DegradationChain
 from unfoldldm_basicsr.restoring import Restorer
-from unfoldldm_basicsr.weights.checkpoint import CheckpointError, network_meta, read_checkpoint
+from unfoldldm_basicsr.weights.checkpoint import (
+    CheckpointError,
+    file_bytes,
+    network_meta,
+    read_checkpoint,
+)
 from unfoldldm_basicsr.weights.conditioning import read_record
 from unfoldldm_basicsr.weights.convert import export_checkpoint
 from unfoldldm_basicsr.weights.loading import load_weights
@@ -97,14 +102,12 @@ def test_what_wrappers_add_to_the_names_is_taken_off(tmp_path, rename, key):
     assert found.state_dict.keys() == state.keys()
 
 
-@pytest.mark.parametrize(
-    ('suffix', 'half'), [('.safetensors', False), ('.safetensors', True), ('.pth', False)]
-)
-def test_exported_files_hold_the_same_network_in_either_format(tmp_path, suffix, half):
-    ema, exported = save_tiny(tmp_path / 'x.pth'), tmp_path / f'y{suffix}'
+@pytest.mark.parametrize(('end', 'half'), [('.safetensors', 0), ('.safetensors', 1), ('.pth', 0)])
+def test_exported_files_hold_the_same_network_in_either_format(tmp_path, end, half):
+    ema, exported = save_tiny(tmp_path / 'x.pth'), tmp_path / f'y{end}'
     done = export_checkpoint(tmp_path / 'x.pth', exported, half=half)
     assert (done.param_key, done.dropped) == ('params_ema', ())
-    if suffix == '.safetensors':
+    if end == '.safetensors':
         stored = safetensors.torch.load_file(exported)
         assert stored.keys() == ema.state_dict().keys()
         dtype = torch.float16 if half else torch.float32
@@ -125,6 +128,12 @@ def test_safetensors_keep_the_degradation_vectors_and_foreign_ones_are_read(tmp_
     assert records[0].classes == records[1].classes
     assert records[0].arch == records[1].arch
     assert torch.equal(*(record.state_dict['table.weight'] for record in records))
+    export_checkpoint(path, tmp_path / 'd.pth', half=True)
+    halved = torch.load(tmp_path / 'd.pth')['degradation']['embedding']['params']
+    assert halved['table.weight'].dtype == torch.float16
+    views = {'a': torch.zeros(9000)[:2]}
+    views['tied'] = views['a']
+    assert len(file_bytes(tmp_path / 'e.safetensors', {'params': views, 'arch': {}})) < 9000
     bare = NAFNet(width=4, enc_blk_nums=[1], dec_blk_nums=[1], middle_blk_num=1)
     safetensors.torch.save_file(bare.state_dict(), tmp_path / 'c.safetensors')
     assert isinstance(network_of(tmp_path / 'c.safetensors'), NAFNet)
@@ -178,9 +187,12 @@ def test_truncated_files_are_refused(tmp_path, keep, zipped):
     path, content = tmp_path / 'x.pth', {'params': TinyConvNet(dim=64).state_dict()}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(CheckpointError, match=r'x\.pth: truncated'):
-        read_checkpoint(path)
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    for damaged in (data[: int(len(data) * keep)], *([flipped] if zipped else [])):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r'x\.pth: truncated'):
+            read_checkpoint(path)
 
 
 WEIGHTS = {'a': torch.zeros(1)}
@@ -198,6 +210,7 @@ def written_by(name: str, **kwargs) -> dict:
     ({'epoch': 3, 'optimizers': [], 'iter': 4}, 'training state of BasicSR'),
     ({'epoch': 3}, 'no weights under params_ema, g_ema.*holds: epoch'),
     ({'params': {'a': torch.tensor([1.0, float('nan')])}}, '1 tensors hold NaN.*first a'),
+    ({'params': {'a': torch.tensor([1.0, float('inf')])}}, '1 tensors hold NaN.*first a'),
     ({'params': WEIGHTS, 'arch': {'type': 3}}, "metadata under 'arch'"),
     (written_by('TinyConvNett'), "not registered.*Did you mean 'TinyConvNet'"),
     (written_by('TinyConvNet', dims=5), "not take these arguments.*Did you mean 'dim'"),

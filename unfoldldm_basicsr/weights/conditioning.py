@@ -76,7 +76,7 @@ class Conditioning(nn.Module):
         self, embedding: nn.Module, classes: Sequence[str], degradation: str | int = AUTO
     ) -> None:
         super().__init__()
-        self.embedding, self.classes = embedding.eval(), tuple(classes)
+        self.embedding, self.classes = embedding, tuple(classes)
         self.label = _label(embedding, self.classes, str(degradation))
 
     @torch.no_grad()
