@@ -110,6 +110,7 @@ def test_the_optimisers_are_those_of_the_installed_basicsr(stock, monkeypatch):
             return torch.optim.AdamW(params, lr, **kwargs)
         raise NotImplementedError
 
+    get_optimizer.__module__ = 'basicsr.models.base_model'
     monkeypatch.setattr(BaseModel, 'get_optimizer', get_optimizer)
     assert preflight(put(stock, 'train.optim_g.type', 'AdamW'), 'x.yml', True) == []
     found = problems_at(put(stock, 'train.optim_g.type', 'SGD'), 'train.optim_g.type')
@@ -396,7 +397,7 @@ def test_weights_that_fit_are_accepted_and_others_explained(stock, tmp_path):
 
 
 @pytest.mark.parametrize(('path', 'value', 'says'), [
-    ('train.isda_opt', {'type': 'ISDALoss', 'start': 3}, 'from stage 3, and there are 2'),
+    ('train.isda_opt', {'type': 'ISDALoss', 'start': 3}, 'from stage 3, and num_stages is 2'),
     ('train.prior_context', True, 'nothing without train.progressive'),
     ('logger.keep_best', True, 'nothing without val.metrics'),
     ('train.warmup_iter', 11, r'longer than the training \(10\)'),

@@ -119,9 +119,7 @@ def test_large_steps_stay_finite_and_exact(shift):
     assert torch.isfinite(got['A']).all()
 
 
-@pytest.mark.parametrize(
-    ('dtype', 'tolerance'), [(torch.bfloat16, 5e-3), (torch.float16, 1e-3)], ids=str
-)
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 5e-3), (torch.float16, 1e-3)])
 def test_low_precision_input_keeps_a_float32_state(dtype, tolerance):
     """A constant image with slow decay: a 16-bit state would be off by several per cent."""
     inputs = [t.detach() for t in scan_inputs(64, 64, batch=1, channels=2, dtype=dtype)]

@@ -269,6 +269,10 @@ def test_what_a_project_inherits_of_a_stock_model_is_judged_as_its(stock, monkey
     wrong = put(put(bare, 'model_type', 'Other'), 'train.pixel_opt.type', 'L1Los')
     assert "Did you mean 'L1Loss'" in problems_at(wrong, 'train.pixel_opt.type')
     assert 'is missing' in problems_at(put(bare, 'model_type', 'MyModel'), 'train.optim_g')
+    adds = lambda self: SRModel.init_training_settings(self)  # noqa: E731  (a loss, say)
+    more = type('More', (MyModel,), {'init_training_settings': adds})
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'More', more)
+    assert 'is missing' in problems_at(put(bare, 'model_type', 'More'), 'train.optim_g')
     third = put(stock, 'train.optim_e', {'type': 'AdamW', 'lr': 1e-3})  # for the project to read
     assert preflight(put(third, 'model_type', 'MyModel'), 'x.yml', True) == []
     listed = put(stock, 'train.pixel_opt', [{'type': 'L1Loss'}])
@@ -398,9 +402,9 @@ def test_files_of_classes_of_somebody_else_are_not_guessed(stock, monkeypatch, t
     assert 'set io_backend: {type: lmdb}' in problems_at(folder, 'datasets.train.dataroot_gt')
 
 
-@pytest.mark.parametrize(
-    ('name', 'registry'), [('MSRResNet', ARCH_REGISTRY), ('SRModel', MODEL_REGISTRY)]
-)
+@pytest.mark.parametrize(('name', 'registry'), [
+    ('MSRResNet', ARCH_REGISTRY), ('SRModel', MODEL_REGISTRY),
+])  # fmt: skip
 def test_channels_of_classes_of_somebody_else_may_be_others(stock, monkeypatch, name, registry):
     noisy = put(stock, 'network_g.num_in_ch', 4)
     assert 'takes 4 channels' in problems_at(noisy, 'network_g')

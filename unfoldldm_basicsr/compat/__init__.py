@@ -73,16 +73,27 @@ def replace(owner: ModuleType | type, name: str, replacement: Callable) -> None:
         )
     if current is replacement:
         return
-    if not str(getattr(current, '__module__', '')).startswith(('basicsr.', 'unfoldldm_basicsr.')):
+    modules = [m for n, m in [*sys.modules.items()] if n.partition('.')[0] == 'basicsr']
+    if not _home(current).startswith(_HOMES):
         text = '%s.%s is that of %s, and stays: import unfoldldm_basicsr before replacing it.'
-        place = owner.__name__, name, current.__module__
-        logging.getLogger('basicsr').warning(text, *place)
+        logging.getLogger('basicsr').warning(text, owner.__name__, name, _home(current))
+        held = (getattr(module, name, None) for module in modules)  # BasicSR's, imported elsewhere
+        current = next((f for f in held if _home(f).startswith(owner.__name__)), None)
+    if current is None:
         return
     replacement.replaces = stock(current)
     if isinstance(owner, type):
         setattr(owner, name, replacement)
         return
-    for module_name, module in list(sys.modules.items()):
-        inside = module_name == 'basicsr' or module_name.startswith('basicsr.')
-        if inside and getattr(module, name, None) is current:
+    for module in modules:
+        if getattr(module, name, None) is current:
             setattr(module, name, replacement)
+
+
+_HOMES = ('basicsr.', f'{__name__.partition(".")[0]}.')
+
+
+def _home(function: object) -> str:
+    """Name of the module that defines it; functools.wraps gives another."""
+    inside = getattr(function, '__globals__', {})
+    return str(inside.get('__name__', getattr(function, '__module__', None)))

@@ -49,14 +49,14 @@ def calculate_metric(
     if metric is None:
         hint = did_you_mean(name, [known for known, _ in METRIC_REGISTRY])
         raise KeyError(f"no metric '{name}' is registered.{hint}")
-    taken = inspect.signature(metric).parameters
-    if 'better' not in taken:
-        arguments.pop('better', None)
+    if 'better' in arguments and 'better' not in inspect.signature(metric).parameters:
+        del arguments['better']
     # that of a project may have the name of one of these
     if whose(metric) not in KNOWN or name not in _SMALLEST_SIDE:
         return metric(**data, **arguments)
     order = arguments.get('input_order', 'HWC')
     # BasicSR's models keep the truth of another set where this one has none
+    taken = inspect.signature(metric).parameters
     data = {k: image for k, image in data.items() if image is not None and k in taken}
     if 'crop_border' in arguments:
         border = arguments['crop_border']

@@ -111,7 +111,7 @@ def isda_compares(run: Run) -> Problems:
     stages = getattr(settings, 'num_stages', None)
     first = run.train.isda_opt.get('start', 2)
     if stages and isinstance(first, int) and first > stages:
-        message = f'counts from stage {first}, and there are {stages}: nothing comes of it.'
+        message = f'counts from stage {first}, and num_stages is {stages}: nothing comes of it.'
         yield Problem('train.isda_opt', message, 'warning')
 
 

@@ -67,7 +67,7 @@ def _fill_dataset(section: dict, phase: str) -> None:
     if phase == 'train':
         section.setdefault('num_worker_per_gpu', 4)
     cls = registered(DATASET_REGISTRY, section.get('type'))
-    if reads_itself(cls):
+    if cls is None or reads_itself(cls):
         return  # it may have defaults of its own
     section.setdefault('scale', SECTIONS[''].model_fields['scale'].default)
     if phase == 'train' and not hasattr(cls, 'Options'):

@@ -234,9 +234,16 @@ def typed(
 
 
 def inherits(model: type | None, set_up: str) -> bool:
-    """Whether a model leaves its ``optimizers`` or ``schedulers`` to what it has of BasicSR."""
-    methods = ('init_training_settings', 'get_optimizer', f'setup_{set_up}')
-    return all(whose(getattr(model, method, None)) == 'basicsr' for method in methods)
+    """Whether a model leaves its ``optimizers`` or ``schedulers`` to what it has of BasicSR.
+
+    One of a project may do so in an ``init_training_settings`` of its own, too.
+    """
+    first, last = 'init_training_settings', f'setup_{set_up}'
+    inits = [vars(base)[first] for base in getattr(model, '__mro__', ()) if first in vars(base)]
+    own = (getattr(f, '__code__', None) for f in inits if whose(f) == 'theirs')
+    handed_on = all({first, last} & {*getattr(code, 'co_names', ())} for code in own)
+    methods = (*inits[-1:], getattr(model, 'get_optimizer', None), getattr(model, last, None))
+    return bool(inits) and handed_on and all(whose(method) == 'basicsr' for method in methods)
 
 
 def reads_itself(cls: type | None) -> bool:

@@ -176,15 +176,15 @@ class Restorer:
         """
         forward_options = {**self._options_of(lq, forward_options), **forward_options}
         contract.check_inputs(self.net, forward_options)
-        kinds = (p.dtype for p in self.net.parameters() if p.is_floating_point())
-        place = {'device': self.device, 'dtype': next(kinds, lq.dtype)}
+        kinds = self._kinds() or [lq.dtype]
         for key, value in forward_options.items():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                forward_options[key] = value.to(**place)
+            if isinstance(value, Tensor):
+                alike = value.is_floating_point() and len(kinds) == 1
+                forward_options[key] = value.to(self.device, kinds[0] if alike else value.dtype)
 
         def forward(part: Tensor) -> Tensor:
             with deterministic():
-                output = self.net(part.to(**place), **forward_options)
+                output = self.net(part.to(self.device, kinds[0]), **forward_options)
                 return contract.result_of(output).to(lq.dtype)
 
         height, width = lq.shape[-2:]
@@ -215,7 +215,7 @@ class Restorer:
                 f' only UnfoldLDM has.'
             )
         lq = self.to_tensor(split_alpha(image)[0])
-        options, lq = self._options_of(lq, {}), lq.to(self.device)
+        options, lq = self._options_of(lq, {}), lq.to(self.device, self._kinds()[0])
         with deterministic():
             traced = self.net(lq, return_trace=True, **options)
             null = self.net(lq, prior_source='null', return_trace=True, **options)
@@ -227,6 +227,11 @@ class Restorer:
                 effect = stage.prior[0].float().cpu().numpy(), to_float_rgb(without.x)
             stages.append(StageImages(*images, *effect))
         return Trace(to_float_rgb(lq), tuple(stages), to_float_rgb(traced.output))
+
+    def _kinds(self) -> list[torch.dtype]:
+        """Floating types of the network's parameters, the first of which is that of images."""
+        kinds = (p.dtype for p in self.net.parameters() if p.is_floating_point())
+        return [*dict.fromkeys(kinds)]
 
     def _options_of(self, lq: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of the network that follow from the whole images, the same for every tile."""
@@ -322,7 +327,7 @@ def _device(device: str | torch.device) -> torch.device:
         )
     try:
         torch.zeros(1, device=chosen).cpu()  # meta has no data
-    except (RuntimeError, AssertionError) as error:  # NotImplementedError is one of the first
+    except (RuntimeError, AssertionError, ImportError) as error:
         text = f'device: {device} cannot be used here ({first_line(error)}); use --device cpu.'
         raise ValueError(text) from error
     return chosen

@@ -28,7 +28,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     random generators are seeded after ``--force_yml``, and one seed is drawn for all ranks when
     ``manual_seed`` is absent. Several processes without ``--launcher`` are refused, and ``num_gpu:
     auto`` means one GPU where the model uses one in each process and there is no launcher. A script
-    with a loop of its own, whose file has no ``model_type``, is refused nothing.
+    with a loop of its own, whose file has no ``model_type``, is refused names of folders alone.
     """
     load_data_only()
     args = build_parser().parse_args()
@@ -51,13 +51,15 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     # whether there are states to go on from; which one, or none, is decided later
     states = Path(root_path, 'experiments', str(options.get('name')), 'training_states')
     resuming = bool(iterations_of(states)) if args.auto_resume else None
+    # train.py of BasicSR, and copies of it in projects, build a model
+    own_loop = 'model_type' not in options and 'build_model' not in sys._getframe(1).f_globals
     start = {'resuming': resuming, 'launcher': args.launcher, 'strict': not args.no_strict}
+    if own_loop:
+        start['here'] = False  # its data are its own
     report = examine(options, args.opt, is_train, **start, later=True)
-    caller = str(sys._getframe(1).f_globals.get('__name__'))
-    own_loop = 'model_type' not in report.options and not caller.startswith('basicsr.')
-    if own_loop:  # of a script that reads options of its own
-        report.warned |= report.refused
-        report.refused.clear()
+    for path in [*report.refused] if own_loop else ():
+        if path.partition('.')[0] not in ('name', 'path'):  # which become folders
+            report.warned[path] = report.refused.pop(path)
     refuse(report.problems)
     asked, options = options.get('num_gpu', 'auto'), report.run.opt  # translated and completed
     try:
@@ -81,8 +83,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict, argparse
     progress.seed_drawn = options['manual_seed'] is None
     _seed(options)
     options['auto_resume'] = args.auto_resume
-    # seeded, for the pipeline to find
-    progress.built = [] if own_loop else open_datasets(report)
+    progress.built = open_datasets(report)  # seeded, for the pipeline to find
     refuse(report.problems)
     _complete_paths(options, root_path, is_train)
     if is_train and 'debug' in options['name']:
