@@ -102,16 +102,9 @@ def test_a_fault_with_stock_classes_is_explained_where_it_is(request, kind, path
 
 def test_the_optimisers_are_those_of_the_installed_basicsr(stock, monkeypatch):
     """Its repository, which bears the number of the release, has more."""
-
-    def get_optimizer(self, optim_type, params, lr, **kwargs):
-        if optim_type == 'Adam':
-            return torch.optim.Adam(params, lr, **kwargs)
-        if optim_type == 'AdamW':
-            return torch.optim.AdamW(params, lr, **kwargs)
-        raise NotImplementedError
-
-    get_optimizer.__module__ = 'basicsr.models.base_model'
-    monkeypatch.setattr(BaseModel, 'get_optimizer', get_optimizer)
+    space = {'__name__': 'basicsr.models.base_model'}
+    exec("def get_optimizer(self, *words):\n    return 'Adam' if words else 'AdamW'", space)
+    monkeypatch.setattr(BaseModel, 'get_optimizer', space['get_optimizer'])
     assert preflight(put(stock, 'train.optim_g.type', 'AdamW'), 'x.yml', True) == []
     found = problems_at(put(stock, 'train.optim_g.type', 'SGD'), 'train.optim_g.type')
     assert 'Known: Adam, AdamW.' in found

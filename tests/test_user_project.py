@@ -1,6 +1,7 @@
 """A project of somebody else: its train.py runs with and without the plugin, and its classes are
 checked by what BasicSR and this package know of them alone."""
 
+import functools
 import os
 import re
 import sys
@@ -295,7 +296,7 @@ def test_stock_classes_that_a_project_has_patched_are_judged_as_its_own(stock, m
         monkeypatch.setattr(BaseModel, name, lambda self, *words: None)
     monkeypatch.setattr(SRModel, 'init_training_settings', lambda self: None)
     init = PairedImageDataset.__init__
-    patched = lambda self, opt: init(self, {**opt, 'gt_size': 8})  # noqa: E731
+    patched = functools.wraps(init)(lambda self, opt: init(self, {**opt, 'gt_size': 8}))
     monkeypatch.setattr(PairedImageDataset, '__init__', patched)
     options = put(put(stock, 'train.scheduler.type', 'Cosine'), 'train.optim_g.type', 'Lion')
     options = put(options, 'datasets.train.gt_size', [8, 8])

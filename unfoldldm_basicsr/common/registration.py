@@ -45,5 +45,16 @@ def whose(obj: Any) -> str:
         return 'nobody'
     bases = getattr(obj, '__mro__', (obj,))
     bases = [base for base in bases if getattr(base, '__name__', '') != 'BaseModel']
-    owners = [_PACKAGES.get(str(getattr(b, '__module__', '')).partition('.')[0]) for b in bases]
+    owners = [_PACKAGES.get(module_of(base).partition('.')[0]) for base in bases]
     return owners[0] or ('derived' if any(owners) else 'theirs')
+
+
+def module_of(obj: Any) -> str:
+    """Name of the module that a class or function was written in.
+
+    A wrapper made with functools.wraps bears the name of another, but for those of torch that is
+    where it belongs.
+    """
+    written = getattr(obj, '__globals__', {}).get('__name__', 'torch')
+    wrapped = written.partition('.')[0] in ('torch', 'contextlib')
+    return str(getattr(obj, '__module__', '')) if wrapped else written

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
+from unfoldldm_basicsr.common.registration import do_register, module_of, whose
 from unfoldldm_basicsr.compat import imports
 
 
@@ -28,7 +29,6 @@ def apply() -> None:
 
     import basicsr
 
-    from unfoldldm_basicsr.common.registration import do_register
     from unfoldldm_basicsr.compat import distributed, repairs
 
     options, dist_util = basicsr.utils.options, basicsr.utils.dist_util
@@ -74,11 +74,11 @@ def replace(owner: ModuleType | type, name: str, replacement: Callable) -> None:
     if current is replacement:
         return
     modules = [m for n, m in [*sys.modules.items()] if n.partition('.')[0] == 'basicsr']
-    if not _home(current).startswith(_HOMES):
+    if whose(current) == 'theirs':
         text = '%s.%s is that of %s, and stays: import unfoldldm_basicsr before replacing it.'
-        logging.getLogger('basicsr').warning(text, owner.__name__, name, _home(current))
-        held = (getattr(module, name, None) for module in modules)  # BasicSR's, imported elsewhere
-        current = next((f for f in held if _home(f).startswith(owner.__name__)), None)
+        logging.getLogger('basicsr').warning(text, owner.__name__, name, module_of(current))
+        held = (getattr(module, name, None) for module in modules)  # imported elsewhere before
+        current = next((f for f in held if whose(f) == 'basicsr'), None)
     if current is None:
         return
     replacement.replaces = stock(current)
@@ -88,12 +88,3 @@ def replace(owner: ModuleType | type, name: str, replacement: Callable) -> None:
     for module in modules:
         if getattr(module, name, None) is current:
             setattr(module, name, replacement)
-
-
-_HOMES = ('basicsr.', f'{__name__.partition(".")[0]}.')
-
-
-def _home(function: object) -> str:
-    """Name of the module that defines it; functools.wraps gives another."""
-    inside = getattr(function, '__globals__', {})
-    return str(inside.get('__name__', getattr(function, '__module__', None)))
