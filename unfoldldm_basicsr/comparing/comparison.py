@@ -22,8 +22,8 @@ from unfoldldm_basicsr.comparing.report import Entry, build
 from unfoldldm_basicsr.comparing.tables import made_once, read_csv
 from unfoldldm_basicsr.comparing.testing import metrics_of, tested
 from unfoldldm_basicsr.comparing.workspace import Workspace
+from unfoldldm_basicsr.options.run import flatten
 from unfoldldm_basicsr.restoring import Restorer
-from unfoldldm_basicsr.training.resume import flatten
 
 UNITS = {
     'iterations': 'iterations',

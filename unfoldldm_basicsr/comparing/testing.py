@@ -24,9 +24,9 @@ from unfoldldm_basicsr.comparing.workspace import Workspace
 from unfoldldm_basicsr.data.listing import find_images
 from unfoldldm_basicsr.data.loading import ItemReader
 from unfoldldm_basicsr.metrics.perceptual import lacking
+from unfoldldm_basicsr.options.run import flatten
 from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.restoring import Restorer
-from unfoldldm_basicsr.training.resume import flatten
 
 DEGRADED = 'degraded'
 TRUTH = 'truth'

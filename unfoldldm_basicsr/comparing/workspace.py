@@ -16,7 +16,7 @@ import yaml
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.comparing.tables import read_csv
-from unfoldldm_basicsr.training.resume import plain
+from unfoldldm_basicsr.options.run import plain
 
 
 @dataclass(frozen=True)

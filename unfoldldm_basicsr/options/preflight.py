@@ -38,6 +38,7 @@ from unfoldldm_basicsr.options.run import (
     Report,
     Run,
     constants,
+    flatten,
     inherits,
     is_read,
     section_values,
@@ -288,16 +289,8 @@ def _refusal(name: str, arguments: Mapping, error: Exception) -> str:
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
         kind, error = '', 'a file that it loads holds more than data and could execute code'
-    values = ', '.join(f'{path}: {show(value)}' for path, value in _flat(about).items())
+    values = ', '.join(f'{path}: {show(value)}' for path, value in flatten(about, '').items())
     return (
         f'{name} cannot be built with these values: {kind}{str(error).rstrip(".")}'
         f'{f" (look at {values})" if values else ""}.'
     )
-
-
-def _flat(values: Mapping, prefix: str = '') -> dict[str, object]:
-    flat = {}
-    for key, value in values.items():
-        inner = isinstance(value, Mapping) and value
-        flat |= _flat(value, f'{prefix}{key}.') if inner else {f'{prefix}{key}': value}
-    return flat

@@ -79,6 +79,25 @@ def section_values(opt: Mapping[str, Any], section: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in SET_AT_START.get(section, ())}
 
 
+def plain(value: Any) -> Any:
+    """Option values as plain dicts and lists, which ``weights_only=True`` loads."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def flatten(value: Any, prefix: str) -> dict[str, Any]:
+    """Key path -> plain value, through mappings and lists of mappings."""
+    if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return {prefix: plain(value)}
+    parts = [flatten(inner, f'{prefix}.{key}'.lstrip('.')) for key, inner in value.items()]
+    return {path: item for part in parts for path, item in part.items()}
+
+
 def is_training(opt: Mapping[str, Any]) -> bool:
     """Whether an option dict describes a training; files of tests have no ``train``."""
     training = 'train' in opt or 'train' in section_values(opt, 'datasets')

@@ -10,6 +10,7 @@ from basicsr.utils import set_random_seed
 
 from unfoldldm_basicsr.common.contract import MEMORY_ONLY
 from unfoldldm_basicsr.common.errors import ResumeError, together
+from unfoldldm_basicsr.options.run import flatten
 from unfoldldm_basicsr.training.progress import progress
 from unfoldldm_basicsr.training.start import refuse
 from unfoldldm_basicsr.weights import training_state as files
@@ -42,25 +43,6 @@ def run_options(opt: Mapping[str, Any]) -> dict[str, Any]:
         for path, value in flatten(section, name).items()
         if not path.rpartition('.')[2].startswith(('dataroot', 'meta_info'))
     }
-
-
-def plain(value: Any) -> Any:
-    """Option values as plain dicts and lists, which ``weights_only=True`` loads."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
-
-def flatten(value: Any, prefix: str) -> dict[str, Any]:
-    """Key path -> plain value, through mappings and lists of mappings."""
-    if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, Mapping):
-        return {prefix: plain(value)}
-    parts = [flatten(inner, f'{prefix}.{key}'.lstrip('.')) for key, inner in value.items()]
-    return {path: item for part in parts for path, item in part.items()}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

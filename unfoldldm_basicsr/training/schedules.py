@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read
 from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.common.suggest import did_you_mean
-from unfoldldm_basicsr.training.resume import differences, flatten, plain
+from unfoldldm_basicsr.options.run import flatten, plain
+from unfoldldm_basicsr.training.resume import differences
 
 Positive = Annotated[int | float, Field(gt=0)]
 NotNegative = Annotated[int | float, Field(ge=0)]
