@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo
 from torch.utils.data import ConcatDataset
 
 from unfoldldm_basicsr.common.declaration import OptionError, Options, Problem, Tuple, read, show
@@ -15,7 +15,6 @@ from unfoldldm_basicsr.common.sections import LoaderOptions
 from unfoldldm_basicsr.common.suggest import did_you_mean, written_as
 from unfoldldm_basicsr.data.paired_degradation_dataset import PairedDegradationDataset
 from unfoldldm_basicsr.data.restoration_dataset import (
-    DatasetOptions,
     PhotoOptions,
     RestorationDataset,
     SyntheticDegradationDataset,
@@ -32,39 +31,10 @@ _HANDED_DOWN = {*PhotoOptions.model_fields} - {*LoaderOptions.model_fields} | {
 }  # fmt: skip
 
 
-class MixedOptions(PhotoOptions):
-    """A mixture of data sets; what is declared here counts for all of them."""
-
-    degradation_names: Tuple[str]
-    """All classes of the run, in order of their index."""
-    sets: Annotated[list[Any], Field(min_length=1)]
-    """The sets: {type, degradation_name, repeat, ...}."""
-
-    @field_validator('sets')
-    @classmethod
-    def _typed(cls, entries: list, info: ValidationInfo) -> list[DatasetOptions]:
-        """Options of every set, with those of the mixture that it does not have itself."""
-        common = {key: info.data[key] for key in _HANDED_DOWN if key in info.data}
-        told = _HANDED_DOWN - common.keys()  # what is wrong with them
-        common['name'] = str(info.data.get('name', 'mixture'))
-        typed, problems = [], []
-        for index, entry in enumerate(entries):
-            try:
-                typed.append(_read_set(entry, common))
-            except OptionError as error:
-                problems += [
-                    Problem(f'{index}.{path}'.strip('.'), text)
-                    for path, text, *_ in error.problems
-                    if path not in told or path in entry
-                ]
-        if problems:
-            raise OptionError('sets', problems)
-        return typed
-
-
-def _read_set(entry: object, common: Mapping[str, Any]) -> DatasetOptions:
+def _read_set(entry: object, info: ValidationInfo) -> object:
+    """Options of a set, with those of the mixture that it does not have itself."""
     if not isinstance(entry, Mapping):
-        raise OptionError('set', [Problem('', f'must be a mapping, got {entry!r}.')])
+        raise ValueError(f'must be a mapping, got {entry!r}.')
     kind, wrong = entry.get('type'), [key for key in entry if key in _OF_THE_MIXTURE]
     problems = [Problem(key, 'is not an option of a set, but of the mixture.') for key in wrong]
     if 'weight' in entry:
@@ -74,8 +44,25 @@ def _read_set(entry: object, common: Mapping[str, Any]) -> DatasetOptions:
         problems.append(Problem('type', f'must be the class of the set, got {show(kind)}.{hint}'))
     if problems:
         raise OptionError('set', problems)
-    name = f'{common["name"]}: {entry.get("degradation_name")}'.replace('/', '-')
-    return read(_SET_CLASSES[kind].Options, {**common, 'name': name, **entry}, kind)
+    common = {key: info.data[key] for key in _HANDED_DOWN if key in info.data}
+    name = f'{info.data.get("name", "mixture")}: {entry.get("degradation_name")}'.replace('/', '-')
+    try:
+        return read(_SET_CLASSES[kind].Options, {**common, 'name': name, **entry}, kind)
+    except OptionError as error:
+        told = _HANDED_DOWN - common.keys()  # what is wrong with them
+        own = [found for found in error.problems if found.path not in told or found.path in entry]
+        if own:
+            raise OptionError('set', own) from error
+        return entry
+
+
+class MixedOptions(PhotoOptions):
+    """A mixture of data sets; what is declared here counts for all of them."""
+
+    degradation_names: Tuple[str]
+    """All classes of the run, in order of their index."""
+    sets: Annotated[list[Annotated[Any, BeforeValidator(_read_set)]], Field(min_length=1)]
+    """The sets: {type, degradation_name, repeat, ...}."""
 
 
 @DATASET_REGISTRY.register()
