@@ -4,11 +4,11 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from unfoldldm_basicsr.data.listing import without_extension
 from unfoldldm_basicsr.data.restoration_dataset import DatasetOptions, RestorationDataset, at_key
@@ -20,17 +20,12 @@ _NUM_CHECKED_PAIRS = 16  # of folders, whose sizes are compared before a run; of
 class PairedOptions(DatasetOptions):
     """Clean images and their degraded partners."""
 
+    most_draws: ClassVar[int] = 1
+
     dataroot_lq: Annotated[str, Field(min_length=1)]
     """Folder or LMDB of degraded images."""
     filename_tmpl: str = '{}'
     """Name of the degraded image, without extension; {} is that of the clean one."""
-
-    @field_validator('repeat')
-    @classmethod
-    def _once(cls, repeat: int, info: ValidationInfo) -> int:
-        if repeat != 1 and info.data.get('phase') in ('val', 'test'):
-            raise ValueError('is for training; pairs are the same every time.')
-        return repeat
 
     @field_validator('filename_tmpl')
     @classmethod

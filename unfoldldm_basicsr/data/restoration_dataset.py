@@ -25,7 +25,6 @@ from unfoldldm_basicsr.data.listing import read_meta_info
 from unfoldldm_basicsr.data.sources import ImageSource, open_source
 
 _NUM_FINGERPRINTED = 1000  # files per folder whose sizes are part of the fingerprint
-_MOST_DRAWS = 50  # of an image in validation and tests
 
 RESERVED = ('average', 'wrong', 'auto')  # a row of tables; values of options that take a name
 
@@ -83,6 +82,8 @@ class PhotoOptions(LoaderOptions):
 class DatasetOptions(PhotoOptions):
     """A data set of degraded and clean images of equal size."""
 
+    most_draws: ClassVar[int] = 50  # of an image in validation and tests
+
     dataroot_gt: Annotated[str, Field(min_length=1)]
     """Folder (searched recursively) or LMDB of clean images."""
     meta_info_file: str | None = None
@@ -100,6 +101,14 @@ class DatasetOptions(PhotoOptions):
         if size is None and info.data.get('phase') == 'train':
             raise ValueError('is missing: the side of the training patches in pixels.')
         return size
+
+    @field_validator('repeat')
+    @classmethod
+    def _few(cls, repeat: int, info: ValidationInfo) -> int:
+        if repeat > cls.most_draws and info.data.get('phase') in ('val', 'test'):
+            most = f'at most {cls.most_draws} (of pairs 1: they are the same every time)'
+            raise ValueError(f'is that of a training, {repeat} draws of each image: {most}.')
+        return repeat
 
     @field_validator('degradation_name')
     @classmethod
@@ -303,16 +312,6 @@ class RestorationDataset(Dataset):
 
 class SyntheticOptions(ChainOptions, DatasetOptions):
     """Clean images, and what degrades them."""
-
-    @field_validator('repeat')
-    @classmethod
-    def _few(cls, repeat: int, info: ValidationInfo) -> int:
-        if repeat > _MOST_DRAWS and info.data.get('phase') in ('val', 'test'):
-            raise ValueError(
-                f'is that of a training, {repeat} draws of each image to validate: at most '
-                f'{_MOST_DRAWS} there, or none.'
-            )
-        return repeat
 
 
 @DATASET_REGISTRY.register()
