@@ -97,9 +97,8 @@ class GaussianBlur(Degradation):
     def apply(image, rng, *, sigma, aspect, angle):
         if aspect < 1.0:
             return psf.convolve(image, psf.gaussian_psf(sigma, aspect, angle))
-        radius = psf.gaussian_radius(sigma)
-        profile = np.exp(-0.5 * (np.arange(-radius, radius + 1) / (sigma or 1)) ** 2)
-        profile = (profile / profile.sum()).astype(np.float32)
+        side = 2 * psf.gaussian_radius(sigma) + 1
+        profile = cv2.getGaussianKernel(side, sigma or 1, cv2.CV_32F)
         image, border = np.ascontiguousarray(image), cv2.BORDER_REFLECT_101
         blurred = cv2.sepFilter2D(image, -1, profile, profile, borderType=border)
         return blurred.reshape(image.shape)
