@@ -1,9 +1,7 @@
 """Learned and no-reference metrics of the packages ``lpips`` and ``pyiqa`` for BasicSR."""
 
-import sys
 from functools import lru_cache
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal
 
@@ -12,6 +10,7 @@ import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
 from unfoldldm_basicsr.common.suggest import check_choice
+from unfoldldm_basicsr.compat.imports import is_installed
 from unfoldldm_basicsr.metrics.calculate import rgb_inside
 
 EXTRAS = {'calculate_lpips': ('lpips', 'metrics'), 'calculate_pyiqa': ('pyiqa', 'pyiqa')}
@@ -20,7 +19,7 @@ EXTRAS = {'calculate_lpips': ('lpips', 'metrics'), 'calculate_pyiqa': ('pyiqa', 
 def lacking(metric: object) -> str:
     """Which package a metric needs that is not installed, in a sentence; '' for none."""
     package, extra = EXTRAS.get(str(metric), ('', ''))
-    if not package or sys.modules.get(package) or find_spec(package):
+    if not package or is_installed(package):
         return ''
     return f'{metric} needs the package {package}: pip install unfoldldm_basicsr[{extra}].'
 

@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 from unfoldldm_basicsr.common.declaration import OptionError, Problem, Problems
 from unfoldldm_basicsr.common.errors import ResumeError
 from unfoldldm_basicsr.common.registration import registered, whose
+from unfoldldm_basicsr.compat.imports import is_installed
 from unfoldldm_basicsr.data.loading import ItemReader, TrainingItems, preserved_rng
 from unfoldldm_basicsr.data.pixels import ImageError
 from unfoldldm_basicsr.data.sources import AS_LMDB, close_lmdbs, read_lmdb_index, stored_keys
@@ -256,7 +256,7 @@ def packages_are_there(run: Run) -> Problems:
         kind = metric.get('type') if isinstance(metric, Mapping) else None
         if whose(registered(METRIC_REGISTRY, kind)) == 'ours' and (text := lacking(kind)):
             yield Problem(f'val.metrics.{name}', text)
-    if uses_wandb(run) and not find_spec('wandb'):
+    if uses_wandb(run) and not is_installed('wandb'):
         yield Problem('logger.wandb', 'needs the package wandb: pip install wandb.')
 
 
