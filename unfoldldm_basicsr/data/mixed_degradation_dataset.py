@@ -79,7 +79,6 @@ class MixedDegradationDataset(ConcatDataset):
         owner = title(opt, type(self))
         self.opt = opt
         self.options = opt if isinstance(opt, Options) else read(MixedOptions, opt, owner)
-        self.degradation_names = list(self.options.degradation_names)
         self.sets: list[RestorationDataset] = []
         for index, entry in enumerate(self.options.sets):
             with at_key(owner, f'sets.{index}'):

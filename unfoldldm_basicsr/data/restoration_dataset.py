@@ -178,7 +178,9 @@ class RestorationDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < len(self):  # so that iterating over the set ends
             raise IndexError(f'index {index} of a dataset of {len(self)} items')
-        names, rng = self.items[index % len(self.items)], self._generator(index)
+        names = self.items[index % len(self.items)]
+        draw = int(torch.randint(2**63 - 1, (1,)).item()) if self.is_train else index
+        rng = np.random.default_rng([self.options.seed, draw])  # see the module docstring
         images = self._read(names)
         if self.is_train:
             images, inside = self._training_patch(images, rng)
@@ -210,9 +212,8 @@ class RestorationDataset(Dataset):
 
     def _set_class(self, default_name: str) -> None:
         name = self.options.degradation_name or default_name
-        self.degradation_names = list(self.options.degradation_names or [name])
-        self.degradation_name = name
-        self.degradation = self.degradation_names.index(name)
+        names = self.options.degradation_names or (name,)
+        self.degradation, self.degradation_name = names.index(name), name
 
     def label_of(self, index: int) -> int:
         """Index of an item's degradation, without loading the item."""
@@ -245,12 +246,6 @@ class RestorationDataset(Dataset):
                 size = '' if index % step else source.size(name)
                 digest.update(f'{name}\0{size}\n'.encode('utf-8', 'surrogateescape'))
         return {'images': len(self.items), 'sha256': digest.hexdigest()}
-
-    def _generator(self, index: int) -> np.random.Generator:
-        """The source of all randomness of one item (see the module docstring)."""
-        if self.is_train:
-            index = int(torch.randint(2**63 - 1, (1,)).item())
-        return np.random.default_rng([self.options.seed, index])
 
     def _read(self, names: Sequence[str]) -> list[np.ndarray]:
         """The images of an item: integers, H W 3, or H W 1 for grey files that stay grey."""

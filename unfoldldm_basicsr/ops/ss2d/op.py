@@ -40,15 +40,10 @@ def _(gy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in inputs)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _autograd_backward(ctx, gy: Tensor) -> tuple[Tensor, ...]:
-    return _backward_op(gy, *ctx.saved_tensors)
-
-
-_scan_op.register_autograd(_autograd_backward, setup_context=_setup_context)
+_scan_op.register_autograd(
+    lambda ctx, gy: _backward_op(gy, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
 
 
 def scan_flops(num_pixels: int, channels: int, d_state: int) -> int:
