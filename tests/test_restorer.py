@@ -22,9 +22,9 @@ from unfoldldm_basicsr.ops.image_statistics import image_statistic
 from unfoldldm_basicsr.restoring import CheckpointError, Restorer, TileError, read_picture
 from unfoldldm_basicsr.restoring.tiling import (
     check_tile,
+    restore_in_tiles,
     sample_tiles,
     tile_spans,
-    tiled_forward,
     with_image_statistics,
 )
 from unfoldldm_basicsr.weights.checkpoint import read_checkpoint
@@ -429,6 +429,13 @@ def local_maximum(image: torch.Tensor) -> torch.Tensor:
     return F.max_pool2d(image, 7, stride=1, padding=3) * 0.3
 
 
+def tiled(call, image: torch.Tensor, size_multiple: int = 1, **settings) -> torch.Tensor:
+    """``call`` as a network, in tiles."""
+    net = torch.nn.Identity()
+    net.size_multiple, net.tiling_changes_result = size_multiple, True
+    return restore_in_tiles(net, call, image, **settings)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     size=st.integers(1, 300),
@@ -466,8 +473,8 @@ def test_the_rim_of_a_tile_has_no_weight_and_the_ramp_is_smooth():
 @pytest.mark.parametrize(('tile', 'overlap', 'multiple'), [(48, 16, 1), (40, 16, 8)])
 def test_a_local_operator_gives_exactly_the_untiled_result(size, tile, overlap, multiple):
     image = torch.rand(2, 3, *size)
-    tiled = tiled_forward(local_maximum, image, tile=tile, overlap=overlap, size_multiple=multiple)
-    assert torch.equal(tiled, local_maximum(image))
+    found = tiled(local_maximum, image, multiple, tile=tile, overlap=overlap)
+    assert torch.equal(found, local_maximum(image))
 
 
 def test_operators_on_a_grid_keep_their_phase():
@@ -477,13 +484,13 @@ def test_operators_on_a_grid_keep_their_phase():
         return F.interpolate(F.avg_pool2d(padded, 8), scale_factor=8)[..., :height, :width]
 
     image = torch.rand(1, 1, 83, 130)
-    tiled = tiled_forward(blocks, image, tile=50, overlap=16, size_multiple=8)
-    torch.testing.assert_close(tiled, blocks(image), rtol=0, atol=1e-6)
+    found = tiled(blocks, image, 8, tile=50, overlap=16)
+    torch.testing.assert_close(found, blocks(image), rtol=0, atol=1e-6)
 
 
 def test_an_operator_that_changes_the_size_is_refused():
     with pytest.raises(ValueError, match='size of its input'):
-        tiled_forward(lambda x: x[..., ::2], torch.rand(1, 3, 100, 100), tile=40, overlap=8)
+        tiled(lambda x: x[..., ::2], torch.rand(1, 3, 100, 100), tile=40, overlap=8)
 
 
 @pytest.mark.parametrize(
@@ -509,9 +516,8 @@ def test_quantiles_of_tiles_and_what_follows_from_them_are_those_of_the_image():
     """The mean of the tiles' maxima would be dark: there is one bright patch."""
     image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 0.1
     image[..., 40:52, 70:82] += 0.9
-    fixed = with_image_statistics(scaled_by_quantiles, image, tile=32)
-    whole, tiled = scaled_by_quantiles(image), tiled_forward(fixed, image, tile=32, overlap=0)
-    torch.testing.assert_close(tiled, whole, rtol=0.01, atol=0.001)
+    found = tiled(scaled_by_quantiles, image, tile=32, overlap=0)
+    torch.testing.assert_close(found, scaled_by_quantiles(image), rtol=0.01, atol=0.001)
 
 
 def test_samples_of_tiles_are_drawn_once():

@@ -25,7 +25,7 @@ from network_set import NAMES, build, make_inputs, network_options
 
 from unfoldldm_basicsr import archs
 from unfoldldm_basicsr.common.cost import build_on_meta, network_cost
-from unfoldldm_basicsr.restoring.tiling import tile_spans, tiled_forward
+from unfoldldm_basicsr.restoring.tiling import restore_in_tiles, tile_spans
 
 AXES = ('size', 'size-tiled', 'batch', 'stages', 'd_state')
 UNFOLDING_AXES = {'stages': 'num_stages', 'd_state': 'mgda_d_state'}
@@ -65,9 +65,9 @@ def run_point(
             if tile is None:
                 net(image, *others)
             else:
-                tiled_forward(
-                    lambda part: net(part, *others), image, tile=tile, overlap=OVERLAP,
-                    size_multiple=net.size_multiple,
+                restore_in_tiles(
+                    net, lambda part: net(part, *others), image, tile=tile, overlap=OVERLAP,
+                    global_statistics=False,
                 )  # fmt: skip
 
     def call() -> None:

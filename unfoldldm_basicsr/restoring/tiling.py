@@ -97,8 +97,8 @@ def with_image_statistics(
     """``fn`` with a network's statistics of the whole image fixed to their means over 3 x 3 of its
     tiles.
 
-    Args are those of :func:`tiled_forward`, which applies the result to tiles of ``image``; None
-    where the network marks no statistics. TileError: ``fn`` failed.
+    Args are those of :func:`restore_in_tiles`, which applies the result to tiles of ``image``;
+    None where the network marks no statistics. TileError: ``fn`` failed.
     """
     statistics = ImageStatistics()
 
@@ -122,76 +122,39 @@ def with_image_statistics(
     return fixed
 
 
-def tiled_forward(
-    fn: Callable[[Tensor], Tensor],
-    image: Tensor,
-    *,
-    tile: int,
-    overlap: int = 32,
-    size_multiple: int = 1,
-    on_tile: Callable[[int, int], None] | None = None,
-) -> Tensor:
-    """Applies ``fn`` tile by tile and blends the results: (B, C', H, W) on the CPU in the dtype of
-    ``fn``'s output. The sum is kept in float64, so that blending adds no rounding error of its own.
-
-    Args:
-        fn: (B, C, h, w) -> (B, C', h, w), same height and width, which brings the tile to its
-            device; a large image is best left on the CPU.
-        image: (B, C, H, W).
-        tile, overlap: side of a tile, and what neighbours share, in pixels. An image that fits is
-            passed to ``fn`` as it is.
-        size_multiple: tiles start at multiples of this (the network's ``size_multiple``).
-        on_tile: called with (number of finished tiles, number of tiles) after every tile.
-
-    Raises:
-        ValueError: a tile that is not larger than the overlap, or ``fn`` changed the size.
-        TileError: ``fn`` failed on a tile; nothing is filled in for it.
-    """
-    height, width = image.shape[-2:]
-    rows = tile_spans(height, tile, overlap, size_multiple)
-    columns = tile_spans(width, tile, overlap, size_multiple)
-    total = len(rows) * len(columns)
-
-    blended = None
-    for done, (row, column) in enumerate(product(rows, columns), start=1):
-        part = image[..., row.start : row.stop, column.start : column.stop]
-        where = f'rows {row.start}-{row.stop}, columns {column.start}-{column.stop}'
-        what = f'Tile {done} of {total} ({where}) failed'
-        with telling_remedy(what, f'lower --tile (now {tile})'):
-            result = fn(part).cpu()
-        if result.shape[-2:] != part.shape[-2:]:
-            raise ValueError(
-                f'Tiles need a network whose output has the size of its input, but'
-                f' {tuple(part.shape[-2:])} became {tuple(result.shape[-2:])} (height, width).'
-            )
-        if blended is None:
-            blended = torch.zeros(*result.shape[:2], height, width, dtype=torch.float64)
-        weight = row.weight[:, None] * column.weight[None, :]
-        target = blended[..., row.start : row.stop, column.start : column.stop]
-        target.addcmul_(result.double(), weight)
-        if on_tile is not None:
-            on_tile(done, total)
-    return blended.to(result.dtype)
-
-
 def restore_in_tiles(
     net: nn.Module,
     forward: Callable[[Tensor], Tensor],
     image: Tensor,
     *,
     tile: int,
-    overlap: int = 32,
+    overlap: int,
     global_statistics: bool = True,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """:func:`tiled_forward` of ``net``, with ``global_statistics`` where the network marks any.
+    """Applies ``forward`` tile by tile and blends the results: (B, C', H, W) on the CPU in the
+    dtype of its output. The sum is kept in float64, so that blending adds no rounding error.
 
     Warns once of a network whose results differ from those without tiles by more than a little.
+
+    Args:
+        net: the network behind ``forward``; tiles start at multiples of its ``size_multiple``.
+        forward: (B, C, h, w) -> (B, C', h, w), same height and width, which brings the tile to its
+            device; a large image is best left on the CPU.
+        image: (B, C, H, W).
+        tile, overlap: side of a tile, and what neighbours share, in pixels. An image that fits is
+            passed to ``forward`` as it is.
+        global_statistics: all tiles have the same statistics, where the network marks any.
+        on_tile: called with (number of finished tiles, number of tiles) after every tile.
+
+    Raises:
+        ValueError: a tile that is not larger than the overlap, or ``forward`` changed the size.
+        TileError: ``forward`` failed on a tile; nothing is filled in for it.
     """
-    contract = contract_of(net)
+    contract, (height, width) = contract_of(net), image.shape[-2:]
     step, fixed = contract.size_multiple, None
     side, _ = check_tile(tile, overlap, step)
-    if contract.tiling_changes_result and max(image.shape[-2:]) > tile:
+    if contract.tiling_changes_result and max(height, width) > tile:
         if global_statistics:
             fixed = with_image_statistics(forward, image, tile=side, size_multiple=step)
         if fixed is None and net not in _warned:
@@ -202,6 +165,23 @@ def restore_in_tiles(
                 'same statistics for all where it marks them (--global-statistics).',
                 type(net).__name__,
             )
-    return tiled_forward(
-        fixed or forward, image, tile=tile, overlap=overlap, size_multiple=step, on_tile=on_tile
-    )
+    forward, blended = fixed or forward, None
+    spans = [*product(*(tile_spans(size, tile, overlap, step) for size in (height, width)))]
+    for done, (row, column) in enumerate(spans, start=1):
+        place = np.s_[..., row.start : row.stop, column.start : column.stop]
+        part = image[place]
+        where = f'rows {row.start}-{row.stop}, columns {column.start}-{column.stop}'
+        what = f'Tile {done} of {len(spans)} ({where}) failed'
+        with telling_remedy(what, f'lower --tile (now {tile})'):
+            result = forward(part).cpu()
+        if result.shape[-2:] != part.shape[-2:]:
+            raise ValueError(
+                f'Tiles need a network whose output has the size of its input, but'
+                f' {tuple(part.shape[-2:])} became {tuple(result.shape[-2:])} (height, width).'
+            )
+        if blended is None:
+            blended = torch.zeros(*result.shape[:2], height, width, dtype=torch.float64)
+        blended[place].addcmul_(result.double(), row.weight[:, None] * column.weight)
+        if on_tile is not None:
+            on_tile(done, len(spans))
+    return blended.to(result.dtype)
