@@ -194,12 +194,9 @@ def test_unusable_input_is_refused():
 
 
 def test_unusable_settings_are_refused_before_the_first_image():
-    with pytest.raises(ValueError, match="'tpu' is none"):
-        Restorer(TinyConvNet(), device='tpu')
-    with pytest.raises(ValueError, match=r'PyTorch sees \d+ GPUs.*unfoldldm doctor'):
-        Restorer(TinyConvNet(), device=f'cuda:{torch.cuda.device_count()}')
-    for device in ('meta', 'vulkan'):
-        with pytest.raises(ValueError, match=f'device: {device} cannot be used here'):
+    for device in ('meta', 'vulkan', 'tpu', f'cuda:{torch.cuda.device_count()}'):
+        said = f'device: {device} cannot be used here .*unfoldldm doctor'
+        with pytest.raises(ValueError, match=said):
             Restorer(TinyConvNet(), device=device)
     with pytest.raises(ValueError, match='not larger than its overlap'):
         Restorer(TinyConvNet(), tile=16)
