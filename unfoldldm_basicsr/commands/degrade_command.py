@@ -18,6 +18,7 @@ from unfoldldm_basicsr.data.degradations import (
 from unfoldldm_basicsr.data.images import read_picture
 from unfoldldm_basicsr.data.pixels import center_crop, to_float, with_three_channels
 from unfoldldm_basicsr.options.aliases import translate
+from unfoldldm_basicsr.options.run import section_values
 from unfoldldm_basicsr.pictures.drawing import comparison_grid, save_picture, to_rgb8
 
 _STRENGTHS = {'low': 0.0, 'middle': 0.5, 'high': 1.0}
@@ -49,14 +50,9 @@ def find_chains(options: Mapping, file: str) -> dict[str, DegradationChain]:
 
     ValueError: there are none, or they are wrong.
     """
-    sections = options.get('datasets')
-    if not isinstance(sections, Mapping):
-        raise ValueError(f'{file}: datasets must be a section, got {sections!r}.')
-    for name, section in sections.items():
+    for name, section in section_values(options, 'datasets').items():
         chains, parts = {}, section.get('sets') if isinstance(section, Mapping) else None
-        if parts is not None and not isinstance(parts, list):
-            raise ValueError(f'{file}: datasets.{name}.sets must be a list, got {parts!r}.')
-        for part in (section, *(parts or ())):
+        for part in (section, *(parts if isinstance(parts, list) else ())):
             if not isinstance(part, Mapping) or 'degradations' not in part:
                 continue
             try:
