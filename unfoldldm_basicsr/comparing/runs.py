@@ -220,12 +220,8 @@ def check_task(task: Task, root: Path, **settings: bool) -> list[Report]:
     return reports
 
 
-def option_problems(options: Mapping[str, Any], is_train: bool = True) -> list[str]:
-    """What the check of option files says, but for weights that are not trained yet."""
-    return _checked(options, options['name'], is_train).problems
-
-
 def _checked(options: Mapping[str, Any], name: str, is_train: bool, **settings: bool) -> Report:
+    """The check of option files, but for weights that are not trained yet."""
     paths = [v for v in (options.get('path') or {}).values() if isinstance(v, str)]
     awaited = [path for path in paths if not (is_train and Path(path).exists())]
     report = examine(options, name, is_train, **settings)
@@ -245,7 +241,7 @@ def plan(task: Task, place: Workspace) -> dict[tuple[str, int], list[Run]]:
     """
     check_equal(task)
     tests = [task.test_options(s, _MEASURED_SEED, place.root) for s in task.sides if s.phases]
-    refuse(line for test in tests for line in option_problems(test, False))
+    refuse(line for test in tests for line in _checked(test, test['name'], False).problems)
     sides = [side for side in task.sides if side.phases and side.trained_as == side.name]
     with tempfile.TemporaryDirectory() as scratch:
         root, provisional = Path(scratch), []
@@ -300,7 +296,7 @@ def _problems(run: Run) -> list[str]:
     """What speaks against a training: option problems, or a run of its name of other options."""
     file = run.folder / f'{run.name}.yml'
     if not file.exists():
-        return option_problems(run.options)
+        return _checked(run.options, run.name, True).problems
     return [
         f'{run.folder}: was trained with {key} {before!r}, now {now!r}: give the comparison '
         'another name, or remove that folder.'
@@ -327,7 +323,7 @@ def with_costs(sides: Sequence[Sequence[Run]], scratch: Path, place: Workspace) 
     missing = [runs for runs in sides if any(key_of(run.options) not in known for run in runs)]
     if missing:
         options = [run.options for runs in missing for run in runs]
-        refuse(line for opt in options for line in option_problems(opt))
+        refuse(line for own in options for line in _checked(own, own['name'], True).problems)
         place.say(f'Measuring the steps of {len(options)} trainings in turn ...')
         tables.append(place.measure('steps', {'root': str(scratch), 'runs': options}))
         write_csv(pd.concat(tables), file)
