@@ -23,8 +23,6 @@ from unfoldldm_basicsr.common.errors import writing
 from unfoldldm_basicsr.models.vlunet_model import class_order_fault
 from unfoldldm_basicsr.models.vlunet_options import class_order, same_order
 from unfoldldm_basicsr.options.run import Run, section_values
-from unfoldldm_basicsr.pictures import confusion
-from unfoldldm_basicsr.pictures.drawing import save_picture
 from unfoldldm_basicsr.training.batches import Batch
 from unfoldldm_basicsr.training.evaluation import Evaluator
 from unfoldldm_basicsr.training.networks import Restored
@@ -138,6 +136,8 @@ class DegradationCLIPModel(RestorationModel):
     def report(
         self, dataset: str, results: list[ImageResult], current_iter: int | str, tb_logger: Any
     ) -> None:
+        from unfoldldm_basicsr.pictures import confusion, drawing  # which load matplotlib
+
         super().report(dataset, results, current_iter, tb_logger)
         names = self.degradation_names
         counts = np.zeros((len(names), len(names)), np.int64)
@@ -155,7 +155,7 @@ class DegradationCLIPModel(RestorationModel):
             confusion.write_confusion_csv(counts, names, file)
         file = file.with_suffix('.png')
         with writing(file):
-            save_picture(file, confusion.confusion_picture(counts, names, title, about))
+            drawing.save_picture(file, confusion.confusion_picture(counts, names, title, about))
         get_root_logger().info(f'Confusion matrix: {file}')
 
     def checkpoint_extras(self) -> dict[str, Any]:

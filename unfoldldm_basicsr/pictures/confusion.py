@@ -2,21 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
 from unfoldldm_basicsr.pictures.drawing import new_page, table
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 def write_confusion_csv(counts: np.ndarray, names: Sequence[str], path: str | Path) -> None:
     """Writes a line per true class: its counts, the number of its items and their accuracy."""
-    import pandas as pd
-
     rows = pd.DataFrame(counts, names, names)
     rows['items'] = counts.sum(1)
     rows['accuracy'] = counts.diagonal() / rows['items'].where(rows['items'] > 0)
@@ -26,7 +22,7 @@ def write_confusion_csv(counts: np.ndarray, names: Sequence[str], path: str | Pa
 
 def confusion_picture(
     counts: np.ndarray, names: Sequence[str], title: str, footer: str = ''
-) -> 'Figure':
+) -> Figure:
     """Draws a confusion matrix: a cell per pair with its count and share of the row."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     pairs = zip(counts.ravel(), shares.ravel(), strict=True)

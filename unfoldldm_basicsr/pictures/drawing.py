@@ -1,24 +1,21 @@
 """Pages of photos, maps and bars, laid out and rendered by matplotlib without a window."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from unfoldldm_basicsr.common.files import write_bytes_atomic
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.gridspec import GridSpec
 
 INK, GREY, RULE, PAPER = '#181a1f', '#686e78', '#dadde2', '#ffffff'
 ACCENT, SECOND = '#c84818', '#2b62a8'  # legible to colour-blind readers
@@ -42,8 +39,6 @@ def new_page(
 
     ``title`` is a headline, ``note`` small under one, ``footer`` small below everything.
     """
-    from matplotlib.figure import Figure
-
     foot = textwrap.fill(printable(footer), round(width / 7.5))
     head = 44 * bool(title) + 24 * bool(note)
     height = sum(heights) + len(heights) * CAPTION + head + 22 * (foot.count('\n') + 1)
@@ -79,8 +74,6 @@ def show(
     axes.set_xlabel(printable(caption), fontsize=SMALL, color=INK)
     axes.set_title(printable(title), fontsize=LABEL, color=INK)
     if box is not None:
-        from matplotlib.patches import Rectangle
-
         top, left, height, width = box
         for line, edge in ((5, INK), (2.5, MARK)):
             place = (left - 0.5, top - 0.5), width, height
@@ -184,8 +177,6 @@ def save_picture(path: str | Path, picture: np.ndarray | Figure) -> None:
     if options is None:
         raise ValueError(f'{path}: pictures are saved as .png or .jpg.')
     if not isinstance(picture, np.ndarray):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
         canvas = FigureCanvasAgg(picture)
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Glyph .* missing')  # of a file's name

@@ -3,19 +3,17 @@
 Tables have a column ``side``; ``style`` says how each one looks, see :func:`looks`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from pandas import DataFrame
 
 from unfoldldm_basicsr.pictures.drawing import save_picture
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from pandas import DataFrame
 
 # Okabe and Ito's colours, distinct for colour-blind readers, in an order of falling darkness
 _COLOURS = ('#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -31,8 +29,6 @@ def looks(sides: Iterable[str]) -> dict[str, dict[str, str]]:
 @contextmanager
 def figure(path: Path, x: str, y: str, note: str = '') -> Iterator[Axes]:
     """An empty plot, which gets a legend and is written as a PNG, the same bytes every time."""
-    from matplotlib.figure import Figure
-
     page = Figure(figsize=(6.6, 4.2), dpi=130, layout='constrained')
     axes = page.add_subplot()
     axes.set(xlabel=x, ylabel=y)
@@ -56,8 +52,6 @@ def curves(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> N
 
 def points(axes: Axes, table: DataFrame, x: str, style: Mapping[str, dict]) -> None:
     """A point for each side on a logarithmic axis, with bars of column ``spread``."""
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-
     for _, own in table.iterrows():
         look = style[own['side']] | {'linestyle': '', 'markersize': 8}
         bars = own['spread'] if own['spread'] >= 0 else None  # NaN of one seed

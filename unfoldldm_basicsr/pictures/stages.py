@@ -2,21 +2,14 @@
 prompts per stage, gradient steps and CLIP's attention of VLU-Net.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from unfoldldm_basicsr.pictures import drawing
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from unfoldldm_basicsr.restoring.explanation import ClipAttention, StageSteps, VLUExplanation
-    from unfoldldm_basicsr.restoring.restorer import Trace
+from unfoldldm_basicsr.restoring.explanation import ClipAttention, StageSteps, VLUExplanation
+from unfoldldm_basicsr.restoring.restorer import Trace
 
 TRACE_CELL, CELL = 240, 300  # pixels, of UnfoldLDM and of VLU-Net
 GAINS = (1, 2, 4, 8, 16, 32, 64)
