@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
+from basicsr.models import build_model
 
 from unfoldldm_basicsr.common.cost import free_memory
 from unfoldldm_basicsr.common.files import check_writable, refuse_existing, write_bytes_atomic
@@ -276,8 +277,6 @@ def measure(training: NewTraining, phase: int | None = None) -> Trial | None:
 
 def trial_step(options: dict[str, Any], part: int) -> Trial | None:
     """Makes two to four training steps of an option file, on ``part`` patches of noise."""
-    from basicsr.models import build_model
-
     fill_defaults(options, True)
     options['train']['accum_iter'] = 1
     options['path'] |= dict.fromkeys(('log', 'models', 'training_states'), '.')

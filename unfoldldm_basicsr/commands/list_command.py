@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from basicsr.utils import registry
 from tabulate import tabulate
 
 from unfoldldm_basicsr.common.cost import SIZE, network_cost
@@ -38,8 +39,6 @@ def run_list(args: argparse.Namespace) -> int:
 
 def registered_classes() -> dict[str, list[tuple[str, str]]]:
     """Name and first line of documentation of what this package and ``--import`` register."""
-    from basicsr.utils import registry
-
     packages = ('unfoldldm_basicsr', *os.environ.get(IMPORT, '').split(','))
     ours = tuple(f'{package}.' for package in packages if package)
     registries = {

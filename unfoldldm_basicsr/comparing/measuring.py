@@ -20,10 +20,13 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
+from basicsr.archs import build_network
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.models import build_model
+from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch.utils.flop_counter import FlopCounterMode
 
-import unfoldldm_basicsr  # noqa: F401
 from unfoldldm_basicsr.common.contract import image_channels, run_on_trial
 from unfoldldm_basicsr.common.option_files import read_option_file
 from unfoldldm_basicsr.common.registration import KNOWN, registered, whose
@@ -58,10 +61,6 @@ class Training:
     """A training as BasicSR builds it, that makes single steps."""
 
     def __init__(self, options: Mapping[str, Any], root: Path):
-        from basicsr.data import build_dataloader, build_dataset
-        from basicsr.models import build_model
-        from basicsr.utils.options import parse_options
-
         self.name, self.key = options['name'], key_of(options)
         file = root / f'{options["name"]}.yml'
         file.write_text(yaml.safe_dump(options, sort_keys=False), encoding='utf-8')
@@ -181,8 +180,6 @@ def deployment(
     Every round, after one that warms up, restores one square image with every network (side ->
     ``network_g``) at every size.
     """
-    from basicsr.archs import build_network
-
     torch.set_num_threads(threads)
     device, calls = default_device(), {}
     for name, opt in networks.items():

@@ -13,7 +13,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.metrics import calculate_metric
+from basicsr.models import build_model
 from basicsr.utils import tensor2img
+from basicsr.utils.options import parse_options
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -81,8 +85,6 @@ def _rows(options: Mapping[str, Any], file: Path, shown: Path | None) -> Iterato
     """Restores and scores every image, under one name each time that it is repeated; saves those of
     the first set, degraded as for the first time.
     """
-    from basicsr.data import build_dataloader, build_dataset
-
     restore, metrics = restoring(options, file), metrics_of(options)
     for number, (key, section) in enumerate(options['datasets'].items()):
         scale = options.get('scale') or 1
@@ -113,9 +115,6 @@ def restoring(
     options: Mapping[str, Any], file: Path
 ) -> Callable[[Dataset, int, dict[str, Any]], Tensor]:
     """What restores the batch of one image, (data set, index, batch) -> (1, 3, H, W)."""
-    from basicsr.models import build_model
-    from basicsr.utils.options import parse_options
-
     if 'model_type' not in options:
         weights, method = options['path']['pretrain_network_g'], options.get('classical')
         call = CLASSICAL[method] if method else Restorer(weights).restore_tensor
@@ -184,7 +183,5 @@ def lpips_works() -> bool:
 
 def scores(image: np.ndarray, truth: np.ndarray, metrics: Mapping[str, Mapping]) -> dict:
     """Every metric of an 8-bit RGB image."""
-    from basicsr.metrics import calculate_metric
-
     pair = {'img': image[..., ::-1], 'img2': truth[..., ::-1]}  # BasicSR takes BGR
     return {name: float(calculate_metric(pair, dict(metric))) for name, metric in metrics.items()}
