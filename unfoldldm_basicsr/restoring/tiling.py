@@ -69,10 +69,8 @@ def tile_spans(size: int, tile: int, overlap: int, size_multiple: int = 1) -> li
         ramp = ((position - centre) / width + 0.5).clamp(0, 1)
         rises.append(0.5 - 0.5 * torch.cos(torch.pi * ramp))
     rises.append(torch.zeros(size, dtype=torch.float64))
-    return [
-        Span(start, stop, (rises[i] - rises[i + 1])[start:stop])
-        for i, (start, stop) in enumerate(zip(starts, stops, strict=True))
-    ]
+    places = zip(starts, stops, -torch.stack(rises).diff(dim=0), strict=True)
+    return [Span(start, stop, weight[start:stop]) for start, stop, weight in places]
 
 
 def sample_tiles(
