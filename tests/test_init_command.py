@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -148,10 +149,11 @@ def test_a_training_lasts_as_long_as_it_may(folder, monkeypatch, output_of):
     assert [file['train']['scheduler']['T_max'] for file in files] == counts
     assert 0.5 * counts[0] + 0.25 * counts[1] == pytest.approx(0.9 * 3600, rel=0.01)
     assert counts[0] == pytest.approx(0.15 * sum(counts), abs=10)
-    for count, each, minutes in zip(counts, ('0.5', '0.25'), (14, 40), strict=True):
-        assert f'# {count} steps of {each} s: {minutes} min' in said
+    for count, each in zip(counts, ('0.5', '0.25'), strict=True):
+        long = timedelta(seconds=round(count * float(each)))
+        assert f'# {count} steps of {each} s: {long}' in said
     said = output_of('init', 'my: photos #1', '--memory', 'cpu', '--hours', '0.01', '--name', 's')
-    assert '# 20 steps of 0.5 s: 10 s' in said
+    assert '# 20 steps of 0.5 s: 0:00:10' in said
 
 
 def training(**changes) -> NewTraining:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -91,9 +92,7 @@ def run_init(args: argparse.Namespace) -> int:
     print(f'patches of {training.patch}, batches of {training.batch}{parts}: {takes}')
     for path, phase in files.items():
         count = training.iterations_of(phase)
-        minutes = count * seconds.get(phase, 0) / 60
-        long = f'{minutes:.0f} min' if minutes < 120 else f'{minutes / 60:.0f} hours'
-        long = f'{minutes * 60:.0f} s' if minutes < 2 else long
+        long = timedelta(seconds=round(count * seconds.get(phase, 0)))
         took = f' of {seconds[phase]:.2g} s: {long}' if phase in seconds else ''
         command = f'python -m unfoldldm_basicsr.train -opt {quote(str(path))} --auto_resume'
         print(f'  {command}  # {count} steps{took}')
