@@ -92,18 +92,17 @@ def run_restore(args: argparse.Namespace) -> int:
                     restore_one(restorer, job, progress, keep_metadata=args.keep_metadata)
                     restored += 1
                 except (KeyboardInterrupt, *_OF_ONE_IMAGE) as error:
+                    problem = str(error) or type(error).__name__
+                    if isinstance(error, OSError):
+                        problem = f'{job.output}: cannot be written: {error.strerror or error}'
                     # after a full disk the next image would meet it too
                     full = getattr(error, 'errno', None) in _DISK_IS_FULL
                     if full or isinstance(error, KeyboardInterrupt):
                         rest = f'The images from {job.source.name} on are not restored;'
                         progress.write(f'{rest} --skip-existing goes on.')
                         if full:
-                            text = f'{job.output}: cannot be written: {error.strerror}'
-                            raise OSError(text) from error
+                            raise OSError(problem) from error
                         raise
-                    problem = str(error) or type(error).__name__
-                    if isinstance(error, OSError):
-                        problem = f'cannot be written: {problem}'
                     named = str(job.source) in problem
                     failures.append(problem if named else f'{job.source}: {problem}')
     finally:
