@@ -148,8 +148,10 @@ def check_runs(runs: Sequence[Sequence[Run]], allow: Sequence[str]) -> None:
     found = []
     for phases in runs:
         known = {run.folder.name for run in phases}
-        for name, key, file in ((r.name, *start) for r in phases for start in _starts(r.options)):
-            if Path(file).parent.parent.name not in known and not f'path.{key}'.startswith(allow):
+        paths = ((run.name, *p) for run in phases for p in (run.options.get('path') or {}).items())
+        for name, key, file in paths:
+            free = not _STARTS.search(key) or f'path.{key}'.startswith(allow)
+            if not free and isinstance(file, str) and Path(file).parent.parent.name not in known:
                 found.append(f'{name}: path.{key} is {file}, trained on nobody knows what')
     for own in runs[1:]:
         for run, last, others in (
@@ -174,12 +176,6 @@ def check_seeds(runs: Sequence[Sequence[Run]], allow: Sequence[str]) -> None:
     remedy = 'Compare them as two sides under two names, or name the keys after --allow.'
     before = 'these runs have one name but for the seed, and are no seeds of one training:'
     refuse(found, before, remedy)
-
-
-def _starts(options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Keys of ``path`` that name files to start from, and these."""
-    path = options.get('path') or {}
-    return [(k, v) for k, v in path.items() if _STARTS.search(k) and isinstance(v, str)]
 
 
 def _of_its_loss(phase: Mapping, last: Mapping) -> tuple[str, ...]:
