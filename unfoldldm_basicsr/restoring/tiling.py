@@ -152,7 +152,7 @@ def restore_in_tiles(
     contract, (height, width) = contract_of(net), image.shape[-2:]
     step, fixed = contract.size_multiple, None
     side, _ = check_tile(tile, overlap, step)
-    if contract.tiling_changes_result and max(height, width) > tile:
+    if contract.tiling_changes_result and max(height, width) > side:
         if global_statistics:
             fixed = with_image_statistics(forward, image, tile=side, size_multiple=step)
         if fixed is None and net not in _warned:
