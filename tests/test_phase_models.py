@@ -23,7 +23,7 @@ from tiny_network import unfoldldm_kwargs
 from unfoldldm_basicsr.archs.unfoldldm_arch import UnfoldLDM
 from unfoldldm_basicsr.common.errors import RunFailure
 from unfoldldm_basicsr.models import UnfoldLDMPhase1Model, UnfoldLDMPhase2Model
-from unfoldldm_basicsr.models.unfoldldm_phase1_model import StepWatch, step_figures
+from unfoldldm_basicsr.models.unfoldldm_phase1_model import step_figures
 from unfoldldm_basicsr.models.unfoldldm_phase2_model import fit_to
 
 ISDA = {'type': 'ISDALoss', 'loss_weight': 0.1}
@@ -227,12 +227,11 @@ def test_a_network_without_gradient_steps_has_steps_of_zero():
     assert figures == {'step_size': 0, 'isda_ratio': 0}
 
 
-def test_one_large_step_warns_and_a_row_of_them_stops():
-    watch = StepWatch(patience=3)
-    for size in (1.5, 1.5, 0.5, 1.5, 1.5):
-        watch.observe(size, 1)
+def test_one_large_step_warns_and_a_row_of_them_stops(phase1):
+    for size in (1.5, 1.5, 0.5, *[1.5] * 9):
+        phase1.watch_step(size, 1)
     with pytest.raises(RunFailure, match='training stopped'):
-        watch.observe(1.5, 2)
+        phase1.watch_step(1.5, 2)
 
 
 @pytest.mark.parametrize('phase', [1, 2])

@@ -33,6 +33,7 @@ SOURCE_NOTES = {
     'null': "ablation: learned null prior in place of the image's own",
     'shuffled': 'ablation: prior of another image',
 }
+TOO_MANY = 10  # logged gradient steps above the image range: the training has diverged
 
 
 class UnfoldingTrain(base.TrainOptions):
@@ -170,7 +171,7 @@ class UnfoldLDMPhase1Model(RestorationModel):
     def init_losses(self) -> None:
         super().init_losses()
         self.cri_isda = self.build_optional_loss(self.run.train.isda_opt)
-        self.step_watch = StepWatch()
+        self.large_steps = 0  # logged in a row
 
     def feed_data(self, data: Batch) -> None:
         data = to_device(data, self.device)
@@ -202,7 +203,26 @@ class UnfoldLDMPhase1Model(RestorationModel):
     def optimize_parameters(self, current_iter: int) -> None:
         super().optimize_parameters(current_iter)
         if 'step_size' in self.log_dict:
-            self.step_watch.observe(self.log_dict['step_size'], current_iter)
+            self.watch_step(self.log_dict['step_size'], current_iter)
+
+    def watch_step(self, step_size: float, current_iter: int) -> None:
+        """Warns of a step larger than the image range, which happens and recovers; RunFailure for
+        :data:`TOO_MANY` in a row.
+        """
+        self.large_steps = self.large_steps + 1 if step_size > 1 else 0
+        if not self.large_steps:
+            return
+        message = (
+            f'Iteration {current_iter}: the holistic gradient step moves the image by '
+            f'{step_size:.2f} on average, more than its range, for {self.large_steps} logged '
+            'iterations in a row'
+        )
+        if self.large_steps >= TOO_MANY:
+            raise RunFailure(
+                f'{message}: training stopped. The last checkpoints may be affected; go back to '
+                'one from before the first such warning, with a lower optim_g.lr or grad_clip_norm.'
+            )
+        get_root_logger().warning(f'{message}; at {TOO_MANY} the training stops.')
 
     def restore_with(self, net: nn.Module, batch: Batch) -> Restored:
         arguments = self.network_arguments(batch) | {'prior_source': self.prior_source}
@@ -259,30 +279,3 @@ def step_figures(trace: 'UnfoldTrace') -> dict[str, Tensor]:
         before = stage.x
     step, gap = torch.stack(steps).mean(), torch.stack(gaps).mean()
     return {'step_size': step, 'isda_ratio': torch.where(step > 0, gap / step, 0)}
-
-
-class StepWatch:
-    """Warns when the gradient step is larger than the image range, and stops when it stays so.
-
-    A single large step happens and recovers; only a run of them means that the training diverged.
-    """
-
-    def __init__(self, patience: int = 10):
-        self.patience, self.in_a_row = patience, 0
-
-    def observe(self, step_size: float, current_iter: int) -> None:
-        """Raises RunFailure after ``patience`` observations in a row above 1."""
-        self.in_a_row = self.in_a_row + 1 if step_size > 1 else 0
-        if not self.in_a_row:
-            return
-        message = (
-            f'Iteration {current_iter}: the holistic gradient step moves the image by '
-            f'{step_size:.2f} on average, more than its range, for {self.in_a_row} logged '
-            'iterations in a row'
-        )
-        if self.in_a_row >= self.patience:
-            raise RunFailure(
-                f'{message}: training stopped. The last checkpoints may be affected; go back to '
-                'one from before the first such warning, with a lower optim_g.lr or grad_clip_norm.'
-            )
-        get_root_logger().warning(f'{message}; at {self.patience} the training stops.')
