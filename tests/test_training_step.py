@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import model_options, preflight, rule_problems, run_python
 from model_runs import batch, spoilt, steps, weights
-from tiny_network import NORMED, RESTORMER, TWO_GROUPS, TwoGroupTestNet
+from tiny_network import NORMED, TWO_GROUPS, TwoGroupTestNet
 from tiny_trainings import NAFNET
 
 from unfoldldm_basicsr.common import cost
@@ -242,24 +242,14 @@ def test_wrong_values_are_named(tmp_path, changes, found):
     assert rule_problems(RestorationModel, options) == found
 
 
-def test_a_training_without_memory_hears_what_its_network_can_do(tmp_path):
+def test_a_training_without_memory_hears_what_to_do(tmp_path):
+    model = RestorationModel(model_options(tmp_path, NAFNET))
     no_memory = torch.cuda.OutOfMemoryError('Tried to allocate 2 GiB')
-    for network, named in (
-        ({'type': 'Restormer', **RESTORMER}, True),
-        ({'type': 'Restormer', **RESTORMER, 'use_checkpoint': True}, False),
-        (NAFNET, False),
-    ):
-        model = RestorationModel(model_options(tmp_path, network))
-        model.compute_losses = Mock(side_effect=no_memory)
-        image = torch.rand(1, 3, 16, 16)
-        model.feed_data({'lq': image, 'gt': image, 'lq_path': ['a.png']})
-        with pytest.raises(RuntimeError, match=r'Out of GPU memory.*allocate 2 GiB') as caught:
-            model.optimize_parameters(1)
-        assert ('network_g.use_checkpoint: true' in str(caught.value)) == named
-        keys = ('accum_iter', *['use_checkpoint'] * named, 'amp', 'gt_size')
-        found = [str(caught.value).find(key) for key in keys]
-        assert -1 not in found
-        assert found == sorted(found), 'from the cheapest to the dearest'
+    model.compute_losses = Mock(side_effect=no_memory)
+    image = torch.rand(1, 3, 16, 16)
+    model.feed_data({'lq': image, 'gt': image, 'lq_path': ['a.png']})
+    with pytest.raises(RuntimeError, match=r'Out of GPU memory.*accum_iter.*allocate 2 GiB'):
+        model.optimize_parameters(1)
 
 
 def batch_of(size=4, side=2):

@@ -1,7 +1,6 @@
 """One step of a training: gradients of the slices of a batch, the optimiser, the memory."""
 
 import hashlib
-import inspect
 import math
 import sys
 from collections import OrderedDict
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,6 +23,12 @@ from unfoldldm_basicsr.training.cuda_graphs import GradientGraphs, Losses
 from unfoldldm_basicsr.training.interruption import stop_request
 from unfoldldm_basicsr.training.networks import running_statistics
 from unfoldldm_basicsr.training.optimisation import GradientClipper
+
+MEMORY_ADVICE = (  # from the cheapest remedy to the dearest, as in docs/training.md
+    'In this order: raise train.accum_iter, up to the batch size; set network_g.use_checkpoint: '
+    'true where the network has that key, which saves the most memory, for about a quarter more '
+    'time and the same result; set train.amp: bf16; lower datasets.train.gt_size.'
+)
 
 
 class TrainingStep:
@@ -41,7 +45,6 @@ class TrainingStep:
         self.opt, self.seed, self.optimizer = run.opt, run.top.manual_seed or 0, optimizer
         self.clip_gradients, self.accum_iter = clip_gradients, train.accum_iter
         self.skipped, self.max_nonfinite = {'total': 0, 'in_a_row': 0}, train.max_nonfinite
-        self.memory_advice = training_advice(run.opt)
         # A forward pass changes them at once: a NaN would stay in them for good.
         self.statistics = running_statistics(net)
         self.graphs, self.print_freq = None, run.logger.print_freq
@@ -72,7 +75,7 @@ class TrainingStep:
         statistics = [buffer.clone() for buffer in self.statistics]
         accumulate = partial(self._accumulate, current_iter, compute_losses, wrapped)
         random = partial(step_rng, self.seed, current_iter, self.opt['rank'])
-        with memory_advice(self.memory_advice):
+        with memory_advice(MEMORY_ADVICE):
             if self.graphs is not None:
                 is_logged = current_iter % self.print_freq == 0  # computes figures, too
                 values = self.graphs(batch, accumulate, random, is_logged)
@@ -176,23 +179,6 @@ def _reduce(
 
 
 # ---- memory --------------------------------------------------------------------------------------
-
-
-def training_advice(opt: Mapping[str, Any]) -> str:
-    """What to do where memory runs out in a training with these options."""
-    network = opt['network_g']
-    option = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters.get('use_checkpoint')
-    recompute = ''
-    if option is not None and not network.get('use_checkpoint', option.default):
-        recompute = (
-            ' set network_g.use_checkpoint: true, which saves the most memory, for about a quarter '
-            'more time and the same result;'
-        )
-    # from the cheapest remedy to the dearest, as in docs/training.md
-    return (
-        f'In this order: raise train.accum_iter, up to the batch size;{recompute} set train.amp: '
-        'bf16; lower datasets.train.gt_size.'
-    )
 
 
 @contextmanager
