@@ -101,11 +101,9 @@ def _label(embedding: nn.Module, names: tuple[str, ...], degradation: str) -> in
     choices = {str(index): index for index in indices.values()} | indices
     if degradation not in choices:
         known = ', '.join(f'{name} ({index})' for name, index in indices.items())
-        fault = 'cannot tell the degradation from the image; name it'
-        if degradation != AUTO:
-            fault = f'know no such degradation.{nearest(degradation, names)} Name another'
         raise ValueError(
-            f'--degradation {degradation}: these weights ({kind}) {fault}, one of: {known}.'
+            f'--degradation {degradation}: these weights ({kind}) must be told the degradation, one'
+            f' of: {known}.{nearest(degradation, names)}'
         )
     return choices[degradation]
 
