@@ -40,6 +40,7 @@ STOCK_FAULTS = [
     ('network_g.num_feat', '64', "got '64'. Write the number without quotes and units.$"),
     ('network_g.upscale', 1, r'upconv1.* \(look at .*upscale: 1'),
     ('network_g', EDSR, '^EDSR cannot be built with these values: scale 5 is not supported'),
+    ('network_g', {**EDSR, 'rgb_mean': {}}, r'look at .*rgb_mean: \{\}'),
     ('datasets.train', DELETE, 'is missing: the data to train on'),
     ('datasets.valid', {}, 'is not read: training reads train'),
     ('datasets.train.type', 'PairedDataset', 'no data set .PairedDataset. is registered'),

@@ -386,7 +386,7 @@ def test_chains_are_found_in_the_sets_of_a_mixture():
     ({'datasets': {'train': {'degradations': [{'type': 'jpg'}]}}},
      r"datasets\.train: .*degradations\.0\.type.*Did you mean 'jpeg'"),
     ({'datasets': 3}, 'no degradations'),
-    ({'datasets': {'train': {'sets': 3}}}, 'no degradations'),
+    ({'datasets': {'train': {'sets': 3}}}, r'datasets\.train\.sets must be a list, got 3'),
 ])  # fmt: skip
 def test_option_files_without_usable_degradations_are_explained(photo, tmp_path, options, words):
     file = write_options(tmp_path / 'o.yml', options)

@@ -52,7 +52,9 @@ def find_chains(options: Mapping, file: str) -> dict[str, DegradationChain]:
     """
     for name, section in section_values(options, 'datasets').items():
         chains, parts = {}, section.get('sets') if isinstance(section, Mapping) else None
-        for part in (section, *(parts if isinstance(parts, list) else ())):
+        if not isinstance(parts, list | None):
+            raise ValueError(f'{file}: datasets.{name}.sets must be a list, got {parts!r}.')
+        for part in (section, *(parts or ())):
             if not isinstance(part, Mapping) or 'degradations' not in part:
                 continue
             try:

@@ -94,7 +94,7 @@ def run_restore(args: argparse.Namespace) -> int:
                 except (KeyboardInterrupt, *_OF_ONE_IMAGE) as error:
                     problem = str(error) or type(error).__name__
                     if isinstance(error, OSError):
-                        problem = f'{job.output}: cannot be written: {error.strerror or error}'
+                        problem = f'{job.output}: cannot be written: {error.strerror or problem}'
                     # after a full disk the next image would meet it too
                     full = getattr(error, 'errno', None) in _DISK_IS_FULL
                     if full or isinstance(error, KeyboardInterrupt):

@@ -82,7 +82,7 @@ class PhotoOptions(LoaderOptions):
 class DatasetOptions(PhotoOptions):
     """A data set of degraded and clean images of equal size."""
 
-    most_draws: ClassVar[int] = 50  # of an image in validation and tests
+    most_draws: ClassVar[int | None] = None  # of an image in validation and tests
 
     dataroot_gt: Annotated[str, Field(min_length=1)]
     """Folder (searched recursively) or LMDB of clean images."""
@@ -105,8 +105,9 @@ class DatasetOptions(PhotoOptions):
     @field_validator('repeat')
     @classmethod
     def _few(cls, repeat: int, info: ValidationInfo) -> int:
-        if repeat > cls.most_draws and info.data.get('phase') in ('val', 'test'):
-            most = f'at most {cls.most_draws} (of pairs 1: they are the same every time)'
+        most = cls.most_draws or repeat
+        if repeat > most and info.data.get('phase') in ('val', 'test'):
+            most = f'at most {most}' if most > 1 else 'pairs are the same every time'
             raise ValueError(f'is that of a training, {repeat} draws of each image: {most}.')
         return repeat
 
@@ -307,6 +308,8 @@ class RestorationDataset(Dataset):
 
 class SyntheticOptions(ChainOptions, DatasetOptions):
     """Clean images, and what degrades them."""
+
+    most_draws: ClassVar[int] = 50
 
 
 @DATASET_REGISTRY.register()

@@ -289,7 +289,11 @@ def _refusal(name: str, arguments: Mapping, error: Exception) -> str:
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     if isinstance(error, pickle.UnpicklingError):
         kind, error = '', 'a file that it loads holds more than data and could execute code'
-    values = ', '.join(f'{path}: {show(value)}' for path, value in flatten(about, '').items())
+    flat = {}
+    for key, value in about.items():  # nothing inside an empty section; lists as a whole
+        inner = flatten(value, str(key)) if isinstance(value, Mapping) else {}
+        flat |= inner or {str(key): value}
+    values = ', '.join(f'{path}: {show(value)}' for path, value in flat.items())
     return (
         f'{name} cannot be built with these values: {kind}{str(error).rstrip(".")}'
         f'{f" (look at {values})" if values else ""}.'

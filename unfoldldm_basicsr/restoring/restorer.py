@@ -321,7 +321,7 @@ def _device(device: str | torch.device) -> torch.device:
         torch.zeros(1, device=chosen).cpu()  # meta has no data
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(
-            f'device: {device} cannot be used here ({first_line(error)}); use --device cpu, or run'
-            f" 'unfoldldm doctor' to see why a GPU is not seen."
+            f"device: {device} cannot be used here ({first_line(error)}); use 'auto' or 'cpu', or "
+            f"run 'unfoldldm doctor' to see why a GPU is not seen."
         ) from error
     return chosen

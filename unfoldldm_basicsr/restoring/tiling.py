@@ -12,7 +12,7 @@ statistics, close to those of the whole image.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import product
+from itertools import pairwise, product
 from typing import NamedTuple
 from weakref import WeakSet
 
@@ -69,8 +69,8 @@ def tile_spans(size: int, tile: int, overlap: int, size_multiple: int = 1) -> li
         ramp = ((position - centre) / width + 0.5).clamp(0, 1)
         rises.append(0.5 - 0.5 * torch.cos(torch.pi * ramp))
     rises.append(torch.zeros(size, dtype=torch.float64))
-    places = zip(starts, stops, -torch.stack(rises).diff(dim=0), strict=True)
-    return [Span(start, stop, weight[start:stop]) for start, stop, weight in places]
+    places = zip(starts, stops, pairwise(rises), strict=True)
+    return [Span(start, stop, (up - down)[start:stop]) for start, stop, (up, down) in places]
 
 
 def sample_tiles(

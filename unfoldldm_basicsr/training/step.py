@@ -26,8 +26,8 @@ from unfoldldm_basicsr.training.optimisation import GradientClipper
 
 MEMORY_ADVICE = (  # from the cheapest remedy to the dearest, as in docs/training.md
     'In this order: raise train.accum_iter, up to the batch size; set network_g.use_checkpoint: '
-    'true where the network has that key, which saves the most memory, for about a quarter more '
-    'time and the same result; set train.amp: bf16; lower datasets.train.gt_size.'
+    'true where the network has that key and it is off, which saves the most memory, for about a '
+    'quarter more time and the same result; set train.amp: bf16; lower datasets.train.gt_size.'
 )
 
 

@@ -103,7 +103,7 @@ def _label(embedding: nn.Module, names: tuple[str, ...], degradation: str) -> in
         known = ', '.join(f'{name} ({index})' for name, index in indices.items())
         raise ValueError(
             f'--degradation {degradation}: these weights ({kind}) must be told the degradation, one'
-            f' of: {known}.{nearest(degradation, names)}'
+            f' of: {known}.{"" if degradation == AUTO else nearest(degradation, names)}'
         )
     return choices[degradation]
 
