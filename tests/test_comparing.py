@@ -137,7 +137,7 @@ def test_a_report_names_own_options_once_and_what_was_trained_on(place, named):
     assert '; center_crop ' in words_of_task(read_task(ROOT / 'options/compare/smoke'))['test data']
     mixture = words_of_task(read_task(ROOT / 'options' / 'compare' / 'all_in_one'))
     assert 'draws' not in mixture['training data']  # its repeat is of the epoch
-    assert 'patches of 48 cut from 144, batch 8' in words['training data']
+    assert 'patches of 48 then 144 cut from 144, batch 8 then 1' in words['training data']
     noise = words_of_task(read_task(ROOT / 'options' / 'compare' / 'noise'))
     assert 'patches of 48, batch 8' in noise['training data']
 

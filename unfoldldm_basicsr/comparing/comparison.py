@@ -245,10 +245,11 @@ def own_options(sides: Iterable[tasks.Side], common: Mapping[str, Any]) -> str:
 def training_words(options: Mapping[str, Any]) -> str:
     """What an option file trains on."""
     data, cut = options['datasets']['train'], options['train'].get('progressive')
-    patches = data.get('gt_size')
+    patches, batch = data.get('gt_size'), data.get('batch_size_per_gpu')
     if cut:
-        patches = f'{" then ".join(map(str, cut["gt_sizes"]))} cut from {patches}'
-    return f'{data_words(data)}, patches of {patches}, batch {data.get("batch_size_per_gpu")}'
+        sizes, batch = (' then '.join(map(str, cut[k])) for k in ('gt_sizes', 'mini_batch_sizes'))
+        patches = f'{sizes} cut from {patches}'
+    return f'{data_words(data)}, patches of {patches}, batch {batch}'
 
 
 _OF_A_TEST = ('center_crop', 'crop_multiple', 'lq_output', 'color', 'seed')
